@@ -1,0 +1,100 @@
+"""Which clusters make up each layer of an assembly: the ways to write ``width``.
+
+- ``48``: that many clusters in every hidden layer; ``{"hidden.0": 64}``: by layer, others at "1x";
+- ``"2x"``: a multiple of the members' median width;
+- ``"frequency>=0.5"``: the census's clusters that at least this share of the members own;
+- ``"parameters<=100000"``: the largest common multiple of the median widths within a budget;
+- ``"full"``: every unit its own cluster, dead ones too, which makes the assembly the ensemble.
+
+A hierarchical census is cut at the number asked for; of a flat one the most frequent clusters are taken.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from consilience.census.census import Census, LayerCensus
+from consilience.census.ordering import Clusters, count
+from consilience.census.widths import Width, resolve_width
+from consilience.errors import InputError
+
+FREQUENCY = re.compile(r"frequency\s*>=\s*(\d*\.?\d+)")
+BUDGET = re.compile(r"parameters\s*<=\s*(\d+)")
+
+Selection = Width | Mapping[str, Width]
+
+
+def select(census: Census, width: Selection) -> dict[str, Clusters]:
+    """Return the clusters of each hidden layer that an assembly of this width is made of.
+
+    Raises
+    ------
+    InputError
+        If the width is not understood, names a layer that does not exist, or is larger than the number of clusters.
+    """
+    layers = census.layers_
+    if isinstance(width, str):
+        text = width.strip()
+        if text == "full":
+            return {name: layer.each_alone() for name, layer in layers.items()}
+        if threshold := FREQUENCY.fullmatch(text):
+            return {name: _frequent(layer, float(threshold[1])) for name, layer in layers.items()}
+        if budget := BUDGET.fullmatch(text):
+            return {name: layers[name].at(k) for name, k in _within_budget(census, int(budget[1])).items()}
+    return {name: layers[name].at(k) for name, k in _numbers(census, width).items()}
+
+
+def _numbers(census: Census, width: Selection) -> dict[str, int]:
+    population = census.population_
+    if isinstance(width, Mapping):
+        for name in width:
+            if name not in census.layers_:
+                raise InputError(
+                    "no hidden layer has this name", where="width", got=repr(name), expected=", ".join(map(repr, census.layers_))
+                )
+        chosen: Mapping[str, Width] = {name: width.get(name, "1x") for name in census.layers_}
+    else:
+        chosen = dict.fromkeys(census.layers_, width)
+    try:
+        return {name: resolve_width(w, population.median_width(name), where="width") for name, w in chosen.items()}
+    except InputError as error:
+        if isinstance(width, str):
+            error.add_note('other widths: "full", "frequency>=0.5", "parameters<=100000"')
+        raise
+
+
+def _frequent(layer: LayerCensus, threshold: float) -> Clusters:
+    """The clusters of the census's own cut that reach the threshold: a prefix, since they are ordered by frequency."""
+    n_kept = int((layer.frequency_ >= threshold - 1e-12).sum())
+    if n_kept == 0:
+        raise InputError(
+            "no cluster is this frequent", where=f"layer '{layer.name}'", got=f"frequency>={threshold}",
+            expected=f"at most {layer.frequency_.max():.3g}, the highest frequency", cure="lower the threshold",
+        )  # fmt: skip
+    labels = np.where(layer.labels_ < n_kept, layer.labels_, -1)
+    return count(labels, layer.member, layer.n_members)
+
+
+def _within_budget(census: Census, budget: int) -> dict[str, int]:
+    """Widths at the largest multiple of the median widths whose network has at most ``budget`` parameters."""
+    architecture, state = census.population_.architecture, census.networks_[0].state
+    medians = {name: census.population_.median_width(name) for name in census.layers_}
+    most = {name: layer.clustering.n_leaves for name, layer in census.layers_.items()}
+
+    def widths(multiple: float) -> dict[str, int]:
+        return {name: min(most[name], max(1, math.floor(multiple * median))) for name, median in medians.items()}
+
+    def cost(multiple: float) -> int:
+        return sum(math.prod(shape) for shape in architecture.shapes(widths(multiple), state).values())
+
+    if cost(0) > budget:
+        raise InputError("the parameter budget is too small", where="width", got=budget, expected=f"at least {cost(0)}, one unit a layer")
+    low, high = 0.0, max(most[name] / median for name, median in medians.items())
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) <= budget else (low, middle)
+    return widths(high if cost(high) <= budget else low)

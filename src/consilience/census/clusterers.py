@@ -1,0 +1,163 @@
+"""Clusterers behind one small protocol: points in, a tree or labels out.
+
+A *hierarchical* clusterer (``ward``, ``average``, ``two-stage``) returns a tree, which can be cut at any number of clusters.
+A *flat* one (``kmeans``, ``hdbscan``) returns labels. All come from SciPy, scikit-learn or, where installed, FAISS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import linkage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import squareform
+from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
+
+from consilience.census.distances import Points
+from consilience.errors import InputError
+
+N_MICRO = 4096  # micro-clusters of the two-stage clusterer: their tree takes about 2 s and 140 MB
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Either a tree over the points or labels of the points.
+
+    Attributes
+    ----------
+    merges : SciPy's linkage matrix (m − 1, 4) over m leaves, or None.
+    labels : (U,) labels from 0 on; with a tree, the leaf of each point.
+    """
+
+    merges: NDArray[np.float64] | None
+    labels: NDArray[np.int64]
+
+    @property
+    def n_leaves(self) -> int:
+        """The largest number of clusters there can be."""
+        return int(self.labels.max(initial=-1)) + 1
+
+    def cut(self, n_clusters: int | None) -> NDArray[np.int64]:
+        """Return labels (U,) for this many clusters; None gives the labels as they are (a flat clustering's own number).
+
+        Raises
+        ------
+        InputError
+            If there are fewer leaves than clusters asked for, or the clustering is flat and has another number.
+        """
+        if n_clusters is None or n_clusters == self.n_leaves:
+            return self.labels
+        if n_clusters > self.n_leaves or n_clusters < 1:
+            raise InputError(
+                "this many clusters do not exist", got=n_clusters, expected=f"1 to {self.n_leaves}",
+                cure="ask for fewer, or take more members",
+            )  # fmt: skip
+        if self.merges is None:
+            raise InputError(
+                "a flat clustering cannot be cut at another number", got=n_clusters, expected=self.n_leaves,
+                cure="use a hierarchical clusterer: ward, average or two-stage",
+            )  # fmt: skip
+        # The first m − K merges, lowest first, are the forest whose K trees are the clusters.
+        m, merged = self.n_leaves, self.merges[: self.n_leaves - n_clusters, :2].astype(np.int64)
+        parents = np.repeat(np.arange(m, m + len(merged)), 2)
+        edges = coo_array((np.ones(len(parents)), (merged.ravel(), parents)), shape=(m + len(merged),) * 2)
+        return connected_components(edges, directed=False)[1][:m].astype(np.int64)[self.labels]
+
+
+class Clusterer(Protocol):
+    """Clusters points; hierarchical ones may ignore ``n_clusters``, which is None if the user left it open."""
+
+    def __call__(self, points: Points, n_clusters: int | None, random_state: int) -> Clustering: ...
+
+
+def ward(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
+    """Merge the pair of clusters that raises the within-cluster sum of squares least (Ward 1963)."""
+    return _tree(points, "ward")
+
+
+def average(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
+    """Merge the pair of clusters with the smallest mean distance between their points (UPGMA)."""
+    return _tree(points, "average")
+
+
+def _tree(points: Points, method: str) -> Clustering:
+    n = len(points)
+    condensed = squareform(points.distances, checks=False)
+    merges = linkage(condensed, method) if n > 1 else np.empty((0, 4))
+    return Clustering(merges, np.arange(n))
+
+
+def kmeans(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
+    """Lloyd's algorithm. Points whose sign is free take, between rounds, the sign nearer to their centre.
+
+    The points are sorted along their principal axis first, so that the result does not depend on how units are numbered.
+    """
+    if n_clusters is None:
+        raise InputError("kmeans needs the number of clusters", where="Census(n_clusters=...)", got=None, cure='e.g. "2x", or use ward')
+    if n_clusters > len(points):
+        raise InputError("more clusters than units", got=n_clusters, expected=f"at most {len(points)}", cure="ask for fewer clusters")
+    order = _principal_order(points.coordinates)
+    x = points.coordinates[order]
+    fitted = KMeans(n_clusters, n_init=1, random_state=random_state).fit(x)
+    for _ in range(20 if points.projective else 0):
+        signs = np.where(np.einsum("ud,ud->u", x, fitted.cluster_centers_[fitted.labels_]) < 0, -1.0, 1.0)
+        nearest = np.abs(x @ fitted.cluster_centers_.T).argmax(1)
+        signs = np.where(np.take_along_axis(x @ fitted.cluster_centers_.T, nearest[:, None], 1)[:, 0] < 0, -1.0, signs)
+        if (signs > 0).all():
+            break
+        x = x * signs[:, None]
+        fitted = KMeans(n_clusters, init=fitted.cluster_centers_, n_init=1, random_state=random_state).fit(x)
+    labels = np.empty(len(x), dtype=np.int64)
+    labels[order] = np.unique(fitted.labels_, return_inverse=True)[1]
+    return Clustering(None, labels)
+
+
+def hdbscan(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
+    """Density clusters of at least two units; a unit in no dense region is a cluster of its own."""
+    fitted = HDBSCAN(min_cluster_size=2, metric="precomputed", copy=True).fit(points.distances.astype(np.float64))
+    labels = fitted.labels_.astype(np.int64)
+    alone = labels < 0
+    labels[alone] = labels.max(initial=-1) + 1 + np.arange(alone.sum())
+    return Clustering(None, labels)
+
+
+def two_stage(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
+    """For very many units: k-means (FAISS where installed) into micro-clusters, then ward on their centres."""
+    if len(points) <= N_MICRO:
+        return ward(points, n_clusters, random_state)
+    x = np.ascontiguousarray(points.coordinates, dtype=np.float32)
+    if points.projective:  # one half-space: a point and its negative must meet in one micro-cluster
+        x = x * np.where(x @ _principal_axis(x) < 0, -1, 1)[:, None].astype(np.float32)
+    try:
+        import faiss
+    except ImportError:
+        fitted = MiniBatchKMeans(N_MICRO, n_init=1, random_state=random_state, batch_size=2 * N_MICRO).fit(x)
+        micro, centres = fitted.labels_, fitted.cluster_centers_
+    else:
+        index = faiss.Kmeans(x.shape[1], N_MICRO, niter=10, seed=random_state)
+        index.train(x)
+        micro, centres = index.index.search(x, 1)[1][:, 0], index.centroids
+    used, labels = np.unique(micro, return_inverse=True)
+    tree = ward(Points(centres[used], points.projective), None, random_state)
+    return Clustering(tree.merges, labels.astype(np.int64))
+
+
+CLUSTERERS: dict[str, Clusterer] = {"ward": ward, "average": average, "kmeans": kmeans, "hdbscan": hdbscan, "two-stage": two_stage}
+HIERARCHICAL = frozenset({"ward", "average", "two-stage"})
+
+
+def _principal_axis(x: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Leading right singular vector (d,), by a few power iterations."""
+    axis = x[np.linalg.norm(x, axis=1).argmax()].copy()
+    for _ in range(20):
+        axis = x.T @ (x @ axis)
+        axis /= max(np.linalg.norm(axis), 1e-30)
+    return axis
+
+
+def _principal_order(x: NDArray[np.floating]) -> NDArray[np.int64]:
+    return np.argsort(np.abs(x @ _principal_axis(x)), kind="stable")

@@ -1,0 +1,33 @@
+"""Units that do nothing, found before clustering: together they would form the largest cluster of their layer.
+
+A unit's *contribution* is what it adds to the next layer: the spread of its activation times the norm of its outgoing
+weights. Without data the norm of its incoming weights (bias apart) stands for the spread. A unit is dead where that is under
+1 % of the median of its own member's layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from consilience.units.activations import activations
+from consilience.units.layers import TracedNetwork
+from consilience.units.symmetry import axis_norms
+
+THRESHOLD = 0.01  # of the median contribution; live units lie within a factor of ten of it
+
+
+def find_alive(network: TracedNetwork, layer: str, x: Tensor | None) -> Tensor:
+    """Return which units of a layer contribute: (u,) bool.
+
+    Parameters
+    ----------
+    network : a member in canonical form.
+    layer : name of the layer.
+    x : calibration inputs (n, ...), or None to judge by the weights.
+    """
+    found = network.architecture.layer(layer)
+    weights = [axis for axis in found.writers if network.state[axis.parameter].dim() > 1]
+    spread = axis_norms(network, weights) if x is None else activations(network, x, layer).std(0, correction=0)
+    contribution = spread * axis_norms(network, found.readers)
+    return contribution > THRESHOLD * contribution.median()

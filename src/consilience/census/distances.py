@@ -1,0 +1,72 @@
+"""How far apart two units are. Each distance is a Euclidean (or projective) one between points that stand for the units.
+
+- ``cosine``: points are grounded hyperplanes ``[w̃; b̃]`` at unit norm, so that ‖p − q‖² = 2 − 2 cos;
+- ``l2``: points are the grounded hyperplanes themselves;
+- ``activation``: points are the units' pre-activations on calibration data, i.e. hyperplanes in the metric of their inputs'
+  second moment: ‖p − q‖² = (u − v)ᵀ E[x xᵀ] (u − v). Directions that inputs never take do not count.
+
+Units that may be rescaled are compared at unit norm; units whose sign is free by ``min(‖p − q‖, ‖p + q‖)``, the projective
+distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from consilience.units.symmetry import Symmetry
+
+Distance = Literal["cosine", "l2", "activation"]
+DISTANCES: Sequence[str] = ("cosine", "l2", "activation")
+
+
+@dataclass(frozen=True)
+class Points:
+    """Units as points.
+
+    Attributes
+    ----------
+    coordinates : (U, d).
+    projective : whether a point and its negative are the same.
+    """
+
+    coordinates: NDArray[np.floating]
+    projective: bool
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+    @cached_property
+    def distances(self) -> NDArray[np.floating]:
+        """All pairwise distances (U, U)."""
+        gram = self.coordinates @ self.coordinates.T
+        squares = np.diag(gram)
+        squared = squares[:, None] + squares[None, :] - 2 * (np.abs(gram) if self.projective else gram)
+        np.fill_diagonal(squared, 0)
+        return np.sqrt(np.maximum(squared, 0))
+
+    def subset(self, rows: NDArray[np.integer]) -> Points:
+        """Return some of the points; distances already known are not computed again."""
+        chosen = Points(self.coordinates[rows], self.projective)
+        if "distances" in self.__dict__:
+            chosen.__dict__["distances"] = self.distances[np.ix_(rows, rows)]
+        return chosen
+
+
+def embed(rows: Tensor, distance: str, symmetry: Symmetry) -> Points:
+    """Return the points of units given as rows: hyperplanes (U, d + 1), or pre-activations (U, n) for ``activation``."""
+    normalise = distance == "cosine" or symmetry.homogeneous
+    return Points(unit_norm(rows).numpy() if normalise else rows.numpy(), projective=symmetry.flippable)
+
+
+def unit_norm(rows: Tensor) -> Tensor:
+    """Return rows at unit norm; rows that are zero stay zero."""
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(norms > 0, norms, 1)

@@ -1,0 +1,178 @@
+"""The basis of a layer, and how members' units are expressed in it (DESIGN 3.2).
+
+For member k, with activations ``a`` of its own and ``ã`` of the basis:
+
+- ``mixing`` A (u, c) makes a centroid of units: centroid pre-activation ``z̃_c = Σ_k Σ_u A⁽ᵏ⁾[u, c] z⁽ᵏ⁾_u``, hence also centroid
+  hyperplane = the same sum of grounded hyperplanes;
+- ``projection`` (P, c) makes the member's units of centroids: ``a ≈ P ã + c``.
+
+Both follow from the labels, with the scale of each unit along its centroid. With calibration data, P is then refitted by ridge
+least squares *around* that first guess, so that where the guess is exact, as with every unit its own cluster, it stays.
+
+Axis legend: ``k`` member, ``u`` unit of one member, ``U`` units of all, ``c`` cluster, ``d`` coordinates of a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from consilience.units.activations import BATCH_SIZE
+from consilience.units.hyperplanes import Projection
+from consilience.units.layers import Architecture
+from consilience.units.moments import Moments, ridge
+from consilience.units.symmetry import Symmetry
+
+RIDGE = 1e-3  # of the mean variance of the basis activations; benchmarks/ridge.py has the sweep
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The clusters of one layer as coordinates.
+
+    Attributes
+    ----------
+    mixing : per member, (u, c).
+    projections : per member, P (u, c) and c (u,).
+    """
+
+    mixing: tuple[Tensor, ...]
+    projections: tuple[Projection, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of clusters."""
+        return self.mixing[0].shape[1]
+
+
+def basis_of(points: Tensor, labels: NDArray[np.int64], widths: Sequence[int], symmetry: Symmetry, alive: NDArray[np.bool_]) -> Basis:
+    """Return the basis that labels define.
+
+    Parameters
+    ----------
+    points : (U, d) hyperplanes, or any linear image of them (pre-activations on data); not normalised.
+    labels : (U,) cluster of each unit, −1 for none. All of 0…c−1 occur.
+    widths : units of each member; the rows of ``points`` are the members' units one member after the other.
+    symmetry : of the layer's activation.
+    alive : (U,); a live unit in no cluster is projected on the nearest centroid, a dead one on none.
+
+    Notes
+    -----
+    With p the points (at unit norm ν where units may be rescaled) and σ a sign per unit (1 unless the sign is free), the
+    centroid is ``m_c = mean σ p``, at unit norm where units may be rescaled, and unit u is ``s_u`` times it,
+    ``s_u = σ ν (p·m) / (m·m)`` if rescalable, ``s_u = σ`` if not.
+    """
+    points = points.double()
+    label = torch.from_numpy(labels)
+    norms = torch.linalg.vector_norm(points, dim=1) if symmetry.homogeneous else torch.ones(len(points), dtype=points.dtype)
+    norms = torch.where(norms > 0, norms, 1)
+    p = points / norms[:, None]
+    n_clusters = int(label.max()) + 1
+    inside = label >= 0
+    sizes = torch.bincount(label[inside], minlength=n_clusters).double()
+    signs = _signs(p, label, n_clusters) if symmetry.flippable else torch.ones(len(p), dtype=p.dtype)
+
+    member_of = torch.zeros(len(p), n_clusters, dtype=p.dtype)
+    member_of[inside, label[inside]] = 1
+    mixing = member_of * (signs / norms)[:, None] / sizes
+    centroids = mixing.T @ points
+    lengths = torch.linalg.vector_norm(centroids, dim=1)
+    lengths = torch.where(lengths > 0, lengths, 1)
+    if symmetry.homogeneous:
+        mixing, centroids = mixing / lengths, centroids / lengths[:, None]
+
+    nearest = torch.where(inside, label, _nearest(p, centroids, symmetry))
+    along = (p * centroids[nearest]).sum(1)
+    scale = torch.ones_like(along)
+    if symmetry.flippable:
+        scale[along < 0] = -1
+    if symmetry.homogeneous:
+        scale = norms * (along if symmetry.flippable else along.clamp(min=0))
+    placed = torch.zeros_like(member_of)
+    placed[torch.arange(len(p)), nearest] = torch.where(torch.from_numpy(alive) | inside, scale, 0)
+    offset = _flip_constant(placed, symmetry)
+    split = list(widths)
+    return Basis(
+        tuple(part.float() for part in mixing.split(split)),
+        tuple(Projection(m.float(), c.float()) for m, c in zip(placed.split(split), offset.split(split), strict=True)),
+    )
+
+
+def by_index(n_members: int, width: int) -> Basis:
+    """Return the basis of a layer whose units are told apart by their index: unit i of all members is cluster i."""
+    eye = torch.eye(width)
+    return Basis((eye / n_members,) * n_members, (Projection(eye, torch.zeros(width)),) * n_members)
+
+
+def project(
+    priors: Sequence[Projection], basis_activations: Tensor, activations: Sequence[Tensor], *, intercept: bool
+) -> tuple[Projection, ...]:
+    """Refit the members' projections on data: the ridge solution of ``a ≈ P ã + c`` around each prior.
+
+    Minimises ``Σ‖a − P ã − c‖² + λ‖P − P₀‖²``, with ã (n, c) the basis activations and a (n, u) those of a member. Without
+    ``intercept`` the offsets c stay what they are. One factorisation serves all members.
+    """
+    residuals = [
+        own - basis_activations @ prior.matrix.T - prior.offset for prior, own in zip(priors, activations, strict=True)
+    ]
+    widths = [len(prior.offset) for prior in priors]
+    moments = Moments(basis_activations.shape[1], sum(widths))
+    for rows, targets in zip(basis_activations.split(BATCH_SIZE), torch.cat(residuals, dim=1).split(BATCH_SIZE), strict=True):
+        moments.add(rows, targets)
+    matrix, offset = ridge(moments, RIDGE, intercept=intercept)
+    return tuple(
+        Projection(prior.matrix + m.float(), prior.offset + c.float())
+        for prior, m, c in zip(priors, matrix.split(widths), offset.split(widths), strict=True)
+    )
+
+
+def aligned(basis: Basis, k: int, activations: Tensor, symmetry: Symmetry) -> Tensor:
+    """Return a member's share in the centroids' activations, Σ_u A[u, c] a_u: (n, c); summed over members, an estimate of ã.
+
+    For an activation that is odd up to a constant, a flipped unit counts as ``constant − a``.
+    """
+    mixing = basis.mixing[k]
+    constant = symmetry.odd_constant or 0.0
+    return activations @ mixing + constant * mixing.clamp(max=0).abs().sum(0)
+
+
+def takes_offset(architecture: Architecture, layer: str) -> bool:
+    """Whether everything that reads the layer has a bias, which takes the offset of a projection."""
+    return all(reader.bias for reader in architecture.reading(layer))
+
+
+def _signs(p: Tensor, label: Tensor, n_clusters: int) -> Tensor:
+    """A sign per unit so that the units of a cluster point one way: the side of the cluster's principal axis.
+
+    The axis itself is turned so that the signs of its cluster sum to ≥ 0.
+    """
+    signs = torch.ones(len(p), dtype=p.dtype)
+    for c in range(n_clusters):
+        rows = (label == c).nonzero()[:, 0]
+        if len(rows) > 1:
+            gram = p[rows] @ p[rows].T
+            side = torch.linalg.eigh(gram).eigenvectors[:, -1]
+            side = torch.where(side < 0, -1.0, 1.0).to(p.dtype)
+            signs[rows] = side if float(side.sum()) >= 0 else -side
+    return signs
+
+
+def _nearest(p: Tensor, centroids: Tensor, symmetry: Symmetry) -> Tensor:
+    """Index of the centroid that reproduces each point best: (U,)."""
+    along = p @ centroids.T
+    if symmetry.homogeneous or symmetry.flippable:
+        lengths = torch.linalg.vector_norm(centroids, dim=1)
+        along = along / torch.where(lengths > 0, lengths, 1)
+        return (along.abs() if symmetry.flippable else along).argmax(1)
+    return torch.cdist(p, centroids).argmin(1)
+
+
+def _flip_constant(placed: Tensor, symmetry: Symmetry) -> Tensor:
+    """``a = constant − ã`` for a unit that is flipped against its centroid: the constant goes into the offset (U,)."""
+    constant = symmetry.odd_constant or 0.0
+    return constant * (placed < 0).any(1).to(placed.dtype)

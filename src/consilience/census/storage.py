@@ -1,0 +1,107 @@
+"""A census on disk. It names its population by path and fingerprint, and holds its calibration data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from consilience.census.census import Census, LayerCensus, member_networks
+from consilience.census.clusterers import Clustering
+from consilience.census.ordering import Clusters
+from consilience.errors import ArtefactError
+from consilience.population.population import Population
+from consilience.population.storage import load_population, population_fingerprint
+from consilience.store import read_artefact, write_artefact
+from consilience.units.symmetry import canonical
+
+KIND = "census"
+PARAMETERS = ("grounding", "distance", "clusterer", "n_clusters", "n_resamples", "random_state")
+
+
+def save_census(
+    census: Census, directory: str | os.PathLike[str], population: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a census.
+
+    Parameters
+    ----------
+    census : a fitted census.
+    directory : where.
+    population : directory of its population, which is not copied; a path relative to the census is kept.
+    extra_config : further entries of ``config.json``.
+
+    Raises
+    ------
+    InputError
+        If the census has not been taken.
+    ArtefactError
+        If the directory holds anything but a census. Nothing has changed.
+    """
+    member_networks(census)  # raises
+    config = {
+        **(extra_config or {}),
+        "census": {name: getattr(census, name) for name in PARAMETERS},
+        "population": {
+            "path": os.path.relpath(Path(population).resolve(), Path(directory).resolve()),
+            "fingerprint": population_fingerprint(census.population_),
+        },
+        "layers": list(census.layers_),
+    }
+    tensors: dict[str, Any] = {f"layer-{i}": _to_tensors(layer) for i, layer in enumerate(census.layers_.values())}
+    if census.calibration_ is not None:
+        tensors["calibration"] = census.calibration_
+    return write_artefact(directory, KIND, config, tensors)
+
+
+def load_census(directory: str | os.PathLike[str], population: Population | None = None) -> Census:
+    """Read a census, and its population from where it was if none is given.
+
+    Raises
+    ------
+    ArtefactError
+        If the directory is no census or damaged, or the population is missing or not the one the census was taken of.
+    """
+    artefact = read_artefact(directory, KIND)
+    recorded = artefact.config["population"]
+    if population is None:
+        population = load_population(Path(os.path.normpath(artefact.directory / recorded["path"])))
+    found = population_fingerprint(population)
+    if found != recorded["fingerprint"]:
+        raise ArtefactError(
+            "the census is of another population", where=artefact.directory, got=f"a population with fingerprint {found[:12]}",
+            expected=recorded["fingerprint"][:12], cure="take the census again, or pass the population it was taken of",
+        )  # fmt: skip
+    census = Census(**artefact.config["census"])
+    census.population_ = population
+    census.networks_ = tuple(canonical(network) for network in population.networks)
+    census.calibration_ = artefact.tensors.get("calibration")
+    census.layers_ = {
+        name: _from_tensors(name, len(population), artefact.tensors, f"layer-{i}/") for i, name in enumerate(artefact.config["layers"])
+    }
+    return census
+
+
+def _to_tensors(layer: LayerCensus) -> dict[str, Tensor]:
+    arrays = {
+        "member": layer.member, "index": layer.index, "alive": layer.alive, "centroid": layer.centroid_,
+        "leaves": layer.clustering.labels, **{field.name: getattr(layer.clusters, field.name) for field in fields(Clusters)},
+    }  # fmt: skip
+    if layer.clustering.merges is not None:
+        arrays["merges"] = layer.clustering.merges
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+def _from_tensors(name: str, n_members: int, tensors: Mapping[str, Tensor], prefix: str) -> LayerCensus:
+    arrays = {key.removeprefix(prefix): value.numpy() for key, value in tensors.items() if key.startswith(prefix)}
+    return LayerCensus(
+        name=name, member=arrays["member"], index=arrays["index"], alive=arrays["alive"], n_members=n_members,
+        clustering=Clustering(arrays.get("merges"), arrays["leaves"]),
+        clusters=Clusters(**{field.name: arrays[field.name] for field in fields(Clusters)}),
+        centroid_=arrays["centroid"],
+    )  # fmt: skip

@@ -1,0 +1,281 @@
+"""One function from a name or a file to `Data`: read, check, shuffle, split.
+
+- Everything is checked before the shuffle, so that an error tells the row of the *source*.
+- Rows are shuffled before any split: in some sources neighbours are not exchangeable (consecutive MNIST training rows
+  alternate between two groups of writers, and a model of one group loses 10 points on the other).
+- A source with a test set of its own keeps it; of one without, every class gives the same share to each part.
+- Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from consilience.data.dataset import Data, Dataset, check_dataset
+from consilience.errors import InputError
+
+KNOWN = '"digits", a path to an .npz or .parquet file, or "hf:NAME" for a data set of the Hugging Face hub'
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+IMAGE_COLUMNS = ("image", "img")  # the names that image data sets of the hub use
+LABEL_COLUMNS = ("label", "y", "fine_label")
+TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # of all rows, where the source has no test set
+VALIDATION_ROWS, VALIDATION_PART = 5000, 6  # min(5000, n // 6) training rows, where it has one
+DAMAGED = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)  # of np.load
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a reader returns: arrays as they were stored, x (n, ...) and y (n,); no test set is (None, None)."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray | None = None
+    y_test: np.ndarray | None = None
+
+
+def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibration: int = 5000) -> Data:
+    """Read, check, shuffle and split a source of labelled rows. The same arguments give the same `Data`.
+
+    Parameters
+    ----------
+    source : what to read.
+
+        - ``"digits"``: 1797 images of digits (1, 8, 8) in [0, 1], bundled with scikit-learn.
+        - ``FILE.npz`` with arrays ``x_train, y_train, x_test, y_test``. Bytes (uint8) are pixels: images (n, H, W) or
+          (n, H, W, C), or flat rows (n, d), become float32 in [0, 1], images as (n, C, H, W). Floating point arrays
+          keep their shape and values, as float32. Labels are whole numbers (n,).
+        - ``FILE.parquet`` with a column ``label`` or ``y``; all other columns are numbers and become x (n, d).
+        - ``"hf:NAME"``: images and labels by the name of their data set on the Hugging Face hub (extra ``[hub]``).
+    random_state : seed of the shuffle, which comes before every split.
+    n_calibration : rows of ``calibration``, at most all of ``train``.
+
+    Returns
+    -------
+    Data
+        With a test set of its own, the source gives ``validation`` min(5000, n // 6) of its n training rows and
+        ``train`` the others; without, each class gives 20 % of its rows to ``test`` and 15 % to ``validation``.
+        ``calibration`` is a random part of ``train``, meant to be used without its labels. ``ids`` count the rows of
+        the source, training rows first, then test rows.
+
+    Raises
+    ------
+    InputError
+        If the source is unknown, missing or damaged, has the wrong arrays or shapes, has values that are NaN or
+        infinite, has labels with gaps, or has too few rows to split.
+
+    Examples
+    --------
+    >>> data = load_data("digits", random_state=0)
+    >>> len(data.train), len(data.validation), len(data.test), data.image_shape, data.n_classes
+    (1169, 269, 359, (1, 8, 8), 10)
+    """
+    _check_at_least("random_state", random_state, 0)
+    _check_at_least("n_calibration", n_calibration, 1)
+    raw = _read(source)
+    rows = Dataset(_inputs(raw.x, f"{raw.name}: train.x"), _labels(raw.y, f"{raw.name}: train.y"), _ids(raw.x))
+    test = _test_rows(raw)
+    n_classes = 1 + max((int(part.y.max()) for part in (rows, test) if part is not None and len(part.y)), default=0)
+    check_dataset(rows, n_classes, where=f"{raw.name}: train")
+    if test is not None:
+        check_dataset(test, where=f"{raw.name}: test")
+
+    generator = torch.Generator().manual_seed(int(random_state))
+    order = torch.randperm(len(rows), generator=generator)
+    if test is None:
+        train, validation, test = (rows.take(part) for part in _stratified(rows.y, order))
+    else:
+        n_validation = min(VALIDATION_ROWS, len(rows) // VALIDATION_PART)
+        train, validation = rows.take(order[n_validation:]), rows.take(order[:n_validation])
+    if not (len(train) and len(validation) and len(test)):
+        raise InputError(
+            "there are too few rows to split", where=raw.name, got=f"{len(rows)} rows of {n_classes} classes",
+            expected="at least one row each for train, validation and test", cure="pass at least 10 rows of each class",
+        )  # fmt: skip
+    check_dataset(train, n_classes, where=f"{raw.name}: what the split leaves for train")
+    calibration = train.take(torch.arange(min(n_calibration, len(train))))  # random, because train is shuffled
+    return Data(raw.name, train, calibration, validation, test, n_classes)
+
+
+def _read(source: str | os.PathLike[str]) -> _Source:
+    if source == "digits":
+        return _read_digits()
+    if isinstance(source, str) and source.startswith("hf:"):
+        return _read_hub(source.removeprefix("hf:"))
+    path = Path(source).expanduser() if isinstance(source, str | os.PathLike) else Path()
+    reader = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix.lower())
+    if reader is None:
+        raise InputError("unknown data", where="load_data(source)", got=repr(source), expected=KNOWN)
+    if not path.is_file():
+        raise InputError("there is no such file", where="load_data(source)", got=path, cure="check the path")
+    return reader(path)
+
+
+def _read_digits() -> _Source:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return _Source("digits", images.reshape(-1, 1, 8, 8) / 16.0, labels)  # pixels count 0 to 16
+
+
+def _read_npz(path: Path) -> _Source:
+    try:
+        with path.open("rb") as file:  # opened here, because np.load leaves a file that it cannot read open
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it is a single array")
+            names = archive.files
+            arrays = [archive[key] for key in NPZ_KEYS if key in names]
+    except DAMAGED as error:
+        raise InputError(
+            "the file is damaged, or not an .npz of plain arrays", where=path, got=error,
+            cure="copy or download it again; arrays of Python objects are never read",
+        ) from error  # fmt: skip
+    missing = [key for key in NPZ_KEYS if key not in names]
+    if missing:
+        raise InputError(
+            "the file lacks some arrays", where=path, got=", ".join(names) or "none",
+            expected=", ".join(NPZ_KEYS), cure=f"add {', '.join(missing)} with numpy.savez",
+        )  # fmt: skip
+    return _Source(path.name, *arrays)
+
+
+def _read_parquet(path: Path) -> _Source:
+    try:
+        import pandas
+
+        frame = pandas.read_parquet(path)
+    except ImportError as error:
+        raise InputError(
+            "reading .parquet needs pandas and pyarrow", where=path, got=error,
+            cure="pip install pandas pyarrow, or save the data as .npz",
+        ) from error  # fmt: skip
+    except Exception as error:  # the engines' own errors have no common class
+        raise InputError("the file is damaged, or not .parquet", where=path, got=error, cure="copy it again") from error
+    label = _column(LABEL_COLUMNS, list(frame.columns), where=path)
+    try:
+        x = frame.drop(columns=label).to_numpy(dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError("some columns are not numbers", where=path, got=error, cure="drop or encode them") from error
+    return _Source(path.name, x, frame[label].to_numpy())
+
+
+def _read_hub(name: str) -> _Source:
+    where = f"hf:{name}"
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise InputError(
+            "data sets of the Hugging Face hub need the package datasets", where=where, got=error,
+            cure="pip install 'consilience[hub]'",
+        ) from error  # fmt: skip
+    try:
+        splits = load_dataset(name)
+    except Exception as error:  # network, name, script and format errors have no common class
+        raise InputError(
+            "the data set cannot be loaded from the Hugging Face hub", where=where,
+            got=f"{type(error).__name__}: {error}", cure="check the name and the connection",
+        ) from error  # fmt: skip
+    if "train" not in splits:
+        raise InputError("the data set has no training rows", where=where, got=", ".join(splits), expected="train")
+    train = _hub_arrays(splits["train"], f"{where} train")
+    return _Source(where, *train, *(_hub_arrays(splits["test"], f"{where} test") if "test" in splits else ()))
+
+
+def _hub_arrays(split: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels uint8 (n, H, W) or (n, H, W, 3) and the labels (n,) of one split."""
+    image, label = (_column(known, split.column_names, where) for known in (IMAGE_COLUMNS, LABEL_COLUMNS))
+    pictures = [picture if picture.mode in ("L", "RGB") else picture.convert("RGB") for picture in split[image]]
+    pixels = [np.asarray(picture) for picture in pictures]
+    shapes = sorted({array.shape for array in pixels})
+    if len(shapes) > 1:
+        raise InputError(
+            "the images differ in size", where=where, got=f"{len(shapes)} sizes, e.g. {shapes[0]} and {shapes[-1]}",
+            expected="one size", cure="resize them, and save them as .npz",
+        )  # fmt: skip
+    return np.stack(pixels), np.asarray(split[label])
+
+
+def _column(known: tuple[str, ...], columns: list[str], where: object) -> str:
+    found = [name for name in known if name in columns]
+    if len(found) != 1:  # a second column of labels would leak the answer into x
+        raise InputError(
+            "exactly one column must have one of these names", where=where,
+            got=f"columns {', '.join(map(str, columns))}", expected=" or ".join(known),
+            cure="rename or drop columns",
+        )  # fmt: skip
+    return found[0]
+
+
+def _inputs(array: np.ndarray, where: str) -> Tensor:
+    """Return float32 (n, ...): bytes are pixels, scaled to [0, 1], with channels first; floating point stays."""
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
+            return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+    channels_first = array.ndim == 4 and array.shape[-1] > 4 >= array.shape[1]
+    if array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or channels_first:
+        raise InputError(
+            "the inputs are neither images nor a table", where=where, got=f"{array.dtype} {array.shape}",
+            expected="bytes uint8 (n, H, W), (n, H, W, C) or (n, d), or floating point (n, ...)",
+            cure="x.transpose(0, 2, 3, 1) puts channels last; x.astype('float32') makes a table of numbers",
+        )  # fmt: skip
+    pixels = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if array.ndim == 3:
+        pixels = pixels.unsqueeze(1)
+    if array.ndim == 4:
+        pixels = pixels.permute(0, 3, 1, 2)
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def _labels(array: np.ndarray, where: str) -> Tensor:
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise InputError(
+            "the labels must be whole numbers, one per row", where=where, got=f"{array.dtype} {array.shape}",
+            expected="integers (n,)", cure="y.ravel() for a column, y.argmax(1) for one-hot, y.astype(int) for floats",
+        )  # fmt: skip
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _ids(array: np.ndarray, first: int = 0) -> Tensor:
+    return torch.arange(first, first + len(array))
+
+
+def _test_rows(raw: _Source) -> Dataset | None:
+    if raw.x_test is None or raw.y_test is None:
+        return None
+    if raw.x.shape[1:] != raw.x_test.shape[1:] or raw.x.dtype.kind != raw.x_test.dtype.kind:
+        raise InputError(
+            "training and test inputs are not alike", where=raw.name,
+            got=f"train {raw.x.dtype} {raw.x.shape}, test {raw.x_test.dtype} {raw.x_test.shape}",
+            expected="the same type, and rows of the same shape",
+        )  # fmt: skip
+    x, y = _inputs(raw.x_test, f"{raw.name}: test.x"), _labels(raw.y_test, f"{raw.name}: test.y")
+    return Dataset(x, y, _ids(raw.x_test, first=len(raw.x)))
+
+
+def _stratified(y: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut the shuffled positions ``order`` (n,) into those of train, validation and test, class by class."""
+    labels = y[order]
+    part = torch.zeros_like(order)  # 0 train, 1 validation, 2 test
+    for c in labels.unique():
+        of_class = (labels == c).nonzero()[:, 0]
+        n_test, n_validation = round(TEST_SHARE * len(of_class)), round(VALIDATION_SHARE * len(of_class))
+        part[of_class[:n_test]] = 2
+        part[of_class[n_test : n_test + n_validation]] = 1
+    return order[part == 0], order[part == 1], order[part == 2]
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int | np.integer) or value < least:
+        raise InputError(
+            f"{name} must be a whole number of at least {least}", where=f"load_data({name}=...)", got=repr(value)
+        )

@@ -1,0 +1,74 @@
+"""How good a network is on labelled data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from consilience.errors import InputError
+
+if TYPE_CHECKING:  # torch is imported when something is evaluated, so that plain results can be read without it
+    from torch import Tensor
+
+    from consilience.data.dataset import Dataset
+
+BATCH_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy and loss on one data set.
+
+    Attributes
+    ----------
+    accuracy : share of samples whose largest output is the label, 0 to 1.
+    accuracy_se : its standard error over samples, √(p(1 − p)/n).
+    loss : mean cross-entropy, in nats.
+    n : number of samples.
+    """
+
+    accuracy: float
+    accuracy_se: float
+    loss: float
+    n: int
+
+
+def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset) -> Score:
+    """Score a network, in eval mode if it has one, on samples with integer labels.
+
+    Raises
+    ------
+    InputError
+        If the outputs do not fit the labels: not (n, o), or a label ≥ o.
+    """
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    was_training = isinstance(network, nn.Module) and network.training
+    try:
+        if isinstance(network, nn.Module):
+            network.eval()
+        with torch.no_grad():
+            outputs = torch.cat([network(batch) for batch in dataset.x.split(BATCH_SIZE)])
+    finally:
+        if was_training and isinstance(network, nn.Module):
+            network.train()
+    if outputs.dim() != 2 or outputs.shape[1] <= int(dataset.y.max()):
+        raise InputError(
+            "the outputs do not fit the labels", where="evaluate", got=f"outputs of shape {tuple(outputs.shape)}",
+            expected=f"({len(dataset)}, at least {int(dataset.y.max()) + 1})",
+        )  # fmt: skip
+    accuracy = float((outputs.argmax(1) == dataset.y).double().mean())
+    loss = float(functional.cross_entropy(outputs.double(), dataset.y))
+    return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(dataset)), loss, len(dataset))
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """Return the mean over networks scored on the same data; its standard error is that of a typical one of them."""
+    n = len(scores)
+    return Score(
+        sum(s.accuracy for s in scores) / n, sum(s.accuracy_se for s in scores) / n, sum(s.loss for s in scores) / n, scores[0].n
+    )

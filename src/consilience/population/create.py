@@ -1,0 +1,115 @@
+"""A population from nothing: fresh members, trained side by side, traced and proved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from consilience.data import Dataset, check_dataset
+from consilience.errors import InputError
+from consilience.population.population import Population
+from consilience.population.subsets import seed
+from consilience.population.training import Progress, Training, fit_members
+from consilience.units.layers import find_layers
+
+N_EXAMPLES = 16  # inputs on which members are traced and proved
+INITIALISATION = 5  # stream of random numbers, beside those of subsets.py
+
+
+def train_population(
+    net: nn.Module | Callable[[], nn.Module] | Sequence[nn.Module],
+    train: Dataset,
+    n_members: int,
+    *,
+    training: Training | None = None,
+    validation: Dataset | None = None,
+    random_state: int = 0,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> Population:
+    """Train ``n_members`` networks from fresh initial values in one vectorised pass.
+
+    Parameters
+    ----------
+    net : a module to be copied and initialised anew for each member; or a function that returns a fresh one; or several
+        modules (of other widths, say), which the members take in turn.
+    train : labelled samples.
+    n_members : N ≥ 1.
+    training : hyperparameters; `Training()` by default.
+    validation : if given, scored after every epoch, for the metrics.
+    random_state : seed of everything. Member k does not depend on how many others there are.
+    checkpoint : directory for a checkpoint after every epoch; a killed run that is started again goes on from there and ends
+        with the same bytes.
+    progress : called with (steps done, steps in all).
+
+    Returns
+    -------
+    A population. Members whose loss was not finite are not among its members, but in ``failed``.
+
+    Raises
+    ------
+    InputError
+        If the data has NaN, a class without samples or the wrong shape, or a hyperparameter makes no sense.
+    TracingError
+        If the module's operations are not understood; before any training.
+    TrainingError
+        If every member failed.
+    """
+    if n_members < 1:
+        raise InputError("a population needs at least one member", where="n_members", got=n_members)
+    training = training or Training()
+    modules = [initialise(_template(net, k), seed(random_state, INITIALISATION, k)) for k in range(n_members)]
+    examples = train.x[:N_EXAMPLES]
+    for kind in {tuple(p.shape for p in module.parameters()): module for module in modules}.values():
+        architecture = find_layers(kind, examples)  # raises before any training
+        if not train.y.is_floating_point():
+            check_dataset(train, n_classes=architecture.output.width, where="the training data")
+    trained = fit_members(
+        modules, train.x, train.y, training, random_state=random_state, checkpoint=checkpoint, progress=progress,
+        validation=None if validation is None else (validation.x, validation.y),
+    )  # fmt: skip
+    for module, state in zip(modules, trained.states, strict=True):
+        module.load_state_dict(state)
+    healthy = [module for k, module in enumerate(modules) if k not in trained.failed]
+    return Population.from_modules(
+        healthy, examples, failed=trained.failed, metrics=trained.metrics,
+        provenance={"n_trained": n_members, "random_state": random_state, "training": asdict(training)},
+    )  # fmt: skip
+
+
+def initialise(module: nn.Module, random_state: int) -> nn.Module:
+    """Return a copy of a module with initial values drawn anew, by the ``reset_parameters`` of its parts.
+
+    Raises
+    ------
+    InputError
+        If a part has parameters and no ``reset_parameters``.
+    """
+    module = copy.deepcopy(module)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_state)
+        for name, part in module.named_modules():
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            elif next(part.parameters(recurse=False), None) is not None:
+                raise InputError(
+                    "a module does not know how to draw its initial values", where=f"'{name}' ({type(part).__name__})",
+                    cure="give it a method reset_parameters()",
+                )  # fmt: skip
+    return module
+
+
+def _template(net: nn.Module | Callable[[], nn.Module] | Sequence[nn.Module], k: int) -> nn.Module:
+    if isinstance(net, nn.Module):
+        return net
+    if isinstance(net, Sequence):
+        if not net:
+            raise InputError("no module to train", where="net", got="an empty sequence")
+        return net[k % len(net)]
+    return net()

@@ -1,0 +1,137 @@
+"""One stack of members, its optimiser, and who has failed.
+
+- The gradient of the sum of the members' losses is each member's own gradient, and Adam and SGD work element by
+  element, so one optimiser on stacked parameters does what one for each member does.
+- Nothing is ever reduced over members but the number that answers "is any loss not finite?", so a member that diverges
+  cannot reach the others. Its parameters are put back after every later step; the stack keeps its shape, and with it
+  the others keep their bits.
+
+Axis legend: ``k`` member, ``n`` sample of a batch, ``r`` rows of an order: 1 when all members share it, else k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from consilience.population.hyperparameters import Training
+from consilience.population.stacks import Stack
+from consilience.population.targets import Means, Samples, member_losses
+
+EVALUATION_BATCH = 1024  # samples; all members' activations for these must fit into memory
+
+
+class Learner:
+    """Trains the members of a `Stack` in place.
+
+    Parameters
+    ----------
+    stack : the members; its ``trainable`` tensors are changed.
+    training : hyperparameters.
+
+    Attributes
+    ----------
+    failed : row of the stack → why that member is frozen.
+    """
+
+    def __init__(self, stack: Stack, training: Training) -> None:
+        self.stack = stack
+        self.k = len(stack.positions)
+        self.parameters = list(stack.trainable.values())
+        self.batch_size = training.batch_size
+        self.optimizer = make_optimizer(self.parameters, training)
+        self.failed: dict[int, str] = {}
+        self._kept: tuple[Tensor, list[Tensor]] | None = None  # frozen rows, and their values in each parameter
+
+    def train_epoch(
+        self, samples: Samples, order: Tensor, n_steps: int, epoch: int, tick: Callable[[int], None]
+    ) -> dict[str, list[float]]:
+        """Make ``n_steps`` steps along ``order`` (r, length) and return each member's mean loss (and accuracy)."""
+        own = len(order) > 1
+        means = Means(self.k, samples.y)
+        for step in range(n_steps):
+            batch = order[:, step * self.batch_size : (step + 1) * self.batch_size]  # (r, n)
+            rows = batch.flatten()
+            inputs = samples.x.index_select(0, rows)
+            targets = samples.y.index_select(0, rows).unflatten(0, batch.shape).expand(self.k, -1, *samples.y.shape[1:])
+            outputs = self.stack.outputs(inputs.unflatten(0, batch.shape) if own else inputs, own=own)  # (k, n, c)
+            losses = member_losses(outputs, targets)
+            self._update(losses, f"loss not finite at epoch {epoch + 1}, step {step + 1}")
+            means.add(losses, outputs, targets)
+            if len(self.failed) == self.k:
+                tick(n_steps - step)
+                break
+            tick(1)
+        return means.result()
+
+    def evaluate(self, samples: Samples) -> dict[str, list[float]]:
+        """Return each member's mean loss (and accuracy) in eval mode."""
+        means = Means(self.k, samples.y)
+        self.stack.template.eval()
+        with torch.no_grad():
+            for x, y in zip(samples.x.split(EVALUATION_BATCH), samples.y.split(EVALUATION_BATCH), strict=True):
+                outputs, targets = self.stack.outputs(x), y.expand(self.k, *y.shape)
+                means.add(member_losses(outputs, targets), outputs, targets)
+        self.stack.template.train()
+        return means.result()
+
+    def check_parameters(self) -> None:
+        """Freeze members whose parameters are not finite: the last step has no later loss that would show it."""
+        finite = [parameter.detach().reshape(self.k, -1).isfinite().all(1) for parameter in self.parameters]
+        self._freeze(~torch.stack(finite).all(0), "parameters not finite after the last step")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that changes in training, by name: parameters, and the optimiser's state."""
+        found = {f"parameter.{name}": value.detach() for name, value in self.stack.trainable.items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{name}": v for name, v in state.items() if isinstance(v, Tensor)}
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor], failed: Mapping[int, str]) -> None:
+        """Set what `tensors` returned; raises KeyError where a parameter is missing."""
+        with torch.no_grad():
+            for name, parameter in self.stack.trainable.items():
+                parameter.copy_(tensors[f"parameter.{name}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, number, name = key.split(".")
+                state.setdefault(int(number), {})[name] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.failed = dict(failed)
+        self._keep()
+
+    def _update(self, losses: Tensor, reason: str) -> None:
+        gradients = torch.autograd.grad(losses, self.parameters, torch.ones_like(losses), allow_unused=True)
+        if not math.isfinite(losses.sum().item()):  # one number a step; which member it was is asked only then
+            self._freeze(~losses.isfinite(), reason)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        if self._kept is not None:
+            rows, values = self._kept
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, values, strict=True):
+                    parameter.index_copy_(0, rows, value)
+
+    def _freeze(self, bad: Tensor, reason: str) -> None:
+        new = [row for row in bad.nonzero().flatten().tolist() if row not in self.failed]
+        if new:
+            self.failed.update(dict.fromkeys(new, reason))
+            self._keep()
+
+    def _keep(self) -> None:
+        if self.failed:
+            rows = torch.tensor(sorted(self.failed), device=self.parameters[0].device)
+            self._kept = rows, [parameter.detach().index_select(0, rows) for parameter in self.parameters]
+
+
+def make_optimizer(parameters: list[Tensor], training: Training) -> torch.optim.Optimizer:
+    """Return the optimiser, fused: the fastest of torch's implementations for stacked parameters."""
+    rate, decay = training.learning_rate, training.weight_decay
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, fused=True)
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)

@@ -1,0 +1,184 @@
+"""A population: trained networks with the same inputs and outputs, each with its layers found and proved."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from consilience.errors import ConsilienceError, InputError
+from consilience.units.layers import Architecture, TracedNetwork, find_layers, read_state
+from consilience.units.proof import forward, prove
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a population.
+
+    Attributes
+    ----------
+    module : the network itself, in eval mode.
+    network : its layers and parameters; the parameters share memory with the module.
+    """
+
+    module: nn.Module
+    network: TracedNetwork
+
+
+@dataclass(frozen=True)
+class Population:
+    """Members with the same inputs and outputs; their widths may differ.
+
+    Attributes
+    ----------
+    members : the members that take part in a census.
+    example_input : (n, ...) a few inputs, on which members are traced and proved.
+    failed : members that training gave up on: index at training → why. They are not in ``members``.
+    provenance : how the population came about; goes into its ``config.json``.
+    metrics : one record per epoch and member, as `train_population` leaves them.
+    """
+
+    members: tuple[Member, ...]
+    example_input: Tensor
+    failed: Mapping[int, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def from_modules(cls, modules: Sequence[nn.Module], example_input: Tensor, **details: Any) -> Population:
+        """Build a population from trained modules, which are copied.
+
+        Every module is traced, and its layers are proved on its own forward pass (see `consilience.units.proof`).
+
+        Parameters
+        ----------
+        modules : at least one module; one input tensor, one output tensor.
+        example_input : (n, ...) inputs of the right shape, n ≥ 1.
+        **details : further attributes of the population.
+
+        Raises
+        ------
+        InputError
+            If there is no module, a parameter or output is not finite, or members differ in more than their widths.
+        TracingError, FunctionChangedError
+            If a module is not understood, or the proof of its layers fails.
+        """
+        if not modules:
+            raise InputError("a population needs at least one member", got="no modules")
+        if not bool(torch.isfinite(example_input).all()):
+            raise InputError("the example input is not finite", where="example_input", cure="remove NaN and infinite values")
+        known: list[tuple[type[nn.Module], Architecture]] = []
+        members = []
+        for k, module in enumerate(modules):
+            try:
+                members.append(_member(module, example_input, known))
+            except ConsilienceError as error:
+                error.add_note(f"this is member {k} of the population")
+                raise
+        _check_alike([member.network.architecture for member in members])
+        return cls(tuple(members), example_input, **details)
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write the population as an artefact; see `consilience.population.storage.save_population`."""
+        from consilience.population.storage import save_population  # storage knows populations, not the reverse
+
+        return save_population(self, directory)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Population:
+        """Read a population; see `consilience.population.storage.load_population`."""
+        from consilience.population.storage import load_population
+
+        return load_population(directory, module)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members)
+
+    @property
+    def networks(self) -> tuple[TracedNetwork, ...]:
+        """The members as traced networks."""
+        return tuple(member.network for member in self.members)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The first member's architecture; the others share all of it but the widths."""
+        return self.members[0].network.architecture
+
+    def widths(self, layer: str) -> tuple[int, ...]:
+        """Return the width each member has in a layer."""
+        return tuple(network.architecture.layer(layer).width for network in self.networks)
+
+    def median_width(self, layer: str) -> int:
+        """Return the members' median width in a layer; "2x" means twice this."""
+        widths = sorted(self.widths(layer))
+        return widths[len(widths) // 2]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the outputs of every member: (N, n, o)."""
+        return torch.stack([network(x) for network in self.networks])
+
+
+def _member(module: nn.Module, x: Tensor, known: list[tuple[type[nn.Module], Architecture]]) -> Member:
+    module = copy.deepcopy(module).eval()
+    state = read_state(module)
+    for name, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise InputError("a parameter is not finite", where=f"'{name}'", cure="leave this member out")
+    architecture = _known_architecture(module, state, x, known)
+    if architecture is None:
+        architecture = find_layers(module, x)
+        known.append((type(module), architecture))
+    network = TracedNetwork(architecture, state)
+    prove(module, network, x)
+    return Member(module, network)
+
+
+def _known_architecture(
+    module: nn.Module, state: Mapping[str, Tensor], x: Tensor, known: Sequence[tuple[type[nn.Module], Architecture]]
+) -> Architecture | None:
+    """Return an architecture traced before, at this module's widths, if its program computes what this module does.
+
+    Tracing takes 0.2 s; this takes a forward pass. It is only a short cut: the proof follows in either case.
+    """
+    for kind, traced in known:
+        parameters = {axis.parameter for layer in traced.layers for axis in layer.writers}
+        if kind is not type(module) or parameters != set(state):
+            continue
+        widths = {layer.name: state[layer.writers[0].parameter].shape[layer.writers[0].dim] for layer in traced.layers}
+        architecture = traced.with_widths(widths)
+        if architecture.shapes(widths, state) != {name: tuple(value.shape) for name, value in state.items()}:
+            continue
+        try:
+            same = torch.allclose(TracedNetwork(architecture, state)(x), forward(module, state, x), rtol=1e-5, atol=1e-6)
+        except RuntimeError:  # shapes that do not fit the traced program
+            continue
+        if same:
+            return architecture
+    return None
+
+
+def _check_alike(architectures: Sequence[Architecture]) -> None:
+    """Refuse members that differ in more than their widths, and say in what."""
+    first = architectures[0]
+    for k, other in enumerate(architectures):
+        for what, mine, theirs in (
+            ("input shape", other.program.input_shape, first.program.input_shape),
+            ("output size", other.output.width, first.output.width),
+            ("layers", [layer.name for layer in other.layers], [layer.name for layer in first.layers]),
+            ("activations", [layer.activations for layer in other.layers], [layer.activations for layer in first.layers]),
+            ("maps between layers", other.structure, first.structure),
+        ):
+            if mine != theirs:
+                raise InputError(
+                    f"members differ in their {what}", where=f"member {k}", got=mine, expected=f"{theirs}, as member 0 has",
+                    cure="leave this member out, or build one population per kind",
+                )  # fmt: skip

@@ -1,0 +1,211 @@
+"""Which samples a member learns from, and in which order it sees them.
+
+- Everything is a pure function of ``random_state``, the member and the epoch, so that a resumed run needs no stored
+  random state, and a member does not depend on which others are trained beside it.
+- A subset is a tensor of row numbers; rows may repeat (bootstrap).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from consilience.errors import InputError
+from consilience.population.hyperparameters import Shuffle, Subset, Training, is_count
+
+# Streams of random numbers. A number of its own for each keeps them apart where the other keys agree.
+SUBSET, OWN_ORDER, SHARED_ORDER, NOISE = 1, 2, 3, 4
+
+# A member with fewer samples than this learns nothing worth a census; a Dirichlet draw that leaves one is drawn again.
+FEWEST = 4
+DRAWS = 1000
+
+
+def seed(random_state: int, stream: int, *keys: int) -> int:
+    """Return a 64-bit seed that depends on every argument (`numpy.random.SeedSequence`)."""
+    if random_state < 0:
+        raise InputError("the seed is negative", where="random_state", got=random_state, expected="0 or more")
+    sequence = np.random.SeedSequence([random_state, stream, *keys])
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+def member_subsets(
+    y: Tensor, n_members: int, kind: Subset, concentration: float, random_state: int
+) -> tuple[Tensor, ...]:
+    """Return the row numbers that each member learns from.
+
+    Parameters
+    ----------
+    y : labels (n,) or targets (n, d); only ``dirichlet`` looks at their values.
+    n_members : how many subsets.
+    kind : ``full``: every row. ``bootstrap``: n draws with replacement. ``disjoint``: equal parts of a random
+        permutation. ``dirichlet``: for each class c, shares ``p_c ~ Dirichlet(concentration · 1)`` over the members;
+        the rows of the class are dealt out by these shares, so the subsets are a partition with unequal sizes and class
+        frequencies (Hsu, Qi and Brown 2019).
+    concentration : of the Dirichlet distribution; small values give each member few classes.
+    random_state : seed.
+
+    Raises
+    ------
+    InputError
+        If there are more members than rows to share out, or Dirichlet shares cannot be drawn.
+
+    Examples
+    --------
+    >>> [len(rows) for rows in member_subsets(torch.zeros(10), 3, "disjoint", 0.5, random_state=0)]
+    [4, 3, 3]
+    """
+    n = len(y)
+    if n < 1 or n_members < 1:
+        raise InputError("there is nothing to share out", where="subset", got=f"{n} samples, {n_members} members")
+    if kind == "full":
+        return (torch.arange(n),) * n_members
+    if kind == "bootstrap":
+        return tuple(
+            torch.randint(n, (n,), generator=_generator(random_state, SUBSET, member)) for member in range(n_members)
+        )
+    if n < n_members:
+        raise InputError(
+            "more members than samples", where=f"subset={kind!r}", got=f"{n_members} members, {n} samples",
+            cure="use fewer members, or subset='bootstrap'",
+        )  # fmt: skip
+    if kind == "disjoint":
+        return torch.randperm(n, generator=_generator(random_state, SUBSET)).tensor_split(n_members)
+    if kind == "dirichlet":
+        return _dirichlet(y, n_members, concentration, random_state)
+    raise InputError("unknown subset", got=repr(kind), expected="full, bootstrap, disjoint, dirichlet")
+
+
+def _dirichlet(y: Tensor, n_members: int, concentration: float, random_state: int) -> tuple[Tensor, ...]:
+    if y.is_floating_point() or y.ndim != 1:
+        raise InputError(
+            "Dirichlet subsets need class labels", where="subset='dirichlet'", got=f"y {tuple(y.shape)} of {y.dtype}",
+            expected="integer labels (n,)", cure="use subset='disjoint' or 'bootstrap'",
+        )  # fmt: skip
+    classes, counts = y.unique(return_counts=True)
+    rng = np.random.default_rng([random_state, SUBSET])
+    for _ in range(DRAWS):
+        shares = rng.dirichlet(np.full(n_members, concentration), size=len(classes))  # (c, k)
+        edges = np.round(np.cumsum(shares, axis=1) * counts.cpu().numpy()[:, None]).astype(int)
+        edges[:, -1] = counts.cpu().numpy()  # the sum of the shares is 1 only to rounding
+        sizes = np.diff(edges, axis=1, prepend=0).sum(axis=0)
+        if sizes.min() >= FEWEST:
+            break
+    else:
+        raise InputError(
+            f"no draw gives every member at least {FEWEST} samples", where="subset='dirichlet'",
+            got=f"{n_members} members, {len(y)} samples, concentration={concentration}, {DRAWS} draws",
+            cure="use a larger concentration, fewer members or more data",
+        )  # fmt: skip
+    parts: list[list[Tensor]] = [[] for _ in range(n_members)]
+    for number, label in enumerate(classes):
+        rows = (y == label).nonzero().flatten().cpu()
+        rows = rows[torch.randperm(len(rows), generator=_generator(random_state, SUBSET, number))]
+        for part, piece in zip(parts, rows.tensor_split(edges[number, :-1].tolist()), strict=True):
+            part.append(piece)
+    return tuple(torch.cat(part) for part in parts)
+
+
+def epoch_order(indices: Tensor, epoch: int, member: int, shuffle: Shuffle, random_state: int, length: int) -> Tensor:
+    """Return the rows (length,) that a member sees in one epoch, in order.
+
+    They are random permutations of ``indices``, one after the other, cut to ``length``; one permutation where
+    ``length`` is the number of indices. With ``shuffle="shared"`` the order is the same for all members.
+
+    Examples
+    --------
+    >>> order = epoch_order(torch.arange(3), epoch=0, member=0, shuffle="shared", random_state=0, length=6)
+    >>> order.sort().values.tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    if shuffle == "shared":
+        generator = _generator(random_state, SHARED_ORDER, epoch)
+    else:
+        generator = _generator(random_state, OWN_ORDER, member, epoch)
+    passes = [torch.randperm(len(indices), generator=generator) for _ in range(math.ceil(length / len(indices)))]
+    return indices[torch.cat(passes)[:length]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which samples each member sees at each step of a run; every member makes the same number of steps.
+
+    Attributes
+    ----------
+    members : number of each member trained here, which its subset and orders depend on.
+    subsets : row numbers for each of them.
+    length : samples of an epoch: the mean size of the subsets, rounded.
+    steps_per_epoch, steps : gradient steps of a whole epoch, and of the run.
+    shuffle, random_state : as in `epoch_order`.
+    """
+
+    members: tuple[int, ...]
+    subsets: tuple[Tensor, ...]
+    length: int
+    steps_per_epoch: int
+    steps: int
+    shuffle: Shuffle
+    random_state: int
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run, the last of which may be cut short."""
+        return math.ceil(self.steps / self.steps_per_epoch)
+
+    def steps_of(self, epoch: int) -> int:
+        """Return the steps of an epoch (from 0)."""
+        return min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
+
+    def order(self, positions: Sequence[int], epoch: int) -> Tensor:
+        """Return the rows (r, length) seen by the members at these positions; r = 1 where all see the same."""
+        if self.shuffle == "shared":
+            positions = positions[:1]
+        order = torch.empty(len(positions), self.length, dtype=torch.int32)  # half the memory of int64
+        for row, p in enumerate(positions):
+            order[row] = epoch_order(
+                self.subsets[p], epoch, self.members[p], self.shuffle, self.random_state, self.length
+            )
+        return order
+
+
+def make_schedule(
+    y: Tensor, n_modules: int, training: Training, random_state: int, *,
+    members: Sequence[int] | None = None, n_members: int | None = None, max_steps: int | None = None,
+) -> Schedule:  # fmt: skip
+    """Return the schedule of ``n_modules`` members, by default of a whole population, and for ``training.epochs``.
+
+    Raises
+    ------
+    InputError
+        If the members' numbers or the number of steps are out of range, or subsets cannot be drawn.
+    """
+    numbers = tuple(range(n_modules) if members is None else members)
+    total = n_modules if n_members is None else n_members
+    if len(set(numbers)) != n_modules or not all(0 <= number < total for number in numbers):
+        raise InputError(
+            "the members' numbers do not fit", where="members, n_members", got=f"{list(numbers)} of {total}",
+            expected=f"{n_modules} different numbers from 0 to below n_members",
+        )  # fmt: skip
+    if max_steps is not None and not is_count(max_steps):
+        raise InputError("the number of steps is out of range", where="max_steps", got=max_steps, expected="1 or more")
+    subsets = member_subsets(y, total, training.subset, training.concentration, random_state)
+    length = round(sum(map(len, subsets)) / total)
+    per_epoch = math.ceil(length / training.batch_size)
+    return Schedule(
+        members=numbers,
+        subsets=tuple(subsets[number] for number in numbers),
+        length=length,
+        steps_per_epoch=per_epoch,
+        steps=training.epochs * per_epoch if max_steps is None else max_steps,
+        shuffle=training.shuffle,
+        random_state=random_state,
+    )
+
+
+def _generator(random_state: int, stream: int, *keys: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed(random_state, stream, *keys))

@@ -1,0 +1,203 @@
+"""The recipes behind the commands. Each validates everything first, skips what is finished, and writes one artefact.
+
+What a command was asked to do is kept in the artefact's ``config.json`` as its ``request``: a rerun with the same request finds
+its result there; one with another request is refused rather than written over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consilience.assembly import assemble as build_assembly
+from consilience.baselines import Ensemble
+from consilience.census import Census, load_census, save_census
+from consilience.data import Data, load_data
+from consilience.errors import ArtefactError, InputError
+from consilience.evaluation import evaluate, mean_score
+from consilience.nets import MLP
+from consilience.population import Training, load_population, save_population, train_population
+from consilience.population.checkpoint import delete_checkpoint
+from consilience.recipes.experiment import run_experiment
+from consilience.recipes.progress import bar, stages
+from consilience.report import markdown_table, render_page, summary_sentences
+from consilience.report.results import FILE_NAME, Experiment
+from consilience.store import check_destination, load_network, read_config, save_network, write_artefact
+
+if TYPE_CHECKING:
+    from consilience import cli
+
+PAGE = "report.html"
+
+# The demo's members: as small as digits allow, so that there is something to gain from a larger network.
+DEMO_HIDDEN, DEMO_MEMBERS, DEMO_EPOCHS, DEMO_BATCH_SIZE, DEMO_LEARNING_RATE = (32, 32), 16, 40, 64, 3e-3
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command prints: text for people, or a JSON-able object."""
+
+    text: str
+    as_json: dict[str, Any]
+
+
+def train(flags: cli.Train) -> Result:
+    """Train a population and save it; a killed run goes on from its last checkpoint."""
+    request = _request(flags)
+    checkpoint = flags.out.resolve().parent / f".{flags.out.resolve().name}.checkpoint"
+    if not _finished(flags.out, "population", request):
+        data = load_data(flags.data, random_state=flags.seed)
+        net = MLP(data.train.x[0].numel(), flags.hidden, data.n_classes, flags.activation, dropout=flags.dropout)
+        training = Training(
+            flags.epochs, flags.batch_size, flags.optimizer, flags.learning_rate, flags.momentum, flags.weight_decay,
+            flags.shuffle, flags.subset, flags.concentration,
+        )  # fmt: skip
+        with bar(f"training {flags.members} members") as progress:
+            population = train_population(
+                net, data.train, flags.members, training=training, validation=data.validation, random_state=flags.seed,
+                checkpoint=checkpoint, progress=progress,
+            )  # fmt: skip
+        save_population(population, flags.out, {"request": request})
+    delete_checkpoint(checkpoint)
+    population = load_population(flags.out)
+    data = load_data(flags.data, random_state=flags.seed)
+    score = mean_score([evaluate(member.module, data.validation) for member in population])
+    failed = "".join(f"\n  member {k} failed: {why}" for k, why in population.failed.items())
+    return Result(
+        f"{len(population)} members in {flags.out}: validation accuracy {100 * score.accuracy:.2f} % on average{failed}",
+        {"out": str(flags.out), "n_members": len(population), "validation_accuracy": score.accuracy,
+         "failed": {str(k): why for k, why in population.failed.items()}},
+    )  # fmt: skip
+
+
+def census(flags: cli.Census) -> Result:
+    """Take a census of a saved population and save it."""
+    request = {**_request(flags), "population": _identity(flags.population)}
+    if not _finished(flags.out, "census", request):
+        n_clusters: int | str = int(flags.n_clusters) if flags.n_clusters.isdecimal() else flags.n_clusters
+        taken = Census(flags.grounding, flags.distance, flags.clusterer, n_clusters, flags.resamples, flags.seed)
+        population = load_population(flags.population)
+        needs_data = flags.data is not None or "activation" in (flags.grounding.rstrip("s"), flags.distance)
+        x = _data_of(flags.population, flags.data, flags.seed).calibration.x if needs_data else None
+        with stages(f"census of {len(population)} members"):
+            taken.fit(population, x)
+        save_census(taken, flags.out, flags.population, {"request": request})
+    layers = load_census(flags.out).layers_
+    lines = [f"{'layer':<16}{'units':>7}{'dead':>6}{'clusters':>10}{'in half the members':>21}{'stability':>11}"]
+    for name, layer in layers.items():
+        common = int((layer.frequency_ >= 0.5).sum())
+        lines.append(
+            f"{name:<16}{len(layer.member):>7}{layer.n_dead_:>6}{layer.n_clusters_:>10}{common:>21}{_mean(layer.stability_):>11.2f}"
+        )
+    as_json = {
+        name: {"n_units": len(layer.member), "n_dead": layer.n_dead_, "frequency": layer.frequency_.tolist(),
+               "size": layer.size_.tolist(), "stability": [None if s != s else s for s in layer.stability_.tolist()]}
+        for name, layer in layers.items()
+    }  # fmt: skip
+    return Result("\n".join([f"census in {flags.out}", *lines]), {"out": str(flags.out), "layers": as_json})
+
+
+def assemble(flags: cli.Assemble) -> Result:
+    """Build one network from a saved census and save it as a Hugging-Face-style directory."""
+    request = {**_request(flags), "census": _identity(flags.census)}
+    taken = load_census(flags.census)
+    if not _finished(flags.out, "network", request):
+        width: int | str = int(flags.width) if flags.width.isdecimal() else flags.width
+        with stages(f"assembling at width {flags.width}"):
+            network = build_assembly(taken, width, correction=flags.correction, random_state=flags.seed)
+        save_network(network, flags.out, {"request": request})
+    network = load_network(flags.out, None if _is_own(flags.out) else taken.population_.members[0].module)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    lines, as_json = [f"network in {flags.out}: {parameters} parameters"], {"out": str(flags.out), "parameters": parameters}
+    population = (flags.census / read_config(flags.census)["population"]["path"]).resolve()
+    if "data" in read_config(population).get("request", {}):
+        data = _data_of(population, None, flags.seed)
+        for name, scored in (("assembly", network), ("ensemble of the members", Ensemble(taken.population_))):
+            score = evaluate(scored, data.validation)
+            lines.append(f"  {name:<24} validation accuracy {100 * score.accuracy:.2f} ± {100 * score.accuracy_se:.2f} %")
+            as_json[f"{name.split()[0]}_validation_accuracy"] = score.accuracy
+    return Result("\n".join(lines), as_json)
+
+
+def report(flags: cli.Report, command: str | None = None) -> Result:
+    """Compare a saved census's assemblies with their alternatives, and write the report."""
+    request = {**_request(flags), "census": _identity(flags.census)}
+    if not _finished(flags.out, "report", request):
+        taken = load_census(flags.census)
+        population = (flags.census / read_config(flags.census)["population"]["path"]).resolve()
+        data = _data_of(population, flags.data, flags.seed)
+        obtained = {
+            "command": command or shlex.join(["consilience", "report", str(flags.census), "--out", str(flags.out)]),
+            "seed": flags.seed, "versions": read_config(flags.census)["versions"],
+            "training of the members": read_config(population).get("request", {}),
+        }  # fmt: skip
+        with stages("comparing") as progress:
+            experiment = run_experiment(taken, data, random_state=flags.seed, obtained=obtained, progress=progress)
+        files = {FILE_NAME: experiment.to_json(), PAGE: render_page(experiment)}
+        write_artefact(flags.out, "report", {"request": request}, {}, extra_files=files)
+    experiment = Experiment.load(flags.out)
+    text = [markdown_table(experiment.table), "", *summary_sentences(experiment), "", f"report in {flags.out / PAGE}"]
+    return Result("\n".join(text), json.loads(experiment.to_json()))
+
+
+def demo(flags: cli.Demo) -> Result:
+    """Train, census, assemble and report on scikit-learn's digits."""
+    from consilience import cli
+
+    out, seed = flags.out, flags.seed
+    train(cli.Train(
+        out=out / "population", seed=seed, hidden=DEMO_HIDDEN, members=DEMO_MEMBERS, epochs=DEMO_EPOCHS,
+        batch_size=DEMO_BATCH_SIZE, learning_rate=DEMO_LEARNING_RATE,
+    ))  # fmt: skip
+    census(cli.Census(out=out / "census", seed=seed, population=out / "population"))
+    assemble(cli.Assemble(out=out / "network", seed=seed, census=out / "census"))
+    command = shlex.join(["consilience", "demo", "--out", str(out), "--seed", str(seed)])
+    return report(cli.Report(out=out / "report", seed=seed, census=out / "census"), command)
+
+
+def _request(flags: cli.Common) -> dict[str, Any]:
+    """The flags that determine the result: all but where it goes and how it is printed; parents by what they hold."""
+    hidden = ("out", "json", "population", "census")
+    request = {name: value for name, value in vars(flags).items() if name not in hidden}
+    return json.loads(json.dumps(request))  # type: ignore[no-any-return]
+
+
+def _finished(out: Path, kind: str, request: dict[str, Any]) -> bool:
+    """Whether the result of this request is there; raise if the place is taken by anything else."""
+    if not check_destination(out, kind):
+        return False
+    found = read_config(out).get("request")
+    if found != request:
+        differing = sorted(k for k in {*(found or {}), *request} if (found or {}).get(k) != request.get(k))
+        raise ArtefactError(
+            f"the output directory holds another {kind}", where=out, got="a result that differs in " + ", ".join(differing),
+            cure="choose another --out, or delete that directory",
+        )  # fmt: skip
+    return True
+
+
+def _identity(directory: Path) -> str:
+    """A digest of what an artefact holds, wherever it lies."""
+    config = read_config(directory)
+    return hashlib.sha256(json.dumps(config["files"], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _data_of(population: Path, source: str | None, seed: int) -> Data:
+    """The data given, or what the population was trained on, split as it was then: no test sample was trained on."""
+    request = read_config(population).get("request", {})
+    if source is None and "data" not in request:
+        raise InputError("the population does not tell its data", where=population, cure="pass --data")
+    return load_data(source or request["data"], random_state=request.get("seed", seed))
+
+
+def _is_own(network: Path) -> bool:
+    return bool(read_config(network)["net"]["type"] != "module")
+
+
+def _mean(values: Any) -> float:
+    known = [float(v) for v in values if v == v]
+    return sum(known) / len(known) if known else float("nan")

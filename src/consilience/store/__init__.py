@@ -1,0 +1,22 @@
+"""Artefacts on disk: a directory each, readable text and safetensors, complete or not there at all."""
+
+from __future__ import annotations
+
+from consilience.store.artefact import Artefact, read_artefact, write_artefact
+from consilience.store.config import FORMAT_VERSION, read_config
+from consilience.store.destination import atomic_write, check_destination
+from consilience.store.network import load_network, save_network
+from consilience.store.tensors import fingerprint
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Artefact",
+    "atomic_write",
+    "check_destination",
+    "fingerprint",
+    "load_network",
+    "read_artefact",
+    "read_config",
+    "save_network",
+    "write_artefact",
+]

@@ -1,0 +1,196 @@
+"""A place on disk, and how a complete directory gets there.
+
+- Complete or not there. ``NAME`` is written as ``.NAME.tmp`` beside it and then renamed; an artefact that it replaces
+  is called ``.NAME.old`` for the time between the two renames, and is put back if the process dies there.
+- A directory of ours that is not complete holds a file `UNFINISHED`. Nothing else is ever deleted.
+- One process at a time writes a given directory. A reader who meets it in the middle of a replacement is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from consilience.errors import ArtefactError
+from consilience.store.config import CONFIG, beside, listing, read_config
+
+UNFINISHED = "UNFINISHED"
+
+
+def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
+    """Tell, before any expensive work, whether its result can be written here, and whether it is here already.
+
+    An artefact whose replacement was interrupted is put back first.
+
+    Returns
+    -------
+    bool
+        True if a complete artefact of this kind is there; False if the place is free, or holds one that lacks files.
+
+    Raises
+    ------
+    ArtefactError
+        If there is a file, or a directory with anything in it that is not part of one artefact of this kind; or if no
+        directory can be made or replaced here. Nothing has changed.
+    """
+    target = Path(directory).resolve()
+    temporary, old = beside(target, "tmp"), beside(target, "old")
+    for path in (temporary, old):
+        _check_ours(path)
+    interrupted = not target.exists() and old.exists() and not (old / UNFINISHED).exists()
+    held = old if interrupted else target
+    finished = _check_held(held, kind) if held.exists() else False
+    if interrupted:
+        os.rename(old, target)
+    if not finished:
+        _check_replaceable(target)
+    return finished
+
+
+@contextmanager
+def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lend an empty directory to fill; put it in place of ``directory`` when all went well, remove it when not.
+
+    To be called after `check_destination`, which tells whether anything of value is in the way.
+    """
+    target = Path(directory).resolve()
+    temporary = beside(target, "tmp")
+    _discard(temporary)
+    try:
+        temporary.mkdir(parents=True)
+        (temporary / UNFINISHED).touch()
+        yield temporary
+        for file in temporary.iterdir():
+            shutil.copymode(temporary / UNFINISHED, file)  # safetensors makes files that only their owner can read
+            _sync(file)
+        (temporary / UNFINISHED).unlink()
+        _sync(temporary)
+        _swap_in(temporary, target)
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write one file, so that whoever looks sees either the old content or all of the new.
+
+    Raises
+    ------
+    ArtefactError
+        If the path is a directory.
+    """
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise ArtefactError("a directory is in the way of a file", where=target, cure="choose another path")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(target, "tmp")
+    try:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(target.parent)
+
+
+def _check_held(path: Path, kind: str) -> bool:
+    """Return whether the directory holds a complete artefact of this kind; raise unless it can be replaced."""
+    expected = f"a free place, an empty directory, or an artefact of kind {kind}"
+    if not path.is_dir():
+        raise ArtefactError("a file is in the way", where=path, expected=expected, cure="choose another directory")
+    if not any(path.iterdir()):
+        return False
+    try:
+        config = read_config(path)
+    except ArtefactError as error:
+        raise ArtefactError(
+            "the directory holds something else", where=path, got=f"{listing(path)} ({error.what})", expected=expected,
+            cure="choose another directory",
+        ) from error  # fmt: skip
+    if config["kind"] != kind:
+        raise ArtefactError(
+            "the directory holds something else", where=path, got=f"an artefact of kind {config['kind']}",
+            expected=expected, cure="choose another directory",
+        )  # fmt: skip
+    foreign = sorted({entry.name for entry in path.iterdir()} - {CONFIG, *config["files"]})
+    if foreign:
+        raise ArtefactError(
+            "the artefact holds files that are not its own", where=path, got=", ".join(foreign),
+            cure="move them away, or choose another directory",
+        )  # fmt: skip
+    return all((path / name).is_file() for name in config["files"])
+
+
+def _check_replaceable(target: Path) -> None:
+    if target.exists() and (target == Path.cwd() or os.path.ismount(target)):
+        raise ArtefactError(
+            "the current directory or a mounted one cannot be replaced by a new one", where=target,
+            cure="choose a directory inside it",
+        )  # fmt: skip
+    above = next(parent for parent in target.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ArtefactError(
+            "no directory can be made here", where=target, got=f"{above} is a file or not writable",
+            cure="choose another directory",
+        )  # fmt: skip
+
+
+def _check_ours(path: Path) -> None:
+    """Raise unless nothing lies under a name that this file keeps for itself, or something that it wrote itself."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_dir() and not path.is_symlink():
+        if (path / UNFINISHED).is_file() or not any(path.iterdir()):
+            return
+        try:
+            read_config(path)
+        except ArtefactError:
+            pass
+        else:
+            return
+    raise ArtefactError("a name that is needed for a moment is taken", where=path, cure="move it away")
+
+
+def _swap_in(temporary: Path, target: Path) -> None:
+    """Rename ``temporary`` to ``target``; whatever happens on the way, one of them or the old one is complete."""
+    old = beside(target, "old")
+    _discard(old)
+    try:
+        if target.exists() and any(target.iterdir()):
+            os.rename(target, old)
+        elif target.exists():
+            target.rmdir()
+        os.rename(temporary, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        raise
+    _sync(target.parent)
+    _discard(old)
+
+
+def _discard(path: Path) -> None:
+    """Remove a directory of ours, so that a process that dies on the way leaves one that is still known as ours."""
+    if not path.exists():
+        return
+    (path / UNFINISHED).touch()
+    for entry in path.iterdir():
+        if entry.name != UNFINISHED:
+            entry.unlink()
+    (path / UNFINISHED).unlink()
+    path.rmdir()
+
+
+def _sync(path: Path) -> None:
+    """Make sure that what was written has reached the disk; Windows cannot do this for a file that is open to read."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,146 @@
+"""One network as a Hugging-Face-style directory: ``config.json`` and ``model.safetensors``.
+
+A network of `consilience.nets` comes back from its directory alone, because its config says how to build it. Any other
+module is stored by its numbers only: a config that named a class to import would run whatever lies under that name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from consilience.errors import ArtefactError, InputError
+from consilience.store.artefact import Artefact, read_artefact, write_files
+from consilience.store.config import CONFIG, plain
+
+KIND = "network"
+MODEL = "model.safetensors"
+FOREIGN = "module"  # the type of a network that is not one of consilience.nets
+
+
+def save_network(
+    module: nn.Module, directory: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a module, in place of an older network if there is one; return its directory.
+
+    Parameters
+    ----------
+    module : one of `consilience.nets` (the config gets its type and sizes), or any other (only the name of its class).
+    directory : where; it must be absent, empty, or a network.
+    extra_config : further entries of ``config.json``, e.g. an accuracy; any names but ``net`` and those of the header.
+
+    Raises
+    ------
+    InputError
+        If the module is one of this package's, but its config does not build one like it; or something in it or in
+        ``extra_config`` cannot be stored. Nothing has been written.
+    ArtefactError
+        If the directory holds anything else. Nothing has changed.
+    """
+    extra = dict(extra_config or {})
+    if "net" in extra:
+        raise InputError("the name net is taken", where="save_network(extra_config)", cure="rename it")
+    net = describe_network(module)
+    tensors = module.state_dict()
+    if net["type"] != FOREIGN:
+        problems = _differences(build_described(net).state_dict(), tensors)
+        if problems:
+            raise InputError(
+                "the config of the network does not describe it", where=net["type"], got=problems,
+                expected="the parameters that its config builds", cure="let the config follow what changed the network",
+            )  # fmt: skip
+    return write_files(directory, KIND, {**extra, "net": net}, {MODEL: tensors}, {})
+
+
+def load_network(directory: str | os.PathLike[str], module: nn.Module | None = None) -> nn.Module:
+    """Read a network.
+
+    Parameters
+    ----------
+    directory : what `save_network` wrote.
+    module : a module like the one that was saved. It is filled in place and returned; its types, device and mode stay,
+        so that float64 numbers are rounded if it is float32. Needed only if the network is not of `consilience.nets`.
+
+    Returns
+    -------
+    nn.Module
+        ``module``; or, without it, a new network on the CPU, in eval mode, of the types that were saved. The random
+        state of torch is as it was.
+
+    Raises
+    ------
+    InputError
+        If ``module`` is needed and not given.
+    ArtefactError
+        If the directory is no network or damaged (see `read_artefact`), or its parameters do not fit the module, which
+        is then unchanged.
+    """
+    artefact = read_artefact(directory, KIND)
+    built = module is None
+    if module is None:
+        module = _build(artefact)
+    problems = _differences(module.state_dict(), artefact.tensors)
+    if problems:
+        raise ArtefactError(
+            "the parameters do not fit the network", where=artefact.directory / MODEL, got=problems,
+            expected=f"those of a {type(module).__name__}", cure="pass a module like the one that was saved",
+        )  # fmt: skip
+    if built:
+        for name, value in module.state_dict(keep_vars=True).items():
+            value.data = value.data.to(artefact.tensors[name].dtype)
+        module.eval()
+    module.load_state_dict(artefact.tensors)
+    return module
+
+
+def describe_network(module: nn.Module) -> dict[str, Any]:
+    """Return what ``config.json`` says of a module: type and config, or the name of its class. Subclasses by others are not this package's to build."""
+    own = type(module).__module__.split(".")[:2] == ["consilience", "nets"]
+    config = getattr(module, "config", None)
+    if own and is_dataclass(config) and not isinstance(config, type):
+        return {"type": type(module).__name__, "config": plain(config, "config")}
+    return {"type": FOREIGN, "class": f"{type(module).__module__}:{type(module).__qualname__}"}
+
+
+def build_described(net: Mapping[str, Any]) -> nn.Module:
+    """Return a new network of ``consilience.nets`` from what `describe_network` says of it."""
+    from consilience.nets import build  # only here: a store of other things needs no networks
+
+    with torch.random.fork_rng(devices=[]):  # initial values are thrown away, and must not cost random numbers
+        return build(net["type"], net["config"])
+
+
+def _build(artefact: Artefact) -> nn.Module:
+    where = artefact.directory / CONFIG
+    net = artefact.config.get("net")
+    if not isinstance(net, dict) or "type" not in net:
+        raise ArtefactError("the config does not tell the type of the network", where=where, got=net)
+    if net["type"] == FOREIGN:
+        raise InputError(
+            "this network can only be read into a module", where=artefact.directory, got=net.get("class"),
+            expected="one of consilience.nets", cure="build such a module and call load_network(directory, module)",
+        )  # fmt: skip
+    try:
+        return build_described(net)
+    except Exception as error:  # the config may hold anything, and any of it may be refused at any depth
+        raise ArtefactError(
+            "no network can be built from the config", where=where, got=error, cure="pass module="
+        ) from error
+
+
+def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Return, in words, how the names and shapes of ``found`` differ from ``expected``; nothing if they do not."""
+    missing = [f"{name} is missing" for name in expected if name not in found]
+    extra = [f"{name} is not expected" for name in found if name not in expected]
+    shapes = [
+        f"{name} is {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    return "; ".join(missing + extra + shapes)

@@ -1,0 +1,117 @@
+"""Tensors on their way to a file: their names, their order, their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from consilience.errors import InputError
+
+DTYPES = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+}  # fmt: skip
+
+Tensors: TypeAlias = "Mapping[str, Tensor | Tensors]"
+
+
+def fingerprint(tensors: Tensors) -> str:
+    """Return the SHA-256 (64 hexadecimal digits) of the tensors' names, types, shapes and bytes, in any order.
+
+    Raises
+    ------
+    InputError
+        If one of them could not be stored in an artefact.
+
+    Examples
+    --------
+    >>> a, b = torch.zeros(2), torch.ones(3)
+    >>> fingerprint({"a": a, "b": b}) == fingerprint({"b": b, "a": a})
+    True
+    >>> fingerprint({"a": a, "b": b}) == fingerprint({"a": b, "b": a})
+    False
+    """
+    total = hashlib.sha256()
+    for name, tensor in flatten(tensors).items():
+        total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        total.update(_packed(tensor).reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def flatten(tensors: Tensors) -> dict[str, Tensor]:
+    """Return the tensors by their names joined by ``/``, in alphabetical order.
+
+    Raises
+    ------
+    InputError
+        If two of them get the same name, or one of them cannot be stored.
+    """
+    flat: dict[str, Tensor] = {}
+    for name, value in _leaves(tensors, ""):
+        if name in flat:
+            raise InputError("two tensors have the same name", where="tensors", got=name, cure="rename one of them")
+        check_tensor(name, value)
+        flat[name] = value
+    return dict(sorted(flat.items()))
+
+
+def shards_of(tensors: Mapping[str, Tensor], shard_bytes: int) -> dict[str, dict[str, Tensor]]:
+    """Return ``{file name: {name: tensor}}``, in order, each file as full as ``shard_bytes`` allows."""
+    groups: list[dict[str, Tensor]] = []
+    room = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if not groups or size > room:
+            groups.append({})
+            room = shard_bytes
+        groups[-1][name] = tensor
+        room -= size
+    return {f"tensors-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, start=1)}
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return packed tensors, no two of which share memory (safetensors refuses those)."""
+    packed: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = _packed(tensor)
+        address = value.untyped_storage().data_ptr()
+        packed[name] = value.clone() if address in seen else value
+        seen.add(address)
+    return packed
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Raise an `InputError` unless a file can hold this under this name."""
+    if name == "__metadata__":  # the one name that the file format keeps for itself
+        raise InputError("a tensor cannot have this name", where="tensors", got=name, cure="rename it")
+    if not isinstance(value, Tensor):
+        raise InputError("this is not a tensor", where=name, got=type(value).__name__, cure="put it into the config")
+    if is_lazy(value) or value.is_meta:
+        raise InputError("a tensor has no values yet", where=name, cure="run the module once on an input")
+    if value.dtype not in DTYPES or value.layout != torch.strided:
+        raise InputError(
+            "a tensor of this type cannot be stored", where=name, got=f"{value.dtype}, {value.layout}",
+            expected="dense, of a common type", cure="convert it, e.g. .to(torch.float64) or .to_dense()",
+        )  # fmt: skip
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    """Return it as plain values in a row on the CPU; lazily negated or conjugated views would be stored unchanged."""
+    return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+
+
+def _leaves(tensors: Tensors, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tensors.items():
+        if not isinstance(key, str):
+            raise InputError("the name of a tensor must be a string", where=f"tensors {prefix}", got=repr(key))
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,182 @@
+"""A module as a program: the list of tensor operations it performs, with every shape and parameter name.
+
+Choices
+- ``torch.export`` does the tracing. Functional and module forms of an operation become one ATen operation, Python control
+  flow that does not depend on data is followed, control flow that does is refused, and the batch size stays free.
+- The program can be run with any parameters of the right shapes, and any intermediate value can be read from it. So the
+  activations of all members with equal shapes come from one traced program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from consilience.errors import InputError, TracingError
+
+@dataclass(frozen=True)
+class Program:
+    """A traced module.
+
+    Attributes
+    ----------
+    graph_module : the ATen operations.
+    parameters : graph input name → parameter name in the module, for parameters.
+    constants : graph input name → buffer or constant of the traced module.
+    input : name of the graph input that takes the samples.
+    output : name of the value that the module returns.
+    module_name : class of the traced module, for messages.
+    input_shape : shape of one sample.
+    """
+
+    graph_module: fx.GraphModule
+    parameters: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    input: str
+    output: str
+    module_name: str
+    input_shape: tuple[int, ...]
+
+    @property
+    def nodes(self) -> Sequence[fx.Node]:
+        """The operations, in the order in which they run."""
+        return list(self.graph_module.graph.nodes)
+
+    def run(self, state: Mapping[str, Tensor], x: Tensor, values: Sequence[str]) -> dict[str, Tensor]:
+        """Return the named intermediate values for inputs x (n, ...) under the parameters ``state``.
+
+        Only the operations up to the last value asked for are run.
+        """
+        wanted, results = set(values), dict[str, Tensor]()
+        environment: dict[fx.Node, Any] = {}
+        last_use = {value: node for node in self.nodes for value in node.all_input_nodes}
+        with torch.no_grad():
+            for node in self.nodes:
+                if node.op == "placeholder":
+                    environment[node] = self._graph_input(node.name, state, x)
+                elif node.op == "call_function":
+                    args, kwargs = fx.node.map_arg((node.args, node.kwargs), environment.__getitem__)
+                    environment[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                if node.name in wanted:
+                    results[node.name] = environment[node]
+                    if len(results) == len(wanted):
+                        break
+                for value in node.all_input_nodes:  # memory: a value is forgotten after its last use
+                    if last_use[value] is node:
+                        del environment[value]
+        return results
+
+    def _graph_input(self, name: str, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        if name == self.input:
+            return x
+        return state[self.parameters[name]] if name in self.parameters else self.constants[name]
+
+
+def trace(module: nn.Module, example_input: Tensor) -> Program:
+    """Trace ``module`` in eval mode on ``example_input`` (n, ...), n ≥ 1.
+
+    Raises
+    ------
+    InputError
+        If the module itself fails on the example input.
+    TracingError
+        If control flow depends on data, the batch size is fixed, or there is more than one input or output.
+    """
+    module = copy.deepcopy(module).eval()
+    name = type(module).__name__
+    x = torch.cat([example_input] * 2)[:2].contiguous() if example_input.dim() else example_input
+    if x.dim() == 0 or len(x) < 2:
+        raise InputError("the example input has no samples", where=name, got=tuple(example_input.shape), expected="(n, ...), n ≥ 1")
+    try:
+        with torch.no_grad():
+            module(x)
+    except Exception as error:
+        raise InputError(
+            "the module fails on the example input", where=name, got=f"{type(error).__name__}: {error}",
+            expected=f"a module that maps inputs of shape (n, {', '.join(map(str, x.shape[1:]))})",
+            cure="pass an example input of the shape the module takes",
+        ) from error  # fmt: skip
+    try:
+        with torch.no_grad(), _quiet():
+            exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
+            if any(_is_in_place(node) for node in exported.graph.nodes):
+                exported = exported.run_decompositions({})  # in-place operations become functional ones, nothing else changes
+    except Exception as error:
+        raise TracingError(
+            "the module cannot be traced", where=name, got=_first_line(error),
+            expected="Python control flow that does not depend on the values in tensors, and one tensor as input",
+            cure="replace `if tensor:` and `.item()` by tensor operations such as torch.where, or wrap the module",
+        ) from error  # fmt: skip
+    return _program(exported, name, x)
+
+
+def _program(exported: Any, name: str, x: Tensor) -> Program:
+    signature = exported.graph_signature
+    if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1 or not isinstance(signature.user_outputs[0], str):
+        raise TracingError(
+            "the module must take one tensor and return one tensor", where=name,
+            got=f"{len(signature.user_inputs)} inputs, {len(signature.user_outputs)} outputs",
+            cure="wrap it in a module whose forward picks one of each",
+        )  # fmt: skip
+    constants = {
+        graph_name: {**dict(exported.named_buffers()), **exported.constants}[buffer]
+        for graph_name, buffer in {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}.items()
+    }
+    program = Program(
+        graph_module=exported.graph_module,
+        parameters=dict(signature.inputs_to_parameters),
+        constants=constants,
+        input=signature.user_inputs[0],
+        output=signature.user_outputs[0],
+        module_name=name,
+        input_shape=tuple(x.shape[1:]),
+    )
+    (graph_input,) = (node for node in program.nodes if node.name == program.input)
+    if isinstance(graph_input.meta["val"].shape[0], int):
+        raise TracingError(
+            "the module works for one batch size only", where=name, got=f"a batch size fixed at {len(x)}",
+            expected="any number of samples", cure="use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size",
+        )  # fmt: skip
+    return program
+
+
+def describe(node: fx.Node, program: Program) -> str:
+    """Name an operation and the module it is in, as in ``aten.sort in 'block.attention' (Attention)``."""
+    stack = [entry for key, entry in (node.meta.get("nn_module_stack") or {}).items() if not key.startswith("_")]
+    path, kind = stack[-1] if stack else ("", program.module_name)
+    kind = kind if isinstance(kind, str) else kind.__name__
+    place = f"'{path}' ({kind.rsplit('.', 1)[-1]})" if path else program.module_name
+    return f"{str(node.target).removesuffix('.default')} in {place}"
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the tracer's own log and graph dumps: what matters of a failure is in our error."""
+    logger = logging.getLogger("torch")
+    disabled, logger.disabled = logger.disabled, True
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+        logger.disabled = disabled
