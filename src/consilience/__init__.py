@@ -1,0 +1,83 @@
+"""Find the features that recur across many small networks, and build one larger network out of them.
+
+>>> import consilience as cs
+>>> data = cs.load_data("digits", random_state=0)
+>>> population = cs.train_population(cs.MLP(64, [16], 10), data.train, n_members=4, random_state=0)
+>>> census = cs.Census(random_state=0).fit(population, data.calibration.x)
+>>> network = cs.assemble(census, width="2x", correction="least-squares")
+>>> cs.evaluate(network, data.test).n
+359
+
+Names are imported when they are first used, so that the command line's ``--help`` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from consilience.assembly import assemble
+    from consilience.baselines import Ensemble, best_member, parameter_average
+    from consilience.census import Census
+    from consilience.data import Data, Dataset, load_data
+    from consilience.errors import ConsilienceError
+    from consilience.evaluation import Score, evaluate
+    from consilience.nets import MLP
+    from consilience.population import Population, Training, train_population
+    from consilience.store import load_network, save_network
+    from consilience.units.layers import find_layers
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "Census",
+    "ConsilienceError",
+    "Data",
+    "Dataset",
+    "Ensemble",
+    "Population",
+    "Score",
+    "Training",
+    "assemble",
+    "best_member",
+    "evaluate",
+    "find_layers",
+    "load_data",
+    "load_network",
+    "parameter_average",
+    "save_network",
+    "train_population",
+]
+
+_HOMES = {
+    "MLP": "nets",
+    "Census": "census",
+    "ConsilienceError": "errors",
+    "Data": "data",
+    "Dataset": "data",
+    "Ensemble": "baselines",
+    "Population": "population",
+    "Score": "evaluation",
+    "Training": "population",
+    "assemble": "assembly",
+    "best_member": "baselines",
+    "evaluate": "evaluation",
+    "find_layers": "units.layers",
+    "load_data": "data",
+    "load_network": "store",
+    "parameter_average": "baselines",
+    "save_network": "store",
+    "train_population": "population",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'consilience' has no attribute {name!r}")
+    return getattr(import_module(f"consilience.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -129,10 +129,11 @@ Command = (
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; a refusal is printed to stderr and ends with status 2."""
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]
-        args=arguments, prog="consilience",
-        description="Find the features that recur across many small networks, and build one larger network out of them.",
-    )  # fmt: skip
+        Command,
+        args=arguments,
+        prog="consilience",
+        description="Find the features that recur across small networks, and build one larger network out of them.",
+    )
     try:
         result = _run(command)
     except ConsilienceError as error:

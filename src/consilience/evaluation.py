@@ -70,5 +70,8 @@ def mean_score(scores: Sequence[Score]) -> Score:
     """Return the mean over networks scored on the same data; its standard error is that of a typical one of them."""
     n = len(scores)
     return Score(
-        sum(s.accuracy for s in scores) / n, sum(s.accuracy_se for s in scores) / n, sum(s.loss for s in scores) / n, scores[0].n
+        sum(s.accuracy for s in scores) / n,
+        sum(s.accuracy_se for s in scores) / n,
+        sum(s.loss for s in scores) / n,
+        scores[0].n,
     )

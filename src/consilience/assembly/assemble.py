@@ -23,7 +23,12 @@ from consilience.units.resize import resize
 from consilience.units.symmetry import symmetry_of
 
 Correct = Callable[[Draft, Map, Basis, Sequence[Tensor], Tensor], None]
-LAYERWISE: dict[str, Correct | None] = {"none": None, "moments": moments, "least-squares": least_squares, "distill": least_squares}
+LAYERWISE: dict[str, Correct | None] = {
+    "none": None,
+    "moments": moments,
+    "least-squares": least_squares,
+    "distill": least_squares,
+}
 CORRECTIONS = tuple(LAYERWISE)
 
 
@@ -37,16 +42,18 @@ def assemble(
 ) -> nn.Module:
     """Build one network of the members' class from the clusters of a census.
 
-    Any width comes from the same census; nothing is clustered again. With ``width="full"`` the result is the ensemble of the
-    members (the mean of their outputs).
+    Any width comes from the same census; nothing is clustered again. With ``width="full"`` the result is the ensemble
+    of the members (the mean of their outputs).
 
     Parameters
     ----------
     census : a fitted census.
-    width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full"; see `consilience.assembly.selection`.
-    correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed form, layer by layer) or "distill"
+    width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full"; see
+    `consilience.assembly.selection`. correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed
+    form, layer by layer) or "distill"
         (least squares, then a few hundred steps towards the members' mean outputs; no labels).
-    calibration : inputs (n, ...) without labels; by default those of the census. Not needed for correction="none" on a census
+    calibration : inputs (n, ...) without labels; by default those of the census. Not needed for correction="none" on a
+        census
         grounded in weights.
     random_state : seed of the distillation.
 
@@ -57,12 +64,17 @@ def assemble(
     Raises
     ------
     InputError
-        If the width or correction is not understood, there are fewer clusters than units asked for, or data is missing or
-        does not fit.
+        If the width or correction is not understood, there are fewer clusters than units asked for, or data is missing
+        or does not fit.
     """
     members = member_networks(census)
     if correction not in LAYERWISE:
-        raise InputError("unknown correction", where="assemble(correction=...)", got=repr(correction), expected=", ".join(CORRECTIONS))
+        raise InputError(
+            "unknown correction",
+            where="assemble(correction=...)",
+            got=repr(correction),
+            expected=", ".join(CORRECTIONS),
+        )
     x = census.calibration_ if calibration is None else calibration
     if x is None and correction != "none":
         raise InputError(
@@ -92,16 +104,25 @@ def assemble(
 def _build_layer(
     draft: Draft, census: Census, layer: str, clusters: Clusters | None, correct: Correct | None, x: Tensor | None
 ) -> None:
-    """Construct and correct everything that writes one layer, then express the members in it. None clusters: the outputs."""
+    """Construct and correct everything that writes one layer, then express the members in it.
+
+    ``clusters`` is None for the outputs.
+    """
     architecture, members = draft.architecture, draft.members
     writing = architecture.writing(layer)
     responses = [activations(network, x, layer, "written") for network in members] if x is not None else []
     if clusters is None:
         basis = by_index(len(members), architecture.layer(layer).width)
     else:
-        points = torch.cat([z.T for z in responses]) if responses else hyperplanes(members, layer, draft.projections()).augmented
+        points = (
+            torch.cat([z.T for z in responses])
+            if responses
+            else hyperplanes(members, layer, draft.projections()).augmented
+        )
         symmetry = symmetry_of(architecture.layer(layer).activations)
-        basis = basis_of(points, clusters.labels, census.population_.widths(layer), symmetry, census.layers_[layer].alive)
+        basis = basis_of(
+            points, clusters.labels, census.population_.widths(layer), symmetry, census.layers_[layer].alive
+        )
     for m in writing:
         construct(draft, m, basis)
         if correct is not None and x is not None:

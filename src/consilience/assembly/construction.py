@@ -4,8 +4,8 @@ For a map from layer R to layer L, with mixing A of L and projections P, c on R:
 
     W̃ = Σ_k A⁽ᵏ⁾ᵀ W⁽ᵏ⁾ P⁽ᵏ⁾,    b̃ = Σ_k A⁽ᵏ⁾ᵀ (b⁽ᵏ⁾ + W⁽ᵏ⁾ c⁽ᵏ⁾).
 
-The outputs are a layer whose clusters are "output i of every member" with A = 1/N, so that the same formula gives the readout,
-the mean over members of ``W_out P``. Nothing here knows what kind of map it is.
+The outputs are a layer whose clusters are "output i of every member" with A = 1/N, so that the same formula gives the
+readout, the mean over members of ``W_out P``. Nothing here knows what kind of map it is.
 """
 
 from __future__ import annotations

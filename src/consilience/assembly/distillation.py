@@ -18,9 +18,9 @@ CHECK_EVERY = 50
 def distill(module: nn.Module, x: Tensor, targets: Tensor, *, random_state: int = 0, steps: int = STEPS) -> nn.Module:
     """Return a copy of ``module`` trained to reproduce ``targets`` (n, o) on inputs x (n, ...).
 
-    Adam with a learning rate that falls to zero along a cosine, on mean squared error. A tenth of the samples is held out; the
-    parameters with the smallest error there are returned, the initial ones included: the result is never a worse copy of
-    the targets on held-out samples than what went in.
+    Adam with a learning rate that falls to zero along a cosine, on mean squared error. A tenth of the samples is held
+    out; the parameters with the smallest error there are returned, the initial ones included: the result is never a
+    worse copy of the targets on held-out samples than what went in.
     """
     generator = torch.Generator().manual_seed(random_state)
     order = torch.randperm(len(x), generator=generator)

@@ -54,7 +54,10 @@ def _numbers(census: Census, width: Selection) -> dict[str, int]:
         for name in width:
             if name not in census.layers_:
                 raise InputError(
-                    "no hidden layer has this name", where="width", got=repr(name), expected=", ".join(map(repr, census.layers_))
+                    "no hidden layer has this name",
+                    where="width",
+                    got=repr(name),
+                    expected=", ".join(map(repr, census.layers_)),
                 )
         chosen: Mapping[str, Width] = {name: width.get(name, "1x") for name in census.layers_}
     else:
@@ -92,7 +95,12 @@ def _within_budget(census: Census, budget: int) -> dict[str, int]:
         return sum(math.prod(shape) for shape in architecture.shapes(widths(multiple), state).values())
 
     if cost(0) > budget:
-        raise InputError("the parameter budget is too small", where="width", got=budget, expected=f"at least {cost(0)}, one unit a layer")
+        raise InputError(
+            "the parameter budget is too small",
+            where="width",
+            got=budget,
+            expected=f"at least {cost(0)}, one unit a layer",
+        )
     low, high = 0.0, max(most[name] / median for name, median in medians.items())
     for _ in range(60):
         middle = (low + high) / 2

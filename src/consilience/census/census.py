@@ -121,7 +121,8 @@ class Census:
         data) or "weights" (cluster membership; needs no data).
     distance : "activation" (unit responses on calibration data), "cosine" or "l2" (grounded hyperplanes).
     clusterer : "ward", "average", "two-stage" (hierarchical), "kmeans" or "hdbscan" (flat).
-    n_clusters : int, "2x" of the members' median width, or a dict of these by layer. A hierarchical clusterer keeps its whole
+    n_clusters : int, "2x" of the members' median width, or a dict of these by layer. A hierarchical clusterer keeps its
+        whole
         tree, so this sets only where it is cut for ``layers_`` and for grounding the next layer; None means "2x" there.
         "hdbscan" finds its own number.
     n_resamples : resamples of the members for stability; 0 skips it.
@@ -174,8 +175,8 @@ class Census:
         Raises
         ------
         InputError
-            If a parameter is unknown, data is missing, of the wrong shape or not finite, or a number of clusters is larger
-            than the number of units.
+            If a parameter is unknown, data is missing, of the wrong shape or not finite, or a number of clusters is
+            larger than the number of units.
         """
         self._check(population, x)
         self.population_, self.calibration_ = population, x
@@ -193,6 +194,11 @@ class Census:
         symmetry = symmetry_of(layer.activations)
         member, index = (part.numpy() for part in unit_index(self.networks_, name))
         alive = torch.cat([find_alive(network, name, self.calibration_) for network in self.networks_]).numpy()
+        if not alive.any():
+            raise InputError(
+                "every unit of this layer is dead: the members are constant", where=f"layer '{name}'",
+                cure="check the members, or pass calibration data like what they were trained on",
+            )  # fmt: skip
         table = hyperplanes(self.networks_, name, projections)
         rows = table.augmented if self.distance != "activation" else self._responses(name)
         points = embed(rows[torch.from_numpy(alive)], self.distance, symmetry)
@@ -241,10 +247,16 @@ class Census:
 
     def _check(self, population: Population, x: Tensor | None) -> None:
         for what, got, known in (
-            ("grounding", self.grounding, GROUNDINGS), ("distance", self.distance, DISTANCES), ("clusterer", self.clusterer, tuple(CLUSTERERS)),
-        ):  # fmt: skip
+            ("grounding", self.grounding, GROUNDINGS),
+            ("distance", self.distance, DISTANCES),
+            ("clusterer", self.clusterer, tuple(CLUSTERERS)),
+        ):
             if got not in known:
-                raise InputError(f"unknown {what}", where=f"Census({what}=...)", got=repr(got), expected=", ".join(known))
+                raise InputError(
+                    f"unknown {what}", where=f"Census({what}=...)", got=repr(got), expected=", ".join(known)
+                )
+        if self.n_resamples < 0:
+            raise InputError("a negative number of resamples", where="Census(n_resamples=...)", got=self.n_resamples)
         if isinstance(self.n_clusters, Mapping):
             for name in self.n_clusters:
                 population.architecture.layer(name)  # raises
@@ -275,13 +287,17 @@ def check_inputs(population: Population, x: Tensor, what: str) -> None:
     """
     shape = population.architecture.program.input_shape
     if tuple(x.shape[1:]) != shape or len(x) == 0:
-        raise InputError(f"{what} has the wrong shape", got=tuple(x.shape), expected=f"(n, {', '.join(map(str, shape))}), n ≥ 1")
+        raise InputError(
+            f"{what} has the wrong shape", got=tuple(x.shape), expected=f"(n, {', '.join(map(str, shape))}), n ≥ 1"
+        )
     bad = ~torch.isfinite(x).flatten(1).all(1)
     if bool(bad.any()):
         raise InputError(
-            f"{what} is not finite", where=f"row {int(bad.nonzero()[0])}", got=f"{int(bad.sum())} rows with NaN or infinity",
+            f"{what} is not finite",
+            where=f"row {int(bad.nonzero()[0])}",
+            got=f"{int(bad.sum())} rows with NaN or infinity",
             cure="remove these rows",
-        )  # fmt: skip
+        )
 
 
 def is_hierarchical(census: Census) -> bool:

@@ -1,7 +1,8 @@
 """Clusterers behind one small protocol: points in, a tree or labels out.
 
-A *hierarchical* clusterer (``ward``, ``average``, ``two-stage``) returns a tree, which can be cut at any number of clusters.
-A *flat* one (``kmeans``, ``hdbscan``) returns labels. All come from SciPy, scikit-learn or, where installed, FAISS.
+A *hierarchical* clusterer (``ward``, ``average``, ``two-stage``) returns a tree, which can be cut at any number of
+clusters. A *flat* one (``kmeans``, ``hdbscan``) returns labels. All come from SciPy, scikit-learn or, where installed,
+FAISS.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 from consilience.census.distances import Points
 from consilience.errors import InputError
 
+SAME = 0.01  # of the median distance: closer than that is one unit to hdbscan
+N_STARTS = 3
+MAX_TURNS = 20  # of signs; two or three are the rule
 N_MICRO = 4096  # micro-clusters of the two-stage clusterer: their tree takes about 2 s and 140 MB
 
 
@@ -42,7 +46,8 @@ class Clustering:
         return int(self.labels.max(initial=-1)) + 1
 
     def cut(self, n_clusters: int | None) -> NDArray[np.int64]:
-        """Return labels (U,) for this many clusters; None gives the labels as they are (a flat clustering's own number).
+        """Return labels (U,) for this many clusters; None gives the labels as they are (a flat clustering's own
+        number).
 
         Raises
         ------
@@ -65,13 +70,16 @@ class Clustering:
         m, merged = self.n_leaves, self.merges[: self.n_leaves - n_clusters, :2].astype(np.int64)
         parents = np.repeat(np.arange(m, m + len(merged)), 2)
         edges = coo_array((np.ones(len(parents)), (merged.ravel(), parents)), shape=(m + len(merged),) * 2)
-        return connected_components(edges, directed=False)[1][:m].astype(np.int64)[self.labels]
+        trees: NDArray[np.int64] = connected_components(edges, directed=False)[1].astype(np.int64)
+        return trees[:m][self.labels]
 
 
 class Clusterer(Protocol):
     """Clusters points; hierarchical ones may ignore ``n_clusters``, which is None if the user left it open."""
 
-    def __call__(self, points: Points, n_clusters: int | None, random_state: int) -> Clustering: ...
+    def __call__(self, points: Points, n_clusters: int | None, random_state: int) -> Clustering:
+        """Return the clustering of the points."""
+        ...
 
 
 def ward(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
@@ -92,33 +100,61 @@ def _tree(points: Points, method: str) -> Clustering:
 
 
 def kmeans(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
-    """Lloyd's algorithm. Points whose sign is free take, between rounds, the sign nearer to their centre.
+    """Lloyd's algorithm, the best of `N_STARTS` runs from k-means++ seeds (Arthur and Vassilvitskii 2007).
 
-    The points are sorted along their principal axis first, so that the result does not depend on how units are numbered.
+    Points whose sign is free are seeded by projective distance and take, between runs of Lloyd's, the sign nearer to
+    their centre, until none changes. The points are sorted along their principal axis first, so that the result does
+    not depend on how units are numbered.
     """
     if n_clusters is None:
-        raise InputError("kmeans needs the number of clusters", where="Census(n_clusters=...)", got=None, cure='e.g. "2x", or use ward')
+        raise InputError(
+            "kmeans needs the number of clusters",
+            where="Census(n_clusters=...)",
+            got=None,
+            cure='e.g. "2x", or use ward',
+        )
     if n_clusters > len(points):
-        raise InputError("more clusters than units", got=n_clusters, expected=f"at most {len(points)}", cure="ask for fewer clusters")
-    order = _principal_order(points.coordinates)
+        raise InputError(
+            "more clusters than units", got=n_clusters, expected=f"at most {len(points)}", cure="ask for fewer clusters"
+        )
+    order = np.argsort(np.abs(points.coordinates @ _principal_axis(points.coordinates)), kind="stable")
     x = points.coordinates[order]
-    fitted = KMeans(n_clusters, n_init=1, random_state=random_state).fit(x)
-    for _ in range(20 if points.projective else 0):
-        signs = np.where(np.einsum("ud,ud->u", x, fitted.cluster_centers_[fitted.labels_]) < 0, -1.0, 1.0)
-        nearest = np.abs(x @ fitted.cluster_centers_.T).argmax(1)
-        signs = np.where(np.take_along_axis(x @ fitted.cluster_centers_.T, nearest[:, None], 1)[:, 0] < 0, -1.0, signs)
-        if (signs > 0).all():
-            break
-        x = x * signs[:, None]
-        fitted = KMeans(n_clusters, init=fitted.cluster_centers_, n_init=1, random_state=random_state).fit(x)
+    generator = np.random.RandomState(random_state)
+    runs = [_lloyd(x, n_clusters, points.projective, generator) for _ in range(N_STARTS)]
+    best = min(runs, key=lambda run: run.inertia_)
     labels = np.empty(len(x), dtype=np.int64)
-    labels[order] = np.unique(fitted.labels_, return_inverse=True)[1]
+    labels[order] = np.unique(best.labels_, return_inverse=True)[1]
     return Clustering(None, labels)
+
+
+def _lloyd(x: NDArray[np.floating], n_clusters: int, projective: bool, generator: np.random.RandomState) -> KMeans:
+    if not projective:
+        return KMeans(n_clusters, n_init=1, random_state=generator).fit(x)
+    seeds = [int(generator.randint(len(x)))]
+    while len(seeds) < n_clusters:
+        squared = np.square(x).sum(1)[:, None] + np.square(x[seeds]).sum(1) - 2 * np.abs(x @ x[seeds].T)
+        weight = np.maximum(squared, 0).min(1)
+        weight[seeds] = 0
+        weight = weight + (1e-12 * weight.max() or 1.0) * ~np.isin(np.arange(len(x)), seeds)  # points that all coincide
+        seeds.append(int(generator.choice(len(x), p=weight / weight.sum())))
+    centres = x[seeds]
+    for _ in range(MAX_TURNS):
+        along = x @ centres.T
+        nearest = (np.square(centres).sum(1) - 2 * np.abs(along)).argmin(1)
+        turned = np.take_along_axis(along, nearest[:, None], 1) < 0
+        x = np.where(turned, -x, x)
+        fitted = KMeans(n_clusters, init=centres, n_init=1).fit(x)
+        centres = fitted.cluster_centers_
+        if not turned.any():
+            break
+    return fitted
 
 
 def hdbscan(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
     """Density clusters of at least two units; a unit in no dense region is a cluster of its own."""
-    fitted = HDBSCAN(min_cluster_size=2, metric="precomputed", copy=True).fit(points.distances.astype(np.float64))
+    distances = points.distances.astype(np.float64)
+    same = SAME * float(np.median(distances))  # density knows no scale: it would split copies by their rounding
+    fitted = HDBSCAN(min_cluster_size=2, metric="precomputed", copy=True).fit(np.maximum(distances, same))
     labels = fitted.labels_.astype(np.int64)
     alone = labels < 0
     labels[alone] = labels.max(initial=-1) + 1 + np.arange(alone.sum())
@@ -146,18 +182,20 @@ def two_stage(points: Points, n_clusters: int | None, random_state: int) -> Clus
     return Clustering(tree.merges, labels.astype(np.int64))
 
 
-CLUSTERERS: dict[str, Clusterer] = {"ward": ward, "average": average, "kmeans": kmeans, "hdbscan": hdbscan, "two-stage": two_stage}
+CLUSTERERS: dict[str, Clusterer] = {
+    "ward": ward,
+    "average": average,
+    "kmeans": kmeans,
+    "hdbscan": hdbscan,
+    "two-stage": two_stage,
+}
 HIERARCHICAL = frozenset({"ward", "average", "two-stage"})
 
 
 def _principal_axis(x: NDArray[np.floating]) -> NDArray[np.floating]:
     """Leading right singular vector (d,), by a few power iterations."""
-    axis = x[np.linalg.norm(x, axis=1).argmax()].copy()
+    axis: NDArray[np.floating] = x[np.linalg.norm(x, axis=1).argmax()]
     for _ in range(20):
         axis = x.T @ (x @ axis)
-        axis /= max(np.linalg.norm(axis), 1e-30)
+        axis = axis / max(float(np.linalg.norm(axis)), 1e-30)
     return axis
-
-
-def _principal_order(x: NDArray[np.floating]) -> NDArray[np.int64]:
-    return np.argsort(np.abs(x @ _principal_axis(x)), kind="stable")

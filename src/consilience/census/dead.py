@@ -1,13 +1,12 @@
 """Units that do nothing, found before clustering: together they would form the largest cluster of their layer.
 
 A unit's *contribution* is what it adds to the next layer: the spread of its activation times the norm of its outgoing
-weights. Without data the norm of its incoming weights (bias apart) stands for the spread. A unit is dead where that is under
-1 % of the median of its own member's layer.
+weights. Without data the norm of its incoming weights (bias apart) stands for the spread. A unit is dead where that is
+under 1 % of the median of its own member's layer.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from consilience.units.activations import activations

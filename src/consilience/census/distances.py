@@ -1,12 +1,13 @@
-"""How far apart two units are. Each distance is a Euclidean (or projective) one between points that stand for the units.
+"""How far apart two units are. Each distance is a Euclidean (or projective) one between points that stand for the
+units.
 
 - ``cosine``: points are grounded hyperplanes ``[w̃; b̃]`` at unit norm, so that ‖p − q‖² = 2 − 2 cos;
 - ``l2``: points are the grounded hyperplanes themselves;
-- ``activation``: points are the units' pre-activations on calibration data, i.e. hyperplanes in the metric of their inputs'
-  second moment: ‖p − q‖² = (u − v)ᵀ E[x xᵀ] (u − v). Directions that inputs never take do not count.
+- ``activation``: points are the units' pre-activations on calibration data, i.e. hyperplanes in the metric of their
+  inputs' second moment: ‖p − q‖² = (u − v)ᵀ E[x xᵀ] (u − v). Directions that inputs never take do not count.
 
-Units that may be rescaled are compared at unit norm; units whose sign is free by ``min(‖p − q‖, ‖p + q‖)``, the projective
-distance.
+Units that may be rescaled are compared at unit norm; units whose sign is free by ``min(‖p − q‖, ‖p + q‖)``, the
+projective distance.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Points:
         squares = np.diag(gram)
         squared = squares[:, None] + squares[None, :] - 2 * (np.abs(gram) if self.projective else gram)
         np.fill_diagonal(squared, 0)
-        return np.sqrt(np.maximum(squared, 0))
+        distances: NDArray[np.floating] = np.sqrt(np.maximum(squared, 0))
+        return distances
 
     def subset(self, rows: NDArray[np.integer]) -> Points:
         """Return some of the points; distances already known are not computed again."""
@@ -61,7 +63,7 @@ class Points:
 
 
 def embed(rows: Tensor, distance: str, symmetry: Symmetry) -> Points:
-    """Return the points of units given as rows: hyperplanes (U, d + 1), or pre-activations (U, n) for ``activation``."""
+    """Return the points of units given as rows: hyperplanes (U, d + 1); for ``activation`` pre-activations (U, n)."""
     normalise = distance == "cosine" or symmetry.homogeneous
     return Points(unit_norm(rows).numpy() if normalise else rows.numpy(), projective=symmetry.flippable)
 

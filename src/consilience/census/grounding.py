@@ -2,12 +2,13 @@
 
 For member k, with activations ``a`` of its own and ``ã`` of the basis:
 
-- ``mixing`` A (u, c) makes a centroid of units: centroid pre-activation ``z̃_c = Σ_k Σ_u A⁽ᵏ⁾[u, c] z⁽ᵏ⁾_u``, hence also centroid
-  hyperplane = the same sum of grounded hyperplanes;
+- ``mixing`` A (u, c) makes a centroid of units: centroid pre-activation ``z̃_c = Σ_k Σ_u A⁽ᵏ⁾[u, c] z⁽ᵏ⁾_u``, hence
+  also centroid hyperplane = the same sum of grounded hyperplanes;
 - ``projection`` (P, c) makes the member's units of centroids: ``a ≈ P ã + c``.
 
-Both follow from the labels, with the scale of each unit along its centroid. With calibration data, P is then refitted by ridge
-least squares *around* that first guess, so that where the guess is exact, as with every unit its own cluster, it stays.
+Both follow from the labels, with the scale of each unit along its centroid. With calibration data, P is then refitted
+by ridge least squares *around* that first guess, so that where the guess is exact, as with every unit its own cluster,
+it stays.
 
 Axis legend: ``k`` member, ``u`` unit of one member, ``U`` units of all, ``c`` cluster, ``d`` coordinates of a point.
 """
@@ -50,7 +51,9 @@ class Basis:
         return self.mixing[0].shape[1]
 
 
-def basis_of(points: Tensor, labels: NDArray[np.int64], widths: Sequence[int], symmetry: Symmetry, alive: NDArray[np.bool_]) -> Basis:
+def basis_of(
+    points: Tensor, labels: NDArray[np.int64], widths: Sequence[int], symmetry: Symmetry, alive: NDArray[np.bool_]
+) -> Basis:
     """Return the basis that labels define.
 
     Parameters
@@ -63,13 +66,15 @@ def basis_of(points: Tensor, labels: NDArray[np.int64], widths: Sequence[int], s
 
     Notes
     -----
-    With p the points (at unit norm ν where units may be rescaled) and σ a sign per unit (1 unless the sign is free), the
-    centroid is ``m_c = mean σ p``, at unit norm where units may be rescaled, and unit u is ``s_u`` times it,
+    With p the points (at unit norm ν where units may be rescaled) and σ a sign per unit (1 unless the sign is free),
+    the centroid is ``m_c = mean σ p``, at unit norm where units may be rescaled, and unit u is ``s_u`` times it,
     ``s_u = σ ν (p·m) / (m·m)`` if rescalable, ``s_u = σ`` if not.
     """
     points = points.double()
     label = torch.from_numpy(labels)
-    norms = torch.linalg.vector_norm(points, dim=1) if symmetry.homogeneous else torch.ones(len(points), dtype=points.dtype)
+    norms = (
+        torch.linalg.vector_norm(points, dim=1) if symmetry.homogeneous else torch.ones(len(points), dtype=points.dtype)
+    )
     norms = torch.where(norms > 0, norms, 1)
     p = points / norms[:, None]
     n_clusters = int(label.max()) + 1
@@ -114,15 +119,17 @@ def project(
 ) -> tuple[Projection, ...]:
     """Refit the members' projections on data: the ridge solution of ``a ≈ P ã + c`` around each prior.
 
-    Minimises ``Σ‖a − P ã − c‖² + λ‖P − P₀‖²``, with ã (n, c) the basis activations and a (n, u) those of a member. Without
-    ``intercept`` the offsets c stay what they are. One factorisation serves all members.
+    Minimises ``Σ‖a − P ã − c‖² + λ‖P − P₀‖²``, with ã (n, c) the basis activations and a (n, u) those of a member.
+    Without ``intercept`` the offsets c stay what they are. One factorisation serves all members.
     """
     residuals = [
         own - basis_activations @ prior.matrix.T - prior.offset for prior, own in zip(priors, activations, strict=True)
     ]
     widths = [len(prior.offset) for prior in priors]
     moments = Moments(basis_activations.shape[1], sum(widths))
-    for rows, targets in zip(basis_activations.split(BATCH_SIZE), torch.cat(residuals, dim=1).split(BATCH_SIZE), strict=True):
+    for rows, targets in zip(
+        basis_activations.split(BATCH_SIZE), torch.cat(residuals, dim=1).split(BATCH_SIZE), strict=True
+    ):
         moments.add(rows, targets)
     matrix, offset = ridge(moments, RIDGE, intercept=intercept)
     return tuple(
@@ -132,7 +139,8 @@ def project(
 
 
 def aligned(basis: Basis, k: int, activations: Tensor, symmetry: Symmetry) -> Tensor:
-    """Return a member's share in the centroids' activations, Σ_u A[u, c] a_u: (n, c); summed over members, an estimate of ã.
+    """Return a member's share in the centroids' activations, Σ_u A[u, c] a_u: (n, c); summed over members, an estimate
+    of ã.
 
     For an activation that is odd up to a constant, a flipped unit counts as ``constant − a``.
     """

@@ -41,7 +41,9 @@ def count(labels: NDArray[np.int64], member: NDArray[np.int64], n_members: int) 
     owned = np.zeros((n_clusters, n_members), dtype=np.int64)
     inside = labels >= 0
     np.add.at(owned, (labels[inside], member[inside]), 1)
-    return Clusters(labels, (owned > 0).mean(1) if n_clusters else np.empty(0), owned.sum(1), np.full(n_clusters, np.nan))
+    return Clusters(
+        labels, (owned > 0).mean(1) if n_clusters else np.empty(0), owned.sum(1), np.full(n_clusters, np.nan)
+    )
 
 
 def in_order(clusters: Clusters) -> Clusters:
@@ -63,8 +65,9 @@ def with_stability(
 ) -> Clusters:  # fmt: skip
     """Return the clusters with their stability: a bootstrap over members (Hennig 2007).
 
-    Members are drawn with replacement; the distinct ones drawn are clustered again into the same number of clusters per
-    unit; a cluster's stability is the mean, over resamples that hold any of it, of its best Jaccard overlap.
+    Members are drawn with replacement; the distinct ones drawn are clustered again, into as many clusters as still have
+    a unit among them; a cluster's stability is the mean, over resamples that hold any of it, of its best Jaccard
+    overlap.
 
     Parameters
     ----------
@@ -83,9 +86,11 @@ def with_stability(
     for _ in range(n_resamples):
         drawn = np.unique(generator.choice(members, len(members)))
         kept = np.flatnonzero(np.isin(own, drawn))
-        n_again = max(1, round(n_clusters * len(kept) / len(rows)))
+        n_again = len(np.unique(labels[kept]))
         clustering = clusterer(points.subset(kept), n_again, random_state)
-        again = clustering.cut(min(n_again, clustering.n_leaves)) if clustering.merges is not None else clustering.labels
+        again = (
+            clustering.cut(min(n_again, clustering.n_leaves)) if clustering.merges is not None else clustering.labels
+        )
         best = _best_jaccard(labels[kept], again, n_clusters)
         present = ~np.isnan(best)
         total[present] += best[present]
@@ -95,7 +100,7 @@ def with_stability(
 
 
 def _best_jaccard(labels: NDArray[np.int64], again: NDArray[np.int64], n_clusters: int) -> NDArray[np.float64]:
-    """Best overlap |A ∩ B| / |A ∪ B| of each cluster A of ``labels`` with any cluster B of ``again``; NaN where A is empty."""
+    """Best overlap |A ∩ B| / |A ∪ B| of each cluster A of ``labels`` with a cluster B of ``again``; NaN if A is empty."""
     both = np.zeros((n_clusters, int(again.max()) + 1))
     np.add.at(both, (labels, again), 1)
     sizes, sizes_again = both.sum(1, keepdims=True), both.sum(0, keepdims=True)

@@ -25,7 +25,10 @@ PARAMETERS = ("grounding", "distance", "clusterer", "n_clusters", "n_resamples",
 
 
 def save_census(
-    census: Census, directory: str | os.PathLike[str], population: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None
+    census: Census,
+    directory: str | os.PathLike[str],
+    population: str | os.PathLike[str],
+    extra_config: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a census.
 
@@ -74,24 +77,32 @@ def load_census(directory: str | os.PathLike[str], population: Population | None
     found = population_fingerprint(population)
     if found != recorded["fingerprint"]:
         raise ArtefactError(
-            "the census is of another population", where=artefact.directory, got=f"a population with fingerprint {found[:12]}",
-            expected=recorded["fingerprint"][:12], cure="take the census again, or pass the population it was taken of",
-        )  # fmt: skip
+            "the census is of another population",
+            where=artefact.directory,
+            got=f"a population with fingerprint {found[:12]}",
+            expected=recorded["fingerprint"][:12],
+            cure="take the census again, or pass the population it was taken of",
+        )
     census = Census(**artefact.config["census"])
     census.population_ = population
     census.networks_ = tuple(canonical(network) for network in population.networks)
     census.calibration_ = artefact.tensors.get("calibration")
     census.layers_ = {
-        name: _from_tensors(name, len(population), artefact.tensors, f"layer-{i}/") for i, name in enumerate(artefact.config["layers"])
+        name: _from_tensors(name, len(population), artefact.tensors, f"layer-{i}/")
+        for i, name in enumerate(artefact.config["layers"])
     }
     return census
 
 
 def _to_tensors(layer: LayerCensus) -> dict[str, Tensor]:
     arrays = {
-        "member": layer.member, "index": layer.index, "alive": layer.alive, "centroid": layer.centroid_,
-        "leaves": layer.clustering.labels, **{field.name: getattr(layer.clusters, field.name) for field in fields(Clusters)},
-    }  # fmt: skip
+        "member": layer.member,
+        "index": layer.index,
+        "alive": layer.alive,
+        "centroid": layer.centroid_,
+        "leaves": layer.clustering.labels,
+        **{field.name: getattr(layer.clusters, field.name) for field in fields(Clusters)},
+    }
     if layer.clustering.merges is not None:
         arrays["merges"] = layer.clustering.merges
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}

@@ -30,5 +30,7 @@ def resolve_width(width: Width, median: int, where: str) -> int:
     else:
         units = width
     if units < 1:
-        raise InputError("not a width", where=where, got=repr(width), expected='a positive int, or a multiple such as "2x"')
+        raise InputError(
+            "not a width", where=where, got=repr(width), expected='a positive int, or a multiple such as "2x"'
+        )
     return units

@@ -77,9 +77,11 @@ class MLP(nn.Module):
         sizes = [n_inputs, *widths, n_outputs]
         if not widths or min(sizes) < 1:
             raise InputError(
-                "an MLP needs positive sizes and at least one hidden layer", where="MLP",
-                got=f"n_inputs={n_inputs}, widths={list(widths)}, n_outputs={n_outputs}", cure="e.g. MLP(64, [32, 32], 10)",
-            )  # fmt: skip
+                "an MLP needs positive sizes and at least one hidden layer",
+                where="MLP",
+                got=f"n_inputs={n_inputs}, widths={list(widths)}, n_outputs={n_outputs}",
+                cure="e.g. MLP(64, [32, 32], 10)",
+            )
         if activation not in ACTIVATIONS:
             raise InputError(
                 "unknown activation", where="MLP(activation=...)", got=repr(activation),
@@ -95,7 +97,8 @@ class MLP(nn.Module):
         x = x.flatten(1)
         for layer in self.hidden:
             x = self.dropout(ACTIVATIONS[self.activation](layer(x)))
-        return self.readout(x)
+        outputs: Tensor = self.readout(x)
+        return outputs
 
     @property
     def config(self) -> MLPConfig:

@@ -43,7 +43,8 @@ def train_population(
     training : hyperparameters; `Training()` by default.
     validation : if given, scored after every epoch, for the metrics.
     random_state : seed of everything. Member k does not depend on how many others there are.
-    checkpoint : directory for a checkpoint after every epoch; a killed run that is started again goes on from there and ends
+    checkpoint : directory for a checkpoint after every epoch; a killed run that is started again goes on from there and
+        ends
         with the same bytes.
     progress : called with (steps done, steps in all).
 

@@ -109,7 +109,9 @@ class Learner:
         if not math.isfinite(losses.sum().item()):  # one number a step; which member it was is asked only then
             self._freeze(~losses.isfinite(), reason)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            # vmap gives transposed gradients, and fused optimisers read them as if they lay in memory as the parameter
+            # does, without a word (torch 2.13).
+            parameter.grad = None if gradient is None else gradient.contiguous()
         self.optimizer.step()
         if self._kept is not None:
             rows, values = self._kept

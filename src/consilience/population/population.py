@@ -72,7 +72,9 @@ class Population:
         if not modules:
             raise InputError("a population needs at least one member", got="no modules")
         if not bool(torch.isfinite(example_input).all()):
-            raise InputError("the example input is not finite", where="example_input", cure="remove NaN and infinite values")
+            raise InputError(
+                "the example input is not finite", where="example_input", cure="remove NaN and infinite values"
+            )
         known: list[tuple[type[nn.Module], Architecture]] = []
         members = []
         for k, module in enumerate(modules):
@@ -158,7 +160,9 @@ def _known_architecture(
         if architecture.shapes(widths, state) != {name: tuple(value.shape) for name, value in state.items()}:
             continue
         try:
-            same = torch.allclose(TracedNetwork(architecture, state)(x), forward(module, state, x), rtol=1e-5, atol=1e-6)
+            same = torch.allclose(
+                TracedNetwork(architecture, state)(x), forward(module, state, x), rtol=1e-5, atol=1e-6
+            )
         except RuntimeError:  # shapes that do not fit the traced program
             continue
         if same:
@@ -174,11 +178,18 @@ def _check_alike(architectures: Sequence[Architecture]) -> None:
             ("input shape", other.program.input_shape, first.program.input_shape),
             ("output size", other.output.width, first.output.width),
             ("layers", [layer.name for layer in other.layers], [layer.name for layer in first.layers]),
-            ("activations", [layer.activations for layer in other.layers], [layer.activations for layer in first.layers]),
+            (
+                "activations",
+                [layer.activations for layer in other.layers],
+                [layer.activations for layer in first.layers],
+            ),
             ("maps between layers", other.structure, first.structure),
         ):
             if mine != theirs:
                 raise InputError(
-                    f"members differ in their {what}", where=f"member {k}", got=mine, expected=f"{theirs}, as member 0 has",
+                    f"members differ in their {what}",
+                    where=f"member {k}",
+                    got=mine,
+                    expected=f"{theirs}, as member 0 has",
                     cure="leave this member out, or build one population per kind",
-                )  # fmt: skip
+                )

@@ -181,7 +181,7 @@ def _stack(modules: Sequence[nn.Module], group: list[int], alone: list[Tensor]) 
     parameters = [dict(module.named_parameters()) for module in members]
     buffers = [dict(module.named_buffers()) for module in members]
     trains = {name: value.requires_grad for name, value in parameters[0].items()}
-    stacked = {name: torch.stack([own[name].detach() for own in parameters]) for name in trains}
+    stacked = {name: torch.stack([own[name].detach() for own in parameters]).contiguous() for name in trains}
     return Stack(
         positions=tuple(group),
         template=copy.deepcopy(members[0]).eval(),

@@ -21,7 +21,9 @@ KIND = "population"
 METRICS = "metrics.jsonl"
 
 
-def save_population(population: Population, directory: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None) -> Path:
+def save_population(
+    population: Population, directory: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None
+) -> Path:
     """Write a population; the same population gives the same bytes.
 
     Raises
@@ -35,7 +37,7 @@ def save_population(population: Population, directory: str | os.PathLike[str], e
         "failed": {str(k): why for k, why in population.failed.items()},
         "provenance": population.provenance,
     }
-    tensors = {"example_input": population.example_input, "members": population_tensors(population)}
+    tensors: dict[str, Any] = {"example_input": population.example_input, "members": population_tensors(population)}
     lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in population.metrics)
     return write_artefact(directory, KIND, config, tensors, extra_files={METRICS: lines} if lines else None)
 
@@ -60,26 +62,35 @@ def load_population(directory: str | os.PathLike[str], module: nn.Module | None 
     modules = []
     for k, description in enumerate(artefact.config["members"]):
         prefix = f"members/{k}/"
-        state = {name.removeprefix(prefix): value for name, value in artefact.tensors.items() if name.startswith(prefix)}
+        state = {
+            name.removeprefix(prefix): value for name, value in artefact.tensors.items() if name.startswith(prefix)
+        }
         if description["type"] != FOREIGN:
             built = build_described(description)
         elif module is None:
             raise InputError(
-                "the members' class is not one of this package's", where=artefact.directory, got=description.get("class"),
+                "the members' class is not one of this package's",
+                where=artefact.directory,
+                got=description.get("class"),
                 cure="pass module=, a module of that class",
-            )  # fmt: skip
+            )
         else:
             architecture = find_layers(module, example)
             known = {layer.writers[0] for layer in architecture.layers}
             by_axis = {axis: state[axis.parameter].shape[axis.dim] for axis in known if axis.parameter in state}
-            built = resize(module, architecture, {layer.name: by_axis[layer.writers[0]] for layer in architecture.hidden})
+            built = resize(
+                module, architecture, {layer.name: by_axis[layer.writers[0]] for layer in architecture.hidden}
+            )
         try:
             built.load_state_dict(state)
         except RuntimeError as error:
             raise ArtefactError(
-                "the parameters do not fit the members' class", where=f"member {k} of {artefact.directory}", got=str(error),
-                expected=type(built).__name__, cure="pass a module of the class that was saved",
-            ) from error  # fmt: skip
+                "the parameters do not fit the members' class",
+                where=f"member {k} of {artefact.directory}",
+                got=str(error),
+                expected=type(built).__name__,
+                cure="pass a module of the class that was saved",
+            ) from error
         modules.append(built)
     metrics = artefact.directory / METRICS
     try:

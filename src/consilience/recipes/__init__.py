@@ -1,0 +1,1 @@
+"""Whole experiments as plain functions; each command is one of them."""

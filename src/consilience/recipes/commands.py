@@ -1,7 +1,7 @@
 """The recipes behind the commands. Each validates everything first, skips what is finished, and writes one artefact.
 
-What a command was asked to do is kept in the artefact's ``config.json`` as its ``request``: a rerun with the same request finds
-its result there; one with another request is refused rather than written over it.
+What a command was asked to do is kept in the artefact's ``config.json`` as its ``request``: a rerun with the same
+request finds its result there; one with another request is refused rather than written over it.
 """
 
 from __future__ import annotations
@@ -68,10 +68,15 @@ def train(flags: cli.Train) -> Result:
     score = mean_score([evaluate(member.module, data.validation) for member in population])
     failed = "".join(f"\n  member {k} failed: {why}" for k, why in population.failed.items())
     return Result(
-        f"{len(population)} members in {flags.out}: validation accuracy {100 * score.accuracy:.2f} % on average{failed}",
-        {"out": str(flags.out), "n_members": len(population), "validation_accuracy": score.accuracy,
-         "failed": {str(k): why for k, why in population.failed.items()}},
-    )  # fmt: skip
+        f"{len(population)} members in {flags.out}: "
+        f"validation accuracy {100 * score.accuracy:.2f} % on average{failed}",
+        {
+            "out": str(flags.out),
+            "n_members": len(population),
+            "validation_accuracy": score.accuracy,
+            "failed": {str(k): why for k, why in population.failed.items()},
+        },
+    )
 
 
 def census(flags: cli.Census) -> Result:
@@ -112,13 +117,18 @@ def assemble(flags: cli.Assemble) -> Result:
         save_network(network, flags.out, {"request": request})
     network = load_network(flags.out, None if _is_own(flags.out) else taken.population_.members[0].module)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    lines, as_json = [f"network in {flags.out}: {parameters} parameters"], {"out": str(flags.out), "parameters": parameters}
+    lines, as_json = (
+        [f"network in {flags.out}: {parameters} parameters"],
+        {"out": str(flags.out), "parameters": parameters},
+    )
     population = (flags.census / read_config(flags.census)["population"]["path"]).resolve()
     if "data" in read_config(population).get("request", {}):
         data = _data_of(population, None, flags.seed)
         for name, scored in (("assembly", network), ("ensemble of the members", Ensemble(taken.population_))):
             score = evaluate(scored, data.validation)
-            lines.append(f"  {name:<24} validation accuracy {100 * score.accuracy:.2f} ± {100 * score.accuracy_se:.2f} %")
+            lines.append(
+                f"  {name:<24} validation accuracy {100 * score.accuracy:.2f} ± {100 * score.accuracy_se:.2f} %"
+            )
             as_json[f"{name.split()[0]}_validation_accuracy"] = score.accuracy
     return Result("\n".join(lines), as_json)
 
@@ -174,9 +184,11 @@ def _finished(out: Path, kind: str, request: dict[str, Any]) -> bool:
     if found != request:
         differing = sorted(k for k in {*(found or {}), *request} if (found or {}).get(k) != request.get(k))
         raise ArtefactError(
-            f"the output directory holds another {kind}", where=out, got="a result that differs in " + ", ".join(differing),
+            f"the output directory holds another {kind}",
+            where=out,
+            got="a result that differs in " + ", ".join(differing),
             cure="choose another --out, or delete that directory",
-        )  # fmt: skip
+        )
     return True
 
 

@@ -55,13 +55,18 @@ class _Contest:
         test, validation = evaluate(network, self.data.test), evaluate(network, self.data.validation)
         return Row(method, group, width, size, test, validation, steps, seconds)
 
-    def train(self, network: nn.Module, rate: float, progress: Progress | None) -> tuple[nn.Module, list[LearningPoint], float]:
-        """Train one network for as many steps as a member took; returns it, its test scores by epoch and the seconds."""
+    def train(
+        self, network: nn.Module, rate: float, progress: Progress | None
+    ) -> tuple[nn.Module, list[LearningPoint], float]:
+        """Train one network for as many steps as a member took: it, its test scores by epoch, and the seconds."""
         training = Training(
-            epochs=self.training.epochs, batch_size=self.training.batch_size, optimizer=self.training.optimizer,
-            learning_rate=rate * self.training.learning_rate, momentum=self.training.momentum,
+            epochs=self.training.epochs,
+            batch_size=self.training.batch_size,
+            optimizer=self.training.optimizer,
+            learning_rate=rate * self.training.learning_rate,
+            momentum=self.training.momentum,
             weight_decay=self.training.weight_decay,
-        )  # fmt: skip
+        )
         train, test = self.data.train, self.data.test
         start = evaluate(network, test)
         began = time.perf_counter()
@@ -117,11 +122,16 @@ def run_experiment(
             began = time.perf_counter()
             network = assemble(census, width, correction=correction, random_state=random_state)
             built[width, correction] = network
-            rows.append(contest.row(f"assembly, {correction}", "assembly", width, network, seconds=time.perf_counter() - began))
+            rows.append(
+                contest.row(f"assembly, {correction}", "assembly", width, network, seconds=time.perf_counter() - began)
+            )
 
     best = "least-squares" if "least-squares" in usable else "none"
     start = built.get((TRAINED_WIDTH, best)) or assemble(census, TRAINED_WIDTH, correction=best)
-    contestants = (("from scratch", "alternative", initialise(start, random_state), 1.0), ("fine-tuned assembly", "assembly", start, FINE_TUNING_RATE))
+    contestants = (
+        ("from scratch", "alternative", initialise(start, random_state), 1.0),
+        ("fine-tuned assembly", "assembly", start, FINE_TUNING_RATE),
+    )
     learning: dict[str, list[LearningPoint]] = {}
     for name, group, network, rate in contestants:
         progress(f"{name}, {TRAINED_WIDTH}")
@@ -167,9 +177,14 @@ def _check_fits(population: Population, data: Data) -> None:
 
 def _summary(layer: LayerCensus, population: Population) -> LayerSummary:
     return LayerSummary(
-        name=layer.name, n_units=len(layer.member), n_dead=layer.n_dead_, median_width=population.median_width(layer.name),
-        frequency=layer.frequency_.tolist(), size=layer.size_.tolist(), stability=layer.stability_.tolist(),
-    )  # fmt: skip
+        name=layer.name,
+        n_units=len(layer.member),
+        n_dead=layer.n_dead_,
+        median_width=population.median_width(layer.name),
+        frequency=layer.frequency_.tolist(),
+        size=layer.size_.tolist(),
+        stability=layer.stability_.tolist(),
+    )
 
 
 def _centroid_images(census: Census, data: Data) -> list[Any]:
@@ -183,7 +198,12 @@ def _centroid_images(census: Census, data: Data) -> list[Any]:
 
 def _describe_data(data: Data) -> dict[str, Any]:
     sizes = {f"n_{part}": len(getattr(data, part)) for part in ("train", "calibration", "validation", "test")}
-    return {"name": data.name, **sizes, "n_classes": data.n_classes, "image_shape": data.image_shape and list(data.image_shape)}
+    return {
+        "name": data.name,
+        **sizes,
+        "n_classes": data.n_classes,
+        "image_shape": data.image_shape and list(data.image_shape),
+    }
 
 
 def _describe_population(population: Population) -> dict[str, Any]:
@@ -200,4 +220,3 @@ def _describe_population(population: Population) -> dict[str, Any]:
 def _describe_census(census: Census) -> dict[str, Any]:
     names = ("grounding", "distance", "clusterer", "n_clusters", "n_resamples", "random_state")
     return {name: getattr(census, name) for name in names}
-

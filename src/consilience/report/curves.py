@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from consilience.errors import InputError
 from consilience.report.labels import above, size_of
 from consilience.report.results import LayerSummary
-from consilience.report.style import FREQUENCY, MUTED, SIZE, SMALL, STABILITY, own_axes, styled
+from consilience.report.style import FREQUENCY, MUTED, SIZE, SMALL, STABILITY, own_axes, shortened, styled
 
 MANY = 1000  # dots, beyond which a vector for each would make the page heavy and no sharper
 
@@ -36,14 +36,16 @@ def frequency_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
     if np.isfinite(stability).any():
         n = len(stability)
         size = 2.5 + 3.5 * min(1.0, 40 / n)
-        ax.plot(np.arange(n) + 1, stability, ".", color=STABILITY, markersize=size, markeredgewidth=0, rasterized=n > MANY)
+        ax.plot(
+            np.arange(n) + 1, stability, ".", color=STABILITY, markersize=size, markeredgewidth=0, rasterized=n > MANY
+        )
         key.append(Line2D([], [], color=STABILITY, marker=".", linestyle="none", markersize=6, label="stability"))
     ax.set(ylim=(0, 105), ylabel="share (%)")
     ax.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
     _ranks(ax, layer)
     ax.legend(
-        handles=key, loc="lower right", bbox_to_anchor=(1, 1 + 15 / size_of(ax)[1]), borderaxespad=0, borderpad=0, ncols=2,
-        handlelength=1, handletextpad=0.5, columnspacing=1.2,
+        handles=key, loc="lower right", bbox_to_anchor=(1, 1 + 15 / size_of(ax)[1]), borderaxespad=0, borderpad=0,
+        ncols=2, handlelength=1, handletextpad=0.5, columnspacing=1.2,
     )  # fmt: skip
     return ax
 
@@ -80,7 +82,7 @@ def _axes(layer: LayerSummary, ax: Axes | None) -> Axes:
     counts = (len(layer.frequency), len(layer.size), len(layer.stability))
     if not counts[0] or len(set(counts)) > 1:
         raise InputError(
-            "a layer cannot be drawn", where=layer.name, got="%d frequencies, %d sizes, %d stabilities" % counts,
+            "a layer cannot be drawn", where=layer.name, got="{} frequencies, {} sizes, {} stabilities".format(*counts),
             expected="one of each for every cluster, and at least one cluster",
         )  # fmt: skip
     return ax or own_axes(4.2, 2.6, left=0.6, right=0.1, bottom=0.5, top=0.5)
@@ -89,24 +91,15 @@ def _axes(layer: LayerSummary, ax: Axes | None) -> Axes:
 def _steps(ax: Axes, height: Sequence[float] | np.ndarray, colour: str, baseline: float) -> None:
     edges = np.arange(len(height) + 1) + 0.5
     ax.stairs(height, edges, baseline=baseline, fill=True, color=colour, alpha=0.25, linewidth=0)
-    ax.stairs(height, edges, baseline=baseline, color=colour, linewidth=1.2)
+    ax.stairs(height, edges, baseline=baseline, color=colour, linewidth=1.2 if len(height) <= 150 else 0.6)
 
 
 def _ranks(ax: Axes, layer: LayerSummary) -> None:
     n = len(layer.frequency)
     ax.set(xlim=(0.5, n + 0.5), xlabel=f"rank of the cluster in {shortened(layer.name)}")
-    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     ax.grid(visible=False, axis="x")
     factors = [2**power for power in range(12) if layer.median_width and layer.median_width * 2**power <= n]
     for factor in factors:
         ax.axvline(layer.median_width * factor + 0.5, color=MUTED, linewidth=0.7, linestyle=(0, (2, 2)), zorder=0.5)
     above(ax, [f"{factor}x" for factor in factors], [layer.median_width * factor + 0.5 for factor in factors])
-
-
-def shortened(name: str, longest: int = 26) -> str:
-    """Return a name with its middle left out where it is too long for a label.
-
-    >>> shortened("hidden.0"), shortened("stages.2.blocks.11.conv2", 15)
-    ('hidden.0', 'stages.….conv2')
-    """
-    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-(longest - longest // 2 - 1) :]}"

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
+from consilience.report.accuracy import accuracy_against_width
 from consilience.report.curves import frequency_curve, size_curve
 from consilience.report.images import centroid_images
-from consilience.report.scores import accuracy_against_width, learning_curves
+from consilience.report.learning import learning_curves
 
 __all__ = ["accuracy_against_width", "centroid_images", "frequency_curve", "learning_curves", "size_curve"]

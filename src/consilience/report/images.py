@@ -28,8 +28,8 @@ def centroid_images(
 ) -> Axes:
     """Draw the n most frequent centroids in a grid, the frequency of each above it.
 
-    Every image has its own scale, symmetric around 0, so that a pattern is seen however small its weights: with one channel
-    red is above 0 and blue below; with three, 0 is grey and a channel above 0 adds its colour.
+    Every image has its own scale, symmetric around 0, so that a pattern is seen however small its weights: with one
+    channel red is above 0 and blue below; with three, 0 is grey and a channel above 0 adds its colour.
 
     Parameters
     ----------
@@ -51,14 +51,14 @@ def centroid_images(
     height = images.shape[2] / images.shape[3]  # of an image; its width is 1
     ax, text_size, line = _grid(ax, rows, columns, height)
     for place, index in enumerate(shown):
-        x, y = (place % columns) * (1 + GAP), (place // columns) * (height + line + GAP / 2)
+        x, y = (place % columns) * (1 + GAP), (place // columns) * (height + line + GAP)
         image, limits = _picture(images[index])
         ax.imshow(image, extent=(x, x + 1, y + line + height, y + line), interpolation="none", zorder=2, **limits)
         ax.text(
-            x + 0.5, y + line * 0.9, _share(share[index], share, n_members), ha="center", va="baseline", fontsize=text_size,
-            color=INK,
+            x + 0.5, y + line * 0.85, _share(share[index], share, n_members), ha="center", va="baseline",
+            fontsize=text_size, color=INK,
         )  # fmt: skip
-    ax.set(xlim=(-0.02, columns * (1 + GAP) - GAP + 0.02), ylim=(rows * (height + line + GAP / 2) - GAP / 2 + 0.02, 0))
+    ax.set(xlim=(-0.02, columns * (1 + GAP) - GAP + 0.02), ylim=(rows * (height + line + GAP) - GAP + 0.02, 0))
     return ax
 
 
@@ -67,12 +67,17 @@ def _check(centroids: Sequence[Any] | NDArray[np.floating], frequency: Sequence[
     try:
         images = np.asarray(centroids, dtype=np.float64)
     except (ValueError, TypeError) as error:
-        raise InputError("the centroids are no images of one shape", where="centroids", got=str(error), expected=expected) from error
+        raise InputError(
+            "the centroids are no images of one shape", where="centroids", got=str(error), expected=expected
+        ) from error
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise InputError("the centroids are no images", where="centroids", got=images.shape, expected=expected)
     if len(frequency) < len(images):
         raise InputError(
-            "some centroids have no frequency", where="frequency", got=len(frequency), expected=f"at least {len(images)}"
+            "some centroids have no frequency",
+            where="frequency",
+            got=len(frequency),
+            expected=f"at least {len(images)}",
         )
     return images
 
@@ -87,8 +92,10 @@ def _grid(ax: Axes | None, rows: int, columns: int, height: float) -> tuple[Axes
     if ax is None:
         tile = 72 * min((WIDTH - 0.1) / (columns * (1 + GAP)), 0.85)  # points
         text_size, line = _text(tile)
-        grid_height = rows * (height + line + GAP / 2) * tile / 72
-        ax = own_axes(columns * (1 + GAP) * tile / 72 + 0.1, grid_height + 0.1, left=0.05, right=0.05, bottom=0.05, top=0.05)
+        grid_height = rows * (height + line + GAP) * tile / 72
+        ax = own_axes(
+            columns * (1 + GAP) * tile / 72 + 0.1, grid_height + 0.1, left=0.05, right=0.05, bottom=0.05, top=0.05
+        )
     else:
         text_size, line = _text(size_of(ax)[0] / (columns * (1 + GAP)))
     ax.set_axis_off()
@@ -98,7 +105,7 @@ def _grid(ax: Axes | None, rows: int, columns: int, height: float) -> tuple[Axes
 
 def _text(tile: float) -> tuple[float, float]:
     text_size = min(SMALL, tile / 3.2)  # "100 %" is 3.2 times as wide as it is high
-    return text_size, 1.35 * text_size / tile
+    return text_size, 1.45 * text_size / tile
 
 
 def _picture(image: NDArray[np.float64]) -> tuple[NDArray[np.float64], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a report shows, as plain data: numbers, names and arrays, never models.
 
-`Experiment.save` writes ``results.json``; `Experiment.load` reads it, so that a report can be drawn again without computing.
+`Experiment.save` writes ``results.json``; `Experiment.load` reads it, so that a report can be drawn again without
+computing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 
 from consilience.errors import ArtefactError
 from consilience.evaluation import Score
-from consilience.store import atomic_write
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
@@ -78,8 +78,8 @@ class Experiment:
     table : rows in the order shown.
     learning : curve name ("fine-tuned assembly", "from scratch") → points.
     layers : the census, layer by layer.
-    centroids : first-layer centroids as images (C, H, W) nested lists, in canonical order; empty if inputs are no images.
-    obtained : what a reader needs to get these numbers again: command, seed, versions, method of each column.
+    centroids : first-layer centroids as images (C, H, W) nested lists, in canonical order; empty if inputs are no
+    images. obtained : what a reader needs to get these numbers again: command, seed, versions, method of each column.
     """
 
     title: str
@@ -98,6 +98,8 @@ class Experiment:
 
     def save(self, directory: Path) -> Path:
         """Write ``results.json`` into an existing directory."""
+        from consilience.store import atomic_write  # imports torch, which nothing else here needs
+
         text = self.to_json()
         path = directory / FILE_NAME
         atomic_write(path, text.encode())
@@ -108,14 +110,27 @@ class Experiment:
         """Read ``results.json``; raise `ArtefactError` if it is missing, damaged or of another format version."""
         path = directory / FILE_NAME
         if not path.is_file():
-            raise ArtefactError("there are no results here", where=directory, expected=FILE_NAME, cure="run `consilience report` on a census first")
+            raise ArtefactError(
+                "there are no results here",
+                where=directory,
+                expected=FILE_NAME,
+                cure="run `consilience report` on a census first",
+            )
         try:
             raw = json.loads(path.read_text())
             version = raw.pop("format_version")
         except (ValueError, KeyError, AttributeError) as error:
-            raise ArtefactError("the results are damaged", where=path, got=str(error), cure="make them again") from error
+            raise ArtefactError(
+                "the results are damaged", where=path, got=str(error), cure="make them again"
+            ) from error
         if version != FORMAT_VERSION:
-            raise ArtefactError("unknown format version", where=path, got=version, expected=FORMAT_VERSION, cure="use the version of consilience that wrote it")
+            raise ArtefactError(
+                "unknown format version",
+                where=path,
+                got=version,
+                expected=FORMAT_VERSION,
+                cure="use the version of consilience that wrote it",
+            )
         try:
             return cls(
                 **{
@@ -129,7 +144,9 @@ class Experiment:
                 }
             )
         except (KeyError, TypeError) as error:
-            raise ArtefactError("the results are damaged", where=path, got=str(error), cure="make them again") from error
+            raise ArtefactError(
+                "the results are damaged", where=path, got=str(error), cure="make them again"
+            ) from error
 
 
 def _row(raw: Mapping[str, Any]) -> Row:

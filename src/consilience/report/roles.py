@@ -1,7 +1,7 @@
 """What a row of the table is, told by its group and the words of its method.
 
 - "mean member", "best member" and "ensemble…" are what everything else is measured against: lines, not points.
-- "assembly, CORRECTION" of group "assembly" is an assembly that was not trained on labels; with "fine-tuned" in it, it was.
+- "assembly, CORRECTION" of group "assembly" was not trained on labels; with "fine-tuned" in its name, it was.
 - "… from scratch" is a network of an assembly's width that never saw the members.
 - Anything else goes by its own name.
 """
@@ -21,7 +21,7 @@ FULL = "full"
 def role(row: Row) -> str:
     """Return one of the constants above, the name of a correction ("assembly, none"), or the method itself.
 
-    >>> from consilience.report.results import Score
+    >>> from consilience.evaluation import Score
     >>> score = Score(0.9, 0.01, 0.3, 100)
     >>> role(Row("ensemble of the members", "members", "", 10, score, score, 0, 0.0))
     'ensemble'

@@ -1,8 +1,8 @@
 """How all figures look: one small style, one colour per method, and axes that leave no trace outside themselves.
 
-- Blues, from light to dark, are the assemblies in the order of what their correction costs; black is the ensemble, greys are
-  the members and the alternatives; the two trained networks stand out in vermilion and purple. The order of the blues and the
-  difference of the others survive every common colour blindness, and every series has a marker of its own besides.
+- Blues, from light to dark, are the assemblies in the order of what their correction costs; black is the ensemble,
+  greys are the members and the alternatives; the two trained networks stand out in vermilion and purple. The order of
+  the blues and the difference of the others survive every common colour blindness; every series has a marker besides.
 - Figures are `matplotlib.figure.Figure` objects: no pyplot, no window, nothing to close.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -24,11 +24,12 @@ T = TypeVar("T")
 
 INK, MUTED, GRID = "#222222", "#666666", "#e4e4e4"
 FREQUENCY, STABILITY, SIZE = "#4a6fa5", "#b3541e", "#6b6f76"
-WIDTH = 7.2  # inches, 691 CSS pixels: fits the text column of the page without scaling
+WIDTH = 8.8  # inches, 845 CSS pixels: fills the column of the page, so that text has the size chosen here
+FONT = "DejaVu Sans"  # ships with matplotlib, so that a text is as wide everywhere
 SMALL, NORMAL = 8.0, 9.0  # points, 10.7 and 12 CSS pixels
 
-STYLE = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib, so that text is as wide everywhere
+STYLE: Any = {
+    "font.family": FONT,
     "font.size": NORMAL,
     "axes.labelsize": NORMAL,
     "axes.edgecolor": "#999999",
@@ -77,12 +78,13 @@ OTHER_MARKERS = ("P", "^", "<", ">", "h", "d", "p", "8")
 
 
 def looks(names: Sequence[str], *, grey: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
-    """Return a (colour, marker) for each name; those that have none of their own get the next free one, those in ``grey`` grey."""
+    """Return a (colour, marker) for each name; strangers get the next free ones, or grey if they are in ``grey``."""
     strangers = [name for name in names if name not in COLOURS and name not in grey]
     unmarked = [name for name in names if name not in MARKERS]
     return {
         name: (
-            COLOURS.get(name) or ("#8a8578" if name in grey else OTHER_COLOURS[strangers.index(name) % len(OTHER_COLOURS)]),
+            COLOURS.get(name)
+            or ("#8a8578" if name in grey else OTHER_COLOURS[strangers.index(name) % len(OTHER_COLOURS)]),
             MARKERS.get(name) or OTHER_MARKERS[unmarked.index(name) % len(OTHER_MARKERS)],
         )
         for name in names
@@ -121,3 +123,12 @@ def own_axes(width: float, height: float, *, left: float, right: float, bottom: 
 def _luminance(rgb: tuple[float, float, float]) -> float:
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in rgb]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def shortened(name: str, longest: int = 26) -> str:
+    """Return a name with its middle left out where it is too long for a label.
+
+    >>> shortened("hidden.0"), shortened("stages.2.blocks.11.conv2", 15)
+    ('hidden.0', 'stages.….conv2')
+    """
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-(longest - longest // 2 - 1) :]}"

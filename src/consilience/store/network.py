@@ -100,7 +100,10 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
 
 
 def describe_network(module: nn.Module) -> dict[str, Any]:
-    """Return what ``config.json`` says of a module: type and config, or the name of its class. Subclasses by others are not this package's to build."""
+    """Return what ``config.json`` says of a module: its type and config, or only the name of its class.
+
+    Subclasses by others are not this package's to build.
+    """
     own = type(module).__module__.split(".")[:2] == ["consilience", "nets"]
     config = getattr(module, "config", None)
     if own and is_dataclass(config) and not isinstance(config, type):

@@ -1,0 +1,1 @@
+"""The ground floor: the layers of any network, their symmetries, hyperplanes and activations."""

@@ -18,13 +18,17 @@ BATCH_SIZE = 1024
 Stage = Literal["written", "read"]
 
 
-def stream(network: TracedNetwork, x: Tensor, values: Sequence[str], batch_size: int = BATCH_SIZE) -> Iterator[dict[str, Tensor]]:
+def stream(
+    network: TracedNetwork, x: Tensor, values: Sequence[str], batch_size: int = BATCH_SIZE
+) -> Iterator[dict[str, Tensor]]:
     """Yield the named traced values for inputs x (n, ...), ``batch_size`` samples at a time and in order."""
     for batch in x.split(batch_size):
         yield network.values(batch, values)
 
 
-def activations(network: TracedNetwork, x: Tensor, layer: str, stage: Stage = "read", batch_size: int = BATCH_SIZE) -> Tensor:
+def activations(
+    network: TracedNetwork, x: Tensor, layer: str, stage: Stage = "read", batch_size: int = BATCH_SIZE
+) -> Tensor:
     """Return one layer's units on inputs x: (n, u).
 
     Parameters

@@ -1,6 +1,7 @@
 """The units of all members as one table, each as its hyperplane ``[w; b]`` in the coordinates of a common basis.
 
-Axis legend: ``k`` member, ``u`` unit of one member, ``U`` units of all members, ``c`` basis cluster, ``s`` kernel position.
+Axis legend: ``k`` member, ``u`` unit of one member, ``U`` units of all members, ``c`` basis cluster, ``s`` kernel
+position.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from consilience.units.symmetry import axis_norms
 
 @dataclass(frozen=True)
 class Projection:
-    """How one member's activations are made of the basis activations: ``a ≈ matrix · ã + offset`` (DESIGN 3.2: P and c).
+    """How one member's activations are made of the basis activations: ``a ≈ matrix · ã + offset`` (DESIGN 3.2: P and
+    c).
 
     Attributes
     ----------
@@ -62,7 +64,9 @@ def ground(m: Map, network: TracedNetwork, projection: Projection | None) -> tup
     bias = network.state[m.bias] if m.bias else matrix.new_zeros(len(matrix))
     if projection is None:
         return matrix, bias
-    return torch.einsum("uis,ic->ucs", matrix, projection.matrix), bias + torch.einsum("uis,i->u", matrix, projection.offset)
+    return torch.einsum("uis,ic->ucs", matrix, projection.matrix), bias + torch.einsum(
+        "uis,i->u", matrix, projection.offset
+    )
 
 
 def hyperplanes(
@@ -90,4 +94,6 @@ def hyperplanes(
 def unit_index(networks: Sequence[TracedNetwork], layer: str) -> tuple[Tensor, Tensor]:
     """Return, for the units of all members one member after the other, whose and which each is: two (U,) tensors."""
     widths = [network.architecture.layer(layer).width for network in networks]
-    return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths)), torch.cat([torch.arange(w) for w in widths])
+    return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths)), torch.cat(
+        [torch.arange(w) for w in widths]
+    )

@@ -1,12 +1,13 @@
 """The layers of any traced module: which parameter axes index the same units.
 
-A *layer* is a set of interchangeable units. Its units are *written* by the output axis of weights and biases and *read* by
-the input axis of the weights that follow. The axes are found by following labels through the traced operations: a weighted
-operation gives its output a new label, an elementwise operation passes labels on, and a label that arrives at another
-weight's input axis ties that axis to the layer.
+A *layer* is a set of interchangeable units. Its units are *written* by the output axis of weights and biases and *read*
+by the input axis of the weights that follow. The axes are found by following labels through the traced operations: a
+weighted operation gives its output a new label, an elementwise operation passes labels on, and a label that arrives at
+another weight's input axis ties that axis to the layer.
 
-An operation is either in one of the tables below, with its effect on units known exactly, or the module is refused by name.
-Axis legend: ``u`` units written, ``i`` units read, ``s`` positions of a kernel (1 for a linear map), ``n`` samples.
+An operation is either in one of the tables below, with its effect on units known exactly, or the module is refused by
+name. Axis legend: ``u`` units written, ``i`` units read, ``s`` positions of a kernel (1 for a linear map), ``n``
+samples.
 """
 
 from __future__ import annotations
@@ -24,22 +25,49 @@ from consilience.units.tracing import Program, describe, trace
 
 aten = torch.ops.aten
 
-# Elementwise operations: name of the activation (DESIGN's symmetry table knows some of them; the others have no symmetry).
+# Elementwise operations and what the symmetry table calls them; those that it does not know have no symmetry.
 ELEMENTWISE: dict[object, str] = {
-    aten.relu.default: "relu", aten.leaky_relu.default: "leaky_relu", aten.tanh.default: "tanh", aten.erf.default: "erf",
-    aten.sigmoid.default: "sigmoid", aten.softplus.default: "softplus", aten.gelu.default: "gelu", aten.silu.default: "silu",
-    aten.elu.default: "elu", aten.selu.default: "selu", aten.celu.default: "celu", aten.mish.default: "mish",
-    aten.hardtanh.default: "hardtanh", aten.hardsigmoid.default: "hardsigmoid", aten.hardswish.default: "hardswish",
-    aten.relu6.default: "relu6", aten.log_sigmoid.default: "log_sigmoid", aten.sin.default: "sin", aten.cos.default: "cos",
-}  # fmt: skip
+    aten.relu.default: "relu",
+    aten.leaky_relu.default: "leaky_relu",
+    aten.tanh.default: "tanh",
+    aten.erf.default: "erf",
+    aten.sigmoid.default: "sigmoid",
+    aten.softplus.default: "softplus",
+    aten.gelu.default: "gelu",
+    aten.silu.default: "silu",
+    aten.elu.default: "elu",
+    aten.selu.default: "selu",
+    aten.celu.default: "celu",
+    aten.mish.default: "mish",
+    aten.hardtanh.default: "hardtanh",
+    aten.hardsigmoid.default: "hardsigmoid",
+    aten.hardswish.default: "hardswish",
+    aten.relu6.default: "relu6",
+    aten.log_sigmoid.default: "log_sigmoid",
+    aten.sin.default: "sin",
+    aten.cos.default: "cos",
+}
 
 # Operations that leave every value where it is (dropout: in eval mode).
 PASSING = {
-    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.clone.default, aten.detach.default,
-    aten.alias.default, aten.contiguous.default, aten.lift_fresh_copy.default, aten.detach_.default,
-}  # fmt: skip
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+    aten.clone.default,
+    aten.detach.default,
+    aten.alias.default,
+    aten.contiguous.default,
+    aten.lift_fresh_copy.default,
+    aten.detach_.default,
+}
 # The same, where the shape comes out as it went in; on values without units they may do anything.
-RESHAPING = {aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.squeeze.default}
+RESHAPING = {
+    aten.flatten.using_ints,
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.squeeze.default,
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +152,9 @@ class Architecture:
     def layer(self, name: str) -> Layer:
         """Return the layer called ``name``; raise `InputError` with the names there are."""
         if name not in self._by_name:
-            raise InputError("no layer has this name", got=repr(name), expected=", ".join(repr(n) for n in self._by_name))
+            raise InputError(
+                "no layer has this name", got=repr(name), expected=", ".join(repr(n) for n in self._by_name)
+            )
         return self._by_name[name]
 
     @property
@@ -205,8 +235,8 @@ def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
     Raises
     ------
     TracingError
-        If an operation on units is not understood (the message names the operation and its module), or the module's use of
-        its parameters leaves a unit's axes unknown.
+        If an operation on units is not understood (the message names the operation and its module), or the module's use
+        of its parameters leaves a unit's axes unknown.
     """
     return _Labels(trace(module, example_input)).architecture()
 
@@ -226,7 +256,9 @@ class _Labels:
     labels: dict[fx.Node, _Units] = field(default_factory=dict)
     maps: list[Map] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)  # weight → name of its map and of the layer it writes
-    reads: dict[str, list[tuple[str, _Units]]] = field(default_factory=dict)  # weight → (weight that reads it, what it reads)
+    reads: dict[str, list[tuple[str, _Units]]] = field(
+        default_factory=dict
+    )  # weight → (weight that reads it, what it reads)
 
     def architecture(self) -> Architecture:
         nodes = [node for node in self.program.nodes if node.op == "call_function"]
@@ -290,28 +322,27 @@ class _Labels:
         unread = [m.name for m in self.maps if not self.reads[m.weight] and m.weight != output]
         if unused or unread:
             raise TracingError(
-                "parameters do not reach the output", where=self.program.module_name,
-                got=", ".join(repr(name) for name in unused or unread), cure="remove what the forward pass does not use",
-            )  # fmt: skip
+                "parameters do not reach the output",
+                where=self.program.module_name,
+                got=", ".join(repr(name) for name in unused or unread),
+                cure="remove what the forward pass does not use",
+            )
         if self.reads[output]:
             raise TracingError(
-                "a layer is both returned and read again", where=f"layer '{self.names[output]}' of {self.program.module_name}",
-                expected="outputs that nothing inside reads", cure="return the output of a layer of its own",
-            )  # fmt: skip
+                "a layer is both returned and read again",
+                where=f"layer '{self.names[output]}' of {self.program.module_name}",
+                expected="outputs that nothing inside reads",
+                cure="return the output of a layer of its own",
+            )
 
     def layer(self, m: Map, *, is_output: bool) -> Layer:
-        stages = {read.activations for _, read in self.reads[m.weight]} or {()}
-        if len(stages) > 1:
-            raise TracingError(
-                "a layer is read before and after an activation", where=f"layer '{m.writes}' of {self.program.module_name}",
-                got=" and ".join(", ".join(stage) or "as it is" for stage in sorted(stages)),
-                cure="let every reader of a layer read it after the same activations",
-            )  # fmt: skip
+        # One stage only: no operation in the tables joins two branches, so a layer has one reader.
+        (activations,) = {read.activations for _, read in self.reads[m.weight]} or {()}
         (node,) = (node for node in self.program.nodes if node.name == m.output_value)
         return Layer(
             name=m.writes,
             width=int(node.meta["val"].shape[-1]),
-            activations=stages.pop(),
+            activations=activations,
             writers=(Axis(m.weight, 0), *((Axis(m.bias, 0),) if m.bias else ())),
             readers=tuple(Axis(weight, 1) for weight, _ in self.reads[m.weight]),
             interchangeable=not is_output,
@@ -348,4 +379,3 @@ def _activation(node: fx.Node) -> str:
     """Name of an activation, with its arguments where they are not the defaults: ``relu``, ``leaky_relu(0.2)``."""
     arguments = [str(a) for a in node.args[1:]] + [f"{key}={value}" for key, value in node.kwargs.items()]
     return ELEMENTWISE[node.target] + (f"({', '.join(arguments)})" if arguments else "")
-

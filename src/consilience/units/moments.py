@@ -37,8 +37,8 @@ class Moments:
 def ridge(moments: Moments, strength: float, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
     """Return W (n_y, n_x) and b (n_y,) that minimise Σ‖y − W x − b‖² + λ‖W‖².
 
-    ``λ = strength · tr(Cov x) / n_x`` per sample, so that ``strength`` has no units; 0 gives the minimum-norm least squares.
-    Without ``intercept``, b is zero and moments about zero stand in for covariances.
+    ``λ = strength · tr(Cov x) / n_x`` per sample, so that ``strength`` has no units; 0 gives the minimum-norm least
+    squares. Without ``intercept``, b is zero and moments about zero stand in for covariances.
     """
     n = moments.count
     mean_x, mean_y = (moments.sum_x / n, moments.sum_y / n) if intercept else (0 * moments.sum_x, 0 * moments.sum_y)

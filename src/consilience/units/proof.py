@@ -1,4 +1,4 @@
-"""The proof that a module was understood: its symmetries, applied to the module itself, must not change its function."""
+"""The proof that a module was understood: its symmetries, applied to the module itself, do not change its function."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TOLERANCE = 1e-5  # of the largest output: some 100 roundings of float32
 def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
     """Check on inputs x (n, ...) that the layers found in ``module`` are its layers.
 
-    The traced program must return what the module returns; then, layer by layer, units are permuted and, where the activation
-    allows, rescaled and flipped, all at random, and the *module's own* forward pass must return the same. Its mode
-    (train or eval) is left as it was.
+    The traced program must return what the module returns; then, layer by layer, units are permuted and, where the
+    activation allows, rescaled and flipped, all at random, and the *module's own* forward pass must return the same.
+    Its mode (train or eval) is left as it was.
 
     Raises
     ------
@@ -47,7 +47,8 @@ def forward(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor
     was_training = module.training
     try:
         with torch.no_grad():
-            return functional_call(module.eval(), dict(state), (x,))
+            outputs: Tensor = functional_call(module.eval(), dict(state), (x,))
+            return outputs
     finally:
         module.train(was_training)
 

@@ -27,12 +27,17 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
     Raises
     ------
     InputError
-        If a name is not a hidden layer, a width is not positive, or the copy fails to run because the module's forward pass
-        writes out one of its widths.
+        If a name is not a hidden layer, a width is not positive, or the copy fails to run because the module's forward
+        pass writes out one of its widths.
     """
     for name, width in widths.items():
         if not architecture.layer(name).interchangeable and width != architecture.layer(name).width:
-            raise InputError("the outputs keep their number", where=f"layer '{name}'", got=width, expected=architecture.layer(name).width)
+            raise InputError(
+                "the outputs keep their number",
+                where=f"layer '{name}'",
+                got=width,
+                expected=architecture.layer(name).width,
+            )
         if width < 1:
             raise InputError("a layer needs at least one unit", where=f"layer '{name}'", got=width)
     new = copy.deepcopy(module)

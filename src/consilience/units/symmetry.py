@@ -5,8 +5,8 @@ Two hyperplanes that differ by a symmetry of the activation are the same unit. W
 - homogeneous, ``f(s z) = s f(z)`` for s > 0: ``[w; b] ← s [w; b]``, outgoing ``a ← a / s``;
 - odd, ``f(−z) = −f(z)``: ``[w; b] ← −[w; b]``, ``a ← −a``;
 - odd up to a constant, ``f(z) + f(−z) = c``: the same, and the reader's bias takes ``c·a``;
-- even up to a linear term, ``f(z) − f(−z) = m z``: only where a linear path can take the rest (recovery uses it, the census
-  does not: the members' architecture has no such path).
+- even up to a linear term, ``f(z) − f(−z) = m z``: only where a linear path can take the rest (recovery uses it, the
+  census does not: the members' architecture has no such path).
 
 Any elementwise activation lets units be permuted.
 """
@@ -104,7 +104,9 @@ def rescale(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwor
     """
     found = _interchangeable(network, layer)
     if not symmetry_of(found.activations).homogeneous:
-        raise InputError("the activation does not allow rescaling", where=f"layer '{layer}'", got=", ".join(found.activations))
+        raise InputError(
+            "the activation does not allow rescaling", where=f"layer '{layer}'", got=", ".join(found.activations)
+        )
     if not bool((factors > 0).all()):
         raise InputError("factors must be positive", where=f"layer '{layer}'", got=factors.tolist())
     state = dict(network.state)
@@ -126,13 +128,17 @@ def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
     found = _interchangeable(network, layer)
     constant = symmetry_of(found.activations).odd_constant
     if constant is None:
-        raise InputError("the activation does not allow sign flips", where=f"layer '{layer}'", got=", ".join(found.activations))
+        raise InputError(
+            "the activation does not allow sign flips", where=f"layer '{layer}'", got=", ".join(found.activations)
+        )
     if not bool((signs.abs() == 1).all()):
         raise InputError("signs must be 1 or −1", where=f"layer '{layer}'", got=signs.tolist())
     state = dict(network.state)
     for reader in network.architecture.reading(layer) if constant else ():
         if reader.bias is None:
-            raise InputError("a sign flip needs a bias to take its constant", where=f"'{reader.name}', which reads layer '{layer}'")
+            raise InputError(
+                "a sign flip needs a bias to take its constant", where=f"'{reader.name}', which reads layer '{layer}'"
+            )
         moved = constant * (signs < 0).to(state[reader.weight].dtype)  # f(z) = c − f(−z) for the flipped units
         state[reader.bias] = state[reader.bias] + torch.einsum("uis,i->u", reader.matrix(state[reader.weight]), moved)
     for axis in (*found.writers, *found.readers):
@@ -171,7 +177,11 @@ def axis_norms(network: TracedNetwork, axes: Sequence[Axis]) -> Tensor:
 def _interchangeable(network: TracedNetwork, layer: str) -> Layer:
     found = network.architecture.layer(layer)
     if not found.interchangeable:
-        raise InputError("the units of this layer are told apart by their index", where=f"layer '{layer}'", cure="choose a hidden layer")
+        raise InputError(
+            "the units of this layer are told apart by their index",
+            where=f"layer '{layer}'",
+            cure="choose a hidden layer",
+        )
     return found
 
 

@@ -1,8 +1,9 @@
 """A module as a program: the list of tensor operations it performs, with every shape and parameter name.
 
 Choices
-- ``torch.export`` does the tracing. Functional and module forms of an operation become one ATen operation, Python control
-  flow that does not depend on data is followed, control flow that does is refused, and the batch size stays free.
+- ``torch.export`` does the tracing. Functional and module forms of an operation become one ATen operation, Python
+  control flow that does not depend on data is followed, control flow that does is refused, and the batch size stays
+  free.
 - The program can be run with any parameters of the right shapes, and any intermediate value can be read from it. So the
   activations of all members with equal shapes come from one traced program.
 """
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from consilience.errors import InputError, TracingError
+
 
 @dataclass(frozen=True)
 class Program:
@@ -95,7 +97,9 @@ def trace(module: nn.Module, example_input: Tensor) -> Program:
     name = type(module).__name__
     x = torch.cat([example_input] * 2)[:2].contiguous() if example_input.dim() else example_input
     if x.dim() == 0 or len(x) < 2:
-        raise InputError("the example input has no samples", where=name, got=tuple(example_input.shape), expected="(n, ...), n ≥ 1")
+        raise InputError(
+            "the example input has no samples", where=name, got=tuple(example_input.shape), expected="(n, ...), n ≥ 1"
+        )
     try:
         with torch.no_grad():
             module(x)
@@ -109,19 +113,27 @@ def trace(module: nn.Module, example_input: Tensor) -> Program:
         with torch.no_grad(), _quiet():
             exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
             if any(_is_in_place(node) for node in exported.graph.nodes):
-                exported = exported.run_decompositions({})  # in-place operations become functional ones, nothing else changes
+                exported = exported.run_decompositions(
+                    {}
+                )  # in-place operations become functional ones, nothing else changes
     except Exception as error:
         raise TracingError(
             "the module cannot be traced", where=name, got=_first_line(error),
             expected="Python control flow that does not depend on the values in tensors, and one tensor as input",
             cure="replace `if tensor:` and `.item()` by tensor operations such as torch.where, or wrap the module",
         ) from error  # fmt: skip
-    return _program(exported, name, x)
+    program = _program(exported, name, x)
+    _check_any_batch_size(program, module, x)
+    return program
 
 
 def _program(exported: Any, name: str, x: Tensor) -> Program:
     signature = exported.graph_signature
-    if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1 or not isinstance(signature.user_outputs[0], str):
+    if (
+        len(signature.user_inputs) != 1
+        or len(signature.user_outputs) != 1
+        or not isinstance(signature.user_outputs[0], str)
+    ):
         raise TracingError(
             "the module must take one tensor and return one tensor", where=name,
             got=f"{len(signature.user_inputs)} inputs, {len(signature.user_outputs)} outputs",
@@ -131,7 +143,7 @@ def _program(exported: Any, name: str, x: Tensor) -> Program:
         graph_name: {**dict(exported.named_buffers()), **exported.constants}[buffer]
         for graph_name, buffer in {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}.items()
     }
-    program = Program(
+    return Program(
         graph_module=exported.graph_module,
         parameters=dict(signature.inputs_to_parameters),
         constants=constants,
@@ -140,13 +152,21 @@ def _program(exported: Any, name: str, x: Tensor) -> Program:
         module_name=name,
         input_shape=tuple(x.shape[1:]),
     )
-    (graph_input,) = (node for node in program.nodes if node.name == program.input)
-    if isinstance(graph_input.meta["val"].shape[0], int):
+
+
+def _check_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> None:
+    """Run the program on three samples; it was traced on two."""
+    try:
+        state = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        n_outputs = len(program.run(state, torch.cat([x, x[:1]]), [program.output])[program.output])
+    except RuntimeError:
+        n_outputs = len(x)
+    if n_outputs != 3:
         raise TracingError(
-            "the module works for one batch size only", where=name, got=f"a batch size fixed at {len(x)}",
-            expected="any number of samples", cure="use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size",
+            "the module works for one batch size only", where=program.module_name,
+            expected="one output for each of any number of samples",
+            cure="use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size",
         )  # fmt: skip
-    return program
 
 
 def describe(node: fx.Node, program: Program) -> str:
@@ -169,14 +189,11 @@ def _first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the tracer's own log and graph dumps: what matters of a failure is in our error."""
-    logger = logging.getLogger("torch")
-    disabled, logger.disabled = logger.disabled, True
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    level, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+        with quiet[0], quiet[1], warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(previous)
-        logger.disabled = disabled
+        logging.root.manager.disable = level

@@ -1,0 +1,70 @@
+"""What is to be seen in each figure, in words; no more than the experiment has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from consilience.report.results import Experiment, LayerSummary, Row
+from consilience.report.roles import FULL, REFERENCES, role
+
+TABLE = (
+    "Accuracy ± one standard error over samples. Bold: the best of its column within its group of rows, often within "
+    "noise of the next. Parameters are those used at inference: an ensemble counts all its members. Steps and seconds "
+    "are those taken beyond the training of the members."
+)
+LEARNING = (
+    "Test accuracy against gradient steps; bands are ± 1 standard error. Steps count from the start of each curve: "
+    "those that trained the members of an assembly are not among them. The range fits the second half of the curves, "
+    "where they differ little."
+)
+LAYERS = (
+    "The units of each layer, of all members together, were clustered. Clusters are in canonical order: by frequency, "
+    "then size, then stability. Frequency is the share of the members that own at least one unit of a cluster; size is "
+    "the number of its units; stability is how well it is found again when members are resampled (mean best Jaccard "
+    "overlap). Dotted lines mark 1, 2, 4, … times the median width of the members: an assembly of width 2x takes what "
+    "lies left of 2x."
+)
+
+
+def of_widths(table: Sequence[Row]) -> str:
+    """Return the caption of `accuracy_against_width`."""
+    full = (
+        ", which end at full width, where an assembly is the ensemble"
+        if any(row.width == FULL for row in table)
+        else ""
+    )
+    grey = any(row.group != "assembly" and role(row) not in REFERENCES for row in table)
+    return (
+        "Test accuracy against the number of parameters; bars are ± 1 standard error. Blue lines: assemblies of one "
+        f"census, a line for each correction{full}. {'Grey points: alternatives. ' if grey else ''}Horizontal lines: the "
+        "members and their ensemble, whose band is ± 1 standard error. Points of one width stand a little beside each "
+        "other so that their bars can be seen."
+    )
+
+
+def of_layer(layer: LayerSummary, n_members: int | None) -> str:
+    """Return the caption of the figures of one layer."""
+    frequency, n = np.asarray(layer.frequency, float), len(layer.frequency)
+    dead = f", {layer.n_dead:,} of them dead," if layer.n_dead else ""
+    text = f"{layer.n_units:,} units of all members{dead} in {n or 'no'} cluster{'' if n == 1 else 's'}."
+    if n:
+        shared, half = (int((frequency > share - 1e-9).sum()) for share in (1, 0.5))
+        single = f", {int((frequency < 1.5 / n_members).sum())} by only one" if n_members else ""
+        text += f" {shared} {'is' if shared == 1 else 'are'} owned by every member, {half} by at least half{single}."
+        if not np.isfinite(np.asarray(layer.stability, float)).any():
+            text += " Stability was not measured."
+    return text
+
+
+def of_centroids(experiment: Experiment, shown: int) -> str:
+    """Return the caption of `centroid_images`."""
+    n, name = len(experiment.centroids), experiment.layers[0].name
+    which = f"{n} centroids of {name}" if n <= shown else f"The {shown} most frequent of {n} centroids of {name}"
+    rgb = len(experiment.centroids[0]) == 3
+    colours = "grey is 0, a colour brighter than grey is above it" if rgb else "red is above 0, blue below, white 0"
+    return (
+        f"{which}, each with the share of the members that own it: the weights of a unit from the pixels of the input "
+        f"({colours}). Every image has its own scale, symmetric around 0: patterns can be compared, strengths cannot."
+    )

@@ -1,0 +1,48 @@
+"""What several tests share: small data and small populations, made once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from consilience.data import Data, load_data
+from consilience.nets import MLP
+from consilience.population import Population, Training, train_population
+
+torch.set_num_threads(1)
+
+
+def random_mlp(
+    widths: list[int], activation: str = "relu", *, bias: bool = True, seed: int = 0, n_inputs: int = 6
+) -> MLP:
+    """An untrained MLP with biases away from zero, so that nothing holds by accident."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = MLP(n_inputs, widths, 3, activation=activation, bias=bias)
+        for parameter in net.parameters():
+            nn.init.normal_(parameter, std=0.7)
+    return net.eval()
+
+
+def random_population(
+    widths: list[list[int]], activation: str = "relu", *, bias: bool = True, seed: int = 0
+) -> Population:
+    nets = [random_mlp(w, activation, bias=bias, seed=seed + k) for k, w in enumerate(widths)]
+    return Population.from_modules(nets, inputs(8))
+
+
+def inputs(n: int, seed: int = 99, n_inputs: int = 6) -> Tensor:
+    return torch.randn(n, n_inputs, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    return load_data("digits", random_state=0)
+
+
+@pytest.fixture(scope="session")
+def population(digits: Data) -> Population:
+    """Six relu members that know the digits (about 94 %)."""
+    training = Training(epochs=12, batch_size=64, learning_rate=3e-3)
+    return train_population(MLP(64, [20, 16], 10), digits.train, 6, training=training, random_state=0)

@@ -1,0 +1,247 @@
+"""Assemblies: the anchor (full width is the ensemble), invariance, widths, corrections, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conftest import inputs, random_population
+from consilience.assembly import CORRECTIONS, assemble, select
+from consilience.assembly.distillation import distill
+from consilience.baselines import Ensemble
+from consilience.census.census import Census
+from consilience.data import Data
+from consilience.errors import InputError
+from consilience.evaluation import evaluate
+from consilience.nets import ACTIVATIONS, MLP
+from consilience.population import Population
+from test_census import scrambled_population
+
+X, FRESH = inputs(300, seed=1), inputs(200, seed=2)
+WIDTHS = st.lists(st.lists(st.integers(2, 6), min_size=2, max_size=2), min_size=1, max_size=4)
+
+
+def outputs(network: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network(x)
+
+
+def assert_same_function(first: nn.Module, second: nn.Module, x: Tensor, tolerance: float) -> None:
+    a, b = outputs(first, x), outputs(second, x)
+    assert float((a - b).abs().max()) <= tolerance * max(1.0, float(b.abs().max()))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    widths=WIDTHS,
+    activation=st.sampled_from(sorted(ACTIVATIONS)),
+    bias=st.booleans(),
+    grounding=st.sampled_from(["weights", "activations"]),
+    correction=st.sampled_from(CORRECTIONS),
+    seed=st.integers(0, 10**6),
+)
+def test_full_width_is_the_ensemble(
+    widths: list[list[int]], activation: str, bias: bool, grounding: str, correction: str, seed: int
+) -> None:
+    """The anchor of the design, for every activation, members of any widths, both groundings and all corrections."""
+    population = random_population(widths, activation, bias=bias, seed=seed)
+    try:
+        census = Census(grounding, n_resamples=0).fit(population, X)
+    except InputError as error:
+        assume("every unit of this layer is dead" not in str(error))
+        raise
+    network = assemble(census, "full", correction=correction)
+    assert network.config.widths == tuple(sum(w) for w in zip(*widths, strict=True))
+    assert_same_function(network, Ensemble(population), FRESH, 1e-5)
+
+
+def test_full_width_without_data_is_the_ensemble() -> None:
+    population = random_population([[5, 4], [3, 6]])
+    census = Census("weights", "cosine", n_resamples=0).fit(population)
+    assert_same_function(assemble(census, "full", correction="none"), Ensemble(population), FRESH, 1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu"])
+@pytest.mark.parametrize("grounding", ["weights", "activations"])
+@pytest.mark.parametrize("correction", CORRECTIONS)
+def test_copies_of_one_network_become_that_network_at_its_own_width(
+    activation: str, grounding: str, correction: str
+) -> None:
+    """Scrambled copies have 4 units per layer between them: nothing is lost, at 4 units."""
+    planted = random_population([[4, 4]], activation)
+    copies = scrambled_population(Population.from_modules([planted.members[0].module] * 3, X[:8]), seed=7)
+    census = Census(grounding, "activation", n_clusters=4, n_resamples=0).fit(copies, X)
+    network = assemble(census, 4, correction=correction)
+    assert_same_function(network, planted.members[0].module, FRESH, 2e-4)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    activation=st.sampled_from(["relu", "tanh"]),
+    geometry=st.sampled_from([("activations", "activation"), ("weights", "cosine")]),
+    correction=st.sampled_from(["none", "moments", "least-squares"]),
+    width=st.sampled_from(["1x", "2x"]),
+    seed=st.integers(0, 10**6),
+)
+def test_numbering_scale_and_sign_of_members_change_no_prediction(
+    activation: str, geometry: tuple[str, str], correction: str, width: str, seed: int
+) -> None:
+    population = random_population([[6, 5], [5, 5], [7, 4]], activation, seed=seed)
+    networks = [
+        assemble(Census(*geometry, n_resamples=0).fit(p, X), width, correction=correction)
+        for p in (population, scrambled_population(population, seed))
+    ]
+    assert_same_function(networks[0], networks[1], FRESH, 2e-3)
+    assert torch.equal(outputs(networks[0], FRESH).argmax(1), outputs(networks[1], FRESH).argmax(1))
+
+
+def test_every_width_comes_from_one_census(
+    population: Population, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    census = Census(n_resamples=0).fit(population, digits.calibration.x)
+    monkeypatch.setattr("consilience.census.clusterers.linkage", None)
+    for width, expected in ((13, (13, 13)), ("0.5x", (10, 8)), ("2x", (40, 32)), ({"hidden.1": 5}, (20, 5))):
+        assert assemble(census, width).config.widths == expected
+
+
+def test_corrections_help_in_their_order_and_width_helps(population: Population, digits: Data) -> None:
+    """On real members, measured by the error against the ensemble on data not used for calibration."""
+    census = Census("weights", "cosine", n_resamples=0).fit(population, digits.calibration.x)
+    expected = outputs(Ensemble(population), digits.test.x)
+
+    def error(width: str, correction: str) -> float:
+        return float(
+            (outputs(assemble(census, width, correction=correction), digits.test.x) - expected).square().mean()
+        )
+
+    at_one = {correction: error("1x", correction) for correction in CORRECTIONS}
+    assert at_one["none"] > at_one["moments"] > at_one["least-squares"] > at_one["distill"]
+    assert error("1x", "least-squares") > error("2x", "least-squares") > error("4x", "least-squares")
+
+
+def test_twice_the_width_is_nearly_the_ensemble(population: Population, digits: Data) -> None:
+    census = Census(n_resamples=0).fit(population, digits.calibration.x)
+    network, ensemble = assemble(census, "2x"), Ensemble(population)
+    assert evaluate(network, digits.test).accuracy > evaluate(ensemble, digits.test).accuracy - 0.02
+
+
+def test_moments_are_those_of_the_members_units(population: Population, digits: Data) -> None:
+    census = Census("weights", "cosine", n_resamples=0).fit(population, digits.calibration.x)
+    x = digits.calibration.x.flatten(1)
+    network = assemble(census, 5, correction="moments")
+    from consilience.census.grounding import basis_of
+    from consilience.units.activations import activations
+    from consilience.units.symmetry import SYMMETRIES
+
+    labels = select(census, 5)["hidden.0"].labels
+    responses = [activations(n, digits.calibration.x, "hidden.0", "written") for n in census.networks_]
+    points = torch.cat([z.T for z in responses])
+    alive = census.layers_["hidden.0"].alive
+    basis = basis_of(points, labels, population.widths("hidden.0"), SYMMETRIES["relu"], alive)
+    scaled = [z[:, u] * a[u].max() for z, a in zip(responses, basis.mixing, strict=True) for u in range(z.shape[1])]
+    owner = torch.from_numpy(labels)
+    z = outputs(network.hidden[0], x)
+    for c in range(5):
+        units = [s for s, label in zip(scaled, owner, strict=True) if label == c]
+        torch.testing.assert_close(z[:, c].mean(), torch.stack(units).sum(0).mean(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(z[:, c].std(), torch.stack([u.std() for u in units]).sum(), rtol=1e-3, atol=1e-4)
+
+
+def test_units_left_out_are_not_just_lost() -> None:
+    """A flat census cut to fewer clusters: the units of the others still feed the next layer."""
+    population = random_population([[6], [6], [6]], "gelu")
+    census = Census(clusterer="kmeans", n_clusters=12, n_resamples=0).fit(population, X)
+    kept = assemble(census, 6)
+    labels = select(census, 6)["hidden.0"].labels
+    assert (labels < 0).sum() > 0
+    lost = copy.deepcopy(census)
+    for k, network in enumerate(lost.networks_):
+        left_out = torch.from_numpy(labels[6 * k : 6 * k + 6] < 0)
+        network.state["readout.weight"][:, left_out] = 0
+    expected = outputs(Ensemble(population), FRESH)
+    errors = [float((outputs(n, FRESH) - expected).square().mean()) for n in (kept, assemble(lost, 6))]
+    assert errors[0] < errors[1]
+
+
+def test_ways_to_write_a_width(population: Population, digits: Data) -> None:
+    census = Census(n_clusters="2x", n_resamples=0).fit(population, digits.calibration.x)
+    frequent = assemble(census, "frequency>=0.5").config.widths
+    layers = list(census.layers_.values())
+    assert frequent == tuple(int((layer.frequency_ >= 0.5).sum()) for layer in layers)
+    for budget in (500, 3000, 20000):
+        network = assemble(census, f"parameters<={budget}")
+        size = sum(p.numel() for p in network.parameters())
+        assert size <= budget
+        wider = {name: w + 2 for name, w in zip(census.layers_, network.config.widths, strict=True)}
+        if all(w <= census.layers_[name].clustering.n_leaves for name, w in wider.items()):
+            assert sum(p.numel() for p in assemble(census, wider, correction="none").parameters()) > budget
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 99}, r"this many clusters do not exist\n  got:      99\n  expected: 1 to \d+\n  cure:     ask"),
+        ({"width": 0}, "not a width"),
+        ({"width": "wide"}, "not a width\n  where:    width\n  got:      'wide'\n  expected: a positive int, or a multiple"),
+        ({"width": {"hidden.9": 4}}, "no hidden layer has this name\n  where:    width\n  got:      'hidden.9'\n  expected: 'h"),
+        ({"width": "frequency>=1.5"}, "no cluster is this frequent\n  where:    layer 'hidden.0'"),
+        ({"width": "parameters<=3"}, "the parameter budget is too small\n  where:    width\n  got:      3"),
+        ({"correction": "repair"}, "unknown correction\n  where:    assemble"),
+        ({"calibration": X[:, :4]}, "the calibration data has the wrong shape"),
+        ({"calibration": X * torch.nan}, "the calibration data is not finite"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_before_any_work(arguments: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    census = Census(n_resamples=0).fit(random_population([[5, 4], [4, 4]]), X)
+    assembling = importlib.import_module("consilience.assembly.assemble")
+    monkeypatch.setattr(assembling, "resize", None)  # the first step of the work
+    with pytest.raises(InputError, match=message):
+        assemble(census, **{"width": "1x", **arguments})
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(InputError, match="the census has not been taken"):
+        assemble(Census())
+    census = Census("weights", "cosine", n_resamples=0).fit(random_population([[5], [4]]))
+    with pytest.raises(
+        InputError, match=r"this correction needs calibration data\n  where:    assemble\(calibration=...\)"
+    ):
+        assemble(census, 4, correction="moments")
+    assert assemble(census, 4, correction="moments", calibration=X).config.widths == (4,)
+
+
+def test_same_seed_same_bytes_and_nothing_given_is_changed(population: Population, digits: Data) -> None:
+    census = Census(n_resamples=0).fit(population, digits.calibration.x)
+    before = copy.deepcopy([member.module.state_dict() for member in population])
+    first, second = (assemble(census, "1x", correction="distill", random_state=4) for _ in range(2))
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
+    for state, member in zip(before, population, strict=True):
+        assert all(torch.equal(state[name], value) for name, value in member.module.state_dict().items())
+
+
+def test_an_assembly_is_a_member_like_any_other(population: Population, digits: Data) -> None:
+    """Merged networks can be merged again, with members of other widths."""
+    census = Census(n_resamples=0).fit(population, digits.calibration.x)
+    merged = [assemble(census, width) for width in ("1x", "2x")]
+    again = Population.from_modules([*merged, population.members[0].module], digits.calibration.x[:8])
+    network = assemble(Census(n_resamples=0).fit(again, digits.calibration.x), "full")
+    assert_same_function(network, Ensemble(again), digits.test.x, 1e-5)
+    assert isinstance(network, MLP)
+
+
+def test_distillation_never_returns_a_worse_copy_on_what_it_held_out() -> None:
+    net = random_population([[5]]).members[0].module
+    targets = outputs(net, X)
+    kept = distill(net, X, targets)  # already perfect: any step would do harm
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), net.parameters(), strict=True))
+    student = random_population([[5]], seed=9).members[0].module
+    taught = distill(student, X, targets)
+    before, after = ((outputs(n, FRESH) - outputs(net, FRESH)).square().mean() for n in (student, taught))
+    assert after < 0.7 * before

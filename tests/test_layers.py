@@ -1,0 +1,205 @@
+"""Layers are found in any module of known operations; anything else is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from consilience.errors import InputError, TracingError
+from consilience.nets import MLP
+from consilience.units.layers import Axis, find_layers
+
+X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+
+class HandWritten(nn.Module):
+    """Functional forms, a bare parameter as weight, a plain attribute as control flow, and a reshape of the inputs."""
+
+    def __init__(self, *, skip: bool = False) -> None:
+        super().__init__()
+        self.skip = skip
+        self.first = nn.Linear(6, 5)
+        self.weight = nn.Parameter(torch.randn(4, 5))
+        self.last = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(x.shape[0], 2, 3).flatten(1)
+        if x.dim() != 2:
+            raise ValueError
+        x = functional.leaky_relu(self.first(x / 2), 0.2)
+        if not self.skip:
+            x = functional.dropout(x, 0.5, training=self.training)
+        return self.last(torch.tanh(functional.linear(x, self.weight)))
+
+
+def test_layers_of_a_hand_written_forward() -> None:
+    architecture = find_layers(HandWritten(), X)
+    first, second, output = architecture.layers
+    assert [layer.name for layer in architecture.layers] == ["first", "weight", "last"]
+    assert (first.width, second.width, output.width) == (5, 4, 3)
+    assert first.activations == ("leaky_relu(0.2)",)
+    assert second.activations == ("tanh",)
+    assert first.writers == (Axis("first.weight", 0), Axis("first.bias", 0))
+    assert first.readers == (Axis("weight", 1),)
+    assert second.writers == (Axis("weight", 0),)
+    assert second.readers == (Axis("last.weight", 1),)
+    assert (first.interchangeable, second.interchangeable, output.interchangeable) == (True, True, False)
+    assert [m.reads for m in architecture.maps] == [None, "first", "weight"]
+
+
+def test_layers_of_a_sequential_with_in_place_operations() -> None:
+    net = nn.Sequential(
+        nn.Flatten(), nn.Identity(), nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Dropout(),
+        nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3),
+    )  # fmt: skip
+    architecture = find_layers(net, X)
+    assert [(layer.name, layer.width, layer.activations) for layer in architecture.layers] == [
+        ("2", 5, ("relu",)), ("5", 4, ("gelu",)), ("7", 3, ()),
+    ]  # fmt: skip
+
+
+def test_the_traced_program_computes_what_the_module_computes_for_any_batch_and_parameters() -> None:
+    net = HandWritten().eval()
+    program = find_layers(net, X[:1]).program
+    other = {name: torch.randn_like(parameter) for name, parameter in net.named_parameters()}
+    x = torch.randn(17, 6)
+    expected = torch.func.functional_call(net, other, (x,))
+    assert torch.equal(program.run(other, x, [program.output])[program.output], expected)
+
+
+def test_tracing_leaves_the_module_alone() -> None:
+    net = MLP(6, [5], 3, dropout=0.5).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    find_layers(net, X)
+    assert net.training
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_widths_may_be_changed() -> None:
+    net = MLP(6, [5, 4], 3)
+    architecture = find_layers(net, X)
+    shapes = architecture.shapes({"hidden.0": 9}, dict(net.named_parameters()))
+    assert shapes["hidden.0.weight"] == (9, 6)
+    assert shapes["hidden.0.bias"] == (9,)
+    assert shapes["hidden.1.weight"] == (4, 9)
+    assert shapes["readout.weight"] == (3, 4)
+    assert architecture.with_widths({"hidden.0": 9}).layer("hidden.0").width == 9
+
+
+def test_an_unknown_layer_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(
+        InputError, match=r"no layer has this name\n  got:      'hidden.7'\n  expected: 'hidden.0', 'readout'"
+    ):
+        find_layers(MLP(6, [5], 3), X).layer("hidden.7")
+
+
+class Lambda(nn.Module):
+    """Two linear layers with something between or around them."""
+
+    def __init__(self, forward) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.norm = nn.LayerNorm(6)
+        self.scale = nn.Parameter(torch.ones(6))
+        self.function = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+ODD = "an operation on units is not understood\n  where:    "
+PARAMETER = "a parameter is used in an operation that is not understood\n  where:    "
+
+REFUSED = {
+    "softmax of units": (lambda m, x: m.c(m.b(m.a(x)).softmax(-1)), ODD + "aten.softmax.int in Lambda"),
+    "layer norm": (lambda m, x: m.c(m.norm(m.a(x))), PARAMETER + r"aten.layer_norm in 'norm' \(LayerNorm\)"),
+    "sorting units": (lambda m, x: m.c(m.a(x).sort(-1).values), ODD + "aten.sort in Lambda"),
+    "adding two layers": (lambda m, x: m.c(m.a(x) + m.b(x)), ODD + "aten.add.Tensor in Lambda"),
+    "slicing units": (lambda m, x: m.c(torch.cat([m.a(x)[:, :3]] * 2, 1)), ODD + "aten.slice.Tensor in Lambda"),
+    "mixing samples": (lambda m, x: m.c(m.a(x).cumsum(0)), ODD + "aten.cumsum in Lambda"),
+    "a free scale": (lambda m, x: m.c(m.b(m.a(x)) * m.scale), PARAMETER + "aten.mul.Tensor in Lambda"),
+    "a computed weight": (lambda m, x: functional.linear(x, m.a.weight * 2), PARAMETER + "aten.mul.Tensor"),
+    "a layer used twice": (lambda m, x: m.c(m.a(m.a(x))), r"used twice\n  where:    aten.linear in 'a' \(Linear\)"),
+    "reshaping units": (lambda m, x: m.c(m.a(x).view(-1, 2, 3).flatten(1)), ODD + "aten.view in Lambda"),
+    "unused layers": (
+        lambda m, x: m.c(torch.relu(m.a(x))),
+        "parameters do not reach the output\n  where:    Lambda\n  got:      'scale', 'b.weight'",
+    ),
+    "activated outputs": (
+        lambda m, x: torch.sigmoid(m.c(x)),
+        r"the outputs pass through 'sigmoid'(.*\n)+  cure:     return the values before it \(logits\)",
+    ),
+    "no layers": (lambda m, x: x * 2, "the module returns values that no layer of its own has written"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_understood_is_refused_by_name(name: str) -> None:
+    function, message = REFUSED[name]
+    with pytest.raises(TracingError, match=message):
+        find_layers(Lambda(function), X)
+
+
+class DataDependent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) if x.sum() > 0 else self.a(-x)
+
+
+class FixedBatch(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(2, 6))
+
+
+class TwoOutputs(nn.Linear):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x), x
+
+
+class ReadAgain(nn.Module):
+    """Returns a layer that another layer also reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        self.b(torch.relu(hidden))
+        return hidden
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (DataDependent(), r"the module cannot be traced\n  where:    DataDependent\n.*data-dependent"),
+        (FixedBatch(nn.Linear(6, 3)), "the module works for one batch size only"),
+        (TwoOutputs(6, 3), "must take one tensor and return one tensor"),
+        (ReadAgain(), r"parameters do not reach the output\n  where:    ReadAgain\n  got:      'b'"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused(module: nn.Module, message: str) -> None:
+    with pytest.raises(TracingError, match=message):
+        find_layers(module, X)
+
+
+def test_an_example_input_of_the_wrong_shape_is_refused() -> None:
+    message = r"the module fails on the example input\n  where:    MLP\n  got:      RuntimeError"
+    with pytest.raises(InputError, match=message):
+        find_layers(MLP(7, [5], 3), X)
+    with pytest.raises(InputError, match="the example input has no samples"):
+        find_layers(MLP(6, [5], 3), X[:0])
+
+
+def test_only_what_leads_to_the_values_asked_for_is_run() -> None:
+    net = MLP(6, [5, 4], 3)
+    architecture = find_layers(net, X)
+    state = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    state["hidden.1.weight"] = torch.zeros(2, 2)  # would not run
+    value = architecture.read("hidden.0")
+    assert torch.equal(architecture.program.run(state, X, [value])[value], torch.relu(net.hidden[0](X)))

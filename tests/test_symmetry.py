@@ -1,0 +1,162 @@
+"""Symmetries: the table against the functions themselves, and the group actions against the network's function."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conftest import inputs, random_mlp
+from consilience.errors import FunctionChangedError, InputError
+from consilience.nets import ACTIVATIONS
+from consilience.units.layers import TracedNetwork, find_layers, read_state
+from consilience.units.proof import forward, prove
+from consilience.units.symmetry import (
+    SYMMETRIES,
+    axis_norms,
+    can_flip,
+    canonical,
+    flip,
+    permute,
+    rescale,
+    symmetry_of,
+)
+
+Z = torch.linspace(-6, 6, 241, dtype=torch.float64)
+WIDTHS = [5, 4]
+TRACED = {
+    (name, bias): find_layers(random_mlp(WIDTHS, name, bias=bias), inputs(3))
+    for name in ACTIVATIONS
+    for bias in (True, False)
+}
+seeds = st.integers(0, 2**32 - 1)
+
+
+def traced(module: nn.Module, activation: str, *, bias: bool = True) -> TracedNetwork:
+    return TracedNetwork(TRACED[activation, bias], read_state(module))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_table_says_of_each_activation_what_is_true_of_the_function(name: str) -> None:
+    f, symmetry = ACTIVATIONS[name], symmetry_of([name])
+    homogeneous = torch.allclose(f(3 * Z), 3 * f(Z), atol=1e-12)
+    total, difference = f(Z) + f(-Z), f(Z) - f(-Z)
+    odd = torch.allclose(total, total.mean().expand_as(total), atol=1e-12)
+    slope = float((difference * Z).sum() / (Z * Z).sum())
+    even = torch.allclose(difference, slope * Z, atol=1e-12)
+    assert symmetry.homogeneous == homogeneous
+    assert symmetry.flippable == odd
+    if odd:
+        assert symmetry.odd_constant == pytest.approx(float(total.mean()), abs=1e-12)
+    elif name != "leaky_relu":  # its slope depends on its leak; the table leaves it out
+        assert (symmetry.even_slope is not None) == even
+        assert not even or symmetry.even_slope == pytest.approx(slope)
+
+
+def test_activations_in_sequence_have_what_they_share() -> None:
+    assert symmetry_of([]) == SYMMETRIES["identity"]
+    assert symmetry_of(["leaky_relu(0.2)", "relu"]).homogeneous
+    assert symmetry_of(["tanh", "erf"]).odd_constant == 0
+    assert not symmetry_of(["sigmoid", "tanh"]).flippable  # the constant would have to pass through the tanh
+    assert not symmetry_of(["hardswish"]).homogeneous
+
+
+@settings(max_examples=40, deadline=None)
+@given(activation=st.sampled_from(sorted(ACTIVATIONS)), bias=st.booleans(), seed=seeds)
+def test_group_actions_leave_the_function_alone(activation: str, bias: bool, seed: int) -> None:
+    net, x, g = random_mlp(WIDTHS, activation, bias=bias, seed=seed), inputs(20), torch.Generator().manual_seed(seed)
+    network = traced(net, activation, bias=bias)
+    for layer in network.architecture.hidden:
+        network = permute(network, layer.name, torch.randperm(layer.width, generator=g))
+        if symmetry_of(layer.activations).homogeneous:
+            network = rescale(network, layer.name, 0.1 + 3 * torch.rand(layer.width, generator=g))
+        if can_flip(network.architecture, layer.name):
+            network = flip(network, layer.name, torch.randint(0, 2, (layer.width,), generator=g) * 2.0 - 1.0)
+    assert not torch.equal(network.state["hidden.0.weight"], net.hidden[0].weight)
+    torch.testing.assert_close(forward(net, network.state, x), net(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_an_activation_does_not_allow_is_refused() -> None:
+    x = torch.ones(5)
+    with pytest.raises(InputError, match="does not allow rescaling\n  where:    layer 'hidden.0'\n  got:      tanh"):
+        rescale(traced(random_mlp(WIDTHS, "tanh"), "tanh"), "hidden.0", x)
+    relu = traced(random_mlp(WIDTHS), "relu")
+    with pytest.raises(InputError, match="does not allow sign flips"):
+        flip(relu, "hidden.0", -x)
+    with pytest.raises(InputError, match="factors must be positive"):
+        rescale(relu, "hidden.0", -x)
+    with pytest.raises(InputError, match="not a permutation"):
+        permute(relu, "hidden.0", torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(InputError, match="told apart by their index"):
+        permute(relu, "readout", torch.arange(3))
+    no_bias = traced(random_mlp(WIDTHS, "sigmoid", bias=False), "sigmoid", bias=False)
+    assert not can_flip(no_bias.architecture, "hidden.0")
+    with pytest.raises(InputError, match="needs a bias to take its constant\n  where:    'hidden.1'"):
+        flip(no_bias, "hidden.0", -x)
+    with pytest.raises(InputError, match="signs must be 1 or −1"):
+        flip(traced(random_mlp(WIDTHS, "tanh"), "tanh"), "hidden.0", 2 * x)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_rescaled_networks_have_one_canonical_form(seed: int) -> None:
+    network = traced(random_mlp(WIDTHS, seed=seed), "relu")
+    g = torch.Generator().manual_seed(seed)
+    other = network
+    for layer in network.architecture.hidden:
+        other = rescale(other, layer.name, 0.1 + 3 * torch.rand(layer.width, generator=g))
+    first, second = canonical(network), canonical(other)
+    for name, value in first.state.items():
+        torch.testing.assert_close(second.state[name], value, rtol=1e-4, atol=1e-5)
+    for layer in network.architecture.hidden:
+        torch.testing.assert_close(axis_norms(first, layer.writers), torch.ones(layer.width))
+
+
+def test_a_unit_without_weights_stays_as_it_is_in_canonical_form() -> None:
+    net = random_mlp(WIDTHS)
+    with torch.no_grad():
+        net.hidden[0].weight[2] = net.hidden[0].bias[2] = 0
+    state = canonical(traced(net, "relu")).state
+    assert torch.equal(state["hidden.0.weight"][2], torch.zeros(6))
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+class OrderMatters(nn.Module):
+    """Traces as a plain MLP, but looks at a unit by its index where tracing cannot see it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = self.a.bias.detach().argsort().tolist() if len(x) == 20 else list(range(5))
+        return nn.functional.linear(
+            torch.relu(self.a(x)), self.b.weight[:, order] if len(x) == 20 else self.b.weight, self.b.bias
+        )
+
+
+def test_a_module_that_is_not_what_it_was_traced_as_fails_the_proof() -> None:
+    net = random_mlp(WIDTHS)
+    wrong = TracedNetwork(TRACED["tanh", True], read_state(net))
+    with pytest.raises(FunctionChangedError, match="the traced program changes what the module computes"):
+        prove(net, wrong, inputs(8))
+    prove(net, traced(net, "relu"), inputs(8))
+
+    module = OrderMatters()
+    with torch.no_grad():
+        module.a.bias.copy_(torch.arange(5.0))  # argsort is the identity until units are permuted
+    network = TracedNetwork(find_layers(module, inputs(4)), read_state(module))
+    with pytest.raises(
+        FunctionChangedError, match=r"permuting the units changes what the module computes\n  where:    layer 'a'"
+    ):
+        prove(module, network, inputs(20))
+
+
+def test_the_proof_leaves_the_module_alone() -> None:
+    net = random_mlp(WIDTHS).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    prove(net, traced(net, "relu"), inputs(8))
+    assert net.training
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())

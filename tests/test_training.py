@@ -1,0 +1,711 @@
+"""Training: equal to a plain loop, deterministic, resumable to the bit, and safe from members that diverge."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+import consilience
+from consilience.errors import ArtefactError, InputError, TrainingError
+from consilience.nets import MLP
+from consilience.population.checkpoint import FILE, PARTIAL, delete_checkpoint
+from consilience.population.subsets import epoch_order, member_subsets
+from consilience.population.training import Trained, Training, check_training, fit_members
+
+N = 90
+
+
+def make_data(dtype: torch.dtype = torch.float32, regression: bool = False) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 6, generator=generator, dtype=dtype)
+    teacher = torch.randn(6, 3, generator=generator, dtype=dtype)
+    return (x, (x @ teacher).tanh()) if regression else (x, (x @ teacher).argmax(1))
+
+
+def make_members(count: int, widths: tuple[int, ...] = (8, 5), dtype: torch.dtype = torch.float32) -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [MLP(6, widths, 3).to(dtype) for _ in range(count)]
+
+
+def plain_loop(modules: list[nn.Module], x: Tensor, y: Tensor, training: Training, steps: int) -> list[nn.Module]:
+    """Train each member as one would without this package, on the same batches."""
+    trained = []
+    subsets = member_subsets(y, len(modules), training.subset, training.concentration, 0)
+    length = round(sum(map(len, subsets)) / len(modules))
+    for member, module in enumerate(modules):
+        net = copy.deepcopy(module).train()
+        if training.optimizer == "adam":
+            optimizer: torch.optim.Optimizer = torch.optim.Adam(
+                net.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+            )
+        else:
+            optimizer = torch.optim.SGD(
+                net.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
+            )
+        done = epoch = 0
+        while done < steps:
+            order = epoch_order(subsets[member], epoch, member, training.shuffle, 0, length)
+            for rows in order.split(training.batch_size)[: steps - done]:
+                optimizer.zero_grad()
+                outputs = net(x[rows])
+                loss = functional.mse_loss if y.is_floating_point() else functional.cross_entropy
+                loss(outputs, y[rows]).backward()
+                optimizer.step()
+                done += 1
+            epoch += 1
+        trained.append(net)
+    return trained
+
+
+def difference(trained: Trained, modules: list[nn.Module]) -> float:
+    return max(
+        float((state[name] - value).abs().max())
+        for state, module in zip(trained.states, modules, strict=True)
+        for name, value in module.state_dict().items()
+    )
+
+
+def same_bits(first: Trained, second: Trained) -> bool:
+    return all(
+        a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+        for a, b in zip(first.states, second.states, strict=True)
+    )
+
+
+# --- equal to a loop -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("training", "dtype", "steps", "tolerance"),
+    [
+        (Training(batch_size=32), torch.float32, 200, 1e-6),
+        (Training(batch_size=32), torch.float64, 60, 1e-12),
+        (Training(batch_size=32, shuffle="shared", weight_decay=0.01), torch.float32, 60, 1e-6),
+        (Training(batch_size=32, shuffle="shared", weight_decay=0.01), torch.float64, 60, 1e-12),
+        (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.001), torch.float32, 100, 1e-6),
+        (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.001), torch.float64, 60, 1e-12),
+        (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, momentum=0.0), torch.float64, 60, 1e-12),
+        (Training(batch_size=200, subset="bootstrap"), torch.float64, 30, 1e-12),
+        (Training(batch_size=7, subset="disjoint"), torch.float64, 30, 1e-12),
+        (Training(batch_size=7, subset="dirichlet", concentration=5.0), torch.float64, 30, 1e-12),
+    ],
+)
+def test_equals_a_plain_loop_over_members(training: Training, dtype: torch.dtype, steps: int, tolerance: float) -> None:
+    x, y = make_data(dtype)
+    modules = make_members(4, dtype=dtype)
+    trained = fit_members(modules, x, y, training, random_state=0, max_steps=steps)
+    assert difference(trained, plain_loop(modules, x, y, training, steps)) < tolerance
+    assert difference(trained, modules) > 0.01  # they did learn
+
+
+def test_equals_a_plain_loop_for_mean_squared_error() -> None:
+    x, y = make_data(torch.float64, regression=True)
+    modules = make_members(3, dtype=torch.float64)
+    training = Training(batch_size=32)
+    trained = fit_members(modules, x, y, training, random_state=0, max_steps=50)
+    assert difference(trained, plain_loop(modules, x, y, training, 50)) < 1e-12
+    assert "accuracy" not in trained.metrics[0]
+
+
+def test_equals_a_plain_loop_for_convolutions() -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(27, 3))
+
+    torch.manual_seed(0)
+    x, y, modules = torch.randn(40, 1, 8, 8), torch.arange(40) % 3, [net() for _ in range(3)]
+    training = Training(batch_size=16)
+    trained = fit_members(modules, x, y, training, random_state=0, max_steps=20)
+    assert difference(trained, plain_loop(modules, x, y, training, 20)) < 1e-6
+
+
+def test_modules_and_the_global_random_state_are_not_changed() -> None:
+    x, y = make_data()
+    modules = [module.eval() for module in make_members(2)]
+    before = [copy.deepcopy(module.state_dict()) for module in modules]
+    random_state = torch.get_rng_state()
+    fit_members(modules, x, y, Training(epochs=2), random_state=0)
+    assert torch.get_rng_state().equal(random_state)
+    for module, state in zip(modules, before, strict=True):
+        assert all(value.equal(state[name]) for name, value in module.state_dict().items())
+        assert not module.training
+        assert all(parameter.grad is None for parameter in module.parameters())
+
+
+# --- who sees what ---------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 50), length=st.integers(1, 150), epoch=st.integers(0, 5), member=st.integers(0, 5))
+def test_an_epoch_is_whole_permutations_and_the_start_of_one(n: int, length: int, epoch: int, member: int) -> None:
+    indices = torch.arange(n) * 3 + 1
+    order = epoch_order(indices, epoch, member, "independent", 7, length)
+    assert len(order) == length
+    for piece in order.split(n):
+        assert len(piece.unique()) == len(piece)
+        assert set(piece.tolist()) <= set(indices.tolist())
+    assert order.equal(epoch_order(indices, epoch, member, "independent", 7, length))
+
+
+def test_orders_depend_on_seed_epoch_and_member() -> None:
+    rows = torch.arange(50)
+    first = epoch_order(rows, 0, 0, "independent", 0, 50)
+    assert not first.equal(epoch_order(rows, 1, 0, "independent", 0, 50))
+    assert not first.equal(epoch_order(rows, 0, 1, "independent", 0, 50))
+    assert not first.equal(epoch_order(rows, 0, 0, "independent", 1, 50))
+    shared = epoch_order(rows, 0, 0, "shared", 0, 50)
+    assert shared.equal(epoch_order(rows, 0, 1, "shared", 0, 50))
+    assert not shared.equal(epoch_order(rows, 1, 0, "shared", 0, 50))
+
+
+@pytest.mark.parametrize(("shuffle", "equal"), [("shared", True), ("independent", False)])
+def test_equal_members_stay_equal_only_when_they_share_their_batches(shuffle: str, equal: bool) -> None:
+    x, y = make_data()
+    module = make_members(1)[0]
+    trained = fit_members([module, module], x, y, Training(epochs=2, batch_size=32, shuffle=shuffle), random_state=0)
+    apart = (trained.states[0]["readout.weight"] - trained.states[1]["readout.weight"]).abs().max()
+    assert apart < 1e-6 if equal else apart > 1e-4
+
+
+@pytest.mark.parametrize("subset", ["full", "bootstrap", "disjoint", "dirichlet"])
+def test_a_member_does_not_depend_on_those_trained_beside_it(subset: str) -> None:
+    x, y = make_data()
+    modules = make_members(5)
+    training = Training(epochs=5, batch_size=16, subset=subset, concentration=5.0)
+    everyone = fit_members(modules, x, y, training, random_state=0)
+    two = fit_members([modules[3], modules[1]], x, y, training, random_state=0, members=[3, 1], n_members=5)
+    for here, there in ((0, 3), (1, 1)):
+        for name, value in two.states[here].items():
+            assert (value - everyone.states[there][name]).abs().max() < 1e-6
+    assert [record["member"] for record in two.metrics[:2]] == [3, 1]
+
+
+def test_disjoint_subsets_share_nothing_and_cover_everything() -> None:
+    subsets = member_subsets(torch.zeros(23), 4, "disjoint", 0.5, 0)
+    assert sorted(torch.cat(subsets).tolist()) == list(range(23))
+    assert [len(rows) for rows in subsets] == [6, 6, 6, 5]
+
+
+def test_bootstrap_draws_as_many_with_replacement() -> None:
+    subsets = member_subsets(torch.zeros(400), 3, "bootstrap", 0.5, 0)
+    assert [len(rows) for rows in subsets] == [400] * 3
+    assert all(0.57 < len(rows.unique()) / 400 < 0.70 for rows in subsets)  # 1 − 1/e = 0.632
+    assert not subsets[0].equal(subsets[1])
+
+
+def test_dirichlet_subsets_are_a_partition_that_is_skewed_by_a_small_concentration() -> None:
+    y = torch.arange(2000) % 5
+
+    def largest_share(concentration: float) -> float:
+        subsets = member_subsets(y, 6, "dirichlet", concentration, 0)
+        assert sorted(torch.cat(subsets).tolist()) == list(range(2000))
+        assert min(map(len, subsets)) >= 4
+        return float(torch.stack([y[rows].bincount(minlength=5).max() / len(rows) for rows in subsets]).mean())
+
+    assert largest_share(0.1) > 0.5 > largest_share(1000.0)
+    assert largest_share(1000.0) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("y", "n_members", "kind", "message"),
+    [
+        (torch.zeros(3), 4, "disjoint", "more members than samples\n  where:    subset='disjoint'\n"),
+        (torch.zeros(9, 2), 3, "dirichlet", "Dirichlet subsets need class labels"),
+        (torch.arange(9) % 2, 3, "dirichlet", "no draw gives every member at least 4 samples"),
+        (torch.zeros(9), 3, "halves", "unknown subset\n  got:      'halves'"),
+    ],
+)
+def test_impossible_subsets_are_refused(y: Tensor, n_members: int, kind: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        member_subsets(y, n_members, kind, 0.5, 0)
+    assert str(error.value).startswith(message)
+
+
+# --- mixed populations -----------------------------------------------------------------------------------------------
+
+
+def test_mixed_widths_keep_their_order() -> None:
+    x, y = make_data()
+    torch.manual_seed(0)
+    modules = [MLP(6, widths, 3) for widths in ([8], [5, 4], [8], [7], [5, 4])]
+    training = Training(batch_size=32)
+    trained = fit_members(modules, x, y, training, random_state=0, max_steps=20)
+    assert difference(trained, plain_loop(modules, x, y, training, 20)) < 1e-6
+    assert [record["member"] for record in trained.metrics[:5]] == [0, 1, 2, 3, 4]
+
+
+class Odd(nn.Module):
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear, self.readout = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(self.activation(self.linear(x)))
+
+
+@pytest.mark.parametrize("make", [lambda: MLP(6, [8], 3, "tanh"), lambda: MLP(6, [8], 3, "gelu")])
+def test_members_that_differ_in_a_setting_are_trained_as_what_they_are(make: Callable[[], nn.Module]) -> None:
+    x, y = make_data()
+    torch.manual_seed(0)
+    modules = [MLP(6, [8], 3), make(), MLP(6, [8], 3)]
+    trained = fit_members(modules, x, y, Training(batch_size=32), random_state=0, max_steps=30)
+    assert difference(trained, plain_loop(modules, x, y, Training(batch_size=32), 30)) < 1e-6
+
+
+def test_members_that_differ_where_no_setting_shows_it_are_trained_as_what_they_are() -> None:
+    x, y = make_data()
+    torch.manual_seed(0)
+    modules: list[nn.Module] = [
+        Odd(lambda z, slope=slope: functional.leaky_relu(z, slope)) for slope in (0.0, 0.1, 0.0)
+    ]
+    trained = fit_members(modules, x, y, Training(batch_size=32), random_state=0, max_steps=30)
+    assert difference(trained, plain_loop(modules, x, y, Training(batch_size=32), 30)) < 1e-6
+
+
+def test_members_that_differ_in_dropout_are_not_mixed() -> None:
+    x, y = make_data()
+    modules = make_members(2)
+    twin = copy.deepcopy(modules[1])
+    twin.dropout.p = 0.5
+    alone = fit_members(modules, x, y, Training(epochs=3), random_state=0)
+    mixed = fit_members([modules[0], twin], x, y, Training(epochs=3), random_state=0)
+    assert (mixed.states[0]["readout.weight"] - alone.states[0]["readout.weight"]).abs().max() < 1e-6
+    assert (mixed.states[1]["readout.weight"] - alone.states[1]["readout.weight"]).abs().max() > 1e-4
+
+
+def test_dropout_is_drawn_for_each_member_and_epoch_and_repeats_with_the_seed() -> None:
+    x, y = make_data()
+    torch.manual_seed(0)
+    module = MLP(6, [8], 3, dropout=0.5)
+    training = Training(epochs=2, shuffle="shared")
+    first = fit_members([module, module], x, y, training, random_state=0)
+    torch.manual_seed(99)
+    assert same_bits(first, fit_members([module, module], x, y, training, random_state=0))
+    assert not first.states[0]["readout.weight"].equal(first.states[1]["readout.weight"])
+    # Samples that are all the same and a network that does not move: only the noise makes losses differ.
+    still = Training(epochs=3, optimizer="sgd", learning_rate=1e-30)
+    same = fit_members([module, module], torch.ones_like(x), torch.zeros_like(y), still, random_state=0)
+    assert len({record["loss"] for record in same.metrics}) == 6
+
+
+def test_constant_buffers_frozen_and_tied_parameters_are_kept() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.second.weight = self.first.weight
+            self.readout = nn.Linear(6, 3)
+            self.readout.bias.requires_grad_(False)
+            self.register_buffer("scale", torch.tensor(scale))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.readout(self.second(self.first(x * self.scale).relu()).relu())
+
+    x, y = make_data()
+    torch.manual_seed(0)
+    modules: list[nn.Module] = [Scaled(1.0), Scaled(2.0)]
+    trained = fit_members(modules, x, y, Training(batch_size=32), random_state=0, max_steps=20)
+    assert difference(trained, plain_loop(modules, x, y, Training(batch_size=32), 20)) < 1e-6
+    modules[1].load_state_dict(trained.states[1])  # the keys of the module, buffers and tied names included
+    assert trained.states[1]["readout.bias"].equal(modules[1].readout.bias)
+
+
+# --- members that diverge --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shuffle", ["independent", "shared"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_diverging_member_is_frozen_and_leaves_the_others_their_bits(shuffle: str, optimizer: str) -> None:
+    x, y = make_data()
+    modules = make_members(4)
+    training = Training(epochs=4, batch_size=32, shuffle=shuffle, optimizer=optimizer)
+    healthy = fit_members(modules, x, y, training, random_state=0)
+    with torch.no_grad():
+        modules[2].readout.weight[0, 0] = math.nan
+    trained = fit_members(modules, x, y, training, random_state=0)
+    assert trained.failed == {2: "loss not finite at epoch 1, step 1"}
+    for member in (0, 1, 3):
+        assert all(value.equal(healthy.states[member][name]) for name, value in trained.states[member].items())
+    for name, value in modules[2].state_dict().items():
+        assert trained.states[2][name].nan_to_num().equal(value.nan_to_num())
+    assert {record["member"] for record in trained.metrics} == {0, 1, 3}
+    assert trained.metrics == tuple(record for record in healthy.metrics if record["member"] != 2)
+
+
+def test_a_member_that_diverges_in_the_middle_keeps_its_last_parameters() -> None:
+    x, y = make_data()
+    modules = make_members(3)
+    with torch.no_grad():
+        modules[1].hidden[0].weight.mul_(1e10)
+        modules[1].readout.weight.mul_(1e15)
+    training = Training(epochs=3, batch_size=16, optimizer="sgd", learning_rate=0.5)
+    trained = fit_members(modules, x, y, training, random_state=0)
+    assert trained.failed[1].startswith("loss not finite at epoch 1, step ")
+    step = int(trained.failed[1].split()[-1])
+    assert step > 1
+    before = fit_members(modules, x, y, training, random_state=0, max_steps=step)
+    for name, value in before.states[1].items():
+        assert trained.states[1][name].nan_to_num().equal(value.nan_to_num())
+
+
+def test_parameters_that_overflow_in_the_last_step_are_found() -> None:
+    x, y = make_data()
+    modules = make_members(2)
+    with torch.no_grad():
+        modules[1].readout.weight.mul_(1e20)
+    training = Training(epochs=1, optimizer="sgd", learning_rate=1e30)
+    with torch.no_grad():
+        modules[0].readout.weight.zero_(), modules[0].readout.bias.zero_()
+    trained = fit_members(modules, x, y * 0, training, random_state=0, max_steps=1)
+    assert trained.failed == {1: "parameters not finite after the last step"}
+
+
+def test_an_architecture_of_which_every_member_failed_is_left_alone() -> None:
+    x, y = make_data()
+    torch.manual_seed(0)
+    modules: list[nn.Module] = [MLP(6, [8], 3), MLP(6, [5], 3)]
+    nn.init.constant_(modules[0].readout.bias, math.nan)
+    calls: list[tuple[int, int]] = []
+    trained = fit_members(
+        modules, x, y, Training(epochs=3, batch_size=30), random_state=0, progress=lambda *done: calls.append(done)
+    )
+    assert trained.failed == {0: "loss not finite at epoch 1, step 1"}
+    assert [record["member"] for record in trained.metrics] == [1, 1, 1]
+    assert calls[-1] == (18, 18)  # 2 architectures of 3 epochs of 3 steps
+
+
+def test_the_run_ends_when_every_member_failed() -> None:
+    x, y = make_data()
+    modules = make_members(5)
+    for module in modules:
+        nn.init.constant_(module.readout.bias, math.inf)
+    with pytest.raises(TrainingError) as error:
+        fit_members(modules, x, y, Training(epochs=1000), random_state=0)
+    assert str(error.value) == (
+        "every member failed\n  where:    epoch 1\n"
+        "  got:      member 0: loss not finite at epoch 1, step 1; member 1: loss not finite at epoch 1, step 1; "
+        "member 2: loss not finite at epoch 1, step 1; …\n  cure:     lower the learning rate, or scale the inputs"
+    )
+
+
+# --- steps, metrics, determinism -------------------------------------------------------------------------------------
+
+
+def test_max_steps_is_exact() -> None:
+    x, y = make_data()
+    modules, training = make_members(2), Training(epochs=1, batch_size=20)  # 5 steps an epoch
+    calls: list[tuple[int, int]] = []
+    trained = fit_members(
+        modules, x, y, training, random_state=0, max_steps=7, progress=lambda *done: calls.append(done)
+    )
+    assert difference(trained, plain_loop(modules, x, y, training, 7)) < 1e-6
+    assert difference(trained, plain_loop(modules, x, y, training, 8)) > 1e-4
+    assert [record["steps"] for record in trained.metrics] == [5, 5, 7, 7]
+    assert calls[-1] == (7, 7)
+
+
+def test_metrics_are_means_over_samples_and_fit_into_json() -> None:
+    x, y = make_data()
+    modules = make_members(2)
+    training = Training(epochs=1, batch_size=32, optimizer="sgd", learning_rate=1e-30)  # nothing moves
+    trained = fit_members(modules, x, y, training, random_state=0, validation=(x[:30], y[:30]))
+    for record, module in zip(trained.metrics, modules, strict=True):
+        with torch.no_grad():
+            outputs = module(x)
+        assert record["loss"] == pytest.approx(functional.cross_entropy(outputs, y).item(), rel=1e-5)
+        assert record["accuracy"] == pytest.approx((outputs.argmax(1) == y).float().mean().item())
+        assert record["validation_loss"] == pytest.approx(
+            functional.cross_entropy(outputs[:30], y[:30]).item(), rel=1e-5
+        )
+        assert record["validation_accuracy"] == pytest.approx((outputs[:30].argmax(1) == y[:30]).float().mean().item())
+    assert json.loads(json.dumps(trained.metrics, allow_nan=False)) == list(trained.metrics)
+
+
+def test_validation_is_in_eval_mode_and_changes_nothing() -> None:
+    x, y = make_data()
+    torch.manual_seed(0)
+    modules: list[nn.Module] = [MLP(6, [8], 3, dropout=0.5) for _ in range(2)]
+    training = Training(epochs=3)
+    without = fit_members(modules, x, y, training, random_state=0)
+    trained = fit_members(modules, x, y, training, random_state=0, validation=(x, y))
+    assert same_bits(without, trained)
+    modules[1].load_state_dict(trained.states[1])
+    loss = functional.cross_entropy(modules[1].eval()(x), y).item()
+    assert trained.metrics[-1]["validation_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
+    x, y = make_data()
+    modules, training = make_members(3), Training(epochs=2, subset="bootstrap")
+    first = fit_members(modules, x, y, training, random_state=3)
+    assert same_bits(first, fit_members(modules, x, y, training, random_state=3))
+    assert not same_bits(first, fit_members(modules, x, y, training, random_state=4))
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def mixed() -> list[nn.Module]:
+    torch.manual_seed(0)
+    modules: list[nn.Module] = [MLP(6, widths, 3, dropout=0.1) for widths in ([8], [5], [8], [8])]
+    nn.init.constant_(modules[2].readout.bias, math.inf)  # fails at once, and must be remembered
+    return modules
+
+
+def interrupt_at(step: int) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        if done >= step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@settings(max_examples=5, deadline=None)
+@given(step=st.integers(1, 70), optimizer=st.sampled_from(["adam", "sgd"]))
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    tmp_path_factory: pytest.TempPathFactory, step: int, optimizer: str
+) -> None:
+    x, y = make_data()
+    training = Training(epochs=6, batch_size=16, optimizer=optimizer)  # 6 epochs of 6 steps of 2 stacks
+    undisturbed = fit_members(mixed(), x, y, training, random_state=0, validation=(x, y))
+    where = tmp_path_factory.mktemp("checkpoint") / "new"
+    with pytest.raises(KeyboardInterrupt):
+        fit_members(
+            mixed(), x, y, training, random_state=0, validation=(x, y), checkpoint=where, checkpoint_every=0,
+            progress=interrupt_at(step),
+        )  # fmt: skip
+    calls: list[tuple[int, int]] = []
+    resumed = fit_members(
+        mixed(), x, y, training, random_state=0, validation=(x, y), checkpoint=where,
+        progress=lambda *done: calls.append(done),
+    )  # fmt: skip
+    assert same_bits(undisturbed, resumed)
+    assert resumed.metrics == undisturbed.metrics
+    assert resumed.failed == undisturbed.failed == {2: "loss not finite at epoch 1, step 1"}
+    assert not calls or calls[0][0] > 12 * (step // 12)  # it did go on, not begin again
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import torch
+from consilience.population.training import Training, fit_members
+{setup}
+fit_members(modules, x, y, training, random_state=0, checkpoint=Path({where!r}), checkpoint_every=0,
+            progress=lambda *done: time.sleep(0.05))
+"""
+SETUP = """
+torch.manual_seed(0)
+x, y = torch.randn(60, 6), torch.arange(60) % 3
+modules = [torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)) for _ in range(4)]
+training = Training(epochs=120)
+"""
+
+
+def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    where = tmp_path / "checkpoint"
+    source = str(Path(consilience.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED.format(setup=SETUP, where=str(where))], env=os.environ | {"PYTHONPATH": source}
+    )
+    names: dict = {"torch": torch, "Training": Training}
+    exec(SETUP, names)
+    arguments = [names[name] for name in ("modules", "x", "y", "training")]
+    undisturbed = fit_members(*arguments, random_state=0)
+    deadline = time.monotonic() + 60
+    while not (where / FILE).exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL  # it was still running
+    calls: list[int] = []
+    resumed = fit_members(*arguments, random_state=0, checkpoint=where, progress=lambda done, total: calls.append(done))
+    assert 2 <= calls[0] <= 120
+    assert same_bits(undisturbed, resumed)
+    assert resumed.metrics == undisturbed.metrics
+
+
+def test_checkpoints_are_written_no_more_often_than_asked_and_at_the_end(tmp_path: Path) -> None:
+    x, y = make_data()
+    written: list[bool] = []
+    fit_members(
+        make_members(1), x, y, Training(epochs=3), random_state=0, checkpoint=tmp_path,
+        progress=lambda *done: written.append((tmp_path / FILE).exists()),
+    )  # fmt: skip
+    assert written == [False, False, True]
+
+
+def checkpointed(where: Path, **changes: object) -> Trained:
+    x, y = make_data()
+    arguments: dict = {"random_state": 0, "training": Training(epochs=2), "modules": make_members(2), "x": x, "y": y}
+    return fit_members(**(arguments | changes), checkpoint=where)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"training": Training(epochs=2, learning_rate=0.5)},
+            "got:      learning_rate = 0.001\n  expected: learning_rate = 0.5",
+        ),
+        ({"random_state": 1}, "got:      random_state = 0\n  expected: random_state = 1\n"),
+        ({"max_steps": 5}, "got:      steps = 2\n  expected: steps = 5\n"),
+        ({"x": make_data()[0] + 1}, "got:      data = "),
+        ({"modules": make_members(3)}, "got:      members = "),
+        ({"modules": make_members(2, dtype=torch.float32)[::-1]}, "got:      networks = "),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    checkpointed(tmp_path)
+    with pytest.raises(ArtefactError) as error:
+        checkpointed(tmp_path, **changes)
+    text = str(error.value)
+    assert text.startswith(f"the checkpoint belongs to another run\n  where:    {tmp_path / FILE}\n  {message}")
+    assert text.endswith("cure:     choose another directory, or delete this checkpoint")
+
+
+def test_a_checkpoint_of_the_same_parameters_with_another_activation_is_refused(tmp_path: Path) -> None:
+    modules = make_members(2)
+    checkpointed(tmp_path, modules=modules)
+    for module in modules:
+        module.activation = "tanh"
+    with pytest.raises(ArtefactError, match="belongs to another run"):
+        checkpointed(tmp_path, modules=modules)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+def test_a_cut_checkpoint_is_refused(tmp_path: Path, share: float) -> None:
+    first = checkpointed(tmp_path)
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ArtefactError) as error:
+        checkpointed(tmp_path)
+    assert str(error.value).startswith(f"the checkpoint is damaged\n  where:    {tmp_path / FILE}\n  got: ")
+    assert str(error.value).endswith("cure:     delete it; the run then starts anew")
+    delete_checkpoint(tmp_path)
+    assert same_bits(first, checkpointed(tmp_path))
+
+
+def test_a_finished_run_is_not_repeated_and_its_checkpoint_goes_away(tmp_path: Path) -> None:
+    where = tmp_path / "checkpoint"
+    first = checkpointed(where)
+    (where / PARTIAL).write_bytes(b"left by a kill")
+    calls: list[tuple[int, int]] = []
+    again = checkpointed(where, progress=lambda *done: calls.append(done))
+    assert same_bits(first, again)
+    assert first.metrics == again.metrics
+    assert calls == []
+    delete_checkpoint(where)
+    assert not where.exists()
+    delete_checkpoint(where)
+
+
+def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match="the checkpoint cannot be written"):
+        checkpointed(tmp_path / "file" / "checkpoint")
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "where:    Training(epochs=...)\n  got:      0\n  expected: an integer of 1 or more"),
+        ({"epochs": 1.5}, "where:    Training(epochs=...)\n  got:      1.5"),
+        ({"batch_size": True}, "where:    Training(batch_size=...)\n  got:      True"),
+        ({"optimizer": "adamw"}, "where:    Training(optimizer=...)\n  got:      'adamw'\n  expected: adam or sgd"),
+        (
+            {"learning_rate": math.nan},
+            "where:    Training(learning_rate=...)\n  got:      nan\n  expected: a number above 0",
+        ),
+        ({"learning_rate": "fast"}, "where:    Training(learning_rate=...)\n  got:      'fast'"),
+        ({"momentum": 1.0}, "where:    Training(momentum=...)"),
+        ({"weight_decay": -1}, "where:    Training(weight_decay=...)"),
+        ({"shuffle": "none"}, "where:    Training(shuffle=...)\n  got:      'none'\n  expected: independent or shared"),
+        ({"subset": "half"}, "where:    Training(subset=...)"),
+        ({"concentration": 0}, "where:    Training(concentration=...)"),
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        check_training(Training(**changes))
+    assert str(error.value).startswith(f"a hyperparameter is out of range\n  {message}")
+
+
+def test_shared_batches_of_different_samples_are_refused() -> None:
+    with pytest.raises(InputError, match="members with different samples cannot share their batches"):
+        check_training(Training(shuffle="shared", subset="disjoint"))
+
+
+class Unvectorised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.readout = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.readout(x)
+        return outputs if outputs.sum().item() > 0 else -outputs
+
+
+def batch_norm() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
+
+
+X, Y = make_data()
+FIRST = "where:    modules[0]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "details"),
+    [
+        ({"modules": []}, "there is nothing to train", ["where:    modules"]),
+        ({"modules": [nn.ReLU()]}, "a member has no parameters to train", [f"{FIRST} (ReLU)"]),
+        ({"modules": [*make_members(1), MLP(7, [3], 3)]}, "a member cannot take the inputs",
+         ["where:    modules[1] (MLP)", "got:      x (n, 6) of torch.float32: RuntimeError: mat1"]),
+        ({"x": X.double()}, "a member cannot take the inputs", ["got:      x (n, 6) of torch.float64: RuntimeError: "]),
+        ({"modules": [batch_norm()]}, "a buffer changes during training",
+         [f"{FIRST} (Sequential), buffer '1.running_mean'", "cure:     use a network without batch normalisation"]),
+        ({"modules": [Unvectorised()]}, "a module cannot be trained in one pass with others",
+         [f"{FIRST} (Unvectorised)", "expected: operations that torch.func.vmap knows"]),
+        ({"modules": [nn.LSTM(6, 3)]}, "a member does not return a tensor", [f"{FIRST} (LSTM)", "got:      tuple"]),
+        ({"modules": [nn.Sequential(nn.Linear(6, 3), nn.Unflatten(1, (3, 1)))]}, "a member's outputs are not vectors",
+         ["expected: (n, outputs)"]),
+        ({"y": torch.arange(N) % 4}, "there are labels without an output",
+         ["where:    y", "got:      labels from 0 to 3", "expected: 0 to 2"]),
+        ({"y": Y - 1}, "there are labels without an output", ["got:      labels from -1 to 1"]),
+        ({"y": torch.zeros(N, 2)}, "the targets do not fit the members' outputs",
+         ["got:      (n, 2) of torch.float32", "expected: (n, 3) of torch.float32"]),
+        ({"y": torch.zeros(N)}, "the targets are neither labels nor vectors", ["got:      (90,) of torch.float32"]),
+        ({"y": Y[1:]}, "inputs and targets differ in number, or there are none",
+         ["where:    x, y\n  got:      90 and 89"]),
+        ({"x": X * math.inf}, "the data is not finite", ["where:    x", "cure:     remove NaN and infinite values"]),
+        ({"validation": (X, Y + 1)}, "there are labels without an output", ["where:    validation y"]),
+        ({"max_steps": 0}, "the number of steps is out of range", ["where:    max_steps", "got:      0"]),
+        ({"members": [0, 2]}, "the members' numbers do not fit", ["got:      [0, 2] of 2"]),
+        ({"random_state": -1}, "the seed is negative", ["where:    random_state", "got:      -1"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_before_any_work(changes: dict, what: str, details: list[str]) -> None:
+    arguments: dict = {"modules": make_members(2), "x": X, "y": Y, "training": Training(), "random_state": 0}
+    with pytest.raises(InputError) as error:
+        fit_members(**(arguments | changes), progress=lambda *done: pytest.fail("work was done"))
+    assert error.value.what == what
+    for detail in details:
+        assert f"\n  {detail}" in str(error.value)

@@ -1,0 +1,135 @@
+"""Resized copies, hyperplane tables, activations, and moments against their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conftest import inputs, random_mlp, random_population
+from consilience.errors import InputError
+from consilience.units.activations import activations
+from consilience.units.hyperplanes import Projection, ground, hyperplanes
+from consilience.units.layers import TracedNetwork, find_layers, read_state
+from consilience.units.moments import Moments, ridge
+from consilience.units.resize import resize
+
+
+def test_a_resized_copy_runs_at_its_new_widths_and_knows_them() -> None:
+    net = random_mlp([5, 4], "tanh")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    wider = resize(net, find_layers(net, inputs(2)), {"hidden.0": 9, "hidden.1": 2})
+    assert wider.config.widths == (9, 2)
+    assert wider.config.activation == "tanh"
+    assert (wider.hidden[1].in_features, wider.hidden[1].out_features) == (9, 2)
+    assert wider(inputs(3)).shape == (3, 3)
+    assert all(not parameter.any() for parameter in wider.parameters())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+class WrittenOut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)).view(-1, 5))
+
+
+def test_a_module_that_writes_out_its_widths_is_refused_at_others() -> None:
+    net = WrittenOut()
+    architecture = find_layers(net, inputs(2))
+    with pytest.raises(
+        InputError, match="the module (does not run|returns another shape) at other widths\n  where:    WrittenOut"
+    ):
+        resize(net, architecture, {"a": 7})
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({"hidden.0": 0}, "a layer needs at least one unit\n  where:    layer 'hidden.0'"),
+        ({"readout": 4}, "the outputs keep their number\n  where:    layer 'readout'\n  got:      4\n  expected: 3"),
+        ({"hidden": 4}, "no layer has this name"),
+    ],
+)
+def test_impossible_widths_are_refused(widths: dict[str, int], message: str) -> None:
+    net = random_mlp([5])
+    with pytest.raises(InputError, match=message):
+        resize(net, find_layers(net, inputs(2)), widths)
+
+
+def test_the_table_of_hyperplanes_has_every_unit_with_its_owner() -> None:
+    population = random_population([[5, 4], [3, 4]])
+    table = hyperplanes(population.networks, "hidden.0", {})
+    nets = [member.module for member in population]
+    assert table.member.tolist() == [0] * 5 + [1] * 3
+    assert table.index.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert torch.equal(table.incoming[5:], nets[1].hidden[0].weight)
+    assert torch.equal(table.bias[:5], nets[0].hidden[0].bias)
+    torch.testing.assert_close(table.outgoing_norm[:5], nets[0].hidden[1].weight.norm(dim=0))
+    assert table.augmented.shape == (8, 7)
+
+
+def test_grounding_is_the_substitution_of_a_projection() -> None:
+    """w·(P ã + c) + b = w̃·ã + b̃ for every ã."""
+    net = random_mlp([5, 4])
+    network = TracedNetwork(find_layers(net, inputs(2)), read_state(net))
+    projection, basis = Projection(torch.randn(5, 7), torch.randn(5)), torch.randn(11, 7)
+    weight, bias = ground(network.architecture.writing("hidden.1")[0], network, projection)
+    expected = net.hidden[1](basis @ projection.matrix.T + projection.offset)
+    torch.testing.assert_close(basis @ weight[:, :, 0].T + bias, expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_activations_by_layer_and_stage_do_not_depend_on_the_batch_size() -> None:
+    net, x = random_mlp([5, 4]), inputs(50)
+    network = TracedNetwork(find_layers(net, x), read_state(net))
+    hidden = net.hidden[0](x).detach()
+    torch.testing.assert_close(activations(network, x, "hidden.0", "written", batch_size=7), hidden)
+    torch.testing.assert_close(activations(network, x, "hidden.0", "read", batch_size=50), hidden.relu())
+    torch.testing.assert_close(activations(network, x, "readout"), net(x).detach())
+    with pytest.raises(InputError, match="no layer has this name\n  got:      'hidden.9'"):
+        activations(network, x, "hidden.9")
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), intercept=st.booleans(), batches=st.integers(1, 5))
+def test_streamed_ridge_is_least_squares(seed: int, intercept: bool, batches: int) -> None:
+    g = np.random.default_rng(seed)
+    x, y = g.normal(size=(40, 4)) + 2, g.normal(size=(40, 3))
+    moments = Moments(4, 3)
+    for rows in np.array_split(np.arange(40), batches):
+        moments.add(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]))
+    weight, bias = ridge(moments, 0.0, intercept=intercept)
+    design = np.c_[x, np.ones(40)] if intercept else x
+    expected = np.linalg.lstsq(design, y, rcond=None)[0].T
+    np.testing.assert_allclose(weight, expected[:, :4], atol=1e-8)
+    np.testing.assert_allclose(bias, expected[:, 4] if intercept else 0, atol=1e-8)
+
+
+def test_ridge_minimises_the_penalised_error() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 4, generator=g, dtype=torch.float64), torch.randn(60, 2, generator=g, dtype=torch.float64)
+    moments = Moments(4, 2)
+    moments.add(x, y)
+    weight, bias = ridge(moments, 0.3)
+    penalty = 0.3 * float(torch.cov(x.T, correction=0).trace()) / 4
+
+    def loss(w: Tensor, b: Tensor) -> Tensor:
+        return (y - x @ w.T - b).square().sum(1).mean() + penalty * w.square().sum()
+
+    w, b = weight.requires_grad_(), bias.detach().requires_grad_()
+    gradients = torch.autograd.grad(loss(w, b), (w, b))
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-12
+
+
+def test_ridge_gives_no_weight_to_directions_without_variance() -> None:
+    x = torch.cat([torch.randn(30, 2), torch.zeros(30, 1)], dim=1)
+    moments = Moments(3, 1)
+    moments.add(x, x[:, :1] * 2 + 5)
+    weight, bias = ridge(moments, 0.0)
+    torch.testing.assert_close(weight, torch.tensor([[2.0, 0, 0]], dtype=torch.float64), atol=1e-6, rtol=0)
+    assert float(bias) == pytest.approx(5, abs=1e-6)
