@@ -6,6 +6,7 @@ Importing this file imports neither torch nor scikit-learn, so that ``--help`` a
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ class Common:
     """Directory to write; must be new, empty, or hold an earlier result of the same command."""
     seed: int = 0
     """Seed of everything random."""
+    threads: int = 1
+    """Threads of the linear algebra. Small networks are fastest with one; results may differ in the last bit between numbers."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -143,6 +146,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(command: Any) -> Any:
+    for library in ("OMP", "OPENBLAS", "MKL"):  # read when torch and NumPy are imported, which has not happened yet
+        os.environ[f"{library}_NUM_THREADS"] = str(command.threads)
     from consilience.recipes import commands
 
     recipe: Callable[[Any], Any] = getattr(commands, type(command).__name__.lower())

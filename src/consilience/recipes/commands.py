@@ -171,7 +171,7 @@ def demo(flags: cli.Demo) -> Result:
 
 def _request(flags: cli.Common) -> dict[str, Any]:
     """The flags that determine the result: all but where it goes and how it is printed; parents by what they hold."""
-    hidden = ("out", "json", "population", "census")
+    hidden = ("out", "json", "threads", "population", "census")
     request = {name: value for name, value in vars(flags).items() if name not in hidden}
     return json.loads(json.dumps(request))  # type: ignore[no-any-return]
 

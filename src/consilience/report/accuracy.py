@@ -17,7 +17,7 @@ from consilience.report.results import Row
 from consilience.report.roles import REFERENCES, by_role, role
 from consilience.report.style import COLOURS, looks, styled
 
-DODGE = 4.5  # points sideways between series, so that the error bars of one width do not hide each other
+DODGE = 6.0  # points sideways between series, so that the error bars of one width do not hide each other
 SAME = 1.05  # numbers of parameters that differ by less are drawn as one width
 
 
@@ -67,7 +67,7 @@ def accuracy_against_width(table: Sequence[Row], ax: Axes | None = None) -> Axes
         name: _label(name, rows[0], look[name][0], rows[0].parameters, shifts[name]) for name, rows in visible.items()
     }
     written = labels.left_of(ax, [named[name] for name in start], column - 4)
-    obstacles += [*map(labels.box_of, written), *(_band(ax, row) for row in references)]
+    obstacles += [*written, *(_band(ax, row) for row in references)]
     labels.near(ax, [label for name, label in named.items() if name not in start], obstacles)
     note(ax, outside)
     return ax

@@ -16,8 +16,7 @@ TABLE = (
 )
 LEARNING = (
     "Test accuracy against gradient steps; bands are ± 1 standard error. Steps count from the start of each curve: "
-    "those that trained the members of an assembly are not among them. The range fits the second half of the curves, "
-    "where they differ little."
+    "those that trained the members of an assembly are not among them. The range fits the second half of the curves."
 )
 LAYERS = (
     "The units of each layer, of all members together, were clustered. Clusters are in canonical order: by frequency, "
@@ -30,17 +29,14 @@ LAYERS = (
 
 def of_widths(table: Sequence[Row]) -> str:
     """Return the caption of `accuracy_against_width`."""
-    full = (
-        ", which end at full width, where an assembly is the ensemble"
-        if any(row.width == FULL for row in table)
-        else ""
-    )
+    has_full = any(row.width == FULL for row in table)
+    full = "; at full width an assembly is the ensemble" if has_full else ""
     grey = any(row.group != "assembly" and role(row) not in REFERENCES for row in table)
     return (
         "Test accuracy against the number of parameters; bars are ± 1 standard error. Blue lines: assemblies of one "
-        f"census, a line for each correction{full}. {'Grey points: alternatives. ' if grey else ''}Horizontal lines: the "
-        "members and their ensemble, whose band is ± 1 standard error. Points of one width stand a little beside each "
-        "other so that their bars can be seen."
+        f"census, a line for each correction{full}. {'Grey points: alternatives. ' if grey else ''}Horizontal lines: "
+        "the members and their ensemble, whose band is ± 1 standard error. Points of one width stand a little beside "
+        "each other so that their bars can be seen."
     )
 
 

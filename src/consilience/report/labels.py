@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import TextToPath
+from numpy.typing import NDArray
 
 from consilience.report.style import FONT, MUTED, SMALL, readable
 
@@ -23,6 +24,7 @@ TIE = 16.0  # from the right edge of the axes to a label in the margin
 HALO = (withStroke(linewidth=2.2, foreground="white"),)
 SIDES = {"left": (0.0, 0.5), "right": (1.0, 0.5), "center": (0.5, 0.5)}  # where a line meets the text aligned this way
 Point = tuple[float, float]
+Array = NDArray[np.float64]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
@@ -70,11 +72,11 @@ def size_of(ax: Axes) -> Point:
     return float(extent.width) * scale, float(extent.height) * scale
 
 
+@lru_cache(maxsize=1024)
 def width_of(text: str, size: float = SMALL) -> float:
     """Width of a text, with room for the rounding of letters to pixels."""
-    if not text.strip():
-        return 0.0
-    return 1.04 * float(TextPath((0, 0), text, size=size, prop=FontProperties(FONT)).get_extents().width)
+    width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties(family=FONT, size=size), ismath=False)
+    return 1.04 * float(width)
 
 
 def at(ax: Axes, x: float, y: float) -> Point:
@@ -85,55 +87,47 @@ def at(ax: Axes, x: float, y: float) -> Point:
     return float(x_pixels) * 72 / ax.figure.dpi, float(y_pixels) * 72 / ax.figure.dpi
 
 
-def right_of(ax: Axes, labels: Sequence[Label]) -> list[Text]:
+def right_of(ax: Axes, labels: Sequence[Label]) -> None:
     """Write labels in the right margin, at the height of their ``y``, each tied to it by a thin line."""
     width, height = size_of(ax)
     wanted = [at(ax, label.x, label.y)[1] for label in labels]
     placed = spread(wanted, [LINE] * len(labels), -LINE / 2, height + LINE / 2)
-    return [
+    for label, y, y_label in zip(labels, wanted, placed, strict=True):
         _write(ax, label, (width, y), (width + TIE, y_label), "left")
-        for label, y, y_label in zip(labels, wanted, placed, strict=True)
-    ]
 
 
-def left_of(ax: Axes, labels: Sequence[Label], x: float) -> list[Text]:
-    """Write labels that end at ``x``, inside the axes, in one column left of what they name."""
+def left_of(ax: Axes, labels: Sequence[Label], x: float) -> list[Box]:
+    """Write labels that end at ``x``, inside the axes, in one column left of what they name; return their places."""
     wanted = [_drawn(ax, label) for label in labels]
     placed = spread([y for _, y in wanted], [LINE] * len(labels), 0, size_of(ax)[1])
-    return [
-        _write(ax, label, point, (x, y_label), "right")
-        for label, point, y_label in zip(labels, wanted, placed, strict=True)
-    ]
+    for label, point, y in zip(labels, wanted, placed, strict=True):
+        _write(ax, label, point, (x, y), "right")
+    return [(x - width_of(label.text), y - LINE / 2, x, y + LINE / 2) for label, y in zip(labels, placed, strict=True)]
 
 
-def near(ax: Axes, labels: Sequence[Label], obstacles: Sequence[Box]) -> list[Text]:
+def near(ax: Axes, labels: Sequence[Label], obstacles: Sequence[Box]) -> None:
     """Write each label where it and the line to its point cover least, nearest first, among places around its point."""
-    taken, texts = list(obstacles), []
+    taken = list(obstacles)
     for label in labels:
         point, length = _drawn(ax, label), width_of(label.text)
-        places = [
-            (_covered(box, taken) + 2 * _crossed(point, box, taken) + gap / 4, box)
-            for gap, box in _places(ax, point, length)
-        ]
-        box = min(places, default=(0.0, (point[0], point[1], point[0] + length, point[1] + LINE)))[1]
-        side = "left" if box[0] > point[0] else "right" if box[2] < point[0] else "center"
-        x = {"left": box[0], "right": box[2], "center": (box[0] + box[2]) / 2}[side]
-        texts.append(_write(ax, label, point, (x, (box[1] + box[3]) / 2), side, HALO))
-        taken.append(box)
-    return texts
+        gaps, boxes = _places(ax, point, length)
+        cost = _covered(boxes, taken) + 2 * _covered(_lines(point, boxes), taken).sum(-1) + gaps / 4
+        best = boxes[int(cost.argmin())] if len(boxes) else (*point, point[0] + length, point[1] + LINE)
+        x0, y0, x1, y1 = (float(edge) for edge in best)
+        side = "left" if x0 > point[0] else "right" if x1 < point[0] else "center"
+        x = {"left": x0, "right": x1, "center": (x0 + x1) / 2}[side]
+        _write(ax, label, point, (x, (y0 + y1) / 2), side, HALO)
+        taken.append((x0, y0, x1, y1))
 
 
-def above(ax: Axes, texts: Sequence[str], xs: Sequence[float]) -> list[Text]:
+def above(ax: Axes, texts: Sequence[str], xs: Sequence[float]) -> None:
     """Write texts in one line above the axes at these ``xs`` of the data, moved apart where they are too close."""
     width, height = size_of(ax)
     wanted = [at(ax, x, ax.get_ylim()[0])[0] for x in xs]
     placed = spread(wanted, [width_of(text) + 5 for text in texts], 0, width)
-    return [
-        ax.annotate(
-            text, (x / width, 1 + 4 / height), xycoords="axes fraction", ha="center", fontsize=SMALL, color=MUTED
-        )
-        for text, x in zip(texts, placed, strict=True)
-    ]
+    for text, x in zip(texts, placed, strict=True):
+        place = (x / width, 1 + 4 / height)
+        ax.annotate(text, place, xycoords="axes fraction", ha="center", fontsize=SMALL, color=MUTED)
 
 
 def along(ax: Axes, xs: Sequence[float], ys: Sequence[float]) -> list[Box]:
@@ -142,34 +136,26 @@ def along(ax: Axes, xs: Sequence[float], ys: Sequence[float]) -> list[Box]:
     return [box for pair in pairwise(points) for box in _between(*pair)]
 
 
-def box_of(text: Text) -> Box:
-    """Where a text stands, without the line that ties it."""
-    assert text.axes is not None
-    extent, corner, scale = Text.get_window_extent(text), text.axes.get_window_extent().p0, 72 / text.axes.figure.dpi
-    (x0, y0), (x1, y1) = (extent.p0 - corner) * scale, (extent.p1 - corner) * scale
-    return float(x0), float(y0), float(x1), float(y1)
-
-
 def _drawn(ax: Axes, label: Label) -> Point:
     x, y = at(ax, label.x, label.y)
     return x + label.shift, y
 
 
-def _places(ax: Axes, point: Point, length: float) -> list[tuple[float, Box]]:
-    """Return (distance, box) of the places around a point where a text of this length lies inside the axes."""
+def _places(ax: Axes, point: Point, length: float) -> tuple[Array, Array]:
+    """Return the distances (p,) and boxes (p, 4) of places around a point where a text fits into the axes."""
     width, height = size_of(ax)
-    places = []
-    for gap in (9.0, 16.0, 26.0, 38.0, 52.0, 68.0):
-        for angle in np.radians(range(0, 360, 30)):
-            dx, dy = float(np.cos(angle)), float(np.sin(angle))
-            x, y = point[0] + dx * (gap + length / 2 * abs(dx)), point[1] + dy * (gap + LINE / 2 * abs(dy))
-            box = (x - length / 2, y - LINE / 2, x + length / 2, y + LINE / 2)
-            if min(box[0], box[1]) >= 2 and box[2] <= width - 2 and box[3] <= height - 2:
-                places.append((gap, box))
-    return places
+    gap, angle = (
+        grid.ravel() for grid in np.meshgrid((9, 16, 26, 38, 52, 68), np.radians(range(0, 360, 30)), indexing="ij")
+    )
+    dx, dy = np.cos(angle), np.sin(angle)
+    x = point[0] + dx * (gap + length / 2 * abs(dx))
+    y = point[1] + dy * (gap + LINE / 2 * abs(dy))
+    boxes = np.stack([x - length / 2, y - LINE / 2, x + length / 2, y + LINE / 2], axis=1)
+    inside = (boxes[:, :2] >= 2).all(1) & (boxes[:, 2] <= width - 2) & (boxes[:, 3] <= height - 2)
+    return gap[inside], boxes[inside]
 
 
-def _write(ax: Axes, label: Label, point: Point, place: Point, side: str, effects: Sequence[withStroke] = ()) -> Text:
+def _write(ax: Axes, label: Label, point: Point, place: Point, side: str, effects: Sequence[withStroke] = ()) -> None:
     """Write a label, and tie it to its point if it is not beside it."""
     width, height = size_of(ax)
     far = abs(point[0] - place[0]) > 14 or abs(point[1] - place[1]) > 9
@@ -181,7 +167,7 @@ def _write(ax: Axes, label: Label, point: Point, place: Point, side: str, effect
         "shrinkB": 0,
         "relpos": SIDES[side],
     }
-    return ax.annotate(
+    ax.annotate(
         label.text, (point[0] / width, point[1] / height), (place[0] / width, place[1] / height),
         xycoords="axes fraction", textcoords="axes fraction", ha=side, va="center", fontsize=SMALL,
         color=readable(label.colour), arrowprops=tie if far else None, annotation_clip=False,
@@ -195,17 +181,18 @@ def _between(start: Point, end: Point, radius: float = 2.5) -> list[Box]:
     return [(x - radius, y - radius, x + radius, y + radius) for x, y in np.linspace(start, end, n)]
 
 
-def _covered(box: Box, taken: Sequence[Box]) -> float:
-    """Area of the box that is covered, boxes that overlap counted twice."""
+def _lines(point: Point, boxes: Array) -> Array:
+    """Return dots (p, 6, 4) along the lines from a point to the nearest edges of boxes (p, 4), but not at the point."""
+    nearest = np.clip(point, boxes[:, :2], boxes[:, 2:])
+    dots = np.linspace(np.broadcast_to(point, nearest.shape), nearest, 8, axis=1)[:, 2:]
+    return np.concatenate([dots - 1, dots + 1], axis=-1)
+
+
+def _covered(boxes: Array, taken: Sequence[Box]) -> Array:
+    """Return the area (...,) of each box (..., 4) that is covered, where boxes overlap once for each."""
     if not taken:
-        return 0.0
-    x0, y0, x1, y1 = np.array(taken).T
-    sides = np.minimum(box[2], x1) - np.maximum(box[0], x0), np.minimum(box[3], y1) - np.maximum(box[1], y0)
-    return float((np.maximum(sides[0], 0) * np.maximum(sides[1], 0)).sum())
-
-
-def _crossed(point: Point, box: Box, taken: Sequence[Box]) -> float:
-    """Area covered of the line from a point to the nearest edge of a box, without the surroundings of the point."""
-    nearest = float(np.clip(point[0], box[0], box[2])), float(np.clip(point[1], box[1], box[3]))
-    line = [(x - 1, y - 1, x + 1, y + 1) for x, y in np.linspace(point, nearest, 8)[2:]]
-    return sum(_covered(dot, taken) for dot in line)
+        return np.zeros(boxes.shape[:-1])
+    other = np.array(taken)
+    sides = np.minimum(boxes[..., None, 2:], other[:, 2:]) - np.maximum(boxes[..., None, :2], other[:, :2])
+    area: Array = np.maximum(sides, 0).prod(-1).sum(-1)
+    return area

@@ -18,6 +18,7 @@ from consilience.report.results import LearningPoint, Row
 from consilience.report.roles import ENSEMBLE, by_name, first
 from consilience.report.style import COLOURS, looks, shortened, styled
 
+MARKERS = 20  # on a curve at most, so that they stay apart
 DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))  # for curves that share a role, and so a colour
 
 
@@ -84,6 +85,7 @@ def _draw(ax: Axes, points: Sequence[LearningPoint], name: str, colour: str, mar
     ax.plot(
         step, accuracy, color=colour, linestyle=dashes, marker=marker, markersize=8 if marker == "*" else 5,
         markeredgecolor="white", markeredgewidth=0.4, label=name,
+        markevery=-(-len(step) // MARKERS),
     )  # fmt: skip
 
 

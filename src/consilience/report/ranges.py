@@ -47,7 +47,7 @@ def roomy_axes(height: float, margin: Sequence[str], outside: Sequence[str], top
 
 
 def line(ax: Axes, row: Row, start: float = 0.0) -> None:
-    """Draw one row as a horizontal line from ``start`` (a share of the width); the ensemble with a 1-standard-error band.
+    """Draw one row as a horizontal line from ``start``, a share of the width; the ensemble with a 1-s.e. band.
 
     Bands of more rows would lie over each other and tell nothing; their errors are in the labels.
     """

@@ -129,6 +129,6 @@ def shortened(name: str, longest: int = 26) -> str:
     """Return a name with its middle left out where it is too long for a label.
 
     >>> shortened("hidden.0"), shortened("stages.2.blocks.11.conv2", 15)
-    ('hidden.0', 'stages.….conv2')
+    ('hidden.0', 'stages.…1.conv2')
     """
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-(longest - longest // 2 - 1) :]}"

@@ -72,12 +72,8 @@ def summary_sentences(experiment: Experiment) -> list[str]:
 
 
 def _members(experiment: Experiment) -> str:
-    known = (
-        ("the members reach {} on average", first(experiment.table, MEAN_MEMBER)),
-        ("the best of them {}", first(experiment.table, BEST_MEMBER)),
-        ("their ensemble {}", first(experiment.table, ENSEMBLE)),
-    )
-    parts = [text.format(_accuracy(row.test)) for text, row in known if row]
+    rows = (first(experiment.table, name) for name in (MEAN_MEMBER, BEST_MEMBER, ENSEMBLE))
+    parts = [f"the {row.method} reaches {_accuracy(row.test)}" for row in rows if row]
     if not parts:
         return ""
     joined = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
@@ -158,9 +154,10 @@ def _learning(experiment: Experiment) -> list[str]:
         return []
     ahead = [step for step, difference in pairs if difference.value > 0 and not difference.is_noise]
     behind = [step for step, difference in pairs if difference.value < 0 and not difference.is_noise]
-    told = f"ahead by more than noise at {len(ahead)}" + (f" (last at step {ahead[-1]:,})" if ahead else "")
+    told = f"ahead by more than noise at {len(ahead)} of {len(pairs)} points"
+    told += f" (last at step {ahead[-1]:,})" if ahead else ""
     told += f" and behind by more than noise at {len(behind)}" if behind else ""
-    return [f"Of {len(pairs)} moments at equal steps, the fine-tuned assembly is {told}."]
+    return [f"Along the way, at equal steps, the fine-tuned assembly is {told}."]
 
 
 def _pairs(a: Sequence[LearningPoint], b: Sequence[LearningPoint]) -> list[tuple[int, Difference]]:
