@@ -29,7 +29,7 @@ class Common:
     seed: int = 0
     """Seed of everything random."""
     threads: int = 1
-    """Threads of the linear algebra. Small networks are fastest with one; results may differ in the last bit between numbers."""
+    """Threads of the linear algebra. Small networks are fastest with one; the last bits may depend on it."""
     json: bool = False
     """Print the result as JSON."""
 

@@ -100,7 +100,7 @@ def with_stability(
 
 
 def _best_jaccard(labels: NDArray[np.int64], again: NDArray[np.int64], n_clusters: int) -> NDArray[np.float64]:
-    """Best overlap |A ∩ B| / |A ∪ B| of each cluster A of ``labels`` with a cluster B of ``again``; NaN if A is empty."""
+    """Best |A ∩ B| / |A ∪ B| of each cluster A of ``labels`` with a cluster B of ``again``; NaN if A is empty."""
     both = np.zeros((n_clusters, int(again.max()) + 1))
     np.add.at(both, (labels, again), 1)
     sizes, sizes_again = both.sum(1, keepdims=True), both.sum(0, keepdims=True)

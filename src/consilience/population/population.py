@@ -152,13 +152,9 @@ def _known_architecture(
     Tracing takes 0.2 s; this takes a forward pass. It is only a short cut: the proof follows in either case.
     """
     for kind, traced in known:
-        parameters = {axis.parameter for layer in traced.layers for axis in layer.writers}
-        if kind is not type(module) or parameters != set(state):
+        if kind is not type(module) or not traced.fits(state):
             continue
-        widths = {layer.name: state[layer.writers[0].parameter].shape[layer.writers[0].dim] for layer in traced.layers}
-        architecture = traced.with_widths(widths)
-        if architecture.shapes(widths, state) != {name: tuple(value.shape) for name, value in state.items()}:
-            continue
+        architecture = traced.with_widths(traced.widths_in(state))
         try:
             same = torch.allclose(
                 TracedNetwork(architecture, state)(x), forward(module, state, x), rtol=1e-5, atol=1e-6

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.population import Population
@@ -65,32 +65,8 @@ def load_population(directory: str | os.PathLike[str], module: nn.Module | None 
         state = {
             name.removeprefix(prefix): value for name, value in artefact.tensors.items() if name.startswith(prefix)
         }
-        if description["type"] != FOREIGN:
-            built = build_described(description)
-        elif module is None:
-            raise InputError(
-                "the members' class is not one of this package's",
-                where=artefact.directory,
-                got=description.get("class"),
-                cure="pass module=, a module of that class",
-            )
-        else:
-            architecture = find_layers(module, example)
-            known = {layer.writers[0] for layer in architecture.layers}
-            by_axis = {axis: state[axis.parameter].shape[axis.dim] for axis in known if axis.parameter in state}
-            built = resize(
-                module, architecture, {layer.name: by_axis[layer.writers[0]] for layer in architecture.hidden}
-            )
-        try:
-            built.load_state_dict(state)
-        except RuntimeError as error:
-            raise ArtefactError(
-                "the parameters do not fit the members' class",
-                where=f"member {k} of {artefact.directory}",
-                got=str(error),
-                expected=type(built).__name__,
-                cure="pass a module of the class that was saved",
-            ) from error
+        built = _build(description, state, module, example, f"member {k} of {artefact.directory}")
+        built.load_state_dict(state)
         modules.append(built)
     metrics = artefact.directory / METRICS
     try:
@@ -102,6 +78,26 @@ def load_population(directory: str | os.PathLike[str], module: nn.Module | None 
     except ConsilienceError as error:
         error.add_note(f"in the population {artefact.directory}")
         raise
+
+
+def _build(
+    description: Mapping[str, Any], state: Mapping[str, Tensor], module: nn.Module | None, example: Tensor, where: str
+) -> nn.Module:
+    """Return a network that the saved parameters fit, with other ones."""
+    if description["type"] != FOREIGN:
+        return build_described(description)
+    if module is None:
+        raise InputError(
+            "the members' class is not one of this package's", where=where, got=description.get("class"),
+            cure="pass module=, a module of that class",
+        )  # fmt: skip
+    architecture = find_layers(module, example)
+    if not architecture.fits(state):
+        raise ArtefactError(
+            "the parameters do not fit the module given", where=where, got=f"parameters of {description.get('class')}",
+            expected=f"those of {type(module).__name__}", cure="pass a module of the class that was saved",
+        )  # fmt: skip
+    return resize(module, architecture, architecture.widths_in(state))
 
 
 def population_tensors(population: Population) -> dict[str, dict[str, Any]]:

@@ -11,8 +11,10 @@ from typing import Any
 from torch import nn
 
 from consilience.assembly import assemble
+from consilience.assembly.distillation import STEPS
 from consilience.baselines import Ensemble, best_member, parameter_average
 from consilience.census import Census, LayerCensus
+from consilience.census.widths import resolve_width
 from consilience.data import Data
 from consilience.errors import InputError
 from consilience.evaluation import Score, evaluate, mean_score
@@ -24,8 +26,9 @@ from consilience.report.results import Experiment, LayerSummary, LearningPoint, 
 WIDTHS = ("1x", "2x", "4x")
 CORRECTIONS = ("none", "least-squares", "distill")
 TRAINED_WIDTH = "2x"  # the width at which fine-tuning and training from scratch are compared
-FINE_TUNING_RATE = 0.3  # of the members' learning rate: a warm start forgets at a rate made for a cold one
+FINE_TUNING_RATE = 0.1  # of the members' learning rate: at a rate made for a cold start, a warm one forgets first
 N_CENTROIDS = 64
+GROUPS = ("members", "alternative", "assembly")
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def run_experiment(
     ----------
     census : a fitted census.
     data : the data its population was trained on.
-    widths, corrections : the assemblies to build; corrections that need calibration data are left out if there is none.
+    widths, corrections : the assemblies to build. Multiples wider than the number of clusters are left out, and so are
+        corrections that need calibration data if there is none.
     random_state : seed of what is trained here.
     obtained : how to get these numbers again, for the report.
     progress : called with the name of each stage.
@@ -116,27 +120,29 @@ def run_experiment(
     rows = _alternatives(contest)
     usable = [c for c in corrections if census.calibration_ is not None or c == "none"]
     built: dict[tuple[str, str], nn.Module] = {}
+    possible = [width for width in widths if _exists(census, width)]
     for correction in usable:
-        for width in (*widths, "full") if correction == "none" else widths:
+        for width in (*possible, "full") if correction == "none" else possible:
             progress(f"assembly {width}, {correction}")
             began = time.perf_counter()
             network = assemble(census, width, correction=correction, random_state=random_state)
             built[width, correction] = network
-            rows.append(
-                contest.row(f"assembly, {correction}", "assembly", width, network, seconds=time.perf_counter() - began)
-            )
+            steps = STEPS if correction == "distill" else 0
+            seconds = time.perf_counter() - began
+            rows.append(contest.row(f"assembly, {correction}", "assembly", width, network, steps, seconds))
 
     best = "least-squares" if "least-squares" in usable else "none"
-    start = built.get((TRAINED_WIDTH, best)) or assemble(census, TRAINED_WIDTH, correction=best)
+    trained_width = TRAINED_WIDTH if _exists(census, TRAINED_WIDTH) else "full"
+    start = built.get((trained_width, best)) or assemble(census, trained_width, correction=best)
     contestants = (
         ("from scratch", "alternative", initialise(start, random_state), 1.0),
         ("fine-tuned assembly", "assembly", start, FINE_TUNING_RATE),
     )
     learning: dict[str, list[LearningPoint]] = {}
     for name, group, network, rate in contestants:
-        progress(f"{name}, {TRAINED_WIDTH}")
+        progress(f"{name}, {trained_width}")
         trained, learning[name], seconds = contest.train(network, rate, None)
-        rows.append(contest.row(name, group, TRAINED_WIDTH, trained, contest.steps, seconds))
+        rows.append(contest.row(name, group, trained_width, trained, contest.steps, seconds))
     return Experiment(
         title=f"{len(contest.population)} networks and one built from them: {data.name}",
         data=_describe_data(data), population=_describe_population(contest.population),
@@ -146,7 +152,13 @@ def run_experiment(
     )  # fmt: skip
 
 
-GROUPS = ("members", "alternative", "assembly")
+def _exists(census: Census, width: str) -> bool:
+    """Whether the census has enough clusters for this multiple of the median widths; a few members may not."""
+    population = census.population_
+    return all(
+        resolve_width(width, population.median_width(name), where="widths") <= layer.clustering.n_leaves
+        for name, layer in census.layers_.items()
+    )
 
 
 def _alternatives(contest: _Contest) -> list[Row]:

@@ -73,7 +73,8 @@ def _wrapped(outside: Sequence[str], room: float) -> list[str]:
     lines: list[str] = []
     for kept in range(len(outside), -1, -1):
         rest = [f"and {len(outside) - kept} more"] if kept < len(outside) else []
-        lines = wrap("Below the range: " + "; ".join([*outside[:kept], *rest]), max(20, int(room / (0.62 * SMALL))))
+        text = "Below the range: " + "; ".join([*outside[:kept], *rest])
+        lines = wrap(text.replace(" %", "\N{NO-BREAK SPACE}%"), max(20, int(room / (0.62 * SMALL))))
         if len(lines) <= NOTE_LINES:
             break
     return lines if outside else []

@@ -79,7 +79,8 @@ class Experiment:
     learning : curve name ("fine-tuned assembly", "from scratch") → points.
     layers : the census, layer by layer.
     centroids : first-layer centroids as images (C, H, W) nested lists, in canonical order; empty if inputs are no
-    images. obtained : what a reader needs to get these numbers again: command, seed, versions, method of each column.
+    images.
+    obtained : what a reader needs to get these numbers again: command, seed, versions, method of each column.
     """
 
     title: str
@@ -119,7 +120,7 @@ class Experiment:
         try:
             raw = json.loads(path.read_text())
             version = raw.pop("format_version")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ArtefactError(
                 "the results are damaged", where=path, got=str(error), cure="make them again"
             ) from error
@@ -143,7 +144,7 @@ class Experiment:
                     "layers": [LayerSummary(**layer) for layer in raw["layers"]],
                 }
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, AttributeError, TypeError) as error:
             raise ArtefactError(
                 "the results are damaged", where=path, got=str(error), cure="make them again"
             ) from error

@@ -188,6 +188,19 @@ class Architecture:
                 new[axis.parameter][axis.dim] = widths.get(layer.name, layer.width)
         return {name: tuple(shape) for name, shape in new.items()}
 
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether these are the parameters of such a network, at whatever widths."""
+        axes = [axis for layer in self.layers for axis in layer.writers]
+        if {axis.parameter for axis in axes} != set(state):
+            return False
+        widths = self.widths_in(state)
+        return self.shapes(widths, state) == {name: tuple(parameter.shape) for name, parameter in state.items()}
+
+    def widths_in(self, state: Mapping[str, Tensor]) -> dict[str, int]:
+        """Return the layers' widths as the parameters have them."""
+        first = {layer.name: layer.writers[0] for layer in self.layers}
+        return {name: state[axis.parameter].shape[axis.dim] for name, axis in first.items()}
+
     def with_widths(self, widths: Mapping[str, int]) -> Architecture:
         """Return the same layers and maps at other widths; layers not named keep theirs."""
         layers = tuple(replace(layer, width=widths.get(layer.name, layer.width)) for layer in self.layers)

@@ -1,0 +1,255 @@
+"""Populations: what enters is proved, what is saved comes back, and what does not belong is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from conftest import inputs, random_mlp, random_population
+from consilience.census import Census, load_census, save_census
+from consilience.data import Data, Dataset
+from consilience.errors import ArtefactError, FunctionChangedError, InputError, TracingError
+from consilience.nets import MLP
+from consilience.population import Population, Training, train_population
+from consilience.population import population as population_module
+from consilience.population.create import initialise
+
+X = inputs(8)
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+class Hand(nn.Module):
+    """A user's own module."""
+
+    def __init__(self, width: int = 5, activation: str = "relu") -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, width), nn.Linear(width, 3)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(getattr(functional, self.activation)(self.first(x)))
+
+
+def test_modules_are_copied_and_put_in_eval_mode() -> None:
+    net = random_mlp([5]).train()
+    population = Population.from_modules([net], X)
+    with torch.no_grad():
+        net.readout.weight.zero_()
+    assert net.training
+    assert not population.members[0].module.training
+    assert population.members[0].module.readout.weight.any()
+    assert population.members[0].network.state["readout.weight"].any()
+
+
+def test_members_of_one_architecture_are_traced_once_and_others_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+    original = population_module.find_layers
+    monkeypatch.setattr(population_module, "find_layers", lambda m, x: traced.append(m) or original(m, x))
+    population = Population.from_modules([Hand(5), Hand(5), Hand(7)], X)
+    assert len(traced) == 1
+    assert population.widths("first") == (5, 5, 7)
+    assert population.median_width("first") == 5
+    traced.clear()
+    with pytest.raises(InputError, match="members differ in their activations"):
+        Population.from_modules([Hand(5, "relu"), Hand(5, "gelu")], X)
+    assert len(traced) == 2  # of one class and shape, but not one function
+
+
+def test_logits_are_the_members_outputs() -> None:
+    population = random_population([[5, 4], [3, 4]])
+    expected = torch.stack([member.module(X) for member in population])
+    torch.testing.assert_close(population.logits(X), expected.detach())
+
+
+class Unlike(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x).softmax(-1)
+
+
+def nan_mlp() -> MLP:
+    net = random_mlp([5])
+    with torch.no_grad():
+        net.readout.bias[1] = torch.nan
+    return net
+
+
+class Random(nn.Module):
+    """Traces well, and never computes the same thing twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x + torch.rand_like(x))))
+
+
+@pytest.mark.parametrize(
+    ("other", "error", "message"),
+    [
+        (random_mlp([5], n_inputs=7), InputError, "the module fails on the example input"),
+        (MLP(6, [5], 4), InputError, "members differ in their output size\n  where:    member 1\n  got:      4\n  exp"),
+        (random_mlp([5, 5]), InputError, "members differ in their layers\n  where:    member 1"),
+        (random_mlp([5], "tanh"), InputError, "members differ in their activations\n  where:    member 1"),
+        (nan_mlp(), InputError, "a parameter is not finite\n  where:    'readout.bias'"),
+        (Unlike(random_mlp([5])), TracingError, "an operation on units is not understood\n  where:    aten.softmax"),
+        (Random(), FunctionChangedError, "changes what the module computes"),
+    ],
+)  # fmt: skip
+def test_a_member_that_does_not_belong_is_refused_by_number(other: nn.Module, error: type, message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        Population.from_modules([random_mlp([5]), other], X)
+    notes = getattr(caught.value, "__notes__", [])
+    assert "this is member 1 of the population" in notes or "member 1" in str(caught.value)
+
+
+def test_no_members_and_bad_examples_are_refused() -> None:
+    with pytest.raises(InputError, match="a population needs at least one member"):
+        Population.from_modules([], X)
+    with pytest.raises(InputError, match="the example input is not finite"):
+        Population.from_modules([random_mlp([5])], X * torch.inf)
+
+
+def test_saved_and_loaded_is_the_same_and_so_are_its_bytes(tmp_path: Path) -> None:
+    population = random_population([[5, 4], [3, 6]], "tanh")
+    population = dataclasses.replace(population, failed={4: "why"}, metrics=({"epoch": 1, "loss": 0.5},))
+    population.save(tmp_path / "a")
+    loaded = Population.load(tmp_path / "a")
+    assert torch.equal(loaded.logits(X), population.logits(X))
+    assert loaded.widths("hidden.1") == (4, 6)
+    assert loaded.failed == {4: "why"}
+    assert list(loaded.metrics) == [{"epoch": 1, "loss": 0.5}]
+    loaded.save(tmp_path / "b")
+    assert files_in(tmp_path / "a") == files_in(tmp_path / "b")
+
+
+def test_a_users_own_modules_are_saved_without_their_code(tmp_path: Path) -> None:
+    population = Population.from_modules([Hand(5), Hand(7)], X)
+    population.save(tmp_path / "p")
+    with pytest.raises(InputError, match=r"not one of this package's\n.*\n.*Hand\n  cure:     pass module="):
+        Population.load(tmp_path / "p")
+    loaded = Population.load(tmp_path / "p", module=Hand(2))
+    assert torch.equal(loaded.logits(X), population.logits(X))
+    with pytest.raises(ArtefactError, match="the parameters do not fit the module given\n  where:    member 0"):
+        Population.load(tmp_path / "p", module=random_mlp([5]))
+
+
+def test_a_damaged_population_is_refused(tmp_path: Path) -> None:
+    random_population([[5]]).save(tmp_path / "p")
+    (shard,) = (tmp_path / "p").glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:200])
+    with pytest.raises(ArtefactError, match="damaged|not.*what was written"):
+        Population.load(tmp_path / "p")
+    config = json.loads((tmp_path / "p" / "config.json").read_text())
+    (tmp_path / "p" / "config.json").write_text(json.dumps({**config, "format_version": 99}))
+    with pytest.raises(ArtefactError, match="format version"):
+        Population.load(tmp_path / "p")
+
+
+def test_a_census_comes_back_with_its_population(tmp_path: Path) -> None:
+    population, x = random_population([[5, 4], [6, 4], [4, 4]]), inputs(100)
+    population.save(tmp_path / "p")
+    census = Census(n_clusters={"hidden.0": 7}, n_resamples=2).fit(population, x)
+    save_census(census, tmp_path / "c", tmp_path / "p")
+    loaded = load_census(tmp_path / "c")
+    for name, layer in census.layers_.items():
+        other = loaded.layers_[name]
+        for field in ("labels_", "frequency_", "size_", "stability_", "centroid_", "alive"):
+            assert torch.equal(torch.as_tensor(getattr(layer, field)), torch.as_tensor(getattr(other, field)))
+        assert (layer.at(3).labels == other.at(3).labels).all()
+    save_census(loaded, tmp_path / "d", tmp_path / "p")
+    assert files_in(tmp_path / "c") == files_in(tmp_path / "d")
+
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "c").rename(tmp_path / "moved" / "c")
+    with pytest.raises(ArtefactError):
+        load_census(tmp_path / "moved" / "c")
+    assert load_census(tmp_path / "moved" / "c", population).n_clusters == {"hidden.0": 7}
+    with pytest.raises(ArtefactError, match="the census is of another population"):
+        load_census(tmp_path / "moved" / "c", random_population([[5, 4], [6, 4], [4, 4]], seed=50))
+    with pytest.raises(InputError, match="the census has not been taken"):
+        save_census(Census(), tmp_path / "e", tmp_path / "p")
+    assert not (tmp_path / "e").exists()
+
+
+def test_members_start_anew_each_from_its_own_seed(digits: Data) -> None:
+    net = MLP(64, [4], 10)
+    few, more = (train_population(net, digits.train, n, training=Training(epochs=1), random_state=5) for n in (2, 3))
+    assert not torch.equal(few.members[0].module.readout.weight, few.members[1].module.readout.weight)
+    torch.testing.assert_close(few.members[1].module.readout.weight, more.members[1].module.readout.weight)
+    again = train_population(net, digits.train, 2, training=Training(epochs=1), random_state=5)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(few.members[1].network.state.values(), again.members[1].network.state.values(), strict=True)
+    )
+    assert not torch.equal(net.readout.weight, initialise(net, 0).readout.weight)
+
+
+def test_members_of_several_widths_take_turns(digits: Data) -> None:
+    nets = [MLP(64, [4], 10), MLP(64, [6], 10)]
+    population = train_population(nets, digits.train, 5, training=Training(epochs=1), random_state=0)
+    assert population.widths("hidden.0") == (4, 6, 4, 6, 4)
+    made = train_population(lambda: MLP(64, [3], 10), digits.train, 2, training=Training(epochs=1), random_state=0)
+    assert made.widths("hidden.0") == (3, 3)
+
+
+class NoReset(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(10, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x.flatten(1), self.weight)
+
+
+def test_what_cannot_be_trained_is_refused_before_training(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    monkeypatch.setattr(importlib.import_module("consilience.population.create"), "fit_members", None)
+    train = digits.train
+    some = train.take((train.y != 3).nonzero()[:, 0])
+    broken = Dataset(train.x.clone().fill_(torch.nan), train.y, train.ids)
+    for arguments, message in (
+        ((MLP(64, [4], 10), some, 2), "3"),
+        ((MLP(64, [4], 10), broken, 2), "NaN|not finite"),
+        ((MLP(60, [4], 10), train, 2), "the module fails on the example input"),
+        ((MLP(64, [4], 10), train, 0), "a population needs at least one member"),
+        ((NoReset(), train, 2), r"does not know how to draw its initial values\n  where:    '' \(NoReset\)"),
+        (([], train, 2), "no module to train"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train_population(*arguments)
+
+
+def test_a_member_that_diverges_is_left_out_and_reported(digits: Data) -> None:
+    def wild() -> nn.Module:
+        wild.count += 1
+        net = MLP(64, [4], 10)
+        if wild.count == 2:
+            with torch.no_grad():
+                net.readout.weight.fill_(torch.inf)
+        return net
+
+    wild.count = 0
+    import importlib
+
+    create = importlib.import_module("consilience.population.create")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(create, "initialise", lambda module, seed: module)
+        population = train_population(wild, digits.train, 3, training=Training(epochs=1), random_state=0)
+    assert len(population) == 2
+    assert list(population.failed) == [1]
+    assert "not finite" in population.failed[1]
