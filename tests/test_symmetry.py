@@ -16,6 +16,7 @@ from consilience.units.proof import forward, prove
 from consilience.units.symmetry import (
     SYMMETRIES,
     axis_norms,
+    balanced,
     can_flip,
     canonical,
     flip,
@@ -74,8 +75,19 @@ def test_group_actions_leave_the_function_alone(activation: str, bias: bool, see
             network = rescale(network, layer.name, 0.1 + 3 * torch.rand(layer.width, generator=g))
         if can_flip(network.architecture, layer.name):
             network = flip(network, layer.name, torch.randint(0, 2, (layer.width,), generator=g) * 2.0 - 1.0)
-    assert not torch.equal(network.state["hidden.0.weight"], net.hidden[0].weight)
     torch.testing.assert_close(forward(net, network.state, x), net(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_group_actions_do_what_they_say() -> None:
+    network, order = traced(random_mlp(WIDTHS, "identity"), "identity"), torch.tensor([3, 0, 4, 1, 2])
+    weight, outgoing = network.state["hidden.0.weight"], network.state["hidden.1.weight"]
+    assert torch.equal(permute(network, "hidden.0", order).state["hidden.0.weight"], weight[order])
+    assert torch.equal(permute(network, "hidden.0", order).state["hidden.1.weight"], outgoing[:, order])
+    factors = torch.tensor([1.0, 2, 4, 8, 16])
+    assert torch.equal(rescale(network, "hidden.0", factors).state["hidden.0.weight"], weight * factors[:, None])
+    assert torch.equal(rescale(network, "hidden.0", factors).state["hidden.1.weight"], outgoing / factors)
+    signs = torch.tensor([1.0, -1, -1, 1, 1])
+    assert torch.equal(flip(network, "hidden.0", signs).state["hidden.0.bias"], network.state["hidden.0.bias"] * signs)
 
 
 def test_what_an_activation_does_not_allow_is_refused() -> None:
@@ -112,6 +124,19 @@ def test_rescaled_networks_have_one_canonical_form(seed: int) -> None:
         torch.testing.assert_close(second.state[name], value, rtol=1e-4, atol=1e-5)
     for layer in network.architecture.hidden:
         torch.testing.assert_close(axis_norms(first, layer.writers), torch.ones(layer.width))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_a_balanced_network_has_equal_norms_on_both_sides_of_a_unit(seed: int) -> None:
+    net, g = random_mlp(WIDTHS, seed=seed), torch.Generator().manual_seed(seed)
+    network = traced(net, "relu")
+    for layer in network.architecture.hidden:
+        network = rescale(network, layer.name, 10 ** (4 * torch.rand(layer.width, generator=g) - 2))
+    even = balanced(network)
+    for layer in network.architecture.hidden:
+        torch.testing.assert_close(axis_norms(even, layer.writers), axis_norms(even, layer.readers), rtol=1e-3, atol=0)
+    torch.testing.assert_close(forward(net, even.state, inputs(20)), net(inputs(20)).detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_unit_without_weights_stays_as_it_is_in_canonical_form() -> None:

@@ -20,7 +20,7 @@ from consilience.units.hyperplanes import Projection, hyperplanes
 from consilience.units.layers import Map, read_state
 from consilience.units.proof import prove
 from consilience.units.resize import resize
-from consilience.units.symmetry import symmetry_of
+from consilience.units.symmetry import balanced, symmetry_of
 
 Correct = Callable[[Draft, Map, Basis, Sequence[Tensor], Tensor], None]
 LAYERWISE: dict[str, Correct | None] = {
@@ -92,9 +92,10 @@ def assemble(
     draft = Draft(architecture.with_widths(widths), read_state(module), members)
     for layer in architecture.layers:
         _build_layer(draft, census, layer.name, selected.get(layer.name), LAYERWISE[correction], x)
-    module.load_state_dict(draft.state, strict=False)
+    network = balanced(draft.network)
+    module.load_state_dict(dict(network.state))
     module.eval()
-    prove(module, draft.network, census.population_.example_input)
+    prove(module, network, census.population_.example_input)
     if correction == "distill":
         assert x is not None
         module = distill(module, x, torch.stack([network(x) for network in members]).mean(0), random_state=random_state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -20,13 +20,12 @@ from consilience.errors import InputError
 from consilience.evaluation import Score, evaluate, mean_score
 from consilience.population.create import initialise
 from consilience.population.population import Population
-from consilience.population.training import Progress, Training, fit_members
+from consilience.population.training import Training, fit_members
 from consilience.report.results import Experiment, LayerSummary, LearningPoint, Row
 
 WIDTHS = ("1x", "2x", "4x")
 CORRECTIONS = ("none", "least-squares", "distill")
 TRAINED_WIDTH = "2x"  # the width at which fine-tuning and training from scratch are compared
-FINE_TUNING_RATE = 0.1  # of the members' learning rate: at a rate made for a cold start, a warm one forgets first
 N_CENTROIDS = 64
 GROUPS = ("members", "alternative", "assembly")
 
@@ -58,24 +57,15 @@ class _Contest:
         test, validation = evaluate(network, self.data.test), evaluate(network, self.data.validation)
         return Row(method, group, width, size, test, validation, steps, seconds)
 
-    def train(
-        self, network: nn.Module, rate: float, progress: Progress | None
-    ) -> tuple[nn.Module, list[LearningPoint], float]:
-        """Train one network for as many steps as a member took: it, its test scores by epoch, and the seconds."""
-        training = Training(
-            epochs=self.training.epochs,
-            batch_size=self.training.batch_size,
-            optimizer=self.training.optimizer,
-            learning_rate=rate * self.training.learning_rate,
-            momentum=self.training.momentum,
-            weight_decay=self.training.weight_decay,
-        )
+    def train(self, network: nn.Module) -> tuple[nn.Module, list[LearningPoint], float]:
+        """Train one network as a member was trained: it, its test scores by epoch, and the seconds."""
+        training = replace(self.training, shuffle="independent", subset="full")
         train, test = self.data.train, self.data.test
         start = evaluate(network, test)
         began = time.perf_counter()
         trained = fit_members(
             [network], train.x, train.y, training, random_state=self.random_state, max_steps=self.steps,
-            validation=(test.x, test.y), progress=progress,
+            validation=(test.x, test.y),
         )  # fmt: skip
         seconds = time.perf_counter() - began
         network.load_state_dict(trained.states[0])
@@ -135,13 +125,13 @@ def run_experiment(
     trained_width = TRAINED_WIDTH if _exists(census, TRAINED_WIDTH) else "full"
     start = built.get((trained_width, best)) or assemble(census, trained_width, correction=best)
     contestants = (
-        ("from scratch", "alternative", initialise(start, random_state), 1.0),
-        ("fine-tuned assembly", "assembly", start, FINE_TUNING_RATE),
+        ("from scratch", "alternative", initialise(start, random_state)),
+        ("fine-tuned assembly", "assembly", start),
     )
     learning: dict[str, list[LearningPoint]] = {}
-    for name, group, network, rate in contestants:
+    for name, group, network in contestants:
         progress(f"{name}, {trained_width}")
-        trained, learning[name], seconds = contest.train(network, rate, None)
+        trained, learning[name], seconds = contest.train(network)
         rows.append(contest.row(name, group, trained_width, trained, contest.steps, seconds))
     return Experiment(
         title=f"{len(contest.population)} networks and one built from them: {data.name}",

@@ -56,6 +56,7 @@ SYMMETRIES: dict[str, Symmetry] = {
     "silu": Symmetry(even_slope=1.0),
 }
 NO_SYMMETRY = Symmetry()
+BALANCING_SWEEPS = 20  # each halves what is left of an imbalance between neighbouring layers
 
 
 def symmetry_of(activations: Sequence[str]) -> Symmetry:
@@ -161,6 +162,21 @@ def canonical(network: TracedNetwork) -> TracedNetwork:
         if symmetry_of(layer.activations).homogeneous:
             norms = axis_norms(network, layer.writers)
             network = rescale(network, layer.name, torch.where(norms > 0, 1 / norms, 1))
+    return network
+
+
+def balanced(network: TracedNetwork) -> TracedNetwork:
+    """Return the network with every rescalable unit's incoming and outgoing weights at equal norm.
+
+    The function is the same; the scale is one that gradient descent works well at, and near that of a fresh network,
+    where either norm is about 0.5 (Stock et al. 2019). Units without incoming or outgoing weights stay as they are.
+    """
+    layers = [layer for layer in network.architecture.hidden if symmetry_of(layer.activations).homogeneous]
+    for _ in range(BALANCING_SWEEPS if layers else 0):
+        for layer in layers:
+            incoming, outgoing = axis_norms(network, layer.writers), axis_norms(network, layer.readers)
+            ratio = torch.where((incoming > 0) & (outgoing > 0), outgoing / incoming, 1)
+            network = rescale(network, layer.name, ratio.sqrt())
     return network
 
 
