@@ -170,6 +170,19 @@ def test_units_left_out_are_not_just_lost() -> None:
     assert errors[0] < errors[1]
 
 
+@pytest.mark.parametrize("x", [None, X])
+def test_what_a_dead_unit_adds_is_kept_as_a_constant(x: Tensor | None) -> None:
+    """A unit without incoming weights outputs f(b) whatever the input; the next layer's bias takes it."""
+    population = random_population([[5]], "gelu")
+    with torch.no_grad():
+        net = population.members[0].module
+        net.hidden[0].weight[1] = 0
+        net.hidden[0].bias[1] = 3.0
+    census = Census("weights", "cosine", n_resamples=0).fit(population, x)
+    assert census.layers_["hidden.0"].n_dead_ == 1
+    assert_same_function(assemble(census, 4, correction="none"), net, FRESH, 1e-5)
+
+
 def test_ways_to_write_a_width(population: Population, digits: Data) -> None:
     census = Census(n_clusters="2x", n_resamples=0).fit(population, digits.calibration.x)
     frequent = assemble(census, "frequency>=0.5").config.widths

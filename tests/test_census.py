@@ -12,13 +12,14 @@ from conftest import inputs, random_mlp, random_population
 from consilience.census.census import Census
 from consilience.census.clusterers import CLUSTERERS, HIERARCHICAL, Clustering
 from consilience.census.distances import Points, embed
-from consilience.census.grounding import basis_of, project
+from consilience.census.grounding import Basis, basis_of, express
 from consilience.census.ordering import Clusters, count, in_order
 from consilience.data import Data
 from consilience.errors import InputError
 from consilience.nets import MLP
 from consilience.population import Population
 from consilience.units.activations import activations
+from consilience.units.hyperplanes import Projection
 from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import NO_SYMMETRY, SYMMETRIES, can_flip, flip, permute, rescale, symmetry_of
 
@@ -264,13 +265,16 @@ def test_projections_on_data_are_least_squares_around_their_prior() -> None:
         torch.randn(3, 4, generator=g),
         torch.randn(3, generator=g),
     )
-    prior = basis_of(torch.eye(3, 4), np.arange(3), [3], NO_SYMMETRY, np.ones(3, dtype=bool)).projections[0]
-    prior = type(prior)(torch.zeros(3, 4), torch.zeros(3))
-    (fitted,) = project([prior], shared, [shared @ truth.T + offset], intercept=True)
+    own = [shared @ truth.T + offset]
+
+    def refitted(matrix: torch.Tensor, constant: torch.Tensor) -> Projection:
+        prior = Basis((torch.zeros(3, 4),), (Projection(matrix, constant),))
+        return express(prior, own, shared, intercept=True).projections[0]
+
+    fitted = refitted(torch.zeros(3, 4), torch.zeros(3))
     torch.testing.assert_close(fitted.matrix, truth, rtol=0.01, atol=0.01)
     torch.testing.assert_close(fitted.offset, offset, rtol=0.02, atol=0.02)
-    exact = type(prior)(truth, offset)
-    (kept,) = project([exact], shared, [shared @ truth.T + offset], intercept=True)
+    kept = refitted(truth, offset)  # where the prior is exact nothing is left to fit, and it does not shrink
     torch.testing.assert_close(kept.matrix, truth, rtol=0, atol=1e-6)
 
 

@@ -12,11 +12,11 @@ from consilience.assembly.correction import least_squares, moments
 from consilience.assembly.distillation import distill
 from consilience.assembly.selection import Selection, select
 from consilience.census.census import Census, check_inputs, member_networks
-from consilience.census.grounding import Basis, basis_of, by_index, project, takes_offset
+from consilience.census.grounding import Basis, basis_of, by_index, express, takes_offset
 from consilience.census.ordering import Clusters
 from consilience.errors import InputError
 from consilience.units.activations import activations
-from consilience.units.hyperplanes import Projection, hyperplanes
+from consilience.units.hyperplanes import hyperplanes
 from consilience.units.layers import Map, read_state
 from consilience.units.proof import prove
 from consilience.units.resize import resize
@@ -129,13 +129,12 @@ def _build_layer(
         if correct is not None and x is not None:
             correct(draft, m, basis, responses, x)
     if clusters is not None:
-        draft.bases[layer] = Basis(basis.mixing, _projections(draft, census, layer, basis, x))
+        draft.bases[layer] = _expressed(draft, census, layer, basis, x)
 
 
-def _projections(draft: Draft, census: Census, layer: str, basis: Basis, x: Tensor | None) -> tuple[Projection, ...]:
-    """The members' projections on the layer as the assembly now computes it."""
-    if census.grounding == "weights" or x is None:
-        return basis.projections
-    own = [activations(network, x, layer) for network in draft.members]
-    intercept = takes_offset(draft.architecture, layer)
-    return project(basis.projections, activations(draft.network, x, layer), own, intercept=intercept)
+def _expressed(draft: Draft, census: Census, layer: str, basis: Basis, x: Tensor | None) -> Basis:
+    """The basis with the members' projections on the layer as the assembly now computes it."""
+    example = torch.zeros(1, *draft.architecture.program.input_shape)  # a dead unit does there what it does anywhere
+    own = [activations(network, example if x is None else x, layer) for network in draft.members]
+    shared = None if x is None or census.grounding == "weights" else activations(draft.network, x, layer)
+    return express(basis, own, shared, intercept=takes_offset(draft.architecture, layer))

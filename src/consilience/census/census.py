@@ -13,7 +13,7 @@ from torch import Tensor
 from consilience.census.clusterers import CLUSTERERS, HIERARCHICAL, Clustering
 from consilience.census.dead import find_alive
 from consilience.census.distances import DISTANCES, embed
-from consilience.census.grounding import Basis, aligned, basis_of, project, takes_offset
+from consilience.census.grounding import Basis, basis_activations, basis_of, express, takes_offset
 from consilience.census.ordering import Clusters, count, in_order, with_stability
 from consilience.census.widths import Width, resolve_width
 from consilience.errors import ConsilienceError, InputError
@@ -222,14 +222,13 @@ class Census:
 
     def _projections(self, name: str, basis: Basis) -> Sequence[Projection]:
         """Each member's projection on the layer's clusters; refitted to data where the grounding says so."""
-        if self.grounding == "weights" or self.calibration_ is None:
-            return basis.projections
-        x = self.calibration_
-        intercept = takes_offset(self.population_.architecture, name)
-        symmetry = symmetry_of(self.population_.architecture.layer(name).activations)
-        own = [activations(network, x, name) for network in self.networks_]
-        shared = torch.stack([aligned(basis, k, a, symmetry) for k, a in enumerate(own)]).sum(0)
-        return project(basis.projections, shared, own, intercept=intercept)
+        architecture, x = self.population_.architecture, self.calibration_
+        example = torch.zeros(1, *architecture.program.input_shape)  # a dead unit does there what it does anywhere
+        own = [activations(network, example if x is None else x, name) for network in self.networks_]
+        shared = None
+        if x is not None and self.grounding == "activations":
+            shared = basis_activations(basis, own, symmetry_of(architecture.layer(name).activations))
+        return express(basis, own, shared, intercept=takes_offset(architecture, name)).projections
 
     def _responses(self, name: str) -> Tensor:
         """Pre-activations of all members' units on (some of) the calibration data: (U, n)."""

@@ -16,7 +16,7 @@ Axis legend: ``k`` member, ``u`` unit of one member, ``U`` units of all, ``c`` c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -114,39 +114,55 @@ def by_index(n_members: int, width: int) -> Basis:
     return Basis((eye / n_members,) * n_members, (Projection(eye, torch.zeros(width)),) * n_members)
 
 
-def project(
-    priors: Sequence[Projection], basis_activations: Tensor, activations: Sequence[Tensor], *, intercept: bool
-) -> tuple[Projection, ...]:
-    """Refit the members' projections on data: the ridge solution of ``a ≈ P ã + c`` around each prior.
+def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, *, intercept: bool) -> Basis:
+    """Return the basis with the members' projections completed, and refitted to data where there is any.
 
-    Minimises ``Σ‖a − P ã − c‖² + λ‖P − P₀‖²``, with ã (n, c) the basis activations and a (n, u) those of a member.
-    Without ``intercept`` the offsets c stay what they are. One factorisation serves all members.
+    A unit that no cluster stands for (a dead one) gets its mean activation as offset: what it adds is constant. Then,
+    with the basis activations ã, each projection becomes the ridge solution of ``a ≈ P ã + c`` around what it was:
+    ``min Σ‖a − P ã − c‖² + λ‖P − P₀‖²``. One factorisation serves all members.
+
+    Parameters
+    ----------
+    basis : from `basis_of`.
+    activations : per member, a (n, u) on calibration data; any one input will do if ``shared`` is None.
+    shared : ã (n, c), or None to leave the projections to the weights.
+    intercept : whether what reads the layer has biases to take offsets (`takes_offset`); without, they stay as they
+        are.
     """
-    residuals = [
-        own - basis_activations @ prior.matrix.T - prior.offset for prior, own in zip(priors, activations, strict=True)
+    priors = [
+        _with_constants(p, a.mean(0)) if intercept else p for p, a in zip(basis.projections, activations, strict=True)
     ]
-    widths = [len(prior.offset) for prior in priors]
-    moments = Moments(basis_activations.shape[1], sum(widths))
-    for rows, targets in zip(
-        basis_activations.split(BATCH_SIZE), torch.cat(residuals, dim=1).split(BATCH_SIZE), strict=True
-    ):
+    if shared is None:
+        return replace(basis, projections=tuple(priors))
+    residuals = [a - shared @ p.matrix.T - p.offset for p, a in zip(priors, activations, strict=True)]
+    widths = [len(p.offset) for p in priors]
+    moments = Moments(shared.shape[1], sum(widths))
+    for rows, targets in zip(shared.split(BATCH_SIZE), torch.cat(residuals, dim=1).split(BATCH_SIZE), strict=True):
         moments.add(rows, targets)
     matrix, offset = ridge(moments, RIDGE, intercept=intercept)
-    return tuple(
-        Projection(prior.matrix + m.float(), prior.offset + c.float())
-        for prior, m, c in zip(priors, matrix.split(widths), offset.split(widths), strict=True)
+    refitted = (
+        Projection(p.matrix + m.float(), p.offset + c.float())
+        for p, m, c in zip(priors, matrix.split(widths), offset.split(widths), strict=True)
     )
+    return replace(basis, projections=tuple(refitted))
 
 
-def aligned(basis: Basis, k: int, activations: Tensor, symmetry: Symmetry) -> Tensor:
-    """Return a member's share in the centroids' activations, Σ_u A[u, c] a_u: (n, c); summed over members, an estimate
-    of ã.
+def _with_constants(projection: Projection, mean: Tensor) -> Projection:
+    placed = projection.matrix.any(1) | (projection.offset != 0)
+    return Projection(projection.matrix, torch.where(placed, projection.offset, mean))
+
+
+def basis_activations(basis: Basis, activations: Sequence[Tensor], symmetry: Symmetry) -> Tensor:
+    """Estimate the centroids' activations from their units': ``ã ≈ Σ_k A⁽ᵏ⁾ᵀ a⁽ᵏ⁾`` (n, c), with a (n, u) per member.
 
     For an activation that is odd up to a constant, a flipped unit counts as ``constant − a``.
     """
-    mixing = basis.mixing[k]
     constant = symmetry.odd_constant or 0.0
-    return activations @ mixing + constant * mixing.clamp(max=0).abs().sum(0)
+    shares = (
+        a @ mixing + constant * mixing.clamp(max=0).abs().sum(0)
+        for a, mixing in zip(activations, basis.mixing, strict=True)
+    )
+    return torch.stack(list(shares)).sum(0)
 
 
 def takes_offset(architecture: Architecture, layer: str) -> bool:
