@@ -1,11 +1,11 @@
 """One family of exceptions. Each says what is wrong, where, what was got, what was expected, and the cure.
 
->>> print(InputError("the inputs have the wrong shape", where="data.x", got=(10, 3), expected="(n, 64)", cure="pass 64
-features")) the inputs have the wrong shape
-  where:    data.x
+>>> print(InputError("the inputs have the wrong shape", where="x", got=(10, 3), expected="(n, 64)", cure="flatten them"))
+the inputs have the wrong shape
+  where:    x
   got:      (10, 3)
   expected: (n, 64)
-  cure:     pass 64 features
+  cure:     flatten them
 """
 
 from __future__ import annotations
