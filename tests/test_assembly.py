@@ -140,7 +140,7 @@ def test_moments_are_those_of_the_members_units(population: Population, digits: 
     from consilience.units.symmetry import SYMMETRIES
 
     labels = select(census, 5)["hidden.0"].labels
-    responses = [activations(n, digits.calibration.x, "hidden.0", "written") for n in census.networks_]
+    responses = [activations(n, digits.calibration.x, "hidden.0").written for n in census.networks_]
     points = torch.cat([z.T for z in responses])
     alive = census.layers_["hidden.0"].alive
     basis = basis_of(points, labels, population.widths("hidden.0"), SYMMETRIES["relu"], alive)

@@ -81,7 +81,7 @@ def test_the_partition_does_not_depend_on_numbering_scale_or_sign(
     for name in ("hidden.0", "hidden.1"):
         order = []
         for mine, theirs in zip(first.networks_, second.networks_, strict=True):
-            a, b = (activations(net, X, name, "written").T for net in (mine, theirs))
+            a, b = (activations(net, X, name).written.T for net in (mine, theirs))
             a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
             order.append((a @ b.T).abs().argmax(1) + sum(len(o) for o in order))
         assert same_partition(first.layers_[name].labels_, second.layers_[name].labels_[torch.cat(order).numpy()])
@@ -182,7 +182,7 @@ def test_distances_are_what_they_say(projective: bool) -> None:
 def test_activation_distance_is_the_hyperplanes_distance_in_their_inputs_second_moment() -> None:
     net = random_population([[5]], "gelu").networks[0]
     rows = torch.cat([net.state["hidden.0.weight"], net.state["hidden.0.bias"][:, None]], dim=1).double()
-    points = embed(activations(net, X, "hidden.0", "written").T, "activation", symmetry_of(["gelu"]))
+    points = embed(activations(net, X, "hidden.0").written.T, "activation", symmetry_of(["gelu"]))
     augmented = torch.cat([X, torch.ones(len(X), 1)], dim=1).double()
     moment = augmented.T @ augmented
     difference = rows[0] - rows[3]

@@ -84,15 +84,22 @@ def test_grounding_is_the_substitution_of_a_projection() -> None:
     torch.testing.assert_close(basis @ weight[:, :, 0].T + bias, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_activations_by_layer_and_stage_do_not_depend_on_the_batch_size() -> None:
+def test_activations_by_layer_do_not_depend_on_the_batch_size_and_carry_ids() -> None:
     net, x = random_mlp([5, 4]), inputs(50)
     network = TracedNetwork(find_layers(net, x), read_state(net))
-    hidden = net.hidden[0](x).detach()
-    torch.testing.assert_close(activations(network, x, "hidden.0", "written", batch_size=7), hidden)
-    torch.testing.assert_close(activations(network, x, "hidden.0", "read", batch_size=50), hidden.relu())
-    torch.testing.assert_close(activations(network, x, "readout"), net(x).detach())
+    hidden, ids = net.hidden[0](x).detach(), torch.arange(50).flip(0)
+    for batch_size in (7, 50):
+        found = activations(network, x, "hidden.0", ids=ids, batch_size=batch_size)
+        torch.testing.assert_close(found.written, hidden)
+        torch.testing.assert_close(found.read, hidden.relu())
+        assert torch.equal(found.ids, ids)
+    outputs = activations(network, x, "readout")
+    torch.testing.assert_close(outputs.read, net(x).detach())
+    assert torch.equal(outputs.ids, torch.arange(50))
     with pytest.raises(InputError, match="no layer has this name\n  got:      'hidden.9'"):
         activations(network, x, "hidden.9")
+    with pytest.raises(InputError, match="each sample needs one id"):
+        activations(network, x, "hidden.0", ids=ids[:3])
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,11 +1,11 @@
 """One family of exceptions. Each says what is wrong, where, what was got, what was expected, and the cure.
 
->>> print(InputError("the inputs have the wrong shape", where="x", got=(10, 3), expected="(n, 64)", cure="flatten them"))
+>>> print(InputError("the inputs have the wrong shape", where="x", got=(10, 3), expected="(n, 64)", cure="flatten x"))
 the inputs have the wrong shape
   where:    x
   got:      (10, 3)
   expected: (n, 64)
-  cure:     flatten them
+  cure:     flatten x
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from consilience.assembly.construction import Draft, construct
 from consilience.assembly.correction import least_squares, moments
 from consilience.assembly.distillation import distill
 from consilience.assembly.selection import Selection, select
-from consilience.census.census import Census, check_inputs, member_networks
+from consilience.census.census import MAX_SAMPLES, Census, check_inputs, member_networks
 from consilience.census.grounding import Basis, basis_of, by_index, express, takes_offset
 from consilience.census.ordering import Clusters
 from consilience.errors import InputError
@@ -110,31 +110,24 @@ def _build_layer(
     ``clusters`` is None for the outputs.
     """
     architecture, members = draft.architecture, draft.members
-    writing = architecture.writing(layer)
-    responses = [activations(network, x, layer, "written") for network in members] if x is not None else []
+    # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
+    shown = torch.zeros(1, *architecture.program.input_shape) if x is None else x
+    done = [activations(network, shown, layer) for network in members]
+    responses = [each.written for each in done]
     if clusters is None:
         basis = by_index(len(members), architecture.layer(layer).width)
     else:
-        points = (
-            torch.cat([z.T for z in responses])
-            if responses
-            else hyperplanes(members, layer, draft.projections()).augmented
-        )
-        symmetry = symmetry_of(architecture.layer(layer).activations)
-        basis = basis_of(
-            points, clusters.labels, census.population_.widths(layer), symmetry, census.layers_[layer].alive
-        )
-    for m in writing:
+        if x is None:
+            points = hyperplanes(members, layer, draft.projections()).augmented
+        else:
+            points = torch.cat([written[:MAX_SAMPLES] for written in responses], dim=1).T
+        symmetry, alive = symmetry_of(architecture.layer(layer).activations), census.layers_[layer].alive
+        basis = basis_of(points, clusters.labels, census.population_.widths(layer), symmetry, alive)
+    for m in architecture.writing(layer):
         construct(draft, m, basis)
         if correct is not None and x is not None:
             correct(draft, m, basis, responses, x)
     if clusters is not None:
-        draft.bases[layer] = _expressed(draft, census, layer, basis, x)
-
-
-def _expressed(draft: Draft, census: Census, layer: str, basis: Basis, x: Tensor | None) -> Basis:
-    """The basis with the members' projections on the layer as the assembly now computes it."""
-    example = torch.zeros(1, *draft.architecture.program.input_shape)  # a dead unit does there what it does anywhere
-    own = [activations(network, example if x is None else x, layer) for network in draft.members]
-    shared = None if x is None or census.grounding == "weights" else activations(draft.network, x, layer)
-    return express(basis, own, shared, intercept=takes_offset(draft.architecture, layer))
+        shared = activations(draft.network, shown, layer).read if census.grounding == "activations" else None
+        intercept = takes_offset(architecture, layer)
+        draft.bases[layer] = express(basis, [each.read for each in done], shared, intercept=intercept)

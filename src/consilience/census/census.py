@@ -18,7 +18,7 @@ from consilience.census.ordering import Clusters, count, in_order, with_stabilit
 from consilience.census.widths import Width, resolve_width
 from consilience.errors import ConsilienceError, InputError
 from consilience.population.population import Population
-from consilience.units.activations import activations
+from consilience.units.activations import Activations, activations
 from consilience.units.hyperplanes import Projection, hyperplanes, unit_index
 from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import canonical, symmetry_of
@@ -183,24 +183,37 @@ class Census:
         self.networks_ = tuple(canonical(network) for network in population.networks)
         self.layers_: dict[str, LayerCensus] = {}
         projections: dict[str, Sequence[Projection]] = {}
+        # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
+        shown = torch.zeros(1, *population.architecture.program.input_shape) if x is None else x
+        hidden = {layer.name for layer in population.architecture.hidden}
         for layer in population.architecture.hidden:
-            found, basis = self._layer(layer.name, projections)
-            self.layers_[layer.name] = found
-            projections[layer.name] = self._projections(layer.name, basis)
+            done = [activations(network, shown, layer.name) for network in self.networks_]
+            self.layers_[layer.name], basis = self._layer(layer.name, projections, done)
+            if any(m.writes in hidden for m in population.architecture.reading(layer.name)):
+                projections[layer.name] = self._projections(layer.name, basis, [each.read for each in done])
         return self
 
-    def _layer(self, name: str, projections: Mapping[str, Sequence[Projection]]) -> tuple[LayerCensus, Basis]:
+    def _layer(
+        self, name: str, projections: Mapping[str, Sequence[Projection]], done: Sequence[Activations]
+    ) -> tuple[LayerCensus, Basis]:
         layer = self.population_.architecture.layer(name)
         symmetry = symmetry_of(layer.activations)
         member, index = (part.numpy() for part in unit_index(self.networks_, name))
-        alive = torch.cat([find_alive(network, name, self.calibration_) for network in self.networks_]).numpy()
+        alive = torch.cat(
+            [
+                find_alive(network, name, None if self.calibration_ is None else each.read)
+                for network, each in zip(self.networks_, done, strict=True)
+            ]
+        ).numpy()
         if not alive.any():
             raise InputError(
                 "every unit of this layer is dead: the members are constant", where=f"layer '{name}'",
                 cure="check the members, or pass calibration data like what they were trained on",
             )  # fmt: skip
         table = hyperplanes(self.networks_, name, projections)
-        rows = table.augmented if self.distance != "activation" else self._responses(name)
+        rows = table.augmented
+        if self.distance == "activation":  # pre-activations of all members' units on (some of) the calibration data
+            rows = torch.cat([each.written[:MAX_SAMPLES].T for each in done])
         points = embed(rows[torch.from_numpy(alive)], self.distance, symmetry)
         wanted = self._n_clusters(self.population_, name, int(alive.sum()))
         clusterer = CLUSTERERS[self.clusterer]
@@ -220,21 +233,12 @@ class Census:
             basis,
         )
 
-    def _projections(self, name: str, basis: Basis) -> Sequence[Projection]:
+    def _projections(self, name: str, basis: Basis, own: Sequence[Tensor]) -> Sequence[Projection]:
         """Each member's projection on the layer's clusters; refitted to data where the grounding says so."""
-        architecture, x = self.population_.architecture, self.calibration_
-        example = torch.zeros(1, *architecture.program.input_shape)  # a dead unit does there what it does anywhere
-        own = [activations(network, example if x is None else x, name) for network in self.networks_]
-        shared = None
-        if x is not None and self.grounding == "activations":
+        architecture, shared = self.population_.architecture, None
+        if self.grounding == "activations":
             shared = basis_activations(basis, own, symmetry_of(architecture.layer(name).activations))
         return express(basis, own, shared, intercept=takes_offset(architecture, name)).projections
-
-    def _responses(self, name: str) -> Tensor:
-        """Pre-activations of all members' units on (some of) the calibration data: (U, n)."""
-        assert self.calibration_ is not None
-        x = self.calibration_[:MAX_SAMPLES]
-        return torch.cat([activations(network, x, name, "written").T for network in self.networks_])
 
     def _n_clusters(self, population: Population, name: str, n_units: int) -> int | None:
         wanted = self.n_clusters.get(name) if isinstance(self.n_clusters, Mapping) else self.n_clusters

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from consilience.units.activations import activations
 from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import axis_norms
 
 THRESHOLD = 0.01  # of the median contribution; live units lie within a factor of ten of it
 
 
-def find_alive(network: TracedNetwork, layer: str, x: Tensor | None) -> Tensor:
+def find_alive(network: TracedNetwork, layer: str, read: Tensor | None) -> Tensor:
     """Return which units of a layer contribute: (u,) bool.
 
     Parameters
     ----------
     network : a member in canonical form.
     layer : name of the layer.
-    x : calibration inputs (n, ...), or None to judge by the weights.
+    read : the layer's activations (n, u) on calibration data, or None to judge by the weights.
     """
     found = network.architecture.layer(layer)
     weights = [axis for axis in found.writers if network.state[axis.parameter].dim() > 1]
-    spread = axis_norms(network, weights) if x is None else activations(network, x, layer).std(0, correction=0)
+    spread = axis_norms(network, weights) if read is None else read.std(0, correction=0)
     contribution = spread * axis_norms(network, found.readers)
     return contribution > THRESHOLD * contribution.median()

@@ -91,7 +91,8 @@ def basis_of(
     if symmetry.homogeneous:
         mixing, centroids = mixing / lengths, centroids / lengths[:, None]
 
-    nearest = torch.where(inside, label, _nearest(p, centroids, symmetry))
+    nearest = label.clone()
+    nearest[~inside] = _nearest(p[~inside], centroids, symmetry)
     along = (p * centroids[nearest]).sum(1)
     scale = torch.ones_like(along)
     if symmetry.flippable:

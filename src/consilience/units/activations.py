@@ -6,16 +6,31 @@ Axis legend: ``n`` samples (times positions, where a layer has them), ``u`` unit
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from consilience.errors import InputError
 from consilience.units.layers import TracedNetwork
 
 BATCH_SIZE = 1024
 
-Stage = Literal["written", "read"]
+
+@dataclass(frozen=True)
+class Activations:
+    """What one layer of one network does on samples.
+
+    Attributes
+    ----------
+    written : (n, u) pre-activations: what the layer's weights give.
+    read : (n, u) activations: what the next layer, or for the outputs the user, gets to see.
+    ids : (n,) which sample each row belongs to; networks are compared on equal ids.
+    """
+
+    written: Tensor
+    read: Tensor
+    ids: Tensor
 
 
 def stream(
@@ -27,24 +42,29 @@ def stream(
 
 
 def activations(
-    network: TracedNetwork, x: Tensor, layer: str, stage: Stage = "read", batch_size: int = BATCH_SIZE
-) -> Tensor:
-    """Return one layer's units on inputs x: (n, u).
+    network: TracedNetwork, x: Tensor, layer: str, *, ids: Tensor | None = None, batch_size: int = BATCH_SIZE
+) -> Activations:
+    """Return what one layer does on inputs x, in one pass.
 
     Parameters
     ----------
     network : the network.
-    x : inputs (n, ...); row i of the result belongs to row i of x.
+    x : inputs (n, ...).
     layer : name of the layer.
-    stage : "written" for pre-activations, "read" for what the next layer (or the user, for the outputs) gets to see.
+    ids : (n,) of the samples; their row numbers by default.
     batch_size : samples at a time.
 
     Raises
     ------
     InputError
-        If no layer has this name.
+        If no layer has this name, or the ids do not fit the inputs.
     """
     architecture = network.architecture
     architecture.layer(layer)  # raises
-    value = architecture.written(layer) if stage == "written" else architecture.read(layer)
-    return torch.cat([batch[value].flatten(0, -2) for batch in stream(network, x, [value], batch_size)])
+    ids = torch.arange(len(x)) if ids is None else ids
+    if ids.shape != (len(x),):
+        raise InputError("each sample needs one id", where="ids", got=tuple(ids.shape), expected=(len(x),))
+    names = architecture.written(layer), architecture.read(layer)
+    batches = list(stream(network, x, names, batch_size))
+    written, read = (torch.cat([batch[name].flatten(0, -2) for batch in batches]) for name in names)
+    return Activations(written, read, ids.repeat_interleave(len(written) // len(x)))
