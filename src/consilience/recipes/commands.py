@@ -115,7 +115,7 @@ def assemble(flags: cli.Assemble) -> Result:
         with stages(f"assembling at width {flags.width}"):
             network = build_assembly(taken, width, correction=flags.correction, random_state=flags.seed)
         save_network(network, flags.out, {"request": request})
-    network = load_network(flags.out, None if _is_own(flags.out) else taken.population_.members[0].module)
+    network = load_network(flags.out)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     lines, as_json = (
         [f"network in {flags.out}: {parameters} parameters"],
@@ -204,10 +204,6 @@ def _data_of(population: Path, source: str | None, seed: int) -> Data:
     if source is None and "data" not in request:
         raise InputError("the population does not tell its data", where=population, cure="pass --data")
     return load_data(source or request["data"], random_state=request.get("seed", seed))
-
-
-def _is_own(network: Path) -> bool:
-    return bool(read_config(network)["net"]["type"] != "module")
 
 
 def _mean(values: Any) -> float:
