@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from consilience.data import Data, load_data
@@ -11,6 +12,8 @@ from consilience.nets import MLP
 from consilience.population import Population, Training, train_population
 
 torch.set_num_threads(1)
+settings.register_profile("same-every-time", derandomize=True, deadline=None)
+settings.load_profile("same-every-time")
 
 
 def random_mlp(

@@ -37,7 +37,7 @@ def assert_same_function(first: nn.Module, second: nn.Module, x: Tensor, toleran
     assert float((a - b).abs().max()) <= tolerance * max(1.0, float(b.abs().max()))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     widths=WIDTHS,
     activation=st.sampled_from(sorted(ACTIVATIONS)),
@@ -61,6 +61,19 @@ def test_full_width_is_the_ensemble(
     assert_same_function(network, Ensemble(population), FRESH, 1e-5)
 
 
+@pytest.mark.parametrize("grounding", ["weights", "activations"])
+def test_networks_in_double_precision_stay_in_it(grounding: str) -> None:
+    nets = [member.module.double() for member in random_population([[5, 4], [4, 4]])]
+    population = Population.from_modules(nets, X[:8].double())
+    for census in (
+        Census(grounding, n_resamples=0).fit(population, X.double()),
+        Census("weights", "l2").fit(population),
+    ):
+        network = assemble(census, "full", correction="least-squares" if census.calibration_ is not None else "none")
+        assert next(network.parameters()).dtype == torch.float64
+        assert_same_function(network, Ensemble(population), FRESH.double(), 1e-13)
+
+
 def test_full_width_without_data_is_the_ensemble() -> None:
     population = random_population([[5, 4], [3, 6]])
     census = Census("weights", "cosine", n_resamples=0).fit(population)
@@ -81,7 +94,7 @@ def test_copies_of_one_network_become_that_network_at_its_own_width(
     assert_same_function(network, planted.members[0].module, FRESH, 2e-4)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     activation=st.sampled_from(["relu", "tanh"]),
     geometry=st.sampled_from([("activations", "activation"), ("weights", "cosine")]),

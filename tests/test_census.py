@@ -69,7 +69,7 @@ def test_scrambled_copies_of_one_network_are_found_unit_by_unit(
         assert layer.stability_.tolist() == [1.0] * width
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), activation=st.sampled_from(["relu", "tanh"]), geometry=st.sampled_from(CLUSTERINGS))
 def test_the_partition_does_not_depend_on_numbering_scale_or_sign(
     seed: int, activation: str, geometry: tuple[str, str]
@@ -158,7 +158,7 @@ def test_order_is_by_frequency_then_size_then_stability() -> None:
     assert ordered.stability.tolist() == [0.1, 0.4, 0.3, 0.9]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(labels=st.lists(st.integers(-1, 4), min_size=1, max_size=30), seed=st.integers(0, 100))
 def test_counts_agree_with_counting(labels: list[int], seed: int) -> None:
     member = np.random.default_rng(seed).integers(0, 3, len(labels))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from conftest import inputs, random_mlp, random_population
+from consilience.assembly import assemble
 from consilience.census import Census, load_census, save_census
 from consilience.data import Data, Dataset
 from consilience.errors import ArtefactError, FunctionChangedError, InputError, TracingError
@@ -114,6 +115,29 @@ def test_a_member_that_does_not_belong_is_refused_by_number(other: nn.Module, er
         Population.from_modules([random_mlp([5]), other], X)
     notes = getattr(caught.value, "__notes__", [])
     assert "this is member 1 of the population" in notes or "member 1" in str(caught.value)
+
+
+class Scaled(nn.Module):
+    """Preprocesses its inputs with a buffer and a plain number."""
+
+    def __init__(self, mean: float = 0.5, scale: float = 2.0) -> None:
+        super().__init__()
+        self.net = random_mlp([5])
+        self.register_buffer("mean", torch.tensor(mean))
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.mean) / self.scale)
+
+
+@pytest.mark.parametrize("other", [Scaled(mean=0.1), Scaled(scale=3.0)])
+def test_members_that_differ_in_what_is_no_parameter_are_refused(other: nn.Module) -> None:
+    population = Population.from_modules([Scaled(), Scaled()], X)
+    network = assemble(Census("weights", "l2").fit(population), "full", correction="none")
+    torch.testing.assert_close(network(X), population.logits(X).mean(0))
+    message = "members differ in something that is not a parameter\n  where:    member 1"
+    with pytest.raises(InputError, match=message):
+        Population.from_modules([Scaled(), other], X)
 
 
 def test_no_members_and_bad_examples_are_refused() -> None:

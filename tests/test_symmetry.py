@@ -64,7 +64,7 @@ def test_activations_in_sequence_have_what_they_share() -> None:
     assert not symmetry_of(["hardswish"]).homogeneous
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(activation=st.sampled_from(sorted(ACTIVATIONS)), bias=st.booleans(), seed=seeds)
 def test_group_actions_leave_the_function_alone(activation: str, bias: bool, seed: int) -> None:
     net, x, g = random_mlp(WIDTHS, activation, bias=bias, seed=seed), inputs(20), torch.Generator().manual_seed(seed)
@@ -111,7 +111,7 @@ def test_what_an_activation_does_not_allow_is_refused() -> None:
         flip(traced(random_mlp(WIDTHS, "tanh"), "tanh"), "hidden.0", 2 * x)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_rescaled_networks_have_one_canonical_form(seed: int) -> None:
     network = traced(random_mlp(WIDTHS, seed=seed), "relu")
@@ -126,7 +126,7 @@ def test_rescaled_networks_have_one_canonical_form(seed: int) -> None:
         torch.testing.assert_close(axis_norms(first, layer.writers), torch.ones(layer.width))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_a_balanced_network_has_equal_norms_on_both_sides_of_a_unit(seed: int) -> None:
     net, g = random_mlp(WIDTHS, seed=seed), torch.Generator().manual_seed(seed)

@@ -102,7 +102,7 @@ def test_activations_by_layer_do_not_depend_on_the_batch_size_and_carry_ids() ->
         activations(network, x, "hidden.0", ids=ids[:3])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), intercept=st.booleans(), batches=st.integers(1, 5))
 def test_streamed_ridge_is_least_squares(seed: int, intercept: bool, batches: int) -> None:
     g = np.random.default_rng(seed)

@@ -93,7 +93,7 @@ def assemble(
     for layer in architecture.layers:
         _build_layer(draft, census, layer.name, selected.get(layer.name), LAYERWISE[correction], x)
     network = balanced(draft.network)
-    module.load_state_dict(dict(network.state))
+    module.load_state_dict({**module.state_dict(), **network.state})
     module.eval()
     prove(module, network, census.population_.example_input)
     if correction == "distill":
@@ -111,11 +111,11 @@ def _build_layer(
     """
     architecture, members = draft.architecture, draft.members
     # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
-    shown = torch.zeros(1, *architecture.program.input_shape) if x is None else x
+    shown = torch.zeros_like(census.population_.example_input[:1]) if x is None else x
     done = [activations(network, shown, layer) for network in members]
     responses = [each.written for each in done]
     if clusters is None:
-        basis = by_index(len(members), architecture.layer(layer).width)
+        basis = by_index(len(members), architecture.layer(layer).width, responses[0].dtype)
     else:
         if x is None:
             points = hyperplanes(members, layer, draft.projections()).augmented

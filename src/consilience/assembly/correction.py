@@ -61,9 +61,9 @@ def least_squares(draft: Draft, m: Map, basis: Basis, responses: Sequence[Tensor
         fit.add(rows, target[done : done + len(rows)] - outputs)
         done += len(rows)
     change, bias_change = ridge(fit, RIDGE, intercept=m.bias is not None)
-    draft.state[m.weight] = m.weight_like(matrix + change.float().view_as(matrix))
+    draft.state[m.weight] = m.weight_like(matrix + change.to(matrix.dtype).view_as(matrix))
     if m.bias:
-        draft.state[m.bias] = draft.state[m.bias] + bias_change.float()
+        draft.state[m.bias] = draft.state[m.bias] + bias_change.to(matrix.dtype)
 
 
 def mixture(basis: Basis, responses: Sequence[Tensor]) -> Tensor:

@@ -184,7 +184,7 @@ class Census:
         self.layers_: dict[str, LayerCensus] = {}
         projections: dict[str, Sequence[Projection]] = {}
         # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
-        shown = torch.zeros(1, *population.architecture.program.input_shape) if x is None else x
+        shown = torch.zeros_like(population.example_input[:1]) if x is None else x
         hidden = {layer.name for layer in population.architecture.hidden}
         for layer in population.architecture.hidden:
             done = [activations(network, shown, layer.name) for network in self.networks_]

@@ -70,7 +70,7 @@ def basis_of(
     the centroid is ``m_c = mean σ p``, at unit norm where units may be rescaled, and unit u is ``s_u`` times it,
     ``s_u = σ ν (p·m) / (m·m)`` if rescalable, ``s_u = σ`` if not.
     """
-    points = points.double()
+    dtype, points = points.dtype, points.double()
     label = torch.from_numpy(labels)
     norms = (
         torch.linalg.vector_norm(points, dim=1) if symmetry.homogeneous else torch.ones(len(points), dtype=points.dtype)
@@ -104,15 +104,17 @@ def basis_of(
     offset = _flip_constant(placed, symmetry)
     split = list(widths)
     return Basis(
-        tuple(part.float() for part in mixing.split(split)),
-        tuple(Projection(m.float(), c.float()) for m, c in zip(placed.split(split), offset.split(split), strict=True)),
+        tuple(part.to(dtype) for part in mixing.split(split)),
+        tuple(
+            Projection(m.to(dtype), c.to(dtype)) for m, c in zip(placed.split(split), offset.split(split), strict=True)
+        ),
     )
 
 
-def by_index(n_members: int, width: int) -> Basis:
+def by_index(n_members: int, width: int, dtype: torch.dtype) -> Basis:
     """Return the basis of a layer whose units are told apart by their index: unit i of all members is cluster i."""
-    eye = torch.eye(width)
-    return Basis((eye / n_members,) * n_members, (Projection(eye, torch.zeros(width)),) * n_members)
+    eye = torch.eye(width, dtype=dtype)
+    return Basis((eye / n_members,) * n_members, (Projection(eye, torch.zeros(width, dtype=dtype)),) * n_members)
 
 
 def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, *, intercept: bool) -> Basis:
@@ -142,7 +144,7 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
         moments.add(rows, targets)
     matrix, offset = ridge(moments, RIDGE, intercept=intercept)
     refitted = (
-        Projection(p.matrix + m.float(), p.offset + c.float())
+        Projection(p.matrix + m.to(p.matrix.dtype), p.offset + c.to(p.offset.dtype))
         for p, m, c in zip(priors, matrix.split(widths), offset.split(widths), strict=True)
     )
     return replace(basis, projections=tuple(refitted))

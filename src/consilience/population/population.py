@@ -75,7 +75,7 @@ class Population:
             raise InputError(
                 "the example input is not finite", where="example_input", cure="remove NaN and infinite values"
             )
-        known: list[tuple[type[nn.Module], Architecture]] = []
+        known: list[Architecture] = []  # one program for all; more only on the way to saying what differs
         members = []
         for k, module in enumerate(modules):
             try:
@@ -83,7 +83,7 @@ class Population:
             except ConsilienceError as error:
                 error.add_note(f"this is member {k} of the population")
                 raise
-        _check_alike([member.network.architecture for member in members])
+        _check_alike([member.network.architecture for member in members], known)
         return cls(tuple(members), example_input, **details)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
@@ -129,7 +129,7 @@ class Population:
         return torch.stack([network(x) for network in self.networks])
 
 
-def _member(module: nn.Module, x: Tensor, known: list[tuple[type[nn.Module], Architecture]]) -> Member:
+def _member(module: nn.Module, x: Tensor, known: list[Architecture]) -> Member:
     module = copy.deepcopy(module).eval()
     state = read_state(module)
     for name, value in state.items():
@@ -138,21 +138,21 @@ def _member(module: nn.Module, x: Tensor, known: list[tuple[type[nn.Module], Arc
     architecture = _known_architecture(module, state, x, known)
     if architecture is None:
         architecture = find_layers(module, x)
-        known.append((type(module), architecture))
+        known.append(architecture)
     network = TracedNetwork(architecture, state)
     prove(module, network, x)
     return Member(module, network)
 
 
 def _known_architecture(
-    module: nn.Module, state: Mapping[str, Tensor], x: Tensor, known: Sequence[tuple[type[nn.Module], Architecture]]
+    module: nn.Module, state: Mapping[str, Tensor], x: Tensor, known: Sequence[Architecture]
 ) -> Architecture | None:
-    """Return an architecture traced before, at this module's widths, if its program computes what this module does.
+    """Return an architecture traced before, at this module's widths, if its program computes what the module does.
 
     Tracing takes 0.2 s; this takes a forward pass. It is only a short cut: the proof follows in either case.
     """
-    for kind, traced in known:
-        if kind is not type(module) or not traced.fits(state):
+    for traced in known:
+        if not traced.fits(state):
             continue
         architecture = traced.with_widths(traced.widths_in(state))
         try:
@@ -166,8 +166,11 @@ def _known_architecture(
     return None
 
 
-def _check_alike(architectures: Sequence[Architecture]) -> None:
-    """Refuse members that differ in more than their widths, and say in what."""
+def _check_alike(architectures: Sequence[Architecture], traced: Sequence[Architecture]) -> None:
+    """Refuse members that differ in more than their parameters and widths, and say in what.
+
+    ``traced`` has one architecture where one program computes every member.
+    """
     first = architectures[0]
     for k, other in enumerate(architectures):
         for what, mine, theirs in (
@@ -189,3 +192,11 @@ def _check_alike(architectures: Sequence[Architecture]) -> None:
                     expected=f"{theirs}, as member 0 has",
                     cure="leave this member out, or build one population per kind",
                 )
+    if len(traced) > 1:
+        k = next(k for k, other in enumerate(architectures) if other.program is traced[1].program)
+        raise InputError(
+            "members differ in something that is not a parameter", where=f"member {k}",
+            got="another function of the same parameters, as with other buffers or another scaling of the inputs",
+            expected="what member 0 computes, with parameters and widths of its own",
+            cure="give all members the same buffers and preprocessing",
+        )  # fmt: skip

@@ -53,7 +53,8 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
 
 
 def _check_runs(module: nn.Module, architecture: Architecture) -> None:
-    x = torch.zeros(2, *architecture.program.input_shape)
+    dtype = next(module.parameters()).dtype
+    x = torch.zeros(2, *architecture.program.input_shape, dtype=dtype)
     try:
         with torch.no_grad():
             output: Tensor = module(x)
