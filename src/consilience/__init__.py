@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from consilience.assembly import assemble
     from consilience.baselines import Ensemble, best_member, parameter_average
-    from consilience.census import Census
+    from consilience.census import Census, load_census, save_census
     from consilience.data import Data, Dataset, load_data
     from consilience.errors import ConsilienceError
     from consilience.evaluation import Score, evaluate
@@ -44,9 +44,11 @@ __all__ = [
     "best_member",
     "evaluate",
     "find_layers",
+    "load_census",
     "load_data",
     "load_network",
     "parameter_average",
+    "save_census",
     "save_network",
     "train_population",
 ]
@@ -65,9 +67,11 @@ _HOMES = {
     "best_member": "baselines",
     "evaluate": "evaluation",
     "find_layers": "units.layers",
+    "load_census": "census",
     "load_data": "data",
     "load_network": "store",
     "parameter_average": "baselines",
+    "save_census": "census",
     "save_network": "store",
     "train_population": "population",
 }
