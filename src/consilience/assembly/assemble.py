@@ -11,7 +11,7 @@ from consilience.assembly.construction import Draft, construct
 from consilience.assembly.correction import least_squares, moments
 from consilience.assembly.distillation import distill
 from consilience.assembly.selection import Selection, select
-from consilience.census.census import MAX_SAMPLES, Census, check_inputs, member_networks
+from consilience.census.census import Census, check_inputs, evenly, member_networks
 from consilience.census.grounding import Basis, basis_of, by_index, express, takes_offset
 from consilience.census.ordering import Clusters
 from consilience.errors import InputError
@@ -120,7 +120,7 @@ def _build_layer(
         if x is None:
             points = hyperplanes(members, layer, draft.projections()).augmented
         else:
-            points = torch.cat([written[:MAX_SAMPLES] for written in responses], dim=1).T
+            points = torch.cat([written[evenly(written)] for written in responses], dim=1).T
         symmetry, alive = symmetry_of(architecture.layer(layer).activations), census.layers_[layer].alive
         basis = basis_of(points, clusters.labels, census.population_.widths(layer), symmetry, alive)
     for m in architecture.writing(layer):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consilience.census.clusterers import CLUSTERERS, HIERARCHICAL, Clustering
+from consilience.census.clusterers import CLUSTERERS, Clustering
 from consilience.census.dead import find_alive
 from consilience.census.distances import DISTANCES, embed
 from consilience.census.grounding import Basis, basis_activations, basis_of, express, takes_offset
@@ -213,7 +213,7 @@ class Census:
         table = hyperplanes(self.networks_, name, projections)
         rows = table.augmented
         if self.distance == "activation":  # pre-activations of all members' units on (some of) the calibration data
-            rows = torch.cat([each.written[:MAX_SAMPLES].T for each in done])
+            rows = torch.cat([each.written[evenly(each.written)].T for each in done])
         points = embed(rows[torch.from_numpy(alive)], self.distance, symmetry)
         wanted = self._n_clusters(self.population_, name, int(alive.sum()))
         clusterer = CLUSTERERS[self.clusterer]
@@ -303,9 +303,9 @@ def check_inputs(population: Population, x: Tensor, what: str) -> None:
         )
 
 
-def is_hierarchical(census: Census) -> bool:
-    """Whether assemblies of any width come from this census without clustering again."""
-    return census.clusterer in HIERARCHICAL
+def evenly(rows: Tensor) -> slice:
+    """Return a slice that takes at most `MAX_SAMPLES` rows, evenly: calibration data may come sorted."""
+    return slice(None, None, -(-len(rows) // MAX_SAMPLES))
 
 
 def member_networks(census: Census) -> Sequence[TracedNetwork]:

@@ -189,7 +189,6 @@ CLUSTERERS: dict[str, Clusterer] = {
     "hdbscan": hdbscan,
     "two-stage": two_stage,
 }
-HIERARCHICAL = frozenset({"ward", "average", "two-stage"})
 
 
 def _principal_axis(x: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +23,6 @@ from torch import Tensor
 
 from consilience.units.symmetry import Symmetry
 
-Distance = Literal["cosine", "l2", "activation"]
 DISTANCES: Sequence[str] = ("cosine", "l2", "activation")
 
 
