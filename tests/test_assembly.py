@@ -253,6 +253,13 @@ def test_same_seed_same_bytes_and_nothing_given_is_changed(population: Populatio
         assert all(torch.equal(state[name], value) for name, value in member.module.state_dict().items())
 
 
+def test_an_assembly_of_frozen_members_can_be_trained(population: Population, digits: Data) -> None:
+    frozen = [copy.deepcopy(member.module).requires_grad_(False) for member in population]
+    census = Census(n_resamples=0).fit(Population.from_modules(frozen, digits.train.x[:8]), digits.calibration.x)
+    network = assemble(census, "1x", correction="distill")
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 def test_an_assembly_is_a_member_like_any_other(population: Population, digits: Data) -> None:
     """Merged networks can be merged again, with members of other widths."""
     census = Census(n_resamples=0).fit(population, digits.calibration.x)

@@ -278,6 +278,35 @@ def test_projections_on_data_are_least_squares_around_their_prior() -> None:
     torch.testing.assert_close(kept.matrix, truth, rtol=0, atol=1e-6)
 
 
+def test_most_units_may_be_dead() -> None:
+    net = random_mlp([10])
+    with torch.no_grad():
+        net.readout.weight[:, :7] *= 1e-7
+    layer = Census(n_resamples=0).fit(Population.from_modules([net], X), X).layers_["hidden.0"]
+    assert layer.n_dead_ == 7
+
+
+def test_signs_are_not_free_where_nothing_takes_the_constant() -> None:
+    """Sigmoid without biases: a unit and its negative are two units, for no bias could take σ(z) + σ(−z) = 1."""
+    net = random_mlp([4], "sigmoid", bias=False)
+    other = random_mlp([4], "sigmoid", bias=False)
+    with torch.no_grad():
+        other.hidden[0].weight.neg_()
+    layer = Census(n_clusters=8, n_resamples=0).fit(Population.from_modules([net, other], X), X).layers_["hidden.0"]
+    labels = layer.at(7).labels
+    assert not (labels[:4] == labels[4:]).any()
+
+
+def test_a_fit_that_fails_leaves_no_census() -> None:
+    census = Census(n_resamples=0).fit(random_population([[5, 5]]), X)
+    dead = random_mlp([5, 5])
+    with torch.no_grad():
+        dead.hidden[1].bias[:] = -100.0
+    with pytest.raises(InputError, match="every unit of this layer is dead"):
+        census.fit(Population.from_modules([dead], X), X)
+    assert not hasattr(census, "layers_")
+
+
 def test_a_layer_of_dead_units_is_refused() -> None:
     net = random_mlp([4])
     with torch.no_grad():
@@ -299,7 +328,7 @@ def test_a_layer_of_dead_units_is_refused() -> None:
         (
             {},
             X[:, :5],
-            r"the calibration data has the wrong shape\n  got:      \(200, 5\)\n  expected: \(n, 6\), n ≥ 1",
+            r"the calibration data has the wrong shape\n  got:      \(200, 5\)\n  expected: \(n, 6\), n ≥ 2",
         ),
         ({}, X[:0], "the calibration data has the wrong shape"),
         (
@@ -311,7 +340,15 @@ def test_a_layer_of_dead_units_is_refused() -> None:
         ({"n_clusters": 0}, X, "not a width"),
         ({"n_clusters": 99}, X, "more clusters than units\n  where:    n_clusters of layer 'hidden.0'\n  got:      99"),
         ({"n_clusters": {"hidden.4": 3}}, X, "no layer has this name\n  got:      'hidden.4'"),
-        ({"n_resamples": -1}, X, "n_resamples"),
+        ({"n_resamples": -1}, X, "n_resamples must be an int, 0 or more"),
+        ({"random_state": -1}, X, "random_state must be an int, 0 or more"),
+        ({"n_clusters": {"readout": 3}}, X, "the outputs are not clustered"),
+        (
+            {},
+            X.double(),
+            "the calibration data has the wrong type\n  got:      torch.float64\n  expected: a tensor of torch.f",
+        ),
+        ({}, X.numpy(), "the calibration data has the wrong type\n  got:      ndarray"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(

@@ -188,6 +188,20 @@ def test_what_cannot_be_traced_is_refused(module: nn.Module, message: str) -> No
         find_layers(module, X)
 
 
+def test_a_parameter_with_two_names_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    net[2].weight = net[0].weight
+    with pytest.raises(
+        TracingError, match=r"a parameter has two names\n  where:    Sequential\n  got:      '2.weight'"
+    ):
+        find_layers(net, X)
+
+
+def test_outputs_for_every_token_are_refused() -> None:
+    with pytest.raises(TracingError, match="the outputs have 3 axes"):
+        find_layers(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 7, 6))
+
+
 def test_an_example_input_of_the_wrong_shape_is_refused() -> None:
     message = r"the module fails on the example input\n  where:    MLP\n  got:      RuntimeError"
     with pytest.raises(InputError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -140,6 +141,30 @@ def test_members_that_differ_in_what_is_no_parameter_are_refused(other: nn.Modul
         Population.from_modules([Scaled(), other], X)
 
 
+def test_modules_that_agree_on_the_examples_only_are_not_taken_for_one_another() -> None:
+    """relu and relu6 are one function on small inputs: the modules decide what is shared, not their outputs."""
+    with pytest.raises(InputError, match="members differ in their activations"):
+        Population.from_modules([Hand(5, "relu"), Hand(5, "relu6")], X / 1000)
+
+
+def test_what_does_not_fit_together_is_refused_before_training(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("consilience.population.create"), "fit_members", None)
+    with pytest.raises(InputError, match="members differ in their activations"):
+        train_population([MLP(64, [4], 10, "relu"), MLP(64, [4], 10, "tanh")], digits.train, 2)
+
+
+def test_a_function_that_makes_members_chooses_their_initial_values(digits: Data) -> None:
+    def make() -> nn.Module:
+        net = MLP(64, [4], 10)
+        nn.init.constant_(net.readout.bias, 0.5)
+        return net
+
+    state = torch.random.get_rng_state()
+    population = train_population(make, digits.train, 1, training=Training(epochs=1, learning_rate=1e-9))
+    torch.testing.assert_close(population.members[0].module.readout.bias, torch.full((10,), 0.5), atol=1e-6, rtol=0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_no_members_and_bad_examples_are_refused() -> None:
     with pytest.raises(InputError, match="a population needs at least one member"):
         Population.from_modules([], X)
@@ -240,8 +265,6 @@ class NoReset(nn.Module):
 
 
 def test_what_cannot_be_trained_is_refused_before_training(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib
-
     monkeypatch.setattr(importlib.import_module("consilience.population.create"), "fit_members", None)
     train = digits.train
     some = train.take((train.y != 3).nonzero()[:, 0])
@@ -268,7 +291,6 @@ def test_a_member_that_diverges_is_left_out_and_reported(digits: Data) -> None:
         return net
 
     wild.count = 0
-    import importlib
 
     create = importlib.import_module("consilience.population.create")
     with pytest.MonkeyPatch.context() as patch:

@@ -41,21 +41,29 @@ def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset) -> Score:
     Raises
     ------
     InputError
-        If the outputs do not fit the labels: not (n, o), or a label ≥ o.
+        If there are no labels, or the outputs do not fit them: not (n, o), or a label ≥ o.
     """
     import torch
     from torch import nn
     from torch.nn import functional
 
-    was_training = isinstance(network, nn.Module) and network.training
+    if len(dataset) == 0 or dataset.y.is_floating_point() or int(dataset.y.min()) < 0:
+        raise InputError(
+            "only samples with labels can be scored",
+            where="evaluate",
+            got=f"{len(dataset)} targets of {dataset.y.dtype}",
+            expected="integer labels, 0 or more",
+        )
+    parts = list(network.modules()) if isinstance(network, nn.Module) else []
+    modes = [part.training for part in parts]
     try:
-        if isinstance(network, nn.Module):
-            network.eval()
+        for part in parts:
+            part.training = False
         with torch.no_grad():
             outputs = torch.cat([network(batch) for batch in dataset.x.split(BATCH_SIZE)])
     finally:
-        if was_training and isinstance(network, nn.Module):
-            network.train()
+        for part, training in zip(parts, modes, strict=True):
+            part.training = training
     if outputs.dim() != 2 or outputs.shape[1] <= int(dataset.y.max()):
         raise InputError(
             "the outputs do not fit the labels", where="evaluate", got=f"outputs of shape {tuple(outputs.shape)}",

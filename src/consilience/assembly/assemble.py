@@ -20,7 +20,7 @@ from consilience.units.hyperplanes import hyperplanes
 from consilience.units.layers import Map, read_state
 from consilience.units.proof import prove
 from consilience.units.resize import resize
-from consilience.units.symmetry import balanced, symmetry_of
+from consilience.units.symmetry import balanced, usable_symmetry
 
 Correct = Callable[[Draft, Map, Basis, Sequence[Tensor], Tensor], None]
 LAYERWISE: dict[str, Correct | None] = {
@@ -94,7 +94,7 @@ def assemble(
         _build_layer(draft, census, layer.name, selected.get(layer.name), LAYERWISE[correction], x)
     network = balanced(draft.network)
     module.load_state_dict({**module.state_dict(), **network.state})
-    module.eval()
+    module.eval().requires_grad_(True)
     prove(module, network, census.population_.example_input)
     if correction == "distill":
         assert x is not None
@@ -121,7 +121,7 @@ def _build_layer(
             points = hyperplanes(members, layer, draft.projections()).augmented
         else:
             points = torch.cat([written[evenly(written)] for written in responses], dim=1).T
-        symmetry, alive = symmetry_of(architecture.layer(layer).activations), census.layers_[layer].alive
+        symmetry, alive = usable_symmetry(architecture, layer), census.layers_[layer].alive
         basis = basis_of(points, clusters.labels, census.population_.widths(layer), symmetry, alive)
     for m in architecture.writing(layer):
         construct(draft, m, basis)

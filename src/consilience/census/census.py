@@ -21,7 +21,7 @@ from consilience.population.population import Population
 from consilience.units.activations import Activations, activations
 from consilience.units.hyperplanes import Projection, hyperplanes, unit_index
 from consilience.units.layers import TracedNetwork
-from consilience.units.symmetry import canonical, symmetry_of
+from consilience.units.symmetry import canonical, usable_symmetry
 
 GROUNDINGS = ("weights", "activations")
 MAX_SAMPLES = 2000  # calibration samples that distances look at; more change no distance by a percent
@@ -181,23 +181,24 @@ class Census:
         self._check(population, x)
         self.population_, self.calibration_ = population, x
         self.networks_ = tuple(canonical(network) for network in population.networks)
-        self.layers_: dict[str, LayerCensus] = {}
+        self.__dict__.pop("layers_", None)  # a fit that fails leaves no census
+        layers: dict[str, LayerCensus] = {}
         projections: dict[str, Sequence[Projection]] = {}
         # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
         shown = torch.zeros_like(population.example_input[:1]) if x is None else x
         hidden = {layer.name for layer in population.architecture.hidden}
         for layer in population.architecture.hidden:
             done = [activations(network, shown, layer.name) for network in self.networks_]
-            self.layers_[layer.name], basis = self._layer(layer.name, projections, done)
+            layers[layer.name], basis = self._layer(layer.name, projections, done)
             if any(m.writes in hidden for m in population.architecture.reading(layer.name)):
                 projections[layer.name] = self._projections(layer.name, basis, [each.read for each in done])
+        self.layers_ = layers
         return self
 
     def _layer(
         self, name: str, projections: Mapping[str, Sequence[Projection]], done: Sequence[Activations]
     ) -> tuple[LayerCensus, Basis]:
-        layer = self.population_.architecture.layer(name)
-        symmetry = symmetry_of(layer.activations)
+        symmetry = usable_symmetry(self.population_.architecture, name)
         member, index = (part.numpy() for part in unit_index(self.networks_, name))
         alive = torch.cat(
             [
@@ -237,7 +238,7 @@ class Census:
         """Each member's projection on the layer's clusters; refitted to data where the grounding says so."""
         architecture, shared = self.population_.architecture, None
         if self.grounding == "activations":
-            shared = basis_activations(basis, own, symmetry_of(architecture.layer(name).activations))
+            shared = basis_activations(basis, own, usable_symmetry(architecture, name))
         return express(basis, own, shared, intercept=takes_offset(architecture, name)).projections
 
     def _n_clusters(self, population: Population, name: str, n_units: int) -> int | None:
@@ -258,11 +259,15 @@ class Census:
                 raise InputError(
                     f"unknown {what}", where=f"Census({what}=...)", got=repr(got), expected=", ".join(known)
                 )
-        if self.n_resamples < 0:
-            raise InputError("a negative number of resamples", where="Census(n_resamples=...)", got=self.n_resamples)
+        for what, number in (("n_resamples", self.n_resamples), ("random_state", self.random_state)):
+            if not isinstance(number, int) or number < 0:
+                raise InputError(f"{what} must be an int, 0 or more", where=f"Census({what}=...)", got=repr(number))
+        if not population.architecture.hidden:
+            raise InputError("the members have no hidden layer", where="population", cure="there is nothing to cluster")
         if isinstance(self.n_clusters, Mapping):
             for name in self.n_clusters:
-                population.architecture.layer(name)  # raises
+                if not population.architecture.layer(name).interchangeable:  # or raises
+                    raise InputError("the outputs are not clustered", where="n_clusters", got=repr(name))
         if x is None:
             if self.grounding == "activations" or self.distance == "activation":
                 raise InputError(
@@ -288,10 +293,15 @@ def check_inputs(population: Population, x: Tensor, what: str) -> None:
     InputError
         If x is empty, not finite, or its samples do not have the shape of the population's inputs.
     """
-    shape = population.architecture.program.input_shape
-    if tuple(x.shape[1:]) != shape or len(x) == 0:
+    shape, dtype = population.architecture.program.input_shape, population.example_input.dtype
+    if not isinstance(x, Tensor) or x.dtype != dtype:
         raise InputError(
-            f"{what} has the wrong shape", got=tuple(x.shape), expected=f"(n, {', '.join(map(str, shape))}), n ≥ 1"
+            f"{what} has the wrong type", got=x.dtype if isinstance(x, Tensor) else type(x).__name__,
+            expected=f"a tensor of {dtype}, as the members' inputs are",
+        )  # fmt: skip
+    if tuple(x.shape[1:]) != shape or len(x) < 2:
+        raise InputError(
+            f"{what} has the wrong shape", got=tuple(x.shape), expected=f"(n, {', '.join(map(str, shape))}), n ≥ 2"
         )
     bad = ~torch.isfinite(x).flatten(1).all(1)
     if bool(bad.any()):

@@ -152,6 +152,8 @@ def _lloyd(x: NDArray[np.floating], n_clusters: int, projective: bool, generator
 
 def hdbscan(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
     """Density clusters of at least two units; a unit in no dense region is a cluster of its own."""
+    if len(points) < 2:
+        return Clustering(None, np.zeros(len(points), dtype=np.int64))
     distances = points.distances.astype(np.float64)
     same = SAME * float(np.median(distances))  # density knows no scale: it would split copies by their rounding
     fitted = HDBSCAN(min_cluster_size=2, metric="precomputed", copy=True).fit(np.maximum(distances, same))

@@ -192,11 +192,12 @@ def _signs(p: Tensor, label: Tensor, n_clusters: int) -> Tensor:
 def _nearest(p: Tensor, centroids: Tensor, symmetry: Symmetry) -> Tensor:
     """Index of the centroid that reproduces each point best: (U,)."""
     along = p @ centroids.T
-    if symmetry.homogeneous or symmetry.flippable:
-        lengths = torch.linalg.vector_norm(centroids, dim=1)
-        along = along / torch.where(lengths > 0, lengths, 1)
-        return (along.abs() if symmetry.flippable else along).argmax(1)
-    return torch.cdist(p, centroids).argmin(1)
+    if symmetry.flippable:
+        along = along.abs()
+    squares = centroids.square().sum(1)
+    if symmetry.homogeneous:  # any multiple of a centroid will do: the smallest angle
+        return (along / torch.where(squares > 0, squares, 1).sqrt()).argmax(1)
+    return (squares - 2 * along).argmin(1)
 
 
 def _flip_constant(placed: Tensor, symmetry: Symmetry) -> Tensor:

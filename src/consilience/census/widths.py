@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from operator import index
 
 from consilience.errors import InputError
 
@@ -22,13 +24,13 @@ def resolve_width(width: Width, median: int, where: str) -> int:
     InputError
         If it is neither a positive int nor a multiple such as "2x".
     """
-    if isinstance(width, bool) or not isinstance(width, int | str):
-        raise InputError("not a width", where=where, got=repr(width), expected='an int, or a multiple such as "2x"')
+    units = 0
     if isinstance(width, str):
         multiple = MULTIPLE.fullmatch(width.strip())
         units = round(float(multiple[1]) * median) if multiple else 0
-    else:
-        units = width
+    elif not isinstance(width, bool):
+        with suppress(TypeError):  # of what is no whole number
+            units = index(width)
     if units < 1:
         raise InputError(
             "not a width", where=where, got=repr(width), expected='a positive int, or a multiple such as "2x"'

@@ -15,7 +15,6 @@ from consilience.errors import InputError
 from consilience.population.population import Population
 from consilience.population.subsets import seed
 from consilience.population.training import Progress, Training, fit_members
-from consilience.units.layers import find_layers
 
 N_EXAMPLES = 16  # inputs on which members are traced and proved
 INITIALISATION = 5  # stream of random numbers, beside those of subsets.py
@@ -42,7 +41,8 @@ def train_population(
     n_members : N ≥ 1.
     training : hyperparameters; `Training()` by default.
     validation : if given, scored after every epoch, for the metrics.
-    random_state : seed of everything. Member k does not depend on how many others there are.
+    random_state : seed of everything. Member k does not depend on how many others there are,
+        unless they share out the data (disjoint, dirichlet).
     checkpoint : directory for a checkpoint after every epoch; a killed run that is started again goes on from there and
         ends
         with the same bytes.
@@ -64,12 +64,12 @@ def train_population(
     if n_members < 1:
         raise InputError("a population needs at least one member", where="n_members", got=n_members)
     training = training or Training()
-    modules = [initialise(_template(net, k), seed(random_state, INITIALISATION, k)) for k in range(n_members)]
+    modules = [_fresh(net, k, seed(random_state, INITIALISATION, k)) for k in range(n_members)]
     examples = train.x[:N_EXAMPLES]
-    for kind in {tuple(p.shape for p in module.parameters()): module for module in modules}.values():
-        architecture = find_layers(kind, examples)  # raises before any training
-        if not train.y.is_floating_point():
-            check_dataset(train, n_classes=architecture.output.width, where="the training data")
+    kinds = modules[: len(net) if isinstance(net, Sequence) else 1]
+    architecture = Population.from_modules(kinds, examples).architecture  # raises before any training
+    if not train.y.is_floating_point():
+        check_dataset(train, n_classes=architecture.output.width, where="the training data")
     trained = fit_members(
         modules, train.x, train.y, training, random_state=random_state, checkpoint=checkpoint, progress=progress,
         validation=None if validation is None else (validation.x, validation.y),
@@ -106,11 +106,14 @@ def initialise(module: nn.Module, random_state: int) -> nn.Module:
     return module
 
 
-def _template(net: nn.Module | Callable[[], nn.Module] | Sequence[nn.Module], k: int) -> nn.Module:
+def _fresh(net: nn.Module | Callable[[], nn.Module] | Sequence[nn.Module], k: int, random_state: int) -> nn.Module:
+    """Return member k with initial values of its own; a function that makes modules chooses them itself."""
     if isinstance(net, nn.Module):
-        return net
+        return initialise(net, random_state)
     if isinstance(net, Sequence):
         if not net:
             raise InputError("no module to train", where="net", got="an empty sequence")
-        return net[k % len(net)]
-    return net()
+        return initialise(net[k % len(net)], random_state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_state)
+        return net()

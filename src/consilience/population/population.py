@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from consilience.errors import ConsilienceError, InputError
 from consilience.units.layers import Architecture, TracedNetwork, find_layers, read_state
-from consilience.units.proof import forward, prove
+from consilience.units.proof import prove
+from consilience.units.resize import SIZE_ATTRIBUTES
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Population:
             raise InputError(
                 "the example input is not finite", where="example_input", cure="remove NaN and infinite values"
             )
-        known: list[Architecture] = []  # one program for all; more only on the way to saying what differs
+        known: list[tuple[nn.Module, Architecture]] = []  # traced so far
         members = []
         for k, module in enumerate(modules):
             try:
@@ -83,7 +84,7 @@ class Population:
             except ConsilienceError as error:
                 error.add_note(f"this is member {k} of the population")
                 raise
-        _check_alike([member.network.architecture for member in members], known)
+        _check_alike(members, example_input)
         return cls(tuple(members), example_input, **details)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
@@ -129,48 +130,44 @@ class Population:
         return torch.stack([network(x) for network in self.networks])
 
 
-def _member(module: nn.Module, x: Tensor, known: list[Architecture]) -> Member:
+def _member(module: nn.Module, x: Tensor, known: list[tuple[nn.Module, Architecture]]) -> Member:
     module = copy.deepcopy(module).eval()
     state = read_state(module)
     for name, value in state.items():
         if not bool(torch.isfinite(value).all()):
             raise InputError("a parameter is not finite", where=f"'{name}'", cure="leave this member out")
-    architecture = _known_architecture(module, state, x, known)
-    if architecture is None:
+    for other, traced in known:  # tracing takes 0.2 s; like modules share a program, and the proof follows all the same
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        alike = traced.fits(state) and traced.shapes(traced.widths_in(state), read_state(other)) == shapes
+        if alike and _plain(other) == _plain(module):
+            architecture = traced.with_widths(traced.widths_in(state))
+            break
+    else:
         architecture = find_layers(module, x)
-        known.append(architecture)
+        known.append((module, architecture))
     network = TracedNetwork(architecture, state)
     prove(module, network, x)
     return Member(module, network)
 
 
-def _known_architecture(
-    module: nn.Module, state: Mapping[str, Tensor], x: Tensor, known: Sequence[Architecture]
-) -> Architecture | None:
-    """Return an architecture traced before, at this module's widths, if its program computes what the module does.
-
-    Tracing takes 0.2 s; this takes a forward pass. It is only a short cut: the proof follows in either case.
-    """
-    for traced in known:
-        if not traced.fits(state):
-            continue
-        architecture = traced.with_widths(traced.widths_in(state))
-        try:
-            same = torch.allclose(
-                TracedNetwork(architecture, state)(x), forward(module, state, x), rtol=1e-5, atol=1e-6
-            )
-        except RuntimeError:  # shapes that do not fit the traced program
-            continue
-        if same:
-            return architecture
-    return None
+def _plain(module: nn.Module) -> list[tuple[object, ...]]:
+    """What makes two modules run the same operations: their parts' classes, buffers, and what is no tensor or size."""
+    sizes = {"training", *(name for names in SIZE_ATTRIBUTES.values() for name in names.values())}
+    described: list[tuple[object, ...]] = [
+        (name, str(buffer.dtype), tuple(buffer.flatten().tolist())) for name, buffer in module.named_buffers()
+    ]
+    for name, part in module.named_modules():
+        described.append((name, type(part)))
+        for key, value in vars(part).items():
+            if not key.startswith("_") and key not in sizes:
+                simple = value is None or isinstance(value, bool | int | float | str) or callable(value)
+                described.append((name, key, value if simple else id(value)))
+    return described
 
 
-def _check_alike(architectures: Sequence[Architecture], traced: Sequence[Architecture]) -> None:
-    """Refuse members that differ in more than their parameters and widths, and say in what.
-
-    ``traced`` has one architecture where one program computes every member.
-    """
+def _check_alike(members: Sequence[Member], x: Tensor) -> None:
+    """Refuse members that differ in more than their parameters and widths, and say in what."""
+    architectures = [member.network.architecture for member in members]
     first = architectures[0]
     for k, other in enumerate(architectures):
         for what, mine, theirs in (
@@ -192,11 +189,12 @@ def _check_alike(architectures: Sequence[Architecture], traced: Sequence[Archite
                     expected=f"{theirs}, as member 0 has",
                     cure="leave this member out, or build one population per kind",
                 )
-    if len(traced) > 1:
-        k = next(k for k, other in enumerate(architectures) if other.program is traced[1].program)
-        raise InputError(
-            "members differ in something that is not a parameter", where=f"member {k}",
-            got="another function of the same parameters, as with other buffers or another scaling of the inputs",
-            expected="what member 0 computes, with parameters and widths of its own",
-            cure="give all members the same buffers and preprocessing",
-        )  # fmt: skip
+    for k, member in enumerate(members):  # the first member's program must compute them all
+        here = TracedNetwork(first.with_widths(architectures[k].widths), member.network.state)(x)
+        if not torch.allclose(here, member.network(x), rtol=1e-5, atol=1e-6):
+            raise InputError(
+                "members differ in something that is not a parameter", where=f"member {k}",
+                got="another function of the same parameters, as with other buffers or another scaling of the inputs",
+                expected="what member 0 computes, with parameters and widths of its own",
+                cure="give all members the same buffers and preprocessing",
+            )  # fmt: skip

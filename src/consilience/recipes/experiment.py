@@ -50,7 +50,8 @@ class _Contest:
     @property
     def steps(self) -> int:
         """Gradient steps that each member took."""
-        return self.training.epochs * math.ceil(len(self.data.train) / self.training.batch_size)
+        told = [record["steps"] for record in self.population.metrics if "steps" in record]
+        return max(told, default=self.training.epochs * math.ceil(len(self.data.train) / self.training.batch_size))
 
     def row(self, method: str, group: str, width: str, network: nn.Module, steps: int = 0, seconds: float = 0.0) -> Row:
         size = sum(parameter.numel() for parameter in network.parameters())

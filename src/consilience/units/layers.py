@@ -288,6 +288,12 @@ class _Labels:
                 f"the outputs pass through '{output.activations[-1]}'", returned,
                 cure="return the values before it (logits): the mean over members is taken there",
             )  # fmt: skip
+        if returned is not None and returned.meta["val"].dim() != 2:
+            raise self.refuse(
+                f"the outputs have {returned.meta['val'].dim()} axes",
+                returned,
+                cure="return one row (o,) for each sample",
+            )
         self.check_reached(output.weight)
         layers = tuple(self.layer(m, is_output=m.weight == output.weight) for m in self.maps)
         return Architecture(layers, tuple(self.maps), self.program)

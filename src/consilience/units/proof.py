@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from consilience.errors import FunctionChangedError
+from consilience.errors import FunctionChangedError, InputError
 from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import can_flip, flip, permute, rescale, symmetry_of
 
+SMALLEST = 1e-3  # output: below it, roundings of larger values inside may show
 TOLERANCE = 1e-5  # of the largest output: some 100 roundings of float32
 
 
@@ -24,10 +25,14 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
 
     Raises
     ------
+    InputError
+        If the module's outputs on x are not finite.
     FunctionChangedError
         Naming the layer and the symmetry for which the outputs differ by more than 1e-5 of the largest output.
     """
     expected = forward(module, network.state, x)
+    if not bool(torch.isfinite(expected).all()):
+        raise InputError("the outputs are not finite", where=type(module).__name__, cure="leave this network out")
     _compare(network(x), expected, "the traced program", "the module as a whole")
     generator = torch.Generator().manual_seed(0)
     for layer in network.architecture.hidden:
@@ -44,17 +49,18 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
 
 def forward(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """Return the module's outputs in eval mode under other parameters, without gradients."""
-    was_training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     try:
         with torch.no_grad():
             outputs: Tensor = functional_call(module.eval(), dict(state), (x,))
             return outputs
     finally:
-        module.train(was_training)
+        for part, training in modes:
+            part.training = training
 
 
 def _compare(got: Tensor, expected: Tensor, change: str, where: str) -> None:
-    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    allowed = TOLERANCE * max(SMALLEST, float(expected.abs().max()))
     error = float((got - expected).abs().max())
     if not error <= allowed:
         raise FunctionChangedError(

@@ -153,6 +153,12 @@ def can_flip(architecture: Architecture, layer: str) -> bool:
     return constant is not None and (constant == 0 or all(reader.bias for reader in architecture.reading(layer)))
 
 
+def usable_symmetry(architecture: Architecture, layer: str) -> Symmetry:
+    """Return the symmetry of a layer's activations, without the sign where `flip` does not apply."""
+    symmetry = symmetry_of(architecture.layer(layer).activations)
+    return symmetry if can_flip(architecture, layer) else replace(symmetry, odd_constant=None)
+
+
 def canonical(network: TracedNetwork) -> TracedNetwork:
     """Return the network with every rescalable hyperplane ``[w; b]`` at unit norm, bottom-up.
 

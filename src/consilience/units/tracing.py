@@ -95,6 +95,12 @@ def trace(module: nn.Module, example_input: Tensor) -> Program:
     """
     module = copy.deepcopy(module).eval()
     name = type(module).__name__
+    names = [[key for key, _ in module.named_parameters(remove_duplicate=unique)] for unique in (True, False)]
+    if len(names[0]) < len(names[1]):
+        raise TracingError(
+            "a parameter has two names", where=name, got=", ".join(repr(key) for key in set(names[1]) - set(names[0])),
+            cure="give each part a parameter of its own",
+        )  # fmt: skip
     x = torch.cat([example_input] * 2)[:2].contiguous() if example_input.dim() else example_input
     if x.dim() == 0 or len(x) < 2:
         raise InputError(
