@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "consilience"
 
 # Each room may import from the rooms before it, and from itself.
 ORDER = [
-    "errors", "data", "nets", "units", "store", "evaluation", "population", "census", "baselines", "assembly", "report",
+    "errors", "data", "nets", "units", "store", "evaluation", "population", "census", "assembly", "baselines", "report",
     "recipes", "cli",
 ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 """One larger network from a census: which clusters, the network they make, and corrections of it."""
 
-from consilience.assembly.assemble import CORRECTIONS, assemble
+from consilience.assembly.assemble import assemble
+from consilience.assembly.building import CORRECTIONS
 from consilience.assembly.selection import select
 
 __all__ = ["CORRECTIONS", "assemble", "select"]

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from consilience.assembly.construction import Draft, construct
-from consilience.assembly.correction import least_squares, moments
-from consilience.assembly.distillation import distill
+from consilience.assembly.building import build, check_correction
+from consilience.assembly.construction import Draft
 from consilience.assembly.selection import Selection, select
 from consilience.census.census import Census, check_inputs, evenly, member_networks
-from consilience.census.grounding import Basis, basis_of, by_index, express, takes_offset
+from consilience.census.grounding import Basis, basis_of, express, takes_offset
 from consilience.census.ordering import Clusters
-from consilience.errors import InputError
-from consilience.units.activations import activations
+from consilience.units.activations import Activations, activations
 from consilience.units.hyperplanes import hyperplanes
-from consilience.units.layers import Map, read_state
-from consilience.units.proof import prove
-from consilience.units.resize import resize
-from consilience.units.symmetry import balanced, usable_symmetry
-
-Correct = Callable[[Draft, Map, Basis, Sequence[Tensor], Tensor], None]
-LAYERWISE: dict[str, Correct | None] = {
-    "none": None,
-    "moments": moments,
-    "least-squares": least_squares,
-    "distill": least_squares,
-}
-CORRECTIONS = tuple(LAYERWISE)
+from consilience.units.symmetry import usable_symmetry
 
 
 def assemble(
@@ -68,66 +55,37 @@ def assemble(
         or does not fit.
     """
     members = member_networks(census)
-    if correction not in LAYERWISE:
-        raise InputError(
-            "unknown correction",
-            where="assemble(correction=...)",
-            got=repr(correction),
-            expected=", ".join(CORRECTIONS),
-        )
     x = census.calibration_ if calibration is None else calibration
-    if x is None and correction != "none":
-        raise InputError(
-            "this correction needs calibration data", where="assemble(calibration=...)", got=correction,
-            cure='pass unlabelled inputs, or use correction="none"',
-        )  # fmt: skip
+    check_correction(correction, x, where="assemble")
     if calibration is not None:
         check_inputs(census.population_, calibration, "the calibration data")
     selected = select(census, width)
 
-    template = census.population_.members[0].module
-    architecture = census.population_.architecture
     widths = {name: len(clusters) for name, clusters in selected.items()}
-    module = resize(template, architecture, widths)
-    draft = Draft(architecture.with_widths(widths), read_state(module), members)
-    for layer in architecture.layers:
-        _build_layer(draft, census, layer.name, selected.get(layer.name), LAYERWISE[correction], x)
-    network = balanced(draft.network)
-    module.load_state_dict({**module.state_dict(), **network.state})
-    module.eval().requires_grad_(True)
-    prove(module, network, census.population_.example_input)
-    if correction == "distill":
-        assert x is not None
-        module = distill(module, x, torch.stack([network(x) for network in members]).mean(0), random_state=random_state)
-    return module
+    plan = _CensusPlan(census, selected, x)
+    return build(census.population_, members, widths, plan, correction=correction, x=x, random_state=random_state)
 
 
-def _build_layer(
-    draft: Draft, census: Census, layer: str, clusters: Clusters | None, correct: Correct | None, x: Tensor | None
-) -> None:
-    """Construct and correct everything that writes one layer, then express the members in it.
+@dataclass(frozen=True)
+class _CensusPlan:
+    """Bases out of a census's clusters; see `consilience.assembly.building.Plan`."""
 
-    ``clusters`` is None for the outputs.
-    """
-    architecture, members = draft.architecture, draft.members
-    # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
-    shown = torch.zeros_like(census.population_.example_input[:1]) if x is None else x
-    done = [activations(network, shown, layer) for network in members]
-    responses = [each.written for each in done]
-    if clusters is None:
-        basis = by_index(len(members), architecture.layer(layer).width, responses[0].dtype)
-    else:
-        if x is None:
-            points = hyperplanes(members, layer, draft.projections()).augmented
+    census: Census
+    selected: Mapping[str, Clusters]
+    x: Tensor | None
+
+    def basis(self, draft: Draft, layer: str, done: Sequence[Activations]) -> Basis:
+        """Return the basis of the clusters selected, before the layer is built."""
+        architecture, population = draft.architecture, self.census.population_
+        if self.x is None:
+            points = hyperplanes(draft.members, layer, draft.projections()).augmented
         else:
-            points = torch.cat([written[evenly(written)] for written in responses], dim=1).T
-        symmetry, alive = usable_symmetry(architecture, layer), census.layers_[layer].alive
-        basis = basis_of(points, clusters.labels, census.population_.widths(layer), symmetry, alive)
-    for m in architecture.writing(layer):
-        construct(draft, m, basis)
-        if correct is not None and x is not None:
-            correct(draft, m, basis, responses, x)
-    if clusters is not None:
-        shared = activations(draft.network, shown, layer).read if census.grounding == "activations" else None
-        intercept = takes_offset(architecture, layer)
-        draft.bases[layer] = express(basis, [each.read for each in done], shared, intercept=intercept)
+            points = torch.cat([each.written[evenly(each.written)] for each in done], dim=1).T
+        symmetry, alive = usable_symmetry(architecture, layer), self.census.layers_[layer].alive
+        return basis_of(points, self.selected[layer].labels, population.widths(layer), symmetry, alive)
+
+    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], shown: Tensor) -> Basis:
+        """Return the basis with the members expressed in the layer as it has been built."""
+        shared = activations(draft.network, shown, layer).read if self.census.grounding == "activations" else None
+        intercept = takes_offset(draft.architecture, layer)
+        return express(basis, [each.read for each in done], shared, intercept=intercept)

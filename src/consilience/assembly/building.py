@@ -1,0 +1,115 @@
+"""One network from a basis per layer, from the inputs up: construct, correct, express the members in what was built.
+
+Nothing here knows where the bases come from: clusters of a census, or the matchings and plans of the baselines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from consilience.assembly.construction import Draft, construct
+from consilience.assembly.correction import least_squares, moments
+from consilience.assembly.distillation import distill
+from consilience.census.grounding import Basis, by_index
+from consilience.errors import InputError
+from consilience.population.population import Population
+from consilience.units.activations import Activations, activations
+from consilience.units.layers import Map, TracedNetwork, read_state
+from consilience.units.proof import prove
+from consilience.units.resize import resize
+from consilience.units.symmetry import balanced
+
+Correct = Callable[[Draft, Map, Basis, Sequence[Tensor], Tensor], None]
+LAYERWISE: dict[str, Correct | None] = {
+    "none": None,
+    "moments": moments,
+    "least-squares": least_squares,
+    "distill": least_squares,
+}
+CORRECTIONS = tuple(LAYERWISE)
+
+
+class Plan(Protocol):
+    """Where the bases come from, layer by layer."""
+
+    def basis(self, draft: Draft, layer: str, done: Sequence[Activations]) -> Basis:
+        """Return the basis of a hidden layer, before it is built; ``done``: what each member does there."""
+        ...
+
+    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], shown: Tensor) -> Basis:
+        """Return the basis with the members' projections on the layer as it has been built; ``shown``: the inputs."""
+        ...
+
+
+def check_correction(correction: str, x: Tensor | None, where: str) -> None:
+    """Refuse a correction that is unknown, or has no data to work on.
+
+    Raises
+    ------
+    InputError
+        In both cases.
+    """
+    if correction not in LAYERWISE:
+        raise InputError(
+            "unknown correction", where=f"{where}(correction=...)", got=repr(correction),
+            expected=", ".join(CORRECTIONS),
+        )  # fmt: skip
+    if x is None and correction != "none":
+        raise InputError(
+            "this correction needs calibration data", where=f"{where}(calibration=...)", got=correction,
+            cure='pass unlabelled inputs, or use correction="none"',
+        )  # fmt: skip
+
+
+def build(
+    population: Population,
+    members: Sequence[TracedNetwork],
+    widths: Mapping[str, int],
+    plan: Plan,
+    *,
+    correction: str,
+    x: Tensor | None,
+    random_state: int = 0,
+) -> nn.Module:
+    """Return a network of the population's class at other widths, in eval mode.
+
+    Parameters
+    ----------
+    population : the members' population; its first member is the template.
+    members : the networks that are mixed, in whatever form the plan's bases mean them; outputs are their mean.
+    widths : by hidden layer.
+    plan : the bases.
+    correction : "none", "moments", "least-squares" or "distill".
+    x : calibration inputs (n, ...), or None.
+    random_state : seed of the distillation.
+    """
+    template, architecture = population.members[0].module, population.architecture
+    module = resize(template, architecture, widths)
+    draft = Draft(architecture.with_widths(widths), read_state(module), members)
+    # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
+    shown = torch.zeros_like(population.example_input[:1]) if x is None else x
+    correct = LAYERWISE[correction]
+    for layer in architecture.layers:
+        done = [activations(network, shown, layer.name) for network in members]
+        if layer.interchangeable:
+            basis = plan.basis(draft, layer.name, done)
+        else:
+            basis = by_index(len(members), layer.width, shown.dtype)
+        for m in architecture.writing(layer.name):
+            construct(draft, m, basis)
+            if correct is not None and x is not None:
+                correct(draft, m, basis, [each.written for each in done], x)
+        if layer.interchangeable:
+            draft.bases[layer.name] = plan.express(draft, layer.name, basis, done, shown)
+    network = balanced(draft.network)
+    module.load_state_dict({**module.state_dict(), **network.state})
+    module.eval().requires_grad_(True)
+    prove(module, network, population.example_input)
+    if correction == "distill":
+        assert x is not None
+        module = distill(module, x, torch.stack([network(x) for network in members]).mean(0), random_state=random_state)
+    return module

@@ -1,0 +1,70 @@
+"""One network out of any basis per layer: the common end of all methods that match, transport or concatenate units.
+
+With mixing ``A⁽ᵏ⁾`` (u, c) and projections ``P⁽ᵏ⁾`` (u, c) per layer, ``W̃ = Σ_k A⁽ᵏ⁾ᵀ W⁽ᵏ⁾ P⁽ᵏ⁾``; the readout is the
+mean over members of ``W_out P``. Corrections are those of an assembly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from consilience.assembly.building import build, check_correction
+from consilience.assembly.construction import Draft
+from consilience.census.census import check_inputs
+from consilience.census.grounding import Basis
+from consilience.population.population import Population
+from consilience.units.activations import Activations
+from consilience.units.layers import TracedNetwork
+
+
+def fuse(
+    population: Population,
+    bases: Mapping[str, Basis],
+    *,
+    members: Sequence[TracedNetwork] | None = None,
+    correction: str = "none",
+    calibration: Tensor | None = None,
+    random_state: int = 0,
+) -> nn.Module:
+    """Return the network that the bases make of the members, a plain module of their class in eval mode.
+
+    Parameters
+    ----------
+    population : the population; its first member is the template.
+    bases : of every hidden layer, with one mixing and one projection per member.
+    members : the networks that are mixed; by default those of the population, their parameters as they are.
+    correction : "none", "moments", "least-squares" or "distill".
+    calibration : inputs (n, ...) without labels; not needed for "none".
+    random_state : seed of the distillation.
+
+    Raises
+    ------
+    InputError
+        If the correction is unknown, or calibration data is missing or does not fit.
+    """
+    check_correction(correction, calibration, where="fuse")
+    if calibration is not None:
+        check_inputs(population, calibration, "the calibration data")
+    widths = {name: basis.width for name, basis in bases.items()}
+    return build(
+        population, population.networks if members is None else members, widths, _Given(bases),
+        correction=correction, x=calibration, random_state=random_state,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Bases that are known before anything is built."""
+
+    bases: Mapping[str, Basis]
+
+    def basis(self, draft: Draft, layer: str, done: Sequence[Activations]) -> Basis:
+        """Return the layer's basis."""
+        return self.bases[layer]
+
+    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], shown: Tensor) -> Basis:
+        """Return it as it is: its method has said how members are read off."""
+        return basis
