@@ -227,7 +227,7 @@ def test_ways_to_write_a_width(population: Population, digits: Data) -> None:
 def test_bad_input_is_refused_before_any_work(arguments: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     census = Census(n_resamples=0).fit(random_population([[5, 4], [4, 4]]), X)
     assembling = importlib.import_module("consilience.assembly.assemble")
-    monkeypatch.setattr(assembling, "resize", None)  # the first step of the work
+    monkeypatch.setattr(assembling, "build", None)  # the first step of the work
     with pytest.raises(InputError, match=message):
         assemble(census, **{"width": "1x", **arguments})
 
