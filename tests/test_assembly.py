@@ -213,7 +213,7 @@ def test_ways_to_write_a_width(population: Population, digits: Data) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"width": 99}, r"this many clusters do not exist\n  got:      99\n  expected: 1 to \d+\n  cure:     ask"),
+        ({"width": 99}, r"clusters do not exist\n  where:    layer 'hidden.0'\n  got:      99\n  expected: 1 to \d+\n"),
         ({"width": 0}, "not a width"),
         ({"width": "wide"}, "not a width\n  where:    width\n  got:      'wide'\n  expected: a positive int"),
         ({"width": {"hidden.9": 4}}, "no hidden layer has this name\n  where:    width\n  got:      'hidden.9'"),

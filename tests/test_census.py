@@ -130,7 +130,10 @@ def test_one_tree_gives_every_number_of_clusters_and_they_are_nested(monkeypatch
         assert len(set(zip(finer.labels.tolist(), coarser.labels.tolist(), strict=True)) - {(-1, -1)}) == k + 1
         assert np.all(np.diff(coarser.frequency) <= 0)
         finer = coarser
-    with pytest.raises(InputError, match=f"this many clusters do not exist\n  got:      {n + 1}\n  expected: 1 to {n}"):
+    with pytest.raises(
+        InputError,
+        match=f"clusters do not exist\n  where:    layer 'hidden.0'\n  got:      {n + 1}\n  expected: 1 to {n}",
+    ):
         layer.at(n + 1)
 
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from consilience.assembly.building import build, check_correction
+from consilience.assembly.building import FITTED, build, check_correction, without_data
 from consilience.assembly.construction import Draft
-from consilience.assembly.selection import Selection, select
+from consilience.assembly.pooling import POOLINGS
+from consilience.assembly.reconstruction import reconstruct
+from consilience.assembly.selection import Selection, as_groups, resolve, select
 from consilience.census.census import Census, check_inputs, evenly, member_networks
-from consilience.census.grounding import Basis, basis_of, express, takes_offset
-from consilience.census.ordering import Clusters
-from consilience.units.activations import Activations, activations
+from consilience.census.grounding import Basis, basis_of_groups, express, takes_offset
+from consilience.errors import InputError
+from consilience.units.activations import Activations, Responses, activations
 from consilience.units.hyperplanes import hyperplanes
 from consilience.units.symmetry import usable_symmetry
+
+CHOICES = ("cut", "reconstruction")
 
 
 def assemble(
@@ -24,24 +30,33 @@ def assemble(
     width: Selection = "2x",
     *,
     correction: str = "least-squares",
+    choice: str | None = None,
+    pooling: str = "mean",
     calibration: Tensor | None = None,
     random_state: int = 0,
 ) -> nn.Module:
     """Build one network of the members' class from the clusters of a census.
 
     Any width comes from the same census; nothing is clustered again. With ``width="full"`` the result is the ensemble
-    of the members (the mean of their outputs).
+    of the members (their outputs, pooled).
 
     Parameters
     ----------
     census : a fitted census.
     width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full"; see
-    `consilience.assembly.selection`. correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed
-    form, layer by layer) or "distill"
-        (least squares, then a few hundred steps towards the members' mean outputs; no labels).
+        `consilience.assembly.selection`.
+    correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed form, layer by layer),
+        "second-order" (least squares, then all layers above the first together, by L-BFGS) or "distill" (least squares,
+        then a few hundred gradient steps on all layers). The last two go towards the members' pooled outputs. None
+        needs labels.
+    choice : which clusters. "cut": those of the census's tree cut at this number, or the most frequent ones.
+        "reconstruction": clusters of any height in the tree, chosen for what the members' outputs need of them (see
+        `consilience.assembly.reconstruction`). By default the latter wherever weights are fitted to calibration data
+        and the width is a number; else the former.
+    pooling : how the members' outputs become one: "mean", the ensemble, or "class-share", for members that know
+        different classes; see `consilience.assembly.pooling`.
     calibration : inputs (n, ...) without labels; by default those of the census. Not needed for correction="none" on a
-        census
-        grounded in weights.
+        census grounded in weights.
     random_state : seed of the distillation.
 
     Returns
@@ -51,41 +66,88 @@ def assemble(
     Raises
     ------
     InputError
-        If the width or correction is not understood, there are fewer clusters than units asked for, or data is missing
-        or does not fit.
+        If the width, correction, choice or pooling is not understood, there are fewer clusters than units asked for, or
+        data is missing or does not fit.
     """
     members = member_networks(census)
     x = census.calibration_ if calibration is None else calibration
     check_correction(correction, x, where="assemble")
+    _check_choice(choice, x)
+    _check_pooling(pooling, x)
     if calibration is not None:
         check_inputs(census.population_, calibration, "the calibration data")
-    selected = select(census, width)
+    numbers = resolve(census, width)
+    if choice is None:
+        choice = "reconstruction" if numbers is not None and correction in FITTED else "cut"
+    responses = without_data(members, census.population_) if x is None else Responses(members, x)
+    weights = POOLINGS[pooling](responses)
+    if choice == "reconstruction":
+        if numbers is None:
+            raise InputError(
+                "only a number of clusters can be chosen by reconstruction", where="assemble(width=..., choice=...)",
+                got=f"width={width!r}", expected='a width such as "2x" or 64', cure='use choice="cut"',
+            )  # fmt: skip
+        groups = reconstruct(census, responses, numbers, weights)
+    else:
+        groups = {name: as_groups(clusters) for name, clusters in select(census, width).items()}
+    widths = {name: group.shape[1] for name, group in groups.items()}
+    return build(
+        census.population_, responses, widths, _CensusPlan(census, groups, has_data=x is not None), pooling=weights,
+        correction=correction, random_state=random_state,
+    )  # fmt: skip
 
-    widths = {name: len(clusters) for name, clusters in selected.items()}
-    plan = _CensusPlan(census, selected, x)
-    return build(census.population_, members, widths, plan, correction=correction, x=x, random_state=random_state)
+
+def _check_choice(choice: str | None, x: Tensor | None) -> None:
+    if choice is not None and choice not in CHOICES:
+        raise InputError(
+            "unknown choice of clusters", where="assemble(choice=...)", got=repr(choice), expected=", ".join(CHOICES)
+        )
+    if choice == "reconstruction" and x is None:
+        raise InputError(
+            "what clusters reconstruct is seen on data only", where="assemble(calibration=...)", got=None,
+            cure='pass unlabelled inputs, or use choice="cut"',
+        )  # fmt: skip
+
+
+def _check_pooling(pooling: str, x: Tensor | None) -> None:
+    if pooling not in POOLINGS:
+        raise InputError(
+            "unknown pooling", where="assemble(pooling=...)", got=repr(pooling), expected=", ".join(POOLINGS)
+        )
+    if pooling != "mean" and x is None:
+        raise InputError(
+            "what members predict is seen on data only", where="assemble(calibration=...)", got=None,
+            cure='pass unlabelled inputs, or use pooling="mean"',
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _CensusPlan:
-    """Bases out of a census's clusters; see `consilience.assembly.building.Plan`."""
+    """Bases out of a census's clusters; see `consilience.assembly.building.Plan`.
+
+    Attributes
+    ----------
+    census : the census.
+    groups : by hidden layer, the units of each cluster, (U, c).
+    has_data : whether activations are those on calibration data.
+    """
 
     census: Census
-    selected: Mapping[str, Clusters]
-    x: Tensor | None
+    groups: Mapping[str, NDArray[np.bool_]]
+    has_data: bool
 
     def basis(self, draft: Draft, layer: str, done: Sequence[Activations]) -> Basis:
-        """Return the basis of the clusters selected, before the layer is built."""
+        """Return the basis of the clusters chosen, before the layer is built."""
         architecture, population = draft.architecture, self.census.population_
-        if self.x is None:
+        if not self.has_data:
             points = hyperplanes(draft.members, layer, draft.projections()).augmented
         else:
             points = torch.cat([each.written[evenly(each.written)] for each in done], dim=1).T
         symmetry, alive = usable_symmetry(architecture, layer), self.census.layers_[layer].alive
-        return basis_of(points, self.selected[layer].labels, population.widths(layer), symmetry, alive)
+        return basis_of_groups(points, self.groups[layer], population.widths(layer), symmetry, alive)
 
-    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], shown: Tensor) -> Basis:
+    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], x: Tensor) -> Basis:
         """Return the basis with the members expressed in the layer as it has been built."""
-        shared = activations(draft.network, shown, layer).read if self.census.grounding == "activations" else None
+        shared = activations(draft.network, x, layer).read if self.census.grounding == "activations" else None
         intercept = takes_offset(draft.architecture, layer)
         return express(basis, [each.read for each in done], shared, intercept=intercept)

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from consilience.assembly.construction import Draft, construct
 from consilience.assembly.correction import least_squares, moments
 from consilience.assembly.distillation import distill
-from consilience.census.grounding import Basis, by_index
+from consilience.assembly.pooling import output_basis, pooled
+from consilience.assembly.second_order import second_order
+from consilience.census.grounding import Basis
 from consilience.errors import InputError
 from consilience.population.population import Population
-from consilience.units.activations import Activations, activations
+from consilience.units.activations import Activations, Responses
 from consilience.units.layers import Map, TracedNetwork, read_state
 from consilience.units.proof import prove
 from consilience.units.resize import resize
@@ -28,9 +30,11 @@ LAYERWISE: dict[str, Correct | None] = {
     "none": None,
     "moments": moments,
     "least-squares": least_squares,
+    "second-order": least_squares,
     "distill": least_squares,
 }
 CORRECTIONS = tuple(LAYERWISE)
+FITTED = tuple(name for name, correct in LAYERWISE.items() if correct is least_squares)  # weights are fitted to data
 
 
 class Plan(Protocol):
@@ -40,8 +44,8 @@ class Plan(Protocol):
         """Return the basis of a hidden layer, before it is built; ``done``: what each member does there."""
         ...
 
-    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], shown: Tensor) -> Basis:
-        """Return the basis with the members' projections on the layer as it has been built; ``shown``: the inputs."""
+    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], x: Tensor) -> Basis:
+        """Return the basis with the members' projections on the layer as it has been built; ``x``: the inputs."""
         ...
 
 
@@ -67,12 +71,12 @@ def check_correction(correction: str, x: Tensor | None, where: str) -> None:
 
 def build(
     population: Population,
-    members: Sequence[TracedNetwork],
+    responses: Responses,
     widths: Mapping[str, int],
     plan: Plan,
     *,
+    pooling: Tensor,
     correction: str,
-    x: Tensor | None,
     random_state: int = 0,
 ) -> nn.Module:
     """Return a network of the population's class at other widths, in eval mode.
@@ -80,36 +84,43 @@ def build(
     Parameters
     ----------
     population : the members' population; its first member is the template.
-    members : the networks that are mixed, in whatever form the plan's bases mean them; outputs are their mean.
+    responses : of the networks that are mixed, in whatever form the plan's bases mean them, on calibration inputs; on
+        any inputs if the correction is "none" and the plan does not look at them (see `without_data`).
     widths : by hidden layer.
     plan : the bases.
-    correction : "none", "moments", "least-squares" or "distill".
-    x : calibration inputs (n, ...), or None.
+    pooling : weights (k, o) of the members' outputs.
+    correction : one of `CORRECTIONS`.
     random_state : seed of the distillation.
     """
     template, architecture = population.members[0].module, population.architecture
     module = resize(template, architecture, widths)
+    members, x = responses.networks, responses.x
     draft = Draft(architecture.with_widths(widths), read_state(module), members)
-    # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
-    shown = torch.zeros_like(population.example_input[:1]) if x is None else x
     correct = LAYERWISE[correction]
     for layer in architecture.layers:
-        done = [activations(network, shown, layer.name) for network in members]
-        if layer.interchangeable:
-            basis = plan.basis(draft, layer.name, done)
-        else:
-            basis = by_index(len(members), layer.width, shown.dtype)
+        done = responses[layer.name]
+        hidden = layer.interchangeable
+        basis = plan.basis(draft, layer.name, done) if hidden else output_basis(pooling, x.dtype)
         for m in architecture.writing(layer.name):
             construct(draft, m, basis)
-            if correct is not None and x is not None:
+            if correct is not None:
                 correct(draft, m, basis, [each.written for each in done], x)
-        if layer.interchangeable:
-            draft.bases[layer.name] = plan.express(draft, layer.name, basis, done, shown)
+        if hidden:
+            draft.bases[layer.name] = plan.express(draft, layer.name, basis, done, x)
     network = balanced(draft.network)
+    if correction == "second-order":
+        network = balanced(second_order(network, x, pooled(responses, pooling)))
     module.load_state_dict({**module.state_dict(), **network.state})
     module.eval().requires_grad_(True)
     prove(module, network, population.example_input)
     if correction == "distill":
-        assert x is not None
-        module = distill(module, x, torch.stack([network(x) for network in members]).mean(0), random_state=random_state)
+        module = distill(module, x, pooled(responses, pooling), random_state=random_state)
     return module
+
+
+def without_data(members: Sequence[TracedNetwork], population: Population) -> Responses:
+    """Return responses to one input of zeros.
+
+    A constant unit does there what it does anywhere, which is all that is asked of activations without data.
+    """
+    return Responses(members, torch.zeros_like(population.example_input[:1]))

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from consilience.census.census import Census, LayerCensus
 from consilience.census.ordering import Clusters, count
@@ -43,9 +44,37 @@ def select(census: Census, width: Selection) -> dict[str, Clusters]:
             return {name: layer.each_alone() for name, layer in layers.items()}
         if threshold := FREQUENCY.fullmatch(text):
             return {name: _frequent(layer, float(threshold[1])) for name, layer in layers.items()}
+    numbers = resolve(census, width)
+    assert numbers is not None  # what is neither of the above is a number, or has been refused
+    return {name: layers[name].at(k) for name, k in numbers.items()}
+
+
+def resolve(census: Census, width: Selection) -> dict[str, int] | None:
+    """Return the number of clusters in each hidden layer; None where ``width`` names clusters instead of a number.
+
+    Raises
+    ------
+    InputError
+        As for `select`.
+    """
+    if isinstance(width, str):
+        text = width.strip()
+        if text == "full" or FREQUENCY.fullmatch(text):
+            return None
         if budget := BUDGET.fullmatch(text):
-            return {name: layers[name].at(k) for name, k in _within_budget(census, int(budget[1])).items()}
-    return {name: layers[name].at(k) for name, k in _numbers(census, width).items()}
+            return _within_budget(census, int(budget[1]))
+    numbers = _numbers(census, width)
+    for name, number in numbers.items():
+        census.layers_[name].check_exists(number)
+    return numbers
+
+
+def as_groups(clusters: Clusters) -> NDArray[np.bool_]:
+    """Return which units make up each cluster: (U, c)."""
+    inside = np.flatnonzero(clusters.labels >= 0)
+    groups = np.zeros((len(clusters.labels), len(clusters)), dtype=bool)
+    groups[inside, clusters.labels[inside]] = True
+    return groups
 
 
 def _numbers(census: Census, width: Selection) -> dict[str, int]:

@@ -1,5 +1,23 @@
 """What a user would try instead of an assembly."""
 
+from consilience.baselines.concatenation import transplantation
+from consilience.baselines.cycles import cycle_matching
+from consilience.baselines.growth import probabilistic_matching
+from consilience.baselines.matching import activation_matching, merge_many, weight_matching
 from consilience.baselines.simple import Ensemble, best_member, parameter_average
+from consilience.baselines.transport import transport_fusion
+from consilience.baselines.widening import net2wider
 
-__all__ = ["Ensemble", "best_member", "parameter_average"]
+__all__ = [
+    "Ensemble",
+    "activation_matching",
+    "best_member",
+    "cycle_matching",
+    "merge_many",
+    "net2wider",
+    "parameter_average",
+    "probabilistic_matching",
+    "transplantation",
+    "transport_fusion",
+    "weight_matching",
+]

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from consilience.assembly.building import build, check_correction
+from consilience.assembly.building import build, check_correction, without_data
 from consilience.assembly.construction import Draft
+from consilience.assembly.pooling import mean
 from consilience.census.census import check_inputs
 from consilience.census.grounding import Basis
 from consilience.population.population import Population
-from consilience.units.activations import Activations
+from consilience.units.activations import Activations, Responses
 from consilience.units.layers import TracedNetwork
 
 
@@ -49,9 +50,11 @@ def fuse(
     if calibration is not None:
         check_inputs(population, calibration, "the calibration data")
     widths = {name: basis.width for name, basis in bases.items()}
+    members = population.networks if members is None else members
+    responses = without_data(members, population) if calibration is None else Responses(members, calibration)
     return build(
-        population, population.networks if members is None else members, widths, _Given(bases),
-        correction=correction, x=calibration, random_state=random_state,
+        population, responses, widths, _Given(bases), pooling=mean(responses), correction=correction,
+        random_state=random_state,
     )  # fmt: skip
 
 
@@ -65,6 +68,6 @@ class _Given:
         """Return the layer's basis."""
         return self.bases[layer]
 
-    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], shown: Tensor) -> Basis:
+    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], x: Tensor) -> Basis:
         """Return it as it is: its method has said how members are read off."""
         return basis

@@ -16,9 +16,9 @@ from consilience.census.distances import DISTANCES, embed
 from consilience.census.grounding import Basis, basis_activations, basis_of, express, takes_offset
 from consilience.census.ordering import Clusters, count, in_order, with_stability
 from consilience.census.widths import Width, resolve_width
-from consilience.errors import ConsilienceError, InputError
+from consilience.errors import InputError
 from consilience.population.population import Population
-from consilience.units.activations import Activations, activations
+from consilience.units.activations import Activations, Responses
 from consilience.units.hyperplanes import Projection, hyperplanes, unit_index
 from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import canonical, usable_symmetry
@@ -91,16 +91,27 @@ class LayerCensus:
         InputError
             If there are not that many clusters.
         """
+        self.check_exists(n_clusters)
         if n_clusters == self.n_clusters_:
             return self.clusters
-        try:
-            if self.clustering.merges is None and 0 < n_clusters < self.n_clusters_:
-                labels = np.where(self.clusters.labels < n_clusters, self.clusters.labels, -1)
-                return count(labels, self.member, self.n_members)
-            return in_order(count(self._everywhere(self.clustering.cut(n_clusters)), self.member, self.n_members))
-        except ConsilienceError as error:
-            error.add_note(f"this is layer '{self.name}'")
-            raise
+        if self.clustering.merges is None:
+            labels = np.where(self.clusters.labels < n_clusters, self.clusters.labels, -1)
+            return count(labels, self.member, self.n_members)
+        return in_order(count(self._everywhere(self.clustering.cut(n_clusters)), self.member, self.n_members))
+
+    def check_exists(self, n_clusters: int) -> None:
+        """Refuse a number of clusters that this layer does not have: more than leaves of its tree, or flat clusters.
+
+        Raises
+        ------
+        InputError
+            As said.
+        """
+        if not 1 <= n_clusters <= self.clustering.n_leaves:
+            raise InputError(
+                "this many clusters do not exist", where=f"layer '{self.name}'", got=n_clusters,
+                expected=f"1 to {self.clustering.n_leaves}", cure="ask for fewer, or take more members",
+            )  # fmt: skip
 
     def each_alone(self) -> Clusters:
         """Return every unit as its own cluster, dead ones too: the basis in which an assembly is the ensemble."""
@@ -187,8 +198,9 @@ class Census:
         # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
         shown = torch.zeros_like(population.example_input[:1]) if x is None else x
         hidden = {layer.name for layer in population.architecture.hidden}
+        responses = Responses(self.networks_, shown)
         for layer in population.architecture.hidden:
-            done = [activations(network, shown, layer.name) for network in self.networks_]
+            done = responses[layer.name]
             layers[layer.name], basis = self._layer(layer.name, projections, done)
             if any(m.writes in hidden for m in population.architecture.reading(layer.name)):
                 projections[layer.name] = self._projections(layer.name, basis, [each.read for each in done])

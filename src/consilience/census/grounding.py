@@ -54,15 +54,29 @@ class Basis:
 def basis_of(
     points: Tensor, labels: NDArray[np.int64], widths: Sequence[int], symmetry: Symmetry, alive: NDArray[np.bool_]
 ) -> Basis:
-    """Return the basis that labels define.
+    """Return the basis that labels define: `basis_of_groups` with one group for each label.
+
+    ``labels`` (U,) has the cluster of each unit, −1 for none; all of 0…c−1 occur.
+    """
+    inside = np.flatnonzero(labels >= 0)
+    groups = np.zeros((len(labels), int(labels.max()) + 1), dtype=bool)
+    groups[inside, labels[inside]] = True
+    return basis_of_groups(points, groups, widths, symmetry, alive)
+
+
+def basis_of_groups(
+    points: Tensor, groups: NDArray[np.bool_], widths: Sequence[int], symmetry: Symmetry, alive: NDArray[np.bool_]
+) -> Basis:
+    """Return the basis whose centroids are those of groups of units.
 
     Parameters
     ----------
     points : (U, d) hyperplanes, or any linear image of them (pre-activations on data); not normalised.
-    labels : (U,) cluster of each unit, −1 for none. All of 0…c−1 occur.
+    groups : (U, c) which units make up each centroid; none is empty, and they may overlap.
     widths : units of each member; the rows of ``points`` are the members' units one member after the other.
     symmetry : of the layer's activation.
-    alive : (U,); a live unit in no cluster is projected on the nearest centroid, a dead one on none.
+    alive : (U,); a live unit in no group, or in several, is projected on the nearest centroid; a dead one in no group
+        on none.
 
     Notes
     -----
@@ -71,36 +85,31 @@ def basis_of(
     ``s_u = σ ν (p·m) / (m·m)`` if rescalable, ``s_u = σ`` if not.
     """
     dtype, points = points.dtype, points.double()
-    label = torch.from_numpy(labels)
+    inside = torch.from_numpy(groups)
     norms = (
         torch.linalg.vector_norm(points, dim=1) if symmetry.homogeneous else torch.ones(len(points), dtype=points.dtype)
     )
     norms = torch.where(norms > 0, norms, 1)
     p = points / norms[:, None]
-    n_clusters = int(label.max()) + 1
-    inside = label >= 0
-    sizes = torch.bincount(label[inside], minlength=n_clusters).double()
-    signs = _signs(p, label, n_clusters) if symmetry.flippable else torch.ones(len(p), dtype=p.dtype)
+    signed = _signed(p, inside) if symmetry.flippable else inside.double()
 
-    member_of = torch.zeros(len(p), n_clusters, dtype=p.dtype)
-    member_of[inside, label[inside]] = 1
-    mixing = member_of * (signs / norms)[:, None] / sizes
+    mixing = signed / norms[:, None] / inside.sum(0)
     centroids = mixing.T @ points
     lengths = torch.linalg.vector_norm(centroids, dim=1)
     lengths = torch.where(lengths > 0, lengths, 1)
     if symmetry.homogeneous:
         mixing, centroids = mixing / lengths, centroids / lengths[:, None]
 
-    nearest = label.clone()
-    nearest[~inside] = _nearest(p[~inside], centroids, symmetry)
+    nearest, elsewhere = inside.int().argmax(1), inside.sum(1) != 1
+    nearest[elsewhere] = _nearest(p[elsewhere], centroids, symmetry)
     along = (p * centroids[nearest]).sum(1)
     scale = torch.ones_like(along)
     if symmetry.flippable:
         scale[along < 0] = -1
     if symmetry.homogeneous:
         scale = norms * (along if symmetry.flippable else along.clamp(min=0))
-    placed = torch.zeros_like(member_of)
-    placed[torch.arange(len(p)), nearest] = torch.where(torch.from_numpy(alive) | inside, scale, 0)
+    placed = torch.zeros_like(mixing)
+    placed[torch.arange(len(p)), nearest] = torch.where(torch.from_numpy(alive) | inside.any(1), scale, 0)
     offset = _flip_constant(placed, symmetry)
     split = list(widths)
     return Basis(
@@ -173,20 +182,21 @@ def takes_offset(architecture: Architecture, layer: str) -> bool:
     return all(reader.bias for reader in architecture.reading(layer))
 
 
-def _signs(p: Tensor, label: Tensor, n_clusters: int) -> Tensor:
-    """A sign per unit so that the units of a cluster point one way: the side of the cluster's principal axis.
+def _signed(p: Tensor, groups: Tensor) -> Tensor:
+    """The groups (U, c) with a sign for each unit, so that a group's units point one way: the side of its principal
+    axis.
 
-    The axis itself is turned so that the signs of its cluster sum to ≥ 0.
+    The axis itself is turned so that the signs of its group sum to ≥ 0.
     """
-    signs = torch.ones(len(p), dtype=p.dtype)
-    for c in range(n_clusters):
-        rows = (label == c).nonzero()[:, 0]
+    signed = groups.to(p.dtype)
+    for c in range(groups.shape[1]):
+        rows = groups[:, c].nonzero()[:, 0]
         if len(rows) > 1:
             gram = p[rows] @ p[rows].T
             side = torch.linalg.eigh(gram).eigenvectors[:, -1]
             side = torch.where(side < 0, -1.0, 1.0).to(p.dtype)
-            signs[rows] = side if float(side.sum()) >= 0 else -side
-    return signs
+            signed[rows, c] = side if float(side.sum()) >= 0 else -side
+    return signed
 
 
 def _nearest(p: Tensor, centroids: Tensor, symmetry: Symmetry) -> Tensor:

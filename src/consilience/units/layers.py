@@ -232,9 +232,15 @@ class TracedNetwork:
     architecture: Architecture
     state: Mapping[str, Tensor]
 
-    def values(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    def values(self, x: Tensor, names: Sequence[str], known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return traced values for inputs x (n, ...); see `Program.run`."""
-        return self.architecture.program.run(self.state, x, names)
+        return self.architecture.program.run(self.state, x, names, known)
+
+    def activate(self, layer: str, written: Tensor) -> Tensor:
+        """Return what pre-activations (n, c) of a layer, of any number of units, become when they are read: (n, c)."""
+        program = self.architecture.program
+        name, known = self.architecture.read(layer), {self.architecture.written(layer): written}
+        return program.run(self.state, written, [name], known)[name]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs (n, o) for inputs x (n, ...)."""

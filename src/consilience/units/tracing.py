@@ -53,28 +53,40 @@ class Program:
         """The operations, in the order in which they run."""
         return list(self.graph_module.graph.nodes)
 
-    def run(self, state: Mapping[str, Tensor], x: Tensor, values: Sequence[str]) -> dict[str, Tensor]:
+    def run(
+        self,
+        state: Mapping[str, Tensor],
+        x: Tensor,
+        values: Sequence[str],
+        known: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Return the named intermediate values for inputs x (n, ...) under the parameters ``state``.
 
-        Only the operations up to the last value asked for are run.
+        Only the operations that they need are run. Values that are ``known`` by name are taken as they are, and what
+        only they depend on is not run either. Gradients flow where ``state`` asks for them.
         """
-        wanted, results = set(values), dict[str, Tensor]()
+        known = known or {}
+        needed = set(values)
+        for node in reversed(self.nodes):
+            if node.name in needed and node.name not in known:
+                needed.update(value.name for value in node.all_input_nodes)
+        results = dict[str, Tensor]()
         environment: dict[fx.Node, Any] = {}
-        last_use = {value: node for node in self.nodes for value in node.all_input_nodes}
-        with torch.no_grad():
-            for node in self.nodes:
-                if node.op == "placeholder":
-                    environment[node] = self._graph_input(node.name, state, x)
-                elif node.op == "call_function":
-                    args, kwargs = fx.node.map_arg((node.args, node.kwargs), environment.__getitem__)
-                    environment[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-                if node.name in wanted:
-                    results[node.name] = environment[node]
-                    if len(results) == len(wanted):
-                        break
-                for value in node.all_input_nodes:  # memory: a value is forgotten after its last use
-                    if last_use[value] is node:
-                        del environment[value]
+        running = [node for node in self.nodes if node.name in needed]
+        last_use = {value: node for node in running if node.name not in known for value in node.all_input_nodes}
+        for node in running:
+            if node.name in known:
+                environment[node] = known[node.name]
+            elif node.op == "placeholder":
+                environment[node] = self._graph_input(node.name, state, x)
+            elif node.op == "call_function":
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), environment.__getitem__)
+                environment[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            if node.name in values:
+                results[node.name] = environment[node]
+            for value in node.all_input_nodes:  # memory: a value is forgotten after its last use
+                if last_use.get(value) is node:
+                    del environment[value]
         return results
 
     def _graph_input(self, name: str, state: Mapping[str, Tensor], x: Tensor) -> Tensor:

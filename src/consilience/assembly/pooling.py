@@ -1,0 +1,49 @@
+"""How the members' outputs become one: what the readout of an assembly is a mean of.
+
+- ``mean``: ``f(x) = (1/N) Σ_k f_k(x)``, the ensemble;
+- ``class-share``: ``f_c(x) = Σ_k ω_kc f_kc(x)`` with ``ω_kc = q_kc / Σ_j q_jc``, where ``q_kc`` is the mean probability
+  that member k gives class c on calibration data. A member that has never seen a class hardly ever predicts it, and so
+  hardly counts there; members that all know all classes get weights of about 1/N. No labels are used.
+
+Either is linear in the members' outputs, so the readout takes it, and at full width an assembly equals it exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from consilience.census.grounding import Basis, by_index
+from consilience.units.activations import Activations, Responses
+
+
+def mean(responses: Responses) -> Tensor:
+    """Return equal weights (k, o)."""
+    members = responses.networks
+    return responses.x.new_full((len(members), members[0].architecture.output.width), 1 / len(members))
+
+
+def class_share(responses: Responses) -> Tensor:
+    """Return each member's share (k, o) of what all members together predict of a class on calibration data."""
+    predicted = torch.stack([each.read.softmax(-1).mean(0) for each in _outputs(responses)])
+    return predicted / predicted.sum(0)
+
+
+POOLINGS: dict[str, Callable[[Responses], Tensor]] = {"mean": mean, "class-share": class_share}
+
+
+def pooled(responses: Responses, weights: Tensor) -> Tensor:
+    """Return the members' outputs, pooled with weights (k, o): (n, o)."""
+    return torch.stack([each.read * share for each, share in zip(_outputs(responses), weights, strict=True)]).sum(0)
+
+
+def output_basis(weights: Tensor, dtype: torch.dtype) -> Basis:
+    """Return the basis of the outputs: output i of every member is cluster i, mixed with weights (k, o)."""
+    units = by_index(len(weights), weights.shape[1], dtype)
+    return Basis(tuple(torch.diag(share).to(dtype) for share in weights), units.projections)
+
+
+def _outputs(responses: Responses) -> list[Activations]:
+    return responses[responses.networks[0].architecture.output.name]

@@ -1,0 +1,199 @@
+"""Which clusters an assembly is made of, chosen for what they have to reproduce (instead of by distance alone).
+
+A census's tree holds clusters at every height, from single units to all of a layer. From the outputs down, a layer's
+*targets* t are what the layers above it need: first the members' pooled outputs, then the pre-activations of the
+centroids chosen above. Clusters are taken one at a time, each the one whose centroid's activation h lowers the error of
+the best linear readout most,
+
+    argmax_h  Σ_t ⟨r_t, h⟩² / ⟨h⊥, h⊥⟩,
+
+with r the residual of t and h⊥ the part of h that the clusters taken before do not explain: orthogonal least squares
+(Chen, Billings and Luo 1989, Int. J. Control 50). Their order is an order of importance: a prefix is a smaller basis.
+
+Axis legend: ``n`` samples, ``U`` live units of all members, ``v`` candidate clusters, ``c`` chosen ones, ``t`` targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from consilience.assembly.pooling import pooled
+from consilience.census.census import Census, LayerCensus, evenly
+from consilience.census.distances import unit_norm
+from consilience.census.grounding import RIDGE
+from consilience.census.ordering import Clusters
+from consilience.units.activations import Responses
+from consilience.units.moments import Moments, ridge
+from consilience.units.symmetry import Symmetry, usable_symmetry
+
+MAX_CANDIDATES = 8192  # of a layer; the highest nodes of a larger tree
+SHRINKAGE = 1e-3  # of a candidate's squared norm: what less than this of it is new is not looked at
+
+
+def reconstruct(
+    census: Census, responses: Responses, widths: Mapping[str, int], pooling: Tensor
+) -> dict[str, NDArray[np.bool_]]:
+    """Return the units of each cluster chosen, (U, c) by hidden layer; the columns are in the order of choice.
+
+    Where the census's own cut explains a layer's targets better than the greedy choice, its clusters are taken.
+
+    Parameters
+    ----------
+    census : a fitted census.
+    responses : of its members in canonical form, on calibration data.
+    widths : clusters to choose in each hidden layer.
+    pooling : weights (k, o) of the members' outputs.
+    """
+    architecture, some = census.population_.architecture, responses.networks[0]
+    done = {layer.name: responses[layer.name] for layer in architecture.layers}  # from the inputs up: no work twice
+    outputs = pooled(responses, pooling)
+    wanted: dict[str, Tensor] = {architecture.output.name: outputs[evenly(outputs)]}
+    chosen: dict[str, NDArray[np.bool_]] = {}
+    for layer in reversed(architecture.hidden):
+        name, symmetry = layer.name, usable_symmetry(architecture, layer.name)
+        targets = _centred(torch.cat([wanted[m.writes] for m in architecture.reading(name)], dim=1))
+        units = torch.cat([each.written[evenly(each.written)] for each in done[name]], dim=1)
+        own = census.layers_[name].at(widths[name])
+        candidates = _candidates(census.layers_[name], own, units, symmetry)
+        features = _centred(some.activate(name, candidates.values.T))
+        greedy = forward_selection(features, targets, widths[name])
+        picked = min(greedy, candidates.own, key=lambda columns: unexplained(features[:, columns], targets))
+        chosen[name] = candidates.groups(picked, units.shape[1])
+        wanted[name] = candidates.values[picked].T
+    return chosen
+
+
+def unexplained(features: Tensor, targets: Tensor) -> float:
+    """Return the squared error of the best linear readout of ``features`` (n, c) for ``targets`` (n, t), both centred.
+
+    Ridge, as everywhere in an assembly: features that differ by rounding alone explain nothing.
+    """
+    moments = Moments(features.shape[1], targets.shape[1])
+    moments.add(features, targets)
+    weight, _ = ridge(moments, RIDGE, intercept=False)
+    return float((targets - features @ weight.T.to(features.dtype)).square().sum())
+
+
+def forward_selection(features: Tensor, targets: Tensor, n_chosen: int) -> list[int]:
+    """Return the columns of ``features`` (n, v) that together explain ``targets`` (n, t) best, taken greedily.
+
+    Columns of both are centred. Candidates that those taken before explain already come last, in their own order.
+    """
+    norms = features.square().sum(0)
+    unit = torch.where(norms > 0, norms, 1).rsqrt()
+    rows = (features * unit).T.contiguous()  # (v, n)
+    left = (norms > 0).to(rows.dtype)  # of each candidate's squared norm
+    shared = rows @ targets  # ⟨r_t, h⟩
+    directions = rows.new_zeros(len(rows), n_chosen)  # ⟨h_v, q_c⟩ for the orthonormal q spanning those chosen
+    open_to_choice = torch.ones(len(rows), dtype=torch.bool)
+    chosen: list[int] = []
+    for step in range(n_chosen):
+        gain = torch.where(left > SHRINKAGE, shared.square().sum(1) / (left + SHRINKAGE), -1)
+        best = int(torch.where(open_to_choice, gain, -2).argmax())
+        chosen.append(best)
+        open_to_choice[best] = False
+        length = (left[best] + SHRINKAGE).sqrt()
+        along = (rows @ rows[best] - directions[:, :step] @ directions[best, :step]) / length
+        shared = shared - torch.outer(along, shared[best] / length)
+        left = (left - along.square()).clamp(min=0)
+        directions[:, step] = along
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The clusters of a layer that there are to choose from, the largest first.
+
+    Attributes
+    ----------
+    values : (v, n) pre-activations of their centroids.
+    leaves : (U,) leaf of each unit of the layer, −1 for dead ones.
+    nodes : (v,) which node of the tree each is; below ``n_leaves`` a leaf.
+    merges : (m, 2) the two nodes below each node that is no leaf.
+    own : (c,) the candidates that are the census's own clusters.
+    """
+
+    values: Tensor
+    leaves: NDArray[np.int64]
+    nodes: NDArray[np.int64]
+    merges: NDArray[np.int64]
+    own: list[int]
+
+    def groups(self, picked: Sequence[int], n_units: int) -> NDArray[np.bool_]:
+        """Return the units of the candidates picked: (U, c)."""
+        n_leaves = int(self.leaves.max()) + 1
+        groups = np.zeros((n_units, len(picked)), dtype=bool)
+        for column, node in enumerate(self.nodes[picked]):
+            below, found = [int(node)], []
+            while below:
+                node = below.pop()
+                if node < n_leaves:
+                    found.append(node)
+                else:
+                    below.extend(self.merges[node - n_leaves].tolist())
+            groups[:, column] = np.isin(self.leaves, found)
+        return groups
+
+
+def _candidates(layer: LayerCensus, own: Clusters, units: Tensor, symmetry: Symmetry) -> _Candidates:
+    """The highest nodes of a layer's tree (of a flat clustering, its clusters), and the census's ``own`` clusters.
+
+    ``units``: pre-activations (n, U).
+    """
+    live, leaf = np.flatnonzero(layer.alive), torch.from_numpy(layer.clustering.labels)
+    points = units[:, live].T
+    if symmetry.homogeneous:
+        points = unit_norm(points)
+    n_leaves = layer.clustering.n_leaves
+    merges = np.empty((0, 2), dtype=np.int64)
+    if layer.clustering.merges is not None:
+        merges = layer.clustering.merges[:, :2].astype(np.int64)
+    sizes = torch.zeros(n_leaves + len(merges))
+    sizes[:n_leaves] = torch.bincount(leaf, minlength=n_leaves)
+    values = points.new_zeros(n_leaves + len(merges), points.shape[1])
+    first = torch.from_numpy(np.unique(leaf.numpy(), return_index=True)[1])
+    signs = _side(points, points[first][leaf], symmetry)
+    values.index_add_(0, leaf, points * signs[:, None])
+    values[:n_leaves] /= sizes[:n_leaves, None]
+    for node, (a, b) in enumerate(merges.tolist(), start=n_leaves):
+        share = sizes[a] / (sizes[a] + sizes[b])
+        sign = _side(values[b], values[a], symmetry)
+        values[node] = share * values[a] + (1 - share) * sign * values[b]
+        sizes[node] = sizes[a] + sizes[b]
+    if symmetry.homogeneous:
+        values = unit_norm(values)
+    leaves = np.full(len(layer.alive), -1)
+    leaves[live] = layer.clustering.labels
+    nodes = _nodes_of(own, leaves, merges)
+    kept = np.union1d(np.arange(len(values))[-MAX_CANDIDATES:], nodes)[::-1].copy()
+    column = np.empty(len(values), dtype=np.int64)
+    column[kept] = np.arange(len(kept))
+    return _Candidates(values[torch.from_numpy(kept)], leaves, kept, merges, column[nodes].tolist())
+
+
+def _nodes_of(clusters: Clusters, leaves: NDArray[np.int64], merges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The node of the tree that each cluster is: (c,), the highest one whose leaves are all in it."""
+    n_leaves = int(leaves.max()) + 1
+    label = np.full(n_leaves + len(merges), -1)
+    label[leaves[leaves >= 0]] = clusters.labels[leaves >= 0]
+    for node, (left, right) in enumerate(merges, start=n_leaves):
+        label[node] = label[left] if label[left] == label[right] else -1
+    nodes = np.zeros(len(clusters), dtype=np.int64)
+    nodes[label[label >= 0]] = np.flatnonzero(label >= 0)  # of several, the last: the highest
+    return nodes
+
+
+def _side(points: Tensor, reference: Tensor, symmetry: Symmetry) -> Tensor:
+    """−1 for points (…, n) whose sign is free and that lie across from their reference, else 1: (…)."""
+    across = (points * reference).sum(-1) < 0
+    return torch.where(across & symmetry.flippable, -1.0, 1.0)
+
+
+def _centred(features: Tensor) -> Tensor:
+    return features - features.mean(0)

@@ -1,0 +1,64 @@
+"""All layers above the first, fitted together to the members' pooled outputs by a quasi-Newton method.
+
+Layer by layer, least squares reproduces what the units of each layer do; how the errors that remain play together it
+does not know. Here ``min_θ Σ ‖F_θ(x) − t‖²`` is taken over the parameters θ of every map that does not read the inputs
+(those are centroids of the members' hyperplanes and stay), on all calibration samples at once, with L-BFGS (Liu and
+Nocedal 1989): it uses curvature, has no learning rate, and draws no batches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from consilience.units.layers import TracedNetwork
+
+ROUNDS, ITERATIONS = 4, 25  # the error on held-out samples is looked at after each round
+HELD_OUT = 10  # every tenth sample
+MAX_SAMPLES = 5000
+
+
+def second_order(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNetwork:
+    """Return the network with its upper layers fitted to ``targets`` (n, o) on inputs x (n, ...).
+
+    Every tenth sample is held out. The parameters with the smallest error there are returned, the initial ones
+    included, and rounds end when that error no longer falls.
+    """
+    architecture = network.architecture
+    step = -(-len(x) // MAX_SAMPLES)
+    x, targets = x[::step], targets[::step]
+    stems = [m for m in architecture.maps if m.reads is None]
+    fixed = {name for m in stems for name in (m.weight, m.bias)}
+    known = network.values(x, [m.output_value for m in stems])
+    state = {name: value.clone().requires_grad_(name not in fixed) for name, value in network.state.items()}
+    free = [value for value in state.values() if value.requires_grad]
+    held = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
+
+    def errors() -> Tensor:
+        output = architecture.program.output
+        outputs = architecture.program.run(state, x, [output], known)[output]
+        return (outputs - targets).square().mean(1)
+
+    def best_of(best: dict[str, Tensor], lowest: float) -> tuple[dict[str, Tensor], float, bool]:
+        with torch.no_grad():
+            error = float(errors()[held].mean()) if bool(held.any()) else float(errors().mean())
+        if error < lowest:
+            return {name: value.detach().clone() for name, value in state.items()}, error, True
+        return best, lowest, False
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = errors()[~held].mean()
+        value.backward()
+        return value
+
+    best, lowest, _ = best_of({}, float("inf"))
+    optimizer = torch.optim.LBFGS(
+        free, max_iter=ITERATIONS, history_size=ROUNDS * ITERATIONS, line_search_fn="strong_wolfe", tolerance_change=0
+    )
+    for _ in range(ROUNDS):
+        optimizer.step(loss)
+        best, lowest, better = best_of(best, lowest)
+        if not better:
+            break
+    return TracedNetwork(architecture, best)

@@ -1,0 +1,82 @@
+"""Putting the members side by side, and keeping the largest units.
+
+Axis legend: ``k`` member, ``u`` unit of a member, ``U`` units of all members, ``c`` fused unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from consilience.baselines.checks import Widths, check_fusion, layer_widths
+from consilience.baselines.fuse import fuse
+from consilience.census.grounding import Basis
+from consilience.errors import InputError
+from consilience.population.population import Population
+from consilience.units.hyperplanes import Projection
+
+
+def transplantation(
+    population: Population,
+    width: Widths = "2x",
+    *,
+    correction: str = "none",
+    calibration: Tensor | None = None,
+    random_state: int = 0,
+) -> nn.Module:
+    """Concatenate the members and keep, in each hidden layer, the units of largest magnitude (Neuron Transplantation).
+
+    All members side by side, with outputs averaged, are their ensemble; of its units the K with the largest norm of
+    incoming weights, ``‖w_u‖₂`` in the member's own coordinates and without the bias, stay as they are, and the others
+    are removed with their outgoing weights: ``A[u, c] = P[u, c] = 1`` where kept unit c is u. Source: Öz et al. 2024.
+    Norms are taken before anything is removed; there is no fine-tuning.
+
+    Parameters
+    ----------
+    population : members of any widths.
+    width : units kept in each hidden layer: an int, a multiple of the members' median width such as "2x", or a dict by
+        layer, others at "1x".
+    correction, calibration : as in `consilience.assemble`.
+    random_state : seed of a distillation.
+
+    Raises
+    ------
+    InputError
+        If the width is not understood or above the number of units there are, the correction is unknown, or its data is
+        missing or unfit.
+    """
+    check_fusion(population, correction, calibration, where="transplantation")
+    names = [layer.name for layer in population.architecture.hidden]
+    widths = layer_widths(population, width, {name: population.median_width(name) for name in names})
+    for name, n_kept in widths.items():
+        total = sum(population.widths(name))
+        if n_kept > total:
+            raise InputError(
+                "there are not this many units to keep", where=f"layer '{name}'", got=n_kept,
+                expected=f"at most {total}, the units of all members", cure="ask for less, or add members",
+            )  # fmt: skip
+    bases = transplanted_bases(population, widths)
+    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+
+
+def transplanted_bases(population: Population, widths: Mapping[str, int]) -> dict[str, Basis]:
+    """Return the basis of each hidden layer: the kept units, in the members' order."""
+    bases = {}
+    for name, n_kept in widths.items():
+        kept = torch.cat(magnitudes(population, name)).argsort(descending=True, stable=True)[:n_kept].sort().values
+        ones = torch.eye(sum(population.widths(name)), dtype=population.example_input.dtype)[:, kept]
+        shares = ones.split(list(population.widths(name)))
+        bases[name] = Basis(shares, tuple(Projection(one, one.new_zeros(len(one))) for one in shares))
+    return bases
+
+
+def magnitudes(population: Population, layer: str) -> list[Tensor]:
+    """Return the norm of every unit's incoming weights, per member (u,)."""
+    norms = []
+    for network in population.networks:
+        maps = network.architecture.writing(layer)
+        incoming = torch.cat([m.matrix(network.state[m.weight]).flatten(1) for m in maps], dim=1)
+        norms.append(torch.linalg.vector_norm(incoming.double(), dim=1))
+    return norms

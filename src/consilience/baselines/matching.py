@@ -1,0 +1,212 @@
+"""Permuting members onto a reference, or onto each other's mean, by linear assignment; then averaging.
+
+Axis legend: ``k`` member, ``u`` unit of a member, ``c`` fused unit, ``i`` input, ``s`` kernel position, ``n`` sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from consilience.baselines.checks import check_choice, check_equal_widths, check_fusion, check_member, needed
+from consilience.baselines.fuse import fuse
+from consilience.baselines.permutations import Block, Orders, assign, average_of, blocks_of, identity, reorder
+from consilience.population.population import Population
+from consilience.units.activations import activations
+
+ROUNDING = 1e-12  # of the sum of all gains: what a step gains less than this is no gain
+SEEN = ("activations", "pre-activations")
+
+
+def weight_matching(
+    population: Population,
+    *,
+    reference: int = 0,
+    correction: str = "none",
+    calibration: Tensor | None = None,
+    random_state: int = 0,
+) -> nn.Module:
+    """Average the members after permuting each onto a reference by its weights (Git Re-Basin).
+
+    For each member, permutations Π of all hidden layers that maximise ``Σ_maps ⟨W_ref, Πᵀ W⁽ᵏ⁾ Π'⟩ + ⟨b_ref, Πᵀ b⁽ᵏ⁾⟩``
+    are sought by coordinate descent: with the other layers fixed, the best permutation of one layer is a linear
+    assignment. Source: Ainsworth, Hayase & Srinivasa 2023, Algorithm 1.
+
+    Parameters
+    ----------
+    population : members of equal widths.
+    reference : index of the member that the others are permuted onto.
+    correction, calibration : as in `consilience.assemble`.
+    random_state : seed of the order in which layers are visited, and of a distillation.
+
+    Raises
+    ------
+    InputError
+        If widths differ, the reference does not exist, the correction is unknown, or its data is missing or unfit.
+    """
+    check_fusion(population, correction, calibration, where="weight_matching")
+    check_equal_widths(population, where="weight_matching")
+    check_member(population, reference, where="weight_matching(reference=...)")
+    bases = average_of(population, weight_orders(population, reference, random_state))
+    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+
+
+def merge_many(
+    population: Population,
+    *,
+    correction: str = "none",
+    calibration: Tensor | None = None,
+    random_state: int = 0,
+) -> nn.Module:
+    """Average the members after permuting each onto the mean of the others until nothing moves (MergeMany).
+
+    Each step raises ``Σ_{a<b} ⟨Θ_a, Θ_b⟩`` over the reordered members, so it ends. Source: Ainsworth, Hayase &
+    Srinivasa 2023, Algorithm 3. Parameters and errors are those of `weight_matching`, without a reference.
+    """
+    check_fusion(population, correction, calibration, where="merge_many")
+    check_equal_widths(population, where="merge_many")
+    bases = average_of(population, merging_orders(population, random_state))
+    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+
+
+def activation_matching(
+    population: Population,
+    *,
+    reference: int = 0,
+    seen: str = "activations",
+    correction: str = "none",
+    calibration: Tensor | None = None,
+    random_state: int = 0,
+) -> nn.Module:
+    """Average the members after permuting each onto a reference by what its units do.
+
+    Layer by layer, the permutation that maximises ``Σ_c corr(a_ref[:, c], a⁽ᵏ⁾[:, order[c]])`` over calibration data:
+    one linear assignment. A unit that is constant correlates with none. Source: Li et al. 2016, section 3;
+    Ainsworth, Hayase & Srinivasa 2023, section 3.1, have the uncentred product in place of the correlation.
+
+    Parameters
+    ----------
+    population : members of equal widths.
+    reference : index of the member that the others are permuted onto.
+    seen : "activations", as published, or "pre-activations".
+    correction : as in `consilience.assemble`.
+    calibration : inputs (n, ...) without labels; always needed.
+    random_state : seed of a distillation.
+
+    Raises
+    ------
+    InputError
+        As in `weight_matching`, and if there is no calibration data.
+    """
+    x = needed(calibration, where="activation_matching")
+    check_fusion(population, correction, x, where="activation_matching")
+    check_equal_widths(population, where="activation_matching")
+    check_member(population, reference, where="activation_matching(reference=...)")
+    check_choice(seen, SEEN, where="activation_matching(seen=...)")
+    bases = average_of(population, activation_orders(population, x, reference, seen))
+    return fuse(population, bases, correction=correction, calibration=x, random_state=random_state)
+
+
+def weight_orders(population: Population, reference: int, random_state: int) -> list[Orders]:
+    """Return each member's orders towards the reference."""
+    blocks, rng = blocks_of(population), np.random.default_rng(random_state)
+    widths = _hidden_widths(population)
+    target = [block.values[reference] for block in blocks]
+    return [
+        identity(widths)
+        if k == reference
+        else coordinate_descent(blocks, target, [block.values[k] for block in blocks], identity(widths), rng)
+        for k in range(len(population))
+    ]
+
+
+def merging_orders(population: Population, random_state: int) -> list[Orders]:
+    """Return each member's orders towards the mean of the others."""
+    blocks, rng = blocks_of(population), np.random.default_rng(random_state)
+    n_members = len(population)
+    orders = [identity(_hidden_widths(population)) for _ in range(n_members)]
+    moved = n_members > 1
+    while moved:
+        moved = False
+        for k in rng.permutation(n_members):
+            placed = [reordered(blocks, j, orders[j]) for j in range(n_members) if j != k]
+            mean = [torch.stack(values).mean(0) for values in zip(*placed, strict=True)]
+            new = coordinate_descent(blocks, mean, reordered(blocks, k, orders[k]), orders[k], rng)
+            moved = moved or any(not torch.equal(new[name], orders[k][name]) for name in new)
+            orders[k] = new
+    return orders
+
+
+def activation_orders(population: Population, x: Tensor, reference: int, seen: str) -> list[Orders]:
+    """Return each member's orders towards the reference by correlation on inputs x."""
+    orders: list[Orders] = [{} for _ in population]
+    for layer in population.architecture.hidden:
+        done = [activations(network, x, layer.name) for network in population.networks]
+        z = [_standardized(each.read if seen == "activations" else each.written) for each in done]
+        for k, order in enumerate(orders):
+            order[layer.name] = assign(z[reference].T @ z[k])
+    return orders
+
+
+def coordinate_descent(
+    blocks: Sequence[Block],
+    target: Sequence[Tensor],
+    member: Sequence[Tensor],
+    orders: Orders,
+    rng: np.random.Generator,
+) -> Orders:
+    """Return the orders of a member after improving one layer at a time until no layer can be improved.
+
+    Parameters
+    ----------
+    blocks : what the axes of the values mean.
+    target, member : by block, (u, i, s); the member in the given orders.
+    orders : of the member, to start from.
+    rng : of the order in which layers are visited.
+    """
+    orders, gained = dict(orders), True
+    while gained:
+        gained = False
+        for name in rng.permutation(list(orders)):
+            gain = gains(blocks, target, member, name)
+            order = assign(gain)
+            if gain.gather(1, order[:, None]).sum() - gain.trace() > ROUNDING * gain.abs().sum():
+                member = reorder(blocks, member, name, order)
+                orders[name] = orders[name][order]
+                gained = True
+    return orders
+
+
+def gains(blocks: Sequence[Block], target: Sequence[Tensor], member: Sequence[Tensor], layer: str) -> Tensor:
+    """Return (c, u): what the similarity ``Σ_blocks ⟨target, member⟩`` gets from unit u in place c of a layer."""
+    width = next(len(value) for block, value in zip(blocks, member, strict=True) if block.writes == layer)
+    total = torch.zeros(width, width, dtype=torch.float64)
+    for block, theirs, mine in zip(blocks, target, member, strict=True):
+        if block.writes == layer:
+            total += theirs.flatten(1) @ mine.flatten(1).T
+        if block.reads == layer:
+            total += theirs.transpose(0, 1).flatten(1) @ mine.transpose(0, 1).flatten(1).T
+    return total
+
+
+def reordered(blocks: Sequence[Block], k: int, orders: Orders) -> list[Tensor]:
+    """Return member k's values by block (u, i, s) in the given orders."""
+    values = [block.values[k] for block in blocks]
+    for name, order in orders.items():
+        values = reorder(blocks, values, name, order)
+    return values
+
+
+def _hidden_widths(population: Population) -> dict[str, int]:
+    return {layer.name: layer.width for layer in population.architecture.hidden}
+
+
+def _standardized(values: Tensor) -> Tensor:
+    """Columns at mean 0 and unit norm, constant ones at zero: products of columns are correlations."""
+    centred = values.double() - values.double().mean(0)
+    norms = torch.linalg.vector_norm(centred, dim=0)
+    constant = norms <= 1e-6 * torch.linalg.vector_norm(values.double(), dim=0)  # float32 rounding of a constant
+    return centred / torch.where(constant, torch.inf, norms)

@@ -1,0 +1,81 @@
+"""Networks as blocks of weights whose units may be reordered, and the basis that an order of each member's units makes.
+
+Axis legend: ``k`` member, ``u`` unit of a member, ``c`` fused unit, ``i`` input, ``s`` kernel position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from consilience.census.grounding import Basis
+from consilience.population.population import Population
+from consilience.units.hyperplanes import Projection
+
+Orders = dict[str, Tensor]  # by layer, (c,): the member's unit that takes place c
+
+
+@dataclass(frozen=True)
+class Block:
+    """One weight or bias of all members, in double precision.
+
+    Attributes
+    ----------
+    writes, reads : the layers whose units its axes u and i are; None where they keep their index: outputs and inputs.
+        A bias is the weight of one input that is always 1.
+    values : (k, u, i, s).
+    """
+
+    writes: str | None
+    reads: str | None
+    values: Tensor
+
+
+def blocks_of(population: Population) -> list[Block]:
+    """Return the parameters of members of equal widths as blocks."""
+    output, blocks = population.architecture.output.name, []
+    for m in population.architecture.maps:
+        writes = None if m.writes == output else m.writes
+        weights = torch.stack([m.matrix(network.state[m.weight]) for network in population.networks])
+        blocks.append(Block(writes, m.reads, weights.double()))
+        if m.bias:
+            biases = torch.stack([network.state[m.bias] for network in population.networks])
+            blocks.append(Block(writes, None, biases[:, :, None, None].double()))
+    return blocks
+
+
+def reorder(blocks: Sequence[Block], values: Sequence[Tensor], layer: str, order: Tensor) -> list[Tensor]:
+    """Return one network's values (u, i, s) by block with the units of a layer in another order."""
+    reordered = []
+    for block, value in zip(blocks, values, strict=True):
+        written = value[order] if block.writes == layer else value
+        reordered.append(written[:, order] if block.reads == layer else written)
+    return reordered
+
+
+def assign(gain: Tensor) -> Tensor:
+    """Return the order (c,) that maximises ``Σ_c gain[c, order[c]]`` over permutations, for a gain (c, u)."""
+    return torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+
+
+def average_of(population: Population, orders: Sequence[Orders]) -> dict[str, Basis]:
+    """Return the bases that average reordered members: with Π[u, c] = 1 where u = order[c], A = Π/N and P = Π."""
+    dtype = population.example_input.dtype
+    return {name: _average([order[name] for order in orders], dtype) for name in orders[0]}
+
+
+def identity(widths: Mapping[str, int]) -> Orders:
+    """Return the order that leaves all units in place."""
+    return {name: torch.arange(width) for name, width in widths.items()}
+
+
+def _average(orders: Sequence[Tensor], dtype: torch.dtype) -> Basis:
+    ones = [torch.eye(len(order), dtype=dtype)[order].T.contiguous() for order in orders]
+    return Basis(
+        tuple(one / len(orders) for one in ones),
+        tuple(Projection(one, torch.zeros(len(one), dtype=dtype)) for one in ones),
+    )

@@ -1,0 +1,124 @@
+"""Aligning members of any widths to an anchor by optimal transport between their units; then averaging.
+
+Axis legend: ``k`` member, ``u`` unit of a member, ``c`` unit of the anchor, ``n`` sample.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment, linprog
+from scipy.sparse import eye_array, kron, vstack
+from torch import Tensor, nn
+
+from consilience.baselines.checks import check_choice, check_fusion, check_member, needed
+from consilience.baselines.fuse import fuse
+from consilience.census.grounding import Basis
+from consilience.population.population import Population
+from consilience.units.activations import activations
+from consilience.units.hyperplanes import Projection, hyperplanes
+from consilience.units.layers import TracedNetwork
+
+GROUNDS = ("weights", "activations")
+
+
+def transport_fusion(
+    population: Population,
+    *,
+    reference: int | None = None,
+    ground: str = "weights",
+    correction: str = "none",
+    calibration: Tensor | None = None,
+    random_state: int = 0,
+) -> nn.Module:
+    """Average the members after transporting each onto an anchor, layer by layer from the inputs up (OT fusion).
+
+    For each member T (u, c) is the optimal transport plan between its units and the anchor's, with uniform marginals
+    α = 1/u and β = 1/c, for the Euclidean distance between
+
+    - "weights": hyperplanes ``[w P; b]``, their incoming weights aligned to the anchor's layer below;
+    - "activations": activations on calibration data.
+
+    Then ``W̃ = (1/N) Σ_k A⁽ᵏ⁾ᵀ W⁽ᵏ⁾ P⁽ᵏ⁾`` with ``A = T diag(1/β)``: an anchor's unit is a mean of the units sent to it;
+    and ``P = diag(1/α) T``: a unit is read as a mean of the anchor's units that it was sent to. Source: Singh & Jaggi
+    2020, Algorithm 1. It has ``T diag(1/β)`` in both places, which is the same for equal widths; for others its rows
+    sum to c/u, not 1, which multiplies what a unit reads by that factor.
+
+    Parameters
+    ----------
+    population : members of any widths.
+    reference : index of the anchor, whose widths the result has; by default the member with most hidden units.
+    ground : "weights" or "activations".
+    correction, calibration : as in `consilience.assemble`; ``ground="activations"`` always needs calibration data.
+    random_state : seed of a distillation.
+
+    Raises
+    ------
+    InputError
+        If the reference or ground does not exist, the correction is unknown, or data is missing or unfit.
+    """
+    check_choice(ground, GROUNDS, where="transport_fusion(ground=...)")
+    x = needed(calibration, where="transport_fusion") if ground == "activations" else None
+    check_fusion(population, correction, calibration, where="transport_fusion")
+    if reference is not None:
+        check_member(population, reference, where="transport_fusion(reference=...)")
+    bases = transport_bases(population, widest(population) if reference is None else reference, x)
+    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+
+
+def widest(population: Population) -> int:
+    """Return the index of the member with most hidden units, the first of those that tie."""
+    sizes = [sum(layer.width for layer in network.architecture.hidden) for network in population.networks]
+    return sizes.index(max(sizes))
+
+
+def transport_bases(population: Population, reference: int, x: Tensor | None) -> dict[str, Basis]:
+    """Return the basis of each hidden layer: the anchor's units, with distances in weights or, given x, activations."""
+    anchor, dtype = population.networks[reference], population.example_input.dtype
+    bases: dict[str, Basis] = {}
+    for layer in anchor.architecture.hidden:
+        mixing, projections = [], []
+        for k, network in enumerate(population.networks):
+            if k == reference:
+                cost = 1 - torch.eye(layer.width, dtype=torch.float64)
+            elif x is None:
+                below = {name: (basis.projections[reference], basis.projections[k]) for name, basis in bases.items()}
+                cost = _between_hyperplanes(anchor, network, layer.name, below)
+            else:
+                mine, theirs = (activations(each, x, layer.name).read.double().T for each in (network, anchor))
+                cost = torch.cdist(mine, theirs)
+            plan = transport(cost).to(dtype)
+            mixing.append(plan / plan.sum(0) / len(population))
+            projections.append(Projection(plan / plan.sum(1, keepdim=True), plan.new_zeros(len(plan))))
+        bases[layer.name] = Basis(tuple(mixing), tuple(projections))
+    return bases
+
+
+def transport(cost: Tensor) -> Tensor:
+    """Return the plan T (u, c) that minimises ``⟨cost, T⟩``, T ≥ 0, with rows summing to 1/u and columns to 1/c.
+
+    Exact: an assignment where u = c, for then a plan at a vertex is a permutation; a linear program elsewhere.
+    """
+    n_units, n_anchor = cost.shape
+    if n_units == n_anchor:
+        rows, columns = linear_sum_assignment(cost.numpy())
+        plan = torch.zeros_like(cost)
+        plan[rows, columns] = 1 / n_units
+        return plan
+    # In units of 1/(u·c) all masses are whole numbers.
+    sums = vstack([
+        kron(eye_array(n_units), np.ones((1, n_anchor))),
+        kron(np.ones((1, n_units)), eye_array(n_anchor)),
+    ])  # fmt: skip
+    masses = np.concatenate([np.full(n_units, n_anchor), np.full(n_anchor, n_units)])
+    found = linprog(cost.flatten().numpy(), A_eq=sums.tocsr(), b_eq=masses, method="highs-ds")
+    return torch.from_numpy(np.round(found.x)).view_as(cost).to(cost.dtype) / (n_units * n_anchor)
+
+
+def _between_hyperplanes(
+    anchor: TracedNetwork, network: TracedNetwork, layer: str, below: dict[str, tuple[Projection, Projection]]
+) -> Tensor:
+    """Euclidean distances (u, c) between a member's hyperplanes and the anchor's, both on the anchor's units below."""
+    both = hyperplanes([anchor, network], layer, below)
+    points = both.augmented.double()
+    return torch.cdist(points[both.member == 1], points[both.member == 0])

@@ -1,0 +1,111 @@
+"""One member made wider, with its function unchanged.
+
+Axis legend: ``u`` unit of the member, ``c`` unit of the wider network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from consilience.baselines.checks import Widths, check_fusion, check_member, layer_widths
+from consilience.baselines.fuse import fuse
+from consilience.census.grounding import Basis
+from consilience.errors import InputError
+from consilience.population.population import Population
+from consilience.units.hyperplanes import Projection
+from consilience.units.layers import TracedNetwork
+
+
+def net2wider(
+    population: Population,
+    width: Widths = "2x",
+    *,
+    member: int = 0,
+    noise: float = 0.0,
+    correction: str = "none",
+    calibration: Tensor | None = None,
+    random_state: int = 0,
+) -> nn.Module:
+    """Widen one member by replicating units, without changing its function (Net2WiderNet).
+
+    With g(c) = c for the member's own units and g(c) random for the rest, unit c copies the incoming weights of unit
+    g(c), and the outgoing weights of unit u are divided among its copies:
+    ``A[u, c] = 1`` and ``P[u, c] = 1/|{c : g(c) = u}|`` where g(c) = u. Source: Chen, Goodfellow & Shlens 2016, section
+    2.3.
+
+    Parameters
+    ----------
+    population : the member's population.
+    width : of each hidden layer: an int, a multiple of the members' median width such as "2x", or a dict by layer;
+        others stay as they are.
+    member : index of the member; pass the one that is best on validation data.
+    noise : standard deviation of noise on the incoming weights of all but the first copy, relative to the root mean
+        square of the unit's weights. The paper advises a little where training has no dropout to tell copies apart; the
+        function is then only approximately unchanged.
+    correction, calibration : as in `consilience.assemble`. They work towards the member; noise comes last.
+    random_state : seed of the replication, the noise, and a distillation.
+
+    Raises
+    ------
+    InputError
+        If the width is not understood or below the member's, the member does not exist, the noise is negative, the
+        correction is unknown, or its data is missing or unfit.
+    """
+    check_fusion(population, correction, calibration, where="net2wider")
+    check_member(population, member, where="net2wider(member=...)")
+    if not 0 <= noise < torch.inf:
+        raise InputError("not a size of noise", where="net2wider(noise=...)", got=noise, expected="0 or more, finite")
+    network = population.networks[member]
+    own = {layer.name: layer.width for layer in network.architecture.hidden}
+    widths = layer_widths(population, width, own)
+    for name, wanted in widths.items():
+        if wanted < own[name]:
+            raise InputError(
+                "a network can only be widened", where=f"layer '{name}'", got=wanted,
+                expected=f"at least {own[name]}, the width of member {member}", cure="ask for more, or for an assembly",
+            )  # fmt: skip
+    generator = torch.Generator().manual_seed(random_state)
+    copied = replication(network, widths, generator)
+    bases = {
+        name: replicated_basis(sources, own[name], population.example_input.dtype) for name, sources in copied.items()
+    }
+    wider = fuse(
+        population, bases, members=[network], correction=correction, calibration=calibration, random_state=random_state
+    )
+    if noise > 0:
+        for name in copied:
+            perturb_copies(wider, network, name, noise, generator)
+    return wider
+
+
+def replication(network: TracedNetwork, widths: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+    """Return g by hidden layer: the unit that each unit of the wider layer copies, (c,)."""
+    copied = {}
+    for layer in network.architecture.hidden:
+        extra = torch.randint(layer.width, (widths[layer.name] - layer.width,), generator=generator)
+        copied[layer.name] = torch.cat([torch.arange(layer.width), extra])
+    return copied
+
+
+def replicated_basis(sources: Tensor, width: int, dtype: torch.dtype) -> Basis:
+    """Return the basis in which unit c stands for unit ``sources[c]`` of the one member."""
+    copies = torch.eye(width, dtype=dtype)[:, sources]
+    return Basis((copies,), (Projection(copies / copies.sum(1, keepdim=True), torch.zeros(width, dtype=dtype)),))
+
+
+def perturb_copies(
+    wider: nn.Module, network: TracedNetwork, layer: str, noise: float, generator: torch.Generator
+) -> None:
+    """Add noise to the incoming weights of every unit of a layer that comes after the member's own."""
+    first_copy = network.architecture.layer(layer).width
+    for m in network.architecture.writing(layer):
+        weight = wider.get_parameter(m.weight)
+        matrix = m.matrix(weight.detach()).clone()
+        copies = matrix[first_copy:]
+        size = copies.square().mean(dim=(1, 2), keepdim=True).sqrt()
+        copies += noise * size * torch.randn(copies.shape, dtype=copies.dtype, generator=generator)
+        with torch.no_grad():
+            weight.copy_(m.weight_like(matrix))

@@ -1,0 +1,468 @@
+"""A census that is extended: new units go where the linkage puts them, and old ones stay together as they were."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.cluster.hierarchy import is_monotonic, is_valid_linkage
+from sklearn.metrics import adjusted_rand_score
+from torch import nn
+
+from conftest import inputs, random_mlp, random_population
+from consilience.assembly import assemble
+from consilience.baselines import Ensemble
+from consilience.census import Census, load_census, save_census
+from consilience.census.clusterers import CLUSTERERS, Clustering
+from consilience.census.distances import Points
+from consilience.census.incremental import LINKAGES, extend_census, grow, with_known_stability
+from consilience.census.ordering import Clusters, count
+from consilience.data import Data
+from consilience.errors import ConsilienceError, InputError
+from consilience.nets import MLP
+from consilience.population import Population
+from consilience.units.layers import Architecture, TracedNetwork, find_layers, read_state
+from consilience.units.symmetry import can_flip, flip, permute, rescale, symmetry_of
+from test_census import CLUSTERINGS, same_partition
+
+X = inputs(200, seed=5)
+POINTS = st.tuples(st.integers(0, 10**6), st.booleans(), st.sampled_from(["ward", "average"]))
+
+
+def scrambled(module: MLP, seed: int) -> tuple[MLP, dict[str, np.ndarray]]:
+    """The same function with units permuted, rescaled and flipped; and which old unit each new one is, by layer."""
+    g, orders = torch.Generator().manual_seed(seed), {}
+    state = read_state(module)
+    traced = architecture(module.config.activation)
+    network = TracedNetwork(traced.with_widths(traced.widths_in(state)), state)
+    for layer in network.architecture.hidden:
+        order = torch.randperm(layer.width, generator=g)
+        network, orders[layer.name] = permute(network, layer.name, order), order.numpy()
+        if symmetry_of(layer.activations).homogeneous:
+            network = rescale(network, layer.name, 0.2 + 2 * torch.rand(layer.width, generator=g))
+        if can_flip(network.architecture, layer.name):
+            network = flip(network, layer.name, torch.randint(0, 2, (layer.width,), generator=g) * 2.0 - 1.0)
+    copied = MLP(**vars(module.config))
+    copied.load_state_dict(network.state)
+    return copied, orders
+
+
+@lru_cache
+def architecture(activation: str) -> Architecture:
+    return find_layers(MLP(6, [6, 5], 3, activation=activation), inputs(8))
+
+
+def shared(activation: str) -> MLP:
+    """What planted members have in common: a network 6-6-5-3, of which unit 2 of the first layer matters little."""
+    net = random_mlp([6, 5], activation, seed=8)
+    with torch.no_grad():
+        net.hidden[1].weight[:, 2] *= 0.1
+    return net
+
+
+def planted(activation: str, seeds: range, *, but_one: bool = False) -> list[MLP]:
+    """Members of shared units: scrambled, slightly noisy copies of one network.
+
+    With ``but_one``, member k has a unit of its own in the place of unit k of the last hidden layer.
+    """
+    modules = []
+    for seed in seeds:
+        net, g = shared(activation), torch.Generator().manual_seed(1000 + seed)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter += 0.003 * torch.randn(parameter.shape, generator=g)
+            if but_one:
+                net.hidden[1].weight[seed] = 2 * torch.randn(6, generator=g)
+        modules.append(scrambled(net, seed)[0])
+    return modules
+
+
+def with_own_unit(activation: str, seed: int, layer: str = "hidden.0") -> tuple[MLP, int]:
+    """A planted member with one unit that no other has, and the number of that unit."""
+    net = shared(activation)
+    with torch.no_grad():
+        net.get_submodule(layer).weight[2] = torch.tensor([0.1, -2, 0.3, 2, -1, 1.5])
+    net, orders = scrambled(net, seed)
+    return net, int(np.flatnonzero(orders[layer] == 2)[0])
+
+
+def fitted(modules: list[MLP], *geometry: str, **arguments: object) -> Census:
+    arguments = {"n_resamples": 0, **arguments}
+    return Census(*geometry, **arguments).fit(Population.from_modules(modules, inputs(8)), X)
+
+
+def random_points(seed: int, projective: bool, n: int) -> Points:
+    g = np.random.default_rng(seed)
+    return Points(g.normal(size=(n, 5)) + 2 * g.normal(size=(4, 5))[g.integers(0, 4, n)], projective)
+
+
+def leaves_below(merges: np.ndarray) -> list[frozenset[int]]:
+    """The leaves below each node, leaves first."""
+    below = [frozenset([i]) for i in range(len(merges) + 1)]
+    for a, b in merges[:, :2].astype(int):
+        below.append(below[a] | below[b])
+    return below
+
+
+@settings(max_examples=25)
+@given(case=POINTS)
+def test_a_new_point_joins_what_agglomeration_of_all_points_merges_it_with(case: tuple[int, bool, str]) -> None:
+    seed, projective, name = case
+    points = random_points(seed, projective, 25)
+    first = points.subset(np.arange(24))
+    grown = grow(CLUSTERERS[name](first, None, 0), points, name).merges
+    fresh = CLUSTERERS[name](points, None, 0).merges
+    (row,) = (grown[:, :2] == 24).any(1).nonzero()[0]
+    (expected,) = (fresh[:, :2] == 24).any(1).nonzero()[0]
+    assert leaves_below(grown)[25 + row] == leaves_below(fresh)[25 + expected]
+    np.testing.assert_allclose(grown[: row + 1, 2], fresh[: row + 1, 2], rtol=1e-6)  # up to there the trees are one
+
+
+@settings(max_examples=25)
+@given(case=POINTS)
+def test_heights_are_the_linkage_of_the_clusters_that_merge_or_of_their_children(case: tuple[int, bool, str]) -> None:
+    seed, projective, name = case
+    points = random_points(seed, projective, 24)
+    merges = grow(CLUSTERERS[name](points.subset(np.arange(15)), None, 0), points, name).merges
+    below, heights = leaves_below(merges), np.concatenate([np.zeros(24), merges[:, 2]])
+
+    def scatter(units: frozenset[int]) -> float:  # Σ over pairs of d²/n: the sum of squares around the mean
+        chosen = sorted(units)
+        return float(np.square(points.distances[np.ix_(chosen, chosen)]).sum()) / 2 / len(chosen)
+
+    for row, (a, b, height, size) in enumerate(merges):
+        left, right = below[int(a)], below[int(b)]
+        if name == "average":
+            between = points.distances[np.ix_(sorted(left), sorted(right))].mean()
+        else:
+            between = np.sqrt(max(2 * (scatter(left | right) - scatter(left) - scatter(right)), 0))
+        assert height == pytest.approx(max(between, heights[int(a)], heights[int(b)]), rel=1e-5)
+        assert size == len(below[24 + row])
+
+
+@settings(max_examples=25)
+@given(case=POINTS)
+def test_a_grown_tree_is_a_tree_over_all_and_the_old_one_over_the_old(case: tuple[int, bool, str]) -> None:
+    seed, projective, name = case
+    points = random_points(seed, projective, 30)
+    old = CLUSTERERS[name](points.subset(np.arange(18)), None, 0)
+    between = grow(old, points.subset(np.arange(23)), name)
+    grown = grow(between, points, name)  # in two steps
+    assert is_valid_linkage(grown.merges)
+    assert is_monotonic(grown.merges)
+    for k in range(1, 31):
+        assert len(np.unique(grown.cut(k))) == k
+    among_old = {below & frozenset(range(18)) for below in leaves_below(grown.merges)} - {frozenset()}
+    assert among_old == set(leaves_below(old.merges))
+
+
+@settings(max_examples=25)
+@given(case=POINTS)
+def test_the_numbering_of_new_points_changes_nothing(case: tuple[int, bool, str]) -> None:
+    seed, projective, name = case
+    points = random_points(seed, projective, 30)
+    order = np.concatenate([np.arange(18), 18 + np.random.default_rng(seed).permutation(12)])
+    old = CLUSTERERS[name](points.subset(np.arange(18)), None, 0)
+    first, second = (grow(old, p, name) for p in (points, points.subset(order)))
+    np.testing.assert_allclose(first.merges[:, 2], second.merges[:, 2], rtol=1e-9)
+    assert all(same_partition(first.cut(k)[order], second.cut(k)) for k in range(1, 31))
+
+
+def test_points_join_the_micro_clusters_of_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consilience.census.clusterers.N_MICRO", 40)
+    g = np.random.default_rng(0)
+    truth = np.concatenate([np.repeat(np.arange(4), 60), np.repeat(np.arange(5), 6)])  # the fifth group is new
+    x = (np.eye(5) * 9)[truth] + 0.3 * g.normal(size=(270, 5))
+    x *= g.choice([-1.0, 1.0], size=(270, 1))
+    old = CLUSTERERS["two-stage"](Points(x[:240], True), None, 0)
+    grown = grow(old, Points(x, True), "two-stage")
+    assert grown.n_leaves == old.n_leaves + 30
+    assert is_valid_linkage(grown.merges)
+    assert same_partition(grown.cut(5), truth)
+
+
+@pytest.mark.parametrize(
+    ("activation", "grounding", "distance", "clusterer"),
+    [
+        ("relu", "activations", "activation", "ward"),
+        ("relu", "weights", "cosine", "average"),
+        ("tanh", "weights", "activation", "ward"),
+        ("tanh", "activations", "l2", "average"),
+        ("sigmoid", "weights", "cosine", "ward"),
+        ("gelu", "activations", "activation", "average"),
+    ],
+)
+def test_a_scrambled_copy_of_a_member_goes_to_its_original(
+    activation: str, grounding: str, distance: str, clusterer: str
+) -> None:
+    modules = planted(activation, range(3), but_one=True)
+    numbers = {"hidden.0": 6, "hidden.1": 8}
+    census = fitted(modules, grounding, distance, clusterer, n_clusters=numbers)
+    assert sorted(census.layers_["hidden.1"].size_.tolist()) == [1, 1, 1, 2, 2, 2, 3, 3]
+    copied, orders = scrambled(modules[1], seed=7)
+    extended = extend_census(census, [copied])
+    for name, width in (("hidden.0", 6), ("hidden.1", 5)):
+        before, after = census.layers_[name], extended.layers_[name]
+        n_old, original = len(before.member), width + orders[name]  # member 1's units in the table
+        np.testing.assert_array_equal(after.labels_[n_old:], after.labels_[original])
+        assert same_partition(before.labels_, after.labels_[:n_old])
+        owned = before.frequency_[before.labels_] * 3 + np.isin(before.labels_, before.labels_[original])
+        np.testing.assert_allclose(after.frequency_[after.labels_[:n_old]], owned / 4)
+        for k in range(1, n_old + 1):  # with its original, wherever the tree is cut
+            labels = after.at(k).labels
+            np.testing.assert_array_equal(labels[n_old:], labels[original])
+
+
+@settings(max_examples=5)
+@given(seed=st.integers(0, 10**6), activation=st.sampled_from(["relu", "tanh"]), geometry=st.sampled_from(CLUSTERINGS))
+def test_the_partition_does_not_depend_on_the_new_members_numbering_scale_or_sign(
+    seed: int, activation: str, geometry: tuple[str, str]
+) -> None:
+    old, new = [random_mlp([6, 4], activation, seed=seed + k) for k in range(3)], random_mlp([7, 5], activation, seed=9)
+    other, orders = scrambled(new, seed)
+    census = fitted(old, *geometry)
+    first, second = extend_census(census, [new]), extend_census(census, [other])
+    for name, before in census.layers_.items():
+        n_old = len(before.member)
+        order = np.concatenate([np.arange(n_old), n_old + orders[name]])
+        one, two = first.layers_[name], second.layers_[name]
+        for k in (one.n_clusters_, 3, n_old):
+            assert same_partition(one.at(k).labels[order], two.at(k).labels)
+
+
+@pytest.mark.parametrize(
+    ("activation", "grounding", "distance", "clusterer", "where"),
+    [
+        ("relu", "activations", "activation", "ward", "hidden.0"),
+        ("tanh", "activations", "activation", "average", "hidden.0"),
+        ("gelu", "weights", "activation", "ward", "hidden.0"),
+        ("relu", "weights", "cosine", "two-stage", "hidden.1"),
+        ("relu", "activations", "l2", "average", "hidden.1"),
+        ("tanh", "activations", "cosine", "ward", "hidden.1"),
+        ("tanh", "weights", "l2", "two-stage", "hidden.1"),
+    ],
+)
+def test_well_separated_clusters_are_those_of_a_fresh_census_and_a_new_unit_makes_one(
+    activation: str, grounding: str, distance: str, clusterer: str, where: str
+) -> None:
+    old, new = planted(activation, range(3)), planted(activation, range(3, 5))
+    stranger, own = with_own_unit(activation, 8, where)
+    numbers = {"hidden.0": 6, "hidden.1": 5}
+    width, numbers[where] = numbers[where], numbers[where] + 1
+    census = fitted(old, grounding, distance, clusterer, n_clusters=numbers)
+    extended = extend_census(census, [*new, stranger])
+    fresh = fitted([*old, *new, stranger], grounding, distance, clusterer, n_clusters=numbers)
+    for name in numbers:
+        assert adjusted_rand_score(extended.layers_[name].labels_, fresh.layers_[name].labels_) == 1.0
+        np.testing.assert_array_equal(extended.layers_[name].labels_, fresh.layers_[name].labels_)
+        np.testing.assert_array_equal(extended.layers_[name].frequency_, fresh.layers_[name].frequency_)
+        np.testing.assert_allclose(extended.layers_[name].centroid_, fresh.layers_[name].centroid_, atol=1e-4)
+    layer = extended.layers_[where]
+    assert np.flatnonzero(layer.labels_ == layer.labels_[5 * width + own]).tolist() == [5 * width + own]
+    assert sorted(layer.size_.tolist()) == [1, 5] + [6] * (width - 1)
+
+
+def test_members_may_come_in_any_order_and_well_separated_ones_one_by_one() -> None:
+    census = fitted(planted("relu", range(2)), n_clusters={"hidden.0": 6, "hidden.1": 5})
+    new = planted("relu", range(2, 5))
+    together, reverse = extend_census(census, new), extend_census(census, new[::-1])
+    one_by_one = census
+    for module in new:
+        one_by_one = extend_census(one_by_one, [module])
+    for name, width in (("hidden.0", 6), ("hidden.1", 5)):
+        at = np.arange(5 * width).reshape(5, width)[[0, 1, 4, 3, 2]].ravel()
+        for k in (2, width, 2 * width, 3 * width):
+            labels = together.layers_[name].at(k).labels
+            assert same_partition(labels, reverse.layers_[name].at(k).labels[at])
+        assert same_partition(together.layers_[name].labels_, one_by_one.layers_[name].labels_)
+
+
+def test_members_of_other_widths_and_a_census_of_one_member_are_extended() -> None:
+    census = fitted([random_mlp([6, 4])])
+    new = random_population([[9, 7], [8, 5]], seed=20)
+    extended = extend_census(census, new)
+    assert extended.population_.widths("hidden.0") == (6, 9, 8)
+    assert extended.layers_["hidden.0"].n_clusters_ == 2 * 8
+    assert len(extended.layers_["hidden.1"].frequency_) == 2 * 5
+    for mine, theirs in zip(extended.population_.members[1:], new, strict=True):
+        assert torch.equal(mine.module(X), theirs.module(X))
+    assert extended.population_.provenance == {"n_added": 2}
+    assert extend_census(extended, [random_mlp([2, 2])]).population_.provenance == {"n_added": 3}
+
+
+@pytest.mark.parametrize(
+    ("activation", "grounding", "distance"),
+    [
+        ("relu", "activations", "activation"),
+        ("tanh", "weights", "cosine"),
+        ("gelu", "activations", "l2"),
+        ("relu", "weights", "activation"),
+    ],
+)
+def test_the_full_assembly_is_the_ensemble_of_all_members(activation: str, grounding: str, distance: str) -> None:
+    census = fitted([random_mlp([6, 5], activation, seed=k) for k in range(3)], grounding, distance)
+    extended = extend_census(census, [random_mlp([4, 7], activation, seed=5)])
+    mean = Ensemble(extended.population_)(X).detach()
+    torch.testing.assert_close(mean, extended.population_.logits(X).mean(0))
+    for correction in ("none", "least-squares"):
+        torch.testing.assert_close(
+            assemble(extended, "full", correction=correction)(X), mean, rtol=1e-5, atol=1e-5 * float(mean.abs().max())
+        )
+    assert assemble(extended, {"hidden.0": 9, "hidden.1": "2x"})(X).shape == mean.shape
+
+
+def test_nothing_is_clustered_again_and_old_members_are_kept_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    census = fitted([random_mlp([6, 5], seed=k) for k in range(3)])
+    monkeypatch.setattr("consilience.census.clusterers.linkage", None)
+    monkeypatch.setattr(Points, "distances", None)
+    extended = extend_census(census, [random_mlp([6, 5], seed=5)])
+    assert all(a is b for a, b in zip(census.population_, extended.population_, strict=False))
+    assert len(extended.population_) == len(extended.networks_) == 4
+
+
+def test_the_old_census_is_unchanged() -> None:
+    census = fitted([random_mlp([6, 5], seed=k) for k in range(3)], n_resamples=2)
+    before = copy.deepcopy(census)
+    extend_census(census, [random_mlp([6, 5], seed=5)])
+    assert list(vars(census)) == list(vars(before))
+    assert len(census.population_) == len(census.networks_) == 3
+    assert torch.equal(census.calibration_, before.calibration_)
+    for mine, theirs in zip(census.networks_, before.networks_, strict=True):
+        assert all(torch.equal(value, theirs.state[name]) for name, value in mine.state.items())
+    for name, layer in census.layers_.items():
+        other = before.layers_[name]
+        for part, was in ((layer, other), (layer.clusters, other.clusters), (layer.clustering, other.clustering)):
+            for key, value in vars(part).items():
+                if isinstance(value, np.ndarray):
+                    assert value.tobytes() == getattr(was, key).tobytes()
+
+
+def test_stability_is_kept_by_clusters_with_the_same_old_units_and_unknown_of_others() -> None:
+    old = Clusters(np.array([0, 0, 1, 2, -1]), np.ones(3), np.array([2, 1, 1]), np.array([0.9, 0.8, 0.7]))
+    member = np.array([0, 0, 0, 0, 0, 1, 1])
+    merged, added = np.array([0, 0, 1, 1, -1, 0, 2]), np.array([0, 0, 1, 2, -1, 3, 2])
+    split = np.array([0, 1, 2, 3, -1, 0, 1])
+    for labels, expected in (
+        (merged, [0.9, np.nan, np.nan]),
+        (added, [0.9, 0.8, 0.7, np.nan]),
+        (split, [np.nan, np.nan, 0.8, 0.7]),
+    ):
+        np.testing.assert_array_equal(with_known_stability(count(labels, member, 2), old).stability, expected)
+
+    census = fitted(planted("relu", range(3)), n_clusters={"hidden.0": 7, "hidden.1": 5}, n_resamples=4)
+    layer = extend_census(census, [with_own_unit("relu", seed=8)[0]]).layers_["hidden.1"]
+    known = census.layers_["hidden.1"].stability_
+    assert layer.stability_.tolist() == known.tolist() == [1.0] * 5
+
+
+def test_dead_units_of_new_members_are_set_aside_and_all_may_be() -> None:
+    census = fitted([random_mlp([6, 5], seed=k) for k in range(3)])
+    some, all_dead = random_mlp([6, 5], seed=5), random_mlp([6, 5], seed=6)
+    with torch.no_grad():
+        some.hidden[0].bias[1:3] = -100.0
+        all_dead.hidden[1].bias[:] = -100.0
+    extended = extend_census(census, [some, all_dead])
+    layer, deeper = extended.layers_["hidden.0"], extended.layers_["hidden.1"]
+    assert np.flatnonzero(layer.labels_ < 0).tolist() == np.flatnonzero(~layer.alive).tolist() == [19, 20]
+    assert np.flatnonzero(deeper.labels_ < 0).tolist() == [20, 21, 22, 23, 24]
+    fresh = Census(n_resamples=0).fit(extended.population_, X)
+    assert all(np.array_equal(fresh.layers_[n].alive, extended.layers_[n].alive) for n in fresh.layers_)
+
+
+def test_without_data_a_census_grounded_in_weights_is_extended() -> None:
+    modules = planted("tanh", range(4))
+    population = Population.from_modules(modules[:3], inputs(8))
+    census = Census("weights", "cosine", n_clusters=5, n_resamples=0).fit(population)
+    extended = extend_census(census, modules[3:])
+    assert extended.calibration_ is None
+    assert extended.layers_["hidden.1"].size_.tolist() == [4] * 5
+
+
+def test_an_extended_census_is_saved_and_read(tmp_path: Path) -> None:
+    extended = extend_census(fitted([random_mlp([6, 5], seed=k) for k in range(3)]), [random_mlp([4, 7], seed=5)])
+    extended.population_.save(tmp_path / "population")
+    save_census(extended, tmp_path / "census", tmp_path / "population")
+    loaded = load_census(tmp_path / "census")
+    for name, layer in extended.layers_.items():
+        np.testing.assert_array_equal(layer.labels_, loaded.layers_[name].labels_)
+        np.testing.assert_array_equal(layer.clustering.merges, loaded.layers_[name].clustering.merges)
+    assert torch.equal(assemble(extended, 9)(X), assemble(loaded, 9)(X))
+    new = random_mlp([5, 5], seed=6)
+    again, same = extend_census(extended, [new]), extend_census(loaded, [new])
+    assert all(np.array_equal(again.layers_[n].labels_, same.layers_[n].labels_) for n in again.layers_)
+
+
+def test_real_members_are_added_as_a_fresh_census_would_have_it(population: Population, digits: Data) -> None:
+    x = digits.calibration.x
+    first = Population(population.members[:5], population.example_input)
+    extended = extend_census(Census(n_resamples=0).fit(first, x), [population.members[5].module])
+    fresh = Census(n_resamples=0).fit(population, x)
+    for name, layer in fresh.layers_.items():
+        # Two fresh censuses with one member between them agree to about 0.8.
+        assert adjusted_rand_score(layer.labels_, extended.layers_[name].labels_) > 0.6
+    scores = [(assemble(c, "2x")(digits.test.x).argmax(1) == digits.test.y).float().mean() for c in (fresh, extended)]
+    assert scores[1] > scores[0] - 0.02
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ([], r"there is no member to add\n  where:    extend_census\(modules=...\)\n  got:      no modules"),
+        (random_mlp([6, 4]), "one module where several are expected\n.*\n  got:      MLP\n.*\n  cure:     put it into"),
+        ([random_mlp([6, 4], "tanh")], "members differ in their activations\n  where:    member 2"),
+        ([random_mlp([6])], "members differ in their layers\n  where:    member 2"),
+        ([nn.Sequential(nn.Linear(6, 3))], "members differ in their layers"),
+        (
+            [MLP(6, [6, 4], 2)],
+            "members differ in their output size\n  where:    member 2\n  got:      2\n  expected: 3",
+        ),
+    ],
+)
+def test_what_does_not_belong_to_the_population_is_refused(modules: list[nn.Module], message: str) -> None:
+    census = fitted([random_mlp([6, 4]), random_mlp([5, 4], seed=1)])
+    with pytest.raises(InputError, match=message):
+        extend_census(census, modules)
+
+
+def test_refusals_of_new_members_say_how_these_are_counted() -> None:
+    census = fitted([random_mlp([6, 4]), random_mlp([6, 4], seed=1)])
+    broken, other_input = random_mlp([6, 4]), random_mlp([6, 4], n_inputs=5)
+    with torch.no_grad():
+        broken.hidden[0].weight[0, 0] = torch.nan
+    for module, message in (
+        (broken, "a parameter is not finite"),
+        (other_input, "the module fails on the example input"),
+    ):
+        with pytest.raises(ConsilienceError, match=message) as caught:
+            extend_census(census, [module])
+        assert caught.value.__notes__ == ["this is member 2 of the population, the old members being the first"]
+
+
+@pytest.mark.parametrize("clusterer", sorted(set(CLUSTERERS) - set(LINKAGES)))
+def test_a_flat_census_is_refused(clusterer: str) -> None:
+    census = fitted([random_mlp([6, 4]), random_mlp([5, 4], seed=1)], clusterer=clusterer, n_clusters=4)
+    message = (
+        f"a flat clustering has no tree to put new units into\n  where:    extend_census\n  got:      '{clusterer}'\n"
+        "  expected: ward, average, two-stage\n  cure:     fit a fresh census on all members"
+    )
+    with pytest.raises(InputError, match=message):
+        extend_census(census, [random_mlp([6, 4])])
+
+
+def test_a_census_that_has_not_been_taken_is_refused() -> None:
+    with pytest.raises(InputError, match="the census has not been taken\n  where:    Census\n  cure:     call fit"):
+        extend_census(Census(), [random_mlp([6, 4])])
+
+
+def test_a_tree_without_new_points_stays_as_it_is() -> None:
+    points = random_points(0, False, 9)
+    old = CLUSTERERS["ward"](points, None, 0)
+    same = grow(Clustering(old.merges, old.labels), points, "ward")
+    np.testing.assert_allclose(same.merges, old.merges)
+    np.testing.assert_array_equal(same.labels, old.labels)
