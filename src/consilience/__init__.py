@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from consilience.assembly import assemble
     from consilience.baselines import Ensemble, best_member, parameter_average
-    from consilience.census import Census, load_census, save_census
+    from consilience.census import Census, extend_census, load_census, save_census
     from consilience.data import Data, Dataset, load_data
     from consilience.errors import ConsilienceError
     from consilience.evaluation import Score, evaluate
     from consilience.nets import MLP
-    from consilience.population import Population, Training, train_population
+    from consilience.population import Population, Training, imagine_inputs, train_population
     from consilience.store import load_network, save_network
     from consilience.units.layers import find_layers
 
@@ -43,7 +43,9 @@ __all__ = [
     "assemble",
     "best_member",
     "evaluate",
+    "extend_census",
     "find_layers",
+    "imagine_inputs",
     "load_census",
     "load_data",
     "load_network",
@@ -66,7 +68,9 @@ _HOMES = {
     "assemble": "assembly",
     "best_member": "baselines",
     "evaluate": "evaluation",
+    "extend_census": "census",
     "find_layers": "units.layers",
+    "imagine_inputs": "population",
     "load_census": "census",
     "load_data": "data",
     "load_network": "store",

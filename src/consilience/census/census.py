@@ -24,7 +24,6 @@ from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import canonical, usable_symmetry
 
 GROUNDINGS = ("weights", "activations")
-MAX_SAMPLES = 2000  # calibration samples that distances look at; more change no distance by a percent
 
 
 @dataclass(frozen=True)
@@ -295,39 +294,6 @@ class Census:
                     "more clusters than units", where=f"n_clusters of layer '{layer.name}'", got=wanted,
                     expected=f"at most {sum(population.widths(layer.name))}", cure="ask for fewer clusters",
                 )  # fmt: skip
-
-
-def check_inputs(population: Population, x: Tensor, what: str) -> None:
-    """Refuse inputs that the members cannot take.
-
-    Raises
-    ------
-    InputError
-        If x is empty, not finite, or its samples do not have the shape of the population's inputs.
-    """
-    shape, dtype = population.architecture.program.input_shape, population.example_input.dtype
-    if not isinstance(x, Tensor) or x.dtype != dtype:
-        raise InputError(
-            f"{what} has the wrong type", got=x.dtype if isinstance(x, Tensor) else type(x).__name__,
-            expected=f"a tensor of {dtype}, as the members' inputs are",
-        )  # fmt: skip
-    if tuple(x.shape[1:]) != shape or len(x) < 2:
-        raise InputError(
-            f"{what} has the wrong shape", got=tuple(x.shape), expected=f"(n, {', '.join(map(str, shape))}), n ≥ 2"
-        )
-    bad = ~torch.isfinite(x).flatten(1).all(1)
-    if bool(bad.any()):
-        raise InputError(
-            f"{what} is not finite",
-            where=f"row {int(bad.nonzero()[0])}",
-            got=f"{int(bad.sum())} rows with NaN or infinity",
-            cure="remove these rows",
-        )
-
-
-def evenly(rows: Tensor) -> slice:
-    """Return a slice that takes at most `MAX_SAMPLES` rows, evenly: calibration data may come sorted."""
-    return slice(None, None, -(-len(rows) // MAX_SAMPLES))
 
 
 def member_networks(census: Census) -> Sequence[TracedNetwork]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from consilience.units.symmetry import Symmetry
 
 DISTANCES: Sequence[str] = ("cosine", "l2", "activation")
+MAX_SAMPLES = 2000  # calibration samples that distances look at; more change no distance by a percent
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,8 @@ def unit_norm(rows: Tensor) -> Tensor:
     """Return rows at unit norm; rows that are zero stay zero."""
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / torch.where(norms > 0, norms, 1)
+
+
+def evenly(rows: Tensor) -> slice:
+    """Return a slice that takes at most `MAX_SAMPLES` rows, evenly: calibration data may come sorted."""
+    return slice(None, None, -(-len(rows) // MAX_SAMPLES))

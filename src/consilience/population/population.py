@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +76,45 @@ class Population:
             raise InputError(
                 "the example input is not finite", where="example_input", cure="remove NaN and infinite values"
             )
-        known: list[tuple[nn.Module, Architecture]] = []  # traced so far
-        members = []
-        for k, module in enumerate(modules):
-            try:
-                members.append(_member(module, example_input, known))
-            except ConsilienceError as error:
-                error.add_note(f"this is member {k} of the population")
-                raise
-        _check_alike(members, example_input)
-        return cls(tuple(members), example_input, **details)
+        return cls(_joined((), modules, example_input), example_input, **details)
+
+    def with_members(self, modules: Sequence[nn.Module] | Population) -> Population:
+        """Return the population with further members, after the old ones; this one stays as it is.
+
+        The old members are kept, not traced again. The new ones are proved, and traced where no member is like them.
+        ``provenance["n_added"]`` counts the members that came in this way.
+
+        Parameters
+        ----------
+        modules : trained modules (which are copied), or a population of them; at least one.
+
+        Raises
+        ------
+        InputError
+            If there are no modules, a parameter or output is not finite, or they differ from the members in more than
+            parameters and widths.
+        TracingError, FunctionChangedError
+            If a module is not understood, or the proof of its layers fails.
+
+        Examples
+        --------
+        >>> from consilience.nets import MLP
+        >>> population = Population.from_modules([MLP(4, [5], 2)], torch.randn(8, 4))
+        >>> population.with_members([MLP(4, [9], 2)]).widths("hidden.0")
+        (5, 9)
+        """
+        if isinstance(modules, nn.Module):
+            raise InputError(
+                "one module where several are expected", where="modules", got=type(modules).__name__,
+                expected="a sequence of modules, or a population", cure="put it into a list",
+            )  # fmt: skip
+        new = [member.module for member in modules] if isinstance(modules, Population) else list(modules)
+        if not new:
+            raise InputError(
+                "there is no member to add", where="modules", got="no modules", cure="pass at least one trained module"
+            )
+        provenance = {**self.provenance, "n_added": self.provenance.get("n_added", 0) + len(new)}
+        return replace(self, members=_joined(self.members, new, self.example_input), provenance=provenance)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write the population as an artefact; see `consilience.population.storage.save_population`."""
@@ -128,6 +157,21 @@ class Population:
     def logits(self, x: Tensor) -> Tensor:
         """Return the outputs of every member: (N, n, o)."""
         return torch.stack([network(x) for network in self.networks])
+
+
+def _joined(old: Sequence[Member], modules: Sequence[nn.Module], x: Tensor) -> tuple[Member, ...]:
+    """Return old members and new ones, whose layers are found and proved on inputs x; all must be of one kind."""
+    members = list(old)
+    known = [(member.module, member.network.architecture) for member in old]
+    for module in modules:
+        try:
+            members.append(_member(module, x, known))
+        except ConsilienceError as error:
+            counted = ", the old members being the first" if old else ""
+            error.add_note(f"this is member {len(members)} of the population{counted}")
+            raise
+    _check_alike(members, x)
+    return tuple(members)
 
 
 def _member(module: nn.Module, x: Tensor, known: list[tuple[nn.Module, Architecture]]) -> Member:

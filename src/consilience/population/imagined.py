@@ -1,0 +1,57 @@
+"""Inputs for those who have none: what the members' first weights say about the inputs they were trained on.
+
+Gradient descent moves the weights that read the inputs only along inputs, so the second moment of these weights follows
+that of the inputs, on top of what the initial values put into every direction alike. With W (u, i) the first weights of
+all members,
+
+    C = Wᵀ W / u − μ I  (negative eigenvalues set to zero),   μ the median eigenvalue of Wᵀ W / u,
+
+and imagined inputs are drawn from N(0, C), scaled so that pre-activations have standard deviation 1. They are no
+pictures of anything, but a census and an assembly that look at them compare units along the directions that count.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from consilience.errors import InputError
+from consilience.population.population import Population
+
+
+def imagine_inputs(population: Population, n: int = 2000, *, random_state: int = 0) -> Tensor:
+    """Return inputs (n, ...) drawn from the second moment of the members' first weights.
+
+    Examples
+    --------
+    >>> from consilience.nets import MLP
+    >>> population = Population.from_modules([MLP(4, [5], 2)], torch.randn(8, 4))
+    >>> imagine_inputs(population, 100).shape
+    torch.Size([100, 4])
+
+    Raises
+    ------
+    InputError
+        If n is less than 2, or what reads the inputs does not have one weight for each of them.
+    """
+    if n < 2:
+        raise InputError("too few inputs", where="imagine_inputs(n=...)", got=n, expected="2 or more")
+    example = population.example_input
+    weights = []
+    for network in population.networks:
+        for m in network.architecture.maps:
+            if m.reads is None:
+                weights.append(m.matrix(network.state[m.weight]).flatten(1))
+                if weights[-1].shape[1] != example[0].numel():
+                    raise InputError(
+                        "inputs cannot be imagined from weights that are shared between positions", where=f"'{m.name}'",
+                        got=f"{weights[-1].shape[1]} weights for {example[0].numel()} inputs",
+                        cure="pass calibration data",
+                    )  # fmt: skip
+    first = torch.cat(weights).double()
+    values, vectors = torch.linalg.eigh(first.T @ first / len(first))
+    spread = vectors * (values - values.median()).clamp(min=0).sqrt()
+    generator = torch.Generator().manual_seed(random_state)
+    x = torch.randn(n, len(spread), generator=generator, dtype=torch.float64) @ spread.T
+    response = float((x @ first.T).std())
+    return (x / (response or 1.0)).to(example.dtype).view(n, *example.shape[1:])
