@@ -150,7 +150,6 @@ class Contest:
         methods: dict[str, Callable[[], dict[str, Basis]]] = {
             "transport, weights": lambda: transport_bases(population, widest(population), None),
             "transport, activations": lambda: transport_bases(population, widest(population), x),
-            "PFNM at 1x": lambda: self.grown("1x"),
         }
         if len({tuple(m.network.architecture.widths.items()) for m in population}) == 1:
             hidden = {layer.name: layer.width for layer in population.architecture.hidden}
@@ -167,8 +166,9 @@ class Contest:
         for method, make in methods.items():
             needs_data = "activation" in method
             yield from self.corrected(method, "1x", make, needs_data=needs_data)
-        for width in ("2x", "4x"):
-            yield from self.corrected(f"PFNM up to {width}", width, partial(self.grown, width), needs_data=False)
+        for width in WIDTHS:
+            if all(max(population.widths(layer)) <= cap for layer, cap in self.multiple(width).items()):
+                yield from self.corrected(f"PFNM up to {width}", width, partial(self.grown, width), needs_data=False)
         best = best_member(population, self.data.validation)
         member = next(k for k, each in enumerate(population) if each.module is best)
         for width in WIDTHS:

@@ -15,19 +15,20 @@ from scipy.cluster.hierarchy import is_monotonic, is_valid_linkage
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
-from conftest import inputs, random_mlp, random_population
+from conftest import inputs, random_mlp
 from consilience.assembly import assemble
 from consilience.baselines import Ensemble
 from consilience.census import Census, load_census, save_census
 from consilience.census.clusterers import CLUSTERERS, Clustering
 from consilience.census.distances import Points
-from consilience.census.incremental import LINKAGES, extend_census, grow, with_known_stability
+from consilience.census.growth import LINKAGES, grow
+from consilience.census.incremental import extend_census, with_known_stability
 from consilience.census.ordering import Clusters, count
 from consilience.data import Data
 from consilience.errors import ConsilienceError, InputError
 from consilience.nets import MLP
 from consilience.population import Population
-from consilience.units.layers import Architecture, TracedNetwork, find_layers, read_state
+from consilience.units.layers import TracedNetwork, read_state
 from consilience.units.symmetry import can_flip, flip, permute, rescale, symmetry_of
 from test_census import CLUSTERINGS, same_partition
 
@@ -39,8 +40,8 @@ def scrambled(module: MLP, seed: int) -> tuple[MLP, dict[str, np.ndarray]]:
     """The same function with units permuted, rescaled and flipped; and which old unit each new one is, by layer."""
     g, orders = torch.Generator().manual_seed(seed), {}
     state = read_state(module)
-    traced = architecture(module.config.activation)
-    network = TracedNetwork(traced.with_widths(traced.widths_in(state)), state)
+    architecture = traced(module.config.activation).architecture
+    network = TracedNetwork(architecture.with_widths(architecture.widths_in(state)), state)
     for layer in network.architecture.hidden:
         order = torch.randperm(layer.width, generator=g)
         network, orders[layer.name] = permute(network, layer.name, order), order.numpy()
@@ -54,8 +55,14 @@ def scrambled(module: MLP, seed: int) -> tuple[MLP, dict[str, np.ndarray]]:
 
 
 @lru_cache
-def architecture(activation: str) -> Architecture:
-    return find_layers(MLP(6, [6, 5], 3, activation=activation), inputs(8))
+def traced(activation: str) -> Population:
+    return Population.from_modules([MLP(6, [6, 5], 3, activation=activation)], inputs(8))
+
+
+def population_of(modules: list[MLP]) -> Population:
+    """What `Population.from_modules` returns, without tracing networks of one kind again and again: that is slow."""
+    kind = traced(modules[0].config.activation)
+    return Population(kind.with_members(modules).members[1:], kind.example_input)
 
 
 def shared(activation: str) -> MLP:
@@ -94,7 +101,7 @@ def with_own_unit(activation: str, seed: int, layer: str = "hidden.0") -> tuple[
 
 def fitted(modules: list[MLP], *geometry: str, **arguments: object) -> Census:
     arguments = {"n_resamples": 0, **arguments}
-    return Census(*geometry, **arguments).fit(Population.from_modules(modules, inputs(8)), X)
+    return Census(*geometry, **arguments).fit(population_of(modules), X)
 
 
 def random_points(seed: int, projective: bool, n: int) -> Points:
@@ -110,7 +117,7 @@ def leaves_below(merges: np.ndarray) -> list[frozenset[int]]:
     return below
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(case=POINTS)
 def test_a_new_point_joins_what_agglomeration_of_all_points_merges_it_with(case: tuple[int, bool, str]) -> None:
     seed, projective, name = case
@@ -124,7 +131,7 @@ def test_a_new_point_joins_what_agglomeration_of_all_points_merges_it_with(case:
     np.testing.assert_allclose(grown[: row + 1, 2], fresh[: row + 1, 2], rtol=1e-6)  # up to there the trees are one
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(case=POINTS)
 def test_heights_are_the_linkage_of_the_clusters_that_merge_or_of_their_children(case: tuple[int, bool, str]) -> None:
     seed, projective, name = case
@@ -146,32 +153,32 @@ def test_heights_are_the_linkage_of_the_clusters_that_merge_or_of_their_children
         assert size == len(below[24 + row])
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(case=POINTS)
 def test_a_grown_tree_is_a_tree_over_all_and_the_old_one_over_the_old(case: tuple[int, bool, str]) -> None:
     seed, projective, name = case
-    points = random_points(seed, projective, 30)
-    old = CLUSTERERS[name](points.subset(np.arange(18)), None, 0)
-    between = grow(old, points.subset(np.arange(23)), name)
+    points = random_points(seed, projective, 20)
+    old = CLUSTERERS[name](points.subset(np.arange(12)), None, 0)
+    between = grow(old, points.subset(np.arange(15)), name)
     grown = grow(between, points, name)  # in two steps
     assert is_valid_linkage(grown.merges)
     assert is_monotonic(grown.merges)
-    for k in range(1, 31):
+    for k in range(1, 21):
         assert len(np.unique(grown.cut(k))) == k
-    among_old = {below & frozenset(range(18)) for below in leaves_below(grown.merges)} - {frozenset()}
+    among_old = {below & frozenset(range(12)) for below in leaves_below(grown.merges)} - {frozenset()}
     assert among_old == set(leaves_below(old.merges))
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(case=POINTS)
 def test_the_numbering_of_new_points_changes_nothing(case: tuple[int, bool, str]) -> None:
     seed, projective, name = case
-    points = random_points(seed, projective, 30)
-    order = np.concatenate([np.arange(18), 18 + np.random.default_rng(seed).permutation(12)])
-    old = CLUSTERERS[name](points.subset(np.arange(18)), None, 0)
+    points = random_points(seed, projective, 20)
+    order = np.concatenate([np.arange(12), 12 + np.random.default_rng(seed).permutation(8)])
+    old = CLUSTERERS[name](points.subset(np.arange(12)), None, 0)
     first, second = (grow(old, p, name) for p in (points, points.subset(order)))
     np.testing.assert_allclose(first.merges[:, 2], second.merges[:, 2], rtol=1e-9)
-    assert all(same_partition(first.cut(k)[order], second.cut(k)) for k in range(1, 31))
+    assert all(same_partition(first.cut(k)[order], second.cut(k)) for k in range(1, 21))
 
 
 def test_points_join_the_micro_clusters_of_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +292,7 @@ def test_members_may_come_in_any_order_and_well_separated_ones_one_by_one() -> N
 
 def test_members_of_other_widths_and_a_census_of_one_member_are_extended() -> None:
     census = fitted([random_mlp([6, 4])])
-    new = random_population([[9, 7], [8, 5]], seed=20)
+    new = population_of([random_mlp([9, 7], seed=20), random_mlp([8, 5], seed=21)])
     extended = extend_census(census, new)
     assert extended.population_.widths("hidden.0") == (6, 9, 8)
     assert extended.layers_["hidden.0"].n_clusters_ == 2 * 8
@@ -317,8 +324,9 @@ def test_the_full_assembly_is_the_ensemble_of_all_members(activation: str, groun
     assert assemble(extended, {"hidden.0": 9, "hidden.1": "2x"})(X).shape == mean.shape
 
 
-def test_nothing_is_clustered_again_and_old_members_are_kept_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_clustered_or_traced_again_and_old_members_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     census = fitted([random_mlp([6, 5], seed=k) for k in range(3)])
+    monkeypatch.setattr("consilience.population.population.find_layers", None)
     monkeypatch.setattr("consilience.census.clusterers.linkage", None)
     monkeypatch.setattr(Points, "distances", None)
     extended = extend_census(census, [random_mlp([6, 5], seed=5)])
@@ -375,10 +383,17 @@ def test_dead_units_of_new_members_are_set_aside_and_all_may_be() -> None:
     assert all(np.array_equal(fresh.layers_[n].alive, extended.layers_[n].alive) for n in fresh.layers_)
 
 
+def test_old_units_stay_alive_or_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    census = fitted([random_mlp([6, 5], seed=k) for k in range(3)])
+    monkeypatch.setattr("consilience.census.dead.THRESHOLD", 0.9)
+    layer = extend_census(census, [random_mlp([6, 5], seed=5)]).layers_["hidden.0"]
+    assert layer.alive[:18].all()
+    assert not layer.alive[18:].all()
+
+
 def test_without_data_a_census_grounded_in_weights_is_extended() -> None:
     modules = planted("tanh", range(4))
-    population = Population.from_modules(modules[:3], inputs(8))
-    census = Census("weights", "cosine", n_clusters=5, n_resamples=0).fit(population)
+    census = Census("weights", "cosine", n_clusters=5, n_resamples=0).fit(population_of(modules[:3]))
     extended = extend_census(census, modules[3:])
     assert extended.calibration_ is None
     assert extended.layers_["hidden.1"].size_.tolist() == [4] * 5
@@ -413,7 +428,7 @@ def test_real_members_are_added_as_a_fresh_census_would_have_it(population: Popu
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ([], r"there is no member to add\n  where:    extend_census\(modules=...\)\n  got:      no modules"),
+        ([], r"there is no member to add\n  where:    modules\n  got:      no modules"),
         (random_mlp([6, 4]), "one module where several are expected\n.*\n  got:      MLP\n.*\n  cure:     put it into"),
         ([random_mlp([6, 4], "tanh")], "members differ in their activations\n  where:    member 2"),
         ([random_mlp([6])], "members differ in their layers\n  where:    member 2"),

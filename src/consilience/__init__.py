@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from consilience.assembly import assemble
+    from consilience.assembly import Elastic, assemble, elastic, load_elastic
     from consilience.baselines import Ensemble, best_member, parameter_average
     from consilience.census import Census, extend_census, load_census, save_census
     from consilience.data import Data, Dataset, load_data
@@ -36,18 +36,21 @@ __all__ = [
     "ConsilienceError",
     "Data",
     "Dataset",
+    "Elastic",
     "Ensemble",
     "Population",
     "Score",
     "Training",
     "assemble",
     "best_member",
+    "elastic",
     "evaluate",
     "extend_census",
     "find_layers",
     "imagine_inputs",
     "load_census",
     "load_data",
+    "load_elastic",
     "load_network",
     "parameter_average",
     "save_census",
@@ -61,18 +64,21 @@ _HOMES = {
     "ConsilienceError": "errors",
     "Data": "data",
     "Dataset": "data",
+    "Elastic": "assembly",
     "Ensemble": "baselines",
     "Population": "population",
     "Score": "evaluation",
     "Training": "population",
     "assemble": "assembly",
     "best_member": "baselines",
+    "elastic": "assembly",
     "evaluate": "evaluation",
     "extend_census": "census",
     "find_layers": "units.layers",
     "imagine_inputs": "population",
     "load_census": "census",
     "load_data": "data",
+    "load_elastic": "assembly",
     "load_network": "store",
     "parameter_average": "baselines",
     "save_census": "census",

@@ -104,8 +104,10 @@ class Assemble(Common):
     """Directory of the census."""
     width: str = "2x"
     """A number, "2x", "frequency>=0.5", "parameters<=100000" or "full"."""
-    correction: Literal["none", "moments", "least-squares", "distill"] = "least-squares"
+    correction: Literal["none", "moments", "least-squares", "second-order", "distill"] = "least-squares"
     """What follows construction, in order of cost; all but none need calibration data in the census."""
+    pooling: Literal["mean", "class-share"] = "mean"
+    """How the members' outputs become one; class-share is for members that know different classes."""
 
 
 @dataclass(frozen=True)

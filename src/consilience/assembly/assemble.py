@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from consilience.assembly.building import FITTED, build, check_correction, without_data
-from consilience.assembly.construction import Draft
-from consilience.assembly.pooling import POOLINGS
+from consilience.assembly.plan import CensusPlan
+from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.selection import Selection, as_groups, resolve, select
-from consilience.census.census import Census, check_inputs, evenly, member_networks
-from consilience.census.grounding import Basis, basis_of_groups, express, takes_offset
+from consilience.census.census import Census, member_networks
+from consilience.census.checks import check_inputs
 from consilience.errors import InputError
-from consilience.units.activations import Activations, Responses, activations
-from consilience.units.hyperplanes import hyperplanes
-from consilience.units.symmetry import usable_symmetry
+from consilience.units.activations import Responses
 
 CHOICES = ("cut", "reconstruction")
 
@@ -73,7 +65,7 @@ def assemble(
     x = census.calibration_ if calibration is None else calibration
     check_correction(correction, x, where="assemble")
     _check_choice(choice, x)
-    _check_pooling(pooling, x)
+    check_pooling(pooling, x, where="assemble")
     if calibration is not None:
         check_inputs(census.population_, calibration, "the calibration data")
     numbers = resolve(census, width)
@@ -92,7 +84,7 @@ def assemble(
         groups = {name: as_groups(clusters) for name, clusters in select(census, width).items()}
     widths = {name: group.shape[1] for name, group in groups.items()}
     return build(
-        census.population_, responses, widths, _CensusPlan(census, groups, has_data=x is not None), pooling=weights,
+        census.population_, responses, widths, CensusPlan(census, groups, has_data=x is not None), pooling=weights,
         correction=correction, random_state=random_state,
     )  # fmt: skip
 
@@ -107,47 +99,3 @@ def _check_choice(choice: str | None, x: Tensor | None) -> None:
             "what clusters reconstruct is seen on data only", where="assemble(calibration=...)", got=None,
             cure='pass unlabelled inputs, or use choice="cut"',
         )  # fmt: skip
-
-
-def _check_pooling(pooling: str, x: Tensor | None) -> None:
-    if pooling not in POOLINGS:
-        raise InputError(
-            "unknown pooling", where="assemble(pooling=...)", got=repr(pooling), expected=", ".join(POOLINGS)
-        )
-    if pooling != "mean" and x is None:
-        raise InputError(
-            "what members predict is seen on data only", where="assemble(calibration=...)", got=None,
-            cure='pass unlabelled inputs, or use pooling="mean"',
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _CensusPlan:
-    """Bases out of a census's clusters; see `consilience.assembly.building.Plan`.
-
-    Attributes
-    ----------
-    census : the census.
-    groups : by hidden layer, the units of each cluster, (U, c).
-    has_data : whether activations are those on calibration data.
-    """
-
-    census: Census
-    groups: Mapping[str, NDArray[np.bool_]]
-    has_data: bool
-
-    def basis(self, draft: Draft, layer: str, done: Sequence[Activations]) -> Basis:
-        """Return the basis of the clusters chosen, before the layer is built."""
-        architecture, population = draft.architecture, self.census.population_
-        if not self.has_data:
-            points = hyperplanes(draft.members, layer, draft.projections()).augmented
-        else:
-            points = torch.cat([each.written[evenly(each.written)] for each in done], dim=1).T
-        symmetry, alive = usable_symmetry(architecture, layer), self.census.layers_[layer].alive
-        return basis_of_groups(points, self.groups[layer], population.widths(layer), symmetry, alive)
-
-    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], x: Tensor) -> Basis:
-        """Return the basis with the members expressed in the layer as it has been built."""
-        shared = activations(draft.network, x, layer).read if self.census.grounding == "activations" else None
-        intercept = takes_offset(draft.architecture, layer)
-        return express(basis, [each.read for each in done], shared, intercept=intercept)

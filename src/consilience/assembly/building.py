@@ -49,18 +49,18 @@ class Plan(Protocol):
         ...
 
 
-def check_correction(correction: str, x: Tensor | None, where: str) -> None:
-    """Refuse a correction that is unknown, or has no data to work on.
+def check_correction(correction: str, x: Tensor | None, where: str, allowed: Sequence[str] = CORRECTIONS) -> None:
+    """Refuse a correction that is not allowed, or has no data to work on.
 
     Raises
     ------
     InputError
         In both cases.
     """
-    if correction not in LAYERWISE:
+    if correction not in allowed:
         raise InputError(
             "unknown correction", where=f"{where}(correction=...)", got=repr(correction),
-            expected=", ".join(CORRECTIONS),
+            expected=", ".join(allowed),
         )  # fmt: skip
     if x is None and correction != "none":
         raise InputError(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from consilience.census.grounding import Basis, by_index
+from consilience.errors import InputError
 from consilience.units.activations import Activations, Responses
 
 
@@ -32,6 +33,25 @@ def class_share(responses: Responses) -> Tensor:
 
 
 POOLINGS: dict[str, Callable[[Responses], Tensor]] = {"mean": mean, "class-share": class_share}
+
+
+def check_pooling(pooling: str, x: Tensor | None, where: str) -> None:
+    """Refuse a pooling that is unknown, or has no data to look at.
+
+    Raises
+    ------
+    InputError
+        In both cases.
+    """
+    if pooling not in POOLINGS:
+        raise InputError(
+            "unknown pooling", where=f"{where}(pooling=...)", got=repr(pooling), expected=", ".join(POOLINGS)
+        )
+    if pooling != "mean" and x is None:
+        raise InputError(
+            "what members predict is seen on data only", where=f"{where}(calibration=...)", got=None,
+            cure='pass unlabelled inputs, or use pooling="mean"',
+        )  # fmt: skip
 
 
 def pooled(responses: Responses, weights: Tensor) -> Tensor:

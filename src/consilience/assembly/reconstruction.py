@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consilience.assembly.pooling import pooled
-from consilience.census.census import Census, LayerCensus, evenly
-from consilience.census.distances import unit_norm
+from consilience.census.census import Census, LayerCensus
+from consilience.census.distances import evenly, unit_norm
 from consilience.census.grounding import RIDGE
 from consilience.census.ordering import Clusters
 from consilience.units.activations import Responses

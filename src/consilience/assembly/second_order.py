@@ -3,7 +3,8 @@
 Layer by layer, least squares reproduces what the units of each layer do; how the errors that remain play together it
 does not know. Here ``min_θ Σ ‖F_θ(x) − t‖²`` is taken over the parameters θ of every map that does not read the inputs
 (those are centroids of the members' hyperplanes and stay), on all calibration samples at once, with L-BFGS (Liu and
-Nocedal 1989): it uses curvature, has no learning rate, and draws no batches.
+Nocedal 1989): it uses curvature, has no learning rate, and draws no batches. A hundred steps let rounding grow: members
+whose units are written in another order give outputs that differ by about a percent, at the same error.
 """
 
 from __future__ import annotations

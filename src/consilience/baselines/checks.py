@@ -8,7 +8,7 @@ from numbers import Integral
 from torch import Tensor
 
 from consilience.assembly.building import check_correction
-from consilience.census.census import check_inputs
+from consilience.census.checks import check_inputs
 from consilience.census.widths import Width, resolve_width
 from consilience.errors import InputError
 from consilience.population.population import Population

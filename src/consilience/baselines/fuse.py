@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from consilience.assembly.building import build, check_correction, without_data
 from consilience.assembly.construction import Draft
 from consilience.assembly.pooling import mean
-from consilience.census.census import check_inputs
+from consilience.census.checks import check_inputs
 from consilience.census.grounding import Basis
 from consilience.population.population import Population
 from consilience.units.activations import Activations, Responses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from consilience.census.checks import check_inputs
 from consilience.census.clusterers import CLUSTERERS, Clustering
-from consilience.census.dead import find_alive
-from consilience.census.distances import DISTANCES, embed
+from consilience.census.distances import DISTANCES
 from consilience.census.grounding import Basis, basis_activations, basis_of, express, takes_offset
+from consilience.census.layer_units import LayerUnits, everywhere, layer_units
 from consilience.census.ordering import Clusters, count, in_order, with_stability
 from consilience.census.widths import Width, resolve_width
 from consilience.errors import InputError
 from consilience.population.population import Population
-from consilience.units.activations import Activations, Responses
-from consilience.units.hyperplanes import Projection, hyperplanes, unit_index
+from consilience.units.activations import Responses
+from consilience.units.hyperplanes import Projection
 from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import canonical, usable_symmetry
 
@@ -96,7 +97,8 @@ class LayerCensus:
         if self.clustering.merges is None:
             labels = np.where(self.clusters.labels < n_clusters, self.clusters.labels, -1)
             return count(labels, self.member, self.n_members)
-        return in_order(count(self._everywhere(self.clustering.cut(n_clusters)), self.member, self.n_members))
+        labels = everywhere(self.clustering.cut(n_clusters), self.alive)
+        return in_order(count(labels, self.member, self.n_members))
 
     def check_exists(self, n_clusters: int) -> None:
         """Refuse a number of clusters that this layer does not have: more than leaves of its tree, or flat clusters.
@@ -116,11 +118,6 @@ class LayerCensus:
         """Return every unit as its own cluster, dead ones too: the basis in which an assembly is the ensemble."""
         return count(np.arange(len(self.member)), self.member, self.n_members)
 
-    def _everywhere(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        everywhere = np.full(len(self.alive), -1)
-        everywhere[self.alive] = labels
-        return everywhere
-
 
 class Census:
     """Cluster the units of a population, layer by layer.
@@ -132,9 +129,8 @@ class Census:
     distance : "activation" (unit responses on calibration data), "cosine" or "l2" (grounded hyperplanes).
     clusterer : "ward", "average", "two-stage" (hierarchical), "kmeans" or "hdbscan" (flat).
     n_clusters : int, "2x" of the members' median width, or a dict of these by layer. A hierarchical clusterer keeps its
-        whole
-        tree, so this sets only where it is cut for ``layers_`` and for grounding the next layer; None means "2x" there.
-        "hdbscan" finds its own number.
+        whole tree, so this sets only where it is cut for ``layers_`` and for grounding the next layer; None means "2x"
+        there. "hdbscan" finds its own number.
     n_resamples : resamples of the members for stability; 0 skips it.
     random_state : seed.
 
@@ -192,73 +188,26 @@ class Census:
         self.population_, self.calibration_ = population, x
         self.networks_ = tuple(canonical(network) for network in population.networks)
         self.__dict__.pop("layers_", None)  # a fit that fails leaves no census
-        layers: dict[str, LayerCensus] = {}
-        projections: dict[str, Sequence[Projection]] = {}
-        # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
-        shown = torch.zeros_like(population.example_input[:1]) if x is None else x
-        hidden = {layer.name for layer in population.architecture.hidden}
-        responses = Responses(self.networks_, shown)
-        for layer in population.architecture.hidden:
-            done = responses[layer.name]
-            layers[layer.name], basis = self._layer(layer.name, projections, done)
-            if any(m.writes in hidden for m in population.architecture.reading(layer.name)):
-                projections[layer.name] = self._projections(layer.name, basis, [each.read for each in done])
-        self.layers_ = layers
+        self.layers_ = take_layers(self, self._cluster, known_alive={})
         return self
 
-    def _layer(
-        self, name: str, projections: Mapping[str, Sequence[Projection]], done: Sequence[Activations]
-    ) -> tuple[LayerCensus, Basis]:
-        symmetry = usable_symmetry(self.population_.architecture, name)
-        member, index = (part.numpy() for part in unit_index(self.networks_, name))
-        alive = torch.cat(
-            [
-                find_alive(network, name, None if self.calibration_ is None else each.read)
-                for network, each in zip(self.networks_, done, strict=True)
-            ]
-        ).numpy()
-        if not alive.any():
-            raise InputError(
-                "every unit of this layer is dead: the members are constant", where=f"layer '{name}'",
-                cure="check the members, or pass calibration data like what they were trained on",
-            )  # fmt: skip
-        table = hyperplanes(self.networks_, name, projections)
-        rows = table.augmented
-        if self.distance == "activation":  # pre-activations of all members' units on (some of) the calibration data
-            rows = torch.cat([each.written[evenly(each.written)].T for each in done])
-        points = embed(rows[torch.from_numpy(alive)], self.distance, symmetry)
-        wanted = self._n_clusters(self.population_, name, int(alive.sum()))
-        clusterer = CLUSTERERS[self.clusterer]
-        clustering = clusterer(points, wanted, self.random_state)
-
-        cut = np.full(len(alive), -1)
-        cut[alive] = clustering.cut(wanted)
-        clusters = with_stability(
-            count(cut, member, len(self.networks_)), points, np.flatnonzero(alive), member, clusterer,
-            n_resamples=self.n_resamples, random_state=self.random_state,
-        )  # fmt: skip
-        clusters = in_order(clusters)
-        basis = basis_of(rows, clusters.labels, self.population_.widths(name), symmetry, alive)
-        centroids = torch.cat(basis.mixing).T @ table.augmented
-        return (
-            LayerCensus(name, member, index, alive, len(self.networks_), clustering, clusters, centroids.numpy()),
-            basis,
-        )
-
-    def _projections(self, name: str, basis: Basis, own: Sequence[Tensor]) -> Sequence[Projection]:
-        """Each member's projection on the layer's clusters; refitted to data where the grounding says so."""
-        architecture, shared = self.population_.architecture, None
-        if self.grounding == "activations":
-            shared = basis_activations(basis, own, usable_symmetry(architecture, name))
-        return express(basis, own, shared, intercept=takes_offset(architecture, name)).projections
-
-    def _n_clusters(self, population: Population, name: str, n_units: int) -> int | None:
-        wanted = self.n_clusters.get(name) if isinstance(self.n_clusters, Mapping) else self.n_clusters
+    def n_clusters_of(self, population: Population, layer: str, n_units: int) -> int | None:
+        """Return how many clusters the parameters ask for in a layer, of so many units; None: the clusterer decides."""
+        wanted = self.n_clusters.get(layer) if isinstance(self.n_clusters, Mapping) else self.n_clusters
         if self.clusterer == "hdbscan":
             return None
         if wanted is None:
-            return min(n_units, 2 * population.median_width(name))
-        return resolve_width(wanted, population.median_width(name), where=f"n_clusters of layer '{name}'")
+            return min(n_units, 2 * population.median_width(layer))
+        return resolve_width(wanted, population.median_width(layer), where=f"n_clusters of layer '{layer}'")
+
+    def _cluster(self, units: LayerUnits, n_clusters: int | None) -> tuple[Clustering, Clusters]:
+        clusterer = CLUSTERERS[self.clusterer]
+        clustering = clusterer(units.points, n_clusters, self.random_state)
+        clusters = with_stability(
+            units.count(clustering.cut(n_clusters)), units.points, np.flatnonzero(units.alive), units.member, clusterer,
+            n_resamples=self.n_resamples, random_state=self.random_state,
+        )  # fmt: skip
+        return clustering, clusters
 
     def _check(self, population: Population, x: Tensor | None) -> None:
         for what, got, known in (
@@ -288,12 +237,71 @@ class Census:
             return
         check_inputs(population, x, "the calibration data")
         for layer in population.architecture.hidden:
-            wanted = self._n_clusters(population, layer.name, sum(population.widths(layer.name)))
+            wanted = self.n_clusters_of(population, layer.name, sum(population.widths(layer.name)))
             if wanted is not None and wanted > sum(population.widths(layer.name)):
                 raise InputError(
                     "more clusters than units", where=f"n_clusters of layer '{layer.name}'", got=wanted,
                     expected=f"at most {sum(population.widths(layer.name))}", cure="ask for fewer clusters",
                 )  # fmt: skip
+
+
+# Clusters a layer's live units, into so many: their tree or labels, and the clusters with stability, in any order.
+ClusterStep = Callable[[LayerUnits, int | None], tuple[Clustering, Clusters]]
+
+
+def take_layers(
+    census: Census, step: ClusterStep, known_alive: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, LayerCensus]:
+    """Return the layers of a census, from the inputs up, each grounded in the clusters of the one below.
+
+    Parameters
+    ----------
+    census : its parameters, members and calibration data are what the layers are made from.
+    step : how the units of a layer are clustered.
+    known_alive : by layer, whether the units of the first members are alive, where that has been found before.
+
+    Raises
+    ------
+    InputError
+        If every unit of a layer is dead.
+    """
+    architecture, networks, x = census.population_.architecture, census.networks_, census.calibration_
+    # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
+    shown = torch.zeros_like(census.population_.example_input[:1]) if x is None else x
+    responses = Responses(networks, shown)
+    hidden = [layer.name for layer in architecture.hidden]
+    layers: dict[str, LayerCensus] = {}
+    projections: dict[str, Sequence[Projection]] = {}
+    for name in hidden:
+        done = responses[name]
+        units = layer_units(
+            networks, name, projections, None if x is None else done, distance=census.distance,
+            known_alive=known_alive.get(name, np.empty(0, dtype=bool)),
+        )  # fmt: skip
+        layers[name], basis = _take_layer(census, units, step)
+        if any(m.writes in hidden for m in architecture.reading(name)):
+            projections[name] = _projections(census, name, basis, [each.read for each in done])
+    return layers
+
+
+def _take_layer(census: Census, units: LayerUnits, step: ClusterStep) -> tuple[LayerCensus, Basis]:
+    """One layer, and the basis that its clusters are to what reads it."""
+    name, population = units.name, census.population_
+    clustering, found = step(units, census.n_clusters_of(population, name, len(units.points)))
+    clusters, symmetry = in_order(found), usable_symmetry(population.architecture, name)
+    basis = basis_of(units.rows, clusters.labels, population.widths(name), symmetry, units.alive)
+    centroids = (torch.cat(basis.mixing).T @ units.table.augmented).numpy()
+    index = units.table.index.numpy()
+    layer = LayerCensus(name, units.member, index, units.alive, units.n_members, clustering, clusters, centroids)
+    return layer, basis
+
+
+def _projections(census: Census, name: str, basis: Basis, own: Sequence[Tensor]) -> Sequence[Projection]:
+    """Each member's projection on the layer's clusters; refitted to data where the grounding says so."""
+    architecture, shared = census.population_.architecture, None
+    if census.grounding == "activations":
+        shared = basis_activations(basis, own, usable_symmetry(architecture, name))
+    return express(basis, own, shared, intercept=takes_offset(architecture, name)).projections
 
 
 def member_networks(census: Census) -> Sequence[TracedNetwork]:

@@ -1,9 +1,9 @@
 """Adding members to a census without clustering it again.
 
 A hierarchical census keeps its tree, and a new unit is a new leaf of it, put where the linkage would have put it
-(`consilience.census.growth`), whichever of the new members it belongs to. Old units stay together as they were; only
-where the tree is cut may change: a cluster that many members own gets harder to merge with another, as in a fresh
-census.
+(`consilience.census.growth`), whichever of the new members it belongs to. Old units stay together as they were, but
+which merges a cut at a given number undoes may change: a cluster that many members own gets harder to merge with
+another, as in a fresh census.
 
 With distance "cosine" or "l2", deeper units are points in the basis of the layer below, and that is the new one: old
 heights that no new unit changes stay those of the old basis, so that agreement with a fresh census is less.
@@ -32,10 +32,10 @@ def extend_census(census: Census, modules: Sequence[nn.Module] | Population) -> 
     """Return the census of its population and further members; the old one stays as it is.
 
     The new census can do all that a fresh one can: other widths, assemblies, storage (of its ``population_`` first).
-    Its members are the old ones, then the new ones. In each layer the new units are put into the tree (see
-    `consilience.census.growth`), which is then cut at the number of clusters that the census's parameters give for all members. Dead
-    units are found, clusters counted and ordered, and hyperplanes grounded in the layer below as by `Census.fit`, with
-    the new clusters as the basis and all members projected on them.
+    Its members are the old ones, then the new ones. In each layer the new units are put into the tree, which is then
+    cut at the number of clusters that the census's parameters give for all members. Dead units are found among the new
+    ones, clusters counted and ordered, and hyperplanes grounded in the layer below as by `Census.fit`, with the new
+    clusters as the basis and all members projected on them.
 
     A cluster that had all its old units to itself before keeps its stability, which is that among the old members. Of
     any other cluster it is unknown, NaN: it can be measured only by clustering again.
@@ -61,6 +61,7 @@ def extend_census(census: Census, modules: Sequence[nn.Module] | Population) -> 
 
     Examples
     --------
+    >>> import torch
     >>> from consilience.nets import MLP
     >>> _ = torch.manual_seed(0)
     >>> twin = MLP(4, [5], 2)
@@ -85,7 +86,7 @@ def extend_census(census: Census, modules: Sequence[nn.Module] | Population) -> 
     extended = copy.copy(census)
     extended.population_ = population
     extended.networks_ = (*old_networks, *(canonical(n) for n in population.networks[len(old_networks) :]))
-    # What is alive stays so, whatever rounding on another machine says: the live units are the leaves of the old tree.
+    # Old units stay alive or dead, whatever rounding on another machine says: the old tree is of the live ones.
     extended.layers_ = take_layers(extended, grown, {name: layer.alive for name, layer in census.layers_.items()})
     return extended
 

@@ -54,4 +54,5 @@ def imagine_inputs(population: Population, n: int = 2000, *, random_state: int =
     generator = torch.Generator().manual_seed(random_state)
     x = torch.randn(n, len(spread), generator=generator, dtype=torch.float64) @ spread.T
     response = float((x @ first.T).std())
-    return (x / (response or 1.0)).to(example.dtype).view(n, *example.shape[1:])
+    imagined: Tensor = (x / (response or 1.0)).to(example.dtype).view(n, *example.shape[1:])
+    return imagined

@@ -113,7 +113,9 @@ def assemble(flags: cli.Assemble) -> Result:
     if not _finished(flags.out, "network", request):
         width: int | str = int(flags.width) if flags.width.isdecimal() else flags.width
         with stages(f"assembling at width {flags.width}"):
-            network = build_assembly(taken, width, correction=flags.correction, random_state=flags.seed)
+            network = build_assembly(
+                taken, width, correction=flags.correction, pooling=flags.pooling, random_state=flags.seed
+            )
         save_network(network, flags.out, {"request": request})
     network = load_network(flags.out)
     parameters = sum(parameter.numel() for parameter in network.parameters())

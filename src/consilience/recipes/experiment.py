@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from consilience.assembly import assemble
+from consilience.assembly import assemble, elastic
 from consilience.assembly.distillation import STEPS
-from consilience.baselines import Ensemble, best_member, parameter_average
+from consilience.baselines import Ensemble, best_member, merge_many, parameter_average
 from consilience.census import Census, LayerCensus
 from consilience.census.widths import resolve_width
 from consilience.data import Data
@@ -24,7 +24,7 @@ from consilience.population.training import Training, fit_members
 from consilience.report.results import Experiment, LayerSummary, LearningPoint, Row
 
 WIDTHS = ("1x", "2x", "4x")
-CORRECTIONS = ("none", "least-squares", "distill")
+CORRECTIONS = ("none", "least-squares", "second-order", "distill")
 TRAINED_WIDTH = "2x"  # the width at which fine-tuning and training from scratch are compared
 N_CENTROIDS = 64
 GROUPS = ("members", "alternative", "assembly")
@@ -122,6 +122,15 @@ def run_experiment(
             seconds = time.perf_counter() - began
             rows.append(contest.row(f"assembly, {correction}", "assembly", width, network, steps, seconds))
 
+    if "least-squares" in usable and len(possible) > 1:
+        progress("elastic assembly")
+        began = time.perf_counter()
+        several = elastic(census, possible)
+        seconds = (time.perf_counter() - began) / len(possible)
+        for width in possible:
+            network = several.at_width(width)
+            rows.append(contest.row("assembly, elastic", "assembly", width, network, 0, seconds))
+
     best = "least-squares" if "least-squares" in usable else "none"
     trained_width = TRAINED_WIDTH if _exists(census, TRAINED_WIDTH) else "full"
     start = built.get((trained_width, best)) or assemble(census, trained_width, correction=best)
@@ -164,7 +173,11 @@ def _alternatives(contest: _Contest) -> list[Row]:
         contest.row("ensemble of the members", "members", "", Ensemble(population)),
     ]
     if all(len(set(population.widths(layer.name))) == 1 for layer in population.architecture.hidden):
-        rows.append(contest.row("average of parameters", "alternative", "1x", parameter_average(population)))
+        for method, make in (("average of parameters", parameter_average), ("MergeMany", merge_many)):
+            began = time.perf_counter()
+            network = make(population)
+            seconds = time.perf_counter() - began
+            rows.append(contest.row(method, "alternative", "1x", network, 0, seconds))
     return rows
 
 

@@ -63,7 +63,9 @@ COLOURS = {
     "assembly, none": "#74b3e3",
     "assembly, moments": "#3c94d4",
     "assembly, least-squares": "#1c67ad",
+    "assembly, second-order": "#14508c",
     "assembly, distill": "#0a2f66",
+    "assembly, elastic": "#2a8f83",
 }
 MARKERS = {
     FINE_TUNED: "*",
@@ -71,10 +73,12 @@ MARKERS = {
     "assembly, none": "o",
     "assembly, moments": "v",
     "assembly, least-squares": "s",
+    "assembly, second-order": "^",
     "assembly, distill": "D",
+    "assembly, elastic": "P",
 }
-OTHER_COLOURS = ("#2a8f83", "#8a7a1f", "#b0486a", "#5b5fb0")  # unknown assemblies and curves
-OTHER_MARKERS = ("P", "^", "<", ">", "h", "d", "p", "8")
+OTHER_COLOURS = ("#8a7a1f", "#b0486a", "#5b5fb0")  # unknown assemblies and curves
+OTHER_MARKERS = ("<", ">", "h", "d", "p", "8")
 
 
 def looks(names: Sequence[str], *, grey: Sequence[str] = ()) -> dict[str, tuple[str, str]]:

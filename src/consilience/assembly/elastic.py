@@ -1,0 +1,203 @@
+"""One assembly at several widths: the clusters are in order of importance, so a prefix of them is a smaller assembly.
+
+All widths share the hyperplanes that read the inputs, by far the most parameters: a narrower network's are the first
+rows of the widest one's. The layers above are stored for every width, each fitted to the prefix that it reads: a
+readout alone would not do, for what lies between has been fitted to units that the prefix does not have
+(docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from consilience.assembly.building import build, check_correction
+from consilience.assembly.plan import CensusPlan
+from consilience.assembly.pooling import POOLINGS, check_pooling
+from consilience.assembly.reconstruction import reconstruct
+from consilience.assembly.selection import resolve
+from consilience.census.census import Census, member_networks
+from consilience.census.checks import check_inputs
+from consilience.errors import InputError
+from consilience.store import read_artefact, write_artefact
+from consilience.store.network import build_described, describe_network
+from consilience.units.activations import Responses
+from consilience.units.layers import Architecture, TracedNetwork, read_state
+from consilience.units.symmetry import axis_norms, rescale, symmetry_of
+
+CORRECTIONS = ("least-squares", "second-order")  # those that leave what reads the inputs as it is
+KIND = "elastic"
+Widths = Sequence[int | str]
+
+
+class Elastic(nn.Module):
+    """An assembly that can be narrowed.
+
+    Parameters
+    ----------
+    networks : by width, as it was asked for, the narrowest first. A parameter named in ``shared`` is a prefix, along
+        that dimension, of the widest network's.
+    shared : parameter name → dimension.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module], shared: Mapping[str, int]) -> None:
+        super().__init__()
+        self.widths, self.shared = tuple(networks), dict(shared)
+        self.networks = nn.ModuleList(networks.values())
+        widest = dict(self.networks[-1].named_parameters())
+        for network in self.networks[:-1]:
+            for name, parameter in network.named_parameters():
+                if name in shared:  # one memory for all
+                    parameter.data = widest[name].data.narrow(shared[name], 0, parameter.shape[shared[name]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs (n, o) of the widest network for inputs (n, ...)."""
+        outputs: Tensor = self.networks[-1](x)
+        return outputs
+
+    def at_width(self, width: int | str) -> nn.Module:
+        """Return the network of one width on its own, a plain module of the members' class.
+
+        Raises
+        ------
+        InputError
+            If this width is not stored.
+        """
+        if str(width) not in self.widths:
+            raise InputError(
+                "this width is not stored", where="at_width", got=repr(width),
+                expected=", ".join(map(repr, self.widths)), cure="pass it to elastic(widths=...)",
+            )  # fmt: skip
+        network = copy.deepcopy(self.networks[self.widths.index(str(width))])
+        for parameter in network.parameters():
+            parameter.data = parameter.data.clone()
+        return network
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write all widths as one artefact; what they share is in it once.
+
+        Raises
+        ------
+        InputError
+            If the networks are not of `consilience.nets`, which alone can be built again.
+        ArtefactError
+            If the directory holds anything but such an artefact. Nothing has changed.
+        """
+        nets = [describe_network(network) for network in self.networks]
+        if "config" not in nets[0]:
+            raise InputError(
+                "only networks of consilience.nets come back from a directory", where="Elastic.save",
+                got=nets[0]["class"], cure="save single widths, save_network(net.at_width(...), directory)",
+            )  # fmt: skip
+        tensors = {f"width-{i}": dict(network.state_dict()) for i, network in enumerate(self.networks)}
+        for own in list(tensors.values())[:-1]:
+            for name in self.shared:
+                del own[name]
+        return write_artefact(directory, KIND, {"widths": self.widths, "shared": self.shared, "nets": nets}, tensors)
+
+
+def load_elastic(directory: str | os.PathLike[str]) -> Elastic:
+    """Read what `Elastic.save` wrote.
+
+    Raises
+    ------
+    ArtefactError
+        If the directory is no such artefact, or damaged.
+    """
+    artefact = read_artefact(directory, KIND)
+    networks = [build_described(net) for net in artefact.config["nets"]]
+    for i, network in enumerate(networks):
+        prefix = f"width-{i}/"
+        own = {name.removeprefix(prefix): t for name, t in artefact.tensors.items() if name.startswith(prefix)}
+        for name, parameter in network.named_parameters():
+            if name in own:
+                parameter.data = own[name]
+        network.eval()
+    return Elastic(dict(zip(artefact.config["widths"], networks, strict=True)), artefact.config["shared"])
+
+
+def elastic(
+    census: Census,
+    widths: Widths = ("1x", "2x", "4x"),
+    *,
+    correction: str = "least-squares",
+    pooling: str = "mean",
+    calibration: Tensor | None = None,
+) -> Elastic:
+    """Build one assembly that can be taken at several widths.
+
+    The clusters of the widest are chosen by reconstruction, and taken in their order of choice.
+
+    Parameters
+    ----------
+    census : a fitted census.
+    widths : ints or multiples such as "2x".
+    correction : "least-squares" or "second-order".
+    pooling, calibration : as for `assemble`.
+
+    Raises
+    ------
+    InputError
+        If there is no width, one is not a number, there are fewer clusters than that, or data is missing or does not
+        fit.
+    """
+    members = member_networks(census)
+    x = census.calibration_ if calibration is None else calibration
+    check_correction(correction, x, where="elastic", allowed=CORRECTIONS)
+    check_pooling(pooling, x, where="elastic")
+    if calibration is not None:
+        check_inputs(census.population_, calibration, "the calibration data")
+    assert x is not None  # or the correction has been refused
+    numbers = {str(width): resolve(census, width) for width in widths}
+    for width, number in numbers.items():
+        if number is None:
+            raise InputError(
+                "not the width of a prefix", where="elastic(widths=...)", got=repr(width),
+                expected='ints, or multiples such as "2x"',
+            )  # fmt: skip
+    sizes = {width: number for width, number in numbers.items() if number is not None}
+    if not sizes:
+        raise InputError("no width to build", where="elastic(widths=...)", got=widths, expected='such as ("1x", "2x")')
+    ordered = sorted(sizes, key=lambda width: tuple(sizes[width].values()))
+    responses = Responses(members, x)
+    weights = POOLINGS[pooling](responses)
+    chosen = reconstruct(census, responses, sizes[ordered[-1]], weights)
+    networks: dict[str, nn.Module] = {}
+    for width in ordered:
+        groups = {name: units[:, : sizes[width][name]] for name, units in chosen.items()}
+        plan = CensusPlan(census, groups, has_data=True)
+        networks[width] = build(
+            census.population_, responses, sizes[width], plan, pooling=weights, correction=correction
+        )
+    shared = _shared(census.population_.architecture)
+    for width in ordered:
+        _take_scale(networks[width], networks[ordered[-1]], census.population_.architecture, sizes[width])
+    return Elastic(networks, shared)
+
+
+def _shared(architecture: Architecture) -> dict[str, int]:
+    """The parameters that read the inputs, and the dimension that indexes their units."""
+    layers = {m.writes for m in architecture.maps if m.reads is None} & {layer.name for layer in architecture.hidden}
+    return {axis.parameter: axis.dim for name in layers for axis in architecture.layer(name).writers}
+
+
+def _take_scale(network: nn.Module, widest: nn.Module, architecture: Architecture, sizes: Mapping[str, int]) -> None:
+    """Rescale the units that read the inputs as they are in the widest network; the function stays.
+
+    Every width has been balanced on its own, so that equal hyperplanes may differ by a positive factor.
+    """
+    traced = TracedNetwork(architecture.with_widths(sizes), read_state(network))
+    state = dict(read_state(widest))
+    for layer in {m.writes for m in architecture.maps if m.reads is None}:
+        found = traced.architecture.layer(layer)
+        if found.interchangeable and symmetry_of(found.activations).homogeneous:
+            wanted = axis_norms(TracedNetwork(architecture, state), found.writers)[: found.width]
+            norms = axis_norms(traced, found.writers)
+            usable = (wanted > 0) & (norms > 0)
+            traced = rescale(traced, layer, torch.where(usable, wanted / norms, 1))
+    network.load_state_dict({**network.state_dict(), **traced.state})

@@ -1,0 +1,302 @@
+"""Clusters chosen by what they reconstruct, pooled outputs, second-order fits, elastic widths, imagined inputs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conftest import inputs, random_mlp, random_population
+from consilience.assembly import Elastic, assemble, elastic, load_elastic
+from consilience.assembly.pooling import class_share, pooled
+from consilience.assembly.reconstruction import forward_selection, reconstruct, unexplained
+from consilience.assembly.second_order import second_order
+from consilience.assembly.selection import resolve
+from consilience.baselines import Ensemble
+from consilience.census.census import Census
+from consilience.data import Data
+from consilience.errors import ArtefactError, InputError
+from consilience.evaluation import evaluate
+from consilience.population import Population, imagine_inputs
+from consilience.store import save_network
+from consilience.units.activations import Responses
+from test_assembly import assert_same_function, outputs
+from test_census import scrambled_population
+
+X, FRESH = inputs(300, seed=1), inputs(200, seed=2)
+
+
+def centred(*shape: int, seed: int) -> Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return values - values.mean(0)
+
+
+def error_of(features: Tensor, targets: Tensor, columns: list[int]) -> float:
+    """Squared error of least squares, by another road: a projector."""
+    q, _ = torch.linalg.qr(features[:, columns].double())
+    return float((targets.double() - q @ (q.T @ targets.double())).square().sum())
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 10**6))
+def test_each_choice_lowers_the_error_most(seed: int) -> None:
+    """Orthogonal least squares against its definition: try every candidate at every step."""
+    features, targets = centred(60, 12, seed=seed), centred(60, 3, seed=seed + 1)
+    chosen = forward_selection(features, targets, 6)
+    assert len(set(chosen)) == 6
+    for step, column in enumerate(chosen):
+        errors = {
+            other: error_of(features, targets, [*chosen[:step], other])
+            for other in range(12)
+            if other not in chosen[:step]
+        }
+        assert errors[column] <= min(errors.values()) * (1 + 5e-3)  # it shrinks a little where this does not
+
+
+def test_copies_add_nothing_and_come_last() -> None:
+    features = centred(50, 4, seed=0)
+    chosen = forward_selection(torch.cat([features, 3 * features], dim=1), centred(50, 2, seed=1), 6)
+    assert sorted(column % 4 for column in chosen[:4]) == [0, 1, 2, 3]
+
+
+def test_more_choices_than_directions_are_still_distinct() -> None:
+    features = centred(40, 2, seed=0)[:, [0, 1, 0, 1, 0]]
+    assert sorted(forward_selection(features, centred(40, 1, seed=1), 5)) == [0, 1, 2, 3, 4]
+
+
+def test_what_a_linear_readout_leaves_unexplained() -> None:
+    features, targets = centred(80, 5, seed=0), centred(80, 2, seed=1)
+    assert unexplained(features, targets) == pytest.approx(error_of(features, targets, list(range(5))), rel=1e-3)
+    assert unexplained(features, features[:, :2] * 4) < 1e-3 * float((features[:, :2] * 4).square().sum())
+
+
+@pytest.mark.parametrize("clusterer", ["ward", "average", "two-stage", "kmeans"])
+def test_chosen_clusters_are_clusters_of_the_census_and_explain_at_least_as_much(clusterer: str) -> None:
+    population = random_population([[6, 5]] * 4)
+    census = Census(clusterer=clusterer, n_clusters=8, n_resamples=0).fit(population, X)
+    responses = Responses(census.networks_, X)
+    weights = torch.full((4, 3), 0.25)
+    chosen = reconstruct(census, responses, {"hidden.0": 8, "hidden.1": 8}, weights)
+    targets = pooled(responses, weights)
+    layer = census.layers_["hidden.1"]
+    leaves = [
+        set(np.flatnonzero(layer.alive)[layer.clustering.labels == leaf]) for leaf in range(layer.clustering.n_leaves)
+    ]
+    nodes = list(leaves)
+    if layer.clustering.merges is not None:
+        for a, b in layer.clustering.merges[:, :2].astype(int):
+            nodes.append(nodes[a] | nodes[b])
+    for column in chosen["hidden.1"].T:
+        assert set(np.flatnonzero(column)) in nodes
+    units = torch.cat([each.written for each in responses["hidden.1"]], dim=1)
+    unit = units / units.norm(dim=0)
+
+    def left(groups: np.ndarray) -> float:
+        features = torch.relu(unit @ torch.from_numpy(groups).float())
+        return error_of(features - features.mean(0), targets - targets.mean(0), list(range(groups.shape[1])))
+
+    labels = layer.at(8).labels
+    cut = np.stack([labels == label for label in range(8)], axis=1)
+    assert left(chosen["hidden.1"]) <= left(cut) * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu"])
+@pytest.mark.parametrize("correction", ["none", "least-squares", "second-order"])
+def test_a_choice_by_reconstruction_does_not_depend_on_how_units_are_written(activation: str, correction: str) -> None:
+    population = random_population([[6, 5], [5, 5], [7, 4]], activation)
+    nets = [
+        assemble(Census(n_resamples=0).fit(p, X), {"hidden.0": 7, "hidden.1": 6}, correction=correction,
+                 choice="reconstruction")
+        for p in (population, scrambled_population(population, seed=3))
+    ]  # fmt: skip
+    assert_same_function(*nets, FRESH, 5e-2 if correction == "second-order" else 5e-4)  # rounding grows over 100 steps
+
+
+def test_second_order_lowers_the_error_and_leaves_what_reads_the_inputs(population: Population, digits: Data) -> None:
+    x = digits.calibration.x
+    census = Census(n_resamples=0).fit(population, x)
+    before, after = (assemble(census, "1x", correction=c) for c in ("least-squares", "second-order"))
+    assert torch.equal(before.hidden[0].weight, after.hidden[0].weight) or torch.allclose(
+        nn.functional.normalize(before.hidden[0].weight), nn.functional.normalize(after.hidden[0].weight), atol=1e-5
+    )
+    targets = outputs(Ensemble(population), digits.validation.x)
+    errors = [float((outputs(net, digits.validation.x) - targets).square().mean()) for net in (before, after)]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_second_order_keeps_a_network_that_is_right_already() -> None:
+    population = random_population([[5, 4]])
+    network = population.networks[0]
+    fitted = second_order(network, X, network(X))
+    assert all(torch.equal(fitted.state[name], value) for name, value in network.state.items())
+
+
+def test_members_that_know_all_classes_weigh_the_same_and_one_that_misses_a_class_hardly_counts_there() -> None:
+    population = random_population([[5], [5], [5]])
+    nets = [copy.deepcopy(member.module) for member in population]
+    with torch.no_grad():
+        nets[1].readout.bias[2] = -50.0
+    responses = Responses(Population.from_modules([nets[0], nets[0], nets[1]], X[:4]).networks, X)
+    weights = class_share(responses)
+    assert torch.allclose(weights.sum(0), torch.ones(3))
+    assert float(weights[2, 2]) < 1e-6
+    assert torch.allclose(weights[0], weights[1])
+    by_hand = sum(outputs(net, X) * share for net, share in zip([nets[0], nets[0], nets[1]], weights, strict=True))
+    assert torch.allclose(pooled(responses, weights), by_hand, atol=1e-5)
+
+
+def test_at_full_width_an_assembly_is_the_pooled_ensemble() -> None:
+    population = random_population([[4, 3], [5, 2]])
+    census = Census(n_resamples=0).fit(population, X)
+    network = assemble(census, "full", pooling="class-share")
+    weights = class_share(Responses(population.networks, X))
+    expected = sum(outputs(m.module, FRESH) * share for m, share in zip(population, weights, strict=True))
+    assert float((outputs(network, FRESH) - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+    assert float((expected - outputs(Ensemble(population), FRESH)).abs().max()) > 0.1  # another function than the mean
+
+
+def test_elastic_widths_share_what_reads_the_inputs(population: Population, digits: Data, tmp_path: Path) -> None:
+    census = Census(n_resamples=0).fit(population, digits.calibration.x)
+    net = elastic(census, ("2x", "1x", 50))
+    assert net.widths == ("1x", "2x", "50")
+    narrow, wide = net.at_width("1x"), net.at_width(50)
+    assert narrow.config.widths == (20, 16)
+    assert torch.equal(narrow.hidden[0].weight, wide.hidden[0].weight[:20])
+    assert torch.equal(outputs(net, digits.test.x), outputs(wide, digits.test.x))
+    ensemble = evaluate(Ensemble(population), digits.test).accuracy
+    assert evaluate(narrow, digits.test).accuracy > ensemble - 0.03
+    assert evaluate(wide, digits.test).accuracy > ensemble - 0.01
+
+    loaded = load_elastic(net.save(tmp_path / "elastic"))
+    for width in ("1x", "2x", 50):
+        assert torch.equal(outputs(loaded.at_width(width), digits.test.x), outputs(net.at_width(width), digits.test.x))
+    stored = (tmp_path / "elastic").glob("*.safetensors")
+    apart = 0
+    for width in net.widths:
+        save_network(net.at_width(width), tmp_path / width)
+        apart += (tmp_path / width / "model.safetensors").stat().st_size
+    assert sum(file.stat().st_size for file in stored) < 0.8 * apart
+
+
+def test_the_widest_of_an_elastic_is_the_assembly_and_changing_a_copy_changes_nothing_else() -> None:
+    population = random_population([[6, 5]] * 3)
+    census = Census(n_resamples=0).fit(population, X)
+    net = elastic(census, ("1x", "2x"))
+    assert_same_function(net.at_width("2x"), assemble(census, "2x"), FRESH, 1e-5)
+    before = outputs(net, FRESH)
+    with torch.no_grad():
+        net.at_width("1x").hidden[0].weight.zero_()
+    assert torch.equal(outputs(net, FRESH), before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"widths": ()}, "no width to build"),
+        ({"widths": ("full",)}, "not the width of a prefix\n  where:    elastic"),
+        ({"widths": (99,)}, "clusters do not exist"),
+        ({"correction": "distill"}, r"unknown correction\n  where:    elastic\(correction=...\)\n  got: "),
+        ({"pooling": "vote"}, "unknown pooling\n  where:    elastic"),
+        ({"calibration": X[:, :3]}, "the calibration data has the wrong shape"),
+    ],
+)  # fmt: skip
+def test_an_elastic_of_bad_input_is_refused(arguments: dict, message: str) -> None:
+    census = Census(n_resamples=0).fit(random_population([[5, 4], [4, 4]]), X)
+    with pytest.raises(InputError, match=message):
+        elastic(census, **arguments)
+    with pytest.raises(InputError, match=r"this width is not stored\n  where:    at_width\n  got:      '3x'"):
+        elastic(census, ("1x",)).at_width("3x")
+
+
+class _Own(nn.Module):
+    """A module that is not of consilience.nets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+def test_an_elastic_of_foreign_modules_works_but_is_saved_by_width(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = elastic(Census(n_resamples=0).fit(Population.from_modules([_Own(), _Own()], X[:4]), X), ("1x", "2x"))
+    assert isinstance(net.at_width("1x"), _Own)
+    with pytest.raises(InputError, match="only networks of consilience.nets come back"):
+        net.save(tmp_path / "own")
+    with pytest.raises(ArtefactError):
+        load_elastic(tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"choice": "best"}, r"unknown choice of clusters\n  where:    assemble\(choice=...\)\n  got:      'best'"),
+        ({"choice": "reconstruction", "width": "full"}, "only a number of clusters can be chosen by reconstruction"),
+        ({"pooling": "vote"}, r"unknown pooling\n  where:    assemble\(pooling=...\)\n  got:      'vote'"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_refused(arguments: dict, message: str) -> None:
+    census = Census(n_resamples=0).fit(random_population([[5, 4], [4, 4]]), X)
+    with pytest.raises(InputError, match=message):
+        assemble(census, **arguments)
+
+
+def test_without_data_nothing_that_looks_at_data_is_done() -> None:
+    census = Census("weights", "cosine", n_resamples=0).fit(random_population([[5, 4], [4, 4]]))
+    for arguments in ({"choice": "reconstruction"}, {"pooling": "class-share"}):
+        with pytest.raises(InputError, match="is seen on data only"):
+            assemble(census, "1x", correction="none", **arguments)
+
+
+def test_imagined_inputs_lie_where_first_weights_have_moved(population: Population, digits: Data) -> None:
+    x = imagine_inputs(population, 500)
+    assert x.shape == (500, *digits.train.x.shape[1:])
+    assert torch.equal(x, imagine_inputs(population, 500))
+    silent = digits.train.x.flatten(1).std(0) == 0  # pixels that are the same in every image
+    assert silent.any()
+    spread = x.flatten(1).std(0)
+    assert float(spread[silent].mean()) < 0.5 * float(spread[~silent].mean())
+    first = torch.cat([m.module.hidden[0].weight for m in population]).detach()
+    assert float((x.flatten(1) @ first.T).std()) == pytest.approx(1, rel=1e-4)
+
+
+def test_an_assembly_from_imagined_inputs_beats_one_from_weights_alone(population: Population, digits: Data) -> None:
+    imagined = assemble(Census(n_resamples=0).fit(population, imagine_inputs(population)), "1x")
+    alone = assemble(Census("weights", "cosine", n_resamples=0).fit(population), "1x", correction="none")
+    ensemble = evaluate(Ensemble(population), digits.validation).accuracy
+    found = [evaluate(net, digits.validation).accuracy for net in (imagined, alone)]
+    assert found[0] > found[1]
+    assert found[0] > ensemble - 0.04
+
+
+def test_imagined_inputs_refuse_what_they_cannot_do() -> None:
+    with pytest.raises(InputError, match=r"too few inputs\n  where:    imagine_inputs\(n=...\)\n  got:      1"):
+        imagine_inputs(random_population([[3]]), 1)
+
+
+def test_a_program_runs_on_from_known_values() -> None:
+    network = random_population([[5, 4]]).networks[0]
+    architecture = network.architecture
+    name = architecture.written("hidden.1")
+    known = network.values(X, [name])
+    output = architecture.program.output
+    first = {key: torch.full_like(value, torch.nan) for key, value in network.state.items() if "hidden" in key}
+    state = {**network.state, **first}  # not looked at any more
+    assert torch.equal(architecture.program.run(state, X, [output], known)[output], network(X))
+    assert isinstance(random_mlp([5, 4]), nn.Module)
+
+
+def test_resolve_gives_numbers_where_there_are_any() -> None:
+    census = Census(n_resamples=0).fit(random_population([[5, 4], [5, 4]]), X)
+    assert resolve(census, "1x") == {"hidden.0": 5, "hidden.1": 4}
+    assert resolve(census, "full") is None
+    assert resolve(census, "frequency>=0.5") is None
+    assert isinstance(elastic(census, ("1x",)), Elastic)
