@@ -3,10 +3,9 @@
     python benchmarks/assembly.py --data FILE.npz [--cache runs/populations] [--seeds 3] [--only ABCDE] [--out DIR]
 
 For each population of `populations.py` and seed: all methods at 1x, 2x and 4x of the members' median widths, data-free,
-with 5000 unlabelled calibration images, and with gradient steps towards the members' outputs on those images. Rivals
-get our corrections too (gradient steps on population A only). Differences are in points of accuracy to the ensemble of
-the same members, mean ± standard error over seeds; seconds are on one thread (median over seeds), and those of ours
-count the census.
+with 5000 unlabelled calibration images, and (population A only) with gradient steps towards the members' outputs on
+those images. Rivals get our corrections too. Differences are in points of accuracy to the ensemble of the same members,
+mean ± standard error over seeds; seconds are on one thread (median over seeds), and those of ours count the census.
 """
 
 from __future__ import annotations
@@ -23,9 +22,11 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 from assembly_table import write
 from populations import RECIPES, obtain
+from sklearn.cluster import KMeans
 from torch import nn
 
 import consilience as cs
@@ -37,8 +38,10 @@ from consilience.baselines.growth import growth_bases
 from consilience.baselines.matching import activation_orders, merging_orders, weight_orders
 from consilience.baselines.permutations import average_of
 from consilience.baselines.transport import transport_bases, widest
-from consilience.census.grounding import Basis
+from consilience.census.distances import evenly
+from consilience.census.grounding import Basis, basis_of
 from consilience.units.activations import Responses
+from consilience.units.symmetry import Symmetry
 
 N_CALIBRATION = 5000
 WIDTHS = ("1x", "2x", "4x")
@@ -124,7 +127,7 @@ class Contest:
         took = time.perf_counter() - began
         poolings = ("mean", "class-share") if self.name == "C" else ("mean",)
         for pooling in poolings:
-            for correction in ("moments", "least-squares", "second-order", "distill"):
+            for correction in ("moments", "least-squares", "second-order", *self.steps):
                 for width in WIDTHS:
                     method = f"{OURS}, {correction}" + ("" if pooling == "mean" else f", {pooling}")
                     yield self.timed(
@@ -132,17 +135,16 @@ class Contest:
                         partial(cs.assemble, census, width, correction=correction, pooling=pooling),
                     )  # fmt: skip
 
-    def kmeans(self) -> Iterator[Run]:
-        """k-means on pre-activations at a fixed width, and least squares: the mark to beat."""
-        for width in WIDTHS:
-            began = time.perf_counter()
-            census = cs.Census(clusterer="kmeans", n_clusters=width, n_resamples=0).fit(self.population, self.x)
-            took = time.perf_counter() - began
-            for correction in ("least-squares", "distill"):
-                yield self.timed(
-                    f"k-means, {correction}", width, DATA[correction], took,
-                    partial(cs.assemble, census, width, correction=correction, choice="cut"),
-                )  # fmt: skip
+    def clustered(self, width: str) -> dict[str, Basis]:
+        """k-means on the pre-activations of all members at a fixed width (as in Neuron Interpolation, 2025)."""
+        responses = Responses(self.population.networks, self.x)
+        bases = {}
+        for layer, k in self.multiple(width).items():
+            points = torch.cat([each.written[evenly(each.written)] for each in responses[layer]], dim=1).T
+            labels = KMeans(k, n_init=1, random_state=self.seed).fit(points.numpy()).labels_.astype(np.int64)
+            alive = np.ones(len(points), dtype=bool)
+            bases[layer] = basis_of(points, labels, self.population.widths(layer), Symmetry(), alive)
+        return bases
 
     def rivals(self) -> Iterator[Run]:
         """Everything else, each followed by our corrections."""
@@ -167,6 +169,8 @@ class Contest:
             needs_data = "activation" in method
             yield from self.corrected(method, "1x", make, needs_data=needs_data)
         for width in WIDTHS:
+            make = partial(self.clustered, width)
+            yield from self.corrected("k-means", width, make, needs_data=True)
             if all(max(population.widths(layer)) <= cap for layer, cap in self.multiple(width).items()):
                 yield from self.corrected(f"PFNM up to {width}", width, partial(self.grown, width), needs_data=False)
         best = best_member(population, self.data.validation)
@@ -185,8 +189,12 @@ class Contest:
     @property
     def corrections(self) -> tuple[str, ...]:
         """What follows a rival's construction."""
-        closed = ("none", "moments", "least-squares")
-        return (*closed, "distill") if self.name == "A" else closed
+        return ("none", "moments", "least-squares", *self.steps)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The correction by gradient steps, on one population: on all it would take longer than all else together."""
+        return ("distill",) if self.name == "A" else ()
 
     def multiple(self, width: str) -> dict[str, int]:
         """Units by hidden layer."""
@@ -240,7 +248,7 @@ def compete(name: str, seed: int, source: Path, cache: Path) -> list[dict[str, o
     torch.set_num_threads(1)
     data = cs.load_data(source, random_state=seed, n_calibration=N_CALIBRATION)
     contest = Contest(name, seed, obtain(name, data, seed, cache), data)
-    runs = [*contest.references(), *contest.ours(), *contest.kmeans(), *contest.rivals()]
+    runs = [*contest.references(), *contest.ours(), *contest.rivals()]
     return [asdict(run) for run in runs]
 
 
