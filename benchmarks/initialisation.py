@@ -206,7 +206,7 @@ def main() -> None:
     header = f"""# Initialisation: the fine-tuned assembly and its rivals
 
 `python benchmarks/initialisation.py --data {arguments.data.name}`: accuracy in % on test / validation, mean ± standard
-error, {arguments.seeds} populations of {n}; {small:,} parameters a member, {large:,} a contestant. Rates of Adam: best on
+error, {arguments.seeds} populations of {n}; {small:,} parameters a member, {large:,} a contestant. Rates: best on
 validation. Compute: multiply-adds over one member's; seconds of one thread, with the census. Net2Wider pays one member,
 though the best was picked. All paid: stopped at the best epoch on validation. Ahead, behind: by 2 s.e. or more on both.
 """

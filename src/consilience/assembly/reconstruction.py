@@ -191,8 +191,9 @@ def _nodes_of(clusters: Clusters, leaves: NDArray[np.int64], merges: NDArray[np.
 
 def _side(points: Tensor, reference: Tensor, symmetry: Symmetry) -> Tensor:
     """−1 for points (…, n) whose sign is free and that lie across from their reference, else 1: (…)."""
-    across = (points * reference).sum(-1) < 0
-    return torch.where(across & symmetry.flippable, -1.0, 1.0)
+    if not symmetry.flippable:
+        return points.new_ones(points.shape[:-1])
+    return torch.where((points * reference).sum(-1) < 0, -1.0, 1.0)
 
 
 def _centred(features: Tensor) -> Tensor:

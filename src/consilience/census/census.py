@@ -228,14 +228,13 @@ class Census:
             for name in self.n_clusters:
                 if not population.architecture.layer(name).interchangeable:  # or raises
                     raise InputError("the outputs are not clustered", where="n_clusters", got=repr(name))
-        if x is None:
-            if self.grounding == "activations" or self.distance == "activation":
-                raise InputError(
-                    "this census needs calibration data", where="Census.fit(x=...)", got=None,
-                    cure='pass unlabelled inputs, or use grounding="weights" and distance="cosine"',
-                )  # fmt: skip
-            return
-        check_inputs(population, x, "the calibration data")
+        if x is not None:
+            check_inputs(population, x, "the calibration data")
+        elif self.grounding == "activations" or self.distance == "activation":
+            raise InputError(
+                "this census needs calibration data", where="Census.fit(x=...)", got=None,
+                cure='pass unlabelled inputs, or use grounding="weights" and distance="cosine"',
+            )  # fmt: skip
         for layer in population.architecture.hidden:
             wanted = self.n_clusters_of(population, layer.name, sum(population.widths(layer.name)))
             if wanted is not None and wanted > sum(population.widths(layer.name)):
