@@ -176,10 +176,10 @@ def report(book: Ledger) -> tuple[list[str], list[dict]]:
         f"Population for free, {TUNED} epochs: {'; '.join(versus(late[best], late[o]) for o in names)}",
         f"Population paid, equal compute: {'; '.join(paid)}. A population trained for this alone "
         + ("pays" if all("ahead" in each for each in paid) else "does not pay" if any("behind" in each for each in paid)
-           else "is not shown to pay: the best rival is within noise"),
+           else "is not shown to pay: not all rivals are beaten"),
         f"Against what costs a fraction, and the ensemble: {'; '.join(cheap)}",
         f"As built, second order is {versus(built[SECOND], built[LEAST])}; after {TUNED} epochs "
-        f"{versus(late[SECOND], late[LEAST])}. Net2Wider with noise is {versus(late[WIDER], late[PLAIN])}",
+        f"{versus(late[SECOND], late[LEAST])}. After 1 epoch Net2Wider is {versus(early[WIDER], early[PLAIN])}",
     ))]  # fmt: skip
     return lines, [row._asdict() for row in rows.values()]
 
