@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conftest import inputs, random_mlp, random_population
-from consilience.assembly import Elastic, assemble, elastic, load_elastic
+from conftest import inputs, random_population
+from consilience.assembly import assemble, elastic, load_elastic
 from consilience.assembly.pooling import class_share, pooled
 from consilience.assembly.reconstruction import forward_selection, reconstruct, unexplained
 from consilience.assembly.second_order import second_order
@@ -24,7 +25,7 @@ from consilience.data import Data
 from consilience.errors import ArtefactError, InputError
 from consilience.evaluation import evaluate
 from consilience.population import Population, imagine_inputs
-from consilience.store import save_network
+from consilience.store import read_artefact, save_network, write_artefact
 from consilience.units.activations import Responses
 from test_assembly import assert_same_function, outputs
 from test_census import scrambled_population
@@ -130,11 +131,33 @@ def test_second_order_lowers_the_error_and_leaves_what_reads_the_inputs(populati
     assert errors[1] < 0.9 * errors[0]
 
 
-def test_second_order_keeps_a_network_that_is_right_already() -> None:
-    population = random_population([[5, 4]])
-    network = population.networks[0]
-    fitted = second_order(network, X, network(X))
-    assert all(torch.equal(fitted.state[name], value) for name, value in network.state.items())
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_second_order_finds_the_upper_layers_of_a_network_again(scale: float) -> None:
+    network = random_population([[5, 4]]).networks[0]
+    targets = network(X) * scale
+    for name in ("readout.weight", "readout.bias"):
+        network.state[name].mul_(scale)
+    noise = torch.Generator().manual_seed(0)
+    wrong = {
+        name: value if "hidden.0" in name else value * (1 + 0.1 * torch.randn(value.shape, generator=noise))
+        for name, value in network.state.items()
+    }
+    start = replace(network, state=wrong)
+    fitted = second_order(start, X, targets)
+    assert torch.equal(fitted.state["hidden.0.weight"], network.state["hidden.0.weight"])
+    errors = [float((net(FRESH) - network(FRESH)).square().mean()) for net in (start, fitted)]
+    assert errors[1] < 0.02 * errors[0]
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_second_order_is_never_worse_on_what_it_held_out(n: int) -> None:
+    network = random_population([[5, 4]]).networks[0]
+    targets = network(X[:n]) + torch.randn(n, 3, generator=torch.Generator().manual_seed(1))
+    held = torch.arange(n) % 10 == min(n, 10) - 1
+    before, after = (
+        float((net(X[:n]) - targets)[held].square().mean()) for net in (network, second_order(network, X[:n], targets))
+    )
+    assert after <= before
 
 
 def test_members_that_know_all_classes_weigh_the_same_and_one_that_misses_a_class_hardly_counts_there() -> None:
@@ -149,6 +172,25 @@ def test_members_that_know_all_classes_weigh_the_same_and_one_that_misses_a_clas
     assert torch.allclose(weights[0], weights[1])
     by_hand = sum(outputs(net, X) * share for net, share in zip([nets[0], nets[0], nets[1]], weights, strict=True))
     assert torch.allclose(pooled(responses, weights), by_hand, atol=1e-5)
+
+
+def test_what_nobody_predicts_is_shared_equally() -> None:
+    nets = [copy.deepcopy(member.module) for member in random_population([[5], [5]])]
+    with torch.no_grad():
+        for net in nets:
+            net.readout.bias[2] = -500.0
+    weights = class_share(Responses(Population.from_modules(nets, X[:4]).networks, X))
+    assert weights[:, 2].tolist() == [0.5, 0.5]
+    assert torch.isfinite(weights).all()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("correction", ["second-order", "distill"])
+def test_fits_work_where_the_caller_wants_no_gradients(mode: type, correction: str) -> None:
+    census = Census(n_resamples=0).fit(random_population([[5, 4], [4, 4]]), X)
+    with mode():
+        inside = assemble(census, "1x", correction=correction)
+    assert_same_function(inside, assemble(census, "1x", correction=correction), FRESH, 1e-6)
 
 
 def test_at_full_width_an_assembly_is_the_pooled_ensemble() -> None:
@@ -195,12 +237,33 @@ def test_the_widest_of_an_elastic_is_the_assembly_and_changing_a_copy_changes_no
     assert torch.equal(outputs(net, FRESH), before)
 
 
+def test_a_damaged_elastic_is_refused(tmp_path: Path) -> None:
+    census = Census(n_resamples=0).fit(random_population([[5, 4], [4, 4]]), X)
+    directory = elastic(census, ("1x", 6)).save(tmp_path / "elastic")
+    artefact = read_artefact(directory, "elastic")
+    config = {name: artefact.config[name] for name in ("widths", "shared", "nets")}
+    tensors: dict[str, dict[str, Tensor]] = {"width-0": {}, "width-1": {}}
+    for name, value in artefact.tensors.items():
+        tensors[name.partition("/")[0]][name.partition("/")[2]] = value
+    for changed in ({"widths": ["1x"]}, {"shared": {"hidden.7.weight": 0}}, {"nets": 3}):
+        write_artefact(tmp_path / "bad", "elastic", {**config, **changed}, tensors)
+        with pytest.raises(ArtefactError, match="no elastic network can be built from the config"):
+            load_elastic(tmp_path / "bad")
+    missing = {name: value for name, value in tensors["width-0"].items() if name != "readout.bias"}
+    for part in (missing, {**missing, "readout.bias": torch.zeros(7)}):
+        write_artefact(tmp_path / "bad", "elastic", config, {**tensors, "width-0": part})
+        with pytest.raises(ArtefactError, match=r"the parameters do not fit the network\n  where:    width 1x"):
+            load_elastic(tmp_path / "bad")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"widths": ()}, "no width to build"),
         ({"widths": ("full",)}, "not the width of a prefix\n  where:    elastic"),
         ({"widths": (99,)}, "clusters do not exist"),
+        ({"widths": "2x"}, "one width where several are expected\n  where:    elastic"),
+        ({"widths": ({"hidden.0": 6, "hidden.1": 2}, "1x")}, "one must be the narrower in every layer"),
         ({"correction": "distill"}, r"unknown correction\n  where:    elastic\(correction=...\)\n  got: "),
         ({"pooling": "vote"}, "unknown pooling\n  where:    elastic"),
         ({"calibration": X[:, :3]}, "the calibration data has the wrong shape"),
@@ -278,7 +341,7 @@ def test_an_assembly_from_imagined_inputs_beats_one_from_weights_alone(populatio
 
 
 def test_imagined_inputs_refuse_what_they_cannot_do() -> None:
-    with pytest.raises(InputError, match=r"too few inputs\n  where:    imagine_inputs\(n=...\)\n  got:      1"):
+    with pytest.raises(InputError, match=r"not a number of inputs\n  where:    imagine_inputs\(n=...\)\n  got:      1"):
         imagine_inputs(random_population([[3]]), 1)
 
 
@@ -291,7 +354,6 @@ def test_a_program_runs_on_from_known_values() -> None:
     first = {key: torch.full_like(value, torch.nan) for key, value in network.state.items() if "hidden" in key}
     state = {**network.state, **first}  # not looked at any more
     assert torch.equal(architecture.program.run(state, X, [output], known)[output], network(X))
-    assert isinstance(random_mlp([5, 4]), nn.Module)
 
 
 def test_resolve_gives_numbers_where_there_are_any() -> None:
@@ -299,4 +361,3 @@ def test_resolve_gives_numbers_where_there_are_any() -> None:
     assert resolve(census, "1x") == {"hidden.0": 5, "hidden.1": 4}
     assert resolve(census, "full") is None
     assert resolve(census, "frequency>=0.5") is None
-    assert isinstance(elastic(census, ("1x",)), Elastic)

@@ -71,17 +71,18 @@ def assemble(
     numbers = resolve(census, width)
     if choice is None:
         choice = "reconstruction" if numbers is not None and correction in FITTED else "cut"
+    if choice == "reconstruction" and numbers is None:
+        raise InputError(
+            "only a number of clusters can be chosen by reconstruction", where="assemble(width=..., choice=...)",
+            got=f"width={width!r}", expected='a width such as "2x" or 64', cure='use choice="cut"',
+        )  # fmt: skip
+    cut = select(census, width)  # or raises
     responses = without_data(members, census.population_) if x is None else Responses(members, x)
     weights = POOLINGS[pooling](responses)
-    if choice == "reconstruction":
-        if numbers is None:
-            raise InputError(
-                "only a number of clusters can be chosen by reconstruction", where="assemble(width=..., choice=...)",
-                got=f"width={width!r}", expected='a width such as "2x" or 64', cure='use choice="cut"',
-            )  # fmt: skip
+    if choice == "reconstruction" and numbers is not None:
         groups = reconstruct(census, responses, numbers, weights)
     else:
-        groups = {name: as_groups(clusters) for name, clusters in select(census, width).items()}
+        groups = {name: as_groups(clusters) for name, clusters in cut.items()}
     widths = {name: group.shape[1] for name, group in groups.items()}
     return build(
         census.population_, responses, widths, CensusPlan(census, groups, has_data=x is not None), pooling=weights,

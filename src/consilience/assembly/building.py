@@ -65,7 +65,7 @@ def check_correction(correction: str, x: Tensor | None, where: str, allowed: Seq
     if x is None and correction != "none":
         raise InputError(
             "this correction needs calibration data", where=f"{where}(calibration=...)", got=correction,
-            cure='pass unlabelled inputs, or use correction="none"',
+            cure="pass unlabelled inputs" + (', or use correction="none"' if "none" in allowed else ""),
         )  # fmt: skip
 
 

@@ -22,11 +22,15 @@ def distill(module: nn.Module, x: Tensor, targets: Tensor, *, random_state: int 
     out; the parameters with the smallest error there are returned, the initial ones included: the result is never a
     worse copy of the targets on held-out samples than what went in.
     """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        return _train(copy.deepcopy(module), x.clone(), targets.clone(), random_state=random_state, steps=steps)
+
+
+def _train(student: nn.Module, x: Tensor, targets: Tensor, *, random_state: int, steps: int) -> nn.Module:
     generator = torch.Generator().manual_seed(random_state)
     order = torch.randperm(len(x), generator=generator)
     n_held = max(1, int(HELD_OUT * len(x)))
     held, kept = order[:n_held], order[n_held:] if len(x) > 1 else order
-    student = copy.deepcopy(module)
     best, best_error = copy.deepcopy(student.state_dict()), _error(student, x[held], targets[held])
     optimizer = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.selection import resolve
 from consilience.census.census import Census, member_networks
 from consilience.census.checks import check_inputs
-from consilience.errors import InputError
+from consilience.errors import ArtefactError, InputError
 from consilience.store import read_artefact, write_artefact
 from consilience.store.network import build_described, describe_network
 from consilience.units.activations import Responses
@@ -36,7 +37,7 @@ Widths = Sequence[int | str]
 
 
 class Elastic(nn.Module):
-    """An assembly that can be narrowed.
+    """An assembly that can be narrowed; to be used as it is. To train one width, take it out with `at_width`.
 
     Parameters
     ----------
@@ -73,10 +74,7 @@ class Elastic(nn.Module):
                 "this width is not stored", where="at_width", got=repr(width),
                 expected=", ".join(map(repr, self.widths)), cure="pass it to elastic(widths=...)",
             )  # fmt: skip
-        network = copy.deepcopy(self.networks[self.widths.index(str(width))])
-        for parameter in network.parameters():
-            parameter.data = parameter.data.clone()
-        return network
+        return copy.deepcopy(self.networks[self.widths.index(str(width))])
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write all widths as one artefact; what they share is in it once.
@@ -84,7 +82,8 @@ class Elastic(nn.Module):
         Raises
         ------
         InputError
-            If the networks are not of `consilience.nets`, which alone can be built again.
+            If the networks are not of `consilience.nets`, which alone can be built again; or widths no longer share
+            what they should, because something has changed them.
         ArtefactError
             If the directory holds anything but such an artefact. Nothing has changed.
         """
@@ -95,9 +94,15 @@ class Elastic(nn.Module):
                 got=nets[0]["class"], cure="save single widths, save_network(net.at_width(...), directory)",
             )  # fmt: skip
         tensors = {f"width-{i}": dict(network.state_dict()) for i, network in enumerate(self.networks)}
-        for own in list(tensors.values())[:-1]:
-            for name in self.shared:
-                del own[name]
+        *narrower, widest = tensors.values()
+        for own in narrower:
+            for name, dim in self.shared.items():
+                part = own.pop(name)
+                if not torch.equal(part, widest[name].narrow(dim, 0, part.shape[dim])):
+                    raise InputError(
+                        "widths differ in what they share", where=f"Elastic.save, '{name}'",
+                        cure="save single widths, save_network(net.at_width(...), directory)",
+                    )  # fmt: skip
         return write_artefact(directory, KIND, {"widths": self.widths, "shared": self.shared, "nets": nets}, tensors)
 
 
@@ -110,15 +115,30 @@ def load_elastic(directory: str | os.PathLike[str]) -> Elastic:
         If the directory is no such artefact, or damaged.
     """
     artefact = read_artefact(directory, KIND)
-    networks = [build_described(net) for net in artefact.config["nets"]]
-    for i, network in enumerate(networks):
-        prefix = f"width-{i}/"
+    try:
+        widths, shared, nets = (artefact.config[name] for name in ("widths", "shared", "nets"))
+        networks = {width: build_described(net) for width, net in zip(widths, nets, strict=True)}
+        widest = {name: p.shape for name, p in networks[widths[-1]].named_parameters()}
+        if not all(shape.numel() and dim < len(shape) for name, dim in shared.items() for shape in (widest[name],)):
+            raise ValueError("what is shared has no such dimension")
+    except Exception as error:  # the config may hold anything
+        raise ArtefactError(
+            "no elastic network can be built from the config", where=artefact.directory, got=repr(error),
+            cure="build it again",
+        ) from error  # fmt: skip
+    for i, (width, network) in enumerate(networks.items()):
+        prefix, left_out = f"width-{i}/", () if width == widths[-1] else shared
         own = {name.removeprefix(prefix): t for name, t in artefact.tensors.items() if name.startswith(prefix)}
+        expected = {name: tuple(p.shape) for name, p in network.named_parameters() if name not in left_out}
+        if {name: tuple(value.shape) for name, value in own.items()} != expected:
+            raise ArtefactError(
+                "the parameters do not fit the network", where=f"width {width} in {artefact.directory}",
+                got={name: tuple(value.shape) for name, value in own.items()}, expected=expected, cure="build it again",
+            )  # fmt: skip
         for name, parameter in network.named_parameters():
-            if name in own:
-                parameter.data = own[name]
+            parameter.data = own.get(name, parameter.data)
         network.eval()
-    return Elastic(dict(zip(artefact.config["widths"], networks, strict=True)), artefact.config["shared"])
+    return Elastic(networks, shared)
 
 
 def elastic(
@@ -153,6 +173,11 @@ def elastic(
     if calibration is not None:
         check_inputs(census.population_, calibration, "the calibration data")
     assert x is not None  # or the correction has been refused
+    if isinstance(widths, str | int):
+        raise InputError(
+            "one width where several are expected", where="elastic(widths=...)", got=repr(widths),
+            expected='such as ("1x", "2x")', cure="put it into a tuple",
+        )  # fmt: skip
     numbers = {str(width): resolve(census, width) for width in widths}
     for width, number in numbers.items():
         if number is None:
@@ -164,6 +189,12 @@ def elastic(
     if not sizes:
         raise InputError("no width to build", where="elastic(widths=...)", got=widths, expected='such as ("1x", "2x")')
     ordered = sorted(sizes, key=lambda width: tuple(sizes[width].values()))
+    for narrow, wide in pairwise(ordered):
+        if any(sizes[narrow][name] > sizes[wide][name] for name in sizes[wide]):
+            raise InputError(
+                "of two widths, one must be the narrower in every layer", where="elastic(widths=...)",
+                got=f"{narrow}: {sizes[narrow]}, {wide}: {sizes[wide]}", cure="use multiples, such as 1x and 2x",
+            )  # fmt: skip
     responses = Responses(members, x)
     weights = POOLINGS[pooling](responses)
     chosen = reconstruct(census, responses, sizes[ordered[-1]], weights)

@@ -29,6 +29,7 @@ def mean(responses: Responses) -> Tensor:
 def class_share(responses: Responses) -> Tensor:
     """Return each member's share (k, o) of what all members together predict of a class on calibration data."""
     predicted = torch.stack([each.read.softmax(-1).mean(0) for each in _outputs(responses)])
+    predicted = predicted.clamp(min=torch.finfo(predicted.dtype).tiny)  # equal shares of what nobody predicts
     return predicted / predicted.sum(0)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from consilience.assembly.pooling import pooled
 from consilience.census.census import Census, LayerCensus
 from consilience.census.distances import evenly, unit_norm
-from consilience.census.grounding import RIDGE
+from consilience.census.grounding import RIDGE, basis_of_groups
 from consilience.census.ordering import Clusters
 from consilience.units.activations import Responses
 from consilience.units.moments import Moments, ridge
@@ -59,13 +59,19 @@ def reconstruct(
         name, symmetry = layer.name, usable_symmetry(architecture, layer.name)
         targets = _centred(torch.cat([wanted[m.writes] for m in architecture.reading(name)], dim=1))
         units = torch.cat([each.written[evenly(each.written)] for each in done[name]], dim=1)
-        own = census.layers_[name].at(widths[name])
-        candidates = _candidates(census.layers_[name], own, units, symmetry)
+        candidates = _candidates(census.layers_[name], census.layers_[name].at(widths[name]), units, symmetry)
         features = _centred(some.activate(name, candidates.values.T))
-        greedy = forward_selection(features, targets, widths[name])
-        picked = min(greedy, candidates.own, key=lambda columns: unexplained(features[:, columns], targets))
-        chosen[name] = candidates.groups(picked, units.shape[1])
-        wanted[name] = candidates.values[picked].T
+        own = [candidates.own[i] for i in forward_selection(features[:, candidates.own], targets, widths[name])]
+        best = float("inf")
+        for picked in (forward_selection(features, targets, widths[name]), own):
+            groups = candidates.groups(picked, units.shape[1])
+            basis = basis_of_groups(
+                units.T, groups, census.population_.widths(name), symmetry, census.layers_[name].alive
+            )
+            centroids = units @ torch.cat(basis.mixing)  # as they will be built
+            error = unexplained(_centred(some.activate(name, centroids)), targets)
+            if error < best:
+                best, chosen[name], wanted[name] = error, groups, centroids
     return chosen
 
 
@@ -108,7 +114,7 @@ def forward_selection(features: Tensor, targets: Tensor, n_chosen: int) -> list[
 
 @dataclass(frozen=True)
 class _Candidates:
-    """The clusters of a layer that there are to choose from, the largest first.
+    """The clusters of a layer that there are to choose from, the highest merge first.
 
     Attributes
     ----------

@@ -22,9 +22,14 @@ MAX_SAMPLES = 5000
 def second_order(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNetwork:
     """Return the network with its upper layers fitted to ``targets`` (n, o) on inputs x (n, ...).
 
-    Every tenth sample is held out. The parameters with the smallest error there are returned, the initial ones
-    included, and rounds end when that error no longer falls.
+    Every tenth sample is held out. The parameters with the smallest error there, of those after each round and the
+    initial ones, are returned.
     """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        return _fit(network, x.clone(), targets.clone())
+
+
+def _fit(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNetwork:
     architecture = network.architecture
     step = -(-len(x) // MAX_SAMPLES)
     x, targets = x[::step], targets[::step]
@@ -33,19 +38,17 @@ def second_order(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNe
     known = network.values(x, [m.output_value for m in stems])
     state = {name: value.clone().requires_grad_(name not in fixed) for name, value in network.state.items()}
     free = [value for value in state.values() if value.requires_grad]
-    held = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
+    held = torch.arange(len(x)) % HELD_OUT == min(len(x), HELD_OUT) - 1
+    scale = float(targets.var()) or 1.0  # errors as shares of it: what L-BFGS does must not depend on units
 
     def errors() -> Tensor:
         output = architecture.program.output
         outputs = architecture.program.run(state, x, [output], known)[output]
-        return (outputs - targets).square().mean(1)
+        return (outputs - targets).square().mean(1) / scale
 
-    def best_of(best: dict[str, Tensor], lowest: float) -> tuple[dict[str, Tensor], float, bool]:
+    def held_out_error() -> float:
         with torch.no_grad():
-            error = float(errors()[held].mean()) if bool(held.any()) else float(errors().mean())
-        if error < lowest:
-            return {name: value.detach().clone() for name, value in state.items()}, error, True
-        return best, lowest, False
+            return float(errors()[held].mean())
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -53,13 +56,14 @@ def second_order(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNe
         value.backward()
         return value
 
-    best, lowest, _ = best_of({}, float("inf"))
+    best, lowest = dict(network.state), held_out_error()
     optimizer = torch.optim.LBFGS(
-        free, max_iter=ITERATIONS, history_size=ROUNDS * ITERATIONS, line_search_fn="strong_wolfe", tolerance_change=0
-    )
+        free, max_iter=ITERATIONS, history_size=ROUNDS * ITERATIONS, line_search_fn="strong_wolfe", tolerance_change=0,
+        tolerance_grad=0,
+    )  # fmt: skip
     for _ in range(ROUNDS):
         optimizer.step(loss)
-        best, lowest, better = best_of(best, lowest)
-        if not better:
-            break
+        error = held_out_error()
+        if error < lowest:
+            best, lowest = {name: value.detach().clone() for name, value in state.items()}, error
     return TracedNetwork(architecture, best)

@@ -37,7 +37,7 @@ def fuse(
     population : the population; its first member is the template.
     bases : of every hidden layer, with one mixing and one projection per member.
     members : the networks that are mixed; by default those of the population, their parameters as they are.
-    correction : "none", "moments", "least-squares" or "distill".
+    correction : "none", "moments", "least-squares", "second-order" or "distill".
     calibration : inputs (n, ...) without labels; not needed for "none".
     random_state : seed of the distillation.
 

@@ -2,12 +2,12 @@
 
 Gradient descent moves the weights that read the inputs only along inputs, so the second moment of these weights follows
 that of the inputs, on top of what the initial values put into every direction alike. With W (u, i) the first weights of
-all members,
+all members, imagined inputs are drawn from
 
-    C = Wᵀ W / u − μ I  (negative eigenvalues set to zero),   μ the median eigenvalue of Wᵀ W / u,
+    N(0, Wᵀ W / u),
 
-and imagined inputs are drawn from N(0, C), scaled so that pre-activations have standard deviation 1. They are no
-pictures of anything, but a census and an assembly that look at them compare units along the directions that count.
+scaled so that pre-activations have standard deviation 1. They are no pictures of anything, but a census and an assembly
+that look at them compare units along the directions that count.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def imagine_inputs(population: Population, n: int = 2000, *, random_state: int =
     InputError
         If n is less than 2, or what reads the inputs does not have one weight for each of them.
     """
-    if n < 2:
-        raise InputError("too few inputs", where="imagine_inputs(n=...)", got=n, expected="2 or more")
+    if not isinstance(n, int) or n < 2:
+        raise InputError("not a number of inputs", where="imagine_inputs(n=...)", got=repr(n), expected="2 or more")
     example = population.example_input
     weights = []
     for network in population.networks:
@@ -49,10 +49,8 @@ def imagine_inputs(population: Population, n: int = 2000, *, random_state: int =
                         cure="pass calibration data",
                     )  # fmt: skip
     first = torch.cat(weights).double()
-    values, vectors = torch.linalg.eigh(first.T @ first / len(first))
-    spread = vectors * (values - values.median()).clamp(min=0).sqrt()
     generator = torch.Generator().manual_seed(random_state)
-    x = torch.randn(n, len(spread), generator=generator, dtype=torch.float64) @ spread.T
+    x = torch.randn(n, len(first), generator=generator, dtype=torch.float64) @ first
     response = float((x @ first.T).std())
     imagined: Tensor = (x / (response or 1.0)).to(example.dtype).view(n, *example.shape[1:])
     return imagined

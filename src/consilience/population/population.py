@@ -175,6 +175,8 @@ def _joined(old: Sequence[Member], modules: Sequence[nn.Module], x: Tensor) -> t
 
 
 def _member(module: nn.Module, x: Tensor, known: list[tuple[nn.Module, Architecture]]) -> Member:
+    if not isinstance(module, nn.Module):
+        raise InputError("not a module", got=type(module).__name__, expected="a trained nn.Module")
     module = copy.deepcopy(module).eval()
     state = read_state(module)
     for name, value in state.items():
