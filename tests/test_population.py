@@ -299,3 +299,12 @@ def test_a_member_that_diverges_is_left_out_and_reported(digits: Data) -> None:
     assert len(population) == 2
     assert list(population.failed) == [1]
     assert "not finite" in population.failed[1]
+
+
+def test_a_member_of_another_precision_is_refused() -> None:
+    double = [member.module.double() for member in random_population([[4], [4]])]
+    population = Population.from_modules(double, inputs(8).double())
+    with pytest.raises(InputError, match="the module fails on the example input"):
+        population.with_members([random_population([[4]]).members[0].module])
+    with pytest.raises(InputError, match="not a module\n  got:      NoneType"):
+        population.with_members([None])

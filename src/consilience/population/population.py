@@ -185,6 +185,7 @@ def _member(module: nn.Module, x: Tensor, known: list[tuple[nn.Module, Architect
     for other, traced in known:  # tracing takes 0.2 s; like modules share a program, and the proof follows all the same
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         alike = traced.fits(state) and traced.shapes(traced.widths_in(state), read_state(other)) == shapes
+        alike = alike and {v.dtype for v in state.values()} == {v.dtype for v in read_state(other).values()}
         if alike and _plain(other) == _plain(module):
             architecture = traced.with_widths(traced.widths_in(state))
             break
