@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import inputs, random_mlp, random_population
+from consilience.assembly import assemble
+from consilience.census import Census
 from consilience.errors import InputError
+from consilience.population import Population
 from consilience.units.activations import activations
 from consilience.units.hyperplanes import Projection, ground, hyperplanes
 from consilience.units.layers import TracedNetwork, find_layers, read_state
@@ -46,6 +49,9 @@ def test_a_module_that_writes_out_its_widths_is_refused_at_others() -> None:
         InputError, match="the module (does not run|returns another shape) at other widths\n  where:    WrittenOut"
     ):
         resize(net, architecture, {"a": 7})
+    census = Census(n_resamples=0).fit(Population.from_modules([net, WrittenOut()], inputs(4)), inputs(50))
+    with pytest.raises(InputError, match="at other widths\n  where:    WrittenOut"):
+        assemble(census, "1x")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from consilience.census.census import Census, member_networks
 from consilience.census.checks import check_inputs
 from consilience.errors import InputError
 from consilience.units.activations import Responses
+from consilience.units.resize import resize
 
 CHOICES = ("cut", "reconstruction")
 
@@ -77,6 +78,10 @@ def assemble(
             got=f"width={width!r}", expected='a width such as "2x" or 64', cure='use choice="cut"',
         )  # fmt: skip
     cut = select(census, width)  # or raises
+    if choice == "reconstruction":  # candidates are as many as there are: refuse a module that fits one width only
+        architecture = census.population_.architecture
+        wider = {layer.name: layer.width + 1 for layer in architecture.hidden}
+        resize(census.population_.members[0].module, architecture, wider)
     responses = without_data(members, census.population_) if x is None else Responses(members, x)
     weights = POOLINGS[pooling](responses)
     if choice == "reconstruction" and numbers is not None:

@@ -315,11 +315,6 @@ class _Labels:
         if not units:
             return None  # preprocessing of the inputs: no unit is involved yet
         label = self.labels[units[0]]
-        if node.target in RESHAPING and _same_shape(units[0], node) and _writes_out_units(node):
-            raise self.refuse(
-                "the number of units is written out", node,
-                cure="use x.flatten(1) or x.reshape(x.shape[0], -1), which fit any width",
-            )  # fmt: skip
         if node.target in PASSING or (node.target in RESHAPING and _same_shape(units[0], node)):
             return label
         if node.target in ELEMENTWISE:
@@ -403,12 +398,6 @@ def _owner(parameter: str) -> str:
 def _same_shape(value: fx.Node, result: fx.Node) -> bool:
     before, after = value.meta["val"].shape, result.meta["val"].shape
     return len(before) == len(after) and all(str(b) == str(a) for b, a in zip(before, after, strict=True))
-
-
-def _writes_out_units(node: fx.Node) -> bool:
-    """Whether a reshaping gives its last axis, the units, as a number."""
-    shape = node.args[1] if len(node.args) > 1 else None
-    return isinstance(shape, list | tuple) and len(shape) > 0 and isinstance(shape[-1], int) and shape[-1] != -1
 
 
 def _activation(node: fx.Node) -> str:
