@@ -493,7 +493,8 @@ def test_scores_are_those_of_the_written_formula(sigma0: float) -> None:
 def test_a_unit_is_what_goes_in_and_what_goes_to_the_outputs() -> None:
     population = random_population([[4, 3], [5, 3]])
     below = transport.transport_bases(population, 1, None)["hidden.0"].projections
-    for name, projections in (("hidden.0", {}), ("hidden.1", {"hidden.0": below})):
+    (place,) = population.architecture.read("hidden.0")
+    for name, projections in (("hidden.0", {}), ("hidden.1", {place: below})):
         expected = []
         for k, net in enumerate(member.module for member in population):
             first, second = net.hidden

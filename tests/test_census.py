@@ -19,8 +19,8 @@ from consilience.errors import InputError
 from consilience.nets import MLP
 from consilience.population import Population
 from consilience.units.activations import activations
+from consilience.units.architecture import TracedNetwork
 from consilience.units.hyperplanes import Projection
-from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import NO_SYMMETRY, SYMMETRIES, can_flip, flip, permute, rescale, symmetry_of
 
 X = inputs(200, seed=5)

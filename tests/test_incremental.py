@@ -28,7 +28,7 @@ from consilience.data import Data
 from consilience.errors import ConsilienceError, InputError
 from consilience.nets import MLP
 from consilience.population import Population
-from consilience.units.layers import TracedNetwork, read_state
+from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.symmetry import can_flip, flip, permute, rescale, symmetry_of
 from test_census import CLUSTERINGS, same_partition
 
@@ -451,7 +451,7 @@ def test_refusals_of_new_members_say_how_these_are_counted() -> None:
     with torch.no_grad():
         broken.hidden[0].weight[0, 0] = torch.nan
     for module, message in (
-        (broken, "a parameter is not finite"),
+        (broken, "a parameter or buffer is not finite"),
         (other_input, "the module fails on the example input"),
     ):
         with pytest.raises(ConsilienceError, match=message) as caught:

@@ -106,7 +106,7 @@ class Random(nn.Module):
         (MLP(6, [5], 4), InputError, "members differ in their output size\n  where:    member 1\n  got:      4\n  exp"),
         (random_mlp([5, 5]), InputError, "members differ in their layers\n  where:    member 1"),
         (random_mlp([5], "tanh"), InputError, "members differ in their activations\n  where:    member 1"),
-        (nan_mlp(), InputError, "a parameter is not finite\n  where:    'readout.bias'"),
+        (nan_mlp(), InputError, "a parameter or buffer is not finite\n  where:    'readout.bias'"),
         (Unlike(random_mlp([5])), TracingError, "an operation on units is not understood\n  where:    aten.softmax"),
         (Random(), FunctionChangedError, "changes what the module computes"),
     ],

@@ -49,7 +49,7 @@ def error_of(features: Tensor, targets: Tensor, columns: list[int]) -> float:
 def test_each_choice_lowers_the_error_most(seed: int) -> None:
     """Orthogonal least squares against its definition: try every candidate at every step."""
     features, targets = centred(60, 12, seed=seed), centred(60, 3, seed=seed + 1)
-    chosen = forward_selection(features, targets, 6)
+    chosen = forward_selection([(features, targets)], 6)
     assert len(set(chosen)) == 6
     for step, column in enumerate(chosen):
         errors = {
@@ -62,13 +62,13 @@ def test_each_choice_lowers_the_error_most(seed: int) -> None:
 
 def test_copies_add_nothing_and_come_last() -> None:
     features = centred(50, 4, seed=0)
-    chosen = forward_selection(torch.cat([features, 3 * features], dim=1), centred(50, 2, seed=1), 6)
+    chosen = forward_selection([(torch.cat([features, 3 * features], dim=1), centred(50, 2, seed=1))], 6)
     assert sorted(column % 4 for column in chosen[:4]) == [0, 1, 2, 3]
 
 
 def test_more_choices_than_directions_are_still_distinct() -> None:
     features = centred(40, 2, seed=0)[:, [0, 1, 0, 1, 0]]
-    assert sorted(forward_selection(features, centred(40, 1, seed=1), 5)) == [0, 1, 2, 3, 4]
+    assert sorted(forward_selection([(features, centred(40, 1, seed=1))], 5)) == [0, 1, 2, 3, 4]
 
 
 def test_what_a_linear_readout_leaves_unexplained() -> None:
@@ -95,7 +95,7 @@ def test_chosen_clusters_are_clusters_of_the_census_and_explain_at_least_as_much
             nodes.append(nodes[a] | nodes[b])
     for column in chosen["hidden.1"].T:
         assert set(np.flatnonzero(column)) in nodes
-    units = torch.cat([each.written for each in responses["hidden.1"]], dim=1)
+    units = torch.cat(responses.written("hidden.1"), dim=1)
     unit = units / units.norm(dim=0)
 
     def left(groups: np.ndarray) -> float:
@@ -348,7 +348,7 @@ def test_imagined_inputs_refuse_what_they_cannot_do() -> None:
 def test_a_program_runs_on_from_known_values() -> None:
     network = random_population([[5, 4]]).networks[0]
     architecture = network.architecture
-    name = architecture.written("hidden.1")
+    (name,) = (axis.name for axis in architecture.written("hidden.1"))
     known = network.values(X, [name])
     output = architecture.program.output
     first = {key: torch.full_like(value, torch.nan) for key, value in network.state.items() if "hidden" in key}

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import inputs, random_mlp, random_population
-from consilience.assembly import assemble
-from consilience.census import Census
 from consilience.errors import InputError
 from consilience.population import Population
 from consilience.units.activations import activations
+from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.hyperplanes import Projection, ground, hyperplanes
-from consilience.units.layers import TracedNetwork, find_layers, read_state
+from consilience.units.layers import find_layers
 from consilience.units.moments import Moments, ridge
 from consilience.units.resize import resize
 
@@ -49,9 +48,8 @@ def test_a_module_that_writes_out_its_widths_is_refused_at_others() -> None:
         InputError, match="the module (does not run|returns another shape) at other widths\n  where:    WrittenOut"
     ):
         resize(net, architecture, {"a": 7})
-    census = Census(n_resamples=0).fit(Population.from_modules([net, WrittenOut()], inputs(4)), inputs(50))
     with pytest.raises(InputError, match="at other widths\n  where:    WrittenOut"):
-        assemble(census, "1x")
+        Population.from_modules([net, WrittenOut()], inputs(4))
 
 
 @pytest.mark.parametrize(
@@ -85,17 +83,19 @@ def test_grounding_is_the_substitution_of_a_projection() -> None:
     net = random_mlp([5, 4])
     network = TracedNetwork(find_layers(net, inputs(2)), read_state(net))
     projection, basis = Projection(torch.randn(5, 7), torch.randn(5)), torch.randn(11, 7)
-    weight, bias = ground(network.architecture.writing("hidden.1")[0], network, projection)
+    (place,) = network.architecture.read("hidden.0")
+    grounded = ground(network.architecture.writing("hidden.1")[0], network, {place: projection})
     expected = net.hidden[1](basis @ projection.matrix.T + projection.offset)
-    torch.testing.assert_close(basis @ weight[:, :, 0].T + bias, expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(basis @ grounded.matrix.T + grounded.bias, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_activations_by_layer_do_not_depend_on_the_batch_size_and_carry_ids() -> None:
+def test_activations_by_layer_do_not_depend_on_the_batch_size_and_carry_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = random_mlp([5, 4]), inputs(50)
     network = TracedNetwork(find_layers(net, x), read_state(net))
     hidden, ids = net.hidden[0](x).detach(), torch.arange(50).flip(0)
     for batch_size in (7, 50):
-        found = activations(network, x, "hidden.0", ids=ids, batch_size=batch_size)
+        monkeypatch.setattr("consilience.units.activations.BATCH_SIZE", batch_size)
+        found = activations(network, x, "hidden.0", ids=ids)
         torch.testing.assert_close(found.written, hidden)
         torch.testing.assert_close(found.read, hidden.relu())
         assert torch.equal(found.ids, ids)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from consilience.assembly.building import FITTED, build, check_correction, without_data
+from consilience.assembly.building import FITTED, build, check_correction
 from consilience.assembly.plan import CensusPlan
 from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.assembly.reconstruction import reconstruct
-from consilience.assembly.selection import Selection, as_groups, resolve, select
-from consilience.census.census import Census, member_networks
+from consilience.assembly.selection import Selection, resolve, select
+from consilience.census.census import Census, member_networks, without_data
 from consilience.census.checks import check_inputs
+from consilience.census.grounding import groups_of
 from consilience.errors import InputError
 from consilience.units.activations import Responses
 from consilience.units.resize import resize
@@ -80,14 +81,14 @@ def assemble(
     cut = select(census, width)  # or raises
     if choice == "reconstruction":  # candidates are as many as there are: refuse a module that fits one width only
         architecture = census.population_.architecture
-        wider = {layer.name: layer.width + 1 for layer in architecture.hidden}
+        wider = {layer.name: layer.width + 1 for layer in architecture.free}
         resize(census.population_.members[0].module, architecture, wider)
-    responses = without_data(members, census.population_) if x is None else Responses(members, x)
+    responses = without_data(members, census.population_.example_input) if x is None else Responses(members, x)
     weights = POOLINGS[pooling](responses)
     if choice == "reconstruction" and numbers is not None:
         groups = reconstruct(census, responses, numbers, weights)
     else:
-        groups = {name: as_groups(clusters) for name, clusters in cut.items()}
+        groups = {name: groups_of(clusters.labels) for name, clusters in cut.items()}
     widths = {name: group.shape[1] for name, group in groups.items()}
     return build(
         census.population_, responses, widths, CensusPlan(census, groups, has_data=x is not None), pooling=weights,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from consilience.assembly.construction import Draft, construct
@@ -16,16 +15,20 @@ from consilience.assembly.correction import least_squares, moments
 from consilience.assembly.distillation import distill
 from consilience.assembly.pooling import output_basis, pooled
 from consilience.assembly.second_order import second_order
-from consilience.census.grounding import Basis
+from consilience.census.grounding import Basis, by_index
 from consilience.errors import InputError
 from consilience.population.population import Population
-from consilience.units.activations import Activations, Responses
-from consilience.units.layers import Map, TracedNetwork, read_state
+from consilience.units.activations import Responses
+from consilience.units.architecture import TracedNetwork, read_state
+from consilience.units.axes import Axis
+from consilience.units.hyperplanes import Projection
+from consilience.units.maps import Map
+from consilience.units.norms import with_statistics
 from consilience.units.proof import prove
 from consilience.units.resize import resize
 from consilience.units.symmetry import balanced
 
-Correct = Callable[[Draft, Map, Basis, Sequence[Tensor], Tensor], None]
+Correct = Callable[[Draft, Map], None]
 LAYERWISE: dict[str, Correct | None] = {
     "none": None,
     "moments": moments,
@@ -40,12 +43,12 @@ FITTED = tuple(name for name, correct in LAYERWISE.items() if correct is least_s
 class Plan(Protocol):
     """Where the bases come from, layer by layer."""
 
-    def basis(self, draft: Draft, layer: str, done: Sequence[Activations]) -> Basis:
-        """Return the basis of a hidden layer, before it is built; ``done``: what each member does there."""
+    def basis(self, draft: Draft, layer: str) -> Basis:
+        """Return the basis of a hidden layer, before it is built."""
         ...
 
-    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], x: Tensor) -> Basis:
-        """Return the basis with the members' projections on the layer as it has been built; ``x``: the inputs."""
+    def express(self, draft: Draft, axis: Axis) -> Sequence[Projection]:
+        """Return the members' projections on a layer as it has been built, in a place where it is read."""
         ...
 
 
@@ -85,31 +88,36 @@ def build(
     ----------
     population : the members' population; its first member is the template.
     responses : of the networks that are mixed, in whatever form the plan's bases mean them, on calibration inputs; on
-        any inputs if the correction is "none" and the plan does not look at them (see `without_data`).
-    widths : by hidden layer.
+        one of zeros if there are none (`consilience.census.census.without_data`).
+    widths : by hidden layer that is tied to none before it.
     plan : the bases.
     pooling : weights (k, o) of the members' outputs.
     correction : one of `CORRECTIONS`.
     random_state : seed of the distillation.
     """
-    template, architecture = population.members[0].module, population.architecture
-    module = resize(template, architecture, widths)
-    members, x = responses.networks, responses.x
-    draft = Draft(architecture.with_widths(widths), read_state(module), members)
+    template, x = population.members[0].module, responses.x
+    architecture = population.architecture.with_widths(widths)
+    module = resize(template, population.architecture, widths)
+    draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
     correct = LAYERWISE[correction]
-    for layer in architecture.layers:
-        done = responses[layer.name]
-        hidden = layer.interchangeable
-        basis = plan.basis(draft, layer.name, done) if hidden else output_basis(pooling, x.dtype)
-        for m in architecture.writing(layer.name):
-            construct(draft, m, basis)
-            if correct is not None:
-                correct(draft, m, basis, [each.written for each in done], x)
-        if hidden:
-            draft.bases[layer.name] = plan.express(draft, layer.name, basis, done, x)
+    hidden = {layer.name for layer in architecture.hidden}
+    for m in architecture.maps:
+        for axis in m.inputs:
+            if axis.layer is not None and axis not in draft.projections and not m.per_unit:
+                known = draft.bases[axis.layer].projections
+                draft.projections[axis] = plan.express(draft, axis) if axis.layer in hidden else known
+        if m.writes not in draft.bases:
+            draft.bases[m.writes] = _basis(draft, m.writes, plan, pooling)
+        construct(draft, m)
+        if correct is not None:
+            correct(draft, m)
+        if correct is not None or len(x) > 1:
+            draft.finish(m)
     network = balanced(draft.network)
     if correction == "second-order":
         network = balanced(second_order(network, x, pooled(responses, pooling)))
+    if len(x) > 1:
+        network = with_statistics(network, x)
     module.load_state_dict({**module.state_dict(), **network.state})
     module.eval().requires_grad_(True)
     prove(module, network, population.example_input)
@@ -118,9 +126,11 @@ def build(
     return module
 
 
-def without_data(members: Sequence[TracedNetwork], population: Population) -> Responses:
-    """Return responses to one input of zeros.
-
-    A constant unit does there what it does anywhere, which is all that is asked of activations without data.
-    """
-    return Responses(members, torch.zeros_like(population.example_input[:1]))
+def _basis(draft: Draft, layer: str, plan: Plan, pooling: Tensor) -> Basis:
+    """The basis of a layer; where units are told apart by their index, unit i of all members is one."""
+    found, dtype = draft.architecture.layer(layer), pooling.dtype
+    if found.interchangeable:
+        return plan.basis(draft, layer)
+    if layer == draft.architecture.output.name:
+        return output_basis(pooling, draft.responses.x.dtype)
+    return by_index(len(draft.members), found.width, dtype)

@@ -10,15 +10,20 @@ readout, the mean over members of ``W_out P``. Nothing here knows what kind of m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from consilience.census.grounding import Basis
+from consilience.units.activations import Responses, stream
+from consilience.units.architecture import Architecture, TracedNetwork
+from consilience.units.axes import Axis
 from consilience.units.hyperplanes import Projection, ground
-from consilience.units.layers import Architecture, Map, TracedNetwork
+from consilience.units.maps import Map, Weights
+
+KNOWN_BYTES = 2**30  # of values that are kept of the layers built so far; what is not kept is computed again
 
 
 @dataclass
@@ -27,39 +32,79 @@ class Draft:
 
     Attributes
     ----------
-    architecture : the layers at the assembly's widths.
-    state : parameters; those of layers not reached yet are zero.
-    members : the members in canonical form.
-    bases : by layer, for the layers built so far.
+    network : the layers at the assembly's widths; parameters of maps not reached yet are zero.
+    responses : what the members do on the calibration inputs.
+    bases : by layer, for the layers written so far.
+    projections : of each member, by place where a layer is read, for the places reached so far.
     """
 
-    architecture: Architecture
-    state: dict[str, Tensor]
-    members: Sequence[TracedNetwork]
+    network: TracedNetwork
+    responses: Responses
     bases: dict[str, Basis] = field(default_factory=dict)
+    projections: dict[Axis, Sequence[Projection]] = field(default_factory=dict)
+    _known: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def network(self) -> TracedNetwork:
-        """The assembly so far."""
-        return TracedNetwork(self.architecture, self.state)
+    def architecture(self) -> Architecture:
+        """The layers at the assembly's widths."""
+        return self.network.architecture
 
-    def projections(self) -> Mapping[str, Sequence[Projection]]:
-        """Each member's projections on the layers built so far."""
-        return {name: basis.projections for name, basis in self.bases.items()}
+    @property
+    def members(self) -> Sequence[TracedNetwork]:
+        """The members in canonical form."""
+        return self.responses.networks
+
+    def rows(self, axis: Axis) -> Tensor:
+        """Return what the units built so far do in one place, at the positions that are looked at: (r, u)."""
+        sampling, widths = self.responses.sampling, self.architecture.widths
+        batches = stream(self.network, self.responses.x, [axis.name], known=self._known)
+        return torch.cat([sampling.of(axis.units(batch[axis.name], widths), start) for start, batch in batches])
+
+    def patches(self, m: Map) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what a map reads and writes, batch by batch: (r, d), or (r, u, s) of a map per unit, and (r, u)."""
+        value = m.inputs[0].name
+        for start, batch in stream(self.network, self.responses.x, [value, m.output.name], known=self._known):
+            yield m.rows(batch[value], batch[m.output.name], self.architecture.widths, self.responses.sampling, start)
+
+    def finish(self, m: Map) -> None:
+        """Keep what a map writes, now that it stays as it is, if there is room; forget what nothing needs any more."""
+        later = self.architecture.maps[self.architecture.maps.index(m) + 1 :]
+        wanted = [axis.name for other in later for axis in other.inputs] + [self.architecture.program.output]
+        batches = stream(self.network, self.responses.x, [m.output.name], known=self._known)
+        room = KNOWN_BYTES - sum(value.nbytes for value in self._known.values())
+        kept: list[Tensor] = []
+        for _, batch in batches:
+            kept.append(batch[m.output.name])
+            room -= kept[-1].nbytes
+            if room < 0:
+                break
+        else:
+            self._known[m.output.name] = torch.cat(kept)
+        needed = self.architecture.program.needed(wanted, self._known)
+        self._known = {name: value for name, value in self._known.items() if name in needed}
 
 
-def construct(draft: Draft, m: Map, basis: Basis) -> None:
+def construct(draft: Draft, m: Map) -> None:
     """Write the centroids of a map's hyperplanes into the draft."""
-    weight: Tensor | None = None
-    bias: Tensor | None = None
+    mixing = draft.bases[m.writes].mixing
+    total: Weights | None = None
     for k, network in enumerate(draft.members):
-        matrix, offset = ground(m, network, draft.bases[m.reads].projections[k] if m.reads else None)
-        mixing = basis.mixing[k]
-        share, share_of_bias = torch.einsum("uk,ucs->kcs", mixing, matrix), mixing.T @ offset
-        weight = share if weight is None else weight + share
-        bias = share_of_bias if bias is None else bias + share_of_bias
-    assert weight is not None
-    assert bias is not None
-    draft.state[m.weight] = m.weight_like(weight).contiguous()
-    if m.bias:
-        draft.state[m.bias] = bias
+        if m.per_unit:
+            weights = _own(m, network, mixing[k], draft.bases[m.reads[0]].projections[k])
+        else:
+            grounded = ground(m, network, {axis: each[k] for axis, each in draft.projections.items()})
+            parts = tuple(torch.einsum("uk,ucs->kcs", mixing[k], part) for part in grounded.parts)
+            weights = Weights(parts, mixing[k].T @ grounded.bias)
+        total = weights if total is None else Weights(
+            tuple(a + b for a, b in zip(total.parts, weights.parts, strict=True)), total.bias + weights.bias
+        )  # fmt: skip
+    assert total is not None
+    draft.network = draft.network.with_weights(m, total)
+
+
+def _own(m: Map, network: TracedNetwork, mixing: Tensor, projection: Projection) -> Weights:
+    """A member's share in a map per unit: centroid c reads centroid c alone, ``w̃_c = Σ_u A[u, c] P[u, c] w_u``."""
+    weights = network.weights(m)
+    part, offset = weights.parts[0][:, 0], projection.offset
+    mixed = torch.einsum("uc,uc,us->cs", mixing, projection.matrix, part)
+    return Weights((mixed[:, None],), mixing.T @ (weights.bias + part.sum(1) * offset))

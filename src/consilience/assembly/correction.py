@@ -17,59 +17,52 @@ from torch import Tensor
 
 from consilience.assembly.construction import Draft
 from consilience.census.grounding import RIDGE, Basis
-from consilience.units.activations import stream
-from consilience.units.layers import Map
+from consilience.units.maps import Map
 from consilience.units.moments import Moments, ridge
 
 
-def moments(draft: Draft, m: Map, basis: Basis, responses: Sequence[Tensor], x: Tensor) -> None:
-    """Reset mean and spread of a map's outputs.
-
-    Parameters
-    ----------
-    draft : the assembly; the map has been constructed.
-    m : the map.
-    basis : of the layer that the map writes.
-    responses : per member, the map's outputs (n, u) on x.
-    x : calibration inputs.
-    """
-    target = mixture(basis, responses)
-    now = _outputs(draft, m, x)
+def moments(draft: Draft, m: Map) -> None:
+    """Reset mean and spread of a map's outputs; the map has been constructed."""
+    basis, responses = draft.bases[m.writes], draft.responses.at(m.output)
+    target, now = mixture(basis, responses), draft.rows(m.output)
     if draft.architecture.layer(m.writes).interchangeable:
         spread = torch.stack([z.std(0) @ a.abs() for z, a in zip(responses, basis.mixing, strict=True)]).sum(0)
     else:
         spread = target.std(0)  # outputs are a mean by design: their spread is not to be restored
     present = now.std(0)
     ratio = torch.where(present > 0, spread / torch.where(present > 0, present, 1), 1)
-    draft.state[m.weight] = m.weight_like(m.matrix(draft.state[m.weight]) * ratio[:, None, None])
-    if m.bias:
-        draft.state[m.bias] = target.mean(0) + (draft.state[m.bias] - now.mean(0)) * ratio
+    old = draft.network.weights(m)
+    bias = target.mean(0) + (old.bias - now.mean(0)) * ratio if m.has_bias else old.bias
+    draft.network = draft.network.with_weights(m, old.with_matrix(old.matrix * ratio[:, None], bias))
 
 
-def least_squares(draft: Draft, m: Map, basis: Basis, responses: Sequence[Tensor], x: Tensor) -> None:
-    """Refit a map around its construction: ``min Σ‖t − W ã − b‖² + λ‖W − W̃‖²``; parameters as in `moments`.
+def least_squares(draft: Draft, m: Map) -> None:
+    """Refit a map around its construction: ``min Σ‖t − W ã − b‖² + λ‖W − W̃‖²``.
 
-    A map that reads the inputs is exact already: its target is linear in them.
+    A map that reads the inputs is exact already: its target is linear in them. Of a map per unit, each unit is fitted
+    by itself.
     """
-    if m.reads is None:
+    if not m.reads or not m.fitted:
         return
-    target = mixture(basis, responses)
-    matrix = m.matrix(draft.state[m.weight])
-    fit, done = Moments(matrix[0].numel(), len(matrix)), 0
-    for batch in stream(draft.network, x, [m.input_value, m.output_value]):
-        rows, outputs = m.rows(batch[m.input_value]).flatten(1), m.responses(batch[m.output_value])
-        fit.add(rows, target[done : done + len(rows)] - outputs)
+    target = mixture(draft.bases[m.writes], draft.responses.at(m.output))
+    old, done = draft.network.weights(m), 0
+    fit: Moments | None = None
+    for rows, outputs in draft.patches(m):
+        residual = target[done : done + len(rows)] - outputs
+        if m.per_unit:
+            fit = fit or Moments(rows.shape[2], 1, n_fits=rows.shape[1])
+            fit.add(rows, residual[:, :, None])
+        else:
+            fit = fit or Moments(rows.shape[1], residual.shape[1])
+            fit.add(rows, residual)
         done += len(rows)
-    change, bias_change = ridge(fit, RIDGE, intercept=m.bias is not None)
-    draft.state[m.weight] = m.weight_like(matrix + change.to(matrix.dtype).view_as(matrix))
-    if m.bias:
-        draft.state[m.bias] = draft.state[m.bias] + bias_change.to(matrix.dtype)
+    assert fit is not None
+    change, shift = ridge(fit, RIDGE, intercept=m.has_bias)
+    matrix = old.matrix + change.reshape(old.matrix.shape).to(old.matrix.dtype)
+    bias = old.bias + shift.flatten().to(old.bias.dtype)
+    draft.network = draft.network.with_weights(m, old.with_matrix(matrix, bias))
 
 
 def mixture(basis: Basis, responses: Sequence[Tensor]) -> Tensor:
     """Return the centroids' targets ``Σ_k z⁽ᵏ⁾ A⁽ᵏ⁾``: (n, c)."""
     return torch.stack([z @ a for z, a in zip(responses, basis.mixing, strict=True)]).sum(0)
-
-
-def _outputs(draft: Draft, m: Map, x: Tensor) -> Tensor:
-    return torch.cat([m.responses(batch[m.output_value]) for batch in stream(draft.network, x, [m.output_value])])

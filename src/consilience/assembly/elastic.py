@@ -28,8 +28,10 @@ from consilience.errors import ArtefactError, InputError
 from consilience.store import read_artefact, write_artefact
 from consilience.store.network import build_described, describe_network
 from consilience.units.activations import Responses
-from consilience.units.layers import Architecture, TracedNetwork, read_state
-from consilience.units.symmetry import axis_norms, rescale, symmetry_of
+from consilience.units.architecture import Architecture, TracedNetwork, read_state
+from consilience.units.maps import Map
+from consilience.units.norms import with_statistics
+from consilience.units.symmetry import rescale, symmetry_of
 
 CORRECTIONS = ("least-squares", "second-order")  # those that leave what reads the inputs as it is
 KIND = "elastic"
@@ -207,28 +209,38 @@ def elastic(
         )
     shared = _shared(census.population_.architecture)
     for width in ordered:
-        _take_scale(networks[width], networks[ordered[-1]], census.population_.architecture, sizes[width])
+        _take_scale(networks[width], networks[ordered[-1]], census.population_.architecture, x)
     return Elastic(networks, shared)
 
 
 def _shared(architecture: Architecture) -> dict[str, int]:
-    """The parameters that read the inputs, and the dimension that indexes their units."""
-    layers = {m.writes for m in architecture.maps if m.reads is None} & {layer.name for layer in architecture.hidden}
-    return {axis.parameter: axis.dim for name in layers for axis in architecture.layer(name).writers}
+    """The parameters that read the inputs, and the dimension that indexes their units; norms belong to one width."""
+    shared = dict[str, int]()
+    for m in _stems(architecture):
+        shared |= {name: 0 for name in (m.weight, m.bias if m.norm is None else None) if name is not None}
+    return shared
 
 
-def _take_scale(network: nn.Module, widest: nn.Module, architecture: Architecture, sizes: Mapping[str, int]) -> None:
+def _stems(architecture: Architecture) -> list[Map]:
+    """The maps that read the inputs and write hidden layers."""
+    hidden = {layer.name for layer in architecture.hidden}
+    return [m for m in architecture.maps if not m.reads and m.writes in hidden]
+
+
+def _take_scale(network: nn.Module, widest: nn.Module, architecture: Architecture, x: Tensor) -> None:
     """Rescale the units that read the inputs as they are in the widest network; the function stays.
 
     Every width has been balanced on its own, so that equal hyperplanes may differ by a positive factor.
     """
-    traced = TracedNetwork(architecture.with_widths(sizes), read_state(network))
-    state = dict(read_state(widest))
-    for layer in {m.writes for m in architecture.maps if m.reads is None}:
-        found = traced.architecture.layer(layer)
-        if found.interchangeable and symmetry_of(found.activations).homogeneous:
-            wanted = axis_norms(TracedNetwork(architecture, state), found.writers)[: found.width]
-            norms = axis_norms(traced, found.writers)
+    own, wide = (
+        TracedNetwork(architecture.with_widths(architecture.widths_in(read_state(module))), read_state(module))
+        for module in (network, widest)
+    )
+    for m in _stems(architecture):
+        found = own.architecture.layer(m.writes)
+        if symmetry_of(found.activations).homogeneous:
+            norms, wanted = (each.weights(m).matrix.double().norm(dim=1) for each in (own, wide))
+            wanted = wanted[: found.width]
             usable = (wanted > 0) & (norms > 0)
-            traced = rescale(traced, layer, torch.where(usable, wanted / norms, 1))
-    network.load_state_dict({**network.state_dict(), **traced.state})
+            own = rescale(own, m.writes, torch.where(usable, wanted / torch.where(norms > 0, norms, 1), 1))
+    network.load_state_dict({**network.state_dict(), **with_statistics(own, x).state})

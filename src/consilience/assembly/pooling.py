@@ -17,7 +17,7 @@ from torch import Tensor
 
 from consilience.census.grounding import Basis, by_index
 from consilience.errors import InputError
-from consilience.units.activations import Activations, Responses
+from consilience.units.activations import Responses
 
 
 def mean(responses: Responses) -> Tensor:
@@ -28,7 +28,7 @@ def mean(responses: Responses) -> Tensor:
 
 def class_share(responses: Responses) -> Tensor:
     """Return each member's share (k, o) of what all members together predict of a class on calibration data."""
-    predicted = torch.stack([each.read.softmax(-1).mean(0) for each in _outputs(responses)])
+    predicted = torch.stack([outputs.softmax(-1).mean(0) for outputs in _outputs(responses)])
     predicted = predicted.clamp(min=torch.finfo(predicted.dtype).tiny)  # equal shares of what nobody predicts
     return predicted / predicted.sum(0)
 
@@ -57,7 +57,7 @@ def check_pooling(pooling: str, x: Tensor | None, where: str) -> None:
 
 def pooled(responses: Responses, weights: Tensor) -> Tensor:
     """Return the members' outputs, pooled with weights (k, o): (n, o)."""
-    return torch.stack([each.read * share for each, share in zip(_outputs(responses), weights, strict=True)]).sum(0)
+    return torch.stack([each * share for each, share in zip(_outputs(responses), weights, strict=True)]).sum(0)
 
 
 def output_basis(weights: Tensor, dtype: torch.dtype) -> Basis:
@@ -66,5 +66,5 @@ def output_basis(weights: Tensor, dtype: torch.dtype) -> Basis:
     return Basis(tuple(torch.diag(share).to(dtype) for share in weights), units.projections)
 
 
-def _outputs(responses: Responses) -> list[Activations]:
-    return responses[responses.networks[0].architecture.output.name]
+def _outputs(responses: Responses) -> list[Tensor]:
+    return responses.at(responses.networks[0].architecture.returned)

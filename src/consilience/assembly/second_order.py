@@ -12,11 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from consilience.units.layers import TracedNetwork
+from consilience.units.architecture import TracedNetwork
 
 ROUNDS, ITERATIONS = 4, 25  # the error on held-out samples is looked at after each round
 HELD_OUT = 10  # every tenth sample
 MAX_SAMPLES = 5000
+MAX_VALUES = 2**26  # numbers in the largest value of all samples; values stay in memory for their gradients
 
 
 def second_order(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNetwork:
@@ -31,12 +32,13 @@ def second_order(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNe
 
 def _fit(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNetwork:
     architecture = network.architecture
-    step = -(-len(x) // MAX_SAMPLES)
+    step = -(-len(x) // min(MAX_SAMPLES, max(1, MAX_VALUES // architecture.largest_value)))
     x, targets = x[::step], targets[::step]
-    stems = [m for m in architecture.maps if m.reads is None]
-    fixed = {name for m in stems for name in (m.weight, m.bias)}
-    known = network.values(x, [m.output_value for m in stems])
-    state = {name: value.clone().requires_grad_(name not in fixed) for name, value in network.state.items()}
+    stems = [m for m in architecture.maps if not m.reads]
+    statistics = {name for m in architecture.maps if m.norm is not None for name in (m.norm.mean, m.norm.variance)}
+    trained = {name for m in architecture.maps if m.reads for name in m.parameters} - statistics
+    known = network.values(x, [m.output.name for m in stems])
+    state = {name: value.clone().requires_grad_(name in trained) for name, value in network.state.items()}
     free = [value for value in state.values() if value.requires_grad]
     held = torch.arange(len(x)) % HELD_OUT == min(len(x), HELD_OUT) - 1
     scale = float(targets.var()) or 1.0  # errors as shares of it: what L-BFGS does must not depend on units

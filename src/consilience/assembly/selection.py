@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from consilience.census.census import Census, LayerCensus
 from consilience.census.ordering import Clusters, count
@@ -67,14 +66,6 @@ def resolve(census: Census, width: Selection) -> dict[str, int] | None:
     for name, number in numbers.items():
         census.layers_[name].check_exists(number)
     return numbers
-
-
-def as_groups(clusters: Clusters) -> NDArray[np.bool_]:
-    """Return which units make up each cluster: (U, c)."""
-    inside = np.flatnonzero(clusters.labels >= 0)
-    groups = np.zeros((len(clusters.labels), len(clusters)), dtype=bool)
-    groups[inside, clusters.labels[inside]] = True
-    return groups
 
 
 def _numbers(census: Census, width: Selection) -> dict[str, int]:

@@ -30,7 +30,7 @@ def check_fusion(population: Population, correction: str, calibration: Tensor | 
 
 def check_equal_widths(population: Population, where: str) -> None:
     """Refuse members of different widths."""
-    for layer in population.architecture.hidden:
+    for layer in population.architecture.free:
         widths = population.widths(layer.name)
         if len(set(widths)) > 1:
             raise InputError(
@@ -68,7 +68,7 @@ def layer_widths(population: Population, width: Widths, default: Mapping[str, in
 
     Layers that a dict does not name get their ``default``.
     """
-    names = [layer.name for layer in population.architecture.hidden]
+    names = [layer.name for layer in population.architecture.free]
     if isinstance(width, Mapping):
         for name in width:
             if name not in names:

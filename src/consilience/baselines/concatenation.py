@@ -15,6 +15,7 @@ from consilience.baselines.fuse import fuse
 from consilience.census.grounding import Basis
 from consilience.errors import InputError
 from consilience.population.population import Population
+from consilience.units.architecture import incoming_norms
 from consilience.units.hyperplanes import Projection
 
 
@@ -48,7 +49,7 @@ def transplantation(
         missing or unfit.
     """
     check_fusion(population, correction, calibration, where="transplantation")
-    names = [layer.name for layer in population.architecture.hidden]
+    names = [layer.name for layer in population.architecture.free]
     widths = layer_widths(population, width, {name: population.median_width(name) for name in names})
     for name, n_kept in widths.items():
         total = sum(population.widths(name))
@@ -74,9 +75,4 @@ def transplanted_bases(population: Population, widths: Mapping[str, int]) -> dic
 
 def magnitudes(population: Population, layer: str) -> list[Tensor]:
     """Return the norm of every unit's incoming weights, per member (u,)."""
-    norms = []
-    for network in population.networks:
-        maps = network.architecture.writing(layer)
-        incoming = torch.cat([m.matrix(network.state[m.weight]).flatten(1) for m in maps], dim=1)
-        norms.append(torch.linalg.vector_norm(incoming.double(), dim=1))
-    return norms
+    return [incoming_norms(network, layer, bias=False) for network in population.networks]

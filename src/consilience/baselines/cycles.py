@@ -76,7 +76,7 @@ def universe_orders(population: Population, random_state: int) -> list[Orders]:
 def start(population: Population, first: int) -> Soft:
     """Return the identity for one member, and barycentres (all entries equal) for the others."""
     soft = {}
-    for layer in population.architecture.hidden:
+    for layer in population.architecture.free:
         p = torch.full((len(population), layer.width, layer.width), 1 / layer.width, dtype=torch.float64)
         p[first] = torch.eye(layer.width, dtype=torch.float64)
         soft[layer.name] = p

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from consilience.assembly.building import build, check_correction, without_data
+from consilience.assembly.building import build, check_correction
 from consilience.assembly.construction import Draft
 from consilience.assembly.pooling import mean
+from consilience.census.census import without_data
 from consilience.census.checks import check_inputs
 from consilience.census.grounding import Basis
 from consilience.population.population import Population
-from consilience.units.activations import Activations, Responses
-from consilience.units.layers import TracedNetwork
+from consilience.units.activations import Responses
+from consilience.units.architecture import Architecture, TracedNetwork
+from consilience.units.axes import Axis
+from consilience.units.hyperplanes import Projection
 
 
 def fuse(
@@ -35,7 +38,7 @@ def fuse(
     Parameters
     ----------
     population : the population; its first member is the template.
-    bases : of every hidden layer, with one mixing and one projection per member.
+    bases : of every hidden layer that is tied to none before it, with one mixing and one projection per member.
     members : the networks that are mixed; by default those of the population, their parameters as they are.
     correction : "none", "moments", "least-squares", "second-order" or "distill".
     calibration : inputs (n, ...) without labels; not needed for "none".
@@ -51,7 +54,8 @@ def fuse(
         check_inputs(population, calibration, "the calibration data")
     widths = {name: basis.width for name, basis in bases.items()}
     members = population.networks if members is None else members
-    responses = without_data(members, population) if calibration is None else Responses(members, calibration)
+    x = population.example_input
+    responses = without_data(members, x) if calibration is None else Responses(members, calibration)
     return build(
         population, responses, widths, _Given(bases), pooling=mean(responses), correction=correction,
         random_state=random_state,
@@ -64,10 +68,21 @@ class _Given:
 
     bases: Mapping[str, Basis]
 
-    def basis(self, draft: Draft, layer: str, done: Sequence[Activations]) -> Basis:
-        """Return the layer's basis."""
-        return self.bases[layer]
+    def basis(self, draft: Draft, layer: str) -> Basis:
+        """Return the layer's basis; tied layers share it."""
+        return self.bases[draft.architecture.first(layer)]
 
-    def express(self, draft: Draft, layer: str, basis: Basis, done: Sequence[Activations], x: Tensor) -> Basis:
-        """Return it as it is: its method has said how members are read off."""
-        return basis
+    def express(self, draft: Draft, axis: Axis) -> Sequence[Projection]:
+        """Return its projections as they are: the method has said how members are read off."""
+        assert axis.layer is not None
+        return draft.bases[axis.layer].projections
+
+
+def placed(architecture: Architecture, bases: Mapping[str, Basis]) -> dict[Axis, Sequence[Projection]]:
+    """Return the projections by place where layers with a basis, and those tied to them, are read."""
+    return {
+        axis: basis.projections
+        for name, basis in bases.items()
+        for layer in architecture.family(name)
+        for axis in architecture.read(layer.name)
+    }

@@ -14,10 +14,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from consilience.baselines.checks import check_fusion
-from consilience.baselines.fuse import fuse
+from consilience.baselines.fuse import fuse, placed
 from consilience.census.grounding import Basis
 from consilience.errors import InputError
 from consilience.population.population import Population
+from consilience.units.axes import Axis
 from consilience.units.hyperplanes import Projection, hyperplanes
 
 MAX_SWEEPS = 20  # over the members; of networks trained on MNIST, assignments stop changing after 2 to 15
@@ -91,8 +92,8 @@ def growth_bases(
     """Return the basis of each hidden layer: A[u, c] = 1/(ρ + m_c) where unit u belongs to c, and P[u, c] = 1 there."""
     rng, rho = np.random.default_rng(random_state), (sigma / sigma0) ** 2
     bases: dict[str, Basis] = {}
-    for layer in population.architecture.hidden:
-        points = units(population, layer.name, {name: basis.projections for name, basis in bases.items()})
+    for layer in population.architecture.free:
+        points = units(population, layer.name, placed(population.architecture, bases))
         owners = match(points, sigma, sigma0, gamma, caps[layer.name], rng)
         n_global = 1 + max(int(each.max()) for each in owners)
         ones = [torch.eye(n_global, dtype=population.example_input.dtype)[each] for each in owners]
@@ -104,7 +105,7 @@ def growth_bases(
     return bases
 
 
-def units(population: Population, layer: str, below: Mapping[str, Sequence[Projection]]) -> list[Tensor]:
+def units(population: Population, layer: str, below: Mapping[Axis, Sequence[Projection]]) -> list[Tensor]:
     """Return each member's units (u, d) with a root mean square length of 1 over all members.
 
     Outgoing weights are part of a unit where they lead to the outputs, whose index is the same for all members; units
@@ -114,7 +115,12 @@ def units(population: Population, layer: str, below: Mapping[str, Sequence[Proje
     readers = [m for m in population.architecture.reading(layer) if m.writes == output]
     points = []
     for k, network in enumerate(population.networks):
-        outgoing = [m.matrix(network.state[m.weight]).transpose(0, 1).flatten(1) for m in readers]
+        outgoing = [
+            part.transpose(0, 1).flatten(1)
+            for m in readers
+            for part, axis in zip(network.weights(m).parts, m.inputs, strict=True)
+            if axis.layer == layer
+        ]
         points.append(torch.cat([table.augmented[table.member == k], *outgoing], dim=1).double())
     length = float(torch.cat(points).square().sum(1).mean().sqrt())
     return [p / length for p in points] if length > 0 else points
@@ -197,7 +203,7 @@ def _pool(points: Sequence[Tensor], owners: Sequence[Tensor | None]) -> tuple[Te
 
 
 def _caps(population: Population, max_width: int | Mapping[str, int] | None) -> dict[str, int | None]:
-    names = [layer.name for layer in population.architecture.hidden]
+    names = [layer.name for layer in population.architecture.free]
     given = max_width if isinstance(max_width, Mapping) else dict.fromkeys(names, max_width)
     for name, cap in given.items():
         if name not in names:

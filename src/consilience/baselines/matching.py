@@ -15,7 +15,7 @@ from consilience.baselines.checks import check_choice, check_equal_widths, check
 from consilience.baselines.fuse import fuse
 from consilience.baselines.permutations import Block, Orders, assign, average_of, blocks_of, identity, reorder
 from consilience.population.population import Population
-from consilience.units.activations import activations
+from consilience.units.activations import Responses
 
 ROUNDING = 1e-12  # of the sum of all gains: what a step gains less than this is no gain
 SEEN = ("activations", "pre-activations")
@@ -143,9 +143,10 @@ def merging_orders(population: Population, random_state: int) -> list[Orders]:
 def activation_orders(population: Population, x: Tensor, reference: int, seen: str) -> list[Orders]:
     """Return each member's orders towards the reference by correlation on inputs x."""
     orders: list[Orders] = [{} for _ in population]
-    for layer in population.architecture.hidden:
-        done = [activations(network, x, layer.name) for network in population.networks]
-        z = [_standardized(each.read if seen == "activations" else each.written) for each in done]
+    responses = Responses(population.networks, x)
+    for layer in population.architecture.free:
+        done = responses.read(layer.name) if seen == "activations" else responses.written(layer.name)
+        z = [_standardized(each) for each in done]
         for k, order in enumerate(orders):
             order[layer.name] = assign(z[reference].T @ z[k])
     return orders
@@ -201,7 +202,7 @@ def reordered(blocks: Sequence[Block], k: int, orders: Orders) -> list[Tensor]:
 
 
 def _hidden_widths(population: Population) -> dict[str, int]:
-    return {layer.name: layer.width for layer in population.architecture.hidden}
+    return {layer.name: layer.width for layer in population.architecture.free}
 
 
 def _standardized(values: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ Orders = dict[str, Tensor]  # by layer, (c,): the member's unit that takes place
 
 @dataclass(frozen=True)
 class Block:
-    """One weight or bias of all members, in double precision.
+    """One weight or bias of all members, with batch norms folded in, in double precision.
 
     Attributes
     ----------
@@ -37,13 +37,16 @@ class Block:
 
 def blocks_of(population: Population) -> list[Block]:
     """Return the parameters of members of equal widths as blocks."""
-    output, blocks = population.architecture.output.name, []
-    for m in population.architecture.maps:
-        writes = None if m.writes == output else m.writes
-        weights = torch.stack([m.matrix(network.state[m.weight]) for network in population.networks])
-        blocks.append(Block(writes, m.reads, weights.double()))
-        if m.bias:
-            biases = torch.stack([network.state[m.bias] for network in population.networks])
+    architecture, blocks = population.architecture, list[Block]()
+    hidden = {layer.name: architecture.first(layer.name) for layer in architecture.hidden}
+    for m in architecture.maps:
+        weights = [network.weights(m) for network in population.networks]
+        writes = hidden.get(m.writes)
+        for axis, parts in zip(m.inputs, zip(*(each.parts for each in weights), strict=True), strict=True):
+            reads = None if m.per_unit or axis.layer is None else hidden.get(axis.layer)
+            blocks.append(Block(writes, reads, torch.stack(parts).double()))
+        if m.has_bias:
+            biases = torch.stack([each.bias for each in weights])
             blocks.append(Block(writes, None, biases[:, :, None, None].double()))
     return blocks
 

@@ -12,12 +12,13 @@ from scipy.sparse import eye_array, kron, vstack
 from torch import Tensor, nn
 
 from consilience.baselines.checks import check_choice, check_fusion, check_member, needed
-from consilience.baselines.fuse import fuse
+from consilience.baselines.fuse import fuse, placed
 from consilience.census.grounding import Basis
 from consilience.population.population import Population
-from consilience.units.activations import activations
+from consilience.units.activations import Responses
+from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import Axis
 from consilience.units.hyperplanes import Projection, hyperplanes
-from consilience.units.layers import TracedNetwork
 
 GROUNDS = ("weights", "activations")
 
@@ -68,7 +69,7 @@ def transport_fusion(
 
 def widest(population: Population) -> int:
     """Return the index of the member with most hidden units, the first of those that tie."""
-    sizes = [sum(layer.width for layer in network.architecture.hidden) for network in population.networks]
+    sizes = [sum(layer.width for layer in network.architecture.free) for network in population.networks]
     return sizes.index(max(sizes))
 
 
@@ -76,16 +77,17 @@ def transport_bases(population: Population, reference: int, x: Tensor | None) ->
     """Return the basis of each hidden layer: the anchor's units, with distances in weights or, given x, activations."""
     anchor, dtype = population.networks[reference], population.example_input.dtype
     bases: dict[str, Basis] = {}
-    for layer in anchor.architecture.hidden:
+    responses = None if x is None else Responses(population.networks, x)
+    for layer in anchor.architecture.free:
         mixing, projections = [], []
         for k, network in enumerate(population.networks):
             if k == reference:
                 cost = 1 - torch.eye(layer.width, dtype=torch.float64)
-            elif x is None:
-                below = {name: (basis.projections[reference], basis.projections[k]) for name, basis in bases.items()}
+            elif responses is None:
+                below = {axis: (each[reference], each[k]) for axis, each in placed(anchor.architecture, bases).items()}
                 cost = _between_hyperplanes(anchor, network, layer.name, below)
             else:
-                mine, theirs = (activations(each, x, layer.name).read.double().T for each in (network, anchor))
+                mine, theirs = (responses.read(layer.name)[i].double().T for i in (k, reference))
                 cost = torch.cdist(mine, theirs)
             plan = transport(cost).to(dtype)
             mixing.append(plan / plan.sum(0) / len(population))
@@ -116,7 +118,7 @@ def transport(cost: Tensor) -> Tensor:
 
 
 def _between_hyperplanes(
-    anchor: TracedNetwork, network: TracedNetwork, layer: str, below: dict[str, tuple[Projection, Projection]]
+    anchor: TracedNetwork, network: TracedNetwork, layer: str, below: dict[Axis, tuple[Projection, Projection]]
 ) -> Tensor:
     """Euclidean distances (u, c) between a member's hyperplanes and the anchor's, both on the anchor's units below."""
     both = hyperplanes([anchor, network], layer, below)

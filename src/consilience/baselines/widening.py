@@ -15,8 +15,8 @@ from consilience.baselines.fuse import fuse
 from consilience.census.grounding import Basis
 from consilience.errors import InputError
 from consilience.population.population import Population
+from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.hyperplanes import Projection
-from consilience.units.layers import TracedNetwork
 
 
 def net2wider(
@@ -59,7 +59,7 @@ def net2wider(
     if not 0 <= noise < torch.inf:
         raise InputError("not a size of noise", where="net2wider(noise=...)", got=noise, expected="0 or more, finite")
     network = population.networks[member]
-    own = {layer.name: layer.width for layer in network.architecture.hidden}
+    own = {layer.name: layer.width for layer in network.architecture.free}
     widths = layer_widths(population, width, own)
     for name, wanted in widths.items():
         if wanted < own[name]:
@@ -84,7 +84,7 @@ def net2wider(
 def replication(network: TracedNetwork, widths: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
     """Return g by hidden layer: the unit that each unit of the wider layer copies, (c,)."""
     copied = {}
-    for layer in network.architecture.hidden:
+    for layer in network.architecture.free:
         extra = torch.randint(layer.width, (widths[layer.name] - layer.width,), generator=generator)
         copied[layer.name] = torch.cat([torch.arange(layer.width), extra])
     return copied
@@ -100,12 +100,13 @@ def perturb_copies(
     wider: nn.Module, network: TracedNetwork, layer: str, noise: float, generator: torch.Generator
 ) -> None:
     """Add noise to the incoming weights of every unit of a layer that comes after the member's own."""
-    first_copy = network.architecture.layer(layer).width
+    state, first_copy = read_state(wider), network.architecture.layer(layer).width
+    noisy = TracedNetwork(network.architecture.with_widths(network.architecture.widths_in(state)), state)
     for m in network.architecture.writing(layer):
-        weight = wider.get_parameter(m.weight)
-        matrix = m.matrix(weight.detach()).clone()
+        weights = noisy.weights(m)
+        matrix = weights.matrix.clone()
         copies = matrix[first_copy:]
-        size = copies.square().mean(dim=(1, 2), keepdim=True).sqrt()
+        size = copies.square().mean(dim=1, keepdim=True).sqrt()
         copies += noise * size * torch.randn(copies.shape, dtype=copies.dtype, generator=generator)
-        with torch.no_grad():
-            weight.copy_(m.weight_like(matrix))
+        noisy = noisy.with_weights(m, weights.with_matrix(matrix, weights.bias))
+    wider.load_state_dict({**wider.state_dict(), **noisy.state})

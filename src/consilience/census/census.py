@@ -20,8 +20,9 @@ from consilience.census.widths import Width, resolve_width
 from consilience.errors import InputError
 from consilience.population.population import Population
 from consilience.units.activations import Responses
+from consilience.units.architecture import Architecture, TracedNetwork
+from consilience.units.axes import Axis
 from consilience.units.hyperplanes import Projection
-from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import canonical, usable_symmetry
 
 GROUNDINGS = ("weights", "activations")
@@ -224,10 +225,22 @@ class Census:
                 raise InputError(f"{what} must be an int, 0 or more", where=f"Census({what}=...)", got=repr(number))
         if not population.architecture.hidden:
             raise InputError("the members have no hidden layer", where="population", cure="there is nothing to cluster")
+        if population.architecture.crossing:
+            raise InputError(
+                "weights are shared by the units of another layer, so that units cannot be put side by side",
+                where=", ".join(map(repr, population.architecture.crossing)),
+                cure="networks that mix tokens in this way can be compared, not merged",
+            )  # fmt: skip
         if isinstance(self.n_clusters, Mapping):
             for name in self.n_clusters:
-                if not population.architecture.layer(name).interchangeable:  # or raises
+                layer = population.architecture.layer(name)  # or raises
+                if not layer.interchangeable:
                     raise InputError("the outputs are not clustered", where="n_clusters", got=repr(name))
+                if layer.tied is not None:
+                    raise InputError(
+                        "tied layers are clustered together", where="n_clusters", got=repr(name),
+                        expected=repr(layer.tied), cure="name the first of them",
+                    )  # fmt: skip
         if x is not None:
             check_inputs(population, x, "the calibration data")
         elif self.grounding == "activations" or self.distance == "activation":
@@ -235,7 +248,7 @@ class Census:
                 "this census needs calibration data", where="Census.fit(x=...)", got=None,
                 cure='pass unlabelled inputs, or use grounding="weights" and distance="cosine"',
             )  # fmt: skip
-        for layer in population.architecture.hidden:
+        for layer in population.architecture.free:
             wanted = self.n_clusters_of(population, layer.name, sum(population.widths(layer.name)))
             if wanted is not None and wanted > sum(population.widths(layer.name)):
                 raise InputError(
@@ -265,42 +278,60 @@ def take_layers(
         If every unit of a layer is dead.
     """
     architecture, networks, x = census.population_.architecture, census.networks_, census.calibration_
-    # A constant unit does on zeros what it does anywhere, which is all that is asked of activations without data.
-    shown = torch.zeros_like(census.population_.example_input[:1]) if x is None else x
-    responses = Responses(networks, shown)
-    hidden = [layer.name for layer in architecture.hidden]
+    responses = Responses(networks, x) if x is not None else without_data(networks, census.population_.example_input)
     layers: dict[str, LayerCensus] = {}
-    projections: dict[str, Sequence[Projection]] = {}
-    for name in hidden:
-        done = responses[name]
+    projections: dict[Axis, Sequence[Projection]] = {}
+    for layer in architecture.free:
         units = layer_units(
-            networks, name, projections, None if x is None else done, distance=census.distance,
-            known_alive=known_alive.get(name, np.empty(0, dtype=bool)),
+            networks, layer.name, projections, None if x is None else responses, distance=census.distance,
+            known_alive=known_alive.get(layer.name, np.empty(0, dtype=bool)),
         )  # fmt: skip
-        layers[name], basis = _take_layer(census, units, step)
-        if any(m.writes in hidden for m in architecture.reading(name)):
-            projections[name] = _projections(census, name, basis, [each.read for each in done])
+        layers[layer.name], bases = _take_layer(census, units, step)
+        for name, basis in bases.items():
+            for axis in _read_inside(architecture, name):
+                projections[axis] = _projections(census, axis, basis, responses.at(axis))
     return layers
 
 
-def _take_layer(census: Census, units: LayerUnits, step: ClusterStep) -> tuple[LayerCensus, Basis]:
-    """One layer, and the basis that its clusters are to what reads it."""
+def without_data(networks: Sequence[TracedNetwork], example_input: Tensor) -> Responses:
+    """Return responses to one input of zeros.
+
+    A constant unit does there what it does anywhere, which is all that is asked of activations without data.
+    """
+    return Responses(networks, torch.zeros_like(example_input[:1]))
+
+
+def _take_layer(census: Census, units: LayerUnits, step: ClusterStep) -> tuple[LayerCensus, dict[str, Basis]]:
+    """One layer, and the basis that its clusters are to what reads it or a layer tied to it."""
     name, population = units.name, census.population_
     clustering, found = step(units, census.n_clusters_of(population, name, len(units.points)))
-    clusters, symmetry = in_order(found), usable_symmetry(population.architecture, name)
-    basis = basis_of(units.rows, clusters.labels, population.widths(name), symmetry, units.alive)
-    centroids = (torch.cat(basis.mixing).T @ units.table.augmented).numpy()
+    clusters = in_order(found)
+    bases = {
+        layer: basis_of(
+            rows, clusters.labels, population.widths(name), usable_symmetry(population.architecture, layer), units.alive
+        )
+        for layer, rows in units.rows.items()
+    }
+    centroids = (torch.cat(bases[name].mixing).T @ units.table.augmented).numpy()
     index = units.table.index.numpy()
     layer = LayerCensus(name, units.member, index, units.alive, units.n_members, clustering, clusters, centroids)
-    return layer, basis
+    return layer, bases
 
 
-def _projections(census: Census, name: str, basis: Basis, own: Sequence[Tensor]) -> Sequence[Projection]:
-    """Each member's projection on the layer's clusters; refitted to data where the grounding says so."""
+def _read_inside(architecture: Architecture, layer: str) -> list[Axis]:
+    """Where a layer is read by what writes hidden layers."""
+    hidden = {each.name for each in architecture.hidden}
+    readers = [m for m in architecture.reading(layer) if m.writes in hidden]
+    return [axis for axis in architecture.read(layer) if any(axis in m.inputs for m in readers)]
+
+
+def _projections(census: Census, axis: Axis, basis: Basis, own: Sequence[Tensor]) -> Sequence[Projection]:
+    """Each member's projection on the clusters in one place; refitted to data where the grounding says so."""
     architecture, shared = census.population_.architecture, None
     if census.grounding == "activations":
-        shared = basis_activations(basis, own, usable_symmetry(architecture, name))
-    return express(basis, own, shared, intercept=takes_offset(architecture, name)).projections
+        assert axis.layer is not None
+        shared = basis_activations(basis, own, usable_symmetry(architecture, axis.layer))
+    return express(basis, own, shared, intercept=takes_offset(architecture, axis)).projections
 
 
 def member_networks(census: Census) -> Sequence[TracedNetwork]:

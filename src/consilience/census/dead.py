@@ -7,25 +7,25 @@ under 1 % of the mean of its own member's layer.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from consilience.units.layers import TracedNetwork
-from consilience.units.symmetry import axis_norms
+from consilience.units.architecture import TracedNetwork, incoming_norms, outgoing_norms
 
 THRESHOLD = 0.01  # of the mean contribution (not the median: most units may be dead); live ones lie well above it
 
 
 def find_alive(network: TracedNetwork, layer: str, read: Tensor | None) -> Tensor:
-    """Return which units of a layer contribute: (u,) bool.
+    """Return which units of a layer contribute: (u,) bool. Those of a gate, which no weight reads, all do.
 
     Parameters
     ----------
     network : a member in canonical form.
     layer : name of the layer.
-    read : the layer's activations (n, u) on calibration data, or None to judge by the weights.
+    read : the layer's activations (r, u) on calibration data, or None to judge by the weights.
     """
-    found = network.architecture.layer(layer)
-    weights = [axis for axis in found.writers if network.state[axis.parameter].dim() > 1]
-    spread = axis_norms(network, weights) if read is None else read.std(0, correction=0)
-    contribution = spread * axis_norms(network, found.readers)
+    if not network.architecture.reading(layer):
+        return torch.ones(network.architecture.layer(layer).width, dtype=torch.bool)
+    spread = incoming_norms(network, layer, bias=False) if read is None else read.std(0, correction=0)
+    contribution = spread * outgoing_norms(network, layer)
     return contribution > THRESHOLD * contribution.mean()

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consilience.units.activations import BATCH_SIZE
+from consilience.units.architecture import Architecture
+from consilience.units.axes import Axis
 from consilience.units.hyperplanes import Projection
-from consilience.units.layers import Architecture
 from consilience.units.moments import Moments, ridge
 from consilience.units.symmetry import Symmetry
 
@@ -58,10 +59,15 @@ def basis_of(
 
     ``labels`` (U,) has the cluster of each unit, −1 for none; all of 0…c−1 occur.
     """
+    return basis_of_groups(points, groups_of(labels), widths, symmetry, alive)
+
+
+def groups_of(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which units make up each cluster, (U, c), from the cluster of each unit (U,), −1 for none."""
     inside = np.flatnonzero(labels >= 0)
     groups = np.zeros((len(labels), int(labels.max()) + 1), dtype=bool)
     groups[inside, labels[inside]] = True
-    return basis_of_groups(points, groups, widths, symmetry, alive)
+    return groups
 
 
 def basis_of_groups(
@@ -177,9 +183,9 @@ def basis_activations(basis: Basis, activations: Sequence[Tensor], symmetry: Sym
     return torch.stack(list(shares)).sum(0)
 
 
-def takes_offset(architecture: Architecture, layer: str) -> bool:
-    """Whether everything that reads the layer has a bias, which takes the offset of a projection."""
-    return all(reader.bias for reader in architecture.reading(layer))
+def takes_offset(architecture: Architecture, axis: Axis) -> bool:
+    """Whether everything that reads a layer in this place has a bias, which takes the offset of a projection."""
+    return all(m.has_bias for m in architecture.maps if axis in m.inputs)
 
 
 def _signed(p: Tensor, groups: Tensor) -> Tensor:

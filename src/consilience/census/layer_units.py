@@ -17,23 +17,24 @@ from consilience.census.dead import find_alive
 from consilience.census.distances import Points, embed, evenly
 from consilience.census.ordering import Clusters, count
 from consilience.errors import InputError
-from consilience.units.activations import Activations
+from consilience.units.activations import Responses
+from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import Axis
 from consilience.units.hyperplanes import Hyperplanes, Projection, hyperplanes
-from consilience.units.layers import TracedNetwork
 from consilience.units.symmetry import usable_symmetry
 
 
 @dataclass(frozen=True)
 class LayerUnits:
-    """The units of one layer.
+    """The units of one layer, or of a family of tied layers, whose units are paired.
 
     Attributes
     ----------
-    name : the layer.
+    name : the layer, of a family the first.
     n_members : size of the population.
     table : (U,) the units' hyperplanes in the basis of the layer below, and whose they are.
     alive : (U,) whether a unit does anything; dead ones are not clustered.
-    rows : (U, n) pre-activations on some of the calibration data, or (U, d + 1) hyperplanes: what is compared.
+    rows : by layer of the family, (U, r) pre-activations on some of the calibration data, or (U, d + 1) hyperplanes.
     points : (V,) the rows of live units, to be clustered.
     """
 
@@ -41,7 +42,7 @@ class LayerUnits:
     n_members: int
     table: Hyperplanes
     alive: NDArray[np.bool_]
-    rows: Tensor
+    rows: Mapping[str, Tensor]
     points: Points
 
     @property
@@ -58,20 +59,20 @@ class LayerUnits:
 def layer_units(
     networks: Sequence[TracedNetwork],
     name: str,
-    projections: Mapping[str, Sequence[Projection]],
-    done: Sequence[Activations] | None,
+    projections: Mapping[Axis, Sequence[Projection]],
+    responses: Responses | None,
     *,
     distance: str,
     known_alive: NDArray[np.bool_],
 ) -> LayerUnits:
-    """Return the units of a layer, the live ones as points for a distance.
+    """Return the units of a layer and of those tied to it, the live ones as points for a distance.
 
     Parameters
     ----------
     networks : the members in canonical form.
-    name : the layer.
-    projections : for each layer that this one reads, one projection per member.
-    done : per member, what the layer does on calibration data; None without data, which "activation" needs.
+    name : the layer; of a family the first.
+    projections : for each place where a layer below is read, one projection per member.
+    responses : what the members do on calibration data; None without data, which "activation" needs.
     distance : see `consilience.census.distances`.
     known_alive : whether the units of the first members are alive, where that has been found before; may be empty.
 
@@ -80,21 +81,30 @@ def layer_units(
     InputError
         If every unit is dead.
     """
-    reads = [None] * len(networks) if done is None else [each.read for each in done]
-    alive = torch.cat([find_alive(each, name, read) for each, read in zip(networks, reads, strict=True)]).numpy()
+    architecture = networks[0].architecture
+    family = [layer.name for layer in architecture.family(name)]
+    alive = np.ones(sum(network.architecture.layer(name).width for network in networks), dtype=bool)
+    for layer in family:
+        reads: Sequence[Tensor | None] = [None] * len(networks)
+        if responses is not None and architecture.reading(layer):
+            reads = responses.read(layer)
+        alive &= torch.cat([find_alive(each, layer, read) for each, read in zip(networks, reads, strict=True)]).numpy()
     alive[: len(known_alive)] = known_alive
     if not alive.any():
         raise InputError(
             "every unit of this layer is dead: the members are constant", where=f"layer '{name}'",
             cure="check the members, or pass calibration data like what they were trained on",
         )  # fmt: skip
-    table = hyperplanes(networks, name, projections)
-    rows = table.augmented
+    tables = {layer: hyperplanes(networks, layer, projections) for layer in family}
     if distance == "activation":
-        assert done is not None
-        rows = torch.cat([each.written[evenly(each.written)].T for each in done])
-    points = embed(rows[torch.from_numpy(alive)], distance, usable_symmetry(networks[0].architecture, name))
-    return LayerUnits(name, len(networks), table, alive, rows, points)
+        assert responses is not None
+        rows = {layer: torch.cat([z[evenly(z)].T for z in responses.written(layer)]) for layer in family}
+    else:  # what a gate is written by may not be grounded yet: the others tell its units apart
+        rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}
+    live = torch.from_numpy(alive)
+    embedded = [embed(part[live], distance, usable_symmetry(architecture, layer)) for layer, part in rows.items()]
+    points = Points(np.concatenate([part.coordinates for part in embedded], axis=1), embedded[0].projective)
+    return LayerUnits(name, len(networks), tables[name], alive, rows, points)
 
 
 def everywhere(labels: NDArray[np.int64], alive: NDArray[np.bool_]) -> NDArray[np.int64]:

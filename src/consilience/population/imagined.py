@@ -40,8 +40,8 @@ def imagine_inputs(population: Population, n: int = 2000, *, random_state: int =
     weights = []
     for network in population.networks:
         for m in network.architecture.maps:
-            if m.reads is None:
-                weights.append(m.matrix(network.state[m.weight]).flatten(1))
+            if not m.reads:
+                weights.append(network.weights(m).matrix)
                 if weights[-1].shape[1] != example[0].numel():
                     raise InputError(
                         "inputs cannot be imagined from weights that are shared between positions", where=f"'{m.name}'",

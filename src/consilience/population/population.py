@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from consilience.errors import ConsilienceError, InputError
-from consilience.units.layers import Architecture, TracedNetwork, find_layers, read_state
+from consilience.units.architecture import Architecture, TracedNetwork, read_state
+from consilience.units.layers import find_layers
 from consilience.units.proof import prove
 from consilience.units.resize import SIZE_ATTRIBUTES
 
@@ -129,6 +130,20 @@ class Population:
 
         return load_population(directory, module)
 
+    @classmethod
+    def from_directory(
+        cls,
+        directory: str | os.PathLike[str],
+        module: nn.Module | Callable[[], nn.Module] | str,
+        example_input: Tensor,
+        *,
+        strict: bool = False,
+    ) -> Population:
+        """Build a population from a folder of checkpoints; see `consilience.population.importing.import_population`."""
+        from consilience.population.importing import import_population
+
+        return import_population(directory, module, example_input, strict=strict)
+
     def __len__(self) -> int:
         return len(self.members)
 
@@ -181,12 +196,13 @@ def _member(module: nn.Module, x: Tensor, known: list[tuple[nn.Module, Architect
     state = read_state(module)
     for name, value in state.items():
         if not bool(torch.isfinite(value).all()):
-            raise InputError("a parameter is not finite", where=f"'{name}'", cure="leave this member out")
+            raise InputError("a parameter or buffer is not finite", where=f"'{name}'", cure="leave this member out")
     for other, traced in known:  # tracing takes 0.2 s; like modules share a program, and the proof follows all the same
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         alike = traced.fits(state) and traced.shapes(traced.widths_in(state), read_state(other)) == shapes
         alike = alike and {v.dtype for v in state.values()} == {v.dtype for v in read_state(other).values()}
-        if alike and _plain(other) == _plain(module):
+        own = set(traced.program.parameters.values())
+        if alike and _plain(other, own) == _plain(module, own):
             architecture = traced.with_widths(traced.widths_in(state))
             break
     else:
@@ -197,11 +213,16 @@ def _member(module: nn.Module, x: Tensor, known: list[tuple[nn.Module, Architect
     return Member(module, network)
 
 
-def _plain(module: nn.Module) -> list[tuple[object, ...]]:
-    """What makes two modules run the same operations: their parts' classes, buffers, and what is no tensor or size."""
-    sizes = {"training", *(name for names in SIZE_ATTRIBUTES.values() for name in names.values())}
+def _plain(module: nn.Module, own: Container[str]) -> list[tuple[object, ...]]:
+    """What makes two modules run the same operations: their parts' classes, buffers, and what is no tensor or size.
+
+    ``own``: names of what each module may have its own of, the statistics of batch norms among them.
+    """
+    sizes = {"training", *(name for names in SIZE_ATTRIBUTES.values() for name in names)}
     described: list[tuple[object, ...]] = [
-        (name, str(buffer.dtype), tuple(buffer.flatten().tolist())) for name, buffer in module.named_buffers()
+        (name, str(buffer.dtype), tuple(buffer.flatten().tolist()))
+        for name, buffer in module.named_buffers()
+        if name not in own and not name.endswith("num_batches_tracked")
     ]
     for name, part in module.named_modules():
         described.append((name, type(part)))
@@ -237,8 +258,9 @@ def _check_alike(members: Sequence[Member], x: Tensor) -> None:
                     cure="leave this member out, or build one population per kind",
                 )
     for k, member in enumerate(members):  # the first member's program must compute them all
+        own = member.network(x)
         here = TracedNetwork(first.with_widths(architectures[k].widths), member.network.state)(x)
-        if not torch.allclose(here, member.network(x), rtol=1e-5, atol=1e-6):
+        if float((here - own).abs().max()) > 1e-5 * float(own.abs().max().clamp(min=0.1)):
             raise InputError(
                 "members differ in something that is not a parameter", where=f"member {k}",
                 got="another function of the same parameters, as with other buffers or another scaling of the inputs",

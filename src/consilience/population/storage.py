@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.population import Population
 from consilience.store import fingerprint, read_artefact, write_artefact
 from consilience.store.network import FOREIGN, build_described, describe_network
+from consilience.units.architecture import Architecture
 from consilience.units.layers import find_layers
 from consilience.units.resize import resize
 
@@ -59,15 +60,14 @@ def load_population(directory: str | os.PathLike[str], module: nn.Module | None 
     """
     artefact = read_artefact(directory, KIND)
     example = artefact.tensors["example_input"]
+    given = None if module is None else (module, find_layers(module, example))
     modules = []
     for k, description in enumerate(artefact.config["members"]):
         prefix = f"members/{k}/"
         state = {
             name.removeprefix(prefix): value for name, value in artefact.tensors.items() if name.startswith(prefix)
         }
-        built = _build(description, state, module, example, f"member {k} of {artefact.directory}")
-        built.load_state_dict(state)
-        modules.append(built)
+        modules.append(_build(description, state, given, f"member {k} of {artefact.directory}"))
     metrics = artefact.directory / METRICS
     try:
         return Population.from_modules(
@@ -80,24 +80,74 @@ def load_population(directory: str | os.PathLike[str], module: nn.Module | None 
         raise
 
 
+def fill(module: nn.Module, architecture: Architecture, state: Mapping[str, Tensor], where: object) -> nn.Module:
+    """Return a copy of a module with the parameters and buffers of ``state``, and with the widths that they have.
+
+    Parameters
+    ----------
+    module : of any widths; it stays as it is, and so do the types of its tensors.
+    architecture : its layers, from `find_layers`.
+    state : tensors by name. Batch norm's ``num_batches_tracked``, which older versions did not save, may be missing.
+    where : what the state was read from, for messages.
+
+    Raises
+    ------
+    ArtefactError
+        If names are missing or not expected, or a tensor has a kind of number or a shape that the module has at no
+        widths.
+    InputError
+        If the module does not run at these widths.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    extra = [name for name in state if name not in own]
+    problems = [f"{what}: {_some(names)}" for what, names in (("missing", missing), ("not expected", extra)) if names]
+    if problems:
+        raise _unfit(module, where, "; ".join(problems), f"the {len(own)} tensors of its state dict")
+    for name, value in state.items():
+        if value.dim() != own[name].dim():
+            raise _unfit(module, where, f"'{name}' {tuple(value.shape)}", f"{own[name].dim()} axes")
+        if value.is_floating_point() != own[name].is_floating_point():
+            raise _unfit(module, where, f"'{name}' of {value.dtype}", f"{own[name].dtype}")
+    found = architecture.widths_in(state)
+    widths = {layer.name: found[layer.name] for layer in architecture.hidden}
+    for name, shape in architecture.shapes(widths, own).items():
+        if name in state and tuple(state[name].shape) != shape:
+            raise _unfit(module, where, f"'{name}' {tuple(state[name].shape)}", f"{shape} at these widths")
+    filled = resize(module, architecture, widths)
+    filled.load_state_dict(state, strict=False)  # names have been compared
+    return filled
+
+
+def _unfit(module: nn.Module, where: object, got: str, expected: str) -> ArtefactError:
+    return ArtefactError(
+        "the parameters do not fit the module given", where=where, got=got,
+        expected=f"{expected}, as in {type(module).__name__}", cure="pass a module of the members' class",
+    )  # fmt: skip
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
 def _build(
-    description: Mapping[str, Any], state: Mapping[str, Tensor], module: nn.Module | None, example: Tensor, where: str
+    description: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    given: tuple[nn.Module, Architecture] | None,
+    where: str,
 ) -> nn.Module:
-    """Return a network that the saved parameters fit, with other ones."""
+    """Return the network that was saved."""
     if description["type"] != FOREIGN:
-        return build_described(description)
-    if module is None:
+        built = build_described(description)
+        built.load_state_dict(state)
+        return built
+    if given is None:
         raise InputError(
             "the members' class is not one of this package's", where=where, got=description.get("class"),
             cure="pass module=, a module of that class",
         )  # fmt: skip
-    architecture = find_layers(module, example)
-    if not architecture.fits(state):
-        raise ArtefactError(
-            "the parameters do not fit the module given", where=where, got=f"parameters of {description.get('class')}",
-            expected=f"those of {type(module).__name__}", cure="pass a module of the class that was saved",
-        )  # fmt: skip
-    return resize(module, architecture, architecture.widths_in(state))
+    return fill(*given, state, where)
 
 
 def population_tensors(population: Population) -> dict[str, dict[str, Any]]:

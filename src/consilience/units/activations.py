@@ -1,6 +1,10 @@
 """What the units of a network do on data, in batches.
 
-Axis legend: ``n`` samples (times positions, where a layer has them), ``u`` units.
+Where units have positions, as the channels of a convolution do, some positions of each sample are looked at, the same
+ones in every network (`consilience.units.axes.Sampling`). Nothing but these rows is kept, so that memory is bounded by
+one batch of values and by `MAX_BYTES` of rows.
+
+Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units.
 """
 
 from __future__ import annotations
@@ -12,48 +16,68 @@ import torch
 from torch import Tensor
 
 from consilience.errors import InputError
-from consilience.units.layers import TracedNetwork
+from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import Axis, Sampling
 
+BATCH_VALUES = 2**24  # numbers in the largest value of a batch; 64 MB, of which a few are alive at a time
 BATCH_SIZE = 1024
+MAX_ROWS = 20_000  # of a layer with positions: enough for least squares of a few thousand weights per unit
+MAX_BYTES = 2**30  # of rows that are kept of all layers of all networks together
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What one layer of one network does on samples.
+    """What one layer of one network does on samples, at all positions.
 
     Attributes
     ----------
-    written : (n, u) pre-activations: what the layer's weights give.
-    read : (n, u) activations: what the next layer, or for the outputs the user, gets to see.
-    ids : (n,) which sample each row belongs to; networks are compared on equal ids.
+    written : (r, u) pre-activations: what the layer's weights give.
+    read : (r, u) activations: what the next layer, or for the outputs the user, gets to see.
+    ids, read_ids : (r,) which sample each row of either belongs to; networks are compared on equal ids.
     """
 
     written: Tensor
     read: Tensor
     ids: Tensor
+    read_ids: Tensor
+
+
+def batch_size(network: TracedNetwork) -> int:
+    """Return how many samples to run at a time, by the largest value that one sample becomes."""
+    return max(1, min(BATCH_SIZE, BATCH_VALUES // network.architecture.largest_value))
 
 
 def stream(
     network: TracedNetwork,
     x: Tensor,
     values: Sequence[str],
-    batch_size: int = BATCH_SIZE,
+    size: int | None = None,
     known: Mapping[str, Tensor] | None = None,
-) -> Iterator[dict[str, Tensor]]:
-    """Yield the named traced values for inputs x (n, ...), ``batch_size`` samples at a time and in order.
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Yield the named traced values for inputs x (n, ...), some samples at a time and in order: (first sample, values).
 
     ``known``: values (n, ...) that need not be computed again.
     """
-    known = known or {}
-    for start in range(0, len(x), batch_size):
-        rows = slice(start, start + batch_size)
-        yield network.values(x[rows], values, {name: value[rows] for name, value in known.items()})
+    known, size = known or {}, size or batch_size(network)
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        yield start, network.values(x[rows], values, {name: value[rows] for name, value in known.items()})
 
 
-def activations(
-    network: TracedNetwork, x: Tensor, layer: str, *, ids: Tensor | None = None, batch_size: int = BATCH_SIZE
-) -> Activations:
-    """Return what one layer does on inputs x, in one pass.
+def rows_of(network: TracedNetwork, x: Tensor, axes: Sequence[Axis], max_rows: int = MAX_ROWS) -> dict[Axis, Tensor]:
+    """Return what units do in several places on inputs x (n, ...), in one pass: (r, u) for each axis."""
+    sampling, widths = Sampling(len(x), max_rows), network.architecture.widths
+    found: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
+    for start, batch in stream(network, x, list({axis.name for axis in axes})):
+        for axis, rows in found.items():
+            rows.append(sampling.of(axis.units(batch[axis.name], widths), start))
+    return {axis: torch.cat(rows) for axis, rows in found.items()}
+
+
+def activations(network: TracedNetwork, x: Tensor, layer: str, *, ids: Tensor | None = None) -> Activations:
+    """Return what one layer does on inputs x, in one pass and at all positions.
+
+    Of a layer that is written or read in several places, the first.
 
     Parameters
     ----------
@@ -61,7 +85,6 @@ def activations(
     x : inputs (n, ...).
     layer : name of the layer.
     ids : (n,) of the samples; their row numbers by default.
-    batch_size : samples at a time.
 
     Raises
     ------
@@ -73,40 +96,54 @@ def activations(
     ids = torch.arange(len(x)) if ids is None else ids
     if ids.shape != (len(x),):
         raise InputError("each sample needs one id", where="ids", got=tuple(ids.shape), expected=(len(x),))
-    names = architecture.written(layer), architecture.read(layer)
-    batches = list(stream(network, x, names, batch_size))
-    written, read = (torch.cat([batch[name] for batch in batches]) for name in names)
-    return _of_layer(written, read, ids)
+    axes = architecture.written(layer)[0], architecture.read(layer)[0]
+    found = rows_of(network, x, axes, max_rows=2**62)
+    written, read = (found[axis] for axis in axes)
+    counts = (len(written) // len(x), len(read) // len(x))
+    return Activations(written, read, *(ids.repeat_interleave(count) for count in counts))
 
 
 class Responses:
-    """What the layers of several networks do on the same inputs, each computed once, when it is first asked for.
-
-    Asked for from the inputs up, no layer is computed twice. Memory holds (n, u) pre-activations of every layer asked
-    for.
+    """What the layers of several networks do on the same inputs, computed in one pass of each when first asked for.
 
     Parameters
     ----------
-    networks : the networks.
+    networks : the networks, of one kind.
     x : inputs (n, ...).
     """
 
     def __init__(self, networks: Sequence[TracedNetwork], x: Tensor) -> None:
         self.networks, self.x = tuple(networks), x
-        self._written: list[dict[str, Tensor]] = [{} for _ in networks]  # by name of the traced value
+        self._rows: list[dict[Axis, Tensor]] = []
+        architecture = networks[0].architecture
+        self._axes = tuple(
+            dict.fromkeys(
+                axis
+                for layer in architecture.layers
+                for axis in (*architecture.written(layer.name), *architecture.read(layer.name))
+            )
+        )
+        units = sum(network.architecture.layer(a.layer).width for network in networks for a in self._axes if a.layer)
+        self.max_rows = max(1, min(MAX_ROWS, MAX_BYTES // (x.element_size() * max(1, units))))
 
-    def __getitem__(self, layer: str) -> list[Activations]:
-        """Return what each network does in a layer."""
-        ids, found = torch.arange(len(self.x)), []
-        for network, written in zip(self.networks, self._written, strict=True):
-            names = network.architecture.written(layer), network.architecture.read(layer)
-            batches = list(stream(network, self.x, names, known=written))
-            before, after = (torch.cat([batch[name] for batch in batches]) for name in names)
-            written.setdefault(names[0], before)
-            found.append(_of_layer(before, after, ids))
-        return found
+    @property
+    def sampling(self) -> Sampling:
+        """Which positions are looked at."""
+        return Sampling(len(self.x), self.max_rows)
 
+    def at(self, axis: Axis) -> list[Tensor]:
+        """Return what each network's units do in one place: (r, u)."""
+        if not self._rows:
+            self._rows = [rows_of(network, self.x, self._axes, self.max_rows) for network in self.networks]
+        return [rows[axis] for rows in self._rows]
 
-def _of_layer(written: Tensor, read: Tensor, ids: Tensor) -> Activations:
-    written, read = written.flatten(0, -2), read.flatten(0, -2)
-    return Activations(written, read, ids.repeat_interleave(len(written) // len(ids)))
+    def written(self, layer: str) -> list[Tensor]:
+        """Return the pre-activations of each network's layer, one place after the other: (r, u)."""
+        return self._all(self.networks[0].architecture.written(layer))
+
+    def read(self, layer: str) -> list[Tensor]:
+        """Return the activations of each network's layer, one place where it is read after the other: (r, u)."""
+        return self._all(self.networks[0].architecture.read(layer))
+
+    def _all(self, axes: Sequence[Axis]) -> list[Tensor]:
+        return [torch.cat(rows) for rows in zip(*(self.at(axis) for axis in axes), strict=True)]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from consilience.units.layers import Map, TracedNetwork
-from consilience.units.symmetry import axis_norms
+from consilience.units.architecture import TracedNetwork, outgoing_norms
+from consilience.units.axes import Axis
+from consilience.units.maps import Map, Weights
 
 
 @dataclass(frozen=True)
@@ -55,39 +56,59 @@ class Hyperplanes:
         return torch.cat([self.incoming, self.bias[:, None]], dim=1)
 
 
-def ground(m: Map, network: TracedNetwork, projection: Projection | None) -> tuple[Tensor, Tensor]:
-    """Return a map's weight (u, c, s) and bias (u,) in the basis: ``w̃ = w P``, ``b̃ = b + Σ_s w c``.
+def ground(m: Map, network: TracedNetwork, projections: Mapping[Axis, Projection]) -> Weights:
+    """Return a map's hyperplanes in the bases below: ``w̃ = w P``, ``b̃ = b + Σ_s w c``.
 
-    ``projection`` is None where the map reads the input, whose features are the same for all members.
+    Parts are (u, c, s) for each layer read; fixed features stay as they are. Unit j of a map per unit reads its own
+    centroid c alone: ``w̃ = w P[j, c]``, still (u, 1, s).
+
+    Parameters
+    ----------
+    m : the map.
+    network : the member.
+    projections : of the member, by place where a layer is read.
     """
-    matrix = m.matrix(network.state[m.weight])
-    bias = network.state[m.bias] if m.bias else matrix.new_zeros(len(matrix))
-    if projection is None:
-        return matrix, bias
-    return torch.einsum("uis,ic->ucs", matrix, projection.matrix), bias + torch.einsum(
-        "uis,i->u", matrix, projection.offset
-    )
+    weights = network.weights(m)
+    parts, bias = [], weights.bias
+    for part, axis in zip(weights.parts, m.inputs, strict=True):
+        if axis.layer is None:
+            parts.append(part)
+            continue
+        projection = projections[axis]
+        if m.per_unit:
+            own = projection.matrix.gather(1, projection.matrix.abs().argmax(1, keepdim=True))
+            parts.append(part * own[:, :, None])
+            bias = bias + part.sum((1, 2)) * projection.offset
+        else:
+            parts.append(torch.einsum("uis,ic->ucs", part, projection.matrix))
+            bias = bias + torch.einsum("uis,i->u", part, projection.offset)
+    return Weights(tuple(parts), bias)
 
 
 def hyperplanes(
-    networks: Sequence[TracedNetwork], layer: str, projections: Mapping[str, Sequence[Projection]]
+    networks: Sequence[TracedNetwork], layer: str, projections: Mapping[Axis, Sequence[Projection]]
 ) -> Hyperplanes:
     """Return the table of one layer's units, grounded.
+
+    A layer that is written again and again, as a residual stream is, has its hyperplanes from the maps that read what
+    has been grounded.
 
     Parameters
     ----------
     networks : the members.
     layer : name of the layer.
-    projections : for each layer that ``layer`` reads, one projection per member.
+    projections : for each place where a layer below is read, one projection per member.
     """
     rows, biases = [], []
+    known = (None, *{axis.layer for axis in projections})
     for k, network in enumerate(networks):
-        maps = network.architecture.writing(layer)
-        grounded = [ground(m, network, projections[m.reads][k] if m.reads else None) for m in maps]
-        rows.append(torch.cat([matrix.flatten(1) for matrix, _ in grounded], dim=1))
-        biases.append(torch.stack([bias for _, bias in grounded]).sum(0))
+        own = {axis: each[k] for axis, each in projections.items()}
+        maps = [m for m in network.architecture.writing(layer) if all(a.layer in known for a in m.inputs)]
+        grounded = [ground(m, network, own) for m in maps]
+        rows.append(torch.cat([weights.matrix for weights in grounded], dim=1))
+        biases.append(torch.stack([weights.bias for weights in grounded]).sum(0))
     member, index = unit_index(networks, layer)
-    outgoing = [axis_norms(network, network.architecture.layer(layer).readers) for network in networks]
+    outgoing = [outgoing_norms(network, layer) for network in networks]
     return Hyperplanes(torch.cat(rows), torch.cat(biases), torch.cat(outgoing), member, index)
 
 

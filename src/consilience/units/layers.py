@@ -1,251 +1,53 @@
-"""The layers of any traced module: which parameter axes index the same units.
+"""The layers of any traced module, found by following units through its operations.
 
-A *layer* is a set of interchangeable units. Its units are *written* by the output axis of weights and biases and *read*
-by the input axis of the weights that follow. The axes are found by following labels through the traced operations: a
-weighted operation gives its output a new label, an elementwise operation passes labels on, and a label that arrives at
-another weight's input axis ties that axis to the layer.
-
-An operation is either in one of the tables below, with its effect on units known exactly, or the module is refused by
-name. Axis legend: ``u`` units written, ``i`` units read, ``s`` positions of a kernel (1 for a linear map), ``n``
-samples.
+Every dimension of a value is either fixed (samples, positions, the inputs' features) or indexes units. A weighted
+operation gives its output's dimension new units; elementwise operations, pooling and reshapes pass units on; what
+arrives at another weight ties that weight's input axis to them; a sum makes one layer of what it adds; a product, a
+depthwise convolution and a norm pair units. An operation is in one of the tables of `consilience.units.operations`,
+with its effect on units known exactly, or the module is refused by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import NamedTuple
+import functools
+import itertools
+import math
+import operator
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, fx, nn
 
-from consilience.errors import InputError, TracingError
+from consilience.errors import TracingError
+from consilience.units import operations
+from consilience.units.architecture import Architecture, Layer
+from consilience.units.axes import Axis, Section, axes_of
+from consilience.units.maps import Kernel, Map, Norm
+from consilience.units.operations import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    ELEMENTWISE,
+    PASSING,
+    REDUCTIONS,
+    RESHAPING,
+    SIZED,
+    SPATIAL,
+    SUMS,
+    aten,
+)  # fmt: skip
 from consilience.units.tracing import Program, describe, trace
 
-aten = torch.ops.aten
+BATCH = 1_000_003  # a prime that stands for the number of samples where sizes are compared
 
-# Elementwise operations and what the symmetry table calls them; those that it does not know have no symmetry.
-ELEMENTWISE: dict[object, str] = {
-    aten.relu.default: "relu",
-    aten.leaky_relu.default: "leaky_relu",
-    aten.tanh.default: "tanh",
-    aten.erf.default: "erf",
-    aten.sigmoid.default: "sigmoid",
-    aten.softplus.default: "softplus",
-    aten.gelu.default: "gelu",
-    aten.silu.default: "silu",
-    aten.elu.default: "elu",
-    aten.selu.default: "selu",
-    aten.celu.default: "celu",
-    aten.mish.default: "mish",
-    aten.hardtanh.default: "hardtanh",
-    aten.hardsigmoid.default: "hardsigmoid",
-    aten.hardswish.default: "hardswish",
-    aten.relu6.default: "relu6",
-    aten.log_sigmoid.default: "log_sigmoid",
-    aten.sin.default: "sin",
-    aten.cos.default: "cos",
-}
-
-# Operations that leave every value where it is (dropout: in eval mode).
-PASSING = {
-    aten.dropout.default,
-    aten.feature_dropout.default,
-    aten.alpha_dropout.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.alias.default,
-    aten.contiguous.default,
-    aten.lift_fresh_copy.default,
-    aten.detach_.default,
-}
-# The same, where the shape comes out as it went in; on values without units they may do anything.
-RESHAPING = {
-    aten.flatten.using_ints,
-    aten.view.default,
-    aten.reshape.default,
-    aten._unsafe_view.default,
-    aten.squeeze.default,
-}
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of one parameter that indexes the units of a layer."""
-
-    parameter: str
-    dim: int
-
-
-@dataclass(frozen=True)
-class Map:
-    """One weighted operation, from the layer it reads to the layer it writes.
-
-    Attributes
-    ----------
-    name : the module that holds the weight, or the weight's own name.
-    weight, bias : parameter names.
-    reads : the layer read; None where the map reads the input, whose features keep their index.
-    writes : the layer written.
-    input_value, output_value : names of the traced values, for `Program.run`.
-    """
-
-    name: str
-    weight: str
-    bias: str | None
-    reads: str | None
-    writes: str
-    input_value: str
-    output_value: str
-
-    def matrix(self, weight: Tensor) -> Tensor:
-        """Return the weight as (u, i, s)."""
-        return weight.unsqueeze(-1)
-
-    def weight_like(self, matrix: Tensor) -> Tensor:
-        """Return a matrix (u, i, s) in the weight's own shape; the inverse of `matrix`."""
-        return matrix.squeeze(-1)
-
-    def rows(self, value: Tensor) -> Tensor:
-        """Return what the map reads as one row per sample and position: (n, i, s)."""
-        return value.reshape(-1, value.shape[-1], 1)
-
-    def responses(self, value: Tensor) -> Tensor:
-        """Return what the map writes as one row per sample and position: (n, u)."""
-        return value.reshape(-1, value.shape[-1])
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A set of units.
-
-    Attributes
-    ----------
-    name : the first module that writes it.
-    width : number of units.
-    activations : the elementwise functions that its units pass through, in order.
-    writers, readers : the parameter axes that index its units.
-    interchangeable : False where something outside tells the units apart, as for the outputs.
-    """
-
-    name: str
-    width: int
-    activations: tuple[str, ...]
-    writers: tuple[Axis, ...]
-    readers: tuple[Axis, ...]
-    interchangeable: bool
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """All layers and maps of a module, in the order in which they are computed, and the traced program."""
-
-    layers: tuple[Layer, ...]
-    maps: tuple[Map, ...]
-    program: Program = field(compare=False, repr=False)
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, Layer]:
-        return {layer.name: layer for layer in self.layers}
-
-    def layer(self, name: str) -> Layer:
-        """Return the layer called ``name``; raise `InputError` with the names there are."""
-        if name not in self._by_name:
-            raise InputError(
-                "no layer has this name", got=repr(name), expected=", ".join(repr(n) for n in self._by_name)
-            )
-        return self._by_name[name]
-
-    @property
-    def hidden(self) -> tuple[Layer, ...]:
-        """The layers whose units are interchangeable."""
-        return tuple(layer for layer in self.layers if layer.interchangeable)
-
-    @property
-    def output(self) -> Layer:
-        """The layer that the module returns."""
-        return next(layer for layer in self.layers if not layer.interchangeable)
-
-    def writing(self, layer: str) -> tuple[Map, ...]:
-        """Return the maps that write ``layer``."""
-        return tuple(m for m in self.maps if m.writes == layer)
-
-    def reading(self, layer: str) -> tuple[Map, ...]:
-        """Return the maps that read ``layer``."""
-        return tuple(m for m in self.maps if m.reads == layer)
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Number of units by layer."""
-        return {layer.name: layer.width for layer in self.layers}
-
-    def shapes(self, widths: Mapping[str, int], state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        """Return the shape each parameter of ``state`` has at other widths; layers not named keep theirs."""
-        new = {name: list(parameter.shape) for name, parameter in state.items()}
-        for layer in self.layers:
-            for axis in (*layer.writers, *layer.readers):
-                new[axis.parameter][axis.dim] = widths.get(layer.name, layer.width)
-        return {name: tuple(shape) for name, shape in new.items()}
-
-    def fits(self, state: Mapping[str, Tensor]) -> bool:
-        """Whether these are the parameters of such a network, at whatever widths."""
-        axes = [axis for layer in self.layers for axis in layer.writers]
-        if {axis.parameter for axis in axes} != set(state):
-            return False
-        widths = self.widths_in(state)
-        return self.shapes(widths, state) == {name: tuple(parameter.shape) for name, parameter in state.items()}
-
-    def widths_in(self, state: Mapping[str, Tensor]) -> dict[str, int]:
-        """Return the layers' widths as the parameters have them."""
-        first = {layer.name: layer.writers[0] for layer in self.layers}
-        return {name: state[axis.parameter].shape[axis.dim] for name, axis in first.items()}
-
-    def with_widths(self, widths: Mapping[str, int]) -> Architecture:
-        """Return the same layers and maps at other widths; layers not named keep theirs."""
-        layers = tuple(replace(layer, width=widths.get(layer.name, layer.width)) for layer in self.layers)
-        return replace(self, layers=layers)
-
-    def written(self, layer: str) -> str:
-        """Return the name of the traced value in which the layer's units have been written: pre-activations."""
-        return self.writing(layer)[0].output_value
-
-    def read(self, layer: str) -> str:
-        """Return the name of the traced value that is read of the layer: activations, or the outputs."""
-        readers = self.reading(layer)
-        return readers[0].input_value if readers else self.program.output
-
-    @property
-    def structure(self) -> tuple[object, ...]:
-        """What members of one population must share: all of it but the widths."""
-        return (
-            self.program.input_shape,
-            self.output.width,
-            tuple((layer.name, layer.activations, layer.writers, layer.readers) for layer in self.layers),
-        )
-
-
-@dataclass(frozen=True)
-class TracedNetwork:
-    """A network as the rest of the package sees it: its layers, and its parameters by name."""
-
-    architecture: Architecture
-    state: Mapping[str, Tensor]
-
-    def values(self, x: Tensor, names: Sequence[str], known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return traced values for inputs x (n, ...); see `Program.run`."""
-        return self.architecture.program.run(self.state, x, names, known)
-
-    def activate(self, layer: str, written: Tensor) -> Tensor:
-        """Return what pre-activations (n, c) of a layer, of any number of units, become when they are read: (n, c)."""
-        program = self.architecture.program
-        name, known = self.architecture.read(layer), {self.architecture.written(layer): written}
-        return program.run(self.state, written, [name], known)[name]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the outputs (n, o) for inputs x (n, ...)."""
-        output = self.architecture.program.output
-        return self.values(x, [output])[output]
+UNDERSTOOD = (
+    "linear layers, convolutions, batch and layer norms, elementwise functions, pooling, flatten, sums, "
+    "concatenation, gates, dropout"
+)
+LINEAR = {"avg_pool", "upsample", "scale", "shift"}  # what outputs may pass through: the mean over members passes too
+ODD = "an operation on units is not understood"
+PARAMETER = "a parameter is used in an operation that is not understood"
 
 
 def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
@@ -257,94 +59,581 @@ def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
         If an operation on units is not understood (the message names the operation and its module), or the module's use
         of its parameters leaves a unit's axes unknown.
     """
-    return _Labels(trace(module, example_input)).architecture()
+    return _Follower(trace(module, example_input)).architecture()
 
 
-class _Units(NamedTuple):
-    """The label of a value's last axis: which weight wrote these units, and the activations they have passed since."""
+class _Run(NamedTuple):
+    """Units of one group, or fixed features, along a dimension: see `consilience.units.axes.Section`."""
 
-    weight: str
-    activations: tuple[str, ...] = ()
+    group: int | None
+    block: int
+
+
+_Label = dict[int, tuple[_Run, ...]]  # dimension → what follows what along it; other dimensions are fixed
 
 
 @dataclass
-class _Labels:
-    """Follows units through a program. A value without a label holds fixed features, such as the inputs."""
+class _Group:
+    """Units that one weight writes, before it is known which groups are one layer."""
+
+    name: str
+    width: int
+    activations: list[str] = field(default_factory=list)
+    fixed: bool = False  # told apart by their index
+
+
+@dataclass
+class _Draft:
+    """A map whose groups are not yet layers."""
+
+    name: str
+    weight: str
+    bias: str | None
+    inputs: tuple[_Run, ...]  # of a map per unit: up to the units that it reads
+    input: tuple[str, int]  # value and dimension
+    output: tuple[str, int]
+    group: int
+    before: tuple[_Run, ...] = ()
+    kernel: Kernel | None = None
+    norm: Norm | None = None
+    per_unit: bool = False
+    fitted: bool = True
+
+
+@dataclass
+class _Follower:
+    """Follows units through a program."""
 
     program: Program
-    labels: dict[fx.Node, _Units] = field(default_factory=dict)
-    maps: list[Map] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)  # weight → name of its map and of the layer it writes
-    reads: dict[str, list[tuple[str, _Units]]] = field(
-        default_factory=dict
-    )  # weight → (weight that reads it, what it reads)
+    labels: dict[fx.Node, _Label] = field(default_factory=dict)
+    groups: list[_Group] = field(default_factory=list)
+    joined: dict[int, int] = field(default_factory=dict)  # group → group it is one layer with
+    paired: dict[int, int] = field(default_factory=dict)  # group → group it is tied to
+    drafts: list[_Draft] = field(default_factory=list)
+    crossing: list[str] = field(default_factory=list)
+    sources: dict[fx.Node, _Draft] = field(default_factory=dict)  # value → the map that has just written it
+    folded: set[fx.Node] = field(default_factory=set)  # those of them that a batch norm follows
+
+    # --- the walk -------------------------------------------------------------------------------------------------
 
     def architecture(self) -> Architecture:
         nodes = [node for node in self.program.nodes if node.op == "call_function"]
         for node in nodes:
-            units = self.follow(node)
-            if units is not None:
-                self.labels[node] = units
+            label = self.follow(node) if node.users else {}
+            if label:
+                self.labels[node] = label
         returned = next((node for node in nodes if node.name == self.program.output), None)
-        output = self.labels.get(returned) if returned is not None else None
-        if output is None:
+        label = {} if returned is None else self.labels.get(returned, {})
+        if returned is None or not label:
             raise self.refuse("the module returns values that no layer of its own has written", returned)
-        if output.activations:
+        if returned.meta["val"].dim() != 2:
             raise self.refuse(
-                f"the outputs pass through '{output.activations[-1]}'", returned,
-                cure="return the values before it (logits): the mean over members is taken there",
-            )  # fmt: skip
-        if returned is not None and returned.meta["val"].dim() != 2:
-            raise self.refuse(
-                f"the outputs have {returned.meta['val'].dim()} axes",
-                returned,
-                cure="return one row (o,) for each sample",
+                f"the outputs have {returned.meta['val'].dim()} axes", returned, "return one row (o,) for each sample"
             )
-        self.check_reached(output.weight)
-        layers = tuple(self.layer(m, is_output=m.weight == output.weight) for m in self.maps)
-        return Architecture(layers, tuple(self.maps), self.program)
+        if len(label[1]) != 1 or label[1][0].group is None or label[1][0].block != 1:
+            raise self.refuse(
+                "the outputs are not the units of one layer", returned, "return the output of a layer of its own"
+            )
+        return self.finish(returned, self.root(label[1][0].group))
 
-    def follow(self, node: fx.Node) -> _Units | None:
+    def follow(self, node: fx.Node) -> _Label:
         """Return the label of the operation's result, or refuse the operation."""
-        if node.target is aten.linear.default:
+        target = node.target
+        if target is aten.linear.default:
             return self.linear(node)
-        tensors = [value for value in node.all_input_nodes if isinstance(value.meta.get("val"), Tensor)]
+        if target in CONVOLUTIONS:
+            return self.convolution(node)
+        if target in BATCH_NORMS:
+            return self.batch_norm(node)
+        if target is aten.layer_norm.default:
+            return self.layer_norm(node)
+        tensors = [value for value in node.all_input_nodes if isinstance(value.meta.get("val"), Tensor | tuple | list)]
         if any(value.name in self.program.parameters for value in tensors):
-            raise self.refuse("a parameter is used in an operation that is not understood", node)
-        units = [value for value in tensors if value in self.labels]
-        if not units:
-            return None  # preprocessing of the inputs: no unit is involved yet
-        label = self.labels[units[0]]
-        if node.target in PASSING or (node.target in RESHAPING and _same_shape(units[0], node)):
+            raise self.refuse(PARAMETER, node)
+        carriers = [value for value in tensors if value in self.labels]
+        if not carriers:
+            return {}  # preprocessing of the inputs: no unit is involved yet
+        if target in SUMS or target in (aten.mul.Tensor, aten.div.Tensor):
+            return self.combine(node)
+        if target is aten.cat.default:
+            return self.concatenate(node)
+        value, label = carriers[0], self.labels[carriers[0]]
+        if len(carriers) > 1 or value is not node.args[0]:
+            raise self.refuse(ODD, node)
+        if target in PASSING:
             return label
-        if node.target in ELEMENTWISE:
-            return _Units(label.weight, (*label.activations, _activation(node)))
-        raise self.refuse("an operation on units is not understood", node)
+        if target in ELEMENTWISE:
+            return self.pass_through(label, _activation(node))
+        if target in SPATIAL:
+            n_dims, name = SPATIAL[target]
+            self.check_fixed(node, value, range(_dims(value) - n_dims, _dims(value)))
+            return self.pass_through(label, name)
+        if target is operator.getitem and node.args[1] == 0:  # of an operation that returns several values
+            for draft in self.drafts:
+                if draft.output[0] == value.name:
+                    draft.output = (node.name, draft.output[1])
+            return label
+        if target in REDUCTIONS:
+            return self.reduce(node, value)
+        if target in RESHAPING:
+            return self.reshape(node, value)
+        if target in (aten.permute.default, aten.transpose.int, aten.expand.default):
+            return self.rearrange(node, value)
+        if target in (aten.slice.Tensor, aten.select.int):
+            return self.cut(node, value)
+        if target in (aten.pad.default, aten.constant_pad_nd.default):
+            return self.pad(node, value)
+        raise self.refuse(ODD, node)
 
-    def linear(self, node: fx.Node) -> _Units:
-        value, weight, bias, *_ = (*node.args, None)
+    # --- weighted operations --------------------------------------------------------------------------------------
+
+    def linear(self, node: fx.Node) -> _Label:
+        value, weight, bias = self.arguments(node, 3)
+        last = _dims(value) - 1
+        label = self.labels.get(value, {})
+        draft = self.dense(node, value, weight, bias, last)
+        others = {dim: runs for dim, runs in label.items() if dim != last}
+        if others:
+            self.crossing.append(draft.name)
+            if bias is not None:
+                self.pass_through(others, "shift")
+        return {**others, last: (_Run(draft.group, 1),)}
+
+    def convolution(self, node: fx.Node) -> _Label:
+        target: Any = node.target
+        n_dims = CONVOLUTIONS[target]
+        value, weight, bias, stride, padding, dilation, groups = self.arguments(node, 7)
+        self.check_fixed(node, value, range(2, 2 + n_dims))
+        size = tuple(weight.meta["val"].shape[2:])
+        stride, dilation = _each(stride, n_dims, 1), _each(dilation, n_dims, 1)
+        kernel = Kernel(size, stride, _padding(padding, size, dilation), dilation)
+        channels = int(value.meta["val"].shape[1])
+        if groups in (None, 1):
+            draft = self.dense(node, value, weight, bias, 1)
+            draft.kernel = draft.kernel or kernel
+            return {1: (_Run(draft.group, 1),)}
+        if groups != channels or int(weight.meta["val"].shape[0]) != channels:
+            raise self.refuse(
+                f"a convolution in {groups} groups", node, "use groups=1, or as many as there are channels"
+            )
+        label = self.per_unit(node, value, weight, bias, 1, kernel=kernel)
+        own_groups = functools.partial(operations.depthwise, target)
+        padding = [0] * n_dims if padding is None else padding
+        _replace(node, own_groups, (value, weight, bias, list(stride), padding, list(dilation)))
+        return label
+
+    def batch_norm(self, node: fx.Node) -> _Label:
+        target: Any = node.target
+        training, eps = BATCH_NORMS[target]
+        value, weight, bias, mean, variance, *rest = self.arguments(node, 9)
+        given = [value, weight, bias, mean, variance, *rest]
+        if training is not None and given[training]:
+            raise self.refuse("a batch norm that uses the batch's statistics", node, "keep running statistics")
+        names = [
+            self.program.parameters.get(each.name, "") if isinstance(each, fx.Node) else ""
+            for each in (weight, bias, mean, variance)
+        ]
+        if not all(names):
+            raise self.refuse("a batch norm without weight, bias or statistics of its own", node, "use affine=True")
+        if value not in self.labels:
+            raise self.refuse(
+                "a batch norm of the inputs", node, "scale the inputs before the network, or fold it into what follows"
+            )
+        norm = Norm(names[0], names[1], names[2], names[3], float(given[eps]))
+        source = self.sources.get(value)
+        if source is None or not source.fitted or len(value.users) > 1 or source.norm not in (None, norm):
+            return self.per_unit(node, value, weight, None, 1, norm=norm)
+        if source.norm is None:
+            self.check_free(node, norm.weight)
+        source.norm = norm
+        self.folded.add(value)
+        if source.output[0] == value.name:
+            source.output = (node.name, source.output[1])
+        return self.labels[value]
+
+    def layer_norm(self, node: fx.Node) -> _Label:
+        value, shape, weight, bias, eps = self.arguments(node, 5)
+        last = _dims(value) - 1
+        label = self.labels.get(value, {})
+        if last not in label:
+            if isinstance(weight, fx.Node):
+                raise self.refuse(PARAMETER, node)
+            return label
+        if len(shape) != 1:
+            raise self.refuse(ODD, node, "normalise over units only")
+        if weight is None:
+            raise self.refuse("a layer norm without weight", node, "use elementwise_affine=True")
+        self.pass_through({last: label[last]}, "layer_norm")
+        label = self.per_unit(node, value, weight, bias, last, fitted=False)
+        _replace(node, operations.layer_norm, (value, weight, bias, 1e-5 if eps is None else eps))
+        return label
+
+    def dense(self, node: fx.Node, value: fx.Node, weight: fx.Node, bias: fx.Node | None, dim: int) -> _Draft:
+        """Follow a weight that mixes units along a dimension."""
+        name, bias_name = self.names(node, weight, bias)
+        if value.name in self.program.parameters:
+            raise self.refuse(PARAMETER, node)
+        label = self.labels.get(value, {})
+        runs = label.get(dim) or (_Run(None, int(value.meta["val"].shape[dim])),)
+        width = int(weight.meta["val"].shape[0])
+        for draft in self.drafts:
+            if draft.weight == name and not draft.per_unit and draft.bias == bias_name:  # the module is used again
+                self.join(node, draft.inputs, runs)
+                self.sources[node] = draft
+                return draft
+        self.check_free(node, name, bias_name)
+        group = self.group(self.own_name(name), width)
+        output = _dims(node) - 1 if node.target is aten.linear.default else 1
+        draft = _Draft(self.groups[group].name, name, bias_name, runs, (value.name, dim), (node.name, output),
+                       group)  # fmt: skip
+        self.drafts.append(draft)
+        self.sources[node] = draft
+        return draft
+
+    def per_unit(
+        self, node: fx.Node, value: fx.Node, weight: fx.Node, bias: fx.Node | None, dim: int, *,
+        kernel: Kernel | None = None, norm: Norm | None = None, fitted: bool = True,
+    ) -> _Label:  # fmt: skip
+        """Follow a weight that acts on each unit by itself: new units, paired with those read."""
+        name, bias_name = self.names(node, weight, bias)
+        runs = self.labels.get(value, {}).get(dim)
+        if runs is None or any(run.group is None or run.block != 1 for run in runs):
+            raise self.refuse("a weight of its own for each input feature", node)
+        self.check_free(node, name, bias_name)
+        new = list[_Run]()
+        module = self.own_name(name)
+        for i, run in enumerate(runs):
+            assert run.group is not None
+            own = module if i == 0 else self.unique(f"{module}[{self.groups[self.root(run.group)].name}]")
+            group = self.group(own, self.groups[self.root(run.group)].width)
+            self.paired[group] = run.group
+            # The output's dimension of units is the input's: none of these operations moves dimensions.
+            self.drafts.append(
+                _Draft(own, name, bias_name, runs[: i + 1], (value.name, dim), (node.name, dim), group, tuple(new),
+                       kernel, norm, per_unit=True, fitted=fitted)
+            )  # fmt: skip
+            new.append(_Run(group, 1))
+        if len(runs) == 1:
+            self.sources[node] = self.drafts[-1]
+        return {**{d: r for d, r in self.labels.get(value, {}).items() if d != dim}, dim: tuple(new)}
+
+    # --- everything else ------------------------------------------------------------------------------------------
+
+    def combine(self, node: fx.Node) -> _Label:
+        """A sum makes one layer of what it adds; a product pairs units, the second factor being the gate."""
+        first, second = self.arguments(node, 2)
+        if not isinstance(second, fx.Node) or not isinstance(first, fx.Node):
+            carrier = first if isinstance(first, fx.Node) else second
+            name = "shift" if node.target in SUMS else "scale"
+            return self.pass_through(self.labels[carrier], name)
+        if node.target is aten.mul.Tensor and _size(second) > _size(first):
+            first, second = second, first
+        shapes, label = [value.meta["val"].shape for value in (first, second)], dict[int, tuple[_Run, ...]]()
+        n_dims = _dims(node)
+        both = True
+        for dim in range(n_dims):
+            places = [dim - (n_dims - len(shape)) for shape in shapes]
+            runs = [self.labels.get(value, {}).get(at) for value, at in zip((first, second), places, strict=True)]
+            sizes = [1 if at < 0 else shape[at] for shape, at in zip(shapes, places, strict=True)]
+            if runs[0] is not None and runs[1] is not None:
+                if any(isinstance(size, int) and size == 1 for size in sizes) and sizes[0] != sizes[1]:
+                    raise self.refuse("a single unit is spread over others", node)
+                (self.join if node.target in SUMS else self.pair)(node, runs[0], runs[1])
+                label[dim] = runs[0]
+            elif runs[0] is not None or runs[1] is not None:
+                found, other = (runs[0], sizes[1]) if runs[0] is not None else (runs[1], sizes[0])
+                assert found is not None
+                both = False
+                self.pass_through({dim: found}, "shift" if node.target in SUMS else "product")
+                if isinstance(other, int) and other == 1:
+                    label[dim] = found
+                else:  # features that keep their index: so do the units
+                    for run in found:
+                        self.fix(run.group)
+        if not both and first in self.labels and second in self.labels and node.target not in SUMS:
+            self.pass_through(self.labels[second], "product")
+        return label
+
+    def concatenate(self, node: fx.Node) -> _Label:
+        values, dim = self.arguments(node, 2)
+        n_dims = _dims(node)
+        dim = (dim or 0) % n_dims
+        if dim == 0:
+            raise self.refuse(ODD, node)
+        labels = [self.labels.get(value, {}) for value in values]
+        result = dict[int, tuple[_Run, ...]]()
+        for d in range(n_dims):
+            if not any(d in label for label in labels):
+                continue
+            if d == dim:
+                result[d] = tuple(
+                    run
+                    for value, label in zip(values, labels, strict=True)
+                    for run in label.get(d) or (_Run(None, int(value.meta["val"].shape[d])),)
+                )
+                continue
+            runs = [label.get(d) for label in labels]
+            found = next(run for run in runs if run is not None)
+            for other in runs:
+                if other is not None:
+                    self.join(node, found, other)
+            if None in runs:  # features that keep their index: so do the units
+                for run in found:
+                    self.fix(run.group)
+            else:
+                result[d] = found
+        return result
+
+    def reduce(self, node: fx.Node, value: fx.Node) -> _Label:
+        _, dims, keep = self.arguments(node, 3)
+        n_dims = _dims(value)
+        gone = {d % n_dims for d in ([dims] if isinstance(dims, int) else dims or range(n_dims))}
+        self.check_fixed(node, value, [0, *gone] if 0 in gone else sorted(gone))
+        if 0 in gone:
+            raise self.refuse("samples are mixed", node)
+        label = self.pass_through(self.labels[value], REDUCTIONS[node.target])
+        return {d if keep else d - sum(g < d for g in gone): runs for d, runs in label.items()}
+
+    def reshape(self, node: fx.Node, value: fx.Node) -> _Label:
+        """Dimensions may be merged into blocks behind units, and such blocks divided again."""
+        label, result = self.labels[value], dict[int, tuple[_Run, ...]]()
+        before, after = _sizes(value), _sizes(node)
+        units = dict[int, tuple[list[int], int]]()
+        for sources, targets in _matching(before, after):
+            carrying = [d for d in sources if d in label]
+            if not carrying:
+                continue
+            runs = label[carrying[0]]
+            sources = [d for d in sources if before[d] != 1 or d in label]
+            targets = [d for d in targets if after[d] != 1] or targets[:1]
+            rest = math.prod(before[d] for d in sources if d != carrying[0])
+            if len(carrying) > 1 or carrying[0] != sources[0] or 0 in sources or not targets:
+                raise self.refuse("units and positions change places", node, "flatten with units first: (n, u, ...)")
+            if len(targets) == 1:
+                result[targets[0]] = tuple(_Run(run.group, run.block * rest) for run in runs)
+                units[targets[0]] = (sources, 1)
+                continue
+            divisor = math.prod(after[d] for d in targets[1:])
+            if any((run.block * rest) % divisor for run in runs):
+                raise self.refuse("the units of a layer are divided", node)
+            result[targets[0]] = tuple(_Run(run.group, run.block * rest // divisor) for run in runs)
+            units[targets[0]] = (sources, divisor)
+        if node.target in SIZED:
+            _replace(node, functools.partial(operations.reshape, units=units), (value, node.args[1]))
+        elif any(divisor != 1 for _, divisor in units.values()):
+            raise self.refuse(ODD, node, "use view or reshape")
+        return result
+
+    def rearrange(self, node: fx.Node, value: fx.Node) -> _Label:
+        label, n_dims = self.labels[value], _dims(value)
+        if node.target is aten.expand.default:
+            extra = _dims(node) - n_dims
+            units = [d + extra for d in label]
+            _replace(node, functools.partial(operations.expand, units=units), (value, node.args[1]))
+            return {d + extra: runs for d, runs in label.items()}
+        if node.target is aten.transpose.int:
+            order = list(range(n_dims))
+            a, b = (d % n_dims for d in self.arguments(node, 3)[1:])
+            order[a], order[b] = b, a
+        else:
+            order = [d % n_dims for d in self.arguments(node, 2)[1]]
+        if order[0] != 0:
+            raise self.refuse("samples change places with something else", node)
+        return {order.index(d): runs for d, runs in label.items()}
+
+    def cut(self, node: fx.Node, value: fx.Node) -> _Label:
+        """Positions may be left out; units and samples may not."""
+        label, n_dims = self.labels[value], _dims(value)
+        _, dim, start, *end = self.arguments(node, 4)
+        dim = (dim or 0) % n_dims
+        whole = node.target is aten.slice.Tensor and not start and (end[0] is None or end[0] >= sys.maxsize)
+        if whole and len(node.args) < 5:
+            return label
+        if dim == 0:
+            raise self.refuse("samples are mixed", node)
+        self.check_fixed(node, value, [dim])
+        if node.target is aten.slice.Tensor:
+            return label
+        return {d - (d > dim): runs for d, runs in label.items()}
+
+    def pad(self, node: fx.Node, value: fx.Node) -> _Label:
+        amounts: Any = node.args[1]
+        padded = [_dims(value) - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0]
+        self.check_fixed(node, value, padded)
+        mode, constant = "constant", 0
+        for argument in (*node.args[2:], *node.kwargs.values()):
+            mode = argument if isinstance(argument, str) else mode
+            constant = argument if isinstance(argument, int | float) else constant  # type: ignore[assignment]
+        return self.pass_through(self.labels[value], "scale" if mode != "constant" or constant == 0 else "shift")
+
+    # --- groups ---------------------------------------------------------------------------------------------------
+
+    def group(self, name: str, width: int) -> int:
+        self.groups.append(_Group(name, width))
+        return len(self.groups) - 1
+
+    def root(self, group: int) -> int:
+        while group in self.joined:
+            group = self.joined[group]
+        return group
+
+    def join(self, node: fx.Node, first: Sequence[_Run], second: Sequence[_Run]) -> None:
+        """Make one layer of units that are added, or read by one weight."""
+        self.check_alike(node, first, second)
+        for a, b in zip(first, second, strict=True):
+            if a.group is None or b.group is None:
+                self.fix(a.group)
+                self.fix(b.group)
+                continue
+            low, high = sorted((self.root(a.group), self.root(b.group)))
+            if low != high:
+                self.joined[high] = low
+
+    def pair(self, node: fx.Node, first: Sequence[_Run], second: Sequence[_Run]) -> None:
+        """Tie units that are multiplied; the second factor is the gate."""
+        self.check_alike(node, first, second)
+        for a, b in zip(first, second, strict=True):
+            if a.group is None or b.group is None:
+                self.fix(a.group)
+                self.fix(b.group)
+                continue
+            if self.root(a.group) == self.root(b.group):
+                self.groups[a.group].activations.append("product")
+            else:
+                self.groups[b.group].activations.append("gate")
+                self.paired.setdefault(self.root(b.group), a.group)
+
+    def check_alike(self, node: fx.Node, first: Sequence[_Run], second: Sequence[_Run]) -> None:
+        widths = [
+            [(run.block, None if run.group is None else self.groups[run.group].width) for run in runs]
+            for runs in (first, second)
+        ]
+        if widths[0] != widths[1]:
+            raise self.refuse("layers that are put together differently meet", node)
+
+    def fix(self, group: int | None) -> None:
+        if group is not None:
+            self.groups[group].fixed = True
+
+    def pass_through(self, label: _Label, name: str) -> _Label:
+        for runs in label.values():
+            for run in runs:
+                if run.group is not None and name not in self.groups[run.group].activations:
+                    self.groups[run.group].activations.append(name)
+        return label
+
+    def check_fixed(self, node: fx.Node, value: fx.Node, dims: Sequence[int] | range) -> None:
+        if any(dim in self.labels.get(value, {}) for dim in dims):
+            raise self.refuse(ODD, node, "keep units and positions apart")
+
+    # --- parameters -----------------------------------------------------------------------------------------------
+
+    def arguments(self, node: fx.Node, n: int) -> list[Any]:
+        """The first n arguments, None where there are fewer."""
+        schema = node.target._schema.arguments if hasattr(node.target, "_schema") else []
+        given = list(node.args) + [node.kwargs.get(argument.name) for argument in schema[len(node.args) :]]
+        return (given + [None] * n)[:n]
+
+    def names(self, node: fx.Node, weight: Any, bias: Any) -> tuple[str, str | None]:
         name = self.program.parameters.get(weight.name) if isinstance(weight, fx.Node) else None
         bias_name = self.program.parameters.get(bias.name) if isinstance(bias, fx.Node) else None
-        if name is None or (bias is not None and bias_name is None) or not isinstance(value, fx.Node):
+        if name is None or (bias is not None and bias_name is None):
             raise self.refuse("a weight is computed, not a parameter", node)
-        if value.name in self.program.parameters:
-            raise self.refuse("a parameter is used in an operation that is not understood", node)
-        if any(name == m.weight or (bias_name and bias_name == m.bias) for m in self.maps):
-            raise self.refuse("a parameter is used twice", node, cure="give each use its own module")
-        read = self.labels.get(value)
-        if read is not None:
-            self.reads[read.weight].append((name, read))
-        self.reads[name] = []
-        own = _owner(name) if all(m.name != _owner(name) for m in self.maps) else name
-        self.names[name] = own
-        self.maps.append(Map(own, name, bias_name, read and self.names[read.weight], own, value.name, node.name))
-        return _Units(name)
+        return name, bias_name
 
-    def check_reached(self, output: str) -> None:
+    def check_free(self, node: fx.Node, *names: str | None) -> None:
+        if any(name in _names(draft) for draft in self.drafts for name in names if name is not None):
+            raise self.refuse("a parameter is used twice", node, "give each use its own module")
+
+    def own_name(self, parameter: str) -> str:
+        owner = _owner(parameter)
+        return owner if all(group.name != owner for group in self.groups) else parameter
+
+    def unique(self, name: str) -> str:
+        taken, tried = {group.name for group in self.groups}, (f"{name}{i or ''}" for i in itertools.count())
+        return next(each for each in tried if each not in taken)
+
+    # --- layers ---------------------------------------------------------------------------------------------------
+
+    def finish(self, returned: fx.Node, output: int) -> Architecture:
+        self.check_folds()
+        families = self.families()
+        names = {group: self.groups[self.root(group)].name for group in range(len(self.groups))}
+        maps = tuple(self.map(draft, names) for draft in self.drafts)
+        self.check_reached(maps, names[output], returned)
+        divided = dict[tuple[str, int], tuple[Section, ...]]()
+        for m in maps:
+            own = (*m.output.before, (m.writes, 1))
+            divided |= {(parameter, 0): own for parameter in m.parameters}  # of several maps, the last has them all
+            if not m.per_unit:
+                divided[m.weight, 1] = tuple((axis.layer, axis.block) for axis in m.inputs)
+        layers = []
+        for group in dict.fromkeys(self.root(draft.group) for draft in self.drafts):
+            name = names[group]
+            first = families[group]
+            joint = [g for g in range(len(self.groups)) if self.root(g) == group]
+            kin = [g for g in range(len(self.groups)) if families[self.root(g)] == first]
+            fixed = any(self.groups[g].fixed or self.root(g) == output for g in kin)
+            activations = dict.fromkeys(a for g in joint for a in self.groups[g].activations)
+            layers.append(
+                Layer(
+                    name, self.groups[group].width, tuple(activations), interchangeable=not fixed,
+                    tied=None if first == group else names[first],
+                )
+            )  # fmt: skip
+        bent = [a for a in next(x for x in layers if x.name == names[output]).activations if a not in LINEAR]
+        if bent:
+            raise self.refuse(
+                f"the outputs pass through '{bent[-1]}'", returned,
+                "return the values before it (logits): the mean over members is taken there",
+            )  # fmt: skip
+        at = Axis(returned.name, 1, names[output])
+        traced = {layer.name: layer.width for layer in layers}
+        return Architecture(tuple(layers), maps, self.program, at, divided, traced, tuple(dict.fromkeys(self.crossing)))
+
+    def families(self) -> dict[int, int]:
+        """Layer → the first layer that its units are paired with, however indirectly."""
+        first = {self.root(g): self.root(g) for g in range(len(self.groups))}
+
+        def top(group: int) -> int:
+            while first[group] != group:
+                group = first[group]
+            return group
+
+        for a, b in self.paired.items():
+            low, high = sorted((top(self.root(a)), top(self.root(b))))
+            first[high] = low
+        return {group: top(group) for group in first}
+
+    def map(self, draft: _Draft, names: dict[int, str]) -> Map:
+        def sections(runs: Sequence[_Run]) -> list[Section]:
+            return [(None if run.group is None else names[run.group], run.block) for run in runs]
+
+        value, dim = draft.input
+        if draft.per_unit:
+            *passed, own = sections(draft.inputs)
+            inputs: tuple[Axis, ...] = (Axis(value, dim, *own, tuple(passed)),)
+        else:
+            inputs = axes_of(value, dim, sections(draft.inputs))
+        output = Axis(*draft.output, names[draft.group], 1, tuple(sections(draft.before)))
+        return Map(draft.name, draft.weight, draft.bias, inputs, output, draft.kernel, draft.norm, draft.per_unit,
+                   draft.fitted)  # fmt: skip
+
+    def check_folds(self) -> None:
+        """A weight that is used twice must be followed by its batch norm each time."""
+        for node, draft in self.sources.items():
+            if draft.norm is not None and draft.norm.weight != draft.weight and node not in self.folded:
+                raise self.refuse("a layer is used with and without its batch norm", node)
+
+    def check_reached(self, maps: Sequence[Map], output: str, returned: fx.Node) -> None:
         """Refuse parameters and layers that do not reach the output, and a returned layer that is read again."""
-        used = {name for m in self.maps for name in (m.weight, m.bias)}
+        used = {name for m in maps for name in m.parameters}
         unused = [name for name in self.program.parameters.values() if name not in used]
-        unread = [m.name for m in self.maps if not self.reads[m.weight] and m.weight != output]
+        reaching = {returned.name}
+        for node in reversed(self.program.nodes):
+            if node.name in reaching:
+                reaching.update(value.name for value in node.all_input_nodes)
+        unread = [m.name for m in maps if m.output.name not in reaching]
         if unused or unread:
             raise TracingError(
                 "parameters do not reach the output",
@@ -352,38 +641,29 @@ class _Labels:
                 got=", ".join(repr(name) for name in unused or unread),
                 cure="remove what the forward pass does not use",
             )
-        if self.reads[output]:
+        if any(output in m.reads for m in maps):
             raise TracingError(
                 "a layer is both returned and read again",
-                where=f"layer '{self.names[output]}' of {self.program.module_name}",
+                where=f"layer '{output}' of {self.program.module_name}",
                 expected="outputs that nothing inside reads",
                 cure="return the output of a layer of its own",
             )
 
-    def layer(self, m: Map, *, is_output: bool) -> Layer:
-        # One stage only: no operation in the tables joins two branches, so a layer has one reader.
-        (activations,) = {read.activations for _, read in self.reads[m.weight]} or {()}
-        (node,) = (node for node in self.program.nodes if node.name == m.output_value)
-        return Layer(
-            name=m.writes,
-            width=int(node.meta["val"].shape[-1]),
-            activations=activations,
-            writers=(Axis(m.weight, 0), *((Axis(m.bias, 0),) if m.bias else ())),
-            readers=tuple(Axis(weight, 1) for weight, _ in self.reads[m.weight]),
-            interchangeable=not is_output,
-        )
-
     def refuse(self, what: str, node: fx.Node | None, cure: str | None = None) -> TracingError:
         return TracingError(
             what, where=self.program.module_name if node is None else describe(node, self.program),
-            expected="linear layers, elementwise activations, flatten, dropout and identity",
+            expected=UNDERSTOOD,
             cure=cure or "rewrite that operation with the ones expected, or leave this network out",
         )  # fmt: skip
 
 
-def read_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters of a module by name, detached; they share memory with the module."""
-    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+def _replace(node: fx.Node, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Let another function compute a node."""
+    node.target, node.args, node.kwargs = target, args, {}
+
+
+def _names(draft: _Draft) -> tuple[str | None, ...]:
+    return draft.weight, draft.bias, None if draft.norm is None else draft.norm.weight
 
 
 def _owner(parameter: str) -> str:
@@ -395,12 +675,66 @@ def _owner(parameter: str) -> str:
     return parameter.rpartition(".")[0] or parameter
 
 
-def _same_shape(value: fx.Node, result: fx.Node) -> bool:
-    before, after = value.meta["val"].shape, result.meta["val"].shape
-    return len(before) == len(after) and all(str(b) == str(a) for b, a in zip(before, after, strict=True))
-
-
 def _activation(node: fx.Node) -> str:
     """Name of an activation, with its arguments where they are not the defaults: ``relu``, ``leaky_relu(0.2)``."""
     arguments = [str(a) for a in node.args[1:]] + [f"{key}={value}" for key, value in node.kwargs.items()]
     return ELEMENTWISE[node.target] + (f"({', '.join(arguments)})" if arguments else "")
+
+
+def _dims(value: fx.Node) -> int:
+    return int(value.meta["val"].dim())
+
+
+def _sizes(value: fx.Node) -> list[int]:
+    """The shape, with `BATCH` for the number of samples."""
+    return [
+        size if isinstance(size, int) else int(size.node.expr.subs(dict.fromkeys(size.node.expr.free_symbols, BATCH)))
+        for size in value.meta["val"].shape
+    ]
+
+
+def _size(value: fx.Node) -> int:
+    return math.prod(_sizes(value))
+
+
+def _matching(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Dimensions of a shape that become dimensions of another, in the smallest groups.
+
+    >>> _matching([5, 3, 2, 2], [5, 12])
+    [([0], [0]), ([1, 2, 3], [1])]
+    """
+    groups, i, j = [], 0, 0
+    while i < len(before) and j < len(after):
+        sources, targets, left, right = [i], [j], before[i], after[j]
+        while left != right:
+            if left < right:
+                i += 1
+                sources.append(i)
+                left *= before[i]
+            else:
+                j += 1
+                targets.append(j)
+                right *= after[j]
+        groups.append((sources, targets))
+        i, j = i + 1, j + 1
+    if (i < len(before) or j < len(after)) and groups:  # ones are left
+        groups[-1][0].extend(range(i, len(before)))
+        groups[-1][1].extend(range(j, len(after)))
+    return groups
+
+
+def _each(value: Any, n_dims: int, default: int) -> tuple[int, ...]:
+    """A number for each spatial dimension."""
+    if value is None:
+        return (default,) * n_dims
+    given = [value] if isinstance(value, int) else list(value)
+    return tuple(given * n_dims if len(given) == 1 else given)
+
+
+def _padding(padding: Any, size: Sequence[int], dilation: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Zeros before and after, by spatial dimension."""
+    if padding == "same":
+        totals = [d * (k - 1) for k, d in zip(size, dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    given = _each(0 if padding == "valid" else padding, len(size), 0)
+    return tuple((p, p) for p in given)

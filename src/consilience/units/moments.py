@@ -15,39 +15,48 @@ class Moments:
     Parameters
     ----------
     n_x, n_y : columns of x and of y.
+    n_fits : for so many fits side by side, each with columns of its own; None for one.
     """
 
-    def __init__(self, n_x: int, n_y: int) -> None:
+    def __init__(self, n_x: int, n_y: int, n_fits: int | None = None) -> None:
+        each = () if n_fits is None else (n_fits,)
         self.count = 0
-        self.sum_x = torch.zeros(n_x, dtype=torch.float64)
-        self.sum_y = torch.zeros(n_y, dtype=torch.float64)
-        self.sum_xx = torch.zeros(n_x, n_x, dtype=torch.float64)
-        self.sum_yx = torch.zeros(n_y, n_x, dtype=torch.float64)
+        self.sum_x = torch.zeros(*each, n_x, dtype=torch.float64)
+        self.sum_y = torch.zeros(*each, n_y, dtype=torch.float64)
+        self.sum_xx = torch.zeros(*each, n_x, n_x, dtype=torch.float64)
+        self.sum_yx = torch.zeros(*each, n_y, n_x, dtype=torch.float64)
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Add samples x (n, n_x) and y (n, n_y)."""
+        """Add samples x (n, n_x) and y (n, n_y); of fits side by side (n, n_fits, n_x) and (n, n_fits, n_y)."""
         x, y = x.double(), y.double()
         self.count += len(x)
         self.sum_x += x.sum(0)
         self.sum_y += y.sum(0)
-        self.sum_xx += x.T @ x
-        self.sum_yx += y.T @ x
+        self.sum_xx += torch.einsum("n...i,n...j->...ij", x, x)
+        self.sum_yx += torch.einsum("n...o,n...i->...oi", y, x)
 
 
 def ridge(moments: Moments, strength: float, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
-    """Return W (n_y, n_x) and b (n_y,) that minimise Σ‖y − W x − b‖² + λ‖W‖².
+    """Return W (n_y, n_x) and b (n_y,) that minimise Σ‖y − W x − b‖² + λ‖W‖²; of fits side by side with these in front.
 
     ``λ = strength · tr(Cov x) / n_x`` per sample, so that ``strength`` has no units; 0 gives the minimum-norm least
     squares. Without ``intercept``, b is zero and moments about zero stand in for covariances.
     """
     n = moments.count
     mean_x, mean_y = (moments.sum_x / n, moments.sum_y / n) if intercept else (0 * moments.sum_x, 0 * moments.sum_y)
-    covariance = moments.sum_xx / n - torch.outer(mean_x, mean_x)
-    cross = moments.sum_yx / n - torch.outer(mean_y, mean_x)
-    values, vectors = torch.linalg.eigh(covariance)
-    penalty = strength * float(values.clamp(min=0).mean())
-    # Directions that the samples never take (eigenvalue 0 up to rounding) get no weight.
-    floor = float(values[-1]) * len(values) * torch.finfo(torch.float64).eps
-    inverse = torch.where(values > floor, 1 / (values + penalty).clamp(min=1e-300), 0.0)
-    weight = cross @ (vectors * inverse) @ vectors.T
-    return weight, mean_y - weight @ mean_x
+    covariance = moments.sum_xx / n - mean_x[..., :, None] * mean_x[..., None, :]
+    cross = moments.sum_yx / n - mean_y[..., :, None] * mean_x[..., None, :]
+    size = covariance.shape[-1]
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].clamp(min=0)
+    if strength > 0:
+        # What is constant up to rounding gets no weight, as any other direction that the samples never take.
+        rounding = 1e-12 * (moments.sum_xx / n).diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        level = torch.maximum(trace / size, rounding)
+        damped = covariance + torch.where(level > 0, strength * level, 1) * torch.eye(size, dtype=torch.float64)
+        weight = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(damped)).mT
+    else:
+        values, vectors = torch.linalg.eigh(covariance)
+        floor = values[..., -1:] * size * torch.finfo(torch.float64).eps
+        inverse = torch.where(values > floor, 1 / values.clamp(min=1e-300), 0.0)
+        weight = cross @ (vectors * inverse[..., None, :]) @ vectors.mT
+    return weight, mean_y - (weight @ mean_x[..., None])[..., 0]

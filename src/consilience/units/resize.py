@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from consilience.errors import InputError
-from consilience.units.layers import Architecture, read_state
+from consilience.units.architecture import Architecture, read_state
+from consilience.units.forward import forward
 
-# Attributes that tell a module's own sizes, by axis of its weight; they follow the weight.
-SIZE_ATTRIBUTES: dict[type[nn.Module], dict[int, str]] = {nn.Linear: {0: "out_features", 1: "in_features"}}
+# Attributes that tell a module's own sizes, which follow the shape of its weight. Groups come first: with them, the
+# weight's second dimension is the channels of one group.
+SIZE_ATTRIBUTES: dict[type[nn.Module], dict[str, Callable[[Any], object]]] = {
+    nn.Linear: {"out_features": lambda m: m.weight.shape[0], "in_features": lambda m: m.weight.shape[1]},
+    nn.modules.conv._ConvNd: {
+        "groups": lambda m: m.weight.shape[0] if m.groups > 1 else 1,
+        "out_channels": lambda m: m.weight.shape[0],
+        "in_channels": lambda m: m.weight.shape[1] * m.groups,
+    },
+    nn.modules.batchnorm._NormBase: {"num_features": lambda m: m.weight.shape[0]},
+    nn.LayerNorm: {"normalized_shape": lambda m: tuple(m.weight.shape)},
+}
 
 
 def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, int]) -> nn.Module:
-    """Return a copy of ``module`` whose layers have the given widths and whose parameters are zero.
+    """Return a copy of ``module`` whose layers have the given widths.
+
+    Parameters are zero; the statistics of batch norms are those that leave values as they are.
 
     Parameters
     ----------
@@ -41,23 +55,33 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
         if width < 1:
             raise InputError("a layer needs at least one unit", where=f"layer '{name}'", got=width)
     new = copy.deepcopy(module)
-    for parameter, shape in architecture.shapes(widths, read_state(module)).items():
-        owner = new.get_submodule(parameter.rpartition(".")[0])
-        name = parameter.rpartition(".")[2]
-        old = getattr(owner, name)
-        setattr(owner, name, nn.Parameter(torch.zeros(shape, dtype=old.dtype), requires_grad=old.requires_grad))
-        for axis, attribute in SIZE_ATTRIBUTES.get(type(owner), {}).items() if name == "weight" else ():
-            setattr(owner, attribute, shape[axis])
+    variances = {m.norm.variance for m in architecture.maps if m.norm is not None}
+    old = read_state(module)
+    for name, shape in architecture.shapes(widths, old).items():
+        owner, own = new.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+        found = getattr(owner, own)
+        if isinstance(found, nn.Parameter):
+            setattr(owner, own, nn.Parameter(found.new_zeros(shape), requires_grad=found.requires_grad))
+        elif shape != tuple(found.shape) or name in architecture.program.parameters.values():
+            setattr(owner, own, found.new_ones(shape) if name in variances else found.new_zeros(shape))
+    for part in new.modules():
+        for kind, attributes in SIZE_ATTRIBUTES.items():
+            for attribute, size in attributes.items() if isinstance(part, kind) and _sized(part) else ():
+                setattr(part, attribute, size(part))
     _check_runs(new, architecture)
     return new
+
+
+def _sized(part: nn.Module) -> bool:
+    """Whether a weight tells the sizes: not where it is missing, or shared by other means."""
+    return isinstance(getattr(part, "weight", None), Tensor)
 
 
 def _check_runs(module: nn.Module, architecture: Architecture) -> None:
     dtype = next(module.parameters()).dtype
     x = torch.zeros(2, *architecture.program.input_shape, dtype=dtype)
     try:
-        with torch.no_grad():
-            output: Tensor = module(x)
+        output = forward(module, {}, x)
     except Exception as error:
         raise InputError(
             "the module does not run at other widths", where=type(module).__name__, got=str(error),

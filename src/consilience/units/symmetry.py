@@ -13,14 +13,15 @@ Any elementwise activation lets units be permuted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from consilience.errors import InputError
-from consilience.units.layers import Architecture, Axis, Layer, TracedNetwork
+from consilience.units.architecture import Architecture, Layer, TracedNetwork, incoming_norms, outgoing_norms
+from consilience.units.maps import Map, Weights
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ SYMMETRIES: dict[str, Symmetry] = {
     "softplus": Symmetry(even_slope=1.0),
     "gelu": Symmetry(even_slope=1.0),
     "silu": Symmetry(even_slope=1.0),
+    "scale": Symmetry(homogeneous=True, odd_constant=0.0),
+    "avg_pool": Symmetry(homogeneous=True, odd_constant=0.0),
+    "upsample": Symmetry(homogeneous=True, odd_constant=0.0),
+    "max_pool": Symmetry(homogeneous=True),
 }
 NO_SYMMETRY = Symmetry()
 BALANCING_SWEEPS = 20  # each halves what is left of an imbalance between neighbouring layers
@@ -76,7 +81,7 @@ def symmetry_of(activations: Sequence[str]) -> Symmetry:
 
 
 def permute(network: TracedNetwork, layer: str, order: Tensor) -> TracedNetwork:
-    """Return the network with the layer's units reordered: new unit i is old unit ``order[i]``.
+    """Return the network with the layer's units reordered: new unit i is old unit ``order[i]``. Tied layers follow.
 
     Raises
     ------
@@ -89,10 +94,26 @@ def permute(network: TracedNetwork, layer: str, order: Tensor) -> TracedNetwork:
             "not a permutation of the layer's units", where=f"layer '{layer}'", got=order.tolist(),
             expected=f"each of 0…{found.width - 1} once",
         )  # fmt: skip
-    state = dict(network.state)
-    for axis in (*found.writers, *found.readers):
-        state[axis.parameter] = state[axis.parameter].index_select(axis.dim, order)
-    return replace(network, state=state)
+    return replace(network, state=_selected(network, {layer: order}))
+
+
+def duplicate(network: TracedNetwork, layers: Sequence[str]) -> TracedNetwork:
+    """Return the network with every unit of some layers twice, each twin with half of the outgoing weights.
+
+    Tied layers follow.
+    """
+    architecture = network.architecture
+    first = {architecture.first(layer) for layer in layers}
+    orders = {name: torch.arange(2 * architecture.layer(name).width) % architecture.layer(name).width for name in first}
+    wide = architecture.with_widths({name: len(order) for name, order in orders.items()})
+    wider = TracedNetwork(wide, _selected(network, orders))
+    for m in wide.maps:
+        twice = [axis.layer is not None and architecture.first(axis.layer) in first for axis in m.inputs]
+        if any(twice) and not m.per_unit:
+            weights = wider.weights(m)
+            parts = (part / 2 if doubled else part for part, doubled in zip(weights.parts, twice, strict=True))
+            wider = wider.with_weights(m, Weights(tuple(parts), weights.bias))
+    return wider
 
 
 def rescale(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwork:
@@ -110,12 +131,7 @@ def rescale(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwor
         )
     if not bool((factors > 0).all()):
         raise InputError("factors must be positive", where=f"layer '{layer}'", got=factors.tolist())
-    state = dict(network.state)
-    for axis in found.writers:
-        state[axis.parameter] = _multiply(state[axis.parameter], axis, factors)
-    for axis in found.readers:
-        state[axis.parameter] = _multiply(state[axis.parameter], axis, 1 / factors)
-    return replace(network, state=state)
+    return _multiplied(network, layer, factors)
 
 
 def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
@@ -134,39 +150,53 @@ def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
         )
     if not bool((signs.abs() == 1).all()):
         raise InputError("signs must be 1 or −1", where=f"layer '{layer}'", got=signs.tolist())
-    state = dict(network.state)
-    for reader in network.architecture.reading(layer) if constant else ():
-        if reader.bias is None:
-            raise InputError(
-                "a sign flip needs a bias to take its constant", where=f"'{reader.name}', which reads layer '{layer}'"
-            )
-        moved = constant * (signs < 0).to(state[reader.weight].dtype)  # f(z) = c − f(−z) for the flipped units
-        state[reader.bias] = state[reader.bias] + torch.einsum("uis,i->u", reader.matrix(state[reader.weight]), moved)
-    for axis in (*found.writers, *found.readers):
-        state[axis.parameter] = _multiply(state[axis.parameter], axis, signs)
-    return replace(network, state=state)
+    if not can_flip(network.architecture, layer):
+        raise InputError(
+            "a sign flip needs a bias to take its constant", where=f"what reads layer '{layer}'", got="no such bias"
+        )
+    for m in network.architecture.reading(layer) if constant else ():
+        weights = network.weights(m)
+        flipped = (signs < 0).to(weights.bias.dtype)  # f(z) = c − f(−z) for these units
+        moved = sum(
+            torch.einsum("uis,i->u", part, flipped)
+            for part, axis in zip(weights.parts, m.inputs, strict=True)
+            if axis.layer == layer
+        )
+        network = network.with_weights(m, Weights(weights.parts, weights.bias + constant * moved))
+    return _multiplied(network, layer, signs)
 
 
 def can_flip(architecture: Architecture, layer: str) -> bool:
     """Whether `flip` applies: the activation allows it and, where a constant is left over, every reader has a bias."""
     constant = symmetry_of(architecture.layer(layer).activations).odd_constant
-    return constant is not None and (constant == 0 or all(reader.bias for reader in architecture.reading(layer)))
+    if constant is None or constant == 0:
+        return constant is not None
+    # It must come to each reader as it left the activation, once, and the readers must have somewhere to put it.
+    return architecture.pointwise(layer) and all(_takes_constant(m) for m in architecture.reading(layer))
 
 
 def usable_symmetry(architecture: Architecture, layer: str) -> Symmetry:
-    """Return the symmetry of a layer's activations, without the sign where `flip` does not apply."""
+    """Return the symmetry of a layer's activations, without the sign where `flip` does not apply.
+
+    Tied layers keep their signs: clusters of pairs would need the signs of both.
+    """
     symmetry = symmetry_of(architecture.layer(layer).activations)
-    return symmetry if can_flip(architecture, layer) else replace(symmetry, odd_constant=None)
+    if can_flip(architecture, layer) and len(architecture.family(layer)) == 1:
+        return symmetry
+    return replace(symmetry, odd_constant=None)
 
 
 def canonical(network: TracedNetwork) -> TracedNetwork:
-    """Return the network with every rescalable hyperplane ``[w; b]`` at unit norm, bottom-up.
+    """Return the network with every rescalable hyperplane ``[w; b]`` at unit norm, bottom-up, and batch norms folded.
 
     Networks that differ by a rescaling of units become equal (to rounding). Hyperplanes that are zero stay as they are.
     """
+    for m in network.architecture.maps:
+        if m.norm is not None:
+            network = network.with_weights(m, network.weights(m))
     for layer in network.architecture.hidden:
         if symmetry_of(layer.activations).homogeneous:
-            norms = axis_norms(network, layer.writers)
+            norms = incoming_norms(network, layer.name)
             network = rescale(network, layer.name, torch.where(norms > 0, 1 / norms, 1))
     return network
 
@@ -180,20 +210,10 @@ def balanced(network: TracedNetwork) -> TracedNetwork:
     layers = [layer for layer in network.architecture.hidden if symmetry_of(layer.activations).homogeneous]
     for _ in range(BALANCING_SWEEPS if layers else 0):
         for layer in layers:
-            incoming, outgoing = axis_norms(network, layer.writers), axis_norms(network, layer.readers)
+            incoming, outgoing = incoming_norms(network, layer.name), outgoing_norms(network, layer.name)
             ratio = torch.where((incoming > 0) & (outgoing > 0), outgoing / incoming, 1)
             network = rescale(network, layer.name, ratio.sqrt())
     return network
-
-
-def axis_norms(network: TracedNetwork, axes: Sequence[Axis]) -> Tensor:
-    """Return, for each unit, the norm of all parameters that the axes index it in: (u,).
-
-    With a layer's writers these are the norms of its hyperplanes, with its readers those of its outgoing weights.
-    """
-    squares = (network.state[axis.parameter].double().square().movedim(axis.dim, 0) for axis in axes)
-    total = torch.stack([square.reshape(len(square), -1).sum(1) for square in squares]).sum(0)
-    return total.sqrt().to(network.state[axes[0].parameter].dtype)
 
 
 def _interchangeable(network: TracedNetwork, layer: str) -> Layer:
@@ -207,7 +227,40 @@ def _interchangeable(network: TracedNetwork, layer: str) -> Layer:
     return found
 
 
-def _multiply(parameter: Tensor, axis: Axis, factors: Tensor) -> Tensor:
-    shape = [1] * parameter.dim()
-    shape[axis.dim] = -1
-    return parameter * factors.to(parameter.dtype).reshape(shape)
+def _selected(network: TracedNetwork, orders: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters with units ``orders[layer]``, however many, in place of those of each layer and its family."""
+    architecture, state = network.architecture, dict(network.state)
+    for (name, dim), sections in architecture.divided.items():
+        kept, start = [], 0
+        for layer, block in sections:
+            order = None if layer is None else orders.get(architecture.first(layer))
+            units = 1 if layer is None else architecture.widths[layer]
+            order = torch.arange(units) if order is None else order
+            kept.append(start + (order[:, None] * block + torch.arange(block)).flatten())
+            start += units * block
+        state[name] = state[name].index_select(dim, torch.cat(kept))
+    return state
+
+
+def _multiplied(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwork:
+    """The network with a layer's hyperplanes multiplied by non-zero factors, and what reads them divided by these."""
+    for m in network.architecture.maps:
+        weights = network.weights(m)
+        factors = factors.to(weights.bias.dtype)
+        parts = [
+            part / factors[:, None, None] if m.per_unit and axis.layer == layer
+            else part / factors[:, None] if axis.layer == layer
+            else part
+            for part, axis in zip(weights.parts, m.inputs, strict=True)
+        ]  # fmt: skip
+        bias = weights.bias
+        if m.writes == layer:
+            parts, bias = [part * factors[:, None, None] for part in parts], bias * factors
+        elif layer not in m.reads:
+            continue
+        network = network.with_weights(m, Weights(tuple(parts), bias))
+    return network
+
+
+def _takes_constant(m: Map) -> bool:
+    return m.has_bias and not m.per_unit and not m.pads  # at a padded border the constant is not there to be moved

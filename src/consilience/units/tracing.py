@@ -14,15 +14,18 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from consilience.errors import InputError, TracingError
+from consilience.units.operations import BATCH_NORMS, ELEMENTWISE, MAKES_NEW, PASSING
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Program:
     Attributes
     ----------
     graph_module : the ATen operations.
-    parameters : graph input name → parameter name in the module, for parameters.
-    constants : graph input name → buffer or constant of the traced module.
+    parameters : graph input name → name in the module, for parameters and the statistics of batch norms.
+    constants : graph input name → any other buffer or constant of the traced module.
     input : name of the graph input that takes the samples.
     output : name of the value that the module returns.
     module_name : class of the traced module, for messages.
@@ -53,6 +56,13 @@ class Program:
         """The operations, in the order in which they run."""
         return list(self.graph_module.graph.nodes)
 
+    @cached_property
+    def largest_value(self) -> int:
+        """Numbers that one sample has in the largest value."""
+        values = (node.meta.get("val") for node in self.nodes if node.op == "call_function")
+        sizes = (math.prod(value.shape[1:]) for value in values if isinstance(value, Tensor))
+        return max([1, *(size for size in sizes if isinstance(size, int))])
+
     def run(
         self,
         state: Mapping[str, Tensor],
@@ -66,10 +76,7 @@ class Program:
         only they depend on is not run either. Gradients flow where ``state`` asks for them.
         """
         known = known or {}
-        needed = set(values)
-        for node in reversed(self.nodes):
-            if node.name in needed and node.name not in known:
-                needed.update(value.name for value in node.all_input_nodes)
+        needed = self.needed(values, known)
         results = dict[str, Tensor]()
         environment: dict[fx.Node, Any] = {}
         running = [node for node in self.nodes if node.name in needed]
@@ -88,6 +95,18 @@ class Program:
                 if last_use.get(value) is node:
                     del environment[value]
         return results
+
+    def needed(self, values: Iterable[str], known: Container[str] = ()) -> set[str]:
+        """Return the names of all values that the named ones are computed from, no further than known ones."""
+        needed = set(values)
+        for node in reversed(self.nodes):
+            if node.name in needed and node.name not in known:
+                needed.update(value.name for value in node.all_input_nodes)
+        return needed
+
+    def is_elementwise(self, values: Container[str]) -> bool:
+        """Whether values are computed number by number, whatever the shape."""
+        return all(node.target in ELEMENTWISE or node.target in PASSING for node in self.nodes if node.name in values)
 
     def _graph_input(self, name: str, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         if name == self.input:
@@ -130,10 +149,8 @@ def trace(module: nn.Module, example_input: Tensor) -> Program:
     try:
         with torch.no_grad(), _quiet():
             exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
-            if any(_is_in_place(node) for node in exported.graph.nodes):
-                exported = exported.run_decompositions(
-                    {}
-                )  # in-place operations become functional ones, nothing else changes
+            if not _made_functional(exported.graph):
+                exported = exported.run_decompositions({})  # does the same for any operation, and takes longer
     except Exception as error:
         raise TracingError(
             "the module cannot be traced", where=name, got=_first_line(error),
@@ -157,13 +174,18 @@ def _program(exported: Any, name: str, x: Tensor) -> Program:
             got=f"{len(signature.user_inputs)} inputs, {len(signature.user_outputs)} outputs",
             cure="wrap it in a module whose forward picks one of each",
         )  # fmt: skip
+    norms = [node for node in exported.graph.nodes if node.target in BATCH_NORMS]
+    statistics = {argument.name for node in norms for argument in node.args[3:5] if isinstance(argument, fx.Node)}
+    buffers = signature.inputs_to_buffers
     constants = {
         graph_name: {**dict(exported.named_buffers()), **exported.constants}[buffer]
-        for graph_name, buffer in {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}.items()
+        for graph_name, buffer in {**buffers, **signature.inputs_to_lifted_tensor_constants}.items()
+        if graph_name not in statistics
     }
     return Program(
         graph_module=exported.graph_module,
-        parameters=dict(signature.inputs_to_parameters),
+        parameters=signature.inputs_to_parameters
+        | {graph_name: buffer for graph_name, buffer in buffers.items() if graph_name in statistics},
         constants=constants,
         input=signature.user_inputs[0],
         output=signature.user_outputs[0],
@@ -175,7 +197,7 @@ def _program(exported: Any, name: str, x: Tensor) -> Program:
 def _check_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> None:
     """Run the program on three samples; it was traced on two."""
     try:
-        state = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        state = {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
         n_outputs = len(program.run(state, torch.cat([x, x[:1]]), [program.output])[program.output])
     except RuntimeError:
         n_outputs = len(x)
@@ -196,8 +218,32 @@ def describe(node: fx.Node, program: Program) -> str:
     return f"{str(node.target).removesuffix('.default')} in {place}"
 
 
+def _made_functional(graph: fx.Graph) -> bool:
+    """Replace in-place operations by functional ones; False if one may change a value that goes by another name."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    in_place = [node for node in graph.nodes if _is_in_place(node)]
+    for node in in_place:
+        changed = node.args[0]
+        if not isinstance(changed, fx.Node) or not all(_makes_new(each) for each in (changed, *changed.users)):
+            return False
+    for node in in_place:
+        packet, overload = node.target._opname.removesuffix("_"), node.target._overloadname
+        node.target = getattr(getattr(torch.ops.aten, packet), overload)
+        changed = node.args[0]
+        changed.replace_all_uses_with(node, delete_user_cb=lambda user, at=order[node]: order[user] > at)
+    return True
+
+
 def _is_in_place(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _makes_new(node: fx.Node) -> bool:
+    """Whether an operation gives a tensor of its own, no view of another."""
+    if _is_in_place(node):
+        name = node.target._opname.removesuffix("_")  # type: ignore[union-attr]
+        return hasattr(torch.ops.aten, name) and node.target._overloadname in getattr(torch.ops.aten, name).overloads()  # type: ignore[union-attr]
+    return node.target in MAKES_NEW or node.op == "output"
 
 
 def _first_line(error: Exception) -> str:

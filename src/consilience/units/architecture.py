@@ -1,0 +1,252 @@
+"""The layers and maps of a network: which parameter axes index the same units.
+
+A *layer* is a set of interchangeable units, in all places where they occur: every convolution that writes into one
+residual stream writes the same layer. Layers whose units come in pairs, as what a depthwise convolution reads and
+writes, are *tied*: they are permuted together, and each has a scale of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from consilience.errors import InputError
+from consilience.units.axes import Axis, Section, axes_of, length
+from consilience.units.maps import Map, Weights
+from consilience.units.tracing import Program
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A set of units.
+
+    Attributes
+    ----------
+    name : the first module that writes it.
+    width : number of units.
+    activations : the functions that its units pass through anywhere, in order.
+    interchangeable : False where something outside tells the units apart, as for the outputs.
+    tied : the first layer whose units are paired with these, or None.
+    """
+
+    name: str
+    width: int
+    activations: tuple[str, ...]
+    interchangeable: bool
+    tied: str | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All layers and maps of a module, in the order in which they are computed, and the traced program.
+
+    Attributes
+    ----------
+    layers, maps : as said.
+    program : the traced module.
+    returned : the outputs, in the value that the module returns.
+    divided : parameter and dimension → what follows what along it.
+    traced : layer → its width in the program's own shapes.
+    crossing : maps that are applied once for each unit of another layer, as token mixing is: they are shared by units,
+        so that units cannot be put side by side.
+    """
+
+    layers: tuple[Layer, ...]
+    maps: tuple[Map, ...]
+    program: Program = field(compare=False, repr=False)
+    returned: Axis
+    divided: Mapping[tuple[str, int], tuple[Section, ...]]
+    traced: Mapping[str, int]
+    crossing: tuple[str, ...] = ()
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
+
+    def layer(self, name: str) -> Layer:
+        """Return the layer called ``name``; raise `InputError` with the names there are."""
+        if name not in self._by_name:
+            raise InputError(
+                "no layer has this name", got=repr(name), expected=", ".join(repr(n) for n in self._by_name)
+            )
+        return self._by_name[name]
+
+    @property
+    def hidden(self) -> tuple[Layer, ...]:
+        """The layers whose units are interchangeable."""
+        return tuple(layer for layer in self.layers if layer.interchangeable)
+
+    @property
+    def free(self) -> tuple[Layer, ...]:
+        """The hidden layers that are tied to none before them: those that clusters and widths are chosen for."""
+        return tuple(layer for layer in self.hidden if layer.tied is None)
+
+    @property
+    def output(self) -> Layer:
+        """The layer that the module returns."""
+        assert self.returned.layer is not None
+        return self.layer(self.returned.layer)
+
+    def family(self, layer: str) -> tuple[Layer, ...]:
+        """Return the layers whose units are paired with those of ``layer``, itself among them."""
+        first = self.first(layer)
+        return tuple(each for each in self.layers if first in (each.name, each.tied))
+
+    def first(self, layer: str) -> str:
+        """Return the name of the first layer of a family: ``layer`` itself if it is tied to none before it."""
+        return self.layer(layer).tied or layer
+
+    def axes(self, layer: str) -> tuple[Axis, ...]:
+        """Return the parameter axes that index the units of a layer: dimension 0 writes them, 1 reads them."""
+        places = (axis for (name, dim), sections in self.divided.items() for axis in axes_of(name, dim, sections))
+        return tuple(axis for axis in places if axis.layer == layer)
+
+    def writing(self, layer: str) -> tuple[Map, ...]:
+        """Return the maps that write ``layer``."""
+        return tuple(m for m in self.maps if m.writes == layer)
+
+    def reading(self, layer: str) -> tuple[Map, ...]:
+        """Return the maps that read ``layer``."""
+        return tuple(m for m in self.maps if layer in m.reads)
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Number of units by layer."""
+        return {layer.name: layer.width for layer in self.layers}
+
+    def shapes(self, widths: Mapping[str, int], state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """Return the shape each parameter of ``state`` has at other widths; layers not named keep theirs."""
+        wanted = self._all_widths(widths)
+        new = {name: list(parameter.shape) for name, parameter in state.items()}
+        for name, dim in self.divided:
+            new[name][dim] = self._length(name, dim, wanted)
+        return {name: tuple(shape) for name, shape in new.items()}
+
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether these are the parameters of such a network, at whatever widths."""
+        if not {*self.program.parameters.values()} <= set(state):
+            return False
+        if any(dim >= state[name].dim() for name, dim in self.divided):
+            return False
+        widths = self.widths_in(state)
+        return self.shapes(widths, state) == {name: tuple(parameter.shape) for name, parameter in state.items()}
+
+    def widths_in(self, state: Mapping[str, Tensor]) -> dict[str, int]:
+        """Return the layers' widths as the parameters have them."""
+        found = dict[str, int]()
+        for layer in self.layers:
+            for (name, dim), sections in self.divided.items():
+                if sections == ((layer.name, 1),):
+                    found.setdefault(self.first(layer.name), state[name].shape[dim])
+        return self._all_widths(found)
+
+    def with_widths(self, widths: Mapping[str, int]) -> Architecture:
+        """Return the same layers and maps at other widths; layers not named keep theirs, tied ones follow."""
+        wanted = self._all_widths(widths)
+        return replace(self, layers=tuple(replace(layer, width=wanted[layer.name]) for layer in self.layers))
+
+    def written(self, layer: str) -> tuple[Axis, ...]:
+        """Return where, in traced values, the layer's units have been written: pre-activations, by map."""
+        return tuple(m.output for m in self.writing(layer))
+
+    def read(self, layer: str) -> tuple[Axis, ...]:
+        """Return where, in traced values, the layer is read: activations by reading map, or the outputs."""
+        if layer == self.returned.layer:
+            return (self.returned,)
+        found = (axis for m in self.reading(layer) for axis in m.inputs if axis.layer == layer)
+        return tuple(dict.fromkeys(found))
+
+    def pointwise(self, layer: str) -> bool:
+        """Whether a layer is written once and read in one place, and what lies between is elementwise."""
+        written, read = self.written(layer), self.read(layer)
+        if len(written) != 1 or len(read) != 1 or read[0].block != 1 or read[0].before or written[0].before:
+            return False
+        between = self.program.needed([read[0].name], [written[0].name]) - {written[0].name}
+        return self.program.is_elementwise(between)
+
+    @property
+    def largest_value(self) -> int:
+        """Numbers that one sample has in the largest traced value, at these widths."""
+        grown = max(1.0, *(layer.width / self.traced[layer.name] for layer in self.layers))
+        return math.ceil(self.program.largest_value * grown)
+
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """What members of one population must share: all of it but the widths."""
+        return (
+            self.program.input_shape,
+            self.output.width,
+            tuple((layer.name, layer.activations, layer.tied) for layer in self.layers),
+            tuple(sorted((name, dim, *sections) for (name, dim), sections in self.divided.items())),
+            tuple((m.name, m.kernel, m.norm) for m in self.maps),
+        )
+
+    def _all_widths(self, widths: Mapping[str, int]) -> dict[str, int]:
+        return {each.name: widths.get(self.first(each.name), widths.get(each.name, each.width)) for each in self.layers}
+
+    def _length(self, name: str, dim: int, widths: Mapping[str, int]) -> int:
+        return sum(length(section, widths) for section in self.divided[name, dim])
+
+
+@dataclass(frozen=True)
+class TracedNetwork:
+    """A network as the rest of the package sees it: its layers, and its parameters by name."""
+
+    architecture: Architecture
+    state: Mapping[str, Tensor]
+
+    def values(self, x: Tensor, names: Sequence[str], known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return traced values for inputs x (n, ...); see `Program.run`."""
+        return self.architecture.program.run(self.state, x, names, known)
+
+    def activate(self, layer: str, written: Tensor) -> Tensor:
+        """Return what pre-activations (r, c) of a pointwise layer, of any number of units, become when read: (r, c)."""
+        (before,), (after,) = self.architecture.written(layer), self.architecture.read(layer)
+        program = self.architecture.program
+        return program.run(self.state, written, [after.name], {before.name: written})[after.name]
+
+    def weights(self, m: Map) -> Weights:
+        """Return the hyperplanes of a map."""
+        return m.weights(self.state, self.architecture.widths)
+
+    def with_weights(self, m: Map, weights: Weights) -> TracedNetwork:
+        """Return the network with other hyperplanes of a map."""
+        return replace(self, state={**self.state, **m.written(self.state, self.architecture.widths, weights)})
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the outputs (n, o) for inputs x (n, ...)."""
+        output = self.architecture.program.output
+        return self.values(x, [output])[output]
+
+
+def read_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and floating-point buffers of a module by name, detached; they share its memory."""
+    buffers = ((name, buffer) for name, buffer in module.named_buffers() if buffer.is_floating_point())
+    return {name: value.detach() for name, value in (*module.named_parameters(), *buffers)}
+
+
+def outgoing_norms(network: TracedNetwork, layer: str) -> Tensor:
+    """Return the norm of each unit's outgoing weights in all maps that read the layer: (u,)."""
+    total = torch.zeros(network.architecture.layer(layer).width, dtype=torch.float64)
+    for m in network.architecture.reading(layer):
+        for part, axis in zip(network.weights(m).parts, m.inputs, strict=True):
+            if axis.layer == layer:
+                squares = part.double().square()
+                total += squares.sum((1, 2)) if m.per_unit else squares.sum((0, 2))
+    return total.sqrt().to(next(iter(network.state.values())).dtype)
+
+
+def incoming_norms(network: TracedNetwork, layer: str, *, bias: bool = True) -> Tensor:
+    """Return the norm of each unit's hyperplanes in all maps that write the layer: (u,)."""
+    total = torch.zeros(network.architecture.layer(layer).width, dtype=torch.float64)
+    for m in network.architecture.writing(layer):
+        weights = network.weights(m)
+        total += weights.matrix.double().square().sum(1)
+        if bias:
+            total += weights.bias.double().square()
+    return total.sqrt().to(next(iter(network.state.values())).dtype)

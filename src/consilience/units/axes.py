@@ -1,0 +1,107 @@
+"""Where the units of a layer lie in a tensor, and which rows of a traced value are looked at.
+
+Along one dimension of a parameter or a value, units of several layers and fixed features may follow each other
+(concatenation), and each unit may have several entries next to each other (flattened positions of its channel). What
+precedes a layer there is given by name, so that an axis holds at any widths.
+
+Axis legend: ``n`` samples, ``u`` units, ``p`` positions of one sample, ``r`` rows: some positions of each sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it modulo 1 are spread evenly, however many there are
+
+Section = tuple[str | None, int]  # a layer and the entries of each of its units, or None and a number of fixed features
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One stretch of one dimension of a parameter or a traced value, which indexes the units of a layer.
+
+    Attributes
+    ----------
+    name : the parameter or value.
+    dim : the dimension; 0 is samples in values.
+    layer : whose units; None for features that keep their index, of which there are ``block``.
+    block : entries of each unit, next to each other.
+    before : what precedes along the dimension.
+    """
+
+    name: str
+    dim: int
+    layer: str | None
+    block: int = 1
+    before: tuple[Section, ...] = ()
+
+    def span(self, widths: Mapping[str, int]) -> tuple[int, int, int]:
+        """Return where the stretch begins, its units, and the entries of each."""
+        offset = sum(length(section, widths) for section in self.before)
+        return (offset, self.block, 1) if self.layer is None else (offset, widths[self.layer], self.block)
+
+    def take(self, tensor: Tensor, widths: Mapping[str, int]) -> Tensor:
+        """Return a view in which ``dim`` indexes the units and ``dim + 1`` the entries of each."""
+        offset, units, each = self.span(widths)
+        stretch = tensor.narrow(self.dim, offset, units * each)
+        return stretch.view(*stretch.shape[: self.dim], units, each, *stretch.shape[self.dim + 1 :])
+
+    def put(self, tensor: Tensor, widths: Mapping[str, int], part: Tensor) -> Tensor:
+        """Return the tensor with ``part``, of the shape that `take` gives, in the stretch."""
+        changed = tensor.clone()
+        self.take(changed, widths).copy_(part)
+        return changed
+
+    def units(self, value: Tensor, widths: Mapping[str, int]) -> Tensor:
+        """Return what units do at every position: (n, u, p)."""
+        return self.take(value, widths).movedim(self.dim, 1).flatten(2)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which positions of each sample are looked at: all, or evenly spread ones where there would be too many rows.
+
+    Attributes
+    ----------
+    n_samples : samples in all.
+    max_rows : rows at most, but at least one for each sample.
+    """
+
+    n_samples: int
+    max_rows: int
+
+    def each(self, n_positions: int) -> int:
+        """Return how many positions of each sample are looked at."""
+        return min(n_positions, max(1, self.max_rows // max(1, self.n_samples)))
+
+    def rows(self, start: int, count: int, n_positions: int) -> tuple[Tensor, Tensor]:
+        """Return the rows of samples ``start`` … ``start + count − 1``: sample (from 0) and position of each (r,)."""
+        each = self.each(n_positions)
+        sample, place = torch.arange(count).repeat_interleave(each), torch.arange(each).repeat(count)
+        if each == n_positions:
+            return sample, place
+        shifted = ((sample + start).double() * GOLDEN + place.double() / each) % 1
+        return sample, (shifted * n_positions).long().clamp(max=n_positions - 1)
+
+    def of(self, units: Tensor, start: int) -> Tensor:
+        """Return rows (r, u) of what units do, (n, u, p), at samples from ``start``."""
+        if units.shape[2] == 1:
+            return units[:, :, 0]
+        sample, position = self.rows(start, len(units), units.shape[2])
+        return units[sample, :, position]
+
+
+def length(section: Section, widths: Mapping[str, int]) -> int:
+    """Return the entries that a section has along its dimension."""
+    layer, block = section
+    return block if layer is None else widths[layer] * block
+
+
+def axes_of(name: str, dim: int, sections: Sequence[Section]) -> tuple[Axis, ...]:
+    """Return one axis for each of the sections that follow each other along a dimension."""
+    return tuple(Axis(name, dim, layer, block, tuple(sections[:i])) for i, (layer, block) in enumerate(sections))

@@ -1,0 +1,240 @@
+"""Weighted operations as hyperplanes: linear maps, convolutions and what is done to each unit by itself.
+
+A `Map` reads layers and writes one. Its weights come as ``[w; b]`` of each unit written, with a batch norm that follows
+folded in:
+
+    w ← γ w / √(σ² + ε),    b ← γ (b − μ) / √(σ² + ε) + β,
+
+and are given back the same way: the norm is then the identity but for its bias. Convolutions are linear maps of
+patches. A map is *per unit* where unit j reads unit j alone (depthwise convolutions, norms of a stream).
+
+Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units written, ``i`` units read, ``s`` entries
+of a unit read: kernel positions times flattened positions; ``d`` all ``i·s`` of all layers read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from consilience.units.axes import Axis, Sampling, Section
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How a convolution slides, by spatial dimension.
+
+    Attributes
+    ----------
+    size : entries.
+    stride, dilation : steps.
+    padding : zeros before and after.
+    """
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm in eval mode: names of its parameters and statistics, and ε."""
+
+    weight: str
+    bias: str
+    mean: str
+    variance: str
+    eps: float
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """All four names."""
+        return self.weight, self.bias, self.mean, self.variance
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The hyperplanes of a map.
+
+    Attributes
+    ----------
+    parts : for each layer read, (u, i, s); for a map per unit (u, 1, s).
+    bias : (u,), zero where there is none.
+    """
+
+    parts: tuple[Tensor, ...]
+    bias: Tensor
+
+    @property
+    def matrix(self) -> Tensor:
+        """All weights of a unit side by side: (u, d)."""
+        return torch.cat([part.flatten(1) for part in self.parts], dim=1)
+
+    def with_matrix(self, matrix: Tensor, bias: Tensor) -> Weights:
+        """Return hyperplanes of the same parts, given side by side."""
+        split = matrix.split([part[0].numel() for part in self.parts], dim=1)
+        return Weights(tuple(m.reshape(p.shape) for m, p in zip(split, self.parts, strict=True)), bias)
+
+
+@dataclass(frozen=True)
+class Map:
+    """One weighted operation.
+
+    Attributes
+    ----------
+    name : the module that holds the weight, or the weight's own name.
+    weight, bias : parameter names; a folded norm's are in ``norm``.
+    inputs : in what it reads, the layers read (of a map per unit the one), or fixed features.
+    output : in what it writes, the layer written.
+    kernel : of a convolution, else None.
+    norm : the batch norm that follows, folded into the hyperplanes.
+    per_unit : whether unit j reads unit j alone.
+    fitted : whether it is linear in what it reads; a layer norm's scale and shift are not.
+    """
+
+    name: str
+    weight: str
+    bias: str | None
+    inputs: tuple[Axis, ...]
+    output: Axis
+    kernel: Kernel | None = None
+    norm: Norm | None = None
+    per_unit: bool = False
+    fitted: bool = True
+
+    @property
+    def writes(self) -> str:
+        """The layer written."""
+        assert self.output.layer is not None
+        return self.output.layer
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The layers read; empty where the map reads the inputs, whose features keep their index."""
+        return tuple(axis.layer for axis in self.inputs if axis.layer is not None)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether there is a bias to write to."""
+        return self.bias is not None or self.norm is not None
+
+    @property
+    def pads(self) -> bool:
+        """Whether zeros are read at the borders."""
+        return self.kernel is not None and any(before or after for before, after in self.kernel.padding)
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether it is a batch norm by itself, as of a residual stream."""
+        return self.norm is not None and self.norm.weight == self.weight
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of everything that `written` changes."""
+        names = (self.weight, self.bias, *(() if self.norm is None else self.norm.names))
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    def weights(self, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Weights:
+        """Return the hyperplanes, folded."""
+        weight = self._own(self.weight, state, widths)
+        weight = weight.flatten(2) if weight.dim() > 2 else weight.reshape(len(weight), -1, 1)
+        if self.is_norm:
+            weight = torch.ones_like(weight)
+        bias = self._own(self.bias, state, widths) if self.bias else weight.new_zeros(len(weight))
+        if self.norm is not None:
+            gain, shift, mean, variance = (self._own(name, state, widths) for name in self.norm.names)
+            scale = gain / (variance + self.norm.eps).sqrt()
+            weight, bias = weight * scale[:, None, None], (bias - mean) * scale + shift
+        return Weights((weight,) if self.per_unit else self._parts(weight, widths), bias)
+
+    def written(self, state: Mapping[str, Tensor], widths: Mapping[str, int], weights: Weights) -> dict[str, Tensor]:
+        """Return the parameters under which `weights` are the hyperplanes; a bias that has no place is dropped."""
+        if self.per_unit:
+            matrix = weights.parts[0]
+        else:
+            sections = zip(weights.parts, self.inputs, strict=True)
+            matrix = torch.cat([self._section(part, axis) for part, axis in sections], dim=1)
+        bias = weights.bias
+        values = {self.bias: bias} if self.bias else {}
+        if self.norm is not None:
+            zero = torch.zeros_like(bias)
+            values = {self.bias: zero} if self.bias else {}
+            values |= dict(zip(self.norm.names, (zero + 1, bias, zero, zero + (1 - self.norm.eps)), strict=True))
+        values[self.weight] = matrix
+        return {name: self._replaced(name, state, widths, value) for name, value in values.items() if name}
+
+    def rows(
+        self, value: Tensor, output: Tensor, widths: Mapping[str, int], sampling: Sampling, start: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the map reads and writes at sampled positions of its output.
+
+        Parameters
+        ----------
+        value, output : the traced values read and written, of samples from ``start``.
+
+        Returns
+        -------
+        Rows (r, d), for a map per unit (r, u, s), in the order of `Weights.matrix`; and (r, u).
+        """
+        written = self.output.units(output, widths)
+        sample, position = sampling.rows(start, len(value), written.shape[2])
+        patches = self._patches(value, sample, position)  # (r, all entries read, kernel positions)
+        parts = []
+        for axis in self.inputs:
+            offset, units, each = axis.span(widths)
+            parts.append(patches.narrow(1, offset, units * each).reshape(len(patches), units, -1))
+        rows = parts[0] if self.per_unit else torch.cat([part.flatten(1) for part in parts], dim=1)
+        return rows, written[sample, :, position]
+
+    def _patches(self, value: Tensor, sample: Tensor, position: Tensor) -> Tensor:
+        if self.kernel is None:
+            entries = value.movedim(self.inputs[0].dim, -1).flatten(1, -2) if value.dim() > 2 else value[:, None]
+            return entries[sample, position][:, :, None]
+        padding = [zeros for pair in reversed(self.kernel.padding) for zeros in pair]
+        windows, n_dims = functional.pad(value, padding), len(self.kernel.size)
+        for i, (size, step) in enumerate(zip(self.kernel.size, self.kernel.dilation, strict=True)):
+            windows = windows.unfold(2 + i, (size - 1) * step + 1, self.kernel.stride[i])  # a view
+        places = torch.unravel_index(position, windows.shape[2 : 2 + n_dims])
+        at: tuple[Any, ...] = (sample, slice(None), *places)
+        chosen = windows[at]  # (r, channels, *reach)
+        for i, step in enumerate(self.kernel.dilation):
+            chosen = chosen.index_select(2 + i, torch.arange(0, chosen.shape[2 + i], step)) if step > 1 else chosen
+        return chosen.flatten(2)
+
+    def _parts(self, weight: Tensor, widths: Mapping[str, int]) -> tuple[Tensor, ...]:
+        """Split a weight (u, entries read, s) by what is read."""
+        parts = []
+        for axis in self.inputs:
+            offset, units, each = axis.span(widths)
+            parts.append(weight.narrow(1, offset, units * each).reshape(len(weight), units, -1))
+        return tuple(parts)
+
+    def _section(self, part: Tensor, axis: Axis) -> Tensor:
+        """The inverse of `_parts` for one part."""
+        each = axis.block if axis.layer is not None else 1
+        return part.reshape(len(part), part.shape[1] * each, -1)
+
+    def _own(self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Tensor:
+        """What the units written have of a parameter: (u, ...)."""
+        if not self.per_unit:
+            return state[parameter]
+        return Axis(parameter, 0, *self._place).take(state[parameter], widths).flatten(0, 1)
+
+    def _replaced(
+        self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int], value: Tensor
+    ) -> Tensor:
+        """A parameter in which the units written have other values (u, ...)."""
+        if not self.per_unit:
+            return value.reshape(state[parameter].shape).contiguous()
+        axis = Axis(parameter, 0, *self._place)
+        return axis.put(state[parameter], widths, value.reshape(axis.take(state[parameter], widths).shape))
+
+    @property
+    def _place(self) -> tuple[str | None, int, tuple[Section, ...]]:
+        return self.output.layer, 1, self.output.before

@@ -1,0 +1,66 @@
+"""Batch norms of a network whose hyperplanes have been written anew: statistics that are true again.
+
+Folded hyperplanes leave a norm with mean 0 and variance 1, which no data has. Training such a network would start with
+a jump, from those statistics to the batch's. Here they become what calibration data gives, and scale and shift take up
+the change, so that the function stays: with pre-norm values z, ``μ = E z``, ``σ² = Var z``,
+
+    γ ← γ √(σ² + ε),    β ← β + γ μ    (old γ, with old μ = 0 and σ² = 1 − ε).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from consilience.units.activations import stream
+from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import Axis
+from consilience.units.maps import Map
+
+
+def with_statistics(network: TracedNetwork, x: Tensor) -> TracedNetwork:
+    """Return the network with the statistics of its batch norms estimated on inputs x (n, ...), n ≥ 2."""
+    norms = [m for m in network.architecture.maps if m.norm is not None]
+    if not norms:
+        return network
+    for m in norms:  # folded: what a norm gives is what it gets, plus its shift
+        network = network.with_weights(m, network.weights(m))
+    places = {m.name: m.inputs[0] if m.is_norm else m.output for m in norms}
+    found = _moments(network, x, list(places.values()))
+    state = dict(network.state)
+    for m in norms:
+        mean, variance = found[places[m.name]]
+        state |= _restated(m, network, mean, variance)
+        network = replace(network, state=state)
+    return network
+
+
+def _restated(m: Map, network: TracedNetwork, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
+    """The parameters of one norm under other statistics of what it gets (of what it gives, where weights precede)."""
+    assert m.norm is not None
+    weights = network.weights(m)
+    gain = weights.parts[0][:, 0, 0] if m.is_norm else torch.ones_like(weights.bias)
+    mean, variance = mean.to(gain.dtype), variance.to(gain.dtype)
+    if not m.is_norm:
+        mean = mean - weights.bias
+    values = (gain * (variance + m.norm.eps).sqrt(), weights.bias + gain * mean, mean, variance)
+    widths, new = network.architecture.widths, dict[str, Tensor]()
+    for name, value in zip(m.norm.names, values, strict=True):
+        axis = Axis(name, 0, m.writes, 1, m.output.before)
+        new[name] = axis.put(network.state[name], widths, value[:, None])
+    return new
+
+
+def _moments(network: TracedNetwork, x: Tensor, axes: list[Axis]) -> dict[Axis, tuple[Tensor, Tensor]]:
+    """Mean and variance of units over samples and positions."""
+    widths, count = network.architecture.widths, dict.fromkeys(axes, 0)
+    sums = {axis: torch.zeros(2, widths[axis.layer or ""], dtype=torch.float64) for axis in axes}
+    for _, batch in stream(network, x, list({axis.name for axis in axes})):
+        for axis in axes:
+            units = axis.units(batch[axis.name], widths).double()
+            count[axis] += units.shape[0] * units.shape[2]
+            sums[axis] += torch.stack([units.sum((0, 2)), units.square().sum((0, 2))])
+    moments = {axis: total / count[axis] for axis, total in sums.items()}
+    return {axis: (mean, (square - mean.square()).clamp(min=0)) for axis, (mean, square) in moments.items()}

@@ -1,0 +1,538 @@
+"""A folder of checkpoints: what fits becomes a member, what does not is left out with its reason, no code is run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from conftest import inputs, random_mlp
+from consilience.errors import InputError, TracingError
+from consilience.nets import MLP
+from consilience.population import Population
+from consilience.population import population as population_module
+from consilience.store import save_network
+
+X = inputs(8)
+STATE = random_mlp([5, 4]).state_dict()
+
+
+class Hand(nn.Module):
+    """A user's own module, with a buffer and a parameter of its own."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6))
+        self.first, self.second = nn.Linear(6, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x - self.mean)))
+
+
+class Convolutional(nn.Module):
+    """A user's own convolutions with batch norm, flattened into a linear layer."""
+
+    def __init__(self, first: int = 2, second: int = 2) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(1, first, 3, padding=1, bias=False), nn.BatchNorm2d(first)
+        self.conv2, self.norm2 = nn.Conv2d(first, second, 3), nn.BatchNorm2d(second)
+        self.readout = nn.Linear(second * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.conv1(x)))
+        return self.readout(functional.max_pool2d(torch.relu(self.norm2(self.conv2(x))), 2).flatten(1))
+
+
+def trained_convolutional(widths: tuple[int, int], seed: int) -> Convolutional:
+    """In eval mode, with running statistics of its own from three batches."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = Convolutional(*widths)
+        for _ in range(3):
+            net(2 * torch.randn(16, 1, 6, 6) + 1)
+        for norm in (net.norm1, net.norm2):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+    return net.eval()
+
+
+def random_hand(width: int, seed: int = 0) -> Hand:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = Hand(width)
+        net.mean.fill_(0.5)
+    return net
+
+
+def make_mlp() -> MLP:
+    return MLP(6, [3, 3], 3)
+
+
+def changed(**tensors: Tensor | None) -> dict[str, Tensor]:
+    """The state with some tensors replaced, by names with _ for dots, or removed."""
+    names = {name.replace(".", "_"): name for name in STATE}
+    state = {**STATE, **{names.get(key, key): value for key, value in tensors.items()}}
+    return {name: value for name, value in state.items() if value is not None}
+
+
+def quietly(directory: Path, module: object = make_mlp, x: Tensor = X) -> Population:
+    """Import where something is left out, without the warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Population.from_directory(directory, module, x)
+
+
+def reason_for(directory: Path, content: object, name: str = "b.pt", module: object = make_mlp) -> str:
+    """Why a file is left out beside a good one."""
+    save_file(STATE, directory / "a.safetensors")
+    if isinstance(content, bytes):
+        (directory / name).write_bytes(content)
+    else:
+        torch.save(content, directory / name)
+    population = quietly(directory, module)
+    assert list(population.provenance["imported"]) == ["a.safetensors"]
+    return population.provenance["left_out"][name]
+
+
+# --- what is imported ---------------------------------------------------------------------------------------------
+
+
+def test_every_checkpoint_is_a_member_at_its_own_widths_in_the_order_of_names(tmp_path: Path) -> None:
+    nets = {name: random_mlp(widths, seed=k) for k, (name, widths) in enumerate(
+        [("d.pth", [7, 2]), ("b.pt", [4, 6]), ("a.safetensors", [5, 4]), ("c/model.safetensors", [5, 4])]
+    )}  # fmt: skip
+    torch.save(nets["d.pth"].state_dict(), tmp_path / "d.pth")
+    torch.save(nets["b.pt"].state_dict(), tmp_path / "b.pt")
+    save_file(nets["a.safetensors"].state_dict(), tmp_path / "a.safetensors")
+    save_network(nets["c/model.safetensors"], tmp_path / "c")
+    for ignored in ("config.json", ".hidden.pt", "c/other.safetensors", "notes.txt"):
+        (tmp_path / ignored).write_text("not a checkpoint")
+    template = make_mlp()
+    before = {name: value.clone() for name, value in template.state_dict().items()}
+    population = Population.from_directory(tmp_path, template, X)
+    order = sorted(nets)
+    assert population.provenance == {"imported": {name: {"member": k} for k, name in enumerate(order)}, "left_out": {}}
+    assert population.widths("hidden.0") == (5, 4, 5, 7)
+    assert torch.equal(population.logits(X), torch.stack([nets[name](X) for name in order]).detach())
+    assert all(torch.equal(value, before[name]) for name, value in template.state_dict().items())
+    again = Population.from_directory(str(tmp_path), make_mlp, X)
+    assert torch.equal(again.logits(X), population.logits(X))
+
+
+def test_ones_own_modules_keep_their_buffers(tmp_path: Path) -> None:
+    for k, width in enumerate([5, 7]):
+        save_file(random_hand(width, k).state_dict(), tmp_path / f"{k}.safetensors")
+    population = Population.from_directory(tmp_path, Hand, X)
+    expected = torch.stack([random_hand(width, k)(X) for k, width in enumerate([5, 7])])
+    assert torch.equal(population.logits(X), expected.detach())
+    population.save(tmp_path / "saved")
+    loaded = Population.load(tmp_path / "saved", module=Hand())
+    assert torch.equal(loaded.logits(X), population.logits(X))
+
+
+def test_batch_norms_keep_their_running_statistics_at_unequal_widths(tmp_path: Path) -> None:
+    x = inputs(8, n_inputs=36).reshape(8, 1, 6, 6)
+    nets = [trained_convolutional(widths, seed) for seed, widths in enumerate([(4, 3), (2, 5), (4, 3), (3, 3)])]
+    states = [dict(net.state_dict()) for net in nets]
+    for name in ("norm1.num_batches_tracked", "norm2.num_batches_tracked"):
+        del states[2][name]  # as torch before 0.4.1 saved them
+    states[3]["norm2.running_var"] = states[3]["norm2.running_var"][:2]
+    for k, state in enumerate(states):
+        save_file(state, tmp_path / f"{k}.safetensors")
+    population = quietly(tmp_path, Convolutional, x)
+    assert population.widths("conv1") == (4, 2, 4)
+    assert population.widths("conv2") == (3, 5, 3)
+    expected = torch.stack([net(x) for net in nets[:3]]).detach()
+    torch.testing.assert_close(population.logits(x), expected, rtol=1e-5, atol=1e-6)
+    modules = [member.module for member in population]
+    assert torch.equal(torch.stack([module(x) for module in modules]), torch.stack([net(x) for net in nets[:3]]))
+    assert [int(module.norm1.num_batches_tracked) for module in modules] == [3, 3, 0]
+    reason = population.provenance["left_out"]["3.safetensors"]
+    assert reason.startswith(f"{FIT}'norm2.running_var' (2,); expected (3,) at these widths, as in Convolutional")
+    population.save(tmp_path / "saved")
+    loaded = Population.load(tmp_path / "saved", module=Convolutional())
+    assert torch.equal(loaded.logits(x), population.logits(x))
+
+
+def test_members_of_one_class_are_traced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+    original = population_module.find_layers
+    monkeypatch.setattr(population_module, "find_layers", lambda m, x: traced.append(m) or original(m, x))
+    for k, width in enumerate([5, 7, 4, 5]):
+        save_file(random_mlp([width]).state_dict(), tmp_path / f"{k}.safetensors")
+    Population.from_directory(tmp_path, MLP(6, [2], 3), X)
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "steps"),
+    [
+        ({"state_dict": STATE, "epoch": 3, "optimizer": {"state": {}}}, {"found_under": "state_dict"}),
+        ({"model_state_dict": STATE, "loss": torch.tensor(1.0)}, {"found_under": "model_state_dict"}),
+        ({"model": STATE}, {"found_under": "model"}),
+        ({f"module.{name}": value for name, value in STATE.items()}, {"prefix_removed": "module."}),
+        (
+            {"module": {f"_orig_mod.module.{name}": value for name, value in STATE.items()}},
+            {"found_under": "module", "prefix_removed": "_orig_mod.module."},
+        ),
+        ({name: nn.Parameter(value) for name, value in STATE.items()}, {}),
+    ],
+)  # fmt: skip
+def test_the_state_dict_is_found_where_training_loops_put_it(tmp_path: Path, content: object, steps: object) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    population = Population.from_directory(tmp_path, make_mlp, X)
+    assert population.provenance["imported"] == {"a.pt": {"member": 0, **steps}}
+    assert torch.equal(population.logits(X)[0], random_mlp([5, 4])(X).detach())
+
+
+def test_a_prefix_that_the_module_has_itself_stays(tmp_path: Path) -> None:
+    save_file(nn.DataParallel(random_mlp([5])).state_dict(), tmp_path / "a.safetensors")
+    population = Population.from_directory(tmp_path, _Wrapped, X)
+    assert population.provenance["imported"] == {"a.safetensors": {"member": 0}}
+
+
+class _Wrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = MLP(6, [3], 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_converted_to_that_of_the_inputs(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {name: value.to(dtype) for name, value in STATE.items()}
+    save_file(state, tmp_path / "a.safetensors")
+    save_file(STATE, tmp_path / "b.safetensors")
+    template = make_mlp().half()
+    population = Population.from_directory(tmp_path, template, X)
+    assert template.readout.weight.dtype == torch.float16
+    name = str(dtype).removeprefix("torch.")
+    assert population.provenance["imported"] == {
+        "a.safetensors": {"member": 0, "converted": f"{name} to float32"},
+        "b.safetensors": {"member": 1},
+    }
+    weight = population.members[0].network.state["readout.weight"]
+    assert torch.equal(weight, state["readout.weight"].float())
+    double = Population.from_directory(tmp_path, make_mlp, X.double())
+    assert double.members[0].network.state["readout.weight"].dtype == torch.float64
+
+
+def test_the_account_is_saved_with_the_population(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    torch.save({"model": STATE}, tmp_path / "runs" / "a.pt")
+    (tmp_path / "runs" / "b.pt").write_bytes(b"")
+    population = quietly(tmp_path / "runs")
+    population.save(tmp_path / "saved")
+    loaded = Population.load(tmp_path / "saved")
+    assert loaded.provenance == population.provenance
+    assert loaded.provenance["imported"] == {"a.pt": {"member": 0, "found_under": "model"}}
+    assert list(loaded.provenance["left_out"]) == ["b.pt"]
+
+
+# --- what is left out ---------------------------------------------------------------------------------------------
+
+FIT = "the parameters do not fit the module given; got "
+DICT = "state dict, as in MLP; pass a module of the members' class"
+CLASS = "as in MLP; pass a module of the members' class"
+NAN = torch.tensor([1.0, torch.nan, torch.inf])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (changed(readout_bias=None), f"{FIT}missing: 'readout.bias'; expected the 6 tensors of its {DICT}"),
+        (changed(a=X, b=X, c=X, d=X), f"{FIT}not expected: 'a', 'b', 'c' and 1 more; expected the 6 tensors"),
+        (changed(hidden_1_weight=torch.zeros(4, 6)), f"{FIT}'hidden.1.weight' (4, 6); expected (4, 5) at these widths"),
+        (changed(hidden_0_weight=torch.zeros(5, 7)), f"{FIT}'hidden.0.weight' (5, 7); expected (5, 6) at these widths"),
+        (changed(hidden_0_weight=torch.zeros(5)), f"{FIT}'hidden.0.weight' (5,); expected 2 axes, {CLASS}"),
+        (
+            changed(readout_weight=torch.zeros(2, 4), readout_bias=torch.zeros(2)),
+            f"{FIT}'readout.weight' (2, 4); expected (3, 4) at these widths, {CLASS}",
+        ),
+        (
+            changed(hidden_0_weight=torch.zeros(0, 6), hidden_0_bias=torch.zeros(0), hidden_1_weight=torch.zeros(4, 0)),
+            "a layer needs at least one unit; layer 'hidden.0'; got 0",
+        ),
+        (changed(readout_bias=torch.zeros(3, dtype=torch.int8)), f"{FIT}'readout.bias' of torch.int8; expected tor"),
+        (changed(readout_bias=torch.zeros(3).to_sparse()), "a tensor of this type cannot be stored; readout.bias; got"),
+        (
+            changed(readout_bias=NAN),
+            "a tensor is not finite; 'readout.bias'; got 2 of 3 values NaN or infinite; expected numbers that float32",
+        ),
+        (changed(readout_bias=torch.full((3,), 1e300, dtype=torch.float64)), "a tensor is not finite; 'readout.bias'"),
+        (changed(hidden_1_weight=torch.full((4, 5), 3e38)), "the outputs are not finite; MLP; leave this network out"),
+        ({"epoch": 3, "net": STATE}, "the file holds no state dict; got 'epoch', 'net'; expected tensors by name"),
+        ({**STATE, "epoch": 3}, "the file holds no state dict; got 'hidden.0.weight', 'hidden.0.bias', 'hid"),
+        ({}, "the file holds no state dict; got dict; expected"),
+        ([1, 2], "the file holds no state dict; got list; expected"),
+        ({"model": STATE, "state_dict": STATE}, "the file holds several state dicts; got 'state_dict', 'model'"),
+        (b"hello", "the file is damaged, or no checkpoint; got KeyError: 101; save its state_dict with safetensors"),
+        (b"not a checkpoint", "the file cannot be read without unpickling, which may run code; got an unknown format"),
+        (b"", "the file is damaged, or no checkpoint; got EOFError"),
+        (
+            random_mlp([5, 4]),
+            "the file cannot be read without unpickling, which may run code; got consilience.nets.mlp.MLP; expected "
+            "nothing but tensors, numbers and texts; save its state_dict with safetensors",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path: Path, content: object, reason: str) -> None:
+    found = reason_for(tmp_path, content)
+    assert found.startswith(reason)
+    assert "\n" not in found
+
+
+def test_a_truncated_safetensors_is_left_out(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "whole.safetensors")
+    data = (tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "whole.safetensors").unlink()
+    reason = reason_for(tmp_path, data[:-9], "b.safetensors")
+    assert reason.startswith("the file is damaged, or no checkpoint; got SafetensorError: ")
+
+
+class _Evil:
+    """Unpickled, it makes a directory."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.made),)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle", "old torch"])
+def test_a_malicious_pickle_does_not_run(tmp_path: Path, form: str) -> None:
+    content = {"state_dict": STATE, "extra": _Evil(tmp_path / "ran")}
+    if form == "torch":
+        reason = reason_for(tmp_path, content)
+    elif form == "pickle":
+        reason = reason_for(tmp_path, pickle.dumps(content))
+    else:
+        torch.save(content, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
+        reason = reason_for(tmp_path, (tmp_path / "b.pth").read_bytes(), "b.pth")
+    assert not (tmp_path / "ran").exists()
+    assert "unpickling" in reason
+    assert reason.endswith("save its state_dict with safetensors")
+    pickle.loads(pickle.dumps(content["extra"]))  # it would have run
+    assert (tmp_path / "ran").exists()
+
+
+class _Scaled(nn.Module):
+    """Preprocesses its inputs with a buffer."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.net = random_mlp([5])
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x * self.scale)
+
+
+def test_a_member_unlike_the_first_is_left_out(tmp_path: Path) -> None:
+    for name, scale in (("a", 2.0), ("b", 1.0), ("c", 2.0)):
+        save_file(_Scaled(scale).state_dict(), tmp_path / f"{name}.safetensors")
+    population = quietly(tmp_path, _Scaled)
+    assert population.provenance["imported"] == {"a.safetensors": {"member": 0}, "c.safetensors": {"member": 1}}
+    reason = population.provenance["left_out"]["b.safetensors"]
+    assert reason.startswith("members differ in something that is not a parameter; got another function of the same")
+
+
+def test_a_member_whose_proof_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        save_file(random_mlp([5, 4]).state_dict(), tmp_path / f"{name}.safetensors")
+    original = population_module.prove
+    proved = []
+
+    def prove(module: nn.Module, network: object, x: Tensor) -> None:
+        proved.append(module)
+        if len(proved) % 2 == 1:
+            raise InputError("this one is not proved", where="layer 'hidden.0'", got=2, expected=1)
+        original(module, network, x)
+
+    monkeypatch.setattr(population_module, "prove", prove)
+    population = quietly(tmp_path)
+    reason = "this one is not proved; layer 'hidden.0'; got 2; expected 1"
+    assert population.provenance == {
+        "imported": {"b.safetensors": {"member": 0}},
+        "left_out": {"a.safetensors": reason},
+    }
+    with pytest.raises(
+        InputError, match=rf"cannot be used\n  where:    .*a\.safetensors\n  got:      {reason}\n  cure:"
+    ):
+        Population.from_directory(tmp_path, make_mlp, X, strict=True)
+
+
+def test_what_is_left_out_is_told_once_where_the_user_called(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "a.safetensors")
+    (tmp_path / "b.pt").write_bytes(b"")
+    torch.save(changed(readout_bias=None), tmp_path / "c.pt")
+    with pytest.warns(UserWarning, match="left out") as told:
+        Population.from_directory(tmp_path, make_mlp, X)
+    (warning,) = told
+    assert warning.filename == __file__
+    assert re.fullmatch(
+        rf"2 of 3 checkpoints are left out\n  where:    {re.escape(str(tmp_path))}\n"
+        r"  got:      b\.pt: the file is damaged, or no checkpoint; .*\n"
+        r"            c\.pt: the parameters do not fit the module given; got missing: 'readout.bias'; .*\n"
+        r"  cure:     mend them or move them away; with strict=True the first of them is an error",
+        str(warning.message),
+    )
+
+
+def test_strictly_the_first_problem_is_an_error_before_any_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(STATE, tmp_path / "a.safetensors")
+    torch.save(changed(readout_bias=NAN), tmp_path / "b.pt")
+    (tmp_path / "c.pt").write_bytes(b"")
+    monkeypatch.setattr(population_module, "prove", None)
+    message = (
+        rf"a checkpoint cannot be used\n  where:    {re.escape(str(tmp_path / 'b.pt'))}\n  got:      a tensor is not"
+    )
+    with pytest.raises(InputError, match=message):
+        Population.from_directory(tmp_path, make_mlp, X, strict=True)
+
+
+def test_if_none_can_be_used_each_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"")
+    torch.save(changed(readout_bias=None), tmp_path / "b.pt")
+    message = (
+        r"none of the checkpoints can be used\n.*\n  got:      a.pt: the file is .*\n            b.pt: the par.*\n"
+        "  expected: state dicts of MLP"
+    )
+    with pytest.raises(InputError, match=message):
+        Population.from_directory(tmp_path, make_mlp, X)
+
+
+# --- the module ---------------------------------------------------------------------------------------------------
+
+SOURCE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width=3):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, width), nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+class Sized(Net):
+    def __init__(self, width):
+        super().__init__(width)
+
+def make():
+    return Net()
+
+def broken():
+    raise OSError("no disk")
+
+def nothing():
+    return None
+
+ready = Net(4)
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current directory with a package of the user's and a folder of its checkpoints."""
+    (tmp_path / "own_nets").mkdir()
+    (tmp_path / "own_nets" / "__init__.py").write_text("")
+    (tmp_path / "own_nets" / "small.py").write_text(SOURCE)
+    (tmp_path / "own_nets" / "lame.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with torch.random.fork_rng():
+        first, second = nn.Linear(6, 5), nn.Linear(5, 3)
+    tensors = {"first": first, "second": second}
+    state = {f"{name}.{key}": value for name, part in tensors.items() for key, value in part.state_dict().items()}
+    save_file(state, tmp_path / "runs" / "a.safetensors")
+    yield tmp_path / "runs"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own_nets"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["Net", "make", "ready"])
+def test_the_module_is_imported_from_the_current_directory(own: Path, name: str) -> None:
+    path, random = list(sys.path), torch.random.get_rng_state()
+    population = Population.from_directory(own, f"own_nets.small:{name}", X)
+    assert population.widths("first") == (5,)
+    assert type(population.members[0].module).__qualname__ == "Net"
+    assert sys.path == path
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("own_nets.small", "this does not tell what to import\n  where:    module='own_nets.small'\n  expected: 'pack"),
+        ("own_nets/small.py:Net", "this does not tell what to import"),
+        ("own_nets.small:", "this does not tell what to import"),
+        ("own_nets.large:Net", "there is no such Python module\n  where:    module='own_nets.large:Net'\n  got: "),
+        ("no_nets.small:Net", "there is no such Python module\n(.|\n)*cure:     run this from the directory"),
+        (
+            "own_nets.lame:Net",
+            "the Python module cannot be imported\n.*\n  got:      ModuleNotFoundError: No module named 'a_package",
+        ),
+        (
+            "own_nets.small:Nett",
+            "has nothing of this name\n.*\n  got:      Nett\n  expected: Net, Sized, make, broken, nothing",
+        ),
+        (
+            "own_nets.small:Sized",
+            "it takes arguments to make a module\n  where:    module='own_nets.small:Sized'\n  got:      Sized: "
+            "missing a required argument: 'width'\n.*\n  cure:     give a factory, such as `def make",
+        ),
+        ("own_nets.small:broken", r"the module cannot be made\n.*\n  got:      broken\(\) raises OSError: no disk"),
+        ("own_nets.small:nothing", r"no module was made\n.*\n  got:      nothing\(\) returns NoneType"),
+        ("own_nets.small:number", "not a module, nor anything that makes one\n.*\n  got:      int"),
+        (MLP, "it takes arguments to make a module\n  where:    module\n  got:      MLP: missing"),
+        (3, "not a module, nor anything that makes one\n  where:    module\n  got:      int"),
+    ],
+)  # fmt: skip
+def test_a_module_that_cannot_be_had_is_refused(own: Path, module: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Population.from_directory(own, module, X)
+
+
+# --- before any work ----------------------------------------------------------------------------------------------
+
+
+def test_bad_folders_and_inputs_are_refused_before_the_checkpoints_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never() -> nn.Module:
+        raise AssertionError("the module is not needed yet")
+
+    with pytest.raises(InputError, match=r"there is no such folder\n  where:    .*missing\n  cure:     check the path"):
+        Population.from_directory(tmp_path / "missing", never, X)
+    (tmp_path / "a.txt").write_text("")
+    message = (
+        r"there is no checkpoint in the folder\n.*\n  expected: files \*.safetensors, \*.pt, \*.pth, or \*/model.safe"
+    )
+    with pytest.raises(InputError, match=message):
+        Population.from_directory(tmp_path, never, X)
+    (tmp_path / "a.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="the example input is not finite\n  where:    example_input"):
+        Population.from_directory(tmp_path, never, X * torch.nan)
+    monkeypatch.setattr("consilience.population.importing._read", None)
+    with pytest.raises(InputError, match="the module fails on the example input"):
+        Population.from_directory(tmp_path, make_mlp, inputs(8, n_inputs=7))
+    with pytest.raises(TracingError, match="aten.softmax"):
+        Population.from_directory(tmp_path, nn.Sequential(nn.Linear(6, 5), nn.Softmax(-1), nn.Linear(5, 3)), X)
