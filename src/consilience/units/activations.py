@@ -146,4 +146,6 @@ class Responses:
         return self._all(self.networks[0].architecture.read(layer))
 
     def _all(self, axes: Sequence[Axis]) -> list[Tensor]:
+        if len(axes) == 1:
+            return self.at(axes[0])
         return [torch.cat(rows) for rows in zip(*(self.at(axis) for axis in axes), strict=True)]

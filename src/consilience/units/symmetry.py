@@ -245,19 +245,15 @@ def _selected(network: TracedNetwork, orders: Mapping[str, Tensor]) -> dict[str,
 def _multiplied(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwork:
     """The network with a layer's hyperplanes multiplied by non-zero factors, and what reads them divided by these."""
     for m in network.architecture.maps:
+        if m.writes != layer and layer not in m.reads:
+            continue
         weights = network.weights(m)
-        factors = factors.to(weights.bias.dtype)
-        parts = [
-            part / factors[:, None, None] if m.per_unit and axis.layer == layer
-            else part / factors[:, None] if axis.layer == layer
-            else part
-            for part, axis in zip(weights.parts, m.inputs, strict=True)
-        ]  # fmt: skip
-        bias = weights.bias
+        factors, bias = factors.to(weights.bias.dtype), weights.bias
+        read = 1 / (factors[:, None, None] if m.per_unit else factors[:, None])
+        pairs = zip(weights.parts, m.inputs, strict=True)
+        parts = [part * read if axis.layer == layer else part for part, axis in pairs]
         if m.writes == layer:
             parts, bias = [part * factors[:, None, None] for part in parts], bias * factors
-        elif layer not in m.reads:
-            continue
         network = network.with_weights(m, Weights(tuple(parts), bias))
     return network
 
