@@ -14,7 +14,6 @@ from consilience.census.checks import check_inputs
 from consilience.census.grounding import groups_of
 from consilience.errors import InputError
 from consilience.units.activations import Responses
-from consilience.units.resize import resize
 
 CHOICES = ("cut", "reconstruction")
 
@@ -78,11 +77,7 @@ def assemble(
             "only a number of clusters can be chosen by reconstruction", where="assemble(width=..., choice=...)",
             got=f"width={width!r}", expected='a width such as "2x" or 64', cure='use choice="cut"',
         )  # fmt: skip
-    cut = select(census, width)  # or raises
-    if choice == "reconstruction":  # candidates are as many as there are: refuse a module that fits one width only
-        architecture = census.population_.architecture
-        wider = {layer.name: layer.width + 1 for layer in architecture.free}
-        resize(census.population_.members[0].module, architecture, wider)
+    cut = {} if choice == "reconstruction" else select(census, width)  # or raises
     responses = without_data(members, census.population_.example_input) if x is None else Responses(members, x)
     weights = POOLINGS[pooling](responses)
     if choice == "reconstruction" and numbers is not None:

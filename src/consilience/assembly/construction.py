@@ -69,6 +69,8 @@ class Draft:
     def finish(self, m: Map) -> None:
         """Keep what a map writes, now that it stays as it is, if there is room; forget what nothing needs any more."""
         later = self.architecture.maps[self.architecture.maps.index(m) + 1 :]
+        if any(other.output.name == m.output.name for other in later):
+            return  # a norm of several layers, which is written layer by layer
         wanted = [axis.name for other in later for axis in other.inputs] + [self.architecture.program.output]
         batches = stream(self.network, self.responses.x, [m.output.name], known=self._known)
         room = KNOWN_BYTES - sum(value.nbytes for value in self._known.values())

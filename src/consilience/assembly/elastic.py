@@ -131,14 +131,15 @@ def load_elastic(directory: str | os.PathLike[str]) -> Elastic:
     for i, (width, network) in enumerate(networks.items()):
         prefix, left_out = f"width-{i}/", () if width == widths[-1] else shared
         own = {name.removeprefix(prefix): t for name, t in artefact.tensors.items() if name.startswith(prefix)}
-        expected = {name: tuple(p.shape) for name, p in network.named_parameters() if name not in left_out}
+        tensors = network.state_dict(keep_vars=True)
+        expected = {name: tuple(value.shape) for name, value in tensors.items() if name not in left_out}
         if {name: tuple(value.shape) for name, value in own.items()} != expected:
             raise ArtefactError(
                 "the parameters do not fit the network", where=f"width {width} in {artefact.directory}",
                 got={name: tuple(value.shape) for name, value in own.items()}, expected=expected, cure="build it again",
             )  # fmt: skip
-        for name, parameter in network.named_parameters():
-            parameter.data = own.get(name, parameter.data)
+        for name, value in tensors.items():
+            value.data = own.get(name, value.data)
         network.eval()
     return Elastic(networks, shared)
 

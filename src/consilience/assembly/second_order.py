@@ -35,8 +35,7 @@ def _fit(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNetwork:
     step = -(-len(x) // min(MAX_SAMPLES, max(1, MAX_VALUES // architecture.largest_value)))
     x, targets = x[::step], targets[::step]
     stems = [m for m in architecture.maps if not m.reads]
-    statistics = {name for m in architecture.maps if m.norm is not None for name in (m.norm.mean, m.norm.variance)}
-    trained = {name for m in architecture.maps if m.reads for name in m.parameters} - statistics
+    trained = {name for m in architecture.maps if m.reads for name in m.parameters} & architecture.program.learned
     known = network.values(x, [m.output.name for m in stems])
     state = {name: value.clone().requires_grad_(name in trained) for name, value in network.state.items()}
     free = [value for value in state.values() if value.requires_grad]

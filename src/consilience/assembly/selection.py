@@ -112,7 +112,8 @@ def _within_budget(census: Census, budget: int) -> dict[str, int]:
         return {name: min(most[name], max(1, math.floor(multiple * median))) for name, median in medians.items()}
 
     def cost(multiple: float) -> int:
-        return sum(math.prod(shape) for shape in architecture.shapes(widths(multiple), state).values())
+        shapes = architecture.shapes(widths(multiple), state)
+        return sum(math.prod(shapes[name]) for name in architecture.program.learned)
 
     if cost(0) > budget:
         raise InputError(

@@ -241,6 +241,14 @@ class Census:
                         "tied layers are clustered together", where="n_clusters", got=repr(name),
                         expected=repr(layer.tied), cure="name the first of them",
                     )  # fmt: skip
+        fixed = [layer.name for layer in population.architecture.layers if not layer.interchangeable]
+        fixed.remove(population.architecture.output.name)
+        if fixed:
+            raise InputError(
+                "units inside the network are told apart by their index, so that members' cannot be put side by side",
+                where=", ".join(f"layer '{name}'" for name in fixed),
+                cure="what adds to the inputs, or multiplies with a fixed mask, can be compared, not merged",
+            )  # fmt: skip
         if x is not None:
             check_inputs(population, x, "the calibration data")
         elif self.grounding == "activations" or self.distance == "activation":

@@ -7,6 +7,8 @@ under 1 % of the mean of its own member's layer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,17 +17,25 @@ from consilience.units.architecture import TracedNetwork, incoming_norms, outgoi
 THRESHOLD = 0.01  # of the mean contribution (not the median: most units may be dead); live ones lie well above it
 
 
-def find_alive(network: TracedNetwork, layer: str, read: Tensor | None) -> Tensor:
-    """Return which units of a layer contribute: (u,) bool. Those of a gate, which no weight reads, all do.
+def find_alive(network: TracedNetwork, family: Sequence[str], reads: Mapping[str, Tensor] | None) -> Tensor:
+    """Return which units contribute to a map that mixes units, as one or other of their layers: (u,) bool.
+
+    Units that no such map reads, as those of a gate alone, all do.
 
     Parameters
     ----------
     network : a member in canonical form.
-    layer : name of the layer.
-    read : the layer's activations (r, u) on calibration data, or None to judge by the weights.
+    family : names of layers that are tied, or of one.
+    reads : by layer, the activations (r, u) on calibration data, or None to judge by the weights.
     """
-    if not network.architecture.reading(layer):
-        return torch.ones(network.architecture.layer(layer).width, dtype=torch.bool)
-    spread = incoming_norms(network, layer, bias=False) if read is None else read.std(0, correction=0)
-    contribution = spread * outgoing_norms(network, layer)
-    return contribution > THRESHOLD * contribution.mean()
+    found = []
+    for layer in family:
+        readers = [m for m in network.architecture.reading(layer) if not m.per_unit]
+        if not readers:
+            continue
+        spread = incoming_norms(network, layer, bias=False) if reads is None else reads[layer].std(0, correction=0)
+        contribution = spread * outgoing_norms(network, layer, readers)
+        found.append(contribution > THRESHOLD * contribution.mean())
+    if not found:
+        return torch.ones(network.architecture.layer(family[0]).width, dtype=torch.bool)
+    return torch.stack(found).any(0)

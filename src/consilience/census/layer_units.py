@@ -83,12 +83,12 @@ def layer_units(
     """
     architecture = networks[0].architecture
     family = [layer.name for layer in architecture.family(name)]
-    alive = np.ones(sum(network.architecture.layer(name).width for network in networks), dtype=bool)
-    for layer in family:
-        reads: Sequence[Tensor | None] = [None] * len(networks)
-        if responses is not None and architecture.reading(layer):
-            reads = responses.read(layer)
-        alive &= torch.cat([find_alive(each, layer, read) for each, read in zip(networks, reads, strict=True)]).numpy()
+    read = [layer for layer in family if architecture.reading(layer)]
+    live = []
+    for k, network in enumerate(networks):
+        reads = None if responses is None else {layer: responses.read(layer)[k] for layer in read}
+        live.append(find_alive(network, family, reads))
+    alive = torch.cat(live).numpy()
     alive[: len(known_alive)] = known_alive
     if not alive.any():
         raise InputError(
@@ -101,8 +101,8 @@ def layer_units(
         rows = {layer: torch.cat([z[evenly(z)].T for z in responses.written(layer)]) for layer in family}
     else:  # what a gate is written by may not be grounded yet: the others tell its units apart
         rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}
-    live = torch.from_numpy(alive)
-    embedded = [embed(part[live], distance, usable_symmetry(architecture, layer)) for layer, part in rows.items()]
+    chosen = torch.from_numpy(alive)
+    embedded = [embed(part[chosen], distance, usable_symmetry(architecture, layer)) for layer, part in rows.items()]
     points = Points(np.concatenate([part.coordinates for part in embedded], axis=1), embedded[0].projective)
     return LayerUnits(name, len(networks), tables[name], alive, rows, points)
 

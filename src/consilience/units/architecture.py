@@ -230,10 +230,10 @@ def read_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in (*module.named_parameters(), *buffers)}
 
 
-def outgoing_norms(network: TracedNetwork, layer: str) -> Tensor:
-    """Return the norm of each unit's outgoing weights in all maps that read the layer: (u,)."""
+def outgoing_norms(network: TracedNetwork, layer: str, readers: Sequence[Map] | None = None) -> Tensor:
+    """Return the norm of each unit's outgoing weights in the maps that read the layer, all by default: (u,)."""
     total = torch.zeros(network.architecture.layer(layer).width, dtype=torch.float64)
-    for m in network.architecture.reading(layer):
+    for m in network.architecture.reading(layer) if readers is None else readers:
         for part, axis in zip(network.weights(m).parts, m.inputs, strict=True):
             if axis.layer == layer:
                 squares = part.double().square()

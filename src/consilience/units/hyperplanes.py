@@ -59,8 +59,8 @@ class Hyperplanes:
 def ground(m: Map, network: TracedNetwork, projections: Mapping[Axis, Projection]) -> Weights:
     """Return a map's hyperplanes in the bases below: ``w̃ = w P``, ``b̃ = b + Σ_s w c``.
 
-    Parts are (u, c, s) for each layer read; fixed features stay as they are. Unit j of a map per unit reads its own
-    centroid c alone: ``w̃ = w P[j, c]``, still (u, 1, s).
+    Parts are (u, c, s) for each layer read; fixed features stay as they are, and so does a map per unit where what it
+    reads has no projection yet. With one, unit j reads its own centroid c alone: ``w̃ = w P[j, c]``, still (u, 1, s).
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def ground(m: Map, network: TracedNetwork, projections: Mapping[Axis, Projection
     weights = network.weights(m)
     parts, bias = [], weights.bias
     for part, axis in zip(weights.parts, m.inputs, strict=True):
-        if axis.layer is None:
+        if axis.layer is None or (m.per_unit and axis not in projections):
             parts.append(part)
             continue
         projection = projections[axis]
@@ -91,7 +91,7 @@ def hyperplanes(
     """Return the table of one layer's units, grounded.
 
     A layer that is written again and again, as a residual stream is, has its hyperplanes from the maps that read what
-    has been grounded.
+    has been grounded; there may be none.
 
     Parameters
     ----------
@@ -101,12 +101,14 @@ def hyperplanes(
     """
     rows, biases = [], []
     known = (None, *{axis.layer for axis in projections})
+    example = next(iter(networks[0].state.values()))
     for k, network in enumerate(networks):
         own = {axis: each[k] for axis, each in projections.items()}
-        maps = [m for m in network.architecture.writing(layer) if all(a.layer in known for a in m.inputs)]
+        maps = [m for m in network.architecture.writing(layer) if m.per_unit or all(a.layer in known for a in m.inputs)]
         grounded = [ground(m, network, own) for m in maps]
-        rows.append(torch.cat([weights.matrix for weights in grounded], dim=1))
-        biases.append(torch.stack([weights.bias for weights in grounded]).sum(0))
+        nothing = example.new_zeros(network.architecture.layer(layer).width, 0)
+        rows.append(torch.cat([nothing, *(weights.matrix for weights in grounded)], dim=1))
+        biases.append(torch.stack([nothing.sum(1), *(weights.bias for weights in grounded)]).sum(0))
     member, index = unit_index(networks, layer)
     outgoing = [outgoing_norms(network, layer) for network in networks]
     return Hyperplanes(torch.cat(rows), torch.cat(biases), torch.cat(outgoing), member, index)

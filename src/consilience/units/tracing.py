@@ -37,6 +37,7 @@ class Program:
     graph_module : the ATen operations.
     parameters : graph input name → name in the module, for parameters and the statistics of batch norms.
     constants : graph input name → any other buffer or constant of the traced module.
+    statistics : names of the statistics of batch norms, in the module.
     input : name of the graph input that takes the samples.
     output : name of the value that the module returns.
     module_name : class of the traced module, for messages.
@@ -46,6 +47,7 @@ class Program:
     graph_module: fx.GraphModule
     parameters: Mapping[str, str]
     constants: Mapping[str, Tensor]
+    statistics: frozenset[str]
     input: str
     output: str
     module_name: str
@@ -55,6 +57,11 @@ class Program:
     def nodes(self) -> Sequence[fx.Node]:
         """The operations, in the order in which they run."""
         return list(self.graph_module.graph.nodes)
+
+    @property
+    def learned(self) -> frozenset[str]:
+        """Names of the parameters, without statistics."""
+        return frozenset(self.parameters.values()) - self.statistics
 
     @cached_property
     def largest_value(self) -> int:
@@ -187,6 +194,7 @@ def _program(exported: Any, name: str, x: Tensor) -> Program:
         parameters=signature.inputs_to_parameters
         | {graph_name: buffer for graph_name, buffer in buffers.items() if graph_name in statistics},
         constants=constants,
+        statistics=frozenset(buffers[name] for name in statistics),
         input=signature.user_inputs[0],
         output=signature.user_outputs[0],
         module_name=name,
