@@ -22,7 +22,8 @@ from torch.nn import functional
 
 import consilience
 from consilience.errors import ArtefactError, InputError, TrainingError
-from consilience.nets import MLP
+from consilience.nets import MLP, ConvNet, ResNet
+from consilience.population import stacks
 from consilience.population.checkpoint import FILE, PARTIAL, delete_checkpoint
 from consilience.population.subsets import epoch_order, member_subsets
 from consilience.population.training import Trained, Training, check_training, fit_members
@@ -122,17 +123,6 @@ def test_equals_a_plain_loop_for_mean_squared_error() -> None:
     assert "accuracy" not in trained.metrics[0]
 
 
-def test_equals_a_plain_loop_for_convolutions() -> None:
-    def net() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(27, 3))
-
-    torch.manual_seed(0)
-    x, y, modules = torch.randn(40, 1, 8, 8), torch.arange(40) % 3, [net() for _ in range(3)]
-    training = Training(batch_size=16)
-    trained = fit_members(modules, x, y, training, random_state=0, max_steps=20)
-    assert difference(trained, plain_loop(modules, x, y, training, 20)) < 1e-6
-
-
 def test_modules_and_the_global_random_state_are_not_changed() -> None:
     x, y = make_data()
     modules = [module.eval() for module in make_members(2)]
@@ -144,6 +134,204 @@ def test_modules_and_the_global_random_state_are_not_changed() -> None:
         assert all(value.equal(state[name]) for name, value in module.state_dict().items())
         assert not module.training
         assert all(parameter.grad is None for parameter in module.parameters())
+
+
+# --- convolutions and batch normalisation ----------------------------------------------------------------------------
+
+
+class Viewing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.readout = nn.Conv2d(2, 3, 3), nn.Linear(108, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(self.convolution(x).relu().view(len(x), -1))
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(27, 3))
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, momentum=0.3), nn.ReLU(), nn.Linear(8, 3))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "convolutions": convolutional,
+    "a view": Viewing,
+    "ConvNet": lambda: ConvNet(2, (5, 4), 3, batch_norm=True),
+    "ConvNet without norms": lambda: ConvNet(2, (5, 4), 3),
+    "ResNet": lambda: ResNet(2, (4, 6), 3, inner_widths=((5,), (3,))),
+    "wide ResNet": lambda: ResNet(2, (16, 4), 3, inner_widths=((5,), (3,))),
+}
+
+
+def make_images(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    x = torch.randn(42, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    return x + torch.arange(42, dtype=dtype)[:, None, None, None] % 3, torch.arange(42) % 3
+
+
+def make_nets(name: str, count: int = 3, dtype: torch.dtype = torch.float32) -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [NETS[name]().to(dtype) for _ in range(count)]
+
+
+@pytest.fixture(params=["at once", "in turn"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways in which a stack with convolutions is run, whatever its size."""
+    monkeypatch.setattr(stacks, "POSITIONS_IN_TURN", 1 if request.param == "in turn" else math.inf)
+    return request.param
+
+
+SGD = Training(batch_size=16, optimizer="sgd", learning_rate=0.05)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    ("training", "dtype", "tolerance"),
+    [
+        (SGD, torch.float32, 1e-5),
+        (Training(batch_size=16), torch.float64, 1e-10),
+        (Training(batch_size=16, shuffle="shared"), torch.float64, 1e-10),
+    ],
+)
+def test_convolutions_equal_a_plain_loop(name: str, training: Training, dtype: torch.dtype, tolerance: float) -> None:
+    (x, y), modules = make_images(dtype), make_nets(name, dtype=dtype)
+    trained = fit_members(modules, x, y, training, random_state=0, max_steps=14)  # the last batch of an epoch is of 10
+    loop = plain_loop(modules, x, y, training, 14)
+    assert trained.states[0].keys() == loop[0].state_dict().keys()
+    assert difference(trained, loop) < tolerance  # of running statistics, too
+    assert difference(trained, modules) > 0.01
+    for state in trained.states:
+        counts = [value for key, value in state.items() if key.endswith("num_batches_tracked")]
+        assert all(value.equal(torch.tensor(14)) for value in counts)
+        assert bool(counts) == (name in ("ConvNet", "ResNet", "wide ResNet"))
+
+
+@pytest.mark.parametrize("shuffle", ["independent", "shared"])
+def test_batch_norm_of_vectors_equals_a_plain_loop(shuffle: str) -> None:
+    class NormFirst(nn.Module):  # a norm that sees the inputs, and one that is met twice and has two names
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.linear, self.norm = nn.BatchNorm1d(6, affine=False), nn.Linear(6, 6), nn.BatchNorm1d(6)
+            self.again, self.readout = self.norm, nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.readout(self.again(self.linear(self.norm(self.linear(self.first(x))).relu())))
+
+    x, y = make_data(torch.float64)
+    torch.manual_seed(0)
+    modules = [normalised().double(), NormFirst().double(), normalised().double(), NormFirst().double()]
+    training = Training(batch_size=32, shuffle=shuffle)
+    trained = fit_members(modules, x, y, training, random_state=0, max_steps=20)
+    # Biases before a norm have gradients at rounding level, which Adam divides by its epsilon of 1e-8.
+    assert difference(trained, plain_loop(modules, x, y, training, 20)) < 1e-9
+    assert not trained.states[0]["1.running_mean"].equal(trained.states[2]["1.running_mean"])
+    assert trained.states[1]["again.running_var"].equal(trained.states[1]["norm.running_var"])
+    assert trained.states[1]["norm.num_batches_tracked"] == 40
+
+
+def test_large_maps_are_trained_in_turn_in_the_fastest_layout_and_small_ones_at_once() -> None:
+    def layouts(modules: list[nn.Module], x: Tensor, batch_size: int) -> list[torch.memory_format | None]:
+        return [stack.layout for stack in stacks.stack_members(modules, x, batch_size)]
+
+    x = torch.randn(300, 2, 8, 8)
+    assert layouts([ConvNet(2, [2], 3)], x, 255) == [None]
+    assert layouts([ConvNet(2, [2], 3)], x, 256) == [torch.channels_last]
+    assert layouts([ConvNet(2, [2], 3)], x[:255], 256) == [None]
+    assert layouts([Viewing(), ConvNet(2, [2], 3)], x, 256) == [torch.contiguous_format, torch.channels_last]
+    assert layouts([ResNet(2, (15, 3)), ResNet(2, (16, 3))], x, 256) == [torch.contiguous_format, torch.channels_last]
+    assert layouts([nn.Conv1d(2, 2, 3)], x.flatten(2), 256) == [torch.contiguous_format]
+    assert layouts([MLP(128, [2], 3)], x, 256) == [None]
+
+
+@pytest.mark.usefixtures("way")
+def test_a_diverging_member_with_batch_norm_keeps_its_statistics_and_leaves_the_others_their_bits() -> None:
+    x, y = make_images()
+    modules = make_nets("ConvNet", 3)
+    healthy = fit_members(modules, x, y, SGD, random_state=0, max_steps=12)
+    with torch.no_grad():
+        modules[1].readout.weight.mul_(1e15)  # step 1 moves the first convolution so far that a later loss overflows
+    trained = fit_members(modules, x, y, SGD, random_state=0, max_steps=12)
+    step = int(trained.failed[1].removeprefix("loss not finite at epoch 1, step "))
+    assert step > 1
+    for member in (0, 2):
+        assert all(value.equal(healthy.states[member][name]) for name, value in trained.states[member].items())
+    before = fit_members(modules, x, y, SGD, random_state=0, max_steps=step - 1)
+    assert before.states[1]["norms.0.num_batches_tracked"] == step - 1
+    for name, value in before.states[1].items():
+        assert trained.states[1][name].nan_to_num().equal(value.nan_to_num())
+
+
+def test_a_running_variance_that_overflows_is_found() -> None:
+    x, y = make_data()
+    torch.manual_seed(0)
+    modules = [normalised(), normalised()]
+    with torch.no_grad():
+        modules[1][0].weight.mul_(1e25)  # its square is infinite, and the normalised activations are 0
+    trained = fit_members(modules, x, y, Training(epochs=2), random_state=0)
+    assert trained.failed == {1: "statistics not finite after the last step"}
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("name", ["ConvNet", "ResNet"])
+def test_validation_uses_each_members_running_statistics_and_changes_nothing(name: str) -> None:
+    x, y = make_images()
+    modules = make_nets(name)
+    without = fit_members(modules, x, y, SGD, random_state=0, max_steps=6)
+    trained = fit_members(modules, x, y, SGD, random_state=0, max_steps=6, validation=(x, y))
+    assert same_bits(without, trained)
+    for member, module in enumerate(modules):
+        module.load_state_dict(trained.states[member])
+        loss = functional.cross_entropy(module.eval()(x), y).item()
+        assert trained.metrics[-3 + member]["validation_loss"] == pytest.approx(loss, rel=1e-4)
+        assert functional.cross_entropy(module.train()(x), y).item() != pytest.approx(loss, rel=1e-3)
+
+
+@pytest.mark.usefixtures("way")
+def test_an_interrupted_run_with_batch_norm_and_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    x, y = make_images()
+
+    def modules() -> list[nn.Module]:
+        torch.manual_seed(0)
+        nets = [ConvNet(2, (4,), 3, batch_norm=True, dropout=0.2) for _ in range(3)]
+        nn.init.constant_(nets[1].readout.bias, math.inf)
+        return [*nets, ResNet(2, (4,), 3)]
+
+    arguments = {"training": Training(epochs=4, batch_size=16), "random_state": 0, "validation": (x, y)}
+    undisturbed = fit_members(modules(), x, y, **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        fit_members(modules(), x, y, **arguments, checkpoint=tmp_path, checkpoint_every=0, progress=interrupt_at(14))
+    calls: list[int] = []
+    resumed = fit_members(
+        modules(), x, y, **arguments, checkpoint=tmp_path, progress=lambda done, total: calls.append(done)
+    )
+    assert calls[0] > 12  # it did go on, not begin again
+    assert same_bits(undisturbed, resumed)
+    assert resumed.metrics == undisturbed.metrics
+    assert resumed.failed == undisturbed.failed == {1: "loss not finite at epoch 1, step 1"}
+    assert resumed.states[1]["norms.0.num_batches_tracked"] == 0
+
+
+def test_a_batch_of_one_sample_is_refused_only_where_it_cannot_be_normalised() -> None:
+    x, y = make_data()
+    modules = [normalised()]
+    with pytest.raises(InputError) as error:
+        fit_members([MLP(6, [3], 3), *modules], x[:33], y[:33], Training(batch_size=16), random_state=0)
+    assert str(error.value) == (
+        "members cannot be trained on a batch of one sample\n  where:    modules[1] (Sequential)\n"
+        "  got:      33 samples in batches of 16, the last of which has 1\n"
+        "  expected: batches of 2 samples or more, for batch normalisation\n  cure:     choose another batch_size"
+    )
+    with pytest.raises(InputError, match="33 samples in batches of 1,"):
+        fit_members(modules, x[:33], y[:33], Training(batch_size=1), random_state=0, max_steps=1)
+    fit_members(modules, x[:33], y[:33], Training(batch_size=16), random_state=0, max_steps=2)  # it is never reached
+    fit_members(modules, x[:34], y[:34], Training(batch_size=16, epochs=1), random_state=0)
+    images, labels = make_images()
+    modules = make_nets("ConvNet")  # its norms see positions
+    trained = fit_members(modules, images[:33], labels[:33], SGD, random_state=0, max_steps=6)
+    assert difference(trained, plain_loop(modules, images[:33], labels[:33], SGD, 6)) < 1e-5
 
 
 # --- who sees what ---------------------------------------------------------------------------------------------------
@@ -664,8 +852,15 @@ class Unvectorised(nn.Module):
         return outputs if outputs.sum().item() > 0 else -outputs
 
 
-def batch_norm() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.readout = normalised()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.readout(x)
 
 
 X, Y = make_data()
@@ -680,8 +875,12 @@ FIRST = "where:    modules[0]"
         ({"modules": [*make_members(1), MLP(7, [3], 3)]}, "a member cannot take the inputs",
          ["where:    modules[1] (MLP)", "got:      x (n, 6) of torch.float32: RuntimeError: mat1"]),
         ({"x": X.double()}, "a member cannot take the inputs", ["got:      x (n, 6) of torch.float64: RuntimeError: "]),
-        ({"modules": [batch_norm()]}, "a buffer changes during training",
-         [f"{FIRST} (Sequential), buffer '1.running_mean'", "cure:     use a network without batch normalisation"]),
+        ({"modules": [Counting()]}, "a buffer changes during training",
+         [f"{FIRST} (Counting), buffer 'calls'",
+          "expected: constant buffers, or running statistics of batch normalisation"]),
+        ({"modules": [nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3, momentum=None))]},
+         "batch normalisation with a cumulative average cannot be trained",
+         [f"{FIRST} (Sequential), '1'", "got:      momentum=None"]),
         ({"modules": [Unvectorised()]}, "a module cannot be trained in one pass with others",
          [f"{FIRST} (Unvectorised)", "expected: operations that torch.func.vmap knows"]),
         ({"modules": [nn.LSTM(6, 3)]}, "a member does not return a tensor", [f"{FIRST} (LSTM)", "got:      tuple"]),

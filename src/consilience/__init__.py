@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from consilience.data import Data, Dataset, load_data
     from consilience.errors import ConsilienceError
     from consilience.evaluation import Score, evaluate
-    from consilience.nets import MLP
+    from consilience.nets import MLP, ConvNet, ResNet
     from consilience.population import Population, Training, imagine_inputs, train_population
     from consilience.store import load_network, save_network
     from consilience.units.layers import find_layers
@@ -34,11 +34,13 @@ __all__ = [
     "MLP",
     "Census",
     "ConsilienceError",
+    "ConvNet",
     "Data",
     "Dataset",
     "Elastic",
     "Ensemble",
     "Population",
+    "ResNet",
     "Score",
     "Training",
     "assemble",
@@ -62,11 +64,13 @@ _HOMES = {
     "MLP": "nets",
     "Census": "census",
     "ConsilienceError": "errors",
+    "ConvNet": "nets",
     "Data": "data",
     "Dataset": "data",
     "Elastic": "assembly",
     "Ensemble": "baselines",
     "Population": "population",
+    "ResNet": "nets",
     "Score": "evaluation",
     "Training": "population",
     "assemble": "assembly",

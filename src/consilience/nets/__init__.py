@@ -8,11 +8,24 @@ from typing import Any
 from torch import nn
 
 from consilience.errors import InputError
-from consilience.nets.mlp import ACTIVATIONS, MLP, MLPConfig
+from consilience.nets.activations import ACTIVATIONS
+from consilience.nets.convnet import ConvNet, ConvNetConfig
+from consilience.nets.mlp import MLP, MLPConfig
+from consilience.nets.resnet import ResNet, ResNetConfig
 
-__all__ = ["ACTIVATIONS", "MLP", "NETS", "MLPConfig", "build"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "NETS",
+    "ConvNet",
+    "ConvNetConfig",
+    "MLPConfig",
+    "ResNet",
+    "ResNetConfig",
+    "build",
+]
 
-NETS: dict[str, type[nn.Module]] = {"MLP": MLP}
+NETS: dict[str, type[nn.Module]] = {"MLP": MLP, "ConvNet": ConvNet, "ResNet": ResNet}
 
 
 def build(kind: str, config: Mapping[str, Any]) -> nn.Module:

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from consilience.errors import InputError
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
-    "leaky_relu": functional.leaky_relu,
-    "tanh": torch.tanh,
-    "erf": torch.erf,
-    "identity": lambda z: z,
-    "sigmoid": torch.sigmoid,
-    "softplus": functional.softplus,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "elu": functional.elu,
-}
+from consilience.nets.activations import ACTIVATIONS, check_activation
 
 
 @dataclass(frozen=True)
@@ -57,6 +43,7 @@ class MLP(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> net = MLP(64, [32, 16], 10)
     >>> net(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 10])
@@ -82,11 +69,7 @@ class MLP(nn.Module):
                 got=f"n_inputs={n_inputs}, widths={list(widths)}, n_outputs={n_outputs}",
                 cure="e.g. MLP(64, [32, 32], 10)",
             )
-        if activation not in ACTIVATIONS:
-            raise InputError(
-                "unknown activation", where="MLP(activation=...)", got=repr(activation),
-                expected=", ".join(ACTIVATIONS), cure="choose one of these, or write your own nn.Module",
-            )  # fmt: skip
+        check_activation(activation, "MLP")
         self.activation = activation
         self.hidden = nn.ModuleList(nn.Linear(i, o, bias=bias) for i, o in pairwise(sizes[:-1]))
         self.dropout = nn.Dropout(dropout)

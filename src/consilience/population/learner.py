@@ -4,7 +4,7 @@
   element, so one optimiser on stacked parameters does what one for each member does.
 - Nothing is ever reduced over members but the number that answers "is any loss not finite?", so a member that diverges
   cannot reach the others. Its parameters are put back after every later step; the stack keeps its shape, and with it
-  the others keep their bits.
+  the others keep their bits. The same goes for its running statistics, which each step computes in a copy.
 
 Axis legend: ``k`` member, ``n`` sample of a batch, ``r`` rows of an order: 1 when all members share it, else k.
 """
@@ -29,7 +29,7 @@ class Learner:
 
     Parameters
     ----------
-    stack : the members; its ``trainable`` tensors are changed.
+    stack : the members; its ``trainable`` tensors and ``statistics`` are changed.
     training : hyperparameters.
 
     Attributes
@@ -41,10 +41,11 @@ class Learner:
         self.stack = stack
         self.k = len(stack.positions)
         self.parameters = list(stack.trainable.values())
+        self.changing = [*self.parameters, *stack.statistics.values()]
         self.batch_size = training.batch_size
         self.optimizer = make_optimizer(self.parameters, training)
         self.failed: dict[int, str] = {}
-        self._kept: tuple[Tensor, list[Tensor]] | None = None  # frozen rows, and their values in each parameter
+        self._kept: tuple[Tensor, list[Tensor]] | None = None  # frozen rows, and their values in what changes
 
     def train_epoch(
         self, samples: Samples, order: Tensor, n_steps: int, epoch: int, tick: Callable[[int], None]
@@ -57,9 +58,11 @@ class Learner:
             rows = batch.flatten()
             inputs = samples.x.index_select(0, rows)
             targets = samples.y.index_select(0, rows).unflatten(0, batch.shape).expand(self.k, -1, *samples.y.shape[1:])
-            outputs = self.stack.outputs(inputs.unflatten(0, batch.shape) if own else inputs, own=own)  # (k, n, c)
+            inputs = inputs.unflatten(0, batch.shape) if own else inputs
+            statistics = {name: value.clone() for name, value in self.stack.statistics.items()}
+            outputs = self.stack.outputs(inputs, own=own, statistics=statistics)  # (k, n, c)
             losses = member_losses(outputs, targets)
-            self._update(losses, f"loss not finite at epoch {epoch + 1}, step {step + 1}")
+            self._update(losses, statistics, f"loss not finite at epoch {epoch + 1}, step {step + 1}")
             means.add(losses, outputs, targets)
             if len(self.failed) == self.k:
                 tick(n_steps - step)
@@ -70,31 +73,43 @@ class Learner:
     def evaluate(self, samples: Samples) -> dict[str, list[float]]:
         """Return each member's mean loss (and accuracy) in eval mode."""
         means = Means(self.k, samples.y)
+        # Members run in turn have large maps, which fall out of the cache: 1024 images of 32 × 32 took 2.5 times as
+        # long as 8 batches of 128.
+        size = EVALUATION_BATCH if self.stack.layout is None else min(self.batch_size, EVALUATION_BATCH)
         self.stack.template.eval()
         with torch.no_grad():
-            for x, y in zip(samples.x.split(EVALUATION_BATCH), samples.y.split(EVALUATION_BATCH), strict=True):
+            for x, y in zip(samples.x.split(size), samples.y.split(size), strict=True):
                 outputs, targets = self.stack.outputs(x), y.expand(self.k, *y.shape)
                 means.add(member_losses(outputs, targets), outputs, targets)
         self.stack.template.train()
         return means.result()
 
-    def check_parameters(self) -> None:
-        """Freeze members whose parameters are not finite: the last step has no later loss that would show it."""
-        finite = [parameter.detach().reshape(self.k, -1).isfinite().all(1) for parameter in self.parameters]
-        self._freeze(~torch.stack(finite).all(0), "parameters not finite after the last step")
+    def check_values(self) -> None:
+        """Freeze members with values that are not finite and that no loss has shown.
+
+        The last step has no later loss, and a running variance is not used in training: where a batch's variance
+        overflows, activations become 0.
+        """
+        for what, values in (("parameters", self.parameters), ("statistics", [*self.stack.statistics.values()])):
+            for value in values:
+                finite = value.detach().reshape(self.k, -1).isfinite().all(1)
+                self._freeze(~finite, f"{what} not finite after the last step")
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything that changes in training, by name: parameters, and the optimiser's state."""
+        """Return everything that changes in training, by name: parameters, statistics, and the optimiser's state."""
         found = {f"parameter.{name}": value.detach() for name, value in self.stack.trainable.items()}
+        found |= {f"statistic.{name}": value for name, value in self.stack.statistics.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{number}.{name}": v for name, v in state.items() if isinstance(v, Tensor)}
         return found
 
     def restore(self, tensors: Mapping[str, Tensor], failed: Mapping[int, str]) -> None:
-        """Set what `tensors` returned; raises KeyError where a parameter is missing."""
+        """Set what `tensors` returned; raises KeyError where a parameter or statistic is missing."""
         with torch.no_grad():
             for name, parameter in self.stack.trainable.items():
                 parameter.copy_(tensors[f"parameter.{name}"])
+            for name, statistic in self.stack.statistics.items():
+                statistic.copy_(tensors[f"statistic.{name}"])
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -104,7 +119,7 @@ class Learner:
         self.failed = dict(failed)
         self._keep()
 
-    def _update(self, losses: Tensor, reason: str) -> None:
+    def _update(self, losses: Tensor, statistics: Mapping[str, Tensor], reason: str) -> None:
         gradients = torch.autograd.grad(losses, self.parameters, torch.ones_like(losses), allow_unused=True)
         if not math.isfinite(losses.sum().item()):  # one number a step; which member it was is asked only then
             self._freeze(~losses.isfinite(), reason)
@@ -113,11 +128,13 @@ class Learner:
             # does, without a word (torch 2.13).
             parameter.grad = None if gradient is None else gradient.contiguous()
         self.optimizer.step()
+        for name, value in statistics.items():
+            self.stack.statistics[name].copy_(value)
         if self._kept is not None:
             rows, values = self._kept
             with torch.no_grad():
-                for parameter, value in zip(self.parameters, values, strict=True):
-                    parameter.index_copy_(0, rows, value)
+                for changed, value in zip(self.changing, values, strict=True):
+                    changed.index_copy_(0, rows, value)
 
     def _freeze(self, bad: Tensor, reason: str) -> None:
         new = [row for row in bad.nonzero().flatten().tolist() if row not in self.failed]
@@ -128,7 +145,7 @@ class Learner:
     def _keep(self) -> None:
         if self.failed:
             rows = torch.tensor(sorted(self.failed), device=self.parameters[0].device)
-            self._kept = rows, [parameter.detach().index_select(0, rows) for parameter in self.parameters]
+            self._kept = rows, [value.detach().index_select(0, rows) for value in self.changing]
 
 
 def make_optimizer(parameters: list[Tensor], training: Training) -> torch.optim.Optimizer:

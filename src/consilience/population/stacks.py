@@ -4,6 +4,16 @@
   and types of their parameters and buffers. What settings cannot show (a lambda, a tensor attribute) is seen by
   comparing each member's own outputs on a few samples with those of the stack; members that differ get another stack.
 - The modules given are copied, never changed.
+- Running statistics of batch normalisation are each member's own; training changes them as it would those of a module.
+- Members are run all at once by `torch.func.vmap`. On a CPU it makes k convolutions into a grouped one, which is fast
+  for small maps only; for larger ones, members with convolutions are run in turn, with channels last in memory where
+  that is safe (`_layout`). Results are equal to rounding. Seconds for one step of 8 members with batch norm and 128
+  images for each, on one core of an AMD EPYC (Zen 3):
+
+      | members                                    | at once | in turn | channels last | loop over modules |
+      | ConvNet (16, 32, 64), 3 × 32 × 32 pixels   |    1.24 |    0.57 |          0.35 |              0.60 |
+      | ResNet-8 (8, 16, 32), 3 × 32 × 32 pixels   |    1.57 |    0.65 |        unsafe |              0.63 |
+      | ResNet-8 (16, 32, 64), 3 × 32 × 32 pixels  |    4.65 |    1.74 |          1.31 |              1.64 |
 
 Axis legend: ``k`` member, ``n`` sample.
 """
@@ -11,6 +21,7 @@ Axis legend: ``k`` member, ``n`` sample.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
@@ -26,6 +37,12 @@ PROBE = 32  # samples for the comparison of functions: enough that most units ar
 # in another order differs by about 30, another activation by far more.
 ROUNDINGS = 1000
 INTERNAL = frozenset(vars(nn.Module()))  # torch's own attributes, the training flag among them
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Samples × positions of one step from which k convolutions on a CPU are faster than a grouped one. With 8 members, 2 or
+# 3 layers of 4 to 32 channels, 8 × 8 to 28 × 28 pixels and batches of 32 and 128, the two cross between 2^13 and 2^15.
+POSITIONS_IN_TURN = 2**14
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,8 @@ class Stack:
     template : the function they share; a copy whose own parameters are not used.
     trainable : parameters (k, ...) by name.
     constant : parameters without ``requires_grad``, and buffers, (k, ...) by name.
+    statistics : running statistics of batch normalisation (k, ...) by name.
+    layout : how a batch lies in memory when members are run in turn; None if they are run at once.
     example_output : outputs of the first member for a few samples.
     """
 
@@ -45,42 +64,62 @@ class Stack:
     template: nn.Module
     trainable: dict[str, Tensor]
     constant: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+    layout: torch.memory_format | None
     example_output: Tensor
 
-    def outputs(self, x: Tensor, *, own: bool = False) -> Tensor:
-        """Map inputs (n, ...), or with ``own`` one batch for each member (k, n, ...), to outputs (k, n, ...)."""
+    def outputs(self, x: Tensor, *, own: bool = False, statistics: dict[str, Tensor] | None = None) -> Tensor:
+        """Map inputs (n, ...), or with ``own`` one batch for each member (k, n, ...), to outputs (k, n, ...).
 
-        def member(trainable: dict[str, Tensor], constant: dict[str, Tensor], x: Tensor) -> Tensor:
-            outputs: Tensor = functional_call(self.template, {**trainable, **constant}, (x,))
+        While the template is in train mode, ``statistics`` (by default the stack's own) are changed in place.
+        """
+        tensors = {**self.trainable, **self.constant, **(self.statistics if statistics is None else statistics)}
+
+        def member(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+            outputs: Tensor = functional_call(self.template, tensors, (x,))
             return outputs
 
-        run: Callable[..., Tensor] = vmap(member, in_dims=(0, 0, 0 if own else None), randomness="different")
-        return run(self.trainable, self.constant, x)
+        if self.layout is None:
+            run: Callable[..., Tensor] = vmap(member, in_dims=(0, 0 if own else None), randomness="different")
+            return run(tensors, x)
+        batches = [batch.contiguous(memory_format=self.layout) for batch in (x if own else x[None])]
+        rows = zip(*(value.unbind() for value in tensors.values()), strict=True)
+        return torch.stack(
+            [member(dict(zip(tensors, row, strict=True)), batches[k if own else 0]) for k, row in enumerate(rows)]
+        )
+
+    def rehearse(self, x: Tensor) -> None:
+        """Run inputs (n, ...) in train mode, so that what cannot be trained on them raises; nothing changes."""
+        with torch.no_grad(), torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            self.outputs(x, statistics={name: value.clone() for name, value in self.statistics.items()})
 
     def state(self, row: int, module: nn.Module) -> dict[str, Tensor]:
         """Return the state dict of member ``row``, with the keys of ``module`` (the one it was stacked from)."""
-        shared = {id(value): name for name, value in module.named_parameters()}  # the first name of tied parameters
-        names = {alias: shared[id(value)] for alias, value in module.named_parameters(remove_duplicate=False)}
-        stacked = {**self.trainable, **self.constant}
+        own = [*module.named_parameters(), *module.named_buffers()]
+        shared = {id(value): name for name, value in own}  # the first name of what is tied
+        aliases = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        names = {alias: shared[id(value)] for alias, value in aliases}
+        stacked = {**self.trainable, **self.constant, **self.statistics}
         state = module.state_dict()
         return {
             key: (stacked[names[key]][row] if key in names else value).detach().clone() for key, value in state.items()
         }
 
 
-def stack_members(modules: Sequence[nn.Module], x: Tensor) -> list[Stack]:
+def stack_members(modules: Sequence[nn.Module], x: Tensor, batch_size: int) -> list[Stack]:
     """Group modules by architecture and behaviour.
 
     Parameters
     ----------
     modules : initialised networks; not changed.
     x : inputs (n, ...) that they take; the first few are used to compare the modules' functions.
+    batch_size : samples of one step.
 
     Raises
     ------
     InputError
-        If a module cannot take ``x``, has nothing to train, has buffers that change in training (batch norm), or
-        computes something else in a stack than alone.
+        If a module cannot take ``x``, has nothing to train, has buffers that change in training and are not running
+        statistics of batch normalisation with a momentum, or computes something else in a stack than alone.
     """
     probe = x[:PROBE]
     groups: dict[object, list[int]] = {}
@@ -89,7 +128,10 @@ def stack_members(modules: Sequence[nn.Module], x: Tensor) -> list[Stack]:
         for position, module in enumerate(modules):
             alone.append(_outputs_alone(position, module, probe))
             groups.setdefault(_signature(module), []).append(position)
-        return [stack for group in groups.values() for stack in _split_by_function(modules, group, alone, probe)]
+        positions = min(batch_size, len(x)) * math.prod(x.shape[2:])
+        return [
+            stack for group in groups.values() for stack in _split_by_function(modules, group, alone, probe, positions)
+        ]
 
 
 def settings(module: nn.Module) -> tuple[str, ...]:
@@ -124,6 +166,12 @@ def _outputs_alone(position: int, module: nn.Module, probe: Tensor) -> Tensor:
     if len(devices) > 1:
         raise InputError("members are on different devices", where=where, got=", ".join(sorted(devices)),
                          cure="move all modules to one device first")  # fmt: skip
+    for path, part in module.named_modules():
+        if isinstance(part, BATCH_NORMS) and part.track_running_stats and part.momentum is None:
+            raise InputError(
+                "batch normalisation with a cumulative average cannot be trained", where=f"{where}, {path!r}",
+                got="momentum=None", expected="a number", cure="give it a momentum, such as torch's default of 0.1",
+            )  # fmt: skip
     twin = copy.deepcopy(module)
     try:
         outputs = twin.eval()(probe)
@@ -138,26 +186,37 @@ def _outputs_alone(position: int, module: nn.Module, probe: Tensor) -> Tensor:
         ) from error  # fmt: skip
     if not isinstance(outputs, Tensor):
         raise InputError("a member does not return a tensor", where=where, got=type(outputs).__name__)
+    statistics = _statistics(module)
     for name, buffer in twin.named_buffers():
-        if not torch.equal(buffer.nan_to_num(), before[name].nan_to_num()):
+        if name not in statistics and not torch.equal(buffer.nan_to_num(), before[name].nan_to_num()):
             raise InputError(
-                "a buffer changes during training", where=f"{where}, buffer {name!r}", expected="constant buffers",
-                cure="use a network without batch normalisation",
+                "a buffer changes during training", where=f"{where}, buffer {name!r}",
+                expected="constant buffers, or running statistics of batch normalisation",
+                cure="use a network without this buffer",
             )  # fmt: skip
     return outputs
 
 
+def _statistics(module: nn.Module) -> set[str]:
+    return {
+        f"{path}.{name}".removeprefix(".")
+        for path, part in module.named_modules()
+        if isinstance(part, BATCH_NORMS)
+        for name in STATISTICS
+    }
+
+
 def _split_by_function(
-    modules: Sequence[nn.Module], group: list[int], alone: list[Tensor], probe: Tensor
+    modules: Sequence[nn.Module], group: list[int], alone: list[Tensor], probe: Tensor, positions: int
 ) -> list[Stack]:
     stacks = []
     while group:
         name = type(modules[group[0]]).__name__
-        stack = _stack(modules, group, alone)
+        stack = _stack(modules, group, alone, probe, positions)
         try:
             together = stack.outputs(probe)
             stack.template.train()
-            stack.outputs(probe)
+            stack.rehearse(probe)
         except Exception as error:
             raise InputError(
                 "a module cannot be trained in one pass with others", where=f"modules[{group[0]}] ({name})",
@@ -168,28 +227,55 @@ def _split_by_function(
             raise InputError("a module computes something else under torch.func.vmap than alone",
                              where=f"modules[{group[0]}] ({name})",
                              cure="make its outputs a function of its inputs")  # fmt: skip
-        stacks.append(
-            stack if all(same) else _stack(modules, [p for p, s in zip(group, same, strict=True) if s], alone)
-        )
-        stacks[-1].template.train()
+        if not all(same):
+            stack = _stack(modules, [p for p, s in zip(group, same, strict=True) if s], alone, probe, positions)
+            stack.template.train()
+        stacks.append(stack)
         group = [p for p, s in zip(group, same, strict=True) if not s]
     return stacks
 
 
-def _stack(modules: Sequence[nn.Module], group: list[int], alone: list[Tensor]) -> Stack:
+def _stack(modules: Sequence[nn.Module], group: list[int], alone: list[Tensor], probe: Tensor, positions: int) -> Stack:
     members = [modules[position] for position in group]
     parameters = [dict(module.named_parameters()) for module in members]
     buffers = [dict(module.named_buffers()) for module in members]
     trains = {name: value.requires_grad for name, value in parameters[0].items()}
     stacked = {name: torch.stack([own[name].detach() for own in parameters]).contiguous() for name in trains}
+    kept = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
+    template, statistics = copy.deepcopy(members[0]).eval(), _statistics(members[0])
     return Stack(
         positions=tuple(group),
-        template=copy.deepcopy(members[0]).eval(),
+        template=template,
         trainable={name: value.requires_grad_() for name, value in stacked.items() if trains[name]},
         constant={name: value for name, value in stacked.items() if not trains[name]}
-        | {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]},
+        | {name: value for name, value in kept.items() if name not in statistics},
+        statistics={name: value for name, value in kept.items() if name in statistics},
+        layout=_layout(template, probe, positions),
         example_output=alone[group[0]],
     )
+
+
+def _layout(template: nn.Module, probe: Tensor, positions: int) -> torch.memory_format | None:
+    convolutions = [part for part in template.modules() if isinstance(part, CONVOLUTIONS)]
+    if not convolutions or probe.device.type != "cpu" or positions < POSITIONS_IN_TURN:
+        return None
+    if any(_corrupts_memory(convolution) for convolution in convolutions):
+        return torch.contiguous_format
+    try:
+        template(probe.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:  # the inputs are no images, or a view (x.view(len(x), -1)) asks for the ordinary layout
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def _corrupts_memory(convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
+    """Tell whether channels last are out of the question.
+
+    With them, oneDNN writes the gradient of a 1×1 convolution with a stride past its workspace if there are fewer
+    channels than numbers in a vector register, 8 or 16 (uxlfoundation/oneDNN issue 6035; torch 2.13).
+    """
+    pixel = math.prod(convolution.kernel_size) == 1
+    return pixel and max(convolution.stride) > 1 and convolution.weight.shape[1] < 16
 
 
 def _agree(together: Tensor, alone: Tensor) -> bool:

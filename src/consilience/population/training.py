@@ -1,9 +1,10 @@
 """Train many members in one vectorised pass.
 
 - Members of one architecture are one stack of parameters (`stacks.py`); the stacks of a mixed population take turns,
-  epoch by epoch. The result is what a plain loop over members gives, up to rounding.
+  epoch by epoch. The result is what a plain loop over members gives, up to rounding; running statistics of batch
+  normalisation included.
 - What a member sees depends on the seed, its number and the epoch only (`subsets.py`), never on the other members.
-  Dropout is the exception: its noise is drawn for a whole stack at once.
+  Dropout is the exception: its noise is drawn for a whole stack.
 - A member whose loss is not finite is frozen and reported; the others go on as if it were healthy (`learner.py`).
 - With ``checkpoint``, a killed run goes on from its last epoch and ends with the same bits (`checkpoint.py`).
 """
@@ -24,7 +25,7 @@ from consilience.errors import ArtefactError, InputError, TrainingError
 from consilience.population.checkpoint import Checkpoint, digest, read_checkpoint, write_checkpoint
 from consilience.population.hyperparameters import Training, check_training
 from consilience.population.learner import Learner
-from consilience.population.stacks import settings, stack_members
+from consilience.population.stacks import Stack, settings, stack_members
 from consilience.population.subsets import NOISE, Schedule, make_schedule, seed
 from consilience.population.targets import Samples, check_samples, check_targets
 
@@ -110,8 +111,9 @@ def fit_members(
     schedule = make_schedule(
         samples.y, len(modules), training, random_state, members=members, n_members=n_members, max_steps=max_steps
     )
-    stacks = stack_members(modules, samples.x)
+    stacks = stack_members(modules, samples.x, training.batch_size)
     for stack in stacks:
+        _check_last_batch(stack, samples, schedule, training)
         check_targets(samples, stack.example_output)
         if held_out is not None:
             check_targets(held_out, stack.example_output, "validation ")
@@ -128,6 +130,23 @@ def fit_members(
             written = time.monotonic()
         report.now()
     return Trained(run.states(modules), run.failed, tuple(metrics))
+
+
+def _check_last_batch(stack: Stack, samples: Samples, schedule: Schedule, training: Training) -> None:
+    """Refuse a batch of one sample where members cannot be trained on it: batch normalisation of a single value."""
+    length, size = schedule.length, training.batch_size
+    last = length - (schedule.steps_per_epoch - 1) * size
+    if (last if schedule.steps >= schedule.steps_per_epoch else size) > 1:  # a run may end before its first last batch
+        return
+    try:
+        stack.rehearse(samples.x[:1])
+    except Exception as error:
+        name = type(stack.template).__name__
+        raise InputError(
+            "members cannot be trained on a batch of one sample", where=f"modules[{stack.positions[0]}] ({name})",
+            got=f"{length} samples in batches of {size}, the last of which has 1",
+            expected="batches of 2 samples or more, for batch normalisation", cure="choose another batch_size",
+        ) from error  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,7 +184,7 @@ class _Run:
             torch.manual_seed(noise)  # of dropout
             columns = learner.train_epoch(self.samples, order, n_steps, epoch, tick)
         if epoch + 1 == self.schedule.epochs:
-            learner.check_parameters()
+            learner.check_values()
         if self.held_out is not None:
             columns |= {f"validation_{name}": values for name, values in learner.evaluate(self.held_out).items()}
         steps = epoch * self.schedule.steps_per_epoch + n_steps

@@ -1,0 +1,165 @@
+"""The residual network for small images of He et al. (2016), section 4.2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from consilience.errors import InputError
+from consilience.nets.activations import ACTIVATIONS, check_activation
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """Everything needed to build a `ResNet`; what `config.json` of a saved network holds."""
+
+    n_channels: int
+    widths: tuple[int, ...] = (16, 32, 64)
+    n_outputs: int = 10
+    blocks_per_stage: int = 1
+    activation: str = "relu"
+    batch_norm: bool = True
+    inner_widths: tuple[tuple[int, ...], ...] | None = None
+
+
+class Block(nn.Module):
+    """``f(norm2(conv2(f(norm1(conv1(x))))) + shortcut(x))`` with the activation f.
+
+    Parameters
+    ----------
+    n_inputs : channels of x.
+    inner : channels between the two convolutions.
+    width : channels of the result.
+    stride : of ``conv1``, and of the 1×1 convolution that then is the shortcut; with 1 it is the identity, and
+        ``n_inputs`` must be ``width``.
+    batch_norm : whether there are norms; without, the convolutions have biases.
+    """
+
+    def __init__(self, n_inputs: int, inner: int, width: int, stride: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_inputs, inner, 3, stride, padding=1, bias=not batch_norm)
+        self.norm1 = _norm(inner, batch_norm)
+        self.conv2 = nn.Conv2d(inner, width, 3, padding=1, bias=not batch_norm)
+        self.norm2 = _norm(width, batch_norm)
+        project = stride > 1
+        self.shortcut = nn.Conv2d(n_inputs, width, 1, stride, bias=not batch_norm) if project else nn.Identity()
+        self.shortcut_norm = _norm(width, batch_norm and project)
+
+    def forward(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """Map a stream (n, n_inputs, h, w) to (n, width, h', w')."""
+        inner = activation(self.norm1(self.conv1(x)))
+        return activation(self.norm2(self.conv2(inner)) + self.shortcut_norm(self.shortcut(x)))
+
+
+class ResNet(nn.Module):
+    """``stem``, then stages of blocks ``stages.0.0``, ``stages.0.1``, …, ``stages.1.0``, …, then ``readout``.
+
+    The stem is a 3×3 convolution, ``stem_norm`` and the activation. All blocks of a stage write into one residual
+    stream; the first block of every stage but the first halves height and width and projects the stream of the stage
+    before with a 1×1 convolution. The readout sees each channel's mean over positions.
+
+    Parameters
+    ----------
+    n_channels : channels of the inputs (n, n_channels, h, w), of any height and width.
+    widths : channels of each stage's residual stream.
+    n_outputs : outputs (classes).
+    blocks_per_stage : b; with three stages it is the ResNet-(6b + 2): 1 gives ResNet-8, 2 gives ResNet-14.
+    activation : one of `ACTIVATIONS`.
+    batch_norm : whether every convolution is followed by batch normalisation, and has no bias. Otherwise the norms are
+        ``nn.Identity``.
+    inner_widths : for each stage, channels between the two convolutions of each block; by default, the stream's.
+
+    Raises
+    ------
+    InputError
+        If a size is not positive, ``inner_widths`` are not one for each block, or the activation is unknown.
+
+    References
+    ----------
+    He, Zhang, Ren and Sun (2016), Deep residual learning for image recognition, CVPR; option B for the shortcuts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = ResNet(3, (8, 16), 10, inner_widths=((6,), (12,)))
+    >>> net(torch.zeros(5, 3, 32, 32)).shape
+    torch.Size([5, 10])
+    >>> net.config.widths, net.config.inner_widths
+    ((8, 16), ((6,), (12,)))
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        widths: Sequence[int] = (16, 32, 64),
+        n_outputs: int = 10,
+        blocks_per_stage: int = 1,
+        activation: str = "relu",
+        batch_norm: bool = True,
+        inner_widths: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        inner_widths = [[width] * blocks_per_stage for width in widths] if inner_widths is None else inner_widths
+        if not widths or min(n_channels, *widths, n_outputs, blocks_per_stage) < 1:
+            raise InputError(
+                "a ResNet needs positive sizes and at least one stage",
+                where="ResNet",
+                got=f"n_channels={n_channels}, widths={list(widths)}, n_outputs={n_outputs}, "
+                f"blocks_per_stage={blocks_per_stage}",
+                cure="e.g. ResNet(3, [16, 32, 64], 10)",
+            )
+        blocks = [len(inner) for inner in inner_widths]
+        if blocks != [blocks_per_stage] * len(widths) or min(map(min, inner_widths)) < 1:
+            raise InputError(
+                "a ResNet needs one positive inner width for each block", where="ResNet(inner_widths=...)",
+                got=[list(inner) for inner in inner_widths],
+                expected=f"{len(widths)} stages of {blocks_per_stage} widths each",
+                cure="leave it out; the blocks are then as wide inside as their stream",
+            )  # fmt: skip
+        check_activation(activation, "ResNet")
+        self.activation = activation
+        self.stem = nn.Conv2d(n_channels, widths[0], 3, padding=1, bias=not batch_norm)
+        self.stem_norm = _norm(widths[0], batch_norm)
+        self.stages = nn.ModuleList()
+        below = widths[0]
+        for number, (width, inner) in enumerate(zip(widths, inner_widths, strict=True)):
+            first = Block(below, inner[0], width, 2 if number else 1, batch_norm)
+            self.stages.append(nn.ModuleList([first, *(Block(width, i, width, 1, batch_norm) for i in inner[1:])]))
+            below = width
+        self.readout = nn.Linear(below, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs (n, n_channels, h, w) to outputs (n, n_outputs)."""
+        activation = ACTIVATIONS[self.activation]
+        x = activation(self.stem_norm(self.stem(x)))
+        for stage in self._stages:
+            for block in stage:
+                x = block(x, activation)
+        outputs: Tensor = self.readout(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        return outputs
+
+    @property
+    def config(self) -> ResNetConfig:
+        """The sizes as they are now: read from the layers, so that a resized network tells its new widths."""
+        stages = self._stages
+        return ResNetConfig(
+            n_channels=self.stem.in_channels,
+            widths=tuple(stage[-1].conv2.out_channels for stage in stages),
+            n_outputs=self.readout.out_features,
+            blocks_per_stage=len(stages[0]),
+            activation=self.activation,
+            batch_norm=isinstance(self.stem_norm, nn.BatchNorm2d),
+            inner_widths=tuple(tuple(block.conv1.out_channels for block in stage) for stage in stages),
+        )
+
+    @property
+    def _stages(self) -> list[list[Block]]:
+        stages = [stage for stage in self.stages if isinstance(stage, nn.ModuleList)]
+        return [[block for block in stage if isinstance(block, Block)] for stage in stages]
+
+
+def _norm(width: int, batch_norm: bool) -> nn.Module:
+    return nn.BatchNorm2d(width) if batch_norm else nn.Identity()
