@@ -49,7 +49,7 @@ def error_of(features: Tensor, targets: Tensor, columns: list[int]) -> float:
 def test_each_choice_lowers_the_error_most(seed: int) -> None:
     """Orthogonal least squares against its definition: try every candidate at every step."""
     features, targets = centred(60, 12, seed=seed), centred(60, 3, seed=seed + 1)
-    chosen = forward_selection([(features, targets)], 6)
+    chosen = forward_selection(features, targets, 6)
     assert len(set(chosen)) == 6
     for step, column in enumerate(chosen):
         errors = {
@@ -62,13 +62,13 @@ def test_each_choice_lowers_the_error_most(seed: int) -> None:
 
 def test_copies_add_nothing_and_come_last() -> None:
     features = centred(50, 4, seed=0)
-    chosen = forward_selection([(torch.cat([features, 3 * features], dim=1), centred(50, 2, seed=1))], 6)
+    chosen = forward_selection(torch.cat([features, 3 * features], dim=1), centred(50, 2, seed=1), 6)
     assert sorted(column % 4 for column in chosen[:4]) == [0, 1, 2, 3]
 
 
 def test_more_choices_than_directions_are_still_distinct() -> None:
     features = centred(40, 2, seed=0)[:, [0, 1, 0, 1, 0]]
-    assert sorted(forward_selection([(features, centred(40, 1, seed=1))], 5)) == [0, 1, 2, 3, 4]
+    assert sorted(forward_selection(features, centred(40, 1, seed=1), 5)) == [0, 1, 2, 3, 4]
 
 
 def test_what_a_linear_readout_leaves_unexplained() -> None:

@@ -14,8 +14,10 @@ from consilience.census.checks import check_inputs
 from consilience.census.grounding import groups_of
 from consilience.errors import InputError
 from consilience.units.activations import Responses
+from consilience.units.norms import without_norms
 
 CHOICES = ("cut", "reconstruction")
+BATCH_NORMS = ("kept", "folded")
 
 
 def assemble(
@@ -26,6 +28,7 @@ def assemble(
     choice: str | None = None,
     pooling: str = "mean",
     calibration: Tensor | None = None,
+    batch_norm: str = "kept",
     random_state: int = 0,
 ) -> nn.Module:
     """Build one network of the members' class from the clusters of a census.
@@ -50,6 +53,8 @@ def assemble(
         different classes; see `consilience.assembly.pooling`.
     calibration : inputs (n, ...) without labels; by default those of the census. Not needed for correction="none" on a
         census grounded in weights.
+    batch_norm : "kept", with statistics estimated on the calibration data and the function as it is without; or
+        "folded" into the weights before them.
     random_state : seed of the distillation.
 
     Returns
@@ -66,6 +71,11 @@ def assemble(
     x = census.calibration_ if calibration is None else calibration
     check_correction(correction, x, where="assemble")
     _check_choice(choice, x)
+    if batch_norm not in BATCH_NORMS:
+        raise InputError(
+            "unknown treatment of batch norms", where="assemble(batch_norm=...)", got=repr(batch_norm),
+            expected=", ".join(BATCH_NORMS),
+        )  # fmt: skip
     check_pooling(pooling, x, where="assemble")
     if calibration is not None:
         check_inputs(census.population_, calibration, "the calibration data")
@@ -85,10 +95,11 @@ def assemble(
     else:
         groups = {name: groups_of(clusters.labels) for name, clusters in cut.items()}
     widths = {name: group.shape[1] for name, group in groups.items()}
-    return build(
+    network = build(
         census.population_, responses, widths, CensusPlan(census, groups, has_data=x is not None), pooling=weights,
         correction=correction, random_state=random_state,
     )  # fmt: skip
+    return network if batch_norm == "kept" else without_norms(network, census.population_.architecture)
 
 
 def _check_choice(choice: str | None, x: Tensor | None) -> None:

@@ -12,7 +12,9 @@ Axis legend: ``n`` samples, here one for each row or column of pixels, ``u`` uni
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+import warnings
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
@@ -55,7 +57,7 @@ def receptive_fields(network: TracedNetwork, axes: Collection[Axis]) -> dict[Axi
             "only images have receptive fields", where="the network's inputs", got=f"samples of shape {shape}",
             expected="samples of shape (C, H, W)",
         )  # fmt: skip
-    with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+    with _plain_convolutions():
         vertical, horizontal = _extents(network, axes, 1), _extents(network, axes, 2)
     return {axis: torch.stack([vertical[axis], horizontal[axis]], dim=2).flatten(1) for axis in axes}
 
@@ -72,6 +74,15 @@ def _extents(network: TracedNetwork, axes: Collection[Axis], dim: int) -> dict[A
         for axis, rows in found.items():
             rows.append(axis.units(values[axis.name], widths).isnan().any(1))
     return {axis: _ends(torch.cat(rows)) for axis, rows in found.items()}
+
+
+@contextlib.contextmanager
+def _plain_convolutions() -> Iterator[None]:
+    """Let every output of a convolution be computed from what it reads alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a GPU is missing, of all things
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+            yield
 
 
 def _ends(seen: Tensor) -> Tensor:

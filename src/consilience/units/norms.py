@@ -1,4 +1,4 @@
-"""Batch norms of a network whose hyperplanes have been written anew: statistics that are true again.
+"""Batch norms of a network whose hyperplanes have been written anew: statistics that are true again, or none at all.
 
 Folded hyperplanes leave a norm with mean 0 and variance 1, which no data has. Training such a network would start with
 a jump, from those statistics to the batch's. Here they become what calibration data gives, and scale and shift take up
@@ -9,13 +9,15 @@ the change, so that the function stays: with pre-norm values z, ``μ = E z``, ``
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from consilience.errors import InputError
 from consilience.units.activations import stream
-from consilience.units.architecture import TracedNetwork
+from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.axes import Axis
 from consilience.units.maps import Map
 
@@ -35,6 +37,37 @@ def with_statistics(network: TracedNetwork, x: Tensor) -> TracedNetwork:
         state |= _restated(m, network, mean, variance)
         network = replace(network, state=state)
     return network
+
+
+def without_norms(module: nn.Module, architecture: Architecture) -> nn.Module:
+    """Return a copy of a module in eval mode in which batch norms are part of the weights that precede them.
+
+    The function is the same. In their place stands ``nn.Identity``; a norm of a stream stays, as no weights precede it.
+
+    Raises
+    ------
+    InputError
+        If a batch norm is a function of the module's own, or the weights are not those of a module with a bias.
+    """
+    module, state = copy.deepcopy(module), read_state(module)
+    widths = architecture.widths_in(state)
+    for m in architecture.maps:
+        if m.norm is None or m.is_norm:
+            continue
+        place, own = m.norm.weight.rpartition(".")[0], module.get_submodule(m.weight.rpartition(".")[0])
+        if not isinstance(module.get_submodule(place), nn.modules.batchnorm._BatchNorm) or not hasattr(own, "bias"):
+            raise InputError(
+                "a batch norm cannot be taken out", where=f"'{place or m.norm.weight}', after '{m.name}'",
+                expected="nn.BatchNorm after nn.Conv or nn.Linear", cure='keep it: batch_norm="kept"',
+            )  # fmt: skip
+        weights = m.weights(state, widths)
+        folded = m.written(state, widths, weights)[m.weight]
+        with torch.no_grad():
+            own.get_parameter(m.weight.rpartition(".")[2]).copy_(folded)
+        own.bias = nn.Parameter(weights.bias.clone())
+        parent, _, name = place.rpartition(".")
+        setattr(module.get_submodule(parent), name, nn.Identity())
+    return module.eval()
 
 
 def _restated(m: Map, network: TracedNetwork, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,255 @@
+"""Census and assembly of networks of every kind: the anchor, the symmetries, and the closed forms on patches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from consilience.assembly import CORRECTIONS, assemble
+from consilience.assembly.construction import Draft
+from consilience.assembly.correction import least_squares
+from consilience.assembly.plan import CensusPlan
+from consilience.baselines import activation_matching, merge_many, net2wider, transport_fusion, weight_matching
+from consilience.census import Census
+from consilience.census.grounding import groups_of
+from consilience.errors import InputError
+from consilience.nets import ConvNet, ResNet
+from consilience.population import Population
+from consilience.units.activations import Responses, rows_of, stream
+from consilience.units.architecture import TracedNetwork, read_state
+from consilience.units.axes import Sampling
+from consilience.units.layers import find_layers
+from consilience.units.norms import with_statistics, without_norms
+from consilience.units.resize import resize
+from consilience.units.symmetry import can_flip, flip, permute, rescale, symmetry_of
+from zoo import ZOO, shaken
+
+X = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+FRESH = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+MIXED_TOKENS, COUPLED, TOLD_APART = {"mixer"}, {"layer-norm-mlp"}, {"residual-mlp", "told-apart-by-a-mask"}
+OWN_DATA = {"control-flow", "control-flow-the-other-way"}  # these scale their inputs, each in its way
+MERGED = sorted(set(ZOO) - MIXED_TOKENS - COUPLED - TOLD_APART - OWN_DATA)
+
+NETS = {
+    "convnet": lambda seed: ConvNet(3, [(6, 5), (4, 7), (6, 6)][seed], 4),
+    "convnet with norms": lambda seed: ConvNet(3, [(6, 5), (4, 7), (6, 6)][seed], 4, batch_norm=True),
+    "tanh convnet": lambda seed: ConvNet(3, [(6, 5), (4, 7), (6, 6)][seed], 4, "tanh"),
+    "resnet": lambda seed: ResNet(3, [(4, 6), (5, 4), (4, 5)][seed], 4, 1),
+    "resnet without norms": lambda seed: ResNet(3, [(4, 6), (5, 4), (4, 5)][seed], 4, 1, batch_norm=False),
+}
+
+
+def population_of(name: str) -> Population:
+    return Population.from_modules([shaken(NETS[name](seed), seed).eval() for seed in range(3)], X[:8])
+
+
+def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    assert float((got - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+def ensemble(population: Population, x: Tensor) -> Tensor:
+    return population.logits(x).mean(0)
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_full_width_is_the_ensemble(name: str) -> None:
+    x = ZOO[name].inputs()
+    population = Population.from_modules([ZOO[name].module(0), ZOO[name].module(1)], x)
+    with_data = Census(n_resamples=0).fit(population, x)
+    without = Census("weights", "cosine", n_resamples=0).fit(population)
+    for census, correction in ((with_data, "least-squares"), (with_data, "moments"), (without, "none")):
+        with torch.no_grad():
+            assert_close(assemble(census, "full", correction=correction)(x), ensemble(population, x))
+
+
+@pytest.mark.parametrize("name", sorted(MIXED_TOKENS | TOLD_APART & set(ZOO)))
+def test_networks_whose_units_cannot_be_put_side_by_side_are_refused(name: str) -> None:
+    x = ZOO[name].inputs()
+    population = Population.from_modules([ZOO[name].module(0), ZOO[name].module(1)], x)
+    with pytest.raises(InputError, match="units cannot be put side by side|cannot be put side by side"):
+        Census(n_resamples=0).fit(population, x)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("correction", CORRECTIONS[:3])
+def test_full_width_of_members_of_unequal_widths(name: str, correction: str) -> None:
+    population = population_of(name)
+    net = assemble(Census(n_resamples=0).fit(population, X), "full", correction=correction)
+    with torch.no_grad():
+        assert_close(net(FRESH), ensemble(population, FRESH))
+
+
+def scrambled(population: Population) -> Population:
+    """The same members with their units permuted, rescaled and flipped."""
+    modules = []
+    for k, member in enumerate(population):
+        network, g = member.network, torch.Generator().manual_seed(k)
+        for layer in network.architecture.hidden:
+            network = permute(network, layer.name, torch.randperm(layer.width, generator=g))
+            if symmetry_of(layer.activations).homogeneous:
+                network = rescale(network, layer.name, 0.5 + torch.rand(layer.width, generator=g))
+            if can_flip(network.architecture, layer.name):
+                network = flip(network, layer.name, torch.randint(0, 2, (layer.width,), generator=g) * 2.0 - 1)
+        module = resize(member.module, network.architecture, {})
+        module.load_state_dict({**member.module.state_dict(), **network.state})
+        modules.append(module)
+    return Population.from_modules(modules, population.example_input)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("choice", ["cut", "reconstruction"])
+def test_an_assembly_does_not_depend_on_how_units_are_written(name: str, choice: str) -> None:
+    population = population_of(name)
+    nets = [assemble(Census(n_resamples=0).fit(p, X), "1x", choice=choice) for p in (population, scrambled(population))]
+    with torch.no_grad():
+        assert_close(nets[1](FRESH), nets[0](FRESH), 1e-3)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_census_of_copies_finds_every_unit_in_all_of_them(name: str) -> None:
+    net = shaken(NETS[name](0), 0).eval()
+    population = scrambled(Population.from_modules([net] * 3, X[:8]))
+    widths = {layer.name: layer.width for layer in population.architecture.free}
+    census = Census(n_clusters=widths, n_resamples=0).fit(population, X)
+    for layer in census.layers_.values():
+        if layer.alive.all():
+            assert layer.frequency_.tolist() == [1.0] * len(layer.frequency_), layer.name
+    if all(layer.alive.all() for layer in census.layers_.values()):
+        with torch.no_grad():
+            assert_close(assemble(census, widths)(FRESH), net(FRESH), 1e-4)
+
+
+def test_least_squares_on_a_convolution_is_least_squares_on_its_unfolded_patches() -> None:
+    population = population_of("convnet with norms")
+    census = Census(n_resamples=0).fit(population, X)
+    responses = Responses(census.networks_, X)
+    groups = {name: groups_of(layer.labels_) for name, layer in census.layers_.items()}
+    architecture = population.architecture.with_widths({name: g.shape[1] for name, g in groups.items()})
+    module = resize(population.members[0].module, population.architecture, architecture.widths)
+    draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
+    plan, (first, second, *_) = CensusPlan(census, groups, has_data=True), architecture.maps
+    from consilience.assembly.construction import construct
+
+    draft.bases[first.writes] = plan.basis(draft, first.writes)
+    construct(draft, first)
+    for axis in second.inputs:
+        draft.projections[axis] = plan.express(draft, axis)
+    draft.bases[second.writes] = plan.basis(draft, second.writes)
+    construct(draft, second)
+    before = draft.network
+    least_squares(draft, second)
+
+    (_, values), *rest = stream(before, X, [second.inputs[0].name, second.output.name])
+    assert not rest
+    patches = functional.unfold(values[second.inputs[0].name], 3, padding=1).transpose(1, 2).flatten(0, 1).double()
+    written = values[second.output.name].flatten(2).transpose(1, 2).flatten(0, 1).double()
+    mixing = draft.bases[second.writes].mixing
+    target = sum(z @ a for z, a in zip(responses.at(second.output), mixing, strict=True)).double()
+    design = torch.cat([patches - patches.mean(0)], dim=1)
+    covariance = design.T @ design / len(design)
+    penalty = 1e-3 * covariance.trace() / len(covariance) * torch.eye(len(covariance), dtype=torch.float64)
+    residual = target - written
+    change = torch.linalg.solve(covariance + penalty, design.T @ (residual - residual.mean(0)) / len(design)).T
+    got = draft.network.weights(second).matrix - before.weights(second).matrix
+    torch.testing.assert_close(got.double(), change, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("max_rows", [60, 60 * 5, 10**9])
+def test_rows_are_positions_of_each_sample_whatever_the_batches(max_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = population_of("convnet").networks[0]
+    (axis,) = network.architecture.written("hidden.0")
+    value = network.values(X, [axis.name])[axis.name]
+    whole = rows_of(network, X, [axis], max_rows)[axis]
+    sample, position = Sampling(60, max_rows).rows(0, 60, 64)
+    assert len(whole) == 60 * min(64, max_rows // 60)
+    assert torch.equal(whole, value.flatten(2)[sample, :, position])
+    monkeypatch.setattr("consilience.units.activations.BATCH_SIZE", 7)
+    torch.testing.assert_close(rows_of(network, X, [axis], max_rows)[axis], whole)
+    counts = torch.bincount(position, minlength=64)  # no position is looked at much more often than another
+    assert int(counts.max()) <= int(counts.float().mean()) + 3
+
+
+@pytest.mark.parametrize("name", ["convnet with norms", "resnet"])
+def test_batch_norms_of_an_assembly_tell_the_truth_and_may_be_folded(name: str) -> None:
+    census = Census(n_resamples=0).fit(population_of(name), X)
+    kept, folded = (assemble(census, "1x", batch_norm=how) for how in ("kept", "folded"))
+    norms = [part for part in kept.modules() if isinstance(part, nn.BatchNorm2d)]
+    seen: dict[nn.Module, Tensor] = {}
+    handles = [part.register_forward_hook(lambda p, i, o: seen.__setitem__(p, i[0])) for part in norms]
+    with torch.no_grad():
+        expected = kept(X)
+        for handle in handles:
+            handle.remove()
+        for norm in norms:
+            torch.testing.assert_close(norm.running_mean, seen[norm].mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+            variance = seen[norm].var((0, 2, 3), correction=0)
+            torch.testing.assert_close(norm.running_var, variance, rtol=1e-3, atol=1e-5)
+        assert_close(folded(X), expected)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    assert folded.config.batch_norm is False
+
+
+def test_norms_of_streams_get_their_statistics_and_stay() -> None:
+    module, x = ZOO["pre-activation-resnet"].module(), ZOO["pre-activation-resnet"].inputs()
+    network = TracedNetwork(find_layers(module, x), read_state(module))
+    restated = with_statistics(network, x)
+    assert_close(restated(x), network(x))
+    stream_norm = next(m for m in network.architecture.maps if m.is_norm)
+    assert stream_norm.norm is not None
+    value = restated.values(x, [stream_norm.inputs[0].name])[stream_norm.inputs[0].name]
+    torch.testing.assert_close(restated.state[stream_norm.norm.mean], value.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    folded = without_norms(module, network.architecture)
+    with torch.no_grad():
+        assert_close(folded(x), network(x))
+    assert any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+
+
+@pytest.mark.parametrize("name", ["convnet with norms", "resnet"])
+def test_baselines_give_back_a_member_from_its_permuted_copies(name: str) -> None:
+    net = shaken(NETS[name](0), 0).eval()
+    modules = []
+    for k in range(3):
+        network = TracedNetwork(find_layers(net, X), read_state(net))
+        for layer in network.architecture.free:
+            order = torch.randperm(layer.width, generator=torch.Generator().manual_seed(k))
+            network = permute(network, layer.name, order)
+        module = resize(net, network.architecture, {})
+        module.load_state_dict({**net.state_dict(), **network.state})
+        modules.append(module)
+    population = Population.from_modules(modules, X[:8])
+    with torch.no_grad():
+        for fused in (
+            weight_matching(population),
+            merge_many(population),
+            activation_matching(population, calibration=X),
+            transport_fusion(population),
+            net2wider(population, "2x"),
+        ):
+            assert_close(fused(FRESH), net(FRESH), 1e-4)
+
+
+def test_a_parameter_budget_counts_no_statistics() -> None:
+    census = Census(n_resamples=0).fit(population_of("convnet with norms"), X)
+    net = assemble(census, "parameters<=500", correction="none")
+    assert 400 < sum(parameter.numel() for parameter in net.parameters()) <= 500
+
+
+def test_an_unknown_treatment_of_norms_is_refused() -> None:
+    census = Census(n_resamples=0).fit(population_of("convnet"), X)
+    with pytest.raises(InputError, match=r"unknown treatment of batch norms\n(.*)\n(.*)\n  expected: kept, folded"):
+        assemble(census, "1x", batch_norm="dropped")
+
+
+def test_responses_keep_no_more_rows_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = population_of("resnet").networks
+    monkeypatch.setattr("consilience.units.activations.MAX_BYTES", 2**20)
+    responses = Responses(networks, X)
+    axes = {a for layer in networks[0].architecture.layers for a in networks[0].architecture.written(layer.name)}
+    axes |= {a for layer in networks[0].architecture.layers for a in networks[0].architecture.read(layer.name)}
+    kept = sum(rows.nbytes for axis in axes for rows in responses.at(axis))
+    assert 2**18 < kept <= 2**20
+    assert replace(responses.sampling).max_rows < 60 * 64
