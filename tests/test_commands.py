@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,6 +166,53 @@ def test_bad_artefacts_and_places_are_refused(done: Path, tmp_path: Path, capsys
         capsys, "train", "--out", tmp_path / "p", *SMALL[:-1], "-1"
     ) or "learning_rate" in refused(capsys, "train", "--out", tmp_path / "p", *SMALL[:-1], "-1")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "layers"),
+    [
+        (["convnet", "--hidden", "4", "5", "--dropout", "0.1"], {"hidden.0": ["norms.0"], "hidden.1": ["norms.1"]}),
+        (["convnet", "--hidden", "4", "--no-batch-norm"], {"hidden.0": []}),
+        (
+            ["resnet", "--hidden", "4", "--blocks", "2", "--activation", "tanh"],
+            {
+                "stem": ["stem_norm", "stages.0.0.norm2", "stages.0.1.norm2"],
+                "stages.0.0.conv1": ["stages.0.0.norm1"],
+                "stages.0.1.conv1": ["stages.0.1.norm1"],
+            },
+        ),
+    ],
+)
+def test_networks_of_convolutions_are_trained_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], layers: dict[str, list[str]]
+) -> None:
+    short = ["--members", "2", "--epochs", "1", "--batch-size", "128", "--out", tmp_path / "population"]
+    run(capsys, "train", "--net", *flags, *short)
+    found = json.loads(run(capsys, "inspect", tmp_path / "population", "--json"))
+    assert found["input_shape"] == [1, 8, 8]
+    assert {layer["name"]: layer["batch_norms"] for layer in found["layers"]} == layers
+    assert re.search(r"a result that differs in .*\bnet\b", refused(capsys, "train", *short))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--net", "resnet", "--dropout", "0.2"], "--net resnet takes no dropout\n  where:    --dropout\n  got:  "),
+        (["--blocks", "2"], "--net mlp takes no blocks\n  where:    --blocks\n  got:      2\n  cure:     leave it out"),
+        (["--net", "convnet", "--blocks", "0"], "--net convnet takes no blocks"),
+        (["--net", "resnet", "--blocks", "0"], "a ResNet needs positive sizes and at least one stage"),
+        (["--net", "convnet", "--hidden", "0"], "a ConvNet needs positive sizes and at least one convolution"),
+        (["--dropout", "1"], "not a probability\n  where:    --dropout\n  got:      1.0\n  expected: 0 or more, "),
+        (["--net", "convnet", "--data", "rows.npz"], "--net convnet needs images\n  where:    --data rows.npz\n"),
+    ],
+)  # fmt: skip
+def test_networks_that_cannot_be_trained_are_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken_npz(tmp_path / "rows.npz", "not at all")
+    assert message in refused(capsys, "train", *flags, "--out", tmp_path / "population")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
 
 
 def test_help_needs_neither_torch_nor_scikit_learn() -> None:

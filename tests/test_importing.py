@@ -280,7 +280,7 @@ NAN = torch.tensor([1.0, torch.nan, torch.inf])
         ({"model": STATE, "state_dict": STATE}, "the file holds several state dicts; got 'state_dict', 'model'"),
         (b"hello", "the file is damaged, or no checkpoint; got KeyError: 101; save its state_dict with safetensors"),
         (b"not a checkpoint", "the file cannot be read without unpickling, which may run code; got an unknown format"),
-        (b"", "the file is damaged, or no checkpoint; got EOFError"),
+        (b"", "the file is damaged, or no checkpoint; got EOFError; save its state_dict with safetensors"),
         (
             random_mlp([5, 4]),
             "the file cannot be read without unpickling, which may run code; got consilience.nets.mlp.MLP; expected "
@@ -456,6 +456,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "own_nets" / "__init__.py").write_text("")
     (tmp_path / "own_nets" / "small.py").write_text(SOURCE)
     (tmp_path / "own_nets" / "lame.py").write_text("import a_package_that_is_not_there\n")
+    (tmp_path / "own_nets" / "script.py").write_text("raise SystemExit('usage: script.py DATA')\n")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     with torch.random.fork_rng():
@@ -489,6 +490,10 @@ def test_the_module_is_imported_from_the_current_directory(own: Path, name: str)
         (
             "own_nets.lame:Net",
             "the Python module cannot be imported\n.*\n  got:      ModuleNotFoundError: No module named 'a_package",
+        ),
+        (
+            "own_nets.script:Net",
+            "the Python module cannot be imported\n.*\n  got:      SystemExit: usage: script.py DATA",
         ),
         (
             "own_nets.small:Nett",

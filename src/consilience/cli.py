@@ -5,6 +5,7 @@ Importing this file imports neither torch nor scikit-learn, so that ``--help`` a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -21,11 +22,17 @@ Activation = Literal["relu", "leaky_relu", "tanh", "erf", "sigmoid", "softplus",
 
 
 @dataclass(frozen=True)
-class Common:
-    """Flags of every command."""
+class Output:
+    """Where a command writes."""
 
     out: Path
     """Directory to write; must be new, empty, or hold an earlier result of the same command."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """Flags of every command."""
+
     seed: int = 0
     """Seed of everything random."""
     threads: int = 1
@@ -35,7 +42,7 @@ class Common:
 
 
 @dataclass(frozen=True)
-class Demo(Common):
+class Demo(Common, Output):
     """Everything at once on scikit-learn's digits: train, census, assembly, report. Takes under a minute."""
 
     out: Path = Path("demo")
@@ -43,17 +50,23 @@ class Demo(Common):
 
 
 @dataclass(frozen=True)
-class Train(Common):
-    """Train a population of multilayer perceptrons in one vectorised pass."""
+class Train(Common, Output):
+    """Train a population of networks in one vectorised pass."""
 
     data: str = "digits"
     """"digits", a .npz file (x_train, y_train, x_test, y_test), a .parquet file, or hf:NAME."""
+    net: Literal["mlp", "convnet", "resnet"] = "mlp"
+    """What a member is; the last two are for images."""
     hidden: tuple[int, ...] = (32, 32)
-    """Units of each hidden layer."""
+    """Units of each hidden layer; channels of each convolution of a convnet, of each stage of a resnet."""
+    blocks: int = 1
+    """Blocks of each stage of a resnet."""
+    batch_norm: bool = True
+    """Whether batch normalisation follows the convolutions of a convnet or resnet."""
     activation: Activation = "relu"
     """Activation of the hidden layers."""
     dropout: float = 0.0
-    """Probability of dropping a hidden unit while training."""
+    """Probability of dropping a hidden unit of an mlp, or a channel before the readout of a convnet."""
     members: int = 16
     """Number of networks."""
     epochs: int = 10
@@ -77,13 +90,17 @@ class Train(Common):
 
 
 @dataclass(frozen=True)
-class Census(Common):
+class Census(Common, Output):
     """Cluster the units of a population, layer by layer."""
 
     population: tyro.conf.Positional[Path] = field(kw_only=True)
-    """Directory of the population."""
+    """Directory of the population, or a folder of checkpoints."""
     data: str | None = None
     """Data for calibration; by default what the population was trained on."""
+    module: str | None = None
+    """Class of your own networks, as in package.module:Class, or a function that makes one; it is imported."""
+    example_shape: str | None = None
+    """Shape of one input of a folder of checkpoints, as in 3,32,32; by default that of the data."""
     grounding: Literal["activations", "weights"] = "activations"
     """How deeper layers get into common coordinates; weights needs no data."""
     distance: Literal["activation", "cosine", "l2"] = "activation"
@@ -97,7 +114,7 @@ class Census(Common):
 
 
 @dataclass(frozen=True)
-class Assemble(Common):
+class Assemble(Common, Output):
     """Build one network from a census."""
 
     census: tyro.conf.Positional[Path] = field(kw_only=True)
@@ -108,19 +125,34 @@ class Assemble(Common):
     """What follows construction, in order of cost; all but none need calibration data in the census."""
     pooling: Literal["mean", "class-share"] = "mean"
     """How the members' outputs become one; class-share is for members that know different classes."""
+    module: str | None = None
+    """Class of your own networks, as for the census."""
 
 
 @dataclass(frozen=True)
-class Report(Common):
+class Report(Common, Output):
     """Compare a census's assemblies with their alternatives, and write it up as one HTML file."""
 
     census: tyro.conf.Positional[Path] = field(kw_only=True)
     """Directory of the census."""
     data: str | None = None
     """Labelled data; by default what the population was trained on."""
+    module: str | None = None
+    """Class of your own networks, as for the census. What is trained for comparison is trained as by default."""
 
 
-COMMANDS = {"demo": Demo, "train": Train, "census": Census, "assemble": Assemble, "report": Report}
+@dataclass(frozen=True)
+class Inspect(Common):
+    """Find the layers of networks, prove them, and show them. Writes nothing."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODULE|DIR")] = field(kw_only=True)
+    """package.module:Class, or a function in place of the class; or a directory: a population, a network, or a folder
+    of checkpoints."""
+    module: str | None = None
+    """Class of your own networks in a directory, as in package.module:Class; it is imported."""
+    example_shape: str | None = None
+    """Shape of one input, as in 3,32,32; needed where the directory does not tell it."""
+
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
@@ -128,6 +160,7 @@ Command = (
     | Annotated[Census, tyro.conf.subcommand("census")]
     | Annotated[Assemble, tyro.conf.subcommand("assemble")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
 )
 
 
@@ -140,11 +173,19 @@ def main(arguments: list[str] | None = None) -> None:
         description="Find the features that recur across small networks, and build one larger network out of them.",
     )
     try:
-        result = _run(command)
+        with contextlib.redirect_stdout(sys.stderr):  # a user's module may print; here, stdout is for results
+            result = _run(command)
     except ConsilienceError as error:
         print(f"consilience: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         raise SystemExit(2) from None
-    print(json.dumps(result.as_json, indent=1) if command.json else result.text)
+    if command.json:
+        print(json.dumps(result.as_json, indent=1))
+    elif result.table is not None and sys.stdout.isatty():
+        from rich import print as show
+
+        show(result.table)
+    else:
+        print(result.text)
 
 
 def _run(command: Any) -> Any:

@@ -2,8 +2,8 @@
 
 A census's tree holds clusters at every height, from single units to all of a layer. From the outputs down, a layer's
 *targets* t are what the layers above need of it: what it adds to the members' pooled outputs, then to the
-pre-activations of the centroids chosen above. Clusters are taken one at a time, each the one whose centroid's activation
-h lowers the error of the best linear readout most,
+pre-activations of the centroids chosen above. Clusters are taken one at a time, each the one whose centroid's
+activation h lowers the error of the best linear readout most,
 
     argmax_h  Σ_t ⟨r_t, h⟩² / ⟨h⊥, h⊥⟩,
 

@@ -9,12 +9,9 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import inspect
 import os
 import pickle
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, ConsilienceError, InputError
+from consilience.population.factories import make_module
 from consilience.population.population import Member, Population
 from consilience.population.storage import fill
 from consilience.store.tensors import check_tensor
@@ -95,7 +93,7 @@ def import_population(
             "the example input is not finite", where="example_input", cure="remove NaN and infinite values"
         )
     dtype = example_input.dtype if example_input.is_floating_point() else torch.get_default_dtype()
-    template = copy.deepcopy(_find_module(module)).to(dtype=dtype)
+    template = copy.deepcopy(make_module(module)).to(dtype=dtype)
     architecture = find_layers(template, example_input)
     account = _Account(folder, strict)
     modules: dict[str, nn.Module] = {}
@@ -204,7 +202,7 @@ def _read(path: Path) -> object:
     except Exception as error:  # whatever the bytes of a damaged file lead to: KeyError, EOFError, RuntimeError, ...
         raise ArtefactError(
             "the file is damaged, or no checkpoint",
-            got=f"{type(error).__name__}: {str(error).partition('. ')[0]}",
+            got=f"{type(error).__name__}: {str(error).partition('. ')[0]}".removesuffix(": "),
             cure="save its state_dict with safetensors",
         ) from error  # fmt: skip
 
@@ -264,77 +262,3 @@ def _is_state(value: Any) -> bool:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _find_module(given: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:
-    """Return the module given, or made by the function given, or imported from where it says."""
-    with torch.random.fork_rng(devices=[]):  # initial values are thrown away, and must not cost random numbers
-        if not isinstance(given, str):
-            return _made(given, "module")
-        with _current_directory_importable():
-            return _made(_imported(given), f"module={given!r}")
-
-
-def _made(given: Any, where: str) -> nn.Module:
-    """Return a module, or what a function without arguments makes."""
-    if isinstance(given, nn.Module):
-        return given
-    if not callable(given):
-        raise InputError(
-            "not a module, nor anything that makes one", where=where, got=type(given).__name__,
-            expected="an nn.Module, a function that returns one, or 'package.module:Class'",
-        )  # fmt: skip
-    name = getattr(given, "__qualname__", repr(given))
-    try:
-        inspect.signature(given).bind()
-    except TypeError as error:
-        raise InputError(
-            "it takes arguments to make a module", where=where, got=f"{name}: {error}",
-            expected="a function or class that can be called without arguments",
-            cure=f"give a factory, such as `def make(): return {name}(...)`",
-        ) from error  # fmt: skip
-    try:
-        made = given()
-    except Exception as error:
-        raise InputError(
-            "the module cannot be made", where=where, got=f"{name}() raises {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(made, nn.Module):
-        raise InputError("no module was made", where=where, got=f"{name}() returns {type(made).__name__}",
-                         expected="an nn.Module")  # fmt: skip
-    return made
-
-
-def _imported(path: str) -> object:
-    """Return what ``package.module:name`` names."""
-    source, _, name = path.partition(":")
-    where, form = f"module={path!r}", "'package.module:Class', or a function in place of the class"
-    if not all(part.isidentifier() for part in (*source.split("."), name)):
-        raise InputError("this does not tell what to import", where=where, expected=form)
-    try:
-        module = importlib.import_module(source)
-    except Exception as error:  # an import runs the user's code
-        lost = isinstance(error, ModuleNotFoundError) and f"{source}.".startswith(f"{error.name}.")
-        raise InputError(
-            "there is no such Python module" if lost else "the Python module cannot be imported", where=where,
-            got=f"{type(error).__name__}: {error}",
-            cure="run this from the directory that holds it, or install it" if lost else None,
-        ) from error  # fmt: skip
-    if not hasattr(module, name):
-        raise InputError(
-            "the Python module has nothing of this name", where=where, got=name,
-            expected=", ".join(n for n, v in vars(module).items() if getattr(v, "__module__", None) == source) or form,
-        )  # fmt: skip
-    found: object = getattr(module, name)
-    return found
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """Look for Python modules in the current directory first, as ``python -m`` does."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

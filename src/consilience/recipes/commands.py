@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.console import RichCast
+from torch import nn
 
 from consilience.assembly import assemble as build_assembly
 from consilience.baselines import Ensemble
@@ -19,14 +22,18 @@ from consilience.census import Census, load_census, save_census
 from consilience.data import Data, load_data
 from consilience.errors import ArtefactError, InputError
 from consilience.evaluation import evaluate, mean_score
-from consilience.nets import MLP
+from consilience.nets import MLP, ConvNet, ResNet
 from consilience.population import Training, load_population, save_population, train_population
 from consilience.population.checkpoint import delete_checkpoint
+from consilience.population.storage import fill, population_fingerprint
 from consilience.recipes.experiment import run_experiment
+from consilience.recipes.inspection import inspect_source, open_population
 from consilience.recipes.progress import bar, stages
 from consilience.report import markdown_table, render_page, summary_sentences
 from consilience.report.results import FILE_NAME, Experiment
-from consilience.store import check_destination, load_network, read_config, save_network, write_artefact
+from consilience.store import check_destination, read_artefact, read_config, save_network, write_artefact
+from consilience.store.config import CONFIG
+from consilience.store.network import FOREIGN, describe_network
 
 if TYPE_CHECKING:
     from consilience import cli
@@ -39,10 +46,11 @@ DEMO_HIDDEN, DEMO_MEMBERS, DEMO_EPOCHS, DEMO_BATCH_SIZE, DEMO_LEARNING_RATE = (3
 
 @dataclass(frozen=True)
 class Result:
-    """What a command prints: text for people, or a JSON-able object."""
+    """What a command prints: text for people (on a terminal a table, if there is one), or a JSON-able object."""
 
     text: str
     as_json: dict[str, Any]
+    table: RichCast | None = None
 
 
 def train(flags: cli.Train) -> Result:
@@ -51,7 +59,7 @@ def train(flags: cli.Train) -> Result:
     checkpoint = flags.out.resolve().parent / f".{flags.out.resolve().name}.checkpoint"
     if not _finished(flags.out, "population", request):
         data = load_data(flags.data, random_state=flags.seed)
-        net = MLP(data.train.x[0].numel(), flags.hidden, data.n_classes, flags.activation, dropout=flags.dropout)
+        net = _net(flags, data)
         training = Training(
             flags.epochs, flags.batch_size, flags.optimizer, flags.learning_rate, flags.momentum, flags.weight_decay,
             flags.shuffle, flags.subset, flags.concentration,
@@ -81,50 +89,65 @@ def train(flags: cli.Train) -> Result:
 
 def census(flags: cli.Census) -> Result:
     """Take a census of a saved population and save it."""
-    request = {**_request(flags), "population": _identity(flags.population)}
+    check_destination(flags.out, "census")
+    needs_data = flags.data is not None or "activation" in (flags.grounding.rstrip("s"), flags.distance)
+    x = _data_of(flags.population, flags.data, flags.seed).calibration.x if needs_data else None
+    shape = _shape(flags.example_shape) or (None if x is None else x.shape[1:])
+    population = open_population(flags.population, flags.module, shape, random_state=flags.seed)
+    request = {**_request(flags), "population": population_fingerprint(population)[:16]}
     if not _finished(flags.out, "census", request):
         n_clusters: int | str = int(flags.n_clusters) if flags.n_clusters.isdecimal() else flags.n_clusters
         taken = Census(flags.grounding, flags.distance, flags.clusterer, n_clusters, flags.resamples, flags.seed)
-        population = load_population(flags.population)
-        needs_data = flags.data is not None or "activation" in (flags.grounding.rstrip("s"), flags.distance)
-        x = _data_of(flags.population, flags.data, flags.seed).calibration.x if needs_data else None
         with stages(f"census of {len(population)} members"):
             taken.fit(population, x)
-        save_census(taken, flags.out, flags.population, {"request": request})
-    layers = load_census(flags.out).layers_
-    lines = [f"{'layer':<16}{'units':>7}{'dead':>6}{'clusters':>10}{'in half the members':>21}{'stability':>11}"]
+        example_shape = tuple(population.example_input.shape[1:])
+        save_census(taken, flags.out, flags.population, {"request": request, "example_shape": example_shape})
+    layers = load_census(flags.out, population).layers_
+    left_out = population.provenance.get("left_out", {})
+    longest = max(14, *map(len, layers)) + 2
+    lines = [f"{'layer':<{longest}}{'units':>7}{'dead':>6}{'clusters':>10}{'in half the members':>21}{'stability':>11}"]
     for name, layer in layers.items():
         common = int((layer.frequency_ >= 0.5).sum())
         lines.append(
-            f"{name:<16}{len(layer.member):>7}{layer.n_dead_:>6}{layer.n_clusters_:>10}{common:>21}{_mean(layer.stability_):>11.2f}"
+            f"{name:<{longest}}{len(layer.member):>7}{layer.n_dead_:>6}{layer.n_clusters_:>10}{common:>21}"
+            f"{_mean(layer.stability_):>11.2f}"
         )
     as_json = {
         name: {"n_units": len(layer.member), "n_dead": layer.n_dead_, "frequency": layer.frequency_.tolist(),
                "size": layer.size_.tolist(), "stability": [None if s != s else s for s in layer.stability_.tolist()]}
         for name, layer in layers.items()
     }  # fmt: skip
-    return Result("\n".join([f"census in {flags.out}", *lines]), {"out": str(flags.out), "layers": as_json})
+    lines += [f"left out: {name}: {reason}" for name, reason in left_out.items()]
+    return Result(
+        "\n".join([f"census in {flags.out}", *lines]), {"out": str(flags.out), "layers": as_json, "left_out": left_out}
+    )
 
 
 def assemble(flags: cli.Assemble) -> Result:
     """Build one network from a saved census and save it as a Hugging-Face-style directory."""
     request = {**_request(flags), "census": _identity(flags.census)}
-    taken = load_census(flags.census)
-    if not _finished(flags.out, "network", request):
+    finished = _finished(flags.out, "network", request)
+    taken, population = _open_census(flags.census, flags.module)
+    shape = tuple(taken.population_.example_input.shape[1:])
+    if not finished:
         width: int | str = int(flags.width) if flags.width.isdecimal() else flags.width
         with stages(f"assembling at width {flags.width}"):
             network = build_assembly(
                 taken, width, correction=flags.correction, pooling=flags.pooling, random_state=flags.seed
             )
-        save_network(network, flags.out, {"request": request})
-    network = load_network(flags.out)
+        save_network(network, flags.out, {"request": request, "example_shape": shape})
+    template, tensors = taken.population_.members[0], read_artefact(flags.out, "network").tensors
+    network = fill(template.module, template.network.architecture, tensors, flags.out)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    lines, as_json = (
-        [f"network in {flags.out}: {parameters} parameters"],
-        {"out": str(flags.out), "parameters": parameters},
-    )
-    population = (flags.census / read_config(flags.census)["population"]["path"]).resolve()
-    if "data" in read_config(population).get("request", {}):
+    lines = [f"network in {flags.out}: {parameters} parameters"]
+    as_json: dict[str, Any] = {"out": str(flags.out), "parameters": parameters}
+    if describe_network(network)["type"] == FOREIGN:
+        as_json["load"] = (
+            f'consilience.Population.from_directory("{flags.out}", "{flags.module}", torch.randn(1, '
+            f"{', '.join(map(str, shape))})).members[0].module"
+        )
+        lines.append(f"to load it: {as_json['load']}")
+    if "data" in _request_of(population):
         data = _data_of(population, None, flags.seed)
         for name, scored in (("assembly", network), ("ensemble of the members", Ensemble(taken.population_))):
             score = evaluate(scored, data.validation)
@@ -139,13 +162,15 @@ def report(flags: cli.Report, command: str | None = None) -> Result:
     """Compare a saved census's assemblies with their alternatives, and write the report."""
     request = {**_request(flags), "census": _identity(flags.census)}
     if not _finished(flags.out, "report", request):
-        taken = load_census(flags.census)
-        population = (flags.census / read_config(flags.census)["population"]["path"]).resolve()
+        taken, population = _open_census(flags.census, flags.module)
         data = _data_of(population, flags.data, flags.seed)
+        words = ["consilience", "report", str(flags.census), "--out", str(flags.out)]
+        for name in ("data", "module"):
+            words += [] if getattr(flags, name) is None else [f"--{name}", getattr(flags, name)]
         obtained = {
-            "command": command or shlex.join(["consilience", "report", str(flags.census), "--out", str(flags.out)]),
+            "command": command or shlex.join(words),
             "seed": flags.seed, "versions": read_config(flags.census)["versions"],
-            "training of the members": read_config(population).get("request", {}),
+            "training of the members": _request_of(population),
         }  # fmt: skip
         with stages("comparing") as progress:
             experiment = run_experiment(taken, data, random_state=flags.seed, obtained=obtained, progress=progress)
@@ -154,6 +179,13 @@ def report(flags: cli.Report, command: str | None = None) -> Result:
     experiment = Experiment.load(flags.out)
     text = [markdown_table(experiment.table), "", *summary_sentences(experiment), "", f"report in {flags.out / PAGE}"]
     return Result("\n".join(text), json.loads(experiment.to_json()))
+
+
+def inspect(flags: cli.Inspect) -> Result:
+    """Find and prove the layers of networks, and tell of them; nothing is written."""
+    shape = _shape(flags.example_shape)
+    inspection = inspect_source(flags.source, flags.module, shape, random_state=flags.seed)
+    return Result(str(inspection), asdict(inspection), inspection)
 
 
 def demo(flags: cli.Demo) -> Result:
@@ -169,6 +201,50 @@ def demo(flags: cli.Demo) -> Result:
     assemble(cli.Assemble(out=out / "network", seed=seed, census=out / "census"))
     command = shlex.join(["consilience", "demo", "--out", str(out), "--seed", str(seed)])
     return report(cli.Report(out=out / "report", seed=seed, census=out / "census"), command)
+
+
+def _net(flags: cli.Train, data: Data) -> nn.Module:
+    """The network to train."""
+    allowed = {"mlp": ("dropout",), "convnet": ("dropout",), "resnet": ("blocks",)}[flags.net]
+    for name, default in (("dropout", 0), ("blocks", 1)):
+        if getattr(flags, name) != default and name not in allowed:
+            raise InputError(
+                f"--net {flags.net} takes no {name}", where=f"--{name}", got=getattr(flags, name), cure="leave it out"
+            )
+    if not 0 <= flags.dropout < 1:
+        raise InputError("not a probability", where="--dropout", got=flags.dropout, expected="0 or more, below 1")
+    if flags.net == "mlp":
+        return MLP(data.train.x[0].numel(), flags.hidden, data.n_classes, flags.activation, dropout=flags.dropout)
+    if data.image_shape is None:
+        raise InputError(
+            f"--net {flags.net} needs images", where=f"--data {data.name}", got=f"inputs {tuple(data.train.x.shape)}",
+            expected="inputs (n, C, H, W)", cure="use --net mlp, or data whose rows are not flattened",
+        )  # fmt: skip
+    channels = data.image_shape[0]
+    if flags.net == "convnet":
+        return ConvNet(channels, flags.hidden, data.n_classes, flags.activation, flags.batch_norm, flags.dropout)
+    return ResNet(channels, flags.hidden, data.n_classes, flags.blocks, flags.activation, flags.batch_norm)
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    """The shape of one sample, as in ``3,32,32``."""
+    if text is None:
+        return None
+    sizes = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in sizes):
+        raise InputError(
+            "not the shape of an input", where="--example-shape", got=text,
+            expected="sizes without the number of samples, as in 3,32,32",
+        )  # fmt: skip
+    return tuple(map(int, sizes))
+
+
+def _open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
+    """A saved census, and where its population is; the networks may be of the user's own class."""
+    config = read_artefact(directory, "census").config
+    path = (directory / config["population"]["path"]).resolve()
+    population = open_population(path, module, config.get("example_shape"))
+    return load_census(directory, population), path
 
 
 def _request(flags: cli.Common) -> dict[str, Any]:
@@ -202,10 +278,23 @@ def _identity(directory: Path) -> str:
 
 def _data_of(population: Path, source: str | None, seed: int) -> Data:
     """The data given, or what the population was trained on, split as it was then: no test sample was trained on."""
-    request = read_config(population).get("request", {})
+    request = _request_of(population)
     if source is None and "data" not in request:
         raise InputError("the population does not tell its data", where=population, cure="pass --data")
     return load_data(source or request["data"], random_state=request.get("seed", seed))
+
+
+def _request_of(population: Path) -> dict[str, Any]:
+    """What made a population, as far as its artefact tells; a folder of checkpoints tells nothing."""
+    if population.is_dir() and not (population / CONFIG).is_file():
+        return {}
+    config = read_config(population)
+    if config["kind"] != "population":
+        raise ArtefactError(
+            "the artefact is of another kind", where=population, got=config["kind"], expected="population"
+        )
+    request: dict[str, Any] = config.get("request", {})
+    return request
 
 
 def _mean(values: Any) -> float:

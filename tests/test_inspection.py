@@ -1,0 +1,382 @@
+"""What users with networks of their own meet: their layers shown and proved, or a refusal that says what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+import consilience
+from conftest import inputs, random_mlp, random_population
+from consilience import cli
+from consilience.census import Census
+from consilience.data import Data
+from consilience.errors import InputError
+from consilience.population import Population
+from consilience.recipes.inspection import Inspection, inspect_population, inspect_source
+from consilience.store import save_network
+from zoo import TRAPS, ZOO, shaken
+
+ROOT = Path(__file__).parent.parent
+SOURCE = '''
+import sys
+import torch
+from torch import nn
+from torch.nn import functional
+
+print("imported")
+
+
+class Net(nn.Module):
+    """A residual stream of convolutions with batch norm."""
+
+    def __init__(self, width=4, inner=3):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv1, self.norm1 = nn.Conv2d(width, inner, 3, padding=1, bias=False), nn.BatchNorm2d(inner)
+        self.conv2, self.norm2 = nn.Conv2d(inner, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.out = nn.Linear(4 * width, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(x + self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x))))))
+        return self.out(functional.adaptive_max_pool2d(x, 2).flatten(1))
+
+
+def wide():
+    return Net(7, 5)
+
+
+class Other(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+class Softmax(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(16, 5), nn.Softmax(-1), nn.Linear(5, 3))
+
+
+class Branching(Other):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def script():
+    sys.exit("usage: train.py")
+'''
+NET = """\
+Net: inputs (1, 4, 4), 3 outputs, 325 parameters
+
+layer  width  activations     symmetries        batch norms  written by   read by
+stem   4      relu, max_pool  permute, rescale  norm, norm2  stem, conv2  conv1, out
+conv1  3      relu            permute, rescale  norm1        conv1        conv2
+
+outputs: out (3)
+found and proved in _ s: every layer permuted, rescaled and doubled: outputs unchanged to 1e-5 of the largest
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current directory with the user's module and a folder of three checkpoints of two widths."""
+    (tmp_path / "my_nets.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for k, widths in enumerate([(4, 3), (6, 3), (4, 3)]):
+        save_file(trained(*widths, seed=k), tmp_path / "runs" / f"{k}.safetensors")
+    yield tmp_path
+    sys.modules.pop("my_nets", None)
+
+
+def trained(width: int, inner: int, seed: int) -> dict[str, torch.Tensor]:
+    """The state dict of a network as if it had been trained."""
+    from my_nets import Net
+
+    with torch.random.fork_rng():
+        return shaken(Net(width, inner), seed).state_dict()
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capsys.readouterr()
+    cli.main([str(a) for a in arguments])
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        run(capsys, *arguments)
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+def untimed(text: str) -> str:
+    return re.sub(r"proved in [\d.]+ s", "proved in _ s", text)
+
+
+def of_zoo(name: str) -> Inspection:
+    specimen = (ZOO | TRAPS)[name]
+    return inspect_population(Population.from_modules([specimen.module()], specimen.inputs()), 0.0)
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------
+
+
+def test_symmetries_are_those_that_the_proof_used() -> None:
+    found = of_zoo("tanh-convnet")
+    assert {layer.name: layer.symmetries for layer in found.layers} == {
+        "0": ("permute", "flip"), "4": ("permute", "flip"), "7": ("permute", "rescale"), "12": ("permute", "flip"),
+    }  # fmt: skip
+    assert found.proved == {"permuted": 4, "rescaled": 1, "flipped": 3, "doubled": 4}
+    assert str(found).splitlines()[-1] == (
+        "found and proved in 0.0 s: every layer permuted and doubled, 1 rescaled, 3 flipped: "
+        "outputs unchanged to 1e-5 of the largest"
+    )
+
+
+def test_tied_layers_and_gates_are_told() -> None:
+    layers = {layer.name: layer for layer in of_zoo("squeeze-excite").layers}
+    assert layers["stem.0"].written_by == ("stem.0", "conv")
+    assert layers["stem.0"].read_by == ("excite1.reduce", "conv", "excite2.reduce", "readout")
+    assert layers["stem.0"].batch_norms == ("stem.1", "norm")
+    assert layers["excite1.expand"].tied_to == layers["excite2.expand"].tied_to == "stem.0"
+    assert layers["excite1.expand"].activations == ("sigmoid", "gate")
+    assert layers["excite1.reduce"].tied_to is None
+
+
+def test_what_no_census_can_be_taken_of_is_said() -> None:
+    lines = str(of_zoo("mixer")).splitlines()
+    assert lines[-4:-1] == [
+        "outputs: readout (3)",
+        "units told apart by their index, so that no census can be taken: blocks.0.tokens.2 (6), blocks.1.tokens.2 (6)",
+        "applied once for each unit of another layer, so that no census can be taken: "
+        "blocks.0.tokens.0, blocks.0.tokens.2, blocks.1.tokens.0, blocks.1.tokens.2",
+    ]
+
+
+def test_a_network_without_hidden_layers_is_shown_too() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(6, 3))
+    text = str(inspect_population(Population.from_modules([net], inputs(8)), 0.0))
+    assert "found and proved in 0.0 s: no layer to change: outputs unchanged" in text
+    assert "outputs: 0 (3)" in text
+
+
+def test_a_population_has_ranges_of_widths_and_no_columns_for_nothing() -> None:
+    found = inspect_population(random_population([[5, 4], [7, 4], [6, 4]]), 1.25)
+    assert str(found) == (
+        "3 × MLP: inputs (6,), 3 outputs, 74–96 parameters\n\n"
+        "layer     width  activations  symmetries        written by  read by\n"
+        "hidden.0  5–7    relu         permute, rescale  hidden.0    hidden.1\n"
+        "hidden.1  4      relu         permute, rescale  hidden.1    readout\n\n"
+        "outputs: readout (3)\n"
+        "found and proved in 1.2 s: every layer permuted, rescaled and doubled: "
+        "outputs unchanged to 1e-5 of the largest"
+    )
+    assert found.layers[0].widths == (5, 7, 6)
+
+
+def test_names_with_brackets_are_not_taken_for_markup() -> None:
+    found, shown = of_zoo("densenet"), io.StringIO()
+    Console(file=shown, force_terminal=True, width=400).print(found)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue())
+    for name in ("norm[block2.layers.2.conv2]", "block1.layers.2.norm1[block1.layers.0.conv2]"):
+        assert name in str(found)
+        assert name in plain
+
+
+# --- where networks come from -------------------------------------------------------------------------------------
+
+
+def test_a_class_of_ones_own_on_the_command_line(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random, before = torch.random.get_rng_state(), sorted(own.rglob("*"))
+    assert untimed(run(capsys, "inspect", "my_nets:Net", "--example-shape", "1,4,4")) == NET
+    sys.modules.pop("my_nets")  # what it prints when it is imported is not among the results
+    plain = json.loads(run(capsys, "inspect", "my_nets:wide", "--example-shape", "1,4,4", "--json"))
+    assert [layer["widths"] for layer in plain["layers"]] == [[7], [5]]
+    assert plain["layers"][0]["written_by"] == ["stem", "conv2"]
+    assert plain["outputs"]["name"] == "out"
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_artefacts_of_this_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_population([[5, 4], [7, 4]]).save(tmp_path / "population")
+    save_network(random_mlp([5, 4]), tmp_path / "network")
+    save_network(random_mlp([5, 4]), tmp_path / "told", {"example_shape": [6]})
+    assert "hidden.0  5–7 " in run(capsys, "inspect", tmp_path / "population")
+    assert "hidden.0  5 " in run(capsys, "inspect", tmp_path / "network", "--example-shape", "6")
+    assert "hidden.0  5 " in run(capsys, "inspect", tmp_path / "told")
+    message = refused(capsys, "inspect", tmp_path / "network")
+    assert message.startswith("consilience: the shape of the inputs is not known\n")
+    assert "cure:     pass it, as in --example-shape 3,32,32" in message
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    shown = run(capsys, "inspect", tmp_path / "told")
+    assert "━" in shown
+    assert "hidden.1" in shown
+
+
+def test_networks_of_ones_own_in_directories(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = inspect_source("runs", "my_nets:Net", (1, 4, 4))
+    assert [layer.widths for layer in found.layers] == [(4, 6, 4), (3, 3, 3)]
+    Population.from_directory("runs", "my_nets:Net", torch.randn(4, 1, 4, 4)).save("population")
+    again = inspect_source("population", "my_nets:Net")
+    assert (again.layers, again.proved) == (found.layers, found.proved)
+    for arguments in (["population"], ["runs"]):
+        message = refused(capsys, "inspect", *arguments)
+        assert "cure:     pass --module package.module:Class" in message
+    (own / "runs" / "3.pt").write_bytes(b"")
+    text = run(capsys, "inspect", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4")
+    assert "left out: 3.pt: the file is damaged, or no checkpoint; got EOFError; save its state_dict" in text
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "shape", "message"),
+    [
+        ("my_nets:Softmax", "16", r"an operation on units is not understood\n  where:    aten.softmax.int in '1' \("),
+        ("my_nets:Branching", "4,4", r"the module cannot be traced\n(.|\n)*data-dependent(.|\n)*cure:     replace `if"),
+        ("my_nets:Net", "3,4,4", r"the module fails on the example input\n  where:    Net\n  got:      RuntimeError: "),
+        ("my_nets:Net", "1x4x4", "not the shape of an input\n  where:    --example-shape\n  got:      1x4x4\n  exp"),
+        ("my_nets:Net", "1,0,4", "not the shape of an input"),
+        ("my_nets:Net", None, "the shape of the inputs is not known\n  where:    my_nets:Net\n  cure:     pass it, as"),
+        ("my_nets:Nett", "1,4,4", "the Python module has nothing of this name\n(.|\n)*expected: Net, wide, Other"),
+        ("my_nets:script", "1,4,4", r"the module cannot be made\n.*\n  got:      script\(\) raises SystemExit: usage"),
+        ("my_nets.Net", "1,4,4", "there is no such directory\n  where:    my_nets.Net\n  expected: a directory, or"),
+        ("my_net:Net", "1,4,4", "there is no such Python module"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_inspected_is_refused(
+    own: Path, capsys: pytest.CaptureFixture[str], source: str, shape: str | None, message: str
+) -> None:
+    shapes = [] if shape is None else ["--example-shape", shape]
+    assert re.match(f"consilience: {message}", refused(capsys, "inspect", source, *shapes))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"norm1.running_var": None}, "the parameters do not fit the module given; got missing: 'norm1.running_var'"),
+        ({"norm2.running_mean": torch.full((4,), torch.nan)}, "a tensor is not finite; 'norm2.running_mean'; got 4"),
+        ({"conv1.weight": torch.ones(3, 4, 5, 5)}, "the parameters do not fit the module given; got 'conv1.weight' (3"),
+        ({"stem.weight": torch.ones(4, 2, 3, 3)}, "the parameters do not fit the module given; got 'stem.weight' (4"),
+    ],
+)  # fmt: skip
+def test_checkpoints_that_cannot_be_used_are_refused(
+    own: Path, capsys: pytest.CaptureFixture[str], change: dict[str, torch.Tensor | None], reason: str
+) -> None:
+    (own / "bad").mkdir()
+    state = {name: value for name, value in {**trained(4, 3, 0), **change}.items() if value is not None}
+    save_file(state, own / "bad" / "a.safetensors")
+    message = refused(capsys, "inspect", "bad", "--module", "my_nets:Net", "--example-shape", "1,4,4")
+    assert message.startswith("consilience: none of the checkpoints can be used\n  where:    bad\n")
+    assert f"got:      a.safetensors: {reason}" in message
+
+
+def test_checkpoints_of_another_architecture_are_refused(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "inspect", "runs", "--module", "my_nets:Other", "--example-shape", "1,4,4")
+    assert "0.safetensors: the parameters do not fit the module given; got missing: '1.weight', '1.bias'," in message
+    assert "not expected: 'norm" in message
+    assert "expected: state dicts of Other" in message
+
+
+# --- from checkpoints to an assembly ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(own: Path) -> Path:
+    g = np.random.default_rng(0)
+    arrays = {f"x_{part}": g.normal(size=(n, 1, 4, 4)).astype(np.float32) for part, n in (("train", 120), ("test", 9))}
+    labels = {f"y_{part}": np.arange(n) % 3 for part, n in (("train", 120), ("test", 9))}
+    np.savez(own / "images.npz", **arrays, **labels)
+    return own
+
+
+def test_a_folder_of_checkpoints_becomes_one_network(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--module", "my_nets:Net"]
+    text = run(capsys, "census", "runs", "--data", "images.npz", *own, "--out", "census", "--n-clusters", "1x")
+    assert re.search(r"^stem +14 +0 +4 ", text, flags=re.MULTILINE)
+    assert run(capsys, "census", "runs", "--data", "images.npz", *own, "--out", "census", "--n-clusters", "1x") == text
+    assert "a folder of checkpoints does not tell" in refused(capsys, "assemble", "census", "--out", "network")
+    run(capsys, "assemble", "census", *own, "--width", "full", "--correction", "none", "--out", "network")
+    result = json.loads(
+        run(capsys, "assemble", "census", *own, "--width", "full", "--correction", "none", "--out", "network", "--json")
+    )
+    network = eval(result["load"], {"consilience": consilience, "torch": torch})
+    assert result["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    x = torch.randn(20, 1, 4, 4)
+    members = Population.from_directory("runs", "my_nets:Net", x)
+    torch.testing.assert_close(network(x), members.logits(x).mean(0), rtol=1e-4, atol=1e-4)
+    assert "stem   14 " in run(capsys, "inspect", "network", *own)
+    assert "cure:     pass --module package.module:Class" in refused(capsys, "inspect", "network")
+    assert "the parameters do not fit" in refused(capsys, "inspect", "network", "--module", "my_nets:Other")
+
+
+def test_a_report_of_ones_own_networks_says_how_to_get_it_again(
+    images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from consilience.recipes import commands
+
+    def experiment(census: Census, data: Data, *, obtained: dict[str, object], **others: object) -> None:
+        raise InputError("far enough", where=obtained["command"], got=f"{len(census.population_)} members, {data.name}")
+
+    monkeypatch.setattr(commands, "run_experiment", experiment)
+    own = ["--data", "images.npz", "--module", "my_nets:Net"]
+    run(capsys, "census", "runs", *own, "--resamples", "0", "--out", "census")
+    assert "cure:     pass --data" in refused(capsys, "report", "census", *own[2:], "--out", "report")
+    assert refused(capsys, "report", "census", *own, "--out", "report") == (
+        "consilience: far enough\n"
+        "  where:    consilience report census --out report --data images.npz --module my_nets:Net\n"
+        "  got:      3 members, images.npz\n"
+    )
+
+
+def test_a_population_of_ones_own_goes_the_same_way(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Population.from_directory("runs", "my_nets:Net", torch.randn(4, 1, 4, 4)).save("population")
+    weights = ["--grounding", "weights", "--distance", "cosine", "--resamples", "0"]
+    assert "cure:     pass --module" in refused(capsys, "census", "population", *weights, "--out", "census")
+    run(capsys, "census", "population", "--module", "my_nets:Net", *weights, "--out", "census")
+    assemble = ["assemble", "census", "--width", "1x", "--correction", "none", "--out", "network"]
+    assert "cure:     pass --module" in refused(capsys, *assemble)
+    assert run(capsys, *assemble, "--module", "my_nets:Net").startswith(
+        "network in network: 325 parameters\nto load it"
+    )
+    message = refused(capsys, "census", "runs", "--module", "my_nets:Net", *weights, "--out", "other")
+    assert "the shape of the inputs is not known" in message
+    run(capsys, "census", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4", *weights, "--out", "other")
+    message = refused(capsys, "census", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4", "--out", "third")
+    assert "the population does not tell its data\n  where:    runs\n  cure:     pass --data" in message
+
+
+# --- what the documents say ---------------------------------------------------------------------------------------
+
+
+def test_the_example_merges_residual_networks_of_ones_own() -> None:
+    accuracy = runpy.run_path(str(ROOT / "examples" / "own_networks.py"))["main"]()
+    assert accuracy["assembly full"] == accuracy["ensemble"]
+    assert accuracy["assembly 2x"] > accuracy["ensemble"] - 0.05
+
+
+def test_the_readme_shows_what_inspect_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = re.search(r"\n\$ consilience (inspect .*)\n((?:.|\n)*?)```", (ROOT / "README.md").read_text())
+    assert untimed(run(capsys, *shown[1].split())) == untimed(shown[2])
