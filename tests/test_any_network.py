@@ -32,7 +32,8 @@ X = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 FRESH = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 MIXED_TOKENS, COUPLED, TOLD_APART = {"mixer"}, {"layer-norm-mlp"}, {"residual-mlp", "told-apart-by-a-mask"}
 OWN_DATA = {"control-flow", "control-flow-the-other-way"}  # these scale their inputs, each in its way
-MERGED = sorted(set(ZOO) - MIXED_TOKENS - COUPLED - TOLD_APART - OWN_DATA)
+LONG = {"resnet50"}  # built of the same parts as resnet18
+MERGED = sorted(set(ZOO) - LONG - MIXED_TOKENS - COUPLED - TOLD_APART - OWN_DATA)
 
 NETS = {
     "convnet": lambda seed: ConvNet(3, [(6, 5), (4, 7), (6, 6)][seed], 4),

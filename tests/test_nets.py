@@ -14,9 +14,10 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 import consilience
+from consilience.data import Dataset
 from consilience.errors import InputError
 from consilience.nets import ACTIVATIONS, NETS, ConvNet, ConvNetConfig, ResNet, ResNetConfig, build
-from consilience.population.create import initialise
+from consilience.population.create import initialise, train_population
 from consilience.population.training import Training, fit_members
 from consilience.store import load_network, save_network
 
@@ -269,3 +270,22 @@ def test_networks_learn_from_default_initial_values(make: Callable[[], nn.Module
     for record in trained.metrics[-2:]:
         assert record["accuracy"] > 0.9
     assert trained.metrics[0]["loss"] < 2.0  # chance is ln 3 = 1.1
+
+
+def test_statistics_of_trained_members_are_those_of_the_training_data() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 2, 6, 6, generator=g) * 3 + 5
+    train = Dataset(x, torch.arange(256) % 3, torch.arange(256))
+    population = train_population(
+        ConvNet(2, [4], 3, batch_norm=True), train, 2, training=Training(epochs=1, batch_size=32), random_state=0
+    )
+    for member in population:
+        before = member.module.hidden[0](x).detach()
+        norm = member.module.norms[0]
+        torch.testing.assert_close(norm.running_mean, before.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(norm.running_var, before.var((0, 2, 3)), rtol=0.05, atol=1e-3)
+        assert not member.module.training
+    again = train_population(
+        ConvNet(2, [4], 3, batch_norm=True), train, 2, training=Training(epochs=1, batch_size=32), random_state=0
+    )
+    assert torch.equal(again.members[1].module.norms[0].running_var, population.members[1].module.norms[0].running_var)

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -26,8 +27,12 @@ from matplotlib.text import Text
 from consilience.errors import ArtefactError, InputError
 from consilience.report import (
     Experiment,
+    LayerAtlas,
     LayerSummary,
     LearningPoint,
+    Patch,
+    Picture,
+    Portrait,
     Row,
     Score,
     figures,
@@ -36,6 +41,7 @@ from consilience.report import (
     summary_sentences,
     write_page,
 )
+from consilience.report.atlas import OUTSIDE
 from consilience.report.labels import spread
 from consilience.report.style import readable
 from consilience.report.table import COLUMNS, accuracy, loss, seconds
@@ -117,6 +123,28 @@ def images(n: int = 12, channels: int = 1, size: int = 8) -> list:
     return np.random.default_rng(0).normal(size=(n, channels, size, size)).round(3).tolist()
 
 
+def picture(*shape: int, seed: int = 0) -> Picture:
+    return Picture.of(np.random.default_rng(seed).random(shape))
+
+
+def atlas(
+    name: str = "hidden.0", channels: int = 1, kernel: int = 3, n: int = 4, n_kernels: int = 2, **changes: object
+) -> LayerAtlas:
+    """Portraits of units that see 4 × 4 pixels of 8 × 8; of every first patch only the part inside the image."""
+    boxes = [(0, 0, 2, 3), (1, 1, 5, 5), (4, 6, 8, 8)]
+    patches = [Patch(i, box, picture(channels, box[2] - box[0], box[3] - box[1])) for i, box in enumerate(boxes)]
+    portraits = [
+        Portrait(
+            frequency=(n - i) / N_MEMBERS, size=2 * (n - i) - 1, stability=0.5,
+            centroid=picture(channels, kernel, kernel) if kernel else None,
+            kernels=tuple(picture(channels, kernel, kernel, seed=j) for j in range(n_kernels)) if kernel else (),
+            patches=tuple(patches),
+        )
+        for i in range(n)
+    ]  # fmt: skip
+    return replace(LayerAtlas(name, N_MEMBERS, 40, 1000, (8, 8), tuple(portraits)), **changes)
+
+
 def experiment(**changes) -> Experiment:
     made = Experiment(
         title="16 networks and one built from them: digits",
@@ -135,6 +163,7 @@ def experiment(**changes) -> Experiment:
         },
         layers=[layer("hidden.0"), layer("hidden.1", n=24)],
         centroids=images(),
+        atlas=[atlas("hidden.0"), atlas("hidden.1", kernel=0)],
         obtained={"seed": 0, "command": "consilience demo --out runs/demo", "versions": {"torch": "2.13.0"}},
     )
     return replace(made, **changes)
@@ -178,6 +207,18 @@ def test_results_without_a_version_table_or_score_are_damaged(tmp_path: Path):
     damaged(tmp_path, "the results are damaged", "format_version", "make them again", format_version=None)
     damaged(tmp_path, "the results are damaged", "table", table=None)
     damaged(tmp_path, "the results are damaged", "accuracy", table=[{"test": {"accuracy": 1}, "validation": {}}])
+
+
+def test_results_without_an_atlas_are_whole_and_those_with_half_a_picture_are_damaged(tmp_path: Path):
+    path = experiment().save(tmp_path)
+    content = json.loads(path.read_text())
+    patch = content["atlas"][0]["portraits"][0]["patches"][0]
+    patch["picture"]["pixels"] = patch["picture"]["pixels"][:4]
+    path.write_text(json.dumps(content))
+    refused(tmp_path, "the results are damaged", "this is no picture", "shape (1, 2, 3), 3 bytes")
+    damaged(tmp_path, "the results are damaged", "portraits", atlas=[{"image_size": [8, 8]}])
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != "atlas"}))
+    assert Experiment.load(tmp_path) == experiment(atlas=[])
 
 
 def test_half_a_file_is_damaged(tmp_path: Path):
@@ -318,6 +359,61 @@ def test_colour_centroids_are_grey_where_they_are_zero():
     np.testing.assert_allclose(shown[0, 1], 0.5)
 
 
+def test_a_picture_keeps_its_values_to_8_bits_and_cuts_off_what_it_cannot_show():
+    values = np.random.default_rng(0).uniform(-0.2, 1.2, size=(3, 4, 5))
+    kept = Picture.of(values)
+    np.testing.assert_allclose(kept.values, np.clip(values, 0, 1), atol=0.5 / 255 + 1e-12)
+    assert Picture.of(kept.values) == kept
+
+
+def shown_in(ax: Axes) -> list[tuple[np.ndarray, tuple[float, float, float, float]]]:
+    """Every picture, and its left, right, bottom and top."""
+    return [(np.asarray(image.get_array()), image.get_extent()) for image in ax.images]
+
+
+def test_an_atlas_has_a_row_for_each_cluster():
+    ax = figures.frequency_atlas(atlas())
+    assert written(ax)[:4] == ["owned by", "what excites it most", "centroid", "units of members"]
+    assert written(ax)[4:10] == ["4/16", "7 units", "stability 0.50", "3/16", "5 units", "stability 0.50"]
+    assert written(ax)[-2] == "1 unit"
+    shown = shown_in(ax)
+    assert len(shown) == 4 * (1 + 2 + 3)
+    np.testing.assert_array_equal(shown[0][0], atlas().portraits[0].centroid.values[0])
+    np.testing.assert_array_equal(shown[2][0], atlas().portraits[0].kernels[1].values[0])
+    np.testing.assert_array_equal(shown[5][0], atlas().portraits[0].patches[2].picture.values[0])
+    assert [image.get_cmap().name for image in ax.images[:6]] == ["RdBu_r"] * 3 + ["gray"] * 3
+    assert {image.get_clim() for image in ax.images} == {(0, 1)}
+    tops = [extent[3] for _, extent in shown[::6]]
+    assert tops == sorted(set(tops))
+
+
+def test_an_atlas_shows_what_there_is():
+    assert written(figures.frequency_atlas(atlas(kernel=0)))[:3] == ["owned by", "what excites it most", "4/16"]
+    few = atlas(n=2)
+    first, second = few.portraits
+    few = replace(few, portraits=(first, replace(second, kernels=first.kernels[:1], patches=first.patches[:1])))
+    assert len(figures.frequency_atlas(few).images) == 6 + 3
+    unmeasured = replace(few, portraits=(replace(second, stability=NAN),))
+    assert written(figures.frequency_atlas(unmeasured))[4:] == ["1/16", "1 unit"]
+    colours = figures.frequency_atlas(atlas(channels=3, n=1))
+    np.testing.assert_array_equal(
+        shown_in(colours)[0][0], np.moveaxis(atlas(channels=3).portraits[0].centroid.values, 0, -1)
+    )
+
+
+def test_pixels_of_all_patches_are_equally_large_and_borders_lie_where_the_image_ends():
+    ax = figures.frequency_atlas(atlas(n=1))
+    upper_left, inside, lower_right = (extent for _, extent in shown_in(ax)[3:])
+    first, second, third = (patch.get_bbox() for patch in ax.patches if to_hex(patch.get_facecolor()) == OUTSIDE)
+    pixel = (inside[1] - inside[0]) / 4
+    for (left, right, bottom, top), height, width in ((upper_left, 2, 3), (inside, 4, 4), (lower_right, 4, 2)):
+        assert (right - left, bottom - top) == pytest.approx((width * pixel, height * pixel))
+    assert upper_left[1:3] == pytest.approx((first.x1, first.y1))  # what lacks lies above it and left of it
+    assert inside == pytest.approx((second.x0, second.x1, second.y1, second.y0))
+    assert (lower_right[0], lower_right[3]) == pytest.approx((third.x0, third.y0))  # and here right of it
+    assert third.x1 - third.x0 == pytest.approx(4 * pixel)
+
+
 def test_what_cannot_be_drawn_is_refused():
     cases = [
         (lambda: figures.accuracy_against_width([]), "there is nothing to draw", "no rows"),
@@ -325,6 +421,9 @@ def test_what_cannot_be_drawn_is_refused():
         (lambda: figures.learning_curves({"a": []}), "there is nothing to draw", "0 points"),
         (lambda: figures.frequency_curve(replace(layer(), size=[1])), "hidden.0", "40 frequencies, 1 sizes"),
         (lambda: figures.size_curve(LayerSummary("a", 0, 0, 1, [], [], [])), "a layer cannot be drawn", "at least one"),
+        (lambda: figures.frequency_atlas(atlas(n=0)), "an atlas cannot be drawn", "hidden.0", "0 clusters"),
+        (lambda: Picture.of(np.zeros((2, 3, 3))), "this is no picture", "shape (2, 3, 3), 18 bytes", "C = 1 or 3"),
+        (lambda: Picture((1, 2, 2), "AAAA"), "this is no picture", "shape (1, 2, 2), 3 bytes"),
         (lambda: figures.centroid_images(images(2, channels=2), [1, 1]), "no images", "(2, 2, 8, 8)", "C = 1 or 3"),
         (lambda: figures.centroid_images([[1], [1, 2]], [1, 1]), "no images of one shape", "(K, C, H, W)"),
         (lambda: figures.centroid_images(images(3), [1, 1]), "have no frequency", "got:      2", "at least 3"),
@@ -350,6 +449,9 @@ def every_figure() -> list[Axes]:
         figures.size_curve(layer(n=20)),
         figures.centroid_images(made.centroids, layer().frequency, n_members=N_MEMBERS),
         figures.centroid_images(images(64, size=28), layer(n=64).frequency),
+        figures.frequency_atlas(atlas()),
+        figures.frequency_atlas(atlas(n_kernels=1, n=1)),
+        figures.frequency_atlas(atlas(kernel=0, channels=3), Figure(figsize=(4, 3)).subplots()),
     ]
 
 
@@ -390,6 +492,8 @@ def test_figures_use_the_axes_given_and_leave_nothing_behind():
         assert draw(layer(), ax) is ax
     ax = Figure().subplots()
     assert figures.centroid_images(images(), layer().frequency, ax) is ax
+    ax = Figure().subplots()
+    assert figures.frequency_atlas(atlas(), ax) is ax
     assert len(left.figure.axes) == 2
     figures.accuracy_against_width(table()[:4])
     assert plt.get_fignums() == []
@@ -569,7 +673,12 @@ def test_the_page_holds_every_number_of_the_table(page: str):
 
 def test_the_page_says_what_is_seen_and_how_it_was_obtained(page: str):
     captions = re.findall(r"<figcaption>(.*)</figcaption>", page)
-    assert len(captions) == 5
+    assert len(captions) == 7
+    assert "the weights of a unit from 8 × 8 pixels" not in captions[4]
+    assert "The first 4 of 40 clusters of hidden.0, with the share of the 16 members that own each." in captions[5]
+    assert "from 3 × 3 pixels of the input, at any position (red is above 0, blue below, white 0)" in captions[5]
+    assert "of 1,000 images, the strongest first: 4 × 4 pixels, all that a unit sees from one position" in captions[6]
+    assert "weights" not in captions[6]
     assert "1 is owned by every member, 12 by at least half, 4 by only one" in captions[2]
     assert "<dt>command</dt><dd><pre><code>consilience demo --out runs/demo</code></pre></dd>" in page
     assert "<dt>learning rate</dt><dd>0.003</dd>" in page
@@ -583,7 +692,7 @@ def test_the_page_escapes_all_text():
     made = experiment(
         title=bad, data={"name": bad, bad: [bad]}, population={bad: {bad: bad}},
         obtained={"command": bad, "a": bad + "\n"}, table=[*rows[:9], replace(rows[0], group=bad)],
-        learning={bad: curve(90, 91)}, layers=[layer(bad, n=3)], centroids=images(2),
+        learning={bad: curve(90, 91)}, layers=[layer(bad, n=3)], centroids=images(2), atlas=[atlas(bad)],
     )  # fmt: skip
     elements = Elements(render_page(made))
     assert "script" not in {tag for tag, _ in elements.found}
@@ -601,6 +710,7 @@ def test_the_same_experiment_gives_the_same_bytes(page: str, tmp_path: Path):
     "changes",
     [
         {"centroids": []},
+        {"atlas": [], "centroids": images(2, size=3)},
         {"layers": [layer(n=3)]},
         {"layers": [], "learning": {}},
         {"layers": [LayerSummary("all.dead", 8, 8, 4, [], [], [])], "centroids": []},
@@ -610,7 +720,7 @@ def test_the_same_experiment_gives_the_same_bytes(page: str, tmp_path: Path):
             "centroids": images(1, 3),
         },
     ],
-    ids=["no centroids", "one layer", "no layers", "a dead layer", "members only", "little"],
+    ids=["no centroids", "no atlas", "one layer", "no layers", "a dead layer", "members only", "little"],
 )  # fmt: skip
 def test_pages_do_without_what_is_missing(changes: dict):
     made = experiment(**{"centroids": images(2), "table": table()[::3], **changes})
@@ -619,6 +729,7 @@ def test_pages_do_without_what_is_missing(changes: dict):
     assert elements.open == []
     headings = re.findall("<h2>(.*)</h2>", page)
     assert ("What the first layer looks for" in headings) == bool(made.centroids and made.layers)
+    assert ("What excites the clusters" in headings) == bool(made.atlas)
     assert ("As a place to start from" in headings) == bool(made.learning)
     assert ("What the members share" in headings) == bool(made.layers)
     assert ("How every number was obtained" in headings) == bool(made.obtained)

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from consilience.data import Dataset, check_dataset
 from consilience.errors import InputError
@@ -17,7 +18,8 @@ from consilience.population.subsets import seed
 from consilience.population.training import Progress, Training, fit_members
 
 N_EXAMPLES = 16  # inputs on which members are traced and proved
-INITIALISATION = 5  # stream of random numbers, beside those of subsets.py
+INITIALISATION, SETTLING = 5, 6  # streams of random numbers, beside those of subsets.py
+SETTLING_BATCHES = 16
 
 
 def train_population(
@@ -74,13 +76,32 @@ def train_population(
         modules, train.x, train.y, training, random_state=random_state, checkpoint=checkpoint, progress=progress,
         validation=None if validation is None else (validation.x, validation.y),
     )  # fmt: skip
-    for module, state in zip(modules, trained.states, strict=True):
+    for k, (module, state) in enumerate(zip(modules, trained.states, strict=True)):
         module.load_state_dict(state)
+        if k not in trained.failed:
+            settle_norms(module, train.x, training.batch_size, seed(random_state, SETTLING, k))
     healthy = [module for k, module in enumerate(modules) if k not in trained.failed]
     return Population.from_modules(
         healthy, examples, failed=trained.failed, metrics=trained.metrics,
         provenance={"n_trained": n_members, "random_state": random_state, "training": asdict(training)},
     )  # fmt: skip
+
+
+def settle_norms(module: nn.Module, x: Tensor, batch_size: int, random_state: int) -> None:
+    """Estimate the statistics of a trained module's batch norms anew, on some batches of the training data x (n, ...).
+
+    Running averages lag behind weights that still move: at a constant learning rate they cost 5 to 15 points of
+    accuracy (Wu and Johnson 2021, "Rethinking Batch in BatchNorm", section 3). A module without them stays as it is.
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    if not any(norm.track_running_stats for norm in norms):
+        return
+    generator = torch.Generator().manual_seed(random_state)
+    n_batches = max(1, min(SETTLING_BATCHES, len(x) // batch_size))
+    rows = torch.randperm(len(x), generator=generator)[: n_batches * batch_size]
+    with torch.random.fork_rng(devices=[]):  # of dropout
+        torch.manual_seed(random_state)
+        update_bn((x[batch] for batch in rows.split(batch_size)), module)
 
 
 def initialise(module: nn.Module, random_state: int) -> nn.Module:

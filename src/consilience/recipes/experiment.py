@@ -21,6 +21,7 @@ from consilience.evaluation import Score, evaluate, mean_score
 from consilience.population.create import initialise
 from consilience.population.population import Population
 from consilience.population.training import Training, fit_members
+from consilience.recipes.atlas import CHANNELS, atlas, kernel_shape
 from consilience.report.results import Experiment, LayerSummary, LearningPoint, Row
 
 WIDTHS = ("1x", "2x", "4x")
@@ -143,12 +144,15 @@ def run_experiment(
         progress(f"{name}, {trained_width}")
         trained, learning[name], seconds = contest.train(network)
         rows.append(contest.row(name, group, trained_width, trained, contest.steps, seconds))
+    progress("what excites the clusters")
+    pictures = (data.image_shape or (0,))[0] in CHANNELS
     return Experiment(
         title=f"{len(contest.population)} networks and one built from them: {data.name}",
         data=_describe_data(data), population=_describe_population(contest.population),
         census=_describe_census(census), table=sorted(rows, key=lambda row: GROUPS.index(row.group)), learning=learning,
         layers=[_summary(layer, contest.population) for layer in census.layers_.values()],
-        centroids=_centroid_images(census, data), obtained=dict(obtained or {}),
+        centroids=_centroid_images(census, data), atlas=atlas(census, data.calibration.x) if pictures else [],
+        obtained=dict(obtained or {}),
     )  # fmt: skip
 
 
@@ -204,10 +208,10 @@ def _summary(layer: LayerCensus, population: Population) -> LayerSummary:
 
 
 def _centroid_images(census: Census, data: Data) -> list[Any]:
-    """The most frequent first-layer centroids (bias left out) in the shape of the inputs, if those are images."""
+    """The most frequent first-layer centroids (bias left out) as images, if these are what the layer reads."""
     layer = next(iter(census.layers_.values()))
-    shape = data.image_shape
-    if shape is None or layer.centroid_.shape[1] != math.prod(shape) + 1:
+    shape = data.image_shape and kernel_shape(census, layer.name, data.image_shape)
+    if shape is None:
         return []
     return layer.centroid_[:N_CENTROIDS, :-1].reshape(-1, *shape).tolist()  # type: ignore[no-any-return]
 

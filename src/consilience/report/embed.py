@@ -22,4 +22,5 @@ def svg(figure: Figure, name: str) -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="image[0-9a-f]+"', "", text)  # equal images would have equal ids, to which nothing refers
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text).strip()

@@ -8,8 +8,16 @@
 from __future__ import annotations
 
 from consilience.report.accuracy import accuracy_against_width
+from consilience.report.atlas import frequency_atlas
 from consilience.report.curves import frequency_curve, size_curve
 from consilience.report.images import centroid_images
 from consilience.report.learning import learning_curves
 
-__all__ = ["accuracy_against_width", "centroid_images", "frequency_curve", "learning_curves", "size_curve"]
+__all__ = [
+    "accuracy_against_width",
+    "centroid_images",
+    "frequency_atlas",
+    "frequency_curve",
+    "learning_curves",
+    "size_curve",
+]

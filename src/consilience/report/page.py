@@ -68,6 +68,7 @@ def render_page(experiment: Experiment) -> str:
             _learning(experiment),
             _layers(experiment),
             _centroids(experiment),
+            _atlas(experiment),
             _obtained(experiment),
         ]
     return PAGE.format(
@@ -143,6 +144,17 @@ def _centroids(experiment: Experiment) -> str:
     )
     picture = _figure(ax, "centroids", "First-layer centroids", captions.of_centroids(experiment, SHOWN))
     return "<h2>What the first layer looks for</h2>\n" + picture
+
+
+def _atlas(experiment: Experiment) -> str:
+    if not experiment.atlas:
+        return ""
+    parts = ["<h2>What excites the clusters</h2>", f"<p>{captions.ATLAS}</p>"]
+    for index, layer in enumerate(experiment.atlas):
+        alternative = f"The most frequent clusters of {layer.name}, and what excites each most"
+        parts.append(f"<h3>{escape(layer.name)}</h3>")
+        parts.append(_figure(figures.frequency_atlas(layer), f"atlas{index}", alternative, captions.of_atlas(layer)))
+    return "\n".join(parts)
 
 
 def _obtained(experiment: Experiment) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from consilience.errors import ArtefactError
 from consilience.evaluation import Score
+from consilience.report.portraits import LayerAtlas
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
@@ -80,6 +81,7 @@ class Experiment:
     layers : the census, layer by layer.
     centroids : first-layer centroids as images (C, H, W) nested lists, in canonical order; empty if inputs are no
     images.
+    atlas : portraits of each layer's most frequent clusters; empty if inputs are no images.
     obtained : what a reader needs to get these numbers again: command, seed, versions, method of each column.
     """
 
@@ -91,6 +93,7 @@ class Experiment:
     learning: Mapping[str, list[LearningPoint]]
     layers: list[LayerSummary]
     centroids: list[Any] = field(default_factory=list)
+    atlas: list[LayerAtlas] = field(default_factory=list)
     obtained: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -142,9 +145,10 @@ class Experiment:
                         for name, points in raw["learning"].items()
                     },
                     "layers": [LayerSummary(**layer) for layer in raw["layers"]],
+                    "atlas": [LayerAtlas.from_plain(layer) for layer in raw.get("atlas", [])],
                 }
             )
-        except (KeyError, AttributeError, TypeError) as error:
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ArtefactError(
                 "the results are damaged", where=path, got=str(error), cure="make them again"
             ) from error

@@ -1,0 +1,169 @@
+"""The frequency atlas of a census: its most frequent clusters, as pictures of what they are made of and excited by.
+
+Axis legend: ``n`` images, ``c`` cluster, ``U`` units of all members, ``d`` weights of a unit and its bias.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from consilience.census import Census, LayerCensus
+from consilience.census.census import member_networks
+from consilience.census.checks import check_inputs
+from consilience.census.distances import unit_norm
+from consilience.errors import InputError
+from consilience.recipes.excitation import place_of, strongest, unit_signs
+from consilience.report.portraits import LayerAtlas, Patch, Picture, Portrait
+from consilience.units.fields import receptive_fields
+from consilience.units.hyperplanes import hyperplanes
+from consilience.units.symmetry import usable_symmetry
+
+MAX_IMAGES = 1000  # that are looked at, so that a report on many members does not take longer than their census
+# Numbers in a picture, which is shown as a thumbnail: with them a layer takes up to about 300 kB of a page.
+PATCH_NUMBERS, KERNEL_NUMBERS = 3 * 32 * 32, 1024
+CHANNELS = (1, 3)  # that a picture can have
+
+
+def atlas(
+    census: Census, x: Tensor, *, n_clusters: int = 8, n_patches: int = 6, n_kernels: int = 4
+) -> list[LayerAtlas]:
+    """Return portraits of the most frequent clusters of each layer.
+
+    Parameters
+    ----------
+    census : a census that has been taken, of networks of images with one channel or three.
+    x : images (n, C, H, W); of more than `MAX_IMAGES` as many are looked at, evenly spread.
+    n_clusters, n_patches : for each layer and for each cluster, at most.
+    n_kernels : members of each cluster whose weights are shown, at most, where these are weights from the inputs.
+
+    Raises
+    ------
+    InputError
+        If the census has not been taken, x does not fit its members or is no images that can be shown, or a number is
+        below 1.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from consilience.population import Population
+    >>> nets = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)) for _ in range(2)]
+    >>> x = torch.rand(20, 1, 5, 5)
+    >>> (layer,) = atlas(Census(n_clusters=1).fit(Population.from_modules(nets, x), x), x)
+    >>> portrait = layer.portraits[0]
+    >>> portrait.size, len(portrait.kernels), len(portrait.patches), portrait.patches[0].picture.shape
+    (4, 2, 6, (1, 3, 3))
+    """
+    networks = member_networks(census)
+    check_inputs(census.population_, x, "what an atlas is drawn from")
+    if x.dim() != 4 or x.shape[1] not in CHANNELS:
+        raise InputError(
+            "these are no images that can be shown", got=tuple(x.shape), expected="(n, C, H, W) with C = 1 or 3"
+        )
+    for what, number in (("n_clusters", n_clusters), ("n_patches", n_patches), ("n_kernels", n_kernels)):
+        if number < 1:
+            raise InputError(f"{what} must be 1 or more", where=f"atlas({what}=...)", got=number)
+    images = _Images.of(x)
+    places = {name: place_of(census, name) for name in census.layers_}
+    fields = receptive_fields(networks[0], places.values())
+    signs = {name: unit_signs(census, layer, images.x) for name, layer in census.layers_.items()}
+    excitations = strongest(census, images.x, signs, n_clusters)
+    found = []
+    for name, layer in census.layers_.items():
+        response, boxes = excitations[name].response, fields[places[name]][excitations[name].position]  # (n, c, 4)
+        portraits = tuple(
+            Portrait(
+                float(layer.frequency_[c]), int(layer.size_[c]), float(layer.stability_[c]), centroid, kernels,
+                images.patches(response[:, c], boxes[:, c], n_patches),
+            )
+            for c, (centroid, kernels) in enumerate(
+                _weights(census, layer, signs[name], x.shape[1:], response.shape[1], n_kernels)
+            )
+        )  # fmt: skip
+        size = int(x.shape[2]), int(x.shape[3])
+        found.append(LayerAtlas(name, layer.n_members, layer.n_clusters_, len(images.x), size, portraits))
+    return found
+
+
+def kernel_shape(census: Census, layer: str, image_shape: Sequence[int]) -> tuple[int, int, int] | None:
+    """Return the shape (C, h, w) in which the weights of a layer's centroids are pictures, or None.
+
+    They are pictures where a layer reads nothing but the inputs, images (C, H, W) with one channel or three: by a
+    convolution of its kernel, by a linear map of the whole image.
+    """
+    first = census.population_.architecture.writing(layer)[0]
+    n_weights = census.layers_[layer].centroid_.shape[1] - 1
+    channels, *size = image_shape if first.kernel is None else (image_shape[0], *first.kernel.size)
+    if first.reads or channels not in CHANNELS or len(size) != 2 or channels * math.prod(size) != n_weights:
+        return None
+    return channels, size[0], size[1]
+
+
+def _weights(
+    census: Census, layer: LayerCensus, signs: Tensor, image_shape: Sequence[int], n_clusters: int, n: int
+) -> Iterator[tuple[Picture | None, tuple[Picture, ...]]]:
+    """For each of the first clusters its centroid, and of up to n members the unit most like it, if they are pictures.
+
+    All are in canonical scale, and those of a cluster are shown in one scale, symmetric around 0.
+    """
+    shape = kernel_shape(census, layer.name, image_shape)
+    if shape is None:
+        yield from [(None, ())] * n_clusters
+        return
+    centroids, own = torch.from_numpy(layer.centroid_), hyperplanes(census.networks_, layer.name, {}).augmented
+    if usable_symmetry(census.population_.architecture, layer.name).homogeneous:
+        centroids = unit_norm(centroids)
+    turned = own * signs[:, None]
+    for c, centroid in enumerate(centroids[:n_clusters].to(turned)):
+        units = np.flatnonzero(layer.labels_ == c)
+        along, member = (turned[units] @ centroid).numpy(), layer.member[units]
+        order = np.lexsort((-along, member))
+        _, first = np.unique(member[order], return_index=True)
+        rows = torch.cat([centroid[None], turned[units[order[first[:n]]]]])
+        weights = _shrunk(rows[:, :-1].reshape(-1, *shape), KERNEL_NUMBERS).numpy()
+        largest = np.abs(weights).max() or 1.0
+        shown = tuple(Picture.of(0.5 + 0.5 * each / largest) for each in weights)
+        yield shown[0], shown[1:]
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images (n, C, H, W) that are looked at, their numbers (n,) among those given, and each channel's range."""
+
+    x: Tensor
+    number: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Images:
+        number = torch.arange(min(len(x), MAX_IMAGES)) * len(x) // min(len(x), MAX_IMAGES)
+        chosen = x[number]
+        return cls(chosen, number, chosen.amin((0, 2, 3))[:, None, None], chosen.amax((0, 2, 3))[:, None, None])
+
+    def patches(self, response: Tensor, box: Tensor, n: int) -> tuple[Patch, ...]:
+        """What is in the box (n, 4) of each of the images of strongest response (n,), the strongest first."""
+        order = response.argsort(descending=True, stable=True)[:n]
+        return tuple(
+            Patch(int(self.number[i]), (top, left, bottom, right), self._picture(self.x[i, :, top:bottom, left:right]))
+            for i, (top, left, bottom, right) in zip(order.tolist(), box[order].tolist(), strict=True)
+        )
+
+    def _picture(self, part: Tensor) -> Picture:
+        """A part (C, h, w) of an image. Each channel goes from its least value to its largest: inputs may be scaled."""
+        bright = (part - self.low) / (self.high - self.low).clamp(min=1e-12)
+        return Picture.of(_shrunk(bright[None], PATCH_NUMBERS)[0].numpy())
+
+
+def _shrunk(pictures: Tensor, numbers: int) -> Tensor:
+    """Pictures (n, C, H, W) with at most about so many numbers in each, as means over neighbouring pixels."""
+    share = math.sqrt(numbers / pictures[0].numel())
+    if share >= 1:
+        return pictures
+    return functional.interpolate(pictures, [max(1, round(share * side)) for side in pictures.shape[2:]], mode="area")

@@ -1,0 +1,104 @@
+"""What excites the clusters of a census: on which image, and where in it, their units respond most.
+
+The response of cluster c at position p of image n is the mean pre-activation of its units, of all members together,
+
+    r[n, c, p] = Σ_u σ_u z_u[n, p] / size_c,
+
+each in canonical scale, and with a sign σ where the activation leaves the sign free, so that all units of a cluster
+point one way. Of each image the strongest position counts. Of a layer that is written in several places, as a residual
+stream is, the first is looked at.
+
+Axis legend: ``U`` units of all members, one member after the other, ``u`` units of one, ``c`` cluster, ``n`` images,
+``p`` positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from consilience.census import Census, LayerCensus
+from consilience.census.census import member_networks
+from consilience.units.activations import batch_size, rows_of
+from consilience.units.axes import Axis
+from consilience.units.hyperplanes import hyperplanes
+from consilience.units.symmetry import usable_symmetry
+
+MAX_ROWS = 2000  # responses of each unit by which its sign is told
+
+
+@dataclass(frozen=True)
+class Excitation:
+    """The strongest responses of the clusters of one layer.
+
+    Attributes
+    ----------
+    response : (n, c) to each image.
+    position : (n, c) where in the image.
+    """
+
+    response: Tensor
+    position: Tensor
+
+
+def place_of(census: Census, layer: str) -> Axis:
+    """Return where a layer's pre-activations are looked at."""
+    return census.population_.architecture.written(layer)[0]
+
+
+def unit_signs(census: Census, layer: LayerCensus, x: Tensor) -> Tensor:
+    """Return the sign of each unit (U,) that turns it the way of its cluster; all 1 where signs may not be flipped.
+
+    That way is the centroid's, where it has weights from the inputs only, as its units have; elsewhere it is that of
+    the cluster's first unit, and responses to the images x (n, ...) are compared.
+    """
+    signs = torch.ones(len(layer.member), dtype=x.dtype)
+    if usable_symmetry(census.population_.architecture, layer.name).flippable:
+        points, towards = hyperplanes(census.networks_, layer.name, {}).augmented, torch.from_numpy(layer.centroid_)
+        if points.shape[1] != towards.shape[1]:
+            axis = place_of(census, layer.name)
+            points = torch.cat([rows_of(network, x, [axis], MAX_ROWS)[axis].T for network in census.networks_])
+            labels, first = np.unique(layer.labels_, return_index=True)
+            towards = points[first[labels >= 0]]
+        signs[(points * towards[layer.labels_]).sum(1) < 0] = -1
+    return signs
+
+
+def strongest(census: Census, x: Tensor, signs: Mapping[str, Tensor], n_clusters: int) -> dict[str, Excitation]:
+    """Return the strongest response of each of the first clusters of layers to each of the images x (n, ...).
+
+    Parameters
+    ----------
+    census : a census that has been taken.
+    x : images, or any inputs; all positions of all of them are looked at, some inputs at a time.
+    signs : by layer, what `unit_signs` returns.
+    n_clusters : of each layer, at most.
+    """
+    networks, places = member_networks(census), {name: place_of(census, name) for name in signs}
+    shares = {
+        name: _shares(census.layers_[name], sign, n_clusters).split(census.population_.widths(name))
+        for name, sign in signs.items()
+    }
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in signs}
+    for batch in x.split(min(batch_size(network) for network in networks)):
+        responses = {name: x.new_zeros(()) for name in signs}
+        for k, network in enumerate(networks):
+            values = network.values(batch, list({axis.name for axis in places.values()}))
+            for name, axis in places.items():
+                units = axis.units(values[axis.name], network.architecture.widths)
+                responses[name] = responses[name] + torch.einsum("nup,uc->ncp", units, shares[name][k])
+        for name, response in responses.items():
+            best, position = response.max(2)
+            found[name].append((best, position))
+    return {name: Excitation(*(torch.cat(parts) for parts in zip(*each, strict=True))) for name, each in found.items()}
+
+
+def _shares(layer: LayerCensus, signs: Tensor, n_clusters: int) -> Tensor:
+    """What each unit adds to the responses of the first clusters: (U, c)."""
+    labels = torch.from_numpy(layer.labels_)
+    inside = (labels[:, None] == torch.arange(min(n_clusters, layer.n_clusters_))).to(signs)
+    return signs[:, None] * inside / inside.sum(0)
