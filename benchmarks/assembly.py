@@ -36,7 +36,7 @@ from consilience.baselines.cycles import universe_orders
 from consilience.baselines.fuse import fuse
 from consilience.baselines.growth import growth_bases
 from consilience.baselines.matching import activation_orders, merging_orders, weight_orders
-from consilience.baselines.permutations import average_of
+from consilience.baselines.permutations import average_of, identity
 from consilience.baselines.transport import transport_bases, widest
 from consilience.census.distances import evenly
 from consilience.census.grounding import Basis, basis_of
@@ -140,7 +140,7 @@ class Contest:
         responses = Responses(self.population.networks, self.x)
         bases = {}
         for layer, k in self.multiple(width).items():
-            points = torch.cat([each.written[evenly(each.written)] for each in responses[layer]], dim=1).T
+            points = torch.cat([z[evenly(z)] for z in responses.written(layer)], dim=1).T
             labels = KMeans(k, n_init=1, random_state=self.seed).fit(points.numpy()).labels_.astype(np.int64)
             alive = np.ones(len(points), dtype=bool)
             bases[layer] = basis_of(points, labels, self.population.widths(layer), Symmetry(), alive)
@@ -154,8 +154,7 @@ class Contest:
             "transport, activations": lambda: transport_bases(population, widest(population), x),
         }
         if len({tuple(m.network.architecture.widths.items()) for m in population}) == 1:
-            hidden = {layer.name: layer.width for layer in population.architecture.hidden}
-            same = [{name: torch.arange(width) for name, width in hidden.items()} for _ in population]
+            same = [identity({layer.name: layer.width for layer in population.architecture.hidden})] * len(population)
             methods |= {
                 "parameter average": lambda: average_of(population, same),
                 "weight matching": lambda: average_of(population, weight_orders(population, 0, self.seed)),
@@ -203,20 +202,12 @@ class Contest:
 
     def grown(self, width: str) -> dict[str, Basis]:
         """PFNM with as many units at most as the width says."""
-        multiple = int(width[:-1])
-        caps = {
-            layer.name: multiple * self.population.median_width(layer.name)
-            for layer in self.population.architecture.hidden
-        }
-        return growth_bases(self.population, 0.3, math.inf, 1.0, caps, self.seed)
+        return growth_bases(self.population, 0.3, math.inf, 1.0, self.multiple(width), self.seed)
 
     def widened(self, member: int, width: str) -> nn.Module:
         """Net2Wider of one member; it may be as wide already."""
         own = self.population.members[member].network.architecture
-        wanted = {
-            layer.name: max(layer.width, int(width[:-1]) * self.population.median_width(layer.name))
-            for layer in own.hidden
-        }
+        wanted = {name: max(own.layer(name).width, units) for name, units in self.multiple(width).items()}
         return net2wider(self.population, wanted, member=member, random_state=self.seed)
 
     def corrected(
