@@ -13,7 +13,14 @@ from consilience.assembly import CORRECTIONS, assemble
 from consilience.assembly.construction import Draft
 from consilience.assembly.correction import least_squares
 from consilience.assembly.plan import CensusPlan
-from consilience.baselines import activation_matching, merge_many, net2wider, transport_fusion, weight_matching
+from consilience.baselines import (
+    activation_matching,
+    merge_many,
+    net2wider,
+    transplantation,
+    transport_fusion,
+    weight_matching,
+)  # fmt: skip
 from consilience.census import Census
 from consilience.census.grounding import groups_of
 from consilience.errors import InputError
@@ -254,3 +261,94 @@ def test_responses_keep_no_more_rows_than_there_is_room_for(monkeypatch: pytest.
     kept = sum(rows.nbytes for axis in axes for rows in responses.at(axis))
     assert 2**18 < kept <= 2**20
     assert replace(responses.sampling).max_rows < 60 * 64
+
+
+class Frames(nn.Module):
+    """A network that looks at each frame of a video, and takes the mean."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(1, width, 3), nn.Conv2d(width, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t = x.shape[:2]
+        frames = torch.relu(self.second(torch.relu(self.first(x.reshape(n * t, 1, *x.shape[2:])))))
+        return self.last(frames.mean((2, 3)).reshape(n, t, -1).mean(1))
+
+
+@pytest.mark.parametrize("max_rows", [40, 360, 20_000])
+def test_samples_in_parts_are_looked_at_in_the_same_places_whatever_the_batches(
+    max_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(20, 6, 7, 7, generator=torch.Generator().manual_seed(0))
+    population = Population.from_modules([shaken(Frames(k + 3), k) for k in range(3)], x[:4])
+    monkeypatch.setattr("consilience.units.activations.MAX_ROWS", max_rows)
+    nets = []
+    for batch_size in (1024, 7):
+        monkeypatch.setattr("consilience.units.activations.BATCH_SIZE", batch_size)
+        nets.append(assemble(Census(n_resamples=0).fit(population, x), "2x"))
+    full = assemble(Census(n_resamples=0).fit(population, x), "full")
+    with torch.no_grad():
+        assert_close(nets[1](x), nets[0](x), 1e-4)
+        assert_close(full(x), ensemble(population, x))
+
+
+def test_a_channel_that_is_constant_under_a_norm_is_no_trouble() -> None:
+    modules = []
+    for seed in range(3):
+        net = nn.Sequential(nn.Linear(5, 4), nn.Sigmoid(), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+        net = shaken(net, seed).eval()
+        with torch.no_grad():
+            net[0].weight[seed] = 0
+        modules.append(net)
+    x = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    population = Population.from_modules(modules, x[:8])
+    net = assemble(Census(n_resamples=0).fit(population, x), "full")
+    with torch.no_grad():
+        assert_close(net(x), ensemble(population, x))
+
+
+def test_depthwise_convolutions_know_themselves_at_width_one() -> None:
+    modules = [
+        shaken(nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 3, 2, groups=3), nn.ReLU(), nn.Flatten(),
+                             nn.Linear(15, 3)), seed)
+        for seed in range(2)
+    ]  # fmt: skip
+    x = torch.randn(30, 2, 8, generator=torch.Generator().manual_seed(0))
+    net = assemble(Census(n_resamples=0).fit(Population.from_modules(modules, x[:4]), x), 1)
+    assert (net[0].out_channels, net[2].groups, net[5].in_features) == (1, 1, 5)
+
+
+def test_what_cannot_be_put_side_by_side_is_refused_by_baselines_that_do_so() -> None:
+    x = ZOO["mixer"].inputs()
+    population = Population.from_modules([ZOO["mixer"].module(0), ZOO["mixer"].module(1)], x)
+    for method in (transplantation, net2wider):
+        with pytest.raises(InputError, match="units cannot be put side by side"):
+            method(population)
+    x = ZOO["layer-norm-mlp"].inputs()
+    population = Population.from_modules([ZOO["layer-norm-mlp"].module(0)], x)
+    with pytest.raises(InputError, match="copies of some units change the mean and variance of a layer norm"):
+        net2wider(population)
+
+
+def test_norms_of_a_widened_member_are_true_with_and_without_noise() -> None:
+    population = population_of("convnet with norms")
+    for noise in (0.0, 0.1):
+        wider = net2wider(population, "2x", noise=noise, correction="moments", calibration=X)
+        with torch.no_grad():
+            before = wider.hidden[0](X)
+        torch.testing.assert_close(wider.norms[0].running_mean, before.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+
+
+def test_rounding_in_single_precision_is_not_taken_for_a_wrong_layer() -> None:
+    """Outputs of about 1 out of terms of 1e5: single precision cannot tell them to 1e-5."""
+    net = nn.Sequential(nn.Linear(5, 60), nn.ReLU(), nn.Linear(60, 2))
+    with torch.no_grad():
+        net[2].weight.mul_(1e5)
+        x = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+        net[2].bias.sub_(net(x).mean(0))
+        net[2].weight[:, ::2] = -net[2].weight[:, 1::2]
+        net[0].weight[::2] = net[0].weight[1::2]
+        net[0].bias[::2] = net[0].bias[1::2] + 1e-5
+        net[2].bias.zero_()
+    Population.from_modules([net], x)

@@ -185,6 +185,48 @@ def test_what_cannot_be_traced_is_refused(module: nn.Module, message: str) -> No
         find_layers(module, X)
 
 
+class Mixed(nn.Module):
+    """What a sample gives depends on the others, in a way that no layer sees."""
+
+    def __init__(self, preprocess) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.a, self.b, self.preprocess = nn.Linear(6, 5), nn.Linear(5, 3), preprocess
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(self.preprocess(x))))
+
+
+@pytest.mark.parametrize("preprocess", [lambda x: x - x.mean(0), lambda x: x + x.flip(0)])
+def test_outputs_that_depend_on_other_samples_are_refused(preprocess) -> None:  # type: ignore[no-untyped-def]
+    find_layers(Mixed(lambda x: x - x.mean(1, keepdim=True)), X)
+    with pytest.raises(TracingError, match="the outputs of a sample depend on the others\n  where:    Mixed"):
+        find_layers(Mixed(preprocess), X)
+
+
+class Gated(nn.Module):
+    """One gate for two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.gate, self.c, self.d = (nn.Linear(6, o) for o in (4, 4, 4, 1, 1))
+        self.c, self.d = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.gate(x))
+        return self.c(self.a(x) * gate) + self.d(self.b(x) * gate)
+
+
+def test_a_gate_ties_all_that_it_multiplies() -> None:
+    architecture = find_layers(Gated(), X)
+    assert {layer.name: layer.tied for layer in architecture.hidden} == {"gate": None, "a": "gate", "b": "gate"}
+
+
+def test_batch_norms_over_positions_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(7), nn.ReLU(), nn.Flatten(), nn.Linear(35, 3))
+    with pytest.raises(TracingError, match=r"a batch norm over positions\n  where:    aten.batch_norm in '1'"):
+        find_layers(net, torch.randn(4, 7, 6))
+
+
 def test_activated_outputs_are_refused() -> None:
     message = r"the outputs pass through 'sigmoid'(.*\n)+  cure:     return the values before it \(logits\)"
     with pytest.raises(TracingError, match=message):

@@ -111,7 +111,7 @@ def build(
         construct(draft, m)
         if correct is not None:
             correct(draft, m)
-        if correct is not None or len(x) > 1:
+        if len(x) > 1:
             draft.finish(m)
     network = balanced(draft.network)
     if correction == "second-order":

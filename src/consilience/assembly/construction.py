@@ -57,14 +57,18 @@ class Draft:
     def rows(self, axis: Axis) -> Tensor:
         """Return what the units built so far do in one place, at the positions that are looked at: (r, u)."""
         sampling, widths = self.responses.sampling, self.architecture.widths
-        batches = stream(self.network, self.responses.x, [axis.name], known=self._known)
-        return torch.cat([sampling.of(axis.units(batch[axis.name], widths), start) for start, batch in batches])
+        rows = []
+        for which, batch in stream(self.network, self.responses.x, [axis.name], known=self._known):
+            units = axis.units(batch[axis.name], widths, which.stop - which.start)
+            rows.append(sampling.of(units, which.start))
+        return torch.cat(rows)
 
     def patches(self, m: Map) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what a map reads and writes, batch by batch: (r, d), or (r, u, s) of a map per unit, and (r, u)."""
-        value = m.inputs[0].name
-        for start, batch in stream(self.network, self.responses.x, [value, m.output.name], known=self._known):
-            yield m.rows(batch[value], batch[m.output.name], self.architecture.widths, self.responses.sampling, start)
+        value, widths, sampling = m.inputs[0].name, self.architecture.widths, self.responses.sampling
+        for which, batch in stream(self.network, self.responses.x, [value, m.output.name], known=self._known):
+            n_samples = which.stop - which.start
+            yield m.rows(batch[value], batch[m.output.name], widths, sampling, which.start, n_samples)
 
     def finish(self, m: Map) -> None:
         """Keep what a map writes, now that it stays as it is, if there is room; forget what nothing needs any more."""

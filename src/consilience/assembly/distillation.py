@@ -30,7 +30,7 @@ def _train(student: nn.Module, x: Tensor, targets: Tensor, *, random_state: int,
     generator = torch.Generator().manual_seed(random_state)
     order = torch.randperm(len(x), generator=generator)
     n_held = max(1, int(HELD_OUT * len(x)))
-    held, kept = order[:n_held], order[n_held:] if len(x) > 1 else order
+    held, kept = order[:n_held], order[n_held:] if len(x) > 2 else order
     best, best_error = copy.deepcopy(student.state_dict()), _error(student, x[held], targets[held])
     optimizer = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

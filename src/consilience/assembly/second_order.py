@@ -17,7 +17,7 @@ from consilience.units.architecture import TracedNetwork
 ROUNDS, ITERATIONS = 4, 25  # the error on held-out samples is looked at after each round
 HELD_OUT = 10  # every tenth sample
 MAX_SAMPLES = 5000
-MAX_VALUES = 2**26  # numbers in the largest value of all samples; values stay in memory for their gradients
+MAX_VALUES = 2**24  # numbers in the largest value of all samples; values stay in memory for their gradients
 
 
 def second_order(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNetwork:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from consilience.baselines.checks import Widths, check_fusion, layer_widths
 from consilience.baselines.fuse import fuse
+from consilience.census.checks import check_side_by_side
 from consilience.census.grounding import Basis
 from consilience.errors import InputError
 from consilience.population.population import Population
@@ -49,6 +50,7 @@ def transplantation(
         missing or unfit.
     """
     check_fusion(population, correction, calibration, where="transplantation")
+    check_side_by_side(population)
     names = [layer.name for layer in population.architecture.free]
     widths = layer_widths(population, width, {name: population.median_width(name) for name in names})
     for name, n_kept in widths.items():

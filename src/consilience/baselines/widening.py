@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from consilience.baselines.checks import Widths, check_fusion, check_member, layer_widths
 from consilience.baselines.fuse import fuse
+from consilience.census.checks import check_side_by_side
 from consilience.census.grounding import Basis
 from consilience.errors import InputError
 from consilience.population.population import Population
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.hyperplanes import Projection
+from consilience.units.norms import with_statistics
 
 
 def net2wider(
@@ -55,6 +57,13 @@ def net2wider(
         correction is unknown, or its data is missing or unfit.
     """
     check_fusion(population, correction, calibration, where="net2wider")
+    check_side_by_side(population)
+    coupled = [m.name for m in population.architecture.maps if not m.fitted]
+    if coupled:
+        raise InputError(
+            "copies of some units change the mean and variance of a layer norm", where=", ".join(map(repr, coupled)),
+            cure="widen networks with batch norms, or none",
+        )  # fmt: skip
     check_member(population, member, where="net2wider(member=...)")
     if not 0 <= noise < torch.inf:
         raise InputError("not a size of noise", where="net2wider(noise=...)", got=noise, expected="0 or more, finite")
@@ -78,6 +87,9 @@ def net2wider(
     if noise > 0:
         for name in copied:
             perturb_copies(wider, network, name, noise, generator)
+        if calibration is not None:
+            noisy = TracedNetwork(network.architecture.with_widths(widths), read_state(wider))
+            wider.load_state_dict({**wider.state_dict(), **with_statistics(noisy, calibration).state})
     return wider
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consilience.census.checks import check_inputs
+from consilience.census.checks import check_inputs, check_side_by_side
 from consilience.census.clusterers import CLUSTERERS, Clustering
 from consilience.census.distances import DISTANCES
 from consilience.census.grounding import Basis, basis_activations, basis_of, express, takes_offset
@@ -225,12 +225,7 @@ class Census:
                 raise InputError(f"{what} must be an int, 0 or more", where=f"Census({what}=...)", got=repr(number))
         if not population.architecture.hidden:
             raise InputError("the members have no hidden layer", where="population", cure="there is nothing to cluster")
-        if population.architecture.crossing:
-            raise InputError(
-                "weights are shared by the units of another layer, so that units cannot be put side by side",
-                where=", ".join(map(repr, population.architecture.crossing)),
-                cure="networks that mix tokens in this way can be compared, not merged",
-            )  # fmt: skip
+        check_side_by_side(population)
         if isinstance(self.n_clusters, Mapping):
             for name in self.n_clusters:
                 layer = population.architecture.layer(name)  # or raises
@@ -241,14 +236,6 @@ class Census:
                         "tied layers are clustered together", where="n_clusters", got=repr(name),
                         expected=repr(layer.tied), cure="name the first of them",
                     )  # fmt: skip
-        fixed = [layer.name for layer in population.architecture.layers if not layer.interchangeable]
-        fixed.remove(population.architecture.output.name)
-        if fixed:
-            raise InputError(
-                "units inside the network are told apart by their index, so that members' cannot be put side by side",
-                where=", ".join(f"layer '{name}'" for name in fixed),
-                cure="what adds to the inputs, or multiplies with a fixed mask, can be compared, not merged",
-            )  # fmt: skip
         if x is not None:
             check_inputs(population, x, "the calibration data")
         elif self.grounding == "activations" or self.distance == "activation":

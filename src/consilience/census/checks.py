@@ -35,3 +35,28 @@ def check_inputs(population: Population, x: Tensor, what: str) -> None:
             got=f"{int(bad.sum())} rows with NaN or infinity",
             cure="remove these rows",
         )
+
+
+def check_side_by_side(population: Population) -> None:
+    """Refuse members whose units cannot be put side by side in one network that computes what they compute.
+
+    Raises
+    ------
+    InputError
+        If weights are shared by the units of another layer, or units inside are told apart by their index.
+    """
+    architecture = population.architecture
+    if architecture.crossing:
+        raise InputError(
+            "weights are shared by the units of another layer, so that units cannot be put side by side",
+            where=", ".join(map(repr, architecture.crossing)),
+            cure="networks that mix tokens in this way can be compared, not merged",
+        )  # fmt: skip
+    fixed = [layer.name for layer in architecture.layers if not layer.interchangeable]
+    fixed.remove(architecture.output.name)
+    if fixed:
+        raise InputError(
+            "units inside the network are told apart by their index, so that members' cannot be put side by side",
+            where=", ".join(f"layer '{name}'" for name in fixed),
+            cure="what adds to the inputs, or multiplies with a fixed mask, can be compared, not merged",
+        )  # fmt: skip

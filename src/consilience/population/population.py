@@ -218,7 +218,7 @@ def _plain(module: nn.Module, own: Container[str]) -> list[tuple[object, ...]]:
 
     ``own``: names of what each module may have its own of, the statistics of batch norms among them.
     """
-    sizes = {"training", *(name for names in SIZE_ATTRIBUTES.values() for name in names)}
+    sizes = {"training", "groups", *(name for names in SIZE_ATTRIBUTES.values() for name in names)}
     described: list[tuple[object, ...]] = [
         (name, str(buffer.dtype), tuple(buffer.flatten().tolist()))
         for name, buffer in module.named_buffers()
@@ -228,7 +228,8 @@ def _plain(module: nn.Module, own: Container[str]) -> list[tuple[object, ...]]:
         described.append((name, type(part)))
         for key, value in vars(part).items():
             if not key.startswith("_") and key not in sizes:
-                simple = value is None or isinstance(value, bool | int | float | str) or callable(value)
+                parts = value if isinstance(value, tuple) else (value,)
+                simple = all(p is None or isinstance(p, bool | int | float | str) or callable(p) for p in parts)
                 described.append((name, key, value if simple else id(value)))
     return described
 

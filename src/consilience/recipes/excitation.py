@@ -89,7 +89,7 @@ def strongest(census: Census, x: Tensor, signs: Mapping[str, Tensor], n_clusters
         for k, network in enumerate(networks):
             values = network.values(batch, list({axis.name for axis in places.values()}))
             for name, axis in places.items():
-                units = axis.units(values[axis.name], network.architecture.widths)
+                units = axis.units(values[axis.name], network.architecture.widths, len(batch))
                 responses[name] = responses[name] + torch.einsum("nup,uc->ncp", units, shares[name][k])
         for name, response in responses.items():
             best, position = response.max(2)

@@ -53,24 +53,29 @@ def stream(
     values: Sequence[str],
     size: int | None = None,
     known: Mapping[str, Tensor] | None = None,
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Yield the named traced values for inputs x (n, ...), some samples at a time and in order: (first sample, values).
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Yield the named traced values for inputs x (n, ...), some samples at a time and in order: (which, values).
 
     ``known``: values (n, ...) that need not be computed again.
     """
     known, size = known or {}, size or batch_size(network)
     for start in range(0, len(x), size):
-        rows = slice(start, start + size)
-        yield start, network.values(x[rows], values, {name: value[rows] for name, value in known.items()})
+        end = min(start + size, len(x))
+        given = {}
+        for name, value in known.items():
+            each = len(value) // len(x)  # more than one where samples have been divided, as videos into frames
+            given[name] = value[start * each : end * each]
+        yield slice(start, end), network.values(x[start:end], values, given)
 
 
 def rows_of(network: TracedNetwork, x: Tensor, axes: Sequence[Axis], max_rows: int = MAX_ROWS) -> dict[Axis, Tensor]:
     """Return what units do in several places on inputs x (n, ...), in one pass: (r, u) for each axis."""
     sampling, widths = Sampling(len(x), max_rows), network.architecture.widths
     found: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
-    for start, batch in stream(network, x, list({axis.name for axis in axes})):
+    for which, batch in stream(network, x, list({axis.name for axis in axes})):
         for axis, rows in found.items():
-            rows.append(sampling.of(axis.units(batch[axis.name], widths), start))
+            units = axis.units(batch[axis.name], widths, which.stop - which.start)
+            rows.append(sampling.of(units, which.start))
     return {axis: torch.cat(rows) for axis, rows in found.items()}
 
 

@@ -218,6 +218,11 @@ class TracedNetwork:
         """Return the network with other hyperplanes of a map."""
         return replace(self, state={**self.state, **m.written(self.state, self.architecture.widths, weights)})
 
+    def double(self) -> TracedNetwork:
+        """Return the network in double precision."""
+        state = {name: value.double() for name, value in self.state.items()}
+        return TracedNetwork(replace(self.architecture, program=self.architecture.program.double()), state)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return the outputs (n, o) for inputs x (n, ...)."""
         output = self.architecture.program.output

@@ -57,9 +57,16 @@ class Axis:
         self.take(changed, widths).copy_(part)
         return changed
 
-    def units(self, value: Tensor, widths: Mapping[str, int]) -> Tensor:
-        """Return what units do at every position: (n, u, p)."""
-        return self.take(value, widths).movedim(self.dim, 1).flatten(2)
+    def units(self, value: Tensor, widths: Mapping[str, int], n_samples: int) -> Tensor:
+        """Return what units do at every position of each sample: (n, u, p).
+
+        Where samples have been divided, as videos into frames, each part of one is a position.
+        """
+        units = self.take(value, widths).movedim(self.dim, 1).flatten(2)
+        if len(units) == n_samples:
+            return units
+        parts = units.view(n_samples, -1, *units.shape[1:])
+        return parts.transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)

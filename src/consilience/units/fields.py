@@ -72,7 +72,7 @@ def _extents(network: TracedNetwork, axes: Collection[Axis], dim: int) -> dict[A
         x.movedim(dim + 1, 1)[torch.arange(len(lines)), lines] = torch.nan
         values = network.values(x, list({axis.name for axis in axes}))
         for axis, rows in found.items():
-            rows.append(axis.units(values[axis.name], widths).isnan().any(1))
+            rows.append(axis.units(values[axis.name], widths, len(x)).isnan().any(1))
     return {axis: _ends(torch.cat(rows)) for axis, rows in found.items()}
 
 

@@ -37,7 +37,7 @@ from consilience.units.operations import (
     SUMS,
     aten,
 )  # fmt: skip
-from consilience.units.tracing import Program, describe, trace
+from consilience.units.tracing import Program, check_samples_apart, describe, trace
 
 BATCH = 1_000_003  # a prime that stands for the number of samples where sizes are compared
 
@@ -56,10 +56,13 @@ def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
     Raises
     ------
     TracingError
-        If an operation on units is not understood (the message names the operation and its module), or the module's use
-        of its parameters leaves a unit's axes unknown.
+        If an operation on units is not understood (the message names the operation and its module), the module's use of
+        its parameters leaves a unit's axes unknown, or the outputs of a sample depend on others.
     """
-    return _Follower(trace(module, example_input)).architecture()
+    program = trace(module, example_input)
+    architecture = _Follower(program).architecture()
+    check_samples_apart(program, module, example_input)
+    return architecture
 
 
 class _Run(NamedTuple):
@@ -108,7 +111,7 @@ class _Follower:
     labels: dict[fx.Node, _Label] = field(default_factory=dict)
     groups: list[_Group] = field(default_factory=list)
     joined: dict[int, int] = field(default_factory=dict)  # group → group it is one layer with
-    paired: dict[int, int] = field(default_factory=dict)  # group → group it is tied to
+    paired: list[tuple[int, int]] = field(default_factory=list)  # groups that are tied
     drafts: list[_Draft] = field(default_factory=list)
     crossing: list[str] = field(default_factory=list)
     sources: dict[fx.Node, _Draft] = field(default_factory=dict)  # value → the map that has just written it
@@ -239,8 +242,13 @@ class _Follower:
             raise self.refuse(
                 "a batch norm of the inputs", node, "scale the inputs before the network, or fold it into what follows"
             )
+        if 1 not in self.labels[value]:
+            raise self.refuse("a batch norm over positions", node, "put the units second: (n, u, ...)")
         norm = Norm(names[0], names[1], names[2], names[3], float(given[eps]))
         source = self.sources.get(value)
+        own = source is not None and source.weight == norm.weight  # a norm that is used twice in a row
+        if own:
+            raise self.refuse("a batch norm is used twice in a row", node, "give each use its own module")
         if source is None or not source.fitted or len(value.users) > 1 or source.norm not in (None, norm):
             return self.per_unit(node, value, weight, None, 1, norm=norm)
         if source.norm is None:
@@ -258,12 +266,12 @@ class _Follower:
         if last not in label:
             if isinstance(weight, fx.Node):
                 raise self.refuse(PARAMETER, node)
-            return label
+            return self.pass_through(label, "layer_norm")
         if len(shape) != 1:
             raise self.refuse(ODD, node, "normalise over units only")
         if weight is None:
             raise self.refuse("a layer norm without weight", node, "use elementwise_affine=True")
-        self.pass_through({last: label[last]}, "layer_norm")
+        self.pass_through(label, "layer_norm")
         label = self.per_unit(node, value, weight, bias, last, fitted=False)
         _replace(node, operations.layer_norm, (value, weight, bias, 1e-5 if eps is None else eps))
         return label
@@ -306,7 +314,7 @@ class _Follower:
             assert run.group is not None
             own = module if i == 0 else self.unique(f"{module}[{self.groups[self.root(run.group)].name}]")
             group = self.group(own, self.groups[self.root(run.group)].width)
-            self.paired[group] = run.group
+            self.paired.append((group, run.group))
             # The output's dimension of units is the input's: none of these operations moves dimensions.
             self.drafts.append(
                 _Draft(own, name, bias_name, runs[: i + 1], (value.name, dim), (node.name, dim), group, tuple(new),
@@ -501,7 +509,7 @@ class _Follower:
                 self.groups[a.group].activations.append("product")
             else:
                 self.groups[b.group].activations.append("gate")
-                self.paired.setdefault(self.root(b.group), a.group)
+                self.paired.append((b.group, a.group))
 
     def check_alike(self, node: fx.Node, first: Sequence[_Run], second: Sequence[_Run]) -> None:
         widths = [
@@ -600,7 +608,7 @@ class _Follower:
                 group = first[group]
             return group
 
-        for a, b in self.paired.items():
+        for a, b in self.paired:
             low, high = sorted((top(self.root(a)), top(self.root(b))))
             first[high] = low
         return {group: top(group) for group in first}

@@ -170,21 +170,25 @@ class Map:
         return {name: self._replaced(name, state, widths, value) for name, value in values.items() if name}
 
     def rows(
-        self, value: Tensor, output: Tensor, widths: Mapping[str, int], sampling: Sampling, start: int
+        self, value: Tensor, output: Tensor, widths: Mapping[str, int], sampling: Sampling, start: int, n_samples: int
     ) -> tuple[Tensor, Tensor]:
         """Return what the map reads and writes at sampled positions of its output.
 
         Parameters
         ----------
-        value, output : the traced values read and written, of samples from ``start``.
+        value, output : the traced values read and written.
+        widths : by layer.
+        sampling, start, n_samples : which positions, and of which samples the values are.
 
         Returns
         -------
         Rows (r, d), for a map per unit (r, u, s), in the order of `Weights.matrix`; and (r, u).
         """
-        written = self.output.units(output, widths)
-        sample, position = sampling.rows(start, len(value), written.shape[2])
-        patches = self._patches(value, sample, position)  # (r, all entries read, kernel positions)
+        written = self.output.units(output, widths, n_samples)
+        sample, position = sampling.rows(start, n_samples, written.shape[2])
+        each, of_part = len(output) // n_samples, written.shape[2] // (len(output) // n_samples)
+        parts_of = sample * each + position // of_part  # where samples have been divided, which part
+        patches = self._patches(value, parts_of, position % of_part)  # (r, all entries read, kernel positions)
         parts = []
         for axis in self.inputs:
             offset, units, each = axis.span(widths)

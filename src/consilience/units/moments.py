@@ -51,8 +51,8 @@ def ridge(moments: Moments, strength: float, *, intercept: bool = True) -> tuple
     if strength > 0:
         # What is constant up to rounding gets no weight, as any other direction that the samples never take.
         rounding = 1e-12 * (moments.sum_xx / n).diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        level = torch.maximum(trace / size, rounding)
-        damped = covariance + torch.where(level > 0, strength * level, 1) * torch.eye(size, dtype=torch.float64)
+        penalty = torch.maximum(strength * trace / size, rounding)
+        damped = covariance + torch.where(penalty > 0, penalty, 1) * torch.eye(size, dtype=torch.float64)
         weight = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(damped)).mT
     else:
         values, vectors = torch.linalg.eigh(covariance)

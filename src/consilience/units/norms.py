@@ -90,9 +90,9 @@ def _moments(network: TracedNetwork, x: Tensor, axes: list[Axis]) -> dict[Axis, 
     """Mean and variance of units over samples and positions."""
     widths, count = network.architecture.widths, dict.fromkeys(axes, 0)
     sums = {axis: torch.zeros(2, widths[axis.layer or ""], dtype=torch.float64) for axis in axes}
-    for _, batch in stream(network, x, list({axis.name for axis in axes})):
+    for which, batch in stream(network, x, list({axis.name for axis in axes})):
         for axis in axes:
-            units = axis.units(batch[axis.name], widths).double()
+            units = axis.units(batch[axis.name], widths, which.stop - which.start).double()
             count[axis] += units.shape[0] * units.shape[2]
             sums[axis] += torch.stack([units.sum((0, 2)), units.square().sum((0, 2))])
     moments = {axis: total / count[axis] for axis, total in sums.items()}

@@ -13,12 +13,11 @@ from consilience.errors import InputError
 from consilience.units.architecture import Architecture, read_state
 from consilience.units.forward import forward
 
-# Attributes that tell a module's own sizes, which follow the shape of its weight. Groups come first: with them, the
-# weight's second dimension is the channels of one group.
+# Attributes that tell a module's own sizes, which follow the shape of its weight; the groups of a depthwise convolution
+# are set before: with them, the weight's second dimension is the channels of one group.
 SIZE_ATTRIBUTES: dict[type[nn.Module], dict[str, Callable[[Any], object]]] = {
     nn.Linear: {"out_features": lambda m: m.weight.shape[0], "in_features": lambda m: m.weight.shape[1]},
     nn.modules.conv._ConvNd: {
-        "groups": lambda m: m.weight.shape[0] if m.groups > 1 else 1,
         "out_channels": lambda m: m.weight.shape[0],
         "in_channels": lambda m: m.weight.shape[1] * m.groups,
     },
@@ -47,7 +46,7 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
     for name, width in widths.items():
         if not architecture.layer(name).interchangeable and width != architecture.layer(name).width:
             raise InputError(
-                "the outputs keep their number",
+                "the outputs keep their number, and so do units that are told apart by their index",
                 where=f"layer '{name}'",
                 got=width,
                 expected=architecture.layer(name).width,
@@ -64,6 +63,10 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
             setattr(owner, own, nn.Parameter(found.new_zeros(shape), requires_grad=found.requires_grad))
         elif shape != tuple(found.shape) or name in architecture.program.parameters.values():
             setattr(owner, own, found.new_ones(shape) if name in variances else found.new_zeros(shape))
+    for m in architecture.maps:
+        owner = new.get_submodule(m.weight.rpartition(".")[0])
+        if m.per_unit and isinstance(owner, nn.modules.conv._ConvNd):
+            owner.groups = owner.weight.shape[0]
     for part in new.modules():
         for kind, attributes in SIZE_ATTRIBUTES.items():
             for attribute, size in attributes.items() if isinstance(part, kind) and _sized(part) else ():

@@ -17,7 +17,7 @@ import logging
 import math
 import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -63,12 +63,16 @@ class Program:
         """Names of the parameters, without statistics."""
         return frozenset(self.parameters.values()) - self.statistics
 
+    def double(self) -> Program:
+        """Return the program with its constants in double precision."""
+        constants = {name: c.double() if c.is_floating_point() else c for name, c in self.constants.items()}
+        return replace(self, constants=constants)
+
     @cached_property
     def largest_value(self) -> int:
         """Numbers that one sample has in the largest value."""
         values = (node.meta.get("val") for node in self.nodes if node.op == "call_function")
-        sizes = (math.prod(value.shape[1:]) for value in values if isinstance(value, Tensor))
-        return max([1, *(size for size in sizes if isinstance(size, int))])
+        return max([1, *(_of_one_sample(value.shape) for value in values if isinstance(value, Tensor))])
 
     def run(
         self,
@@ -139,7 +143,7 @@ def trace(module: nn.Module, example_input: Tensor) -> Program:
             "a parameter has two names", where=name, got=", ".join(repr(key) for key in set(names[1]) - set(names[0])),
             cure="give each part a parameter of its own",
         )  # fmt: skip
-    x = torch.cat([example_input] * 2)[:2].contiguous() if example_input.dim() else example_input
+    x = _two(example_input) if example_input.dim() else example_input
     if x.dim() == 0 or len(x) < 2:
         raise InputError(
             "the example input has no samples", where=name, got=tuple(example_input.shape), expected="(n, ...), n ≥ 1"
@@ -202,11 +206,18 @@ def _program(exported: Any, name: str, x: Tensor) -> Program:
     )
 
 
+def _of_one_sample(shape: Sequence[int | torch.SymInt]) -> int:
+    """Numbers in a value of this shape, for one sample."""
+    known = [size if isinstance(size, int) else size.node.expr for size in shape]
+    return math.prod(
+        size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, 1))) for size in known
+    )
+
+
 def _check_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> None:
     """Run the program on three samples; it was traced on two."""
     try:
-        state = {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
-        n_outputs = len(program.run(state, torch.cat([x, x[:1]]), [program.output])[program.output])
+        n_outputs = len(_outputs(program, module, torch.cat([x, x[:1]])))
     except RuntimeError:
         n_outputs = len(x)
     if n_outputs != 3:
@@ -215,6 +226,33 @@ def _check_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> Non
             expected="one output for each of any number of samples",
             cure="use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size",
         )  # fmt: skip
+
+
+def check_samples_apart(program: Program, module: nn.Module, example_input: Tensor) -> None:
+    """Refuse a module whose outputs for a sample depend on the other samples of a batch.
+
+    Raises
+    ------
+    TracingError
+        As said.
+    """
+    x = _two(example_input)
+    two, three = _outputs(program, module, x), _outputs(program, module, torch.cat([x, x[:1]]))
+    if not torch.allclose(two, three[:2], rtol=1e-3, atol=1e-3 * float(two.abs().max()), equal_nan=True):
+        raise TracingError(
+            "the outputs of a sample depend on the others", where=program.module_name,
+            expected="outputs that are the same in any batch", cure="use no mean, order or noise over samples",
+        )  # fmt: skip
+
+
+def _outputs(program: Program, module: nn.Module, x: Tensor) -> Tensor:
+    state = {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
+    return program.run(state, x, [program.output])[program.output]
+
+
+def _two(example_input: Tensor) -> Tensor:
+    """Two samples, the first twice if there is one only."""
+    return torch.cat([example_input] * 2)[:2].contiguous()
 
 
 def describe(node: fx.Node, program: Program) -> str:
