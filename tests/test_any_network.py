@@ -252,6 +252,22 @@ def test_an_unknown_treatment_of_norms_is_refused() -> None:
         assemble(census, "1x", batch_norm="dropped")
 
 
+def test_functional_norms_cannot_be_folded_which_is_said_before_the_work() -> None:
+    x = ZOO["functional"].inputs()
+    census = Census(n_resamples=0).fit(Population.from_modules([ZOO["functional"].module(s) for s in (0, 1)], x), x)
+    with pytest.raises(InputError, match=r"a batch norm cannot be taken out\n(.|\n)*keep it: batch_norm=\"kept\""):
+        assemble(census, "full", batch_norm="folded")
+
+
+def test_members_of_another_kind_are_told_by_what_differs() -> None:
+    one, other = (ConvNet(3, [4], 4, batch_norm=True).eval() for _ in range(2))
+    other.norms[0].eps = 0.1
+    with pytest.raises(InputError, match="members differ in their maps between layers") as caught:
+        Population.from_modules([one, other], X[:4])
+    assert len(str(caught.value)) < 500
+    assert "0.1" in str(caught.value)
+
+
 def test_responses_keep_no_more_rows_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = population_of("resnet").networks
     monkeypatch.setattr("consilience.units.activations.MAX_BYTES", 2**20)

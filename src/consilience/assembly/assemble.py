@@ -14,7 +14,7 @@ from consilience.census.checks import check_inputs
 from consilience.census.grounding import groups_of
 from consilience.errors import InputError
 from consilience.units.activations import Responses
-from consilience.units.norms import without_norms
+from consilience.units.norms import check_foldable, without_norms
 
 CHOICES = ("cut", "reconstruction")
 BATCH_NORMS = ("kept", "folded")
@@ -64,8 +64,8 @@ def assemble(
     Raises
     ------
     InputError
-        If the width, correction, choice or pooling is not understood, there are fewer clusters than units asked for, or
-        data is missing or does not fit.
+        If the width, correction, choice, pooling or treatment of norms is not understood or not possible, there are
+        fewer clusters than units asked for, or data is missing or does not fit.
     """
     members = member_networks(census)
     x = census.calibration_ if calibration is None else calibration
@@ -76,6 +76,8 @@ def assemble(
             "unknown treatment of batch norms", where="assemble(batch_norm=...)", got=repr(batch_norm),
             expected=", ".join(BATCH_NORMS),
         )  # fmt: skip
+    if batch_norm == "folded":
+        check_foldable(census.population_.members[0].module, census.population_.architecture)
     check_pooling(pooling, x, where="assemble")
     if calibration is not None:
         check_inputs(census.population_, calibration, "the calibration data")

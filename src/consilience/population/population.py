@@ -234,6 +234,14 @@ def _plain(module: nn.Module, own: Container[str]) -> list[tuple[object, ...]]:
     return described
 
 
+def _unlike(mine: tuple[object, ...], theirs: tuple[object, ...]) -> tuple[object, object]:
+    """The first parts in which two structures differ; nothing twice if they do not."""
+    for a, b in zip(mine, theirs, strict=False):
+        if a != b:
+            return _unlike(a, b) if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) else (a, b)
+    return (None, None) if len(mine) == len(theirs) else (mine, theirs)
+
+
 def _check_alike(members: Sequence[Member], x: Tensor) -> None:
     """Refuse members that differ in more than their parameters and widths, and say in what."""
     architectures = [member.network.architecture for member in members]
@@ -248,7 +256,7 @@ def _check_alike(members: Sequence[Member], x: Tensor) -> None:
                 [layer.activations for layer in other.layers],
                 [layer.activations for layer in first.layers],
             ),
-            ("maps between layers", other.structure, first.structure),
+            ("maps between layers", *_unlike(other.structure, first.structure)),
         ):
             if mine != theirs:
                 raise InputError(

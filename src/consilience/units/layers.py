@@ -10,13 +10,12 @@ with its effect on units known exactly, or the module is refused by name.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import operator
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -24,6 +23,7 @@ from consilience.errors import TracingError
 from consilience.units import operations
 from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section, axes_of
+from consilience.units.groups import Groups, Label, Run
 from consilience.units.maps import Kernel, Map, Norm
 from consilience.units.operations import (
     BATCH_NORMS,
@@ -37,6 +37,7 @@ from consilience.units.operations import (
     SUMS,
     aten,
 )  # fmt: skip
+from consilience.units.shapes import by_dimension, matching, zeros_around
 from consilience.units.tracing import Program, check_samples_apart, describe, trace
 
 BATCH = 1_000_003  # a prime that stands for the number of samples where sizes are compared
@@ -65,26 +66,6 @@ def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
     return architecture
 
 
-class _Run(NamedTuple):
-    """Units of one group, or fixed features, along a dimension: see `consilience.units.axes.Section`."""
-
-    group: int | None
-    block: int
-
-
-_Label = dict[int, tuple[_Run, ...]]  # dimension → what follows what along it; other dimensions are fixed
-
-
-@dataclass
-class _Group:
-    """Units that one weight writes, before it is known which groups are one layer."""
-
-    name: str
-    width: int
-    activations: list[str] = field(default_factory=list)
-    fixed: bool = False  # told apart by their index
-
-
 @dataclass
 class _Draft:
     """A map whose groups are not yet layers."""
@@ -92,11 +73,11 @@ class _Draft:
     name: str
     weight: str
     bias: str | None
-    inputs: tuple[_Run, ...]  # of a map per unit: up to the units that it reads
+    inputs: tuple[Run, ...]  # of a map per unit: up to the units that it reads
     input: tuple[str, int]  # value and dimension
     output: tuple[str, int]
     group: int
-    before: tuple[_Run, ...] = ()
+    before: tuple[Run, ...] = ()
     kernel: Kernel | None = None
     norm: Norm | None = None
     per_unit: bool = False
@@ -108,10 +89,8 @@ class _Follower:
     """Follows units through a program."""
 
     program: Program
-    labels: dict[fx.Node, _Label] = field(default_factory=dict)
-    groups: list[_Group] = field(default_factory=list)
-    joined: dict[int, int] = field(default_factory=dict)  # group → group it is one layer with
-    paired: list[tuple[int, int]] = field(default_factory=list)  # groups that are tied
+    labels: dict[fx.Node, Label] = field(default_factory=dict)
+    groups: Groups = field(default_factory=Groups)
     drafts: list[_Draft] = field(default_factory=list)
     crossing: list[str] = field(default_factory=list)
     sources: dict[fx.Node, _Draft] = field(default_factory=dict)  # value → the map that has just written it
@@ -137,9 +116,9 @@ class _Follower:
             raise self.refuse(
                 "the outputs are not the units of one layer", returned, "return the output of a layer of its own"
             )
-        return self.finish(returned, self.root(label[1][0].group))
+        return self.finish(returned, self.groups.root(label[1][0].group))
 
-    def follow(self, node: fx.Node) -> _Label:
+    def follow(self, node: fx.Node) -> Label:
         """Return the label of the operation's result, or refuse the operation."""
         target = node.target
         if target is aten.linear.default:
@@ -166,11 +145,11 @@ class _Follower:
         if target in PASSING:
             return label
         if target in ELEMENTWISE:
-            return self.pass_through(label, _activation(node))
+            return self.groups.pass_through(label, _activation(node))
         if target in SPATIAL:
             n_dims, name = SPATIAL[target]
             self.check_fixed(node, value, range(_dims(value) - n_dims, _dims(value)))
-            return self.pass_through(label, name)
+            return self.groups.pass_through(label, name)
         if target is operator.getitem and node.args[1] == 0:  # of an operation that returns several values
             for draft in self.drafts:
                 if draft.output[0] == value.name:
@@ -190,7 +169,7 @@ class _Follower:
 
     # --- weighted operations --------------------------------------------------------------------------------------
 
-    def linear(self, node: fx.Node) -> _Label:
+    def linear(self, node: fx.Node) -> Label:
         value, weight, bias = self.arguments(node, 3)
         last = _dims(value) - 1
         label = self.labels.get(value, {})
@@ -199,22 +178,22 @@ class _Follower:
         if others:
             self.crossing.append(draft.name)
             if bias is not None:
-                self.pass_through(others, "shift")
-        return {**others, last: (_Run(draft.group, 1),)}
+                self.groups.pass_through(others, "shift")
+        return {**others, last: (Run(draft.group, 1),)}
 
-    def convolution(self, node: fx.Node) -> _Label:
+    def convolution(self, node: fx.Node) -> Label:
         target: Any = node.target
         n_dims = CONVOLUTIONS[target]
         value, weight, bias, stride, padding, dilation, groups = self.arguments(node, 7)
         self.check_fixed(node, value, range(2, 2 + n_dims))
         size = tuple(weight.meta["val"].shape[2:])
-        stride, dilation = _each(stride, n_dims, 1), _each(dilation, n_dims, 1)
-        kernel = Kernel(size, stride, _padding(padding, size, dilation), dilation)
+        stride, dilation = by_dimension(stride, n_dims, 1), by_dimension(dilation, n_dims, 1)
+        kernel = Kernel(size, stride, zeros_around(padding, size, dilation), dilation)
         channels = int(value.meta["val"].shape[1])
         if groups in (None, 1):
             draft = self.dense(node, value, weight, bias, 1)
             draft.kernel = draft.kernel or kernel
-            return {1: (_Run(draft.group, 1),)}
+            return {1: (Run(draft.group, 1),)}
         if groups != channels or int(weight.meta["val"].shape[0]) != channels:
             raise self.refuse(
                 f"a convolution in {groups} groups", node, "use groups=1, or as many as there are channels"
@@ -225,7 +204,7 @@ class _Follower:
         _replace(node, own_groups, (value, weight, bias, list(stride), padding, list(dilation)))
         return label
 
-    def batch_norm(self, node: fx.Node) -> _Label:
+    def batch_norm(self, node: fx.Node) -> Label:
         target: Any = node.target
         training, eps = BATCH_NORMS[target]
         value, weight, bias, mean, variance, *rest = self.arguments(node, 9)
@@ -259,19 +238,19 @@ class _Follower:
             source.output = (node.name, source.output[1])
         return self.labels[value]
 
-    def layer_norm(self, node: fx.Node) -> _Label:
+    def layer_norm(self, node: fx.Node) -> Label:
         value, shape, weight, bias, eps = self.arguments(node, 5)
         last = _dims(value) - 1
         label = self.labels.get(value, {})
         if last not in label:
             if isinstance(weight, fx.Node):
                 raise self.refuse(PARAMETER, node)
-            return self.pass_through(label, "layer_norm")
+            return self.groups.pass_through(label, "layer_norm")
         if len(shape) != 1:
             raise self.refuse(ODD, node, "normalise over units only")
         if weight is None:
             raise self.refuse("a layer norm without weight", node, "use elementwise_affine=True")
-        self.pass_through(label, "layer_norm")
+        self.groups.pass_through(label, "layer_norm")
         label = self.per_unit(node, value, weight, bias, last, fitted=False)
         _replace(node, operations.layer_norm, (value, weight, bias, 1e-5 if eps is None else eps))
         return label
@@ -282,7 +261,7 @@ class _Follower:
         if value.name in self.program.parameters:
             raise self.refuse(PARAMETER, node)
         label = self.labels.get(value, {})
-        runs = label.get(dim) or (_Run(None, int(value.meta["val"].shape[dim])),)
+        runs = label.get(dim) or (Run(None, int(value.meta["val"].shape[dim])),)
         width = int(weight.meta["val"].shape[0])
         for draft in self.drafts:
             if draft.weight == name and not draft.per_unit and draft.bias == bias_name:  # the module is used again
@@ -290,7 +269,7 @@ class _Follower:
                 self.sources[node] = draft
                 return draft
         self.check_free(node, name, bias_name)
-        group = self.group(self.own_name(name), width)
+        group = self.groups.new(self.own_name(name), width)
         output = _dims(node) - 1 if node.target is aten.linear.default else 1
         draft = _Draft(self.groups[group].name, name, bias_name, runs, (value.name, dim), (node.name, output),
                        group)  # fmt: skip
@@ -301,42 +280,42 @@ class _Follower:
     def per_unit(
         self, node: fx.Node, value: fx.Node, weight: fx.Node, bias: fx.Node | None, dim: int, *,
         kernel: Kernel | None = None, norm: Norm | None = None, fitted: bool = True,
-    ) -> _Label:  # fmt: skip
+    ) -> Label:  # fmt: skip
         """Follow a weight that acts on each unit by itself: new units, paired with those read."""
         name, bias_name = self.names(node, weight, bias)
         runs = self.labels.get(value, {}).get(dim)
         if runs is None or any(run.group is None or run.block != 1 for run in runs):
             raise self.refuse("a weight of its own for each input feature", node)
         self.check_free(node, name, bias_name)
-        new = list[_Run]()
+        new = list[Run]()
         module = self.own_name(name)
         for i, run in enumerate(runs):
             assert run.group is not None
-            own = module if i == 0 else self.unique(f"{module}[{self.groups[self.root(run.group)].name}]")
-            group = self.group(own, self.groups[self.root(run.group)].width)
-            self.paired.append((group, run.group))
+            own = module if i == 0 else self.groups.unique(f"{module}[{self.groups[self.groups.root(run.group)].name}]")
+            group = self.groups.new(own, self.groups[self.groups.root(run.group)].width)
+            self.groups.tie(group, run.group)
             # The output's dimension of units is the input's: none of these operations moves dimensions.
             self.drafts.append(
                 _Draft(own, name, bias_name, runs[: i + 1], (value.name, dim), (node.name, dim), group, tuple(new),
                        kernel, norm, per_unit=True, fitted=fitted)
             )  # fmt: skip
-            new.append(_Run(group, 1))
+            new.append(Run(group, 1))
         if len(runs) == 1:
             self.sources[node] = self.drafts[-1]
         return {**{d: r for d, r in self.labels.get(value, {}).items() if d != dim}, dim: tuple(new)}
 
     # --- everything else ------------------------------------------------------------------------------------------
 
-    def combine(self, node: fx.Node) -> _Label:
+    def combine(self, node: fx.Node) -> Label:
         """A sum makes one layer of what it adds; a product pairs units, the second factor being the gate."""
         first, second = self.arguments(node, 2)
         if not isinstance(second, fx.Node) or not isinstance(first, fx.Node):
             carrier = first if isinstance(first, fx.Node) else second
             name = "shift" if node.target in SUMS else "scale"
-            return self.pass_through(self.labels[carrier], name)
+            return self.groups.pass_through(self.labels[carrier], name)
         if node.target is aten.mul.Tensor and _size(second) > _size(first):
             first, second = second, first
-        shapes, label = [value.meta["val"].shape for value in (first, second)], dict[int, tuple[_Run, ...]]()
+        shapes, label = [value.meta["val"].shape for value in (first, second)], dict[int, tuple[Run, ...]]()
         n_dims = _dims(node)
         both = True
         for dim in range(n_dims):
@@ -352,24 +331,24 @@ class _Follower:
                 found, other = (runs[0], sizes[1]) if runs[0] is not None else (runs[1], sizes[0])
                 assert found is not None
                 both = False
-                self.pass_through({dim: found}, "shift" if node.target in SUMS else "product")
+                self.groups.pass_through({dim: found}, "shift" if node.target in SUMS else "product")
                 if isinstance(other, int) and other == 1:
                     label[dim] = found
                 else:  # features that keep their index: so do the units
                     for run in found:
-                        self.fix(run.group)
+                        self.groups.fix(run.group)
         if not both and first in self.labels and second in self.labels and node.target not in SUMS:
-            self.pass_through(self.labels[second], "product")
+            self.groups.pass_through(self.labels[second], "product")
         return label
 
-    def concatenate(self, node: fx.Node) -> _Label:
+    def concatenate(self, node: fx.Node) -> Label:
         values, dim = self.arguments(node, 2)
         n_dims = _dims(node)
         dim = (dim or 0) % n_dims
         if dim == 0:
             raise self.refuse(ODD, node)
         labels = [self.labels.get(value, {}) for value in values]
-        result = dict[int, tuple[_Run, ...]]()
+        result = dict[int, tuple[Run, ...]]()
         for d in range(n_dims):
             if not any(d in label for label in labels):
                 continue
@@ -377,7 +356,7 @@ class _Follower:
                 result[d] = tuple(
                     run
                     for value, label in zip(values, labels, strict=True)
-                    for run in label.get(d) or (_Run(None, int(value.meta["val"].shape[d])),)
+                    for run in label.get(d) or (Run(None, int(value.meta["val"].shape[d])),)
                 )
                 continue
             runs = [label.get(d) for label in labels]
@@ -387,27 +366,27 @@ class _Follower:
                     self.join(node, found, other)
             if None in runs:  # features that keep their index: so do the units
                 for run in found:
-                    self.fix(run.group)
+                    self.groups.fix(run.group)
             else:
                 result[d] = found
         return result
 
-    def reduce(self, node: fx.Node, value: fx.Node) -> _Label:
+    def reduce(self, node: fx.Node, value: fx.Node) -> Label:
         _, dims, keep = self.arguments(node, 3)
         n_dims = _dims(value)
         gone = {d % n_dims for d in ([dims] if isinstance(dims, int) else dims or range(n_dims))}
         self.check_fixed(node, value, [0, *gone] if 0 in gone else sorted(gone))
         if 0 in gone:
             raise self.refuse("samples are mixed", node)
-        label = self.pass_through(self.labels[value], REDUCTIONS[node.target])
+        label = self.groups.pass_through(self.labels[value], REDUCTIONS[node.target])
         return {d if keep else d - sum(g < d for g in gone): runs for d, runs in label.items()}
 
-    def reshape(self, node: fx.Node, value: fx.Node) -> _Label:
+    def reshape(self, node: fx.Node, value: fx.Node) -> Label:
         """Dimensions may be merged into blocks behind units, and such blocks divided again."""
-        label, result = self.labels[value], dict[int, tuple[_Run, ...]]()
+        label, result = self.labels[value], dict[int, tuple[Run, ...]]()
         before, after = _sizes(value), _sizes(node)
         units = dict[int, tuple[list[int], int]]()
-        for sources, targets in _matching(before, after):
+        for sources, targets in matching(before, after):
             carrying = [d for d in sources if d in label]
             if not carrying:
                 continue
@@ -418,13 +397,13 @@ class _Follower:
             if len(carrying) > 1 or carrying[0] != sources[0] or 0 in sources or not targets:
                 raise self.refuse("units and positions change places", node, "flatten with units first: (n, u, ...)")
             if len(targets) == 1:
-                result[targets[0]] = tuple(_Run(run.group, run.block * rest) for run in runs)
+                result[targets[0]] = tuple(Run(run.group, run.block * rest) for run in runs)
                 units[targets[0]] = (sources, 1)
                 continue
             divisor = math.prod(after[d] for d in targets[1:])
             if any((run.block * rest) % divisor for run in runs):
                 raise self.refuse("the units of a layer are divided", node)
-            result[targets[0]] = tuple(_Run(run.group, run.block * rest // divisor) for run in runs)
+            result[targets[0]] = tuple(Run(run.group, run.block * rest // divisor) for run in runs)
             units[targets[0]] = (sources, divisor)
         if node.target in SIZED:
             _replace(node, functools.partial(operations.reshape, units=units), (value, node.args[1]))
@@ -432,7 +411,7 @@ class _Follower:
             raise self.refuse(ODD, node, "use view or reshape")
         return result
 
-    def rearrange(self, node: fx.Node, value: fx.Node) -> _Label:
+    def rearrange(self, node: fx.Node, value: fx.Node) -> Label:
         label, n_dims = self.labels[value], _dims(value)
         if node.target is aten.expand.default:
             extra = _dims(node) - n_dims
@@ -449,7 +428,7 @@ class _Follower:
             raise self.refuse("samples change places with something else", node)
         return {order.index(d): runs for d, runs in label.items()}
 
-    def cut(self, node: fx.Node, value: fx.Node) -> _Label:
+    def cut(self, node: fx.Node, value: fx.Node) -> Label:
         """Positions may be left out; units and samples may not."""
         label, n_dims = self.labels[value], _dims(value)
         _, dim, start, *end = self.arguments(node, 4)
@@ -464,7 +443,7 @@ class _Follower:
             return label
         return {d - (d > dim): runs for d, runs in label.items()}
 
-    def pad(self, node: fx.Node, value: fx.Node) -> _Label:
+    def pad(self, node: fx.Node, value: fx.Node) -> Label:
         amounts: Any = node.args[1]
         padded = [_dims(value) - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0]
         self.check_fixed(node, value, padded)
@@ -472,63 +451,23 @@ class _Follower:
         for argument in (*node.args[2:], *node.kwargs.values()):
             mode = argument if isinstance(argument, str) else mode
             constant = argument if isinstance(argument, int | float) else constant  # type: ignore[assignment]
-        return self.pass_through(self.labels[value], "scale" if mode != "constant" or constant == 0 else "shift")
+        return self.groups.pass_through(self.labels[value], "scale" if mode != "constant" or constant == 0 else "shift")
 
     # --- groups ---------------------------------------------------------------------------------------------------
 
-    def group(self, name: str, width: int) -> int:
-        self.groups.append(_Group(name, width))
-        return len(self.groups) - 1
-
-    def root(self, group: int) -> int:
-        while group in self.joined:
-            group = self.joined[group]
-        return group
-
-    def join(self, node: fx.Node, first: Sequence[_Run], second: Sequence[_Run]) -> None:
+    def join(self, node: fx.Node, first: Sequence[Run], second: Sequence[Run]) -> None:
         """Make one layer of units that are added, or read by one weight."""
         self.check_alike(node, first, second)
-        for a, b in zip(first, second, strict=True):
-            if a.group is None or b.group is None:
-                self.fix(a.group)
-                self.fix(b.group)
-                continue
-            low, high = sorted((self.root(a.group), self.root(b.group)))
-            if low != high:
-                self.joined[high] = low
+        self.groups.join(first, second)
 
-    def pair(self, node: fx.Node, first: Sequence[_Run], second: Sequence[_Run]) -> None:
+    def pair(self, node: fx.Node, first: Sequence[Run], second: Sequence[Run]) -> None:
         """Tie units that are multiplied; the second factor is the gate."""
         self.check_alike(node, first, second)
-        for a, b in zip(first, second, strict=True):
-            if a.group is None or b.group is None:
-                self.fix(a.group)
-                self.fix(b.group)
-                continue
-            if self.root(a.group) == self.root(b.group):
-                self.groups[a.group].activations.append("product")
-            else:
-                self.groups[b.group].activations.append("gate")
-                self.paired.append((b.group, a.group))
+        self.groups.multiply(first, second)
 
-    def check_alike(self, node: fx.Node, first: Sequence[_Run], second: Sequence[_Run]) -> None:
-        widths = [
-            [(run.block, None if run.group is None else self.groups[run.group].width) for run in runs]
-            for runs in (first, second)
-        ]
-        if widths[0] != widths[1]:
+    def check_alike(self, node: fx.Node, first: Sequence[Run], second: Sequence[Run]) -> None:
+        if self.groups.widths(first) != self.groups.widths(second):
             raise self.refuse("layers that are put together differently meet", node)
-
-    def fix(self, group: int | None) -> None:
-        if group is not None:
-            self.groups[group].fixed = True
-
-    def pass_through(self, label: _Label, name: str) -> _Label:
-        for runs in label.values():
-            for run in runs:
-                if run.group is not None and name not in self.groups[run.group].activations:
-                    self.groups[run.group].activations.append(name)
-        return label
 
     def check_fixed(self, node: fx.Node, value: fx.Node, dims: Sequence[int] | range) -> None:
         if any(dim in self.labels.get(value, {}) for dim in dims):
@@ -555,18 +494,14 @@ class _Follower:
 
     def own_name(self, parameter: str) -> str:
         owner = _owner(parameter)
-        return owner if all(group.name != owner for group in self.groups) else parameter
-
-    def unique(self, name: str) -> str:
-        taken, tried = {group.name for group in self.groups}, (f"{name}{i or ''}" for i in itertools.count())
-        return next(each for each in tried if each not in taken)
+        return owner if owner not in self.groups.names else parameter
 
     # --- layers ---------------------------------------------------------------------------------------------------
 
     def finish(self, returned: fx.Node, output: int) -> Architecture:
         self.check_folds()
-        families = self.families()
-        names = {group: self.groups[self.root(group)].name for group in range(len(self.groups))}
+        families = self.groups.families()
+        names = {group: self.groups[self.groups.root(group)].name for group in range(len(self.groups))}
         maps = tuple(self.map(draft, names) for draft in self.drafts)
         self.check_reached(maps, names[output], returned)
         divided = dict[tuple[str, int], tuple[Section, ...]]()
@@ -576,12 +511,12 @@ class _Follower:
             if not m.per_unit:
                 divided[m.weight, 1] = tuple((axis.layer, axis.block) for axis in m.inputs)
         layers = []
-        for group in dict.fromkeys(self.root(draft.group) for draft in self.drafts):
+        for group in dict.fromkeys(self.groups.root(draft.group) for draft in self.drafts):
             name = names[group]
             first = families[group]
-            joint = [g for g in range(len(self.groups)) if self.root(g) == group]
-            kin = [g for g in range(len(self.groups)) if families[self.root(g)] == first]
-            fixed = any(self.groups[g].fixed or self.root(g) == output for g in kin)
+            joint = [g for g in range(len(self.groups)) if self.groups.root(g) == group]
+            kin = [g for g in range(len(self.groups)) if families[self.groups.root(g)] == first]
+            fixed = any(self.groups[g].fixed or self.groups.root(g) == output for g in kin)
             activations = dict.fromkeys(a for g in joint for a in self.groups[g].activations)
             layers.append(
                 Layer(
@@ -599,22 +534,8 @@ class _Follower:
         traced = {layer.name: layer.width for layer in layers}
         return Architecture(tuple(layers), maps, self.program, at, divided, traced, tuple(dict.fromkeys(self.crossing)))
 
-    def families(self) -> dict[int, int]:
-        """Layer → the first layer that its units are paired with, however indirectly."""
-        first = {self.root(g): self.root(g) for g in range(len(self.groups))}
-
-        def top(group: int) -> int:
-            while first[group] != group:
-                group = first[group]
-            return group
-
-        for a, b in self.paired:
-            low, high = sorted((top(self.root(a)), top(self.root(b))))
-            first[high] = low
-        return {group: top(group) for group in first}
-
     def map(self, draft: _Draft, names: dict[int, str]) -> Map:
-        def sections(runs: Sequence[_Run]) -> list[Section]:
+        def sections(runs: Sequence[Run]) -> list[Section]:
             return [(None if run.group is None else names[run.group], run.block) for run in runs]
 
         value, dim = draft.input
@@ -703,46 +624,3 @@ def _sizes(value: fx.Node) -> list[int]:
 
 def _size(value: fx.Node) -> int:
     return math.prod(_sizes(value))
-
-
-def _matching(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Dimensions of a shape that become dimensions of another, in the smallest groups.
-
-    >>> _matching([5, 3, 2, 2], [5, 12])
-    [([0], [0]), ([1, 2, 3], [1])]
-    """
-    groups, i, j = [], 0, 0
-    while i < len(before) and j < len(after):
-        sources, targets, left, right = [i], [j], before[i], after[j]
-        while left != right:
-            if left < right:
-                i += 1
-                sources.append(i)
-                left *= before[i]
-            else:
-                j += 1
-                targets.append(j)
-                right *= after[j]
-        groups.append((sources, targets))
-        i, j = i + 1, j + 1
-    if (i < len(before) or j < len(after)) and groups:  # ones are left
-        groups[-1][0].extend(range(i, len(before)))
-        groups[-1][1].extend(range(j, len(after)))
-    return groups
-
-
-def _each(value: Any, n_dims: int, default: int) -> tuple[int, ...]:
-    """A number for each spatial dimension."""
-    if value is None:
-        return (default,) * n_dims
-    given = [value] if isinstance(value, int) else list(value)
-    return tuple(given * n_dims if len(given) == 1 else given)
-
-
-def _padding(padding: Any, size: Sequence[int], dilation: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Zeros before and after, by spatial dimension."""
-    if padding == "same":
-        totals = [d * (k - 1) for k, d in zip(size, dilation, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
-    given = _each(0 if padding == "valid" else padding, len(size), 0)
-    return tuple((p, p) for p in given)

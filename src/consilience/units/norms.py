@@ -47,10 +47,33 @@ def without_norms(module: nn.Module, architecture: Architecture) -> nn.Module:
     Raises
     ------
     InputError
-        If a batch norm is a function of the module's own, or the weights are not those of a module with a bias.
+        If that cannot be done; see `check_foldable`.
     """
+    check_foldable(module, architecture)
     module, state = copy.deepcopy(module), read_state(module)
     widths = architecture.widths_in(state)
+    for m in architecture.maps:
+        if m.norm is None or m.is_norm:
+            continue
+        place, own = m.norm.weight.rpartition(".")[0], module.get_submodule(m.weight.rpartition(".")[0])
+        weights = m.weights(state, widths)
+        folded = m.written(state, widths, weights)[m.weight]
+        with torch.no_grad():
+            own.get_parameter(m.weight.rpartition(".")[2]).copy_(folded)
+        own.bias = nn.Parameter(weights.bias.clone())
+        parent, _, name = place.rpartition(".")
+        setattr(module.get_submodule(parent), name, nn.Identity())
+    return module.eval()
+
+
+def check_foldable(module: nn.Module, architecture: Architecture) -> None:
+    """Refuse a module whose batch norms `without_norms` cannot take out.
+
+    Raises
+    ------
+    InputError
+        If a batch norm is a function of the module's own, or the weights are not those of a module with a bias.
+    """
     for m in architecture.maps:
         if m.norm is None or m.is_norm:
             continue
@@ -60,14 +83,6 @@ def without_norms(module: nn.Module, architecture: Architecture) -> nn.Module:
                 "a batch norm cannot be taken out", where=f"'{place or m.norm.weight}', after '{m.name}'",
                 expected="nn.BatchNorm after nn.Conv or nn.Linear", cure='keep it: batch_norm="kept"',
             )  # fmt: skip
-        weights = m.weights(state, widths)
-        folded = m.written(state, widths, weights)[m.weight]
-        with torch.no_grad():
-            own.get_parameter(m.weight.rpartition(".")[2]).copy_(folded)
-        own.bias = nn.Parameter(weights.bias.clone())
-        parent, _, name = place.rpartition(".")
-        setattr(module.get_submodule(parent), name, nn.Identity())
-    return module.eval()
 
 
 def _restated(m: Map, network: TracedNetwork, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
