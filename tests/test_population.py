@@ -16,7 +16,7 @@ from conftest import inputs, random_mlp, random_population
 from consilience.assembly import assemble
 from consilience.census import Census, load_census, save_census
 from consilience.data import Data, Dataset
-from consilience.errors import ArtefactError, FunctionChangedError, InputError, TracingError
+from consilience.errors import ArtefactError, InputError, TracingError
 from consilience.nets import MLP
 from consilience.population import Population, Training, train_population
 from consilience.population import population as population_module
@@ -108,7 +108,7 @@ class Random(nn.Module):
         (random_mlp([5], "tanh"), InputError, "members differ in their activations\n  where:    member 1"),
         (nan_mlp(), InputError, "a parameter or buffer is not finite\n  where:    'readout.bias'"),
         (Unlike(random_mlp([5])), TracingError, "an operation on units is not understood\n  where:    aten.softmax"),
-        (Random(), FunctionChangedError, "changes what the module computes"),
+        (Random(), TracingError, "the outputs of a sample depend on the others"),
     ],
 )  # fmt: skip
 def test_a_member_that_does_not_belong_is_refused_by_number(other: nn.Module, error: type, message: str) -> None:
