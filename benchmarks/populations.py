@@ -7,15 +7,22 @@
 - E: as A, with tanh.
 
 All with Adam at 3e-3 and batches of 128 but for C. The seed splits the data, draws initial values and orders batches.
+
+`CONVOLUTIONAL` has networks with convolutions and batch norm, for images in colour and for grey ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import nn
+
 import consilience as cs
+from consilience.population.create import INITIALISATION, N_EXAMPLES, initialise
+from consilience.population.subsets import seed as first_values
+from consilience.population.training import fit_members
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,41 @@ RECIPES = {
 }
 
 
+@dataclass(frozen=True)
+class Convolutional:
+    """How a population of networks with convolutions is trained.
+
+    Attributes
+    ----------
+    depth : blocks per stage of a `consilience.ResNet`; 0 for a `consilience.ConvNet`.
+    widths : channels of each convolution or stage.
+    epochs : at 1e-3, and then at 1e-4, with batches of 64: without the second part, members of a few epochs are noisy.
+    n_members : how many.
+    """
+
+    depth: int
+    widths: tuple[int, ...]
+    epochs: tuple[int, int]
+    n_members: int = 8
+
+    def net(self, n_channels: int, n_classes: int) -> nn.Module:
+        """Return a network."""
+        if self.depth:
+            return cs.ResNet(n_channels, self.widths, n_classes, blocks_per_stage=self.depth)
+        return cs.ConvNet(n_channels, self.widths, n_classes, batch_norm=True)
+
+
+COLOUR, GREY = "colour", "grey"
+CONVOLUTIONAL = {
+    ("ConvNet", COLOUR): Convolutional(0, (16, 32, 64), (12, 3)),
+    ("ResNet-8", COLOUR): Convolutional(1, (8, 16, 32), (8, 2)),
+    ("ResNet-14", COLOUR): Convolutional(2, (8, 16, 32), (8, 2)),
+    ("ConvNet", GREY): Convolutional(0, (8, 16, 32), (1, 1)),
+    ("ResNet-8", GREY): Convolutional(1, (8, 16, 32), (1, 1)),
+    ("ResNet-14", GREY): Convolutional(2, (8, 16, 32), (1, 1)),
+}
+
+
 def obtain(name: str, data: cs.Data, seed: int, cache: Path) -> cs.Population:
     """Return a population, trained now or, where the cache has it, before.
 
@@ -55,12 +97,50 @@ def obtain(name: str, data: cs.Data, seed: int, cache: Path) -> cs.Population:
     seed : of the training.
     cache : directory of the artefacts.
     """
-    directory = cache / f"{Path(data.name).stem}-{name}{seed}"
+    recipe, n_inputs = RECIPES[name], data.train.x[0].numel()
+    nets = [cs.MLP(n_inputs, widths, data.n_classes, activation=recipe.activation) for widths in recipe.widths]
+    return _kept(
+        cache / f"{Path(data.name).stem}-{name}{seed}",
+        lambda: cs.train_population(nets, data.train, recipe.n_members, training=recipe.training, random_state=seed),
+    )
+
+
+def obtain_convolutional(
+    name: str, recipe: Convolutional, data: cs.Data, seed: int, cache: Path, device: str = "cpu"
+) -> cs.Population:
+    """Return a population, trained now or, where the cache has it, before.
+
+    Parameters
+    ----------
+    name : of the recipe; with its widths, epochs and members, a part of the artefact's.
+    recipe : how it is trained.
+    data, seed, cache : as in `obtain`.
+    device : where members are trained; all else is on the CPU.
+    """
+    net = recipe.net(data.image_shape[0], data.n_classes)
+    stages = [
+        cs.Training(epochs=epochs, batch_size=64, learning_rate=rate)
+        for epochs, rate in zip(recipe.epochs, (1e-3, 1e-4), strict=True)
+    ]
+
+    def train() -> cs.Population:
+        modules = [initialise(net, first_values(seed, INITIALISATION, k)).to(device) for k in range(recipe.n_members)]
+        for training in stages:
+            trained = fit_members(modules, data.train.x, data.train.y, training, random_state=seed)
+            for module, state in zip(modules, trained.states, strict=True):
+                module.load_state_dict(state)
+        return cs.Population.from_modules(
+            [module.cpu() for module in modules], data.train.x[:N_EXAMPLES], metrics=trained.metrics,
+            provenance={"random_state": seed, "training": [asdict(training) for training in stages]},
+        )  # fmt: skip
+
+    sizes = f"{'x'.join(map(str, recipe.widths))}-{'+'.join(map(str, recipe.epochs))}-{recipe.n_members}"
+    return _kept(cache / f"{Path(data.name).stem}-{name}-{sizes}-seed{seed}", train)
+
+
+def _kept(directory: Path, train: Callable[[], cs.Population]) -> cs.Population:
     if directory.exists():
         return cs.Population.load(directory)
-    recipe = RECIPES[name]
-    n_inputs = data.train.x[0].numel()
-    nets = [cs.MLP(n_inputs, widths, data.n_classes, activation=recipe.activation) for widths in recipe.widths]
-    population = cs.train_population(nets, data.train, recipe.n_members, training=recipe.training, random_state=seed)
+    population = train()
     population.save(directory)
     return population
