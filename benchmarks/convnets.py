@@ -368,7 +368,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--widths", type=int, nargs="+", help="channels of each convolution or stage")
-    parser.add_argument("--epochs", type=int, nargs=2, help="at 1e-3, and then at 1e-4")
+    parser.add_argument("--epochs", type=int, nargs=2, help="at the recipe's rate, and then at a tenth of it")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where members are trained")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, help="directory for convnets.md and convnets.json")

@@ -60,13 +60,15 @@ class Convolutional:
     ----------
     depth : blocks per stage of a `consilience.ResNet`; 0 for a `consilience.ConvNet`.
     widths : channels of each convolution or stage.
-    epochs : at 1e-3, and then at 1e-4, with batches of 64: without the second part, members of a few epochs are noisy.
+    epochs : with batches of 64, at the rate and then at a tenth of it; without the second part, members are noisy.
+    rate : learning rate of Adam.
     n_members : how many.
     """
 
     depth: int
     widths: tuple[int, ...]
     epochs: tuple[int, int]
+    rate: float = 1e-3
     n_members: int = 8
 
     def net(self, n_channels: int, n_classes: int) -> nn.Module:
@@ -81,9 +83,9 @@ CONVOLUTIONAL = {
     ("ConvNet", COLOUR): Convolutional(0, (16, 32, 64), (12, 3)),
     ("ResNet-8", COLOUR): Convolutional(1, (8, 16, 32), (8, 2)),
     ("ResNet-14", COLOUR): Convolutional(2, (8, 16, 32), (8, 2)),
-    ("ConvNet", GREY): Convolutional(0, (8, 16, 32), (1, 1)),
-    ("ResNet-8", GREY): Convolutional(1, (8, 16, 32), (1, 1)),
-    ("ResNet-14", GREY): Convolutional(2, (8, 16, 32), (1, 1)),
+    ("ConvNet", GREY): Convolutional(0, (8, 16, 32), (1, 1), rate=3e-3),
+    ("ResNet-8", GREY): Convolutional(1, (8, 16, 32), (1, 1), rate=3e-3),
+    ("ResNet-14", GREY): Convolutional(2, (8, 16, 32), (1, 1), rate=3e-3),
 }
 
 
@@ -112,7 +114,7 @@ def obtain_convolutional(
 
     Parameters
     ----------
-    name : of the recipe; with its widths, epochs and members, a part of the artefact's.
+    name : of the recipe; with its widths, epochs, rate and members, a part of the artefact's.
     recipe : how it is trained.
     data, seed, cache : as in `obtain`.
     device : where members are trained; all else is on the CPU.
@@ -120,7 +122,7 @@ def obtain_convolutional(
     net = recipe.net(data.image_shape[0], data.n_classes)
     stages = [
         cs.Training(epochs=epochs, batch_size=64, learning_rate=rate)
-        for epochs, rate in zip(recipe.epochs, (1e-3, 1e-4), strict=True)
+        for epochs, rate in zip(recipe.epochs, (recipe.rate, recipe.rate / 10), strict=True)
     ]
 
     def train() -> cs.Population:
@@ -134,8 +136,9 @@ def obtain_convolutional(
             provenance={"random_state": seed, "training": [asdict(training) for training in stages]},
         )  # fmt: skip
 
-    sizes = f"{'x'.join(map(str, recipe.widths))}-{'+'.join(map(str, recipe.epochs))}-{recipe.n_members}"
-    return _kept(cache / f"{Path(data.name).stem}-{name}-{sizes}-seed{seed}", train)
+    widths, epochs = "x".join(map(str, recipe.widths)), "+".join(map(str, recipe.epochs))
+    parts = Path(data.name).stem, name, widths, f"{epochs}epochs", f"{recipe.rate:g}", recipe.n_members, f"seed{seed}"
+    return _kept(cache / "-".join(map(str, parts)), train)
 
 
 def _kept(directory: Path, train: Callable[[], cs.Population]) -> cs.Population:
