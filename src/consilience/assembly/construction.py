@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from consilience.census.grounding import Basis
-from consilience.units.activations import Responses, stream
+from consilience.units.activations import Responses, rows_of, stream
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.axes import Axis
 from consilience.units.hyperplanes import Projection, ground
@@ -56,12 +56,8 @@ class Draft:
 
     def rows(self, axis: Axis) -> Tensor:
         """Return what the units built so far do in one place, at the positions that are looked at: (r, u)."""
-        sampling, widths = self.responses.sampling, self.architecture.widths
-        rows = []
-        for which, batch in stream(self.network, self.responses.x, [axis.name], known=self._known):
-            units = axis.units(batch[axis.name], widths, which.stop - which.start)
-            rows.append(sampling.of(units, which.start))
-        return torch.cat(rows)
+        responses = self.responses
+        return rows_of(self.network, responses.x, [axis], responses.max_rows, self._known)[axis]
 
     def patches(self, m: Map) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what a map reads and writes, batch by batch: (r, d), or (r, u, s) of a map per unit, and (r, u)."""

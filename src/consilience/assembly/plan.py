@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from consilience.assembly.construction import Draft
 from consilience.census.census import Census
-from consilience.census.distances import evenly
 from consilience.census.grounding import Basis, basis_of_groups, express, takes_offset
+from consilience.census.layer_units import units_on_data
 from consilience.units.axes import Axis
 from consilience.units.hyperplanes import Projection, hyperplanes
 from consilience.units.symmetry import usable_symmetry
@@ -40,7 +39,7 @@ class CensusPlan:
         if not self.has_data:
             points = hyperplanes(draft.members, layer, draft.projections).augmented
         else:
-            points = torch.cat([z[evenly(z)] for z in draft.responses.written(layer)], dim=1).T
+            points = units_on_data(draft.responses, layer)
         symmetry, alive = usable_symmetry(architecture, layer), self.census.layers_[first].alive
         return basis_of_groups(points, self.groups[first], population.widths(layer), symmetry, alive)
 

@@ -28,6 +28,7 @@ from consilience.assembly.pooling import output_basis
 from consilience.census.census import Census, LayerCensus
 from consilience.census.distances import evenly, unit_norm
 from consilience.census.grounding import RIDGE, Basis, basis_of_groups, groups_of
+from consilience.census.layer_units import units_on_data
 from consilience.census.ordering import Clusters
 from consilience.units.activations import Responses
 from consilience.units.moments import Moments, ridge
@@ -62,7 +63,7 @@ def reconstruct(
         own, family = taken.at(widths[name]), [each.name for each in architecture.family(name)]
         options = [groups_of(own.labels)]
         if len(family) == 1 and architecture.pointwise(name):
-            units, targets = _written(responses, name), _targets(census, responses, name, bases, widths)
+            units, targets = units_on_data(responses, name).T, _targets(census, responses, name, bases, widths)
             candidates = _candidates(taken, own, units, usable_symmetry(architecture, name))
             features = _centred(some.activate(name, candidates.values.T))
             cut = [candidates.own[i] for i in forward_selection(features[:, candidates.own], targets, widths[name])]
@@ -104,17 +105,12 @@ def _targets(
     return _centred(_compressed(torch.cat(columns, dim=1)))
 
 
-def _written(responses: Responses, layer: str) -> Tensor:
-    """Pre-activations of all members' units, on some of the samples: (r, U)."""
-    return torch.cat([z[evenly(z)] for z in responses.written(layer)], dim=1)
-
-
 def _basis(census: Census, responses: Responses, layer: str, groups: NDArray[np.bool_]) -> Basis:
     """The basis that groups of units of a layer's family make of the layer."""
     population = census.population_
     symmetry = usable_symmetry(population.architecture, layer)
     alive = census.layers_[population.architecture.first(layer)].alive
-    return basis_of_groups(_written(responses, layer).T, groups, population.widths(layer), symmetry, alive)
+    return basis_of_groups(units_on_data(responses, layer), groups, population.widths(layer), symmetry, alive)
 
 
 def _compressed(targets: Tensor) -> Tensor:

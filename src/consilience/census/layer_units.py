@@ -98,13 +98,18 @@ def layer_units(
     tables = {layer: hyperplanes(networks, layer, projections) for layer in family}
     if distance == "activation":
         assert responses is not None
-        rows = {layer: torch.cat([z[evenly(z)].T for z in responses.written(layer)]) for layer in family}
+        rows = {layer: units_on_data(responses, layer) for layer in family}
     else:  # what a gate is written by may not be grounded yet: the others tell its units apart
         rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}
     chosen = torch.from_numpy(alive)
     embedded = [embed(part[chosen], distance, usable_symmetry(architecture, layer)) for layer, part in rows.items()]
     points = Points(np.concatenate([part.coordinates for part in embedded], axis=1), embedded[0].projective)
     return LayerUnits(name, len(networks), tables[name], alive, rows, points)
+
+
+def units_on_data(responses: Responses, layer: str) -> Tensor:
+    """Return what all members' units of a layer do before their activation, on some of the samples: (U, r)."""
+    return torch.cat([z[evenly(z)] for z in responses.written(layer)], dim=1).T
 
 
 def everywhere(labels: NDArray[np.int64], alive: NDArray[np.bool_]) -> NDArray[np.int64]:

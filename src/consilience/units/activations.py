@@ -68,11 +68,20 @@ def stream(
         yield slice(start, end), network.values(x[start:end], values, given)
 
 
-def rows_of(network: TracedNetwork, x: Tensor, axes: Sequence[Axis], max_rows: int = MAX_ROWS) -> dict[Axis, Tensor]:
-    """Return what units do in several places on inputs x (n, ...), in one pass: (r, u) for each axis."""
+def rows_of(
+    network: TracedNetwork,
+    x: Tensor,
+    axes: Sequence[Axis],
+    max_rows: int = MAX_ROWS,
+    known: Mapping[str, Tensor] | None = None,
+) -> dict[Axis, Tensor]:
+    """Return what units do in several places on inputs x (n, ...), in one pass: (r, u) for each axis.
+
+    ``known``: values that need not be computed again.
+    """
     sampling, widths = Sampling(len(x), max_rows), network.architecture.widths
     found: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
-    for which, batch in stream(network, x, list({axis.name for axis in axes})):
+    for which, batch in stream(network, x, list({axis.name for axis in axes}), known=known):
         for axis, rows in found.items():
             units = axis.units(batch[axis.name], widths, which.stop - which.start)
             rows.append(sampling.of(units, which.start))

@@ -189,10 +189,7 @@ class Map:
         each, of_part = len(output) // n_samples, written.shape[2] // (len(output) // n_samples)
         parts_of = sample * each + position // of_part  # where samples have been divided, which part
         patches = self._patches(value, parts_of, position % of_part)  # (r, all entries read, kernel positions)
-        parts = []
-        for axis in self.inputs:
-            offset, units, each = axis.span(widths)
-            parts.append(patches.narrow(1, offset, units * each).reshape(len(patches), units, -1))
+        parts = self._parts(patches, widths)
         rows = parts[0] if self.per_unit else torch.cat([part.flatten(1) for part in parts], dim=1)
         return rows, written[sample, :, position]
 
@@ -212,7 +209,7 @@ class Map:
         return chosen.flatten(2)
 
     def _parts(self, weight: Tensor, widths: Mapping[str, int]) -> tuple[Tensor, ...]:
-        """Split a weight (u, entries read, s) by what is read."""
+        """Split a weight (u, entries read, s), or patches (r, entries read, s), by what is read."""
         parts = []
         for axis in self.inputs:
             offset, units, each = axis.span(widths)

@@ -31,11 +31,8 @@ def with_statistics(network: TracedNetwork, x: Tensor) -> TracedNetwork:
         network = network.with_weights(m, network.weights(m))
     places = {m.name: m.inputs[0] if m.is_norm else m.output for m in norms}
     found = _moments(network, x, list(places.values()))
-    state = dict(network.state)
     for m in norms:
-        mean, variance = found[places[m.name]]
-        state |= _restated(m, network, mean, variance)
-        network = replace(network, state=state)
+        network = replace(network, state={**network.state, **_restated(m, network, *found[places[m.name]])})
     return network
 
 
