@@ -371,7 +371,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=2, help="at the recipe's rate, and then at a tenth of it")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where members are trained")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="directory for convnets.md and convnets.json")
+    parser.add_argument("--out", type=Path, help="a file for the text; the rows go beside it, as .json")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is no GPU that torch can use; leave it out")
@@ -418,10 +418,10 @@ def options_of(arguments: argparse.Namespace) -> str:
 
 def save(rows: Sequence[Row], titles: dict[str, str], arguments: argparse.Namespace) -> None:
     """Write both files."""
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "convnets.md").write_text(write(rows, titles, options_of(arguments)))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.with_suffix(".md").write_text(write(rows, titles, options_of(arguments)))
     known = [{name: value for name, value in asdict(row).items() if value == value} for row in rows]  # JSON has no NaN
-    (arguments.out / "convnets.json").write_text(json.dumps(known, indent=1) + "\n")
+    arguments.out.with_suffix(".json").write_text(json.dumps(known, indent=1) + "\n")
 
 
 if __name__ == "__main__":

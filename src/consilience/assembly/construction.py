@@ -72,16 +72,19 @@ class Draft:
         if any(other.output.name == m.output.name for other in later):
             return  # a norm of several layers, which is written layer by layer
         wanted = [axis.name for other in later for axis in other.inputs] + [self.architecture.program.output]
-        batches = stream(self.network, self.responses.x, [m.output.name], known=self._known)
         room = KNOWN_BYTES - sum(value.nbytes for value in self._known.values())
-        kept: list[Tensor] = []
-        for _, batch in batches:
-            kept.append(batch[m.output.name])
-            room -= kept[-1].nbytes
-            if room < 0:
+        kept: Tensor | None = None
+        for which, batch in stream(self.network, self.responses.x, [m.output.name], known=self._known):
+            value, n_samples = batch[m.output.name], which.stop - which.start
+            if value.nbytes * len(self.responses.x) > room * n_samples:
                 break
+            each = len(value) // n_samples  # more than one where samples have been divided
+            if kept is None:
+                kept = value.new_empty(each * len(self.responses.x), *value.shape[1:])
+            kept[which.start * each : which.stop * each] = value
         else:
-            self._known[m.output.name] = torch.cat(kept)
+            if kept is not None:
+                self._known[m.output.name] = kept
         needed = self.architecture.program.needed(wanted, self._known)
         self._known = {name: value for name, value in self._known.items() if name in needed}
 

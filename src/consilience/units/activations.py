@@ -19,7 +19,7 @@ from consilience.errors import InputError
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis, Sampling
 
-BATCH_VALUES = 2**24  # numbers in the largest value of a batch; 64 MB, of which a few are alive at a time
+BATCH_VALUES = 2**22  # numbers in the largest value of a batch, 16 MB: more of them leave the caches and take longer
 BATCH_SIZE = 1024
 MAX_ROWS = 20_000  # of a layer with positions: enough for least squares of a few thousand weights per unit
 MAX_BYTES = 2**30  # of rows that are kept of all layers of all networks together
