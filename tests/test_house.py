@@ -14,8 +14,8 @@ SOURCE = ROOT / "src" / "consilience"
 
 # Each room may import from the rooms before it, and from itself.
 ORDER = [
-    "errors", "data", "nets", "units", "store", "evaluation", "population", "census", "assembly", "baselines", "report",
-    "recipes", "cli",
+    "errors", "data", "nets", "units", "store", "evaluation", "population", "census", "assembly", "baselines",
+    "recovery", "report", "recipes", "cli",
 ]  # fmt: skip
 
 

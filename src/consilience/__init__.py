@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from consilience.evaluation import Score, evaluate
     from consilience.nets import MLP, ConvNet, ResNet
     from consilience.population import Population, Training, imagine_inputs, train_population
+    from consilience.recovery import ExpandAndCluster
     from consilience.store import load_network, save_network
     from consilience.units.layers import find_layers
 
@@ -39,6 +40,7 @@ __all__ = [
     "Dataset",
     "Elastic",
     "Ensemble",
+    "ExpandAndCluster",
     "Population",
     "ResNet",
     "Score",
@@ -69,6 +71,7 @@ _HOMES = {
     "Dataset": "data",
     "Elastic": "assembly",
     "Ensemble": "baselines",
+    "ExpandAndCluster": "recovery",
     "Population": "population",
     "ResNet": "nets",
     "Score": "evaluation",

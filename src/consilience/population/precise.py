@@ -1,0 +1,355 @@
+"""Fits to machine precision: many small networks of one architecture at once, in float64, by second-order steps.
+
+Where the targets are the outputs of a network, a wide enough student can reach them to rounding; first-order training
+stops far above that. Levenberg-Marquardt solves, for residuals r and their Jacobian J,
+
+    (JᵀJ + μ I) δ = −Jᵀ r,
+
+exactly and for all networks side by side, with a damping μ of each network's own (Nielsen 1999, "Damping parameter in
+Marquardt's method"). Networks wider than their task have a singular JᵀJ; damping goes towards zero only as fast as the
+factorisation stays possible. Networks with too many parameters for that take L-BFGS (Liu and Nocedal 1989); tasks too
+large for either are trained by Adam in float32, with a rate that is lowered where the loss stays.
+
+Axis legend: ``k`` networks, ``n`` samples, ``o`` outputs, ``p`` parameters of one network.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, stack_module_state, vmap
+
+from consilience.errors import InputError
+from consilience.population.create import initialise
+from consilience.population.subsets import seed
+
+METHODS = ("levenberg-marquardt", "l-bfgs", "adam")
+MAX_PARAMETERS = 1500  # of a network that Levenberg-Marquardt takes: JᵀJ is p × p
+MAX_ADAM = 2e9  # samples × parameters above which only batches are affordable
+JACOBIAN_VALUES = 2**24  # numbers in a Jacobian at a time, 128 MB
+WARM_UP, WARM_UP_RATE = 300, 1e-2  # steps of Adam first: far from a solution, second-order steps go astray
+FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e12  # as a share of the mean squared column norm of J
+PATIENCE, PROGRESS = 12, 0.02  # a network whose loss has not fallen by this share in so many steps has stalled
+BATCH_SIZE, LOWEST_RATE = 256, 1e-5
+REDRAW = 7  # stream of random numbers, beside those of create.py
+
+Residuals = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Precise:
+    """What a fit gives.
+
+    Attributes
+    ----------
+    modules : the fitted networks, on new memory.
+    losses : (k,) mean squared error as a share of the targets' variance; ``inf`` where it is not finite.
+    status : of each network: "converged" (loss at most the tolerance), "stalled" (it falls no further), "unfinished"
+        (the iterations ran out) or "diverged" (not finite, though drawn anew).
+    iterations : of each network, second-order steps tried; for Adam, epochs.
+    redrawn : networks that diverged and were started once more.
+    """
+
+    modules: tuple[nn.Module, ...]
+    losses: Tensor
+    status: tuple[str, ...]
+    iterations: tuple[int, ...]
+    redrawn: tuple[int, ...] = ()
+
+
+def method_for(module: nn.Module, n_samples: int) -> str:
+    """Return the most precise method that is affordable for networks like ``module`` on so many samples."""
+    size = sum(parameter.numel() for parameter in module.parameters())
+    if size <= MAX_PARAMETERS:
+        return "levenberg-marquardt"
+    return "l-bfgs" if size * n_samples <= MAX_ADAM else "adam"
+
+
+def fit_precisely(
+    modules: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    method: str | None = None,
+    tolerance: float = 1e-24,
+    max_iterations: int = 100,
+    warm_up: int = WARM_UP,
+    random_state: int = 0,
+) -> Precise:
+    """Fit networks of one architecture to targets, each by itself and all at once.
+
+    Parameters
+    ----------
+    modules : initialised networks that differ in their parameters alone; copied, not changed.
+    x : inputs (n, ...).
+    y : targets (n, o).
+    method : one of `METHODS`; by default the most precise that is affordable (`method_for`).
+    tolerance : mean squared error, as a share of the targets' variance, at which a network is done.
+    max_iterations : second-order steps; for "adam", epochs.
+    warm_up : steps of Adam on all samples before second-order steps.
+    random_state : seed of initial values drawn anew, and of the order of batches.
+
+    Raises
+    ------
+    InputError
+        If there is no network, the method is unknown, networks differ in more than their parameters, targets are
+        constant, or anything is not finite.
+    """
+    _check(modules, x, y, method)
+    method = method or method_for(modules[0], len(x))
+    fitted = _fit(modules, x, y, method, tolerance, max_iterations, warm_up, random_state)
+    again = tuple(k for k, loss in enumerate(fitted.losses) if not math.isfinite(loss))
+    if not again:
+        return fitted
+    fresh = [initialise(modules[k], seed(random_state, REDRAW, k)) for k in again]
+    second = _fit(fresh, x, y, method, tolerance, max_iterations, warm_up, random_state)
+    modules, losses = list(fitted.modules), fitted.losses.clone()
+    status, iterations = list(fitted.status), list(fitted.iterations)
+    for row, k in enumerate(again):
+        modules[k], losses[k] = second.modules[row], second.losses[row]
+        status[k], iterations[k] = second.status[row], second.iterations[row]
+    return Precise(tuple(modules), losses, tuple(status), tuple(iterations), again)
+
+
+def _fit(
+    modules: Sequence[nn.Module], x: Tensor, y: Tensor, method: str, tolerance: float, max_iterations: int,
+    warm_up: int, random_state: int,
+) -> Precise:  # fmt: skip
+    dtype = torch.float32 if method == "adam" else torch.float64
+    stack = _Stack(modules, x.to(dtype), y.to(dtype))
+    if method == "adam":
+        iterations = _batched_adam(stack, max_iterations, random_state)
+        losses = stack.losses(stack.theta)
+    else:
+        stack.warm_up(warm_up)
+        search = _levenberg_marquardt if method == "levenberg-marquardt" else _quasi_newton
+        losses, iterations = search(stack, tolerance, max_iterations)
+    finite = torch.isfinite(losses)
+    status = tuple(
+        "diverged"
+        if not fine
+        else "converged"
+        if loss <= tolerance
+        else "unfinished"
+        if n >= max_iterations
+        else "stalled"
+        for fine, loss, n in zip(finite.tolist(), losses.tolist(), iterations, strict=True)
+    )
+    return Precise(stack.modules(), torch.where(finite, losses, math.inf).double(), status, tuple(iterations))
+
+
+class _Stack:
+    """Networks side by side: all parameters as one tensor ``theta`` (k, p)."""
+
+    def __init__(self, modules: Sequence[nn.Module], x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+        self.scale = float(y.var(0, correction=0).mean())
+        self.template = copy.deepcopy(modules[0]).to(x.dtype).eval()
+        parameters, _ = stack_module_state([copy.deepcopy(module).to(x.dtype) for module in modules])
+        self.shapes = {name: value.shape[1:] for name, value in parameters.items()}
+        self.theta = torch.cat([value.detach().flatten(1) for value in parameters.values()], dim=1)
+
+    def split(self, theta: Tensor) -> dict[str, Tensor]:
+        """Return the parameters by name; theta (k, p) or (p,)."""
+        parts = theta.split([math.prod(shape) for shape in self.shapes.values()], dim=-1)
+        return {
+            name: part.reshape(*theta.shape[:-1], *shape)
+            for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
+        }
+
+    def outputs(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Return outputs (k, n, o)."""
+        run = vmap(lambda parameters, x: functional_call(self.template, parameters, (x,)), in_dims=(0, None))
+        outputs: Tensor = run(self.split(theta), x)
+        return outputs
+
+    def losses(self, theta: Tensor) -> Tensor:
+        """Return each network's mean squared error as a share of the targets' variance: (k,)."""
+        total = theta.new_zeros(len(theta))
+        size = max(1, JACOBIAN_VALUES // max(1, theta.numel()))
+        for x, y in zip(self.x.split(size), self.y.split(size), strict=True):
+            total = total + (self.outputs(theta, x) - y).square().sum((1, 2))
+        return total / (self.y.numel() * self.scale)
+
+    def normal_equations(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return JᵀJ (k, p, p) and Jᵀr (k, p) of residuals at the scale of `losses`, some samples at a time."""
+
+        def one(parameters: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+            outputs: Tensor = functional_call(self.template, parameters, (x[None],))[0]
+            return outputs, outputs
+
+        jacobian = vmap(vmap(jacrev(one, has_aux=True), in_dims=(None, 0)), in_dims=(0, None))
+        k, p = theta.shape
+        gram, slope = theta.new_zeros(k, p, p), theta.new_zeros(k, p)
+        size = max(1, JACOBIAN_VALUES // (k * p * self.y.shape[1]))
+        for x, y in zip(self.x.split(size), self.y.split(size), strict=True):
+            by_name, outputs = jacobian(self.split(theta), x)
+            rows = torch.cat([part.flatten(3) for part in by_name.values()], dim=3).flatten(1, 2)  # (k, n·o, p)
+            gram += rows.mT @ rows
+            slope += ((outputs - y).flatten(1)[:, None] @ rows)[:, 0]
+        return gram / (self.y.numel() * self.scale), slope / (self.y.numel() * self.scale)
+
+    def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return losses (k,) on these samples, and their gradients (k, p)."""
+        theta = theta.detach().requires_grad_(True)
+        losses = (self.outputs(theta, x) - y).square().mean((1, 2)) / self.scale
+        return losses.detach(), torch.autograd.grad(losses.sum(), theta)[0]
+
+    def warm_up(self, steps: int) -> None:
+        """Take some steps of Adam on all samples."""
+        adam = _Adam(self.theta, WARM_UP_RATE)
+        for _ in range(steps):
+            self.theta = adam.step(self.theta, self.gradients(self.theta, self.x, self.y)[1])
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Return the networks as modules."""
+        found = []
+        for theta in self.theta:
+            module = copy.deepcopy(self.template)
+            module.load_state_dict({**module.state_dict(), **self.split(theta.clone())})
+            found.append(module)
+        return tuple(found)
+
+
+class _Adam:
+    """Adam (Kingma and Ba 2015) with a rate of each network's own."""
+
+    def __init__(self, theta: Tensor, rate: float) -> None:
+        self.rates = theta.new_full((len(theta), 1), rate)
+        self.first, self.second, self.steps = torch.zeros_like(theta), torch.zeros_like(theta), 0
+
+    def step(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """Return theta after a step."""
+        self.steps += 1
+        self.first = self.first.lerp(gradient, 0.1)
+        self.second = self.second.lerp(gradient.square(), 0.001)
+        first, second = self.first / (1 - 0.9**self.steps), self.second / (1 - 0.999**self.steps)
+        return theta - self.rates * first / (second.sqrt() + 1e-12)
+
+
+def _levenberg_marquardt(stack: _Stack, tolerance: float, max_iterations: int) -> tuple[Tensor, list[int]]:
+    """Move ``stack.theta`` to where no network gets better; return the losses (k,) and the steps each has tried."""
+    theta = stack.theta
+    losses, (gram, slope) = stack.losses(theta), stack.normal_equations(theta)
+    damping = FIRST_DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1)
+    growth, history = torch.full_like(damping, 2), [losses]
+    iterations = [0] * len(theta)
+    active = torch.isfinite(losses) & (losses > tolerance)
+    for iteration in range(1, max_iterations + 1):
+        rows = active.nonzero()[:, 0]
+        if not len(rows):
+            break
+        for k in rows.tolist():
+            iterations[k] = iteration
+        step, solved = _solve(gram[rows], slope[rows], damping[rows])
+        tried = theta[rows] + step
+        found = stack_losses = torch.where(solved, torch.nan_to_num(stack.losses(tried), nan=math.inf), math.inf)
+        predicted = (step * (damping[rows, None] * step - slope[rows])).sum(1)  # what the linear model expects to gain
+        better = stack_losses < losses[rows]
+        gain = torch.where(better, (losses[rows] - found) / predicted.clamp(min=1e-300), 0)
+        factor = torch.where(better, (1 - (2 * gain - 1) ** 3).clamp(min=1 / 3, max=1), growth[rows])
+        damping[rows] = damping[rows] * factor
+        growth[rows] = torch.where(better, 2.0, growth[rows] * 2)
+        moved = rows[better]
+        theta = theta.index_copy(0, moved, tried[better])
+        losses = losses.index_copy(0, moved, found[better])
+        history.append(losses)
+        active = torch.isfinite(losses) & (losses > tolerance)
+        if len(history) > PATIENCE:
+            active &= losses < (1 - PROGRESS) * history[-1 - PATIENCE]
+        active &= damping < LARGEST_DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1)
+        renewed = moved[active[moved]]
+        if len(renewed):
+            gram[renewed], slope[renewed] = stack.normal_equations(theta[renewed])
+    stack.theta = theta
+    return losses, iterations
+
+
+def _solve(gram: Tensor, slope: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """Return steps (k, p), and which networks (k,) have one: the others' damping is too small for rounding."""
+    damped = gram + torch.diag_embed(damping[:, None].expand(-1, gram.shape[1]))
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    step = -torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
+    solved = (failed == 0) & torch.isfinite(step).all(1)
+    return torch.where(solved[:, None], step, 0), solved
+
+
+def _quasi_newton(stack: _Stack, tolerance: float, max_iterations: int) -> tuple[Tensor, list[int]]:
+    """As `_levenberg_marquardt`, one network after the other; an iteration is `PATIENCE` steps of L-BFGS."""
+    losses, iterations = [], []
+    for k in range(len(stack.theta)):
+        theta = stack.theta[k : k + 1].clone().requires_grad_(True)
+        optimizer = torch.optim.LBFGS(
+            [theta], max_iter=PATIENCE, history_size=50, line_search_fn="strong_wolfe", tolerance_grad=0,
+            tolerance_change=0,
+        )  # fmt: skip
+
+        def closure(theta: Tensor = theta, optimizer: torch.optim.Optimizer = optimizer) -> float:
+            optimizer.zero_grad()
+            loss, theta.grad = stack.gradients(theta, stack.x, stack.y)
+            return float(loss)
+
+        last, done = math.inf, 0
+        while done < max_iterations:
+            optimizer.step(closure)
+            done += 1
+            loss = float(stack.losses(theta.detach()))
+            if loss <= tolerance or not loss < (1 - PROGRESS) * last:
+                break
+            last = loss
+        stack.theta[k] = theta.detach()[0]
+        losses.append(loss)
+        iterations.append(done)
+    return torch.tensor(losses, dtype=stack.theta.dtype), iterations
+
+
+def _batched_adam(stack: _Stack, epochs: int, random_state: int) -> list[int]:
+    """Train by Adam in batches; a network whose loss has not fallen in an epoch goes on at half its rate."""
+    adam, generator = _Adam(stack.theta, 1e-3), torch.Generator().manual_seed(random_state)
+    best = torch.full((len(stack.theta),), math.inf)
+    iterations = [0] * len(stack.theta)
+    for epoch in range(1, epochs + 1):
+        total = torch.zeros(len(stack.theta))
+        for rows in _batches(len(stack.x), generator):
+            losses, gradient = stack.gradients(stack.theta, stack.x[rows], stack.y[rows])
+            stack.theta = adam.step(stack.theta, gradient)
+            total += losses * len(rows) / len(stack.x)
+        running = adam.rates[:, 0] > LOWEST_RATE
+        iterations = [epoch if runs else n for runs, n in zip(running.tolist(), iterations, strict=True)]
+        worse = ~(total < (1 - PROGRESS) * best)
+        adam.rates[worse] /= 2
+        best = torch.minimum(best, torch.nan_to_num(total, nan=math.inf))
+        if not bool(running.any()):
+            break
+    return iterations
+
+
+def _batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
+    yield from torch.randperm(n, generator=generator).split(BATCH_SIZE)
+
+
+def _check(modules: Sequence[nn.Module], x: Tensor, y: Tensor, method: str | None) -> None:
+    if not modules:
+        raise InputError("there is nothing to fit", where="modules", got="no modules")
+    if method is not None and method not in METHODS:
+        raise InputError("unknown method", where="method", got=repr(method), expected=", ".join(METHODS))
+    shapes = [{name: tuple(value.shape) for name, value in module.named_parameters()} for module in modules]
+    if any(each != shapes[0] for each in shapes):
+        raise InputError(
+            "networks are fitted side by side only where they differ in nothing but values", where="modules",
+            got=f"parameters {next(each for each in shapes if each != shapes[0])}", expected=shapes[0],
+        )  # fmt: skip
+    if y.dim() != 2 or len(y) != len(x):
+        raise InputError(
+            "each input needs a row of targets", where="y", got=tuple(y.shape), expected=f"({len(x)}, outputs)"
+        )
+    for name, values in (("x", x), ("y", y)):
+        if not bool(torch.isfinite(values).all()):
+            raise InputError(f"{name} has values that are not finite", where=name, cure="remove these samples")
+    if float(y.var(0, correction=0).mean()) == 0:
+        raise InputError("the targets are constant", where="y", cure="there is nothing to fit")

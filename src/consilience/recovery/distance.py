@@ -1,0 +1,150 @@
+"""How far a recovered network is from its teacher, once the symmetries of units are taken out.
+
+Layer by layer, units are paired by the angles of their hyperplanes ``[w; b]`` (the assignment with the smallest sum),
+with the sign free where the activation allows it; a recovered unit then takes the place, the sign and the scale of its
+teacher's unit, and the layer above is compared in that order.
+
+Axis legend: ``r`` units of the recovered network, ``t`` of the teacher, ``d`` entries of a hyperplane with its bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from consilience.errors import InputError
+from consilience.recovery.student import Function, Student
+from consilience.units.symmetry import Symmetry
+
+FAR = 0.1  # radians, above which two hyperplanes are not the same unit
+SAME_FUNCTION = 1e-5  # how near a teacher must come to what its linear layers and the activation give
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Differences to a teacher, after permutations, signs and scales.
+
+    Attributes
+    ----------
+    pairs : by hidden layer, (recovered unit, teacher's unit).
+    missing, excess : units of the teacher without a partner, and recovered ones, in all layers together.
+    worst_angle : radians between paired hyperplanes, at most; NaN without pairs.
+    worst_error : relative error of paired units' parameters, incoming and outgoing, at most; NaN without pairs.
+    function_error : root mean squared error of the outputs on fresh inputs, as a share of their standard deviation.
+    """
+
+    pairs: tuple[tuple[tuple[int, int], ...], ...]
+    missing: int
+    excess: int
+    worst_angle: float
+    worst_error: float
+    function_error: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every unit has a partner."""
+        return self.missing == self.excess == 0
+
+
+def distance(model: Student, teacher: nn.Module, symmetry: Symmetry, x: Tensor) -> Distance:
+    """Compare a recovered network with its teacher.
+
+    Parameters
+    ----------
+    model : the network.
+    teacher : any module that is a chain of linear layers with the model's activation between them.
+    symmetry : of the activation.
+    x : fresh inputs (n, d).
+
+    Raises
+    ------
+    InputError
+        If the teacher is no such chain, or has another depth.
+    """
+    theirs = _chain(teacher, model.function, x)
+    if len(theirs) != len(model.layers):
+        raise InputError(
+            "the teacher has another depth", where="distance_to(teacher)", got=f"{len(theirs) - 1} hidden layers",
+            expected=len(model.widths), cure="give n_units one size for each hidden layer",
+        )  # fmt: skip
+    ours = [_affine(layer) for layer in model.layers]
+    with torch.no_grad():
+        wanted, found = teacher.double()(x), model(x)
+        function_error = float(((wanted - found).square().mean() / wanted.var(0, correction=0).mean()).sqrt())
+    pairs, angles, errors, missing, excess = [], [], [], 0, 0
+    for i, (teacher_rows, teacher_above) in enumerate(pairwise(theirs)):
+        own, above = ours[i], ours[i + 1]
+        matched = _matched(own, teacher_rows, symmetry)
+        missing, excess = missing + len(teacher_rows) - len(matched), excess + len(own) - len(matched)
+        pairs.append(tuple((j, t) for j, t, _ in matched))
+        aligned = own.new_zeros(len(above), len(teacher_rows) + 1)
+        aligned[:, -1] = above[:, -1]
+        for j, t, sign in matched:
+            scale = teacher_rows[t].norm() / own[j].norm() if symmetry.homogeneous else own.new_ones(())
+            incoming, outgoing = own[j] * sign * scale, above[:, j] / scale
+            if sign < 0 and symmetry.odd_constant is not None:
+                aligned[:, -1] += symmetry.odd_constant * outgoing
+                outgoing = -outgoing
+            aligned[:, t] = outgoing
+            angles.append(_angle(incoming, teacher_rows[t]))
+            errors.append(float((incoming - teacher_rows[t]).norm() / teacher_rows[t].norm()))
+            if i + 1 == len(theirs) - 1:  # below, these are a part of the hyperplanes above
+                size = teacher_above[:, t].norm().clamp(min=1e-300)
+                errors.append(float((outgoing - teacher_above[:, t]).norm() / size))
+        ours[i + 1] = aligned
+    nan = float("nan")
+    return Distance(tuple(pairs), missing, excess, max(angles, default=nan), max(errors, default=nan), function_error)
+
+
+def _matched(own: Tensor, theirs: Tensor, symmetry: Symmetry) -> list[tuple[int, int, float]]:
+    """Pairs of rows, and −1 where their signs differ."""
+    unit, wanted = (rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300) for rows in (own, theirs))
+    cosine = unit @ wanted.T
+    projective = symmetry.odd_constant is not None or symmetry.even_slope is not None
+    closeness = cosine.abs() if projective else cosine
+    rows, columns = linear_sum_assignment(torch.acos(closeness.clamp(-1, 1)).numpy())
+    found = []
+    for j, t in zip(rows.tolist(), columns.tolist(), strict=True):
+        sign = -1.0 if projective and cosine[j, t] < 0 else 1.0
+        if _angle(own[j] * sign, theirs[t]) <= FAR:
+            found.append((j, t, sign))
+    return found
+
+
+def _angle(a: Tensor, b: Tensor) -> float:
+    """The angle of two vectors, exact for small ones too."""
+    a, b = a / a.norm().clamp(min=1e-300), b / b.norm().clamp(min=1e-300)
+    return float(2 * torch.atan2((a - b).norm(), (a + b).norm()))
+
+
+def _chain(teacher: nn.Module, function: Function, x: Tensor) -> list[Tensor]:
+    """The [w; b] of each linear layer; refused unless they and the activation are the whole function."""
+    linears = _linears(teacher)
+    rows = [_affine(layer) for layer in linears]
+    fits = bool(rows) and all(len(a) == b.shape[1] - 1 for a, b in pairwise(rows))
+    if fits and rows[0].shape[1] - 1 == x.shape[1]:
+        with torch.no_grad():
+            wanted, h = teacher.double().eval()(x), x
+            for i, layer in enumerate(rows):
+                h = h @ layer[:, :-1].T + layer[:, -1]
+                h = function(h) if i + 1 < len(rows) else h
+        if h.shape == wanted.shape and (h - wanted).abs().max() <= SAME_FUNCTION * wanted.abs().max():
+            return rows
+    raise InputError(
+        "the teacher is not a chain of linear layers with this activation", where="distance_to(teacher)",
+        got=type(teacher).__name__, cure="compare outputs instead, or recover with the teacher's activation",
+    )  # fmt: skip
+
+
+def _linears(module: nn.Module) -> list[nn.Linear]:
+    return [part for part in module.modules() if isinstance(part, nn.Linear)]
+
+
+def _affine(layer: nn.Linear) -> Tensor:
+    weight = layer.weight.detach().double()
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
+    return torch.cat([weight, bias[:, None]], dim=1)

@@ -1,0 +1,278 @@
+"""Expand-and-Cluster, layer by layer: train wide students, cluster the units of their first layer, go on above it.
+
+What the layers below have been found to be is what the next students read, so that each of them is one layer shorter:
+the last are networks of one hidden layer. Where signs are free up to a linear term, students read the inputs of the
+layer below beside its units, through a linear path; their hyperplanes on it say which signs were wrong
+(`consilience.recovery.rebuild.turned`), and it is left out from there on.
+
+Of several ways to cut a tree, the first that leads to a network as good as the students is taken; else the best.
+
+Everything here is in standardised inputs and outputs. Axis legend as in `consilience.recovery.rebuild`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from consilience.population.create import initialise
+from consilience.population.precise import Precise, fit_precisely
+from consilience.population.subsets import seed
+from consilience.recovery.clusters import Cut, StudentUnits, cuts
+from consilience.recovery.rebuild import (
+    as_good,
+    hyperplanes_of,
+    medians,
+    refined,
+    turned,
+    with_units,
+    without_excess,
+    without_path,
+)
+from consilience.recovery.student import Function, Student
+from consilience.units.symmetry import Symmetry
+
+STUDENTS = 11  # stream of random numbers
+MAX_CUTS = 4  # ways to cut a tree that are tried
+CONVERGED = 1e-6  # error, as a share of the variance, that a student must reach, unless noise allows for less
+NEAR_MOST, PRECISE = 100.0, 1e-10  # a student's error over the median, above which its units do not count; any below
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How students are trained and clustered.
+
+    Attributes
+    ----------
+    function, symmetry : the activation, and what it allows.
+    n_students : of each layer.
+    coverage, max_angle, rule : as for `consilience.recovery.clusters.cuts`.
+    tolerance : error at which students are done.
+    max_iterations : of their training.
+    noise : share of the outputs' variance that is known to be noise.
+    random_state : seed.
+    """
+
+    function: Function
+    symmetry: Symmetry
+    n_students: int
+    coverage: float
+    max_angle: float
+    rule: str
+    tolerance: float
+    max_iterations: int
+    noise: float
+    random_state: int
+
+    @property
+    def converged(self) -> float:
+        """The error that a student must reach."""
+        return max(CONVERGED, 2 * self.noise)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What was done for one layer.
+
+    Attributes
+    ----------
+    students : their losses, status and iterations.
+    n_parameters : of each.
+    used : students whose units were clustered.
+    units : those units.
+    cut : of their tree; None if no student could be used or nothing survives.
+    n_cuts : ways to cut the tree that were tried.
+    n_excess : units removed after rebuilding, because nothing needs them; the last layer's stage counts all layers'.
+    """
+
+    students: Precise
+    n_parameters: int
+    used: tuple[int, ...]
+    units: StudentUnits | None = None
+    cut: Cut | None = None
+    n_cuts: int = 0
+    n_excess: int = 0
+
+    @property
+    def error(self) -> float:
+        """The median error of the students used."""
+        losses = self.students.losses[list(self.used)] if self.used else self.students.losses
+        return float(losses.median())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A network and how it came about.
+
+    Attributes
+    ----------
+    network : None where a layer has no surviving cluster.
+    error : mean squared error as a share of the outputs' variance.
+    stages : by hidden layer, those reached.
+    exact : whether the network is as good as the students.
+    """
+
+    network: Student | None
+    error: float
+    stages: tuple[Stage, ...]
+    exact: bool
+
+
+def recover(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> Outcome:
+    """Return the network behind standardised inputs x (n, d) and outputs y (n, o).
+
+    ``widths`` are the students', by hidden layer.
+    """
+    outcome = _above(x, None, y, tuple(widths), settings)
+    if outcome.network is None or len(widths) == 1:
+        return outcome
+    first, stages = outcome.stages[0], outcome.stages
+    network, error = refined(outcome.network, x, y)  # of all layers together
+    exact = as_good(error, network, first.error, first.n_parameters, y)
+    if exact and settings.rule != "published":
+        network, error, n_excess = without_excess(network, error, x, y)
+        stages = (*stages[:-1], replace(stages[-1], n_excess=stages[-1].n_excess + n_excess))
+    return Outcome(network, error, stages, exact)
+
+
+@dataclass(frozen=True)
+class _Below:
+    """The layer below, which the next students read.
+
+    Attributes
+    ----------
+    x : (n, d) what it reads.
+    hyperplanes : (r, d + 1) of its units; signs at random where they are free up to a linear term.
+    """
+
+    x: Tensor
+    hyperplanes: Tensor
+
+    def units(self, function: Function) -> Tensor:
+        """Return activations (n, r)."""
+        return function(self.x @ self.hyperplanes[:, :-1].T + self.hyperplanes[:, -1])
+
+
+def _above(x: Tensor, below: _Below | None, y: Tensor, widths: tuple[int, ...], settings: Settings) -> Outcome:
+    """Recover all layers from one on. What its students read is x (n, d): with a layer below, that layer's units and,
+    where their signs are free, what it reads itself.
+    """
+    stage, plans = _train_and_cut(x, y, widths, settings)
+    best = Outcome(None, float("inf"), (stage,), False)
+    for tried, cut in enumerate(plans, 1):
+        found = replace(stage, cut=cut, n_cuts=tried)
+        assert stage.units is not None
+        hyperplanes = medians(stage.units, cut)
+        own = below
+        if own is not None and settings.symmetry.even_slope is not None:
+            own, hyperplanes = _signed(own, hyperplanes, settings.symmetry.even_slope)
+        features = x if own is None else own.units(settings.function)
+        if len(widths) == 1:
+            outcome = _last(features, y, hyperplanes, found, settings)
+        else:
+            here = _Below(features, hyperplanes)
+            above = here.units(settings.function)
+            if settings.symmetry.even_slope is not None:
+                above = torch.cat([above, features], dim=1)
+            rest = _above(above, here, y, widths[1:], settings)
+            outcome = Outcome(rest.network, rest.error, (found, *rest.stages), rest.exact)
+        if own is not None and outcome.network is not None:
+            outcome = Outcome(_stacked(own, outcome.network), outcome.error, outcome.stages, outcome.exact)
+        if best.network is None or outcome.error < best.error or outcome.exact:
+            best = outcome
+        if best.exact:
+            break
+    return best
+
+
+def _train_and_cut(x: Tensor, y: Tensor, widths: tuple[int, ...], settings: Settings) -> tuple[Stage, list[Cut]]:
+    path = settings.symmetry.even_slope is not None
+    template = Student(x.shape[1], widths, y.shape[1], settings.function, path)
+    seeds = (seed(settings.random_state, STUDENTS, len(widths), k) for k in range(settings.n_students))
+    students = fit_precisely(
+        [initialise(template, each) for each in seeds], x, y, tolerance=settings.tolerance,
+        max_iterations=settings.max_iterations, random_state=settings.random_state,
+    )  # fmt: skip
+    used = usable(students.losses, settings)
+    n_parameters = sum(p.numel() for p in template.parameters())
+    if not used:
+        return Stage(students, n_parameters, ()), []
+    units = units_of([students.modules[k] for k in used], used, settings.symmetry)
+    found = cuts(units, settings.coverage, settings.max_angle, settings.rule, MAX_CUTS)
+    return Stage(students, n_parameters, used, units), found
+
+
+def usable(losses: Tensor, settings: Settings) -> tuple[int, ...]:
+    """The students whose units are clustered: those that have converged, and not far less than most of these."""
+    converged = losses[losses <= settings.converged]
+    limit = max(PRECISE, NEAR_MOST * float(converged.median())) if len(converged) else 0.0
+    return tuple(k for k, loss in enumerate(losses.tolist()) if loss <= min(limit, settings.converged))
+
+
+def units_of(students: Sequence[torch.nn.Module], numbers: Sequence[int], symmetry: Symmetry) -> StudentUnits:
+    """Return the units of the students' first hidden layers, in canonical form but for their signs."""
+    hyperplanes, outgoing = [], []
+    for student in students:
+        assert isinstance(student, Student)
+        rows = hyperplanes_of(student).double()
+        columns = student.layers[1].weight.detach().double().T
+        if symmetry.homogeneous:
+            norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-300)
+            rows, columns = rows / norms, columns * norms
+        hyperplanes.append(rows)
+        outgoing.append(columns)
+    owner = np.repeat(np.array(numbers), [len(rows) for rows in hyperplanes])
+    odd = symmetry.odd_constant is not None
+    return StudentUnits(
+        torch.cat(hyperplanes).numpy(), torch.cat(outgoing).numpy(), owner,
+        projective=odd or symmetry.even_slope is not None, odd=odd,
+    )  # fmt: skip
+
+
+def _last(x: Tensor, y: Tensor, hyperplanes: Tensor, stage: Stage, settings: Settings) -> Outcome:
+    """The last hidden layer and the readout."""
+    slope = settings.symmetry.even_slope
+    template = Student(x.shape[1], [1], y.shape[1], settings.function, path=slope is not None)
+    network, error = refined(with_units(hyperplanes, x, y, template), x, y)
+    exact = as_good(error, network, stage.error, stage.n_parameters, y)
+    if exact and settings.rule != "published":
+        network, error, n_excess = without_excess(network, error, x, y)
+        stage = replace(stage, n_excess=n_excess)
+    if slope is not None:
+        plain = without_path(network, slope)
+        if plain is not network:
+            plain, plain_error = refined(plain, x, y)
+            if as_good(plain_error, plain, stage.error, stage.n_parameters, y) or not exact:
+                network, error = plain, plain_error
+    exact = as_good(error, network, stage.error, stage.n_parameters, y)
+    return Outcome(network, error, (stage,), exact)
+
+
+def _signed(below: _Below, hyperplanes: Tensor, slope: float) -> tuple[_Below, Tensor]:
+    """Return the layer below with the right signs, and hyperplanes (r, d + 1) above it that read its units alone."""
+    width = len(below.hyperplanes)
+    weights, path, bias = hyperplanes[:, :width], hyperplanes[:, width:-1], hyperplanes[:, -1]
+    wrong = turned(slope, below.hyperplanes, weights, path)
+    if wrong is None:  # it will show in the error
+        return below, torch.cat([weights, bias[:, None]], dim=1)
+    signs = torch.where(wrong, -1.0, 1.0).to(weights.dtype)
+    shift = slope * weights @ (wrong.to(weights.dtype) * below.hyperplanes[:, -1])
+    right = _Below(below.x, signs[:, None] * below.hyperplanes)
+    return right, torch.cat([weights, (bias + shift)[:, None]], dim=1)
+
+
+def _stacked(below: _Below, above: Student) -> Student:
+    """Return a network with one layer more below; a path above it is gone by now, or is left out."""
+    network = Student(
+        below.x.shape[1], [len(below.hyperplanes), *above.widths], above.readout.out_features, above.function
+    ).double()
+    with torch.no_grad():
+        network.layers[0].weight.copy_(below.hyperplanes[:, :-1])
+        network.layers[0].bias.copy_(below.hyperplanes[:, -1])
+    for own, theirs in zip(network.layers[1:], above.layers, strict=True):
+        own.load_state_dict(theirs.state_dict())
+    return network

@@ -1,0 +1,180 @@
+"""A network of the teacher's size from the clusters of its students' units, and whether it is as good as they are.
+
+- Hyperplanes are the clusters' medians, all signs alike; outgoing weights are least squares on the teacher's outputs;
+  then second-order steps take all parameters to machine precision.
+- A unit without which the error, once the others are refitted, stays what it was is *excess* and removed.
+- Where the activation is even up to a linear term, ``f(z) = f(−z) + m z``, signs come out at random and a linear path
+  has the rest: ``V = −m Σ_j t_j a_j w_jᵀ`` with ``t_j = 1`` for units of the wrong sign. These are ``o·d`` equations
+  for the ``t``; solved and rounded they turn the units, and the path vanishes.
+
+Axis legend: ``n`` samples, ``d`` inputs, ``r`` units, ``o`` outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from consilience.population.precise import fit_precisely
+from consilience.recovery.clusters import Cut, StudentUnits
+from consilience.recovery.student import Student
+
+ROUNDING = 1e-24  # mean squared error, as a share of the targets' variance, that is nothing but rounding
+STANDARD_ERRORS = 3  # of a mean squared error, by which it may be above the students'
+TRIES = 60  # second-order steps to do without a unit
+INTEGER = 0.05  # how near to 0 or 1 the equations for signs must come
+
+
+def medians(units: StudentUnits, cut: Cut) -> Tensor:
+    """Return the hyperplanes (r, d + 1) of the clusters kept."""
+    rows = [np.median(units.hyperplanes[c.units] * c.signs[:, None], axis=0) for c in cut.kept]
+    return torch.tensor(np.array(rows).reshape(len(rows), units.hyperplanes.shape[1]))
+
+
+def with_units(hyperplanes: Tensor, x: Tensor, y: Tensor, like: Student) -> Student:
+    """Return a network of one hidden layer with these hyperplanes (r, d + 1) and the best readout for y (n, o)."""
+    network = Student(x.shape[1], [len(hyperplanes)], y.shape[1], like.function, like.path is not None).double()
+    with torch.no_grad():
+        network.layers[0].weight.copy_(hyperplanes[:, :-1])
+        network.layers[0].bias.copy_(hyperplanes[:, -1])
+    fit_readout(network, x, y)
+    return network
+
+
+def fit_readout(network: Student, x: Tensor, y: Tensor) -> None:
+    """Set readout and path to the least-squares solution."""
+    with torch.no_grad():
+        h = x
+        for layer in network.layers[:-1]:
+            h = network.function(layer(h))
+        columns = [h, torch.ones(len(x), 1, dtype=x.dtype), *([] if network.path is None else [x])]
+        solution = torch.linalg.lstsq(torch.cat(columns, dim=1), y, driver="gelsd").solution.T
+        network.readout.weight.copy_(solution[:, : h.shape[1]])
+        network.readout.bias.copy_(solution[:, h.shape[1]])
+        if network.path is not None:
+            network.path.weight.copy_(solution[:, h.shape[1] + 1 :])
+
+
+def relative_error(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return the mean squared error as a share of the targets' variance."""
+    with torch.no_grad():
+        return float((network(x) - y).square().mean() / y.var(0, correction=0).mean())
+
+
+def refined(network: Student, x: Tensor, y: Tensor, max_iterations: int = 60) -> tuple[Student, float]:
+    """Return the network after second-order steps on all its parameters, and its error."""
+    fitted = fit_precisely([network], x, y, tolerance=ROUNDING / 1e4, max_iterations=max_iterations, warm_up=0)
+    (module,) = fitted.modules
+    assert isinstance(module, Student)
+    module = module.double()
+    error = relative_error(module, x, y)
+    return (module, error) if error <= relative_error(network, x, y) else (network, relative_error(network, x, y))
+
+
+def as_good(error: float, network: nn.Module, students: float, n_parameters: int, y: Tensor) -> bool:
+    """Whether a network's error is the students' or less, but for what wider networks gain by fitting noise.
+
+    Both are corrected for degrees of freedom, and may differ by `STANDARD_ERRORS`; below `ROUNDING` all is equal.
+
+    Parameters
+    ----------
+    error : of the network.
+    network : its number of parameters counts.
+    students : their error.
+    n_parameters : of each of them.
+    y : targets (n, o).
+    """
+    equations = y.numel()
+    own, theirs = (
+        max(1, equations - p) / equations for p in (sum(p.numel() for p in network.parameters()), n_parameters)
+    )
+    slack = 1 + STANDARD_ERRORS * math.sqrt(2 / equations)
+    return error <= ROUNDING or error / own <= slack * students / theirs
+
+
+def without_excess(network: Student, error: float, x: Tensor, y: Tensor) -> tuple[Student, float, int]:
+    """Return the network without the units that it does not need, its error, and how many they were.
+
+    Layer by layer, each unit is left out in turn, and what is left refitted; the best of these is taken as long as it
+    is `as_good` as the network was with the unit.
+    """
+    removed = 0
+    for depth in range(len(network.widths)):
+        while (width := network.widths[depth]) > 1:
+            options = [_without_unit(network, depth, j, x) for j in range(width)]
+            fitted = fit_precisely(options, x, y, tolerance=ROUNDING / 1e4, max_iterations=TRIES, warm_up=0)
+            best = int(fitted.losses.argmin())
+            option, lowest = fitted.modules[best], float(fitted.losses[best])
+            size = sum(parameter.numel() for parameter in network.parameters())
+            if not as_good(lowest, option, error, size, y):
+                break
+            assert isinstance(option, Student)
+            network, error, removed = option, lowest, removed + 1
+    return network, error, removed
+
+
+def _without_unit(network: Student, depth: int, unit: int, x: Tensor) -> Student:
+    """Leave out a unit; what reads its layer makes up for it as well as linear weights can."""
+    smaller = copy.deepcopy(network)
+    layer, reader = smaller.layers[depth : depth + 2]
+    with torch.no_grad():
+        h = x
+        for each in network.layers[: depth + 1]:
+            h = network.function(each(h))
+        wanted = reader(h)
+        left = torch.arange(h.shape[1]) != unit
+        columns = torch.cat([h[:, left], torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
+        solution = torch.linalg.lstsq(columns, wanted, driver="gelsd").solution.T
+        layer.weight, layer.bias = nn.Parameter(layer.weight[left]), nn.Parameter(layer.bias[left])
+        reader.weight, reader.bias = nn.Parameter(solution[:, :-1].clone()), nn.Parameter(solution[:, -1].clone())
+    layer.out_features = reader.in_features = int(left.sum())
+    return smaller
+
+
+def hyperplanes_of(network: Student) -> Tensor:
+    """Return the first hidden layer's [w; b] (r, d + 1)."""
+    layer = network.layers[0]
+    return torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
+
+
+def turned(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> Tensor | None:
+    """Return which units have the wrong sign, from what a linear path beside them does; None if that is not clear.
+
+    Parameters
+    ----------
+    slope : m of ``f(z) − f(−z) = m z``.
+    hyperplanes : (r, d + 1).
+    weights : (o, r) that read the units.
+    path : (o, d) that read the same inputs as the units.
+    """
+    shares = -slope * torch.einsum("or,rd->odr", weights, hyperplanes[:, :-1]).flatten(0, 1)
+    if len(shares) < shares.shape[1]:
+        return None
+    size = torch.linalg.vector_norm(shares, dim=0)
+    solution = torch.linalg.lstsq(shares / size, path.reshape(-1, 1), driver="gelsd").solution[:, 0] / size
+    wrong = solution.round()
+    clear = (solution - wrong).abs().max() < INTEGER and bool(((wrong == 0) | (wrong == 1)).all())
+    return wrong.bool() if clear else None
+
+
+def without_path(network: Student, slope: float) -> Student:
+    """Return a network of one hidden layer with all signs right and no path; itself where that is not clear."""
+    assert network.path is not None
+    hyperplanes, weights = hyperplanes_of(network), network.readout.weight.detach()
+    wrong = turned(slope, hyperplanes, weights, network.path.weight.detach())
+    if wrong is None:
+        return network
+    plain = Student(hyperplanes.shape[1] - 1, [len(hyperplanes)], len(weights), network.function).double()
+    signs = torch.where(wrong, -1.0, 1.0).to(hyperplanes.dtype)
+    with torch.no_grad():
+        plain.layers[0].weight.copy_(signs[:, None] * hyperplanes[:, :-1])
+        plain.layers[0].bias.copy_(signs * hyperplanes[:, -1])
+        plain.readout.weight.copy_(weights)
+        plain.readout.bias.copy_(
+            network.readout.bias + slope * weights @ (wrong.to(weights.dtype) * hyperplanes[:, -1])
+        )
+    return plain
