@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import squareform
 from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 
 from consilience.census.distances import Points
@@ -94,8 +93,7 @@ def average(points: Points, n_clusters: int | None, random_state: int) -> Cluste
 
 def _tree(points: Points, method: str) -> Clustering:
     n = len(points)
-    condensed = squareform(points.distances, checks=False)
-    merges = linkage(condensed, method) if n > 1 else np.empty((0, 4))
+    merges = linkage(points.condensed, method) if n > 1 else np.empty((0, 4))
     return Clustering(merges, np.arange(n))
 
 

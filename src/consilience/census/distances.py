@@ -19,11 +19,13 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from consilience.units.symmetry import Symmetry
 
 DISTANCES: Sequence[str] = ("cosine", "l2", "activation")
+BLOCK = 512  # rows of distances at a time
 MAX_SAMPLES = 2000  # calibration samples that distances look at; more change no distance by a percent
 
 
@@ -52,6 +54,28 @@ class Points:
         np.fill_diagonal(squared, 0)
         distances: NDArray[np.floating] = np.sqrt(np.maximum(squared, 0))
         return distances
+
+    @property
+    def condensed(self) -> NDArray[np.float64]:
+        """The distances of each pair once, in SciPy's order: (U (U − 1) / 2,). Nothing larger is in memory for it."""
+        if "distances" in self.__dict__:
+            return squareform(self.distances, checks=False).astype(np.float64, copy=False)
+        n, done = len(self), 0
+        found = np.empty(n * (n - 1) // 2)
+        squares = np.square(self.coordinates).sum(1)
+        for start in range(0, n, BLOCK):
+            rows = slice(start, start + BLOCK)
+            gram = self.coordinates[rows] @ self.coordinates[start:].T
+            if self.projective:
+                np.abs(gram, out=gram)
+            gram *= -2
+            gram += squares[rows, None]
+            gram += squares[None, start:]
+            np.sqrt(np.maximum(gram, 0, out=gram), out=gram)
+            for i, row in enumerate(gram):
+                found[done : done + n - start - i - 1] = row[i + 1 :]
+                done += n - start - i - 1
+        return found
 
     def subset(self, rows: NDArray[np.integer]) -> Points:
         """Return some of the points; distances already known are not computed again."""

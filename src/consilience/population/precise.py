@@ -5,8 +5,8 @@ stops far above that. Levenberg-Marquardt solves, for residuals r and their Jaco
 
     (JᵀJ + μ I) δ = −Jᵀ r,
 
-exactly and for all networks side by side, with a damping μ of each network's own (Nielsen 1999, "Damping parameter in
-Marquardt's method"). Networks wider than their task have a singular JᵀJ; damping goes towards zero only as fast as the
+exactly and for all networks side by side, with a damping μ of each network's own (Marquardt 1963). Networks wider than
+their task have a singular JᵀJ, and valleys in which a step is only as long as μ is small: it falls fast, as long as the
 factorisation stays possible. Networks with too many parameters for that take L-BFGS (Liu and Nocedal 1989); tasks too
 large for either are trained by Adam in float32, with a rate that is lowered where the loss stays.
 
@@ -34,6 +34,8 @@ MAX_ADAM = 2e9  # samples × parameters above which only batches are affordable
 JACOBIAN_VALUES = 2**24  # numbers in a Jacobian at a time, 128 MB
 WARM_UP, WARM_UP_RATE = 300, 1e-2  # steps of Adam first: far from a solution, second-order steps go astray
 FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e12  # as a share of the mean squared column norm of J
+LESS, MORE = 0.1, 3.0  # factors of the damping, after a fair step and after one that gains nothing
+FAIR = 0.25  # share of the gain that the linear model expects
 PATIENCE, PROGRESS = 12, 0.02  # a network whose loss has not fallen by this share in so many steps has stalled
 BATCH_SIZE, LOWEST_RATE = 256, 1e-5
 REDRAW = 7  # stream of random numbers, beside those of create.py
@@ -237,7 +239,7 @@ def _levenberg_marquardt(stack: _Stack, tolerance: float, max_iterations: int) -
     theta = stack.theta
     losses, (gram, slope) = stack.losses(theta), stack.normal_equations(theta)
     damping = FIRST_DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1)
-    growth, history = torch.full_like(damping, 2), [losses]
+    history = [losses]
     iterations = [0] * len(theta)
     active = torch.isfinite(losses) & (losses > tolerance)
     for iteration in range(1, max_iterations + 1):
@@ -248,13 +250,11 @@ def _levenberg_marquardt(stack: _Stack, tolerance: float, max_iterations: int) -
             iterations[k] = iteration
         step, solved = _solve(gram[rows], slope[rows], damping[rows])
         tried = theta[rows] + step
-        found = stack_losses = torch.where(solved, torch.nan_to_num(stack.losses(tried), nan=math.inf), math.inf)
+        found = torch.where(solved, torch.nan_to_num(stack.losses(tried), nan=math.inf), math.inf)
         predicted = (step * (damping[rows, None] * step - slope[rows])).sum(1)  # what the linear model expects to gain
-        better = stack_losses < losses[rows]
+        better = found < losses[rows]
         gain = torch.where(better, (losses[rows] - found) / predicted.clamp(min=1e-300), 0)
-        factor = torch.where(better, (1 - (2 * gain - 1) ** 3).clamp(min=1 / 3, max=1), growth[rows])
-        damping[rows] = damping[rows] * factor
-        growth[rows] = torch.where(better, 2.0, growth[rows] * 2)
+        damping[rows] *= torch.where(better, torch.where(gain > FAIR, LESS, 1.0), MORE)
         moved = rows[better]
         theta = theta.index_copy(0, moved, tried[better])
         losses = losses.index_copy(0, moved, found[better])
