@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -154,18 +155,56 @@ class Inspect(Common):
     """Shape of one input, as in 3,32,32; needed where the directory does not tell it."""
 
 
+@dataclass(frozen=True)
+class Recover(Common, Output):
+    """Recover an unknown network, its size and its weights, from its outputs. Writes network/, recovery.json and
+    report.html. Ends with status 0 if what was found explains the outputs as well as the students it was made of do,
+    with 1 if not (do not trust it then), with 2 if nothing could be done.
+    """
+
+    inputs: Path | None = None
+    """Inputs (n, d), a .npy file."""
+    outputs: Path | None = None
+    """What the unknown network gave for them (n, o), a .npy file."""
+    teacher: Path | None = None
+    """In place of outputs, the network itself, to see how near the recovery comes: a directory of a saved MLP. Only its
+    outputs are used to recover it; its activation is searched for too, unless --activation tells it."""
+    samples: int = 600
+    """Gaussian inputs for a teacher, if --inputs is not given."""
+    units: tuple[int, ...] = ()
+    """Units expected of each hidden layer; without it, the smallest number that fits is searched for."""
+    layers: int = 1
+    """Hidden layers, where --units does not tell."""
+    expansion: str = "4"
+    """Width of the students over --units: a number, or "auto"."""
+    students: int = 20
+    """Networks that are trained on the outputs."""
+    activation: Literal["auto", Activation] = "auto"
+    """Of the unknown network; "auto" tries them all, also with --teacher. Networks of tanh and of sigmoid units are the
+    same functions, so that either may be found for the other."""
+    coverage: float = 0.8
+    """Share of the students that must own a unit."""
+    max_angle: float = math.pi / 12
+    """Radians within which these units must point."""
+    rule: Literal["plateau", "published"] = "plateau"
+    """Where the tree of units is cut: in the longest plateau, or as in the paper."""
+    noise: float = 0.0
+    """Standard deviation of noise on the outputs, as a share of theirs."""
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Census, tyro.conf.subcommand("census")]
     | Annotated[Assemble, tyro.conf.subcommand("assemble")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Recover, tyro.conf.subcommand("recover")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
 )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; a refusal is printed to stderr and ends with status 2."""
+    """Run one command; a refusal is printed to stderr and ends with status 2, a result not to be trusted with 1."""
     command = tyro.cli(
         Command,
         args=arguments,
@@ -186,6 +225,8 @@ def main(arguments: list[str] | None = None) -> None:
         show(result.table)
     else:
         print(result.text)
+    if result.status:
+        raise SystemExit(result.status)
 
 
 def _run(command: Any) -> Any:

@@ -59,7 +59,8 @@ class Points:
     def condensed(self) -> NDArray[np.float64]:
         """The distances of each pair once, in SciPy's order: (U (U − 1) / 2,). Nothing larger is in memory for it."""
         if "distances" in self.__dict__:
-            return squareform(self.distances, checks=False).astype(np.float64, copy=False)
+            known: NDArray[np.float64] = squareform(self.distances, checks=False)
+            return known
         n, done = len(self), 0
         found = np.empty(n * (n - 1) // 2)
         squares = np.square(self.coordinates).sum(1)

@@ -37,7 +37,8 @@ FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e12  # as a share of the mean squared co
 LESS, MORE = 0.1, 3.0  # factors of the damping, after a fair step and after one that gains nothing
 FAIR = 0.25  # share of the gain that the linear model expects
 PATIENCE, PROGRESS = 12, 0.02  # a network whose loss has not fallen by this share in so many steps has stalled
-BATCH_SIZE, LOWEST_RATE = 256, 1e-5
+BATCH_SIZE, FIRST_RATE, LOWEST_RATE = 256, 1e-3, 1e-6
+PLATEAU = 5  # epochs without a lower loss, after which Adam's rate is halved
 REDRAW = 7  # stream of random numbers, beside those of create.py
 
 Residuals = Callable[[Tensor], Tensor]
@@ -309,8 +310,9 @@ def _quasi_newton(stack: _Stack, tolerance: float, max_iterations: int) -> tuple
 
 
 def _batched_adam(stack: _Stack, epochs: int, random_state: int) -> list[int]:
-    """Train by Adam in batches; a network whose loss has not fallen in an epoch goes on at half its rate."""
-    adam, generator = _Adam(stack.theta, 1e-3), torch.Generator().manual_seed(random_state)
+    """Train by Adam in batches; a network whose loss does not fall for some epochs goes on at half its rate."""
+    adam, generator = _Adam(stack.theta, FIRST_RATE), torch.Generator().manual_seed(random_state)
+    waited = torch.zeros(len(stack.theta))
     best = torch.full((len(stack.theta),), math.inf)
     iterations = [0] * len(stack.theta)
     for epoch in range(1, epochs + 1):
@@ -321,9 +323,11 @@ def _batched_adam(stack: _Stack, epochs: int, random_state: int) -> list[int]:
             total += losses * len(rows) / len(stack.x)
         running = adam.rates[:, 0] > LOWEST_RATE
         iterations = [epoch if runs else n for runs, n in zip(running.tolist(), iterations, strict=True)]
-        worse = ~(total < (1 - PROGRESS) * best)
-        adam.rates[worse] /= 2
-        best = torch.minimum(best, torch.nan_to_num(total, nan=math.inf))
+        fallen = total < best
+        waited = torch.where(fallen, 0, waited + 1)
+        adam.rates[waited >= PLATEAU] /= 2
+        waited[waited >= PLATEAU] = 0
+        best = torch.where(fallen, total, best)
         if not bool(running.any()):
             break
     return iterations

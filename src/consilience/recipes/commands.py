@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,12 @@ from consilience.population.storage import fill, population_fingerprint
 from consilience.recipes.experiment import run_experiment
 from consilience.recipes.inspection import inspect_source, open_population
 from consilience.recipes.progress import bar, stages
+from consilience.recipes.recover import KIND as RECOVERY
+from consilience.recipes.recover import NETWORK, earlier_recovery, read_sought, run_recovery
+from consilience.recovery import ExpandAndCluster
 from consilience.report import markdown_table, render_page, summary_sentences
 from consilience.report.results import FILE_NAME, Experiment
-from consilience.store import check_destination, read_artefact, read_config, save_network, write_artefact
+from consilience.store import check_destination, fingerprint, read_artefact, read_config, save_network, write_artefact
 from consilience.store.config import CONFIG
 from consilience.store.network import FOREIGN, describe_network
 
@@ -46,11 +49,15 @@ DEMO_HIDDEN, DEMO_MEMBERS, DEMO_EPOCHS, DEMO_BATCH_SIZE, DEMO_LEARNING_RATE = (3
 
 @dataclass(frozen=True)
 class Result:
-    """What a command prints: text for people (on a terminal a table, if there is one), or a JSON-able object."""
+    """What a command prints: text for people (on a terminal a table, if there is one), or a JSON-able object.
+
+    ``status`` is what the command ends with: 0 for success.
+    """
 
     text: str
     as_json: dict[str, Any]
     table: RichCast | None = None
+    status: int = 0
 
 
 def train(flags: cli.Train) -> Result:
@@ -181,6 +188,31 @@ def report(flags: cli.Report, command: str | None = None) -> Result:
     return Result("\n".join(text), json.loads(experiment.to_json()))
 
 
+def recover(flags: cli.Recover) -> Result:
+    """Recover a network from its outputs; write it, what was found and the page. The status is 1 if it is not exact."""
+    found = earlier_recovery(flags.out)
+    n_layers = _depth(flags)
+    sought = read_sought(flags.inputs, flags.outputs, flags.teacher, flags.samples, n_layers, flags.seed)
+    request = {**_request(flags), "data": fingerprint({"x": sought.x, "y": sought.y})[:16]}
+    request |= {} if flags.teacher is None else {"teacher": _identity(flags.teacher)}
+    if found is not None:
+        _refuse_another(flags.out, RECOVERY, found["request"], request)
+    else:
+        _finished(flags.out / NETWORK, "network", request)  # what a killed run has left is of this request, or refused
+        units = flags.units[0] if len(flags.units) == 1 else flags.units or None
+        estimator = ExpandAndCluster(
+            n_units=units, n_layers=n_layers,
+            expansion=_expansion(flags.expansion), n_students=flags.students, coverage=flags.coverage,
+            max_angle=flags.max_angle, activation=flags.activation, rule=flags.rule, noise=flags.noise,
+            random_state=flags.seed,
+        )  # fmt: skip
+        with stages(f"recovering a network from {len(sought.x)} outputs"):
+            found = run_recovery(sought, estimator, flags.out, request, _command(flags))
+    network = [f"network in {flags.out / NETWORK}"] if found["saved_network"] else []
+    text = "\n".join([*found["summary"], *network, f"report in {flags.out / PAGE}"])
+    return Result(text, {"out": str(flags.out), **found}, status=0 if found["exact"] else 1)
+
+
 def inspect(flags: cli.Inspect) -> Result:
     """Find and prove the layers of networks, and tell of them; nothing is written."""
     shape = _shape(flags.example_shape)
@@ -239,6 +271,36 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, sizes))
 
 
+def _depth(flags: cli.Recover) -> int:
+    """Hidden layers to recover."""
+    if len(flags.units) > 1 and flags.layers not in (1, len(flags.units)):
+        raise InputError(
+            "--units and --layers differ", where="--layers", got=flags.layers, expected=len(flags.units),
+            cure="give one of them",
+        )  # fmt: skip
+    return max(flags.layers, len(flags.units))
+
+
+def _expansion(text: str) -> float | str:
+    """How much wider students are: a number, or "auto"."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise InputError(
+            "not an expansion", where="--expansion", got=repr(text), expected='a number or "auto"'
+        ) from None
+
+
+def _command(flags: cli.Recover) -> str:
+    """What to type for the same result: flags that are not as by default."""
+    words = ["consilience", type(flags).__name__.lower()]
+    for each in fields(flags):
+        value = getattr(flags, each.name)
+        if value != each.default and each.name not in ("json", "threads"):
+            words += [f"--{each.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
+
+
 def _open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
     """A saved census, and where its population is; the networks may be of the user's own class."""
     config = read_artefact(directory, "census").config
@@ -249,7 +311,7 @@ def _open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
 
 def _request(flags: cli.Common) -> dict[str, Any]:
     """The flags that determine the result: all but where it goes and how it is printed; parents by what they hold."""
-    hidden = ("out", "json", "threads", "population", "census")
+    hidden = ("out", "json", "threads", "population", "census", "inputs", "outputs", "teacher")
     request = {name: value for name, value in vars(flags).items() if name not in hidden}
     return json.loads(json.dumps(request))  # type: ignore[no-any-return]
 
@@ -258,7 +320,12 @@ def _finished(out: Path, kind: str, request: dict[str, Any]) -> bool:
     """Whether the result of this request is there; raise if the place is taken by anything else."""
     if not check_destination(out, kind):
         return False
-    found = read_config(out).get("request")
+    _refuse_another(out, kind, read_config(out).get("request"), request)
+    return True
+
+
+def _refuse_another(out: Path, kind: str, found: dict[str, Any] | None, request: dict[str, Any]) -> None:
+    """Raise if what is there was made for another request."""
     if found != request:
         differing = sorted(k for k in {*(found or {}), *request} if (found or {}).get(k) != request.get(k))
         raise ArtefactError(
@@ -267,7 +334,6 @@ def _finished(out: Path, kind: str, request: dict[str, Any]) -> bool:
             got="a result that differs in " + ", ".join(differing),
             cure="choose another --out, or delete that directory",
         )
-    return True
 
 
 def _identity(directory: Path) -> str:

@@ -104,7 +104,7 @@ class ExpandAndCluster:
         rule: str = "plateau",
         noise: float = 0.0,
         tolerance: float = 1e-14,
-        max_iterations: int = 100,
+        max_iterations: int = 200,
         random_state: int = 0,
     ) -> None:
         self.n_units = n_units

@@ -5,6 +5,7 @@ The same experiment gives the same bytes, also after it was saved and loaded: ma
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -71,13 +72,30 @@ def render_page(experiment: Experiment) -> str:
             _atlas(experiment),
             _obtained(experiment),
         ]
+    summary = _unbroken(escape(" ".join(summary_sentences(experiment))))
+    return shell(experiment.title, _subtitle(experiment), summary, _unbroken(READING), sections)
+
+
+def shell(title: str, subtitle: str, summary: str, reading: str, sections: Iterable[str]) -> str:
+    """Return a page. Title and subtitle are text, the rest is HTML; sections with nothing in them are left out."""
     return PAGE.format(
-        title=escape(experiment.title),
+        title=escape(title),
         css=files("consilience.report").joinpath("page.css").read_text(encoding="utf-8"),
-        subtitle=escape(_subtitle(experiment)),
-        summary=_unbroken(escape(" ".join(summary_sentences(experiment)))),
-        reading=_unbroken(READING),
+        subtitle=escape(subtitle),
+        summary=summary,
+        reading=reading,
         sections="\n\n".join(section for section in sections if section),
+    )
+
+
+def framed(ax: Axes, name: str, alternative: str, caption: str) -> str:
+    """Return the figure of these axes with its caption; ids in it begin with ``name``, the alternative is for ears."""
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    card = "card broad" if figure.get_figwidth() == WIDTH else "card"
+    return (
+        f'<figure>\n<div class="{card}" role="img" aria-label="{escape(alternative)}">\n{svg(figure, name)}\n</div>\n'
+        f"<figcaption>{_unbroken(escape(caption))}</figcaption>\n</figure>"
     )
 
 
@@ -99,14 +117,14 @@ def _scores(experiment: Experiment) -> str:
 def _widths(experiment: Experiment) -> str:
     ax = figures.accuracy_against_width(experiment.table)
     caption = captions.of_widths(experiment.table)
-    return "<h2>What width buys</h2>\n" + _figure(ax, "width", "Test accuracy against number of parameters", caption)
+    return "<h2>What width buys</h2>\n" + framed(ax, "width", "Test accuracy against number of parameters", caption)
 
 
 def _learning(experiment: Experiment) -> str:
     if not experiment.learning:
         return ""
     ax = figures.learning_curves(dict(sorted(experiment.learning.items())), experiment.table)
-    picture = _figure(ax, "learning", "Test accuracy against gradient steps", captions.LEARNING)
+    picture = framed(ax, "learning", "Test accuracy against gradient steps", captions.LEARNING)
     return "<h2>As a place to start from</h2>\n" + picture
 
 
@@ -119,7 +137,7 @@ def _layers(experiment: Experiment) -> str:
         alternative = f"Frequency, stability and size of the clusters of {layer.name}"
         parts.append(f"<h3>{escape(layer.name)}</h3>")
         if layer.frequency:
-            parts.append(_figure(_frequency_beside_size(layer), f"layer{index}", alternative, caption))
+            parts.append(framed(_frequency_beside_size(layer), f"layer{index}", alternative, caption))
         else:
             parts.append(f"<p>{escape(caption)}</p>")
     return "\n".join(parts)
@@ -142,7 +160,7 @@ def _centroids(experiment: Experiment) -> str:
     ax = figures.centroid_images(
         experiment.centroids, experiment.layers[0].frequency, n=SHOWN, n_members=_n_members(experiment)
     )
-    picture = _figure(ax, "centroids", "First-layer centroids", captions.of_centroids(experiment, SHOWN))
+    picture = framed(ax, "centroids", "First-layer centroids", captions.of_centroids(experiment, SHOWN))
     return "<h2>What the first layer looks for</h2>\n" + picture
 
 
@@ -153,7 +171,7 @@ def _atlas(experiment: Experiment) -> str:
     for index, layer in enumerate(experiment.atlas):
         alternative = f"The most frequent clusters of {layer.name}, and what excites each most"
         parts.append(f"<h3>{escape(layer.name)}</h3>")
-        parts.append(_figure(figures.frequency_atlas(layer), f"atlas{index}", alternative, captions.of_atlas(layer)))
+        parts.append(framed(figures.frequency_atlas(layer), f"atlas{index}", alternative, captions.of_atlas(layer)))
     return "\n".join(parts)
 
 
@@ -166,16 +184,6 @@ def _obtained(experiment: Experiment) -> str:
     }
     parts = [f"<h3>{name}</h3>\n{definitions(mapping)}" for name, mapping in known.items() if mapping]
     return "\n".join(["<h2>How every number was obtained</h2>", *parts]) if parts else ""
-
-
-def _figure(ax: Axes, name: str, alternative: str, caption: str) -> str:
-    figure = ax.figure
-    assert isinstance(figure, Figure)
-    card = "card broad" if figure.get_figwidth() == WIDTH else "card"
-    return (
-        f'<figure>\n<div class="{card}" role="img" aria-label="{escape(alternative)}">\n{svg(figure, name)}\n</div>\n'
-        f"<figcaption>{_unbroken(escape(caption))}</figcaption>\n</figure>"
-    )
 
 
 def _unbroken(text: str) -> str:

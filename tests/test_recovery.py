@@ -1,0 +1,347 @@
+"""Expand-and-Cluster: exact on small teachers, honest where it fails, and every part against what it should be."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import consilience as cs
+from consilience.errors import InputError, TrainingError
+from consilience.nets.activations import ACTIVATIONS
+from consilience.recovery import ExpandAndCluster, IdentifiabilityWarning
+from consilience.recovery.clusters import StudentUnits, _Forest, cuts
+from consilience.recovery.distance import distance
+from consilience.recovery.rebuild import as_good, relative_error, turned, without_excess
+from consilience.recovery.search import EXPANSIONS, guess_width, smallest_expansion
+from consilience.recovery.student import Student, symmetry_of_function
+
+
+def mixed(z: Tensor) -> Tensor:
+    """An activation without any symmetry."""
+    return torch.sigmoid(4 * z) + torch.nn.functional.softplus(z)
+
+
+def teacher(activation: str = "tanh", widths: tuple[int, ...] = (2,), d: int = 3, o: int = 2, seed: int = 0) -> cs.MLP:
+    generator = torch.Generator().manual_seed(seed)
+    net = cs.MLP(d, widths, o, activation=activation).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return net
+
+
+def inputs(n: int = 200, d: int = 3, seed: int = 1) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def recovered(x: Tensor, y: Tensor | Callable[[Tensor], Tensor], **options: object) -> ExpandAndCluster:
+    return ExpandAndCluster(**({"n_units": 2, "n_students": 8, "activation": "tanh"} | options)).fit(x, y)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu", "softplus"])
+def test_size_and_every_parameter(activation: str) -> None:
+    net, x = teacher(activation), inputs()
+    found = recovered(x, net, activation=activation)
+    apart = found.distance_to(net)
+    assert found.n_units_ == (2,)
+    assert found.diagnostics_.exact
+    assert found.diagnostics_.reason == ""
+    assert apart.is_exact
+    assert apart.worst_angle < 1e-7
+    assert apart.worst_error < 1e-6
+    assert apart.function_error < 1e-9
+    assert isinstance(found.model_, cs.MLP)  # signs came out right: no linear path is left
+    fresh = inputs(seed=5)
+    assert torch.allclose(found.model_(fresh), net(fresh), atol=1e-7)
+
+
+def test_an_activation_without_a_name() -> None:
+    net = Student(3, [2], 2, mixed).double()
+    found = recovered(inputs(), net, activation=mixed)
+    assert found.activation_ == "custom"
+    assert found.distance_to(net).worst_error < 1e-6
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu"])
+def test_layer_by_layer(activation: str) -> None:
+    net = teacher(activation, (2, 2), d=3, o=3, seed=4)
+    found = recovered(inputs(300), net, n_units=(2, 2), n_students=6, activation=activation)
+    apart = found.distance_to(net)
+    assert found.n_units_ == (2, 2)
+    assert found.diagnostics_.exact
+    assert apart.is_exact
+    assert apart.worst_error < 1e-5
+    assert apart.function_error < 1e-9
+
+
+def test_units_of_inputs_and_outputs_do_not_matter() -> None:
+    net, x = teacher(), inputs()
+    found = recovered(1000 * x + 7, lambda raw: 1e-4 * net((raw - 7) / 1000) + 3)
+    wanted = 1e-4 * net(x) + 3
+    assert found.n_units_ == (2,)
+    assert torch.allclose(found.model_(1000 * x + 7), wanted, atol=1e-10)
+
+
+def test_same_seed_same_network() -> None:
+    net, x = teacher(), inputs()
+    first, second = (recovered(x, net, n_students=3, random_state=3).model_ for _ in "ab")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_size_and_expansion_unknown() -> None:
+    net, x = teacher(), inputs()
+    found = recovered(x, net, n_units=None, expansion="auto", n_students=5)
+    assert found.n_units_ == (2,)
+    assert found.distance_to(net).worst_angle < 1e-7
+
+
+def test_smallest_width_and_expansion() -> None:
+    net, x = teacher(widths=(3,), seed=2), inputs()
+    y = net(x).detach()
+    y = (y - y.mean(0)) / y.std()
+    settings = recovered(x, net, n_units=3, n_students=2)._settings(x, y)[0]
+    (width,) = guess_width(x, y, 1, settings)
+    assert width == 3  # two units cannot be three
+    assert smallest_expansion(x, y, (3,), settings) in EXPANSIONS
+    assert smallest_expansion(x, y, (1,), settings) >= 3
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus"])
+def test_activation_unknown(activation: str) -> None:
+    found = recovered(inputs(), teacher(activation, seed=3), activation="auto")
+    losses = [trial.loss for trial in found.diagnostics_.activations]
+    assert found.activation_ == activation
+    assert found.n_units_ == (2,)
+    assert losses[0] < 0.5 * min(losses[1:])
+
+
+def test_noise() -> None:
+    net, x = teacher(), inputs(600)
+    y = net(x).detach()
+    noisy = y + 1e-3 * y.var(0).mean().sqrt() * torch.randn(
+        y.shape, generator=torch.Generator().manual_seed(3), dtype=y.dtype
+    )
+    found = recovered(x, noisy, noise=1e-3)
+    apart = found.distance_to(net)
+    assert found.n_units_ == (2,)
+    assert apart.function_error < 1e-3  # an average over what is seen is nearer than any of it
+    with pytest.raises(TrainingError, match="no student reaches the outputs"):
+        recovered(x, y + 0.1 * torch.randn_like(y), noise=0.0)
+
+
+def test_published_rule_is_another_cut() -> None:
+    net, x = teacher(widths=(3,), seed=2), inputs()
+    ours, theirs = (recovered(x, net, n_units=3, rule=rule) for rule in ("plateau", "published"))
+    assert ours.n_units_ == (3,)
+    assert len(theirs.clusters_[0].clusters) >= len(theirs.clusters_[0].kept) >= 3
+    assert theirs.clusters_[0].height != ours.clusters_[0].height
+
+
+def test_a_failure_is_never_called_a_success() -> None:
+    net, x = teacher(widths=(3,), seed=2), inputs()
+    found = recovered(x, net, n_units=2, expansion=1, noise=0.5)  # two units for three: good enough for such noise
+    assert found.n_units_ == (2,) or not found.diagnostics_.exact
+    strict = recovered(x, net, n_units=3, max_angle=1e-9, coverage=1.0)
+    assert not strict.diagnostics_.exact
+    assert strict.diagnostics_.reason
+    with pytest.raises(InputError, match="no recovered network"):
+        ExpandAndCluster().distance_to(net)
+
+
+def test_no_better_than_the_students() -> None:
+    y = torch.zeros(100, 2)
+    small, students = nn.Linear(2, 2), 60
+    assert as_good(1e-25, small, 1e-30, students, y)  # rounding
+    assert as_good(1e-3, small, 1e-3, students, y)
+    assert not as_good(2e-3, small, 1e-3, students, y)
+    assert not as_good(1e-20, small, 1e-22, students, y)
+
+
+def test_distance_after_every_symmetry() -> None:
+    net, x = teacher("tanh", (3, 2), seed=6), inputs()
+    copy = Student(3, [3, 2], 2, torch.tanh).double()
+    copy.load_state_dict(net.state_dict())
+    order, signs = torch.tensor([2, 0, 1]), torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)
+    with torch.no_grad():
+        first, second = copy.layers[:2]
+        first.weight.copy_(signs[:, None] * first.weight[order])
+        first.bias.copy_(signs * first.bias[order])
+        second.weight.copy_(second.weight[:, order] * signs)
+    symmetry = symmetry_of_function(torch.tanh)
+    same = distance(copy, net, symmetry, x)
+    assert same.is_exact
+    assert same.worst_error < 1e-12
+    assert sorted(same.pairs[0]) == [(0, 2), (1, 0), (2, 1)]
+    with torch.no_grad():
+        copy.layers[1].weight[0, 0] *= 1.01
+    changed = distance(copy, net, symmetry, x)
+    assert 1e-4 < changed.worst_error < 1e-2
+    assert changed.function_error > 1e-4
+
+
+def test_distance_counts_missing_and_excess_units() -> None:
+    net, x = teacher(widths=(3,), seed=6), inputs()
+    smaller = Student(3, [2], 2, torch.tanh).double()
+    with torch.no_grad():
+        smaller.layers[0].weight.copy_(net.hidden[0].weight[:2])
+        smaller.layers[0].bias.copy_(net.hidden[0].bias[:2])
+    symmetry = symmetry_of_function(torch.tanh)
+    assert (distance(smaller, net, symmetry, x).missing, distance(smaller, net, symmetry, x).excess) == (1, 0)
+    with torch.no_grad():
+        smaller.layers[0].weight[1] = torch.tensor([5.0, -3.0, 9.0])
+    assert (distance(smaller, net, symmetry, x).missing, distance(smaller, net, symmetry, x).excess) == (2, 1)
+    with pytest.raises(InputError, match="another depth"):
+        distance(smaller, teacher(widths=(2, 2)), symmetry, x)
+    with pytest.raises(InputError, match="not a chain"):
+        distance(smaller, teacher("relu", widths=(2,)), symmetry, x)
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS])
+def test_symmetries_of_functions(name: str) -> None:
+    known = {
+        "identity": (True, 0.0, 2.0), "relu": (True, None, 1.0), "leaky_relu": (True, None, 1.01),
+        "tanh": (False, 0.0, None), "erf": (False, 0.0, None), "sigmoid": (False, 1.0, None),
+        "softplus": (False, None, 1.0), "gelu": (False, None, 1.0), "silu": (False, None, 1.0),
+        "elu": (False, None, None),
+    }  # fmt: skip
+    found = symmetry_of_function(ACTIVATIONS[name])
+    assert (found.homogeneous, found.odd_constant, found.even_slope) == known[name]
+
+
+def test_signs_from_a_linear_path() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hyperplanes = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    weights = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    wrong = torch.tensor([True, False, False, True])
+    path = -(weights * wrong) @ hyperplanes[:, :-1]
+    assert torch.equal(turned(1.0, hyperplanes, weights, path), wrong)
+    assert turned(1.0, hyperplanes, weights, path + 0.3) is None
+    assert turned(1.0, hyperplanes[:, -2:], weights[:1], path[:1, :1]) is None  # one equation for four signs
+
+
+@pytest.mark.parametrize("widths", [(2,), (2, 2)])
+def test_units_that_nothing_needs_are_removed(widths: tuple[int, ...]) -> None:
+    net, x = teacher(widths=widths, seed=8), inputs()
+    wide = Student(3, [4, *widths[1:]], 2, torch.tanh).double()
+    with torch.no_grad():  # one unit twice, with half its weight each, and one that is constant
+        wide.layers[0].weight.copy_(torch.cat([net.hidden[0].weight, net.hidden[0].weight[:1], torch.zeros(1, 3)]))
+        wide.layers[0].bias.copy_(torch.cat([net.hidden[0].bias, net.hidden[0].bias[:1], torch.ones(1)]))
+        above = [*net.hidden, net.readout][1]
+        halves = torch.cat([above.weight[:, :1] / 2, above.weight[:, 1:]], dim=1)
+        wide.layers[1].weight.copy_(torch.cat([halves, above.weight[:, :1] / 2, torch.zeros(len(halves), 1)], dim=1))
+        wide.layers[1].bias.copy_(above.bias)
+        if len(widths) > 1:
+            wide.layers[2].load_state_dict(net.readout.state_dict())
+    y = net(x).detach()
+    assert relative_error(wide, x, y) < 1e-28
+    small, error, removed = without_excess(wide, relative_error(wide, x, y), x, y)
+    assert (small.widths, removed) == (widths, 2)
+    assert error < 1e-24
+
+
+def units(n_students: int, n_units: int, projective: bool = True, noise: float = 1e-6) -> StudentUnits:
+    generator = np.random.default_rng(0)
+    true = generator.normal(size=(n_units, 5))
+    rows, outgoing, owner = [], [], []
+    for student in range(n_students):
+        own = np.concatenate([true, generator.normal(size=(2, 5))])  # two units of the student's own
+        sign = generator.choice([-1, 1], size=(len(own), 1)) if projective else 1
+        rows.append(sign * (own + noise * generator.normal(size=own.shape)))
+        outgoing.append(sign * np.ones((len(own), 2)))
+        owner += [student] * len(own)
+    return StudentUnits(np.concatenate(rows), np.concatenate(outgoing), np.array(owner), projective, projective)
+
+
+@pytest.mark.parametrize("projective", [True, False])
+def test_clusters_are_what_students_share(projective: bool) -> None:
+    some = units(8, 3, projective)
+    (best,) = cuts(some, 0.8, math.pi / 12)
+    assert [cluster.n_students for cluster in best.kept] == [8, 8, 8]
+    for cluster in best.kept:
+        aligned = some.hyperplanes[cluster.units] * cluster.signs[:, None]
+        assert np.ptp(aligned, axis=0).max() < 1e-4
+        assert cluster.outgoing == pytest.approx(math.sqrt(2), rel=1e-6)  # signs go along
+    assert best.plateau[0] < 1e-3 < 0.1 < best.plateau[1]
+
+
+def test_units_are_counted_by_student() -> None:
+    some = units(8, 3, noise=0)
+    many = StudentUnits(  # one student has eight more copies of a unit of its own
+        np.concatenate([some.hyperplanes, np.tile(some.hyperplanes[3], (8, 1))]),
+        np.concatenate([some.outgoing, np.ones((8, 2))]), np.concatenate([some.student, np.zeros(8, dtype=int)]),
+        True, True,
+    )  # fmt: skip
+    assert len(cuts(many, 0.8, math.pi / 12)[0].kept) == 3
+    assert len(cuts(many, 0.8, math.pi / 12, rule="published")[0].kept) > 3
+
+
+def test_what_has_no_weight_is_dropped() -> None:
+    some = units(8, 3)
+    some.outgoing[np.arange(len(some)) % 5 == 1] *= 1e-4
+    best = cuts(some, 0.8, math.pi / 12)[0]
+    dropped = [cluster for cluster in best.clusters if cluster.dropped]
+    assert len(best.kept) == 2
+    assert any("outgoing" in cluster.dropped for cluster in dropped)
+
+
+def test_the_sweep_counts_what_cutting_everywhere_counts() -> None:
+    some = units(5, 3, noise=0.2)
+    forest = _Forest(some, cuts(some, 0.6, 0.5)[0].merges, 0.6, 0.5, published=False)
+    heights = [0.0, *forest.merges[:, 2]]
+    for step in range(0, len(heights) - 1, 3):
+        if heights[step + 1] > heights[step] > 0:
+            kept = forest.cut(heights[step], heights[step + 1]).clusters
+            n_alive = sum(not cluster.dropped or "outgoing" in cluster.dropped for cluster in kept)
+            assert n_alive == forest.survivors[step]
+
+
+def test_the_sweep_is_linear() -> None:
+    seconds = []
+    for n_students in (50, 400):
+        some = units(n_students, 3)
+        merges = cuts(some, 0.6, 0.5)[0].merges
+        began = time.process_time()
+        _Forest(some, merges, 0.6, 0.5, published=False)
+        seconds.append(time.process_time() - began)
+    assert seconds[1] < 40 * seconds[0]  # 8 if linear, 64 if quadratic
+
+
+def test_bad_input() -> None:
+    net, x = teacher(), inputs(20)
+    y = net(x).detach()
+    nan = x.clone()
+    nan[4, 1] = float("nan")
+    for options, words in (
+        ({"n_units": 0}, "must be positive"), ({"n_students": 0}, "must be positive"),
+        ({"coverage": 1.5}, "not a share"), ({"max_angle": 4.0}, "not an angle"), ({"rule": "other"}, "unknown rule"),
+        ({"activation": "swish"}, "unknown activation"), ({"expansion": "big"}, "unknown expansion"),
+        ({"expansion": 0.5}, "narrower"), ({"noise": -1.0}, "positive"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            recovered(x, y, **options)
+    with pytest.raises(InputError, match="row 4"):
+        recovered(nan, y)
+    with pytest.raises(InputError, match="constant"):
+        recovered(x, torch.ones_like(y))
+    with pytest.raises(InputError, match="row of outputs"):
+        recovered(x, y[:-1])
+    with pytest.raises(InputError, match="not a matrix"):
+        recovered(x[:, :, None], y)
+
+
+def test_too_few_inputs_are_told() -> None:
+    net, x = teacher(), inputs(10)
+    with pytest.warns(IdentifiabilityWarning, match=r"50 parameters, and there are 10 × 2 = 20"):
+        recovered(x, net, n_students=2)
+
+
+def test_an_activation_that_does_not_fit() -> None:
+    net, x = teacher("relu", (3,), seed=2), inputs(400)
+    with pytest.raises(TrainingError, match="try another activation"):
+        recovered(x, net, n_units=1, expansion=2, activation="erf", max_iterations=30)
