@@ -88,6 +88,16 @@ def test_units_of_inputs_and_outputs_do_not_matter() -> None:
     assert torch.allclose(found.model_(1000 * x + 7), wanted, atol=1e-10)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "softplus"])
+def test_an_input_that_never_changes_is_not_looked_at(activation: str) -> None:
+    net, x = teacher(activation, d=4), inputs(d=4)
+    x[:, 2] = 0.7
+    found = recovered(x, net, activation=activation)
+    assert found.n_units_ == (2,)
+    assert bool((found.model_.hidden[0].weight[:, 2] == 0).all())
+    assert torch.allclose(found.model_(x), net(x), atol=1e-8)
+
+
 def test_same_seed_same_network() -> None:
     net, x = teacher(), inputs()
     first, second = (recovered(x, net, n_students=3, random_state=3).model_ for _ in "ab")
@@ -221,8 +231,9 @@ def test_signs_from_a_linear_path() -> None:
     wrong = torch.tensor([True, False, False, True])
     path = -(weights * wrong) @ hyperplanes[:, :-1]
     assert torch.equal(turned(1.0, hyperplanes, weights, path), wrong)
-    assert turned(1.0, hyperplanes, weights, path + 0.3) is None
-    assert turned(1.0, hyperplanes[:, -2:], weights[:1], path[:1, :1]) is None  # one equation for four signs
+    assert torch.equal(turned(-2.0, hyperplanes, weights, -2 * path), wrong)
+    weights[:, 1] = 0  # what nothing reads keeps its sign
+    assert torch.equal(turned(1.0, hyperplanes, weights, path), wrong)
 
 
 @pytest.mark.parametrize("widths", [(2,), (2, 2)])

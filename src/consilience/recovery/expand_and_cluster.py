@@ -305,18 +305,30 @@ def _warn(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> No
 
 
 def _raw(student: Student, inputs: Standard, outputs: Standard) -> Student:
-    """Return the network for inputs and outputs as they came."""
-    raw = copy.deepcopy(student)
-    first = raw.layers[0]
+    """Return the network for inputs and outputs as they came; it does not look at inputs that are constant."""
+    raw = Student(
+        len(inputs.mean), student.widths, len(outputs.mean), student.function, student.path is not None
+    ).double()
+    raw.load_state_dict({**student.state_dict(), **{
+        name: _widened(value, inputs) for name, value in student.state_dict().items()
+        if name in ("hidden.0.weight", "path.weight")
+    }})  # fmt: skip
     with torch.no_grad():
-        first.weight.div_(inputs.scale)
+        first = raw.layers[0]
         first.bias.sub_(first.weight @ inputs.mean)
         raw.readout.weight.mul_(outputs.scale[:, None])
         raw.readout.bias.copy_(raw.readout.bias * outputs.scale + outputs.mean)
         if raw.path is not None:
-            raw.path.weight.mul_(outputs.scale[:, None] / inputs.scale)
+            raw.path.weight.mul_(outputs.scale[:, None])
             raw.readout.bias.sub_(raw.path.weight @ inputs.mean)
     return raw
+
+
+def _widened(weight: Tensor, inputs: Standard) -> Tensor:
+    """Weights (u, d) of inputs as they came, zero for those that are constant."""
+    wide = weight.new_zeros(len(weight), len(inputs.mean))
+    wide[:, inputs.varies] = weight / inputs.scale[inputs.varies]
+    return wide
 
 
 def _reason(outcome: Outcome) -> str:

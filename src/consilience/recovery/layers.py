@@ -39,7 +39,8 @@ from consilience.units.symmetry import Symmetry
 STUDENTS = 11  # stream of random numbers
 MAX_CUTS = 4  # ways to cut a tree that are tried
 CONVERGED = 1e-6  # error, as a share of the variance, that a student must reach, unless noise allows for less
-NEAR_MOST, PRECISE = 100.0, 1e-10  # a student's error over the median, above which its units do not count; any below
+NEARLY = 1e-3  # error that layers may be found with, before all are fitted together
+NEAR_BEST, PRECISE = 30.0, 1e-10  # a student's error over the lower quartile above which it does not count; any below
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Settings:
     def converged(self) -> float:
         """The error that a student must reach."""
         return max(CONVERGED, 2 * self.noise)
+
+    @property
+    def above(self) -> Settings:
+        """For the layers above the first, whose students read what is only nearly the teacher's."""
+        return replace(self, noise=max(self.noise, NEARLY))
 
 
 @dataclass(frozen=True)
@@ -127,11 +133,15 @@ def recover(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> 
 
     ``widths`` are the students', by hidden layer.
     """
-    outcome = _above(x, None, y, tuple(widths), settings)
-    if outcome.network is None or len(widths) == 1:
+    return _above(x, None, y, tuple(widths), settings)
+
+
+def _together(outcome: Outcome, x: Tensor, y: Tensor, settings: Settings) -> Outcome:
+    """Fit all layers at once: each was found with what those below it had been found to be until then."""
+    if outcome.network is None:
         return outcome
     first, stages = outcome.stages[0], outcome.stages
-    network, error = refined(outcome.network, x, y)  # of all layers together
+    network, error = refined(outcome.network, x, y)
     exact = as_good(error, network, first.error, first.n_parameters, y)
     if exact and settings.rule != "published":
         network, error, n_excess = without_excess(network, error, x, y)
@@ -161,7 +171,7 @@ def _above(x: Tensor, below: _Below | None, y: Tensor, widths: tuple[int, ...], 
     """Recover all layers from one on. What its students read is x (n, d): with a layer below, that layer's units and,
     where their signs are free, what it reads itself.
     """
-    stage, plans = _train_and_cut(x, y, widths, settings)
+    stage, plans = _train_and_cut(x, y, widths, settings if below is None else settings.above)
     best = Outcome(None, float("inf"), (stage,), False)
     for tried, cut in enumerate(plans, 1):
         found = replace(stage, cut=cut, n_cuts=tried)
@@ -172,7 +182,7 @@ def _above(x: Tensor, below: _Below | None, y: Tensor, widths: tuple[int, ...], 
             own, hyperplanes = _signed(own, hyperplanes, settings.symmetry.even_slope)
         features = x if own is None else own.units(settings.function)
         if len(widths) == 1:
-            outcome = _last(features, y, hyperplanes, found, settings)
+            outcome = _last(features, y, hyperplanes, found, settings, alone=own is None)
         else:
             here = _Below(features, hyperplanes)
             above = here.units(settings.function)
@@ -181,7 +191,9 @@ def _above(x: Tensor, below: _Below | None, y: Tensor, widths: tuple[int, ...], 
             rest = _above(above, here, y, widths[1:], settings)
             outcome = Outcome(rest.network, rest.error, (found, *rest.stages), rest.exact)
         if own is not None and outcome.network is not None:
-            outcome = Outcome(_stacked(own, outcome.network), outcome.error, outcome.stages, outcome.exact)
+            outcome = replace(outcome, network=_stacked(own, outcome.network))
+        if below is None and len(widths) > 1:
+            outcome = _together(outcome, x, y, settings)
         if best.network is None or outcome.error < best.error or outcome.exact:
             best = outcome
         if best.exact:
@@ -207,9 +219,9 @@ def _train_and_cut(x: Tensor, y: Tensor, widths: tuple[int, ...], settings: Sett
 
 
 def usable(losses: Tensor, settings: Settings) -> tuple[int, ...]:
-    """The students whose units are clustered: those that have converged, and not far less than most of these."""
+    """The students whose units are clustered: those that have converged, and not far less than the best of these."""
     converged = losses[losses <= settings.converged]
-    limit = max(PRECISE, NEAR_MOST * float(converged.median())) if len(converged) else 0.0
+    limit = max(PRECISE, NEAR_BEST * float(converged.quantile(0.25))) if len(converged) else 0.0
     return tuple(k for k, loss in enumerate(losses.tolist()) if loss <= min(limit, settings.converged))
 
 
@@ -233,8 +245,8 @@ def units_of(students: Sequence[torch.nn.Module], numbers: Sequence[int], symmet
     )  # fmt: skip
 
 
-def _last(x: Tensor, y: Tensor, hyperplanes: Tensor, stage: Stage, settings: Settings) -> Outcome:
-    """The last hidden layer and the readout."""
+def _last(x: Tensor, y: Tensor, hyperplanes: Tensor, stage: Stage, settings: Settings, alone: bool) -> Outcome:
+    """The last hidden layer and the readout; only where it is alone may a linear path stay beside it."""
     slope = settings.symmetry.even_slope
     template = Student(x.shape[1], [1], y.shape[1], settings.function, path=slope is not None)
     network, error = refined(with_units(hyperplanes, x, y, template), x, y)
@@ -243,11 +255,9 @@ def _last(x: Tensor, y: Tensor, hyperplanes: Tensor, stage: Stage, settings: Set
         network, error, n_excess = without_excess(network, error, x, y)
         stage = replace(stage, n_excess=n_excess)
     if slope is not None:
-        plain = without_path(network, slope)
-        if plain is not network:
-            plain, plain_error = refined(plain, x, y)
-            if as_good(plain_error, plain, stage.error, stage.n_parameters, y) or not exact:
-                network, error = plain, plain_error
+        plain, plain_error = refined(without_path(network, slope), x, y)
+        if as_good(plain_error, plain, stage.error, stage.n_parameters, y) or not (alone and exact):
+            network, error = plain, plain_error
     exact = as_good(error, network, stage.error, stage.n_parameters, y)
     return Outcome(network, error, (stage,), exact)
 
@@ -257,8 +267,6 @@ def _signed(below: _Below, hyperplanes: Tensor, slope: float) -> tuple[_Below, T
     width = len(below.hyperplanes)
     weights, path, bias = hyperplanes[:, :width], hyperplanes[:, width:-1], hyperplanes[:, -1]
     wrong = turned(slope, below.hyperplanes, weights, path)
-    if wrong is None:  # it will show in the error
-        return below, torch.cat([weights, bias[:, None]], dim=1)
     signs = torch.where(wrong, -1.0, 1.0).to(weights.dtype)
     shift = slope * weights @ (wrong.to(weights.dtype) * below.hyperplanes[:, -1])
     right = _Below(below.x, signs[:, None] * below.hyperplanes)
@@ -266,7 +274,7 @@ def _signed(below: _Below, hyperplanes: Tensor, slope: float) -> tuple[_Below, T
 
 
 def _stacked(below: _Below, above: Student) -> Student:
-    """Return a network with one layer more below; a path above it is gone by now, or is left out."""
+    """Return a network with one layer more below."""
     network = Student(
         below.x.shape[1], [len(below.hyperplanes), *above.widths], above.readout.out_features, above.function
     ).double()

@@ -25,8 +25,7 @@ from consilience.recovery.student import Student
 
 ROUNDING = 1e-24  # mean squared error, as a share of the targets' variance, that is nothing but rounding
 STANDARD_ERRORS = 3  # of a mean squared error, by which it may be above the students'
-TRIES = 60  # second-order steps to do without a unit
-INTEGER = 0.05  # how near to 0 or 1 the equations for signs must come
+TRIES, LIKELY = 60, 3  # second-order steps to do without a unit, for those units that are missed least at first
 
 
 def medians(units: StudentUnits, cut: Cut) -> Tensor:
@@ -65,7 +64,7 @@ def relative_error(network: nn.Module, x: Tensor, y: Tensor) -> float:
         return float((network(x) - y).square().mean() / y.var(0, correction=0).mean())
 
 
-def refined(network: Student, x: Tensor, y: Tensor, max_iterations: int = 60) -> tuple[Student, float]:
+def refined(network: Student, x: Tensor, y: Tensor, max_iterations: int = 300) -> tuple[Student, float]:
     """Return the network after second-order steps on all its parameters, and its error."""
     fitted = fit_precisely([network], x, y, tolerance=ROUNDING / 1e4, max_iterations=max_iterations, warm_up=0)
     (module,) = fitted.modules
@@ -99,13 +98,14 @@ def as_good(error: float, network: nn.Module, students: float, n_parameters: int
 def without_excess(network: Student, error: float, x: Tensor, y: Tensor) -> tuple[Student, float, int]:
     """Return the network without the units that it does not need, its error, and how many they were.
 
-    Layer by layer, each unit is left out in turn, and what is left refitted; the best of these is taken as long as it
-    is `as_good` as the network was with the unit.
+    Layer by layer, the units that are missed least are left out in turn, and what is left refitted; the best of these
+    is taken as long as it is `as_good` as the network was with the unit.
     """
     removed = 0
     for depth in range(len(network.widths)):
         while (width := network.widths[depth]) > 1:
             options = [_without_unit(network, depth, j, x) for j in range(width)]
+            options = sorted(options, key=lambda option: relative_error(option, x, y))[:LIKELY]
             fitted = fit_precisely(options, x, y, tolerance=ROUNDING / 1e4, max_iterations=TRIES, warm_up=0)
             best = int(fitted.losses.argmin())
             option, lowest = fitted.modules[best], float(fitted.losses[best])
@@ -141,8 +141,8 @@ def hyperplanes_of(network: Student) -> Tensor:
     return torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
 
 
-def turned(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> Tensor | None:
-    """Return which units have the wrong sign, from what a linear path beside them does; None if that is not clear.
+def turned(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> Tensor:
+    """Return which units most likely have the wrong sign, from what a linear path beside them does: (r,) bool.
 
     Parameters
     ----------
@@ -152,22 +152,17 @@ def turned(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> 
     path : (o, d) that read the same inputs as the units.
     """
     shares = -slope * torch.einsum("or,rd->odr", weights, hyperplanes[:, :-1]).flatten(0, 1)
-    if len(shares) < shares.shape[1]:
-        return None
-    size = torch.linalg.vector_norm(shares, dim=0)
+    size = torch.linalg.vector_norm(shares, dim=0).clamp(min=1e-300)  # 0 for a unit that nothing reads
     solution = torch.linalg.lstsq(shares / size, path.reshape(-1, 1), driver="gelsd").solution[:, 0] / size
-    wrong = solution.round()
-    clear = (solution - wrong).abs().max() < INTEGER and bool(((wrong == 0) | (wrong == 1)).all())
-    return wrong.bool() if clear else None
+    wrong: Tensor = solution > 0.5
+    return wrong
 
 
 def without_path(network: Student, slope: float) -> Student:
-    """Return a network of one hidden layer with all signs right and no path; itself where that is not clear."""
+    """Return a network of one hidden layer without path, its units turned as the path says."""
     assert network.path is not None
     hyperplanes, weights = hyperplanes_of(network), network.readout.weight.detach()
     wrong = turned(slope, hyperplanes, weights, network.path.weight.detach())
-    if wrong is None:
-        return network
     plain = Student(hyperplanes.shape[1] - 1, [len(hyperplanes)], len(weights), network.function).double()
     signs = torch.where(wrong, -1.0, 1.0).to(hyperplanes.dtype)
     with torch.no_grad():
