@@ -17,7 +17,7 @@ from consilience.nets.activations import ACTIVATIONS
 from consilience.recovery import ExpandAndCluster, IdentifiabilityWarning
 from consilience.recovery.clusters import StudentUnits, _Forest, cuts
 from consilience.recovery.distance import distance
-from consilience.recovery.rebuild import as_good, relative_error, turned, without_excess
+from consilience.recovery.rebuild import as_good, medians, relative_error, turned, without_excess
 from consilience.recovery.search import EXPANSIONS, guess_width, smallest_expansion
 from consilience.recovery.student import Student, symmetry_of_function
 
@@ -98,6 +98,23 @@ def test_an_input_that_never_changes_is_not_looked_at(activation: str) -> None:
     assert torch.allclose(found.model_(x), net(x), atol=1e-8)
 
 
+def test_one_unit() -> None:
+    net = teacher(widths=(1,))
+    found = recovered(inputs(), net, n_units=1, expansion=1)
+    assert found.n_units_ == (1,)
+    assert found.distance_to(net).worst_error < 1e-6
+
+
+def test_whoever_is_asked_stays_as_it_is() -> None:
+    asked = nn.Sequential(nn.BatchNorm1d(3), teacher().float())
+    before, state = asked[0].running_mean.clone(), torch.get_rng_state()
+    found = recovered(inputs().float(), asked, n_students=3, tolerance=1e-12, noise=1e-6)
+    assert asked.training
+    assert torch.equal(asked[0].running_mean, before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found.n_units_ == (2,)
+
+
 def test_same_seed_same_network() -> None:
     net, x = teacher(), inputs()
     first, second = (recovered(x, net, n_students=3, random_state=3).model_ for _ in "ab")
@@ -155,8 +172,11 @@ def test_published_rule_is_another_cut() -> None:
 
 def test_a_failure_is_never_called_a_success() -> None:
     net, x = teacher(widths=(3,), seed=2), inputs()
-    found = recovered(x, net, n_units=2, expansion=1, noise=0.5)  # two units for three: good enough for such noise
-    assert found.n_units_ == (2,) or not found.diagnostics_.exact
+    few = teacher(d=2, o=1, seed=1)
+    for n, seed in ((40, 1), (36, 4)):  # students with nearly as many parameters as there are outputs
+        found = recovered(inputs(n, 2, seed), few, noise=0.1, random_state=seed)
+        students = found.diagnostics_.students_error
+        assert not found.diagnostics_.exact or found.diagnostics_.error <= students
     strict = recovered(x, net, n_units=3, max_angle=1e-9, coverage=1.0)
     assert not strict.diagnostics_.exact
     assert strict.diagnostics_.reason
@@ -167,10 +187,14 @@ def test_a_failure_is_never_called_a_success() -> None:
 def test_no_better_than_the_students() -> None:
     y = torch.zeros(100, 2)
     small, students = nn.Linear(2, 2), 60
-    assert as_good(1e-25, small, 1e-30, students, y)  # rounding
-    assert as_good(1e-3, small, 1e-3, students, y)
-    assert not as_good(2e-3, small, 1e-3, students, y)
-    assert not as_good(1e-20, small, 1e-22, students, y)
+    for noisy in (False, True):
+        assert as_good(1e-3, small, 1e-3, students, y, noisy)
+        assert not as_good(2e-3, small, 1e-3, students, y, noisy)
+        assert not as_good(1e-20, small, 1e-22, students, y, noisy)
+    assert as_good(1e-25, small, 1e-30, students, y, False)  # rounding
+    assert not as_good(1.1e-3, small, 1e-3, students, y, False)
+    assert as_good(1.3e-3, small, 1e-3, students, y, True)  # students have fitted noise
+    assert not as_good(1.1e-3, small, 1e-3, 150, y, True)  # as many parameters as equations: nothing can be said
 
 
 def test_distance_after_every_symmetry() -> None:
@@ -251,7 +275,7 @@ def test_units_that_nothing_needs_are_removed(widths: tuple[int, ...]) -> None:
             wide.layers[2].load_state_dict(net.readout.state_dict())
     y = net(x).detach()
     assert relative_error(wide, x, y) < 1e-28
-    small, error, removed = without_excess(wide, relative_error(wide, x, y), x, y)
+    small, error, removed = without_excess(wide, relative_error(wide, x, y), x, y, noisy=False)
     assert (small.widths, removed) == (widths, 2)
     assert error < 1e-24
 
@@ -281,6 +305,20 @@ def test_clusters_are_what_students_share(projective: bool) -> None:
     assert best.plateau[0] < 1e-3 < 0.1 < best.plateau[1]
 
 
+@pytest.mark.parametrize("rule", ["plateau", "published"])
+def test_medians_have_one_sign(rule: str) -> None:
+    some = units(8, 3, noise=0)
+    rows = medians(some, cuts(some, 0.8, math.pi / 12, rule=rule)[0])
+    for row in rows.numpy():
+        same = np.abs(some.hyperplanes @ row) / np.linalg.norm(some.hyperplanes, axis=1) / np.linalg.norm(row)
+        assert (same > 1 - 1e-9).sum() >= 8
+
+
+def test_nothing_that_survives_is_no_cut() -> None:
+    some = units(8, 3, noise=0.1)
+    assert cuts(some, 0.8, 1e-12, rule="published") == []
+
+
 def test_units_are_counted_by_student() -> None:
     some = units(8, 3, noise=0)
     many = StudentUnits(  # one student has eight more copies of a unit of its own
@@ -307,7 +345,7 @@ def test_the_sweep_counts_what_cutting_everywhere_counts() -> None:
     heights = [0.0, *forest.merges[:, 2]]
     for step in range(0, len(heights) - 1, 3):
         if heights[step + 1] > heights[step] > 0:
-            kept = forest.cut(heights[step], heights[step + 1]).clusters
+            kept = forest.cut(heights[step], heights[step + 1], np.ones(len(some))).clusters
             n_alive = sum(not cluster.dropped or "outgoing" in cluster.dropped for cluster in kept)
             assert n_alive == forest.survivors[step]
 
@@ -329,7 +367,9 @@ def test_bad_input() -> None:
     nan = x.clone()
     nan[4, 1] = float("nan")
     for options, words in (
-        ({"n_units": 0}, "must be positive"), ({"n_students": 0}, "must be positive"),
+        ({"n_units": 0}, "must be positive"), ({"n_units": []}, "must be positive"),
+        ({"n_units": 2.0}, "must be positive"), ({"n_students": 1}, "takes two"),
+        ({"noise": float("nan")}, "noise"), ({"noise": 0.8}, "noise"), ({"expansion": float("nan")}, "narrower"),
         ({"coverage": 1.5}, "not a share"), ({"max_angle": 4.0}, "not an angle"), ({"rule": "other"}, "unknown rule"),
         ({"activation": "swish"}, "unknown activation"), ({"expansion": "big"}, "unknown expansion"),
         ({"expansion": 0.5}, "narrower"), ({"noise": -1.0}, "positive"),
@@ -338,8 +378,10 @@ def test_bad_input() -> None:
             recovered(x, y, **options)
     with pytest.raises(InputError, match="row 4"):
         recovered(nan, y)
-    with pytest.raises(InputError, match="constant"):
+    with pytest.raises(InputError, match="outputs are constant"):
         recovered(x, torch.ones_like(y))
+    with pytest.raises(InputError, match="inputs are constant"):
+        recovered(torch.ones_like(x), y)
     with pytest.raises(InputError, match="row of outputs"):
         recovered(x, y[:-1])
     with pytest.raises(InputError, match="not a matrix"):

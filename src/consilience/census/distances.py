@@ -57,16 +57,16 @@ class Points:
 
     @property
     def condensed(self) -> NDArray[np.float64]:
-        """The distances of each pair once, in SciPy's order: (U (U − 1) / 2,). Nothing larger is in memory for it."""
+        """The distances of each pair once, in SciPy's order: (U (U − 1) / 2,); some rows of the matrix at a time."""
         if "distances" in self.__dict__:
-            known: NDArray[np.float64] = squareform(self.distances, checks=False)
+            known: NDArray[np.float64] = squareform(self.distances, checks=False).astype(np.float64)
             return known
         n, done = len(self), 0
         found = np.empty(n * (n - 1) // 2)
-        squares = np.square(self.coordinates).sum(1)
+        rows_of, squares = self.coordinates.astype(np.float64), np.square(self.coordinates.astype(np.float64)).sum(1)
         for start in range(0, n, BLOCK):
             rows = slice(start, start + BLOCK)
-            gram = self.coordinates[rows] @ self.coordinates[start:].T
+            gram = rows_of[rows] @ rows_of[start:].T
             if self.projective:
                 np.abs(gram, out=gram)
             gram *= -2

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +41,6 @@ BATCH_SIZE, FIRST_RATE, LOWEST_RATE = 256, 1e-3, 1e-6
 PLATEAU = 5  # epochs without a lower loss, after which Adam's rate is halved
 REDRAW = 7  # stream of random numbers, beside those of create.py
 
-Residuals = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class Precise:
@@ -50,7 +48,7 @@ class Precise:
 
     Attributes
     ----------
-    modules : the fitted networks, on new memory.
+    modules : the fitted networks in float64, on new memory.
     losses : (k,) mean squared error as a share of the targets' variance; ``inf`` where it is not finite.
     status : of each network: "converged" (loss at most the tolerance), "stalled" (it falls no further), "unfinished"
         (the iterations ran out) or "diverged" (not finite, though drawn anew).
@@ -143,7 +141,12 @@ def _fit(
         else "stalled"
         for fine, loss, n in zip(finite.tolist(), losses.tolist(), iterations, strict=True)
     )
-    return Precise(stack.modules(), torch.where(finite, losses, math.inf).double(), status, tuple(iterations))
+    return Precise(
+        tuple(module.double() for module in stack.modules()),
+        torch.where(finite, losses, math.inf).double(),
+        status,
+        tuple(iterations),
+    )
 
 
 class _Stack:
@@ -295,7 +298,7 @@ def _quasi_newton(stack: _Stack, tolerance: float, max_iterations: int) -> tuple
             loss, theta.grad = stack.gradients(theta, stack.x, stack.y)
             return float(loss)
 
-        last, done = math.inf, 0
+        last, done, loss = math.inf, 0, float(stack.losses(theta.detach()))
         while done < max_iterations:
             optimizer.step(closure)
             done += 1

@@ -109,18 +109,18 @@ def cuts(units: StudentUnits, coverage: float, max_angle: float, rule: str = "pl
     rule : one of `RULES`.
     at_most : this many; the published rule has one.
     """
-    published = rule == "published"
-    if published:
-        turned = np.where(units.hyperplanes[:, 0] < 0, -1.0, 1.0)[:, None] if units.projective else 1.0
-        units = StudentUnits(
-            units.hyperplanes * turned, units.outgoing * (turned if units.odd else 1.0), units.student, False, units.odd
-        )
+    published, first = rule == "published", np.ones(len(units))
+    if published and units.projective:
+        first = np.where(units.hyperplanes[:, 0] < 0, -1.0, 1.0)
+        outgoing = units.outgoing * (first[:, None] if units.odd else 1.0)
+        units = StudentUnits(units.hyperplanes * first[:, None], outgoing, units.student, False, units.odd)
     merges = average(Points(units.hyperplanes, units.projective), None, 0).merges
     assert merges is not None
     forest = _Forest(units, merges, coverage, max_angle, published)
     heights = np.concatenate([[0.0], merges[:, 2]])
     plateaus = _plateaus(forest.survivors, heights, SMALLEST_HEIGHT * np.median(_norms(units.hyperplanes)), published)
-    return [forest.cut(*plateau) for plateau in plateaus[: 1 if published else at_most]]
+    found = [forest.cut(*plateau, first) for plateau in plateaus[: 1 if published else at_most]]
+    return [cut for cut in found if cut.kept]
 
 
 def _plateaus(
@@ -130,7 +130,7 @@ def _plateaus(
     rule those with the most clusters.
     """
     found: list[tuple[float, float, int]] = []
-    top = float(heights[-1]) * 2 or 1.0  # the root survives to any height
+    top = 2 * max(float(heights[-1]), lowest) or 1.0  # the root survives to any height
     for count, below, above in zip(counts, heights, [*heights[1:], top], strict=True):
         below, above = max(float(below), lowest), max(float(above), lowest)
         if above <= below:
@@ -183,19 +183,19 @@ class _Forest:
         found = self.counts[node] if self.published else self.masks[node].bit_count()
         return bool(found >= self.needed) and (self.published or self.angle(node) <= self.max_angle)
 
-    def cut(self, below: float, above: float) -> Cut:
-        """Return the clusters in the middle of a plateau."""
+    def cut(self, below: float, above: float, first: NDArray[np.float64]) -> Cut:
+        """Return the clusters in the middle of a plateau; ``first`` are signs (U,) that units were given before."""
         height, n = math.sqrt(below * above), len(self.units)
         n_merged = int(np.searchsorted(self.merges[:, 2], height, side="right"))
         inside = set(self.merges[:n_merged, :2].astype(np.int64).ravel().tolist())
         roots = [node for node in range(n + n_merged) if node not in inside]
-        clusters = [self._cluster(node) for node in roots if self.counts[node] > 1]
+        clusters = [self._cluster(node, first) for node in roots if self.counts[node] > 1]
         largest = max((cluster.outgoing for cluster in clusters if not cluster.dropped), default=0.0)
         judged = [self._judged(cluster, largest) for cluster in clusters]
         judged.sort(key=lambda cluster: (bool(cluster.dropped), -cluster.outgoing))
         return Cut(self.merges, height, (below, above), tuple(judged))
 
-    def _cluster(self, node: int) -> Cluster:
+    def _cluster(self, node: int, first: NDArray[np.float64]) -> Cluster:
         n, below, units, signs = len(self.units), [(node, 1.0)], list[int](), list[float]()
         while below:
             node_below, sign = below.pop()
@@ -203,8 +203,8 @@ class _Forest:
                 units.append(node_below)
                 signs.append(sign)
             else:
-                first, second = self.merges[node_below - n, :2].astype(np.int64).tolist()
-                below += [(first, sign), (second, sign * float(self.turn[node_below - n]))]
+                left, right = self.merges[node_below - n, :2].astype(np.int64).tolist()
+                below += [(left, sign), (right, sign * float(self.turn[node_below - n]))]
         order = np.argsort(units)
         members, turned = np.array(units, dtype=np.int64)[order], np.array(signs)[order]
         outgoing = self.units.outgoing[members] * (turned[:, None] if self.units.odd else 1.0)
@@ -215,7 +215,7 @@ class _Forest:
         elif (angle := self._spread(node, members)) > self.max_angle:
             dropped = f"angle {angle:.2g} > {self.max_angle:.2g}"
         norm = float(np.linalg.norm(outgoing.sum(0))) / self.n_students
-        return Cluster(members, turned, self.masks[node].bit_count(), self.angle(node), norm, dropped)
+        return Cluster(members, turned * first[members], self.masks[node].bit_count(), self.angle(node), norm, dropped)
 
     def _spread(self, node: int, members: NDArray[np.int64]) -> float:
         """What the angle's limit is for; in the published rule, the median angle to the mean direction."""

@@ -73,7 +73,8 @@ def distance(model: Student, teacher: nn.Module, symmetry: Symmetry, x: Tensor) 
         )  # fmt: skip
     ours = [_affine(layer) for layer in model.layers]
     with torch.no_grad():
-        wanted, found = teacher.double()(x), model(x)
+        found = model(x)
+        wanted = teacher.double()(x).reshape(found.shape)
         function_error = float(((wanted - found).square().mean() / wanted.var(0, correction=0).mean()).sqrt())
     pairs, angles, errors, missing, excess = [], [], [], 0, 0
     for i, (teacher_rows, teacher_above) in enumerate(pairwise(theirs)):
@@ -129,6 +130,7 @@ def _chain(teacher: nn.Module, function: Function, x: Tensor) -> list[Tensor]:
     if fits and rows[0].shape[1] - 1 == x.shape[1]:
         with torch.no_grad():
             wanted, h = teacher.double().eval()(x), x
+            wanted = wanted[:, None] if wanted.dim() == 1 else wanted
             for i, layer in enumerate(rows):
                 h = h @ layer[:, :-1].T + layer[:, -1]
                 h = function(h) if i + 1 < len(rows) else h

@@ -36,7 +36,8 @@ class Diagnostics:
     Attributes
     ----------
     exact : whether the network is as good as the students it was made of: its error on the outputs given is theirs or
-        less, but for what wider networks gain by fitting noise. If not, do not trust it.
+        less, but for what wider networks gain by fitting noise; without noise, at most the tolerance, too. If not, do
+        not trust it. What it does where there were no inputs is not known.
     error : its mean squared error as a share of the outputs' variance.
     students_error : the students', the median of those used.
     stages : by hidden layer reached: the students' losses and status, which were used, the cut and its clusters, those
@@ -142,32 +143,8 @@ class ExpandAndCluster:
         """
         self._check()
         x, y = check_samples(X, Y)
-        inputs, outputs = Standard.of(x), Standard.of(y, each=False)
-        x, y = inputs(x), outputs(y)
-        self._fresh = inputs
-        settings, trials, widths = self._settings(x, y)
-        _warn(x, y, widths, settings)
-        outcome = recover(x, y, widths, settings)
-        first = outcome.stages[0]
-        if not first.used:
-            raise TrainingError(
-                "no student reaches the outputs", where=f"{self.n_students} students of widths {widths}",
-                got="losses " + ", ".join(f"{loss:.1e}" for loss in first.students.losses.sort().values[:5].tolist()),
-                expected=f"at most {settings.converged:.1e} of the variance",
-                cure="raise expansion, n_units or max_iterations, try another activation, or, if outputs are noisy, "
-                "set noise",
-            )  # fmt: skip
-        self.clusters_: tuple[Cut | None, ...] = tuple(stage.cut for stage in outcome.stages)
-        self.activation_ = (
-            trials[0].name if trials else self.activation if isinstance(self.activation, str) else "custom"
-        )
-        self._symmetry = settings.symmetry
-        self._student = None if outcome.network is None else _raw(outcome.network, inputs, outputs)
-        self.model_: nn.Module | None = None if self._student is None else self._as_module(self._student)
-        self.n_units_: tuple[int, ...] = () if self._student is None else self._student.widths
-        self.diagnostics_ = Diagnostics(
-            outcome.exact, outcome.error, first.error, outcome.stages, trials, widths, _reason(outcome)
-        )
+        with torch.random.fork_rng(devices=[]):  # fresh modules draw values that nobody uses
+            self._recover(x, y)
         return self
 
     def distance_to(self, teacher: nn.Module, x: ArrayLike | None = None) -> Distance:
@@ -188,33 +165,64 @@ class ExpandAndCluster:
             raise InputError("there is no recovered network", where="distance_to", cure="call fit first")
         if x is None:
             generator = torch.Generator().manual_seed(self.random_state)
-            size = (N_FRESH, len(self._fresh.mean))
-            fresh = torch.randn(size, generator=generator, dtype=torch.float64) * self._fresh.scale + self._fresh.mean
+            drawn = torch.randn(N_FRESH, len(self._fresh.mean), generator=generator, dtype=torch.float64)
+            fresh = drawn * (self._fresh.scale * self._fresh.varies) + self._fresh.mean
         else:
-            fresh = torch.as_tensor(np.asarray(x), dtype=torch.float64)
+            fresh = _matrix(x, "x")
         return distance(student, copy.deepcopy(teacher), self._symmetry, fresh)
 
+    def _recover(self, x: Tensor, y: Tensor) -> None:
+        inputs, outputs = Standard.of(x), Standard.of(y, each=False)
+        x, y = inputs(x), outputs(y)
+        settings, trials, widths = self._settings(x, y)
+        _warn(x, y, widths, settings)
+        outcome = recover(x, y, widths, settings)
+        first = outcome.stages[0]
+        if not first.used:
+            raise TrainingError(
+                "no student reaches the outputs", where=f"{self.n_students} students of widths {widths}",
+                got="losses " + ", ".join(f"{loss:.1e}" for loss in first.students.losses.sort().values[:5].tolist()),
+                expected=f"at most {settings.converged:.1e} of the variance",
+                cure="raise expansion, n_units or max_iterations, try another activation, or, if outputs are noisy, "
+                "set noise",
+            )  # fmt: skip
+        self.clusters_: tuple[Cut | None, ...] = tuple(stage.cut for stage in outcome.stages)
+        self.activation_ = (
+            trials[0].name if trials else self.activation if isinstance(self.activation, str) else "custom"
+        )
+        self._symmetry, self._fresh = settings.symmetry, inputs
+        self._student = None if outcome.network is None else _raw(outcome.network, inputs, outputs)
+        self.model_: nn.Module | None = None if self._student is None else self._as_module(self._student)
+        self.n_units_: tuple[int, ...] = () if self._student is None else self._student.widths
+        self.diagnostics_ = Diagnostics(
+            outcome.exact, outcome.error, first.error, outcome.stages, trials, widths, _reason(outcome)
+        )
+
     def _check(self) -> None:
-        sizes = [self.n_units] if isinstance(self.n_units, int) else list(self.n_units or [])
-        positive = {"n_students": self.n_students, "n_layers": self.n_layers, "max_iterations": self.max_iterations}
-        for name, value in (*positive.items(), *(("n_units", size) for size in sizes)):
+        sizes = list(self.n_units) or [0] if isinstance(self.n_units, Sequence) else [self.n_units]
+        positive = {"n_layers": self.n_layers, "max_iterations": self.max_iterations}
+        for name, value in (*positive.items(), *(("n_units", size) for size in sizes if size is not None)):
             if not isinstance(value, int) or value < 1:
                 raise InputError("a number that must be positive", where=name, got=value, expected="an int ≥ 1")
+        if not isinstance(self.n_students, int) or self.n_students < 2:
+            raise InputError("what students share takes two of them", where="n_students", got=self.n_students,
+                             expected="an int ≥ 2")  # fmt: skip
         if not 0 < self.coverage <= 1:
             raise InputError("not a share of the students", where="coverage", got=self.coverage, expected="in (0, 1]")
         if not 0 < self.max_angle <= np.pi / 2:
             raise InputError("not an angle", where="max_angle", got=self.max_angle, expected="radians in (0, π/2]")
         if self.rule not in RULES:
             raise InputError("unknown rule", where="rule", got=repr(self.rule), expected=", ".join(map(repr, RULES)))
-        if self.noise < 0 or self.tolerance <= 0:
+        if not 0 <= self.noise < 0.7 or not self.tolerance > 0:
             raise InputError(
-                "errors are positive", where="noise, tolerance", got=f"noise={self.noise}, tolerance={self.tolerance}"
-            )
+                "errors are positive, and noise leaves half of the outputs' variance", where="noise, tolerance",
+                got=f"noise={self.noise}, tolerance={self.tolerance}", expected="noise in [0, 0.7), tolerance > 0",
+            )  # fmt: skip
         if isinstance(self.expansion, str) and self.expansion != "auto":
             raise InputError(
                 "unknown expansion", where="expansion", got=repr(self.expansion), expected='a number or "auto"'
             )
-        if not isinstance(self.expansion, str) and self.expansion < 1:
+        if not isinstance(self.expansion, str) and not 1 <= self.expansion < np.inf:
             raise InputError("students cannot be narrower than the teacher", where="expansion", got=self.expansion,
                              expected="at least 1")  # fmt: skip
         known = (
@@ -268,12 +276,17 @@ def check_samples(X: ArrayLike, Y: ArrayLike | Callable[[Tensor], Tensor]) -> tu
     """
     x = _matrix(X, "X")
     if callable(Y):
-        dtype = next((p.dtype for p in Y.parameters()), x.dtype) if isinstance(Y, nn.Module) else x.dtype
+        asked = x.to(X.dtype) if isinstance(X, Tensor) and X.is_floating_point() else x
+        if isinstance(Y, nn.Module):
+            Y = copy.deepcopy(Y).eval()  # to be asked, not to be changed
+            asked = x.to(next((p.dtype for p in Y.parameters()), x.dtype))
         with torch.no_grad():
-            Y = Y(x.to(dtype))
+            Y = Y(asked)
     y = _matrix(Y, "Y")
     if len(x) != len(y):
         raise InputError("each input needs a row of outputs", where="Y", got=len(y), expected=len(x))
+    if bool((x == x[0]).all()):
+        raise InputError("the inputs are constant", where="X", got=f"{len(x)} rows", cure="there is nothing to tell")
     if len(x) < 2 or bool((y == y[0]).all()):
         raise InputError(
             "the outputs are constant", where="Y", got=f"{len(y)} rows", cure="there is nothing to recover"
@@ -300,7 +313,7 @@ def _warn(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> No
             f"students of widths {tuple(widths)} have {n_parameters} parameters, and there are {len(y)} × {y.shape[1]} "
             f"= {y.numel()} output values: they can fit anything, and recovery is not identifiable; give more inputs "
             "or a smaller expansion",
-            IdentifiabilityWarning, stacklevel=3,
+            IdentifiabilityWarning, stacklevel=4,
         )  # fmt: skip
 
 
@@ -337,9 +350,16 @@ def _reason(outcome: Outcome) -> str:
     last = outcome.stages[-1]
     if not last.used:
         return f"no student of layer {len(outcome.stages)} reaches the outputs"
+    if len(last.used) < 2:
+        return f"one student of layer {len(outcome.stages)} alone reaches the outputs"
     if outcome.network is None:
         return f"no cluster of layer {len(outcome.stages)} survives"
-    return f"the network's error {outcome.error:.1e} is above the students' {outcome.stages[0].error:.1e}"
+    if outcome.network.path is not None:
+        return "the signs of its units could not be told, and it has a linear path"
+    students = outcome.stages[0].error
+    if outcome.error <= students:
+        return f"error {outcome.error:.1e}: training stopped before it could tell; raise max_iterations"
+    return f"the network's error {outcome.error:.1e} is above the students' {students:.1e}"
 
 
 __all__ = ["Diagnostics", "ExpandAndCluster", "IdentifiabilityWarning", "check_samples"]

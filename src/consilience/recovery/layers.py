@@ -24,6 +24,7 @@ from consilience.population.precise import Precise, fit_precisely
 from consilience.population.subsets import seed
 from consilience.recovery.clusters import Cut, StudentUnits, cuts
 from consilience.recovery.rebuild import (
+    ROUNDING,
     as_good,
     hyperplanes_of,
     medians,
@@ -119,7 +120,7 @@ class Outcome:
     network : None where a layer has no surviving cluster.
     error : mean squared error as a share of the outputs' variance.
     stages : by hidden layer, those reached.
-    exact : whether the network is as good as the students.
+    exact : whether the network is as good as the students and, where there is no noise, to their tolerance.
     """
 
     network: Student | None
@@ -142,11 +143,17 @@ def _together(outcome: Outcome, x: Tensor, y: Tensor, settings: Settings) -> Out
         return outcome
     first, stages = outcome.stages[0], outcome.stages
     network, error = refined(outcome.network, x, y)
-    exact = as_good(error, network, first.error, first.n_parameters, y)
-    if exact and settings.rule != "published":
-        network, error, n_excess = without_excess(network, error, x, y)
+    if _exact(network, error, first, y, settings) and settings.rule != "published":
+        network, error, n_excess = without_excess(network, error, x, y, settings.noise > 0)
         stages = (*stages[:-1], replace(stages[-1], n_excess=stages[-1].n_excess + n_excess))
-    return Outcome(network, error, stages, exact)
+    return Outcome(network, error, stages, _exact(network, error, first, y, settings))
+
+
+def _exact(network: Student, error: float, stage: Stage, y: Tensor, settings: Settings) -> bool:
+    """Whether a network is as good as a stage's students, without noise to their tolerance, and has no path."""
+    fine = settings.noise > 0 or error <= max(settings.tolerance, ROUNDING)
+    as_they_are = as_good(error, network, stage.error, stage.n_parameters, y, settings.noise > 0)
+    return fine and as_they_are and network.path is None
 
 
 @dataclass(frozen=True)
@@ -250,15 +257,18 @@ def _last(x: Tensor, y: Tensor, hyperplanes: Tensor, stage: Stage, settings: Set
     slope = settings.symmetry.even_slope
     template = Student(x.shape[1], [1], y.shape[1], settings.function, path=slope is not None)
     network, error = refined(with_units(hyperplanes, x, y, template), x, y)
-    exact = as_good(error, network, stage.error, stage.n_parameters, y)
-    if exact and settings.rule != "published":
-        network, error, n_excess = without_excess(network, error, x, y)
+
+    def good(error: float, network: Student) -> bool:
+        return as_good(error, network, stage.error, stage.n_parameters, y, settings.noise > 0)
+
+    if good(error, network) and settings.rule != "published":
+        network, error, n_excess = without_excess(network, error, x, y, settings.noise > 0)
         stage = replace(stage, n_excess=n_excess)
     if slope is not None:
         plain, plain_error = refined(without_path(network, slope), x, y)
-        if as_good(plain_error, plain, stage.error, stage.n_parameters, y) or not (alone and exact):
+        if good(plain_error, plain) or not (alone and good(error, network)):
             network, error = plain, plain_error
-    exact = as_good(error, network, stage.error, stage.n_parameters, y)
+    exact = _exact(network, error, stage, y, settings) if alone else good(error, network)
     return Outcome(network, error, (stage,), exact)
 
 

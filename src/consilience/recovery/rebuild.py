@@ -69,15 +69,15 @@ def refined(network: Student, x: Tensor, y: Tensor, max_iterations: int = 300) -
     fitted = fit_precisely([network], x, y, tolerance=ROUNDING / 1e4, max_iterations=max_iterations, warm_up=0)
     (module,) = fitted.modules
     assert isinstance(module, Student)
-    module = module.double()
-    error = relative_error(module, x, y)
-    return (module, error) if error <= relative_error(network, x, y) else (network, relative_error(network, x, y))
+    before, after = relative_error(network, x, y), relative_error(module, x, y)
+    return (module, after) if after <= before else (network, before)
 
 
-def as_good(error: float, network: nn.Module, students: float, n_parameters: int, y: Tensor) -> bool:
-    """Whether a network's error is the students' or less, but for what wider networks gain by fitting noise.
+def as_good(error: float, network: nn.Module, students: float, n_parameters: int, y: Tensor, noisy: bool) -> bool:
+    """Whether a network's error is the students' or less; below `ROUNDING` all is equal.
 
-    Both are corrected for degrees of freedom, and may differ by `STANDARD_ERRORS`; below `ROUNDING` all is equal.
+    Under noise wider networks gain by fitting it: then errors are corrected for degrees of freedom, where there are at
+    least twice as many equations as parameters, and may differ by `STANDARD_ERRORS`.
 
     Parameters
     ----------
@@ -86,16 +86,19 @@ def as_good(error: float, network: nn.Module, students: float, n_parameters: int
     students : their error.
     n_parameters : of each of them.
     y : targets (n, o).
+    noisy : whether there is noise.
     """
     equations = y.numel()
-    own, theirs = (
-        max(1, equations - p) / equations for p in (sum(p.numel() for p in network.parameters()), n_parameters)
-    )
+    if not noisy or equations < 2 * n_parameters:
+        return error <= max(students, ROUNDING)
+    size = sum(parameter.numel() for parameter in network.parameters())
     slack = 1 + STANDARD_ERRORS * math.sqrt(2 / equations)
-    return error <= ROUNDING or error / own <= slack * students / theirs
+    return error / (equations - size) <= slack * students / (equations - n_parameters)
 
 
-def without_excess(network: Student, error: float, x: Tensor, y: Tensor) -> tuple[Student, float, int]:
+def without_excess(
+    network: Student, error: float, x: Tensor, y: Tensor, noisy: bool
+) -> tuple[Student, float, int]:  # fmt: skip
     """Return the network without the units that it does not need, its error, and how many they were.
 
     Layer by layer, the units that are missed least are left out in turn, and what is left refitted; the best of these
@@ -110,7 +113,7 @@ def without_excess(network: Student, error: float, x: Tensor, y: Tensor) -> tupl
             best = int(fitted.losses.argmin())
             option, lowest = fitted.modules[best], float(fitted.losses[best])
             size = sum(parameter.numel() for parameter in network.parameters())
-            if not as_good(lowest, option, error, size, y):
+            if not as_good(lowest, option, error, size, y, noisy):
                 break
             assert isinstance(option, Student)
             network, error, removed = option, lowest, removed + 1

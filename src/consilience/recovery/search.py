@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -26,7 +26,7 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 EXPANSIONS = (1, 1.5, 2, 3, 4, 6, 8)
 TRIAL_SIZES = (2, 4, 8, 16, 32)  # student widths for activations, where no size is known
 MOST = 0.5
-PRECISE = 1e-12  # losses below it are equal: how precisely students end does not tell activations apart
+BELOW = 0.01  # of the loss that students must reach: there short runs end, and losses are equal
 SHORT_RUN = 12  # stream of random numbers
 CANDIDATES = tuple(name for name in ACTIVATIONS if name not in ("identity", "leaky_relu"))
 
@@ -67,7 +67,7 @@ def best_activation(
     trials: list[Trial] = []
     for each in widths:
         trials = [_trial(name, x, y, each, with_function(ACTIVATIONS[name])) for name in CANDIDATES]
-        trials.sort(key=lambda trial: (round(math.log10(max(trial.loss, PRECISE))), -trial.plateau))
+        trials.sort(key=lambda trial: (_decade(trial.loss, with_function(ACTIVATIONS[trial.name])), -trial.plateau))
         if trials[0].loss <= with_function(ACTIVATIONS[trials[0].name]).converged:
             return tuple(trials)
     raise TrainingError(
@@ -113,13 +113,17 @@ def short_run(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -
     template = Student(x.shape[1], widths, y.shape[1], settings.function, settings.symmetry.even_slope is not None)
     seeds = (seed(settings.random_state, SHORT_RUN, k, *widths) for k in range(N_SHORT))
     return fit_precisely(
-        [initialise(template, each) for each in seeds], x, y, tolerance=settings.converged / 100,
+        [initialise(template, each) for each in seeds], x, y, tolerance=BELOW * settings.converged,
         max_iterations=SHORT, random_state=settings.random_state,
     )  # fmt: skip
 
 
+def _decade(loss: float, settings: Settings) -> float:
+    return math.floor(math.log10(max(loss, BELOW * settings.converged))) if math.isfinite(loss) else math.inf
+
+
 def _trial(name: str, x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> Trial:
-    students = short_run(x, y, widths, replace(settings, noise=max(settings.noise, 1e-12)))
+    students = short_run(x, y, widths, settings)
     used, plateau = usable(students.losses, settings), 0.0
     if len(used) > 1:
         units = units_of([students.modules[k] for k in used], used, settings.symmetry)

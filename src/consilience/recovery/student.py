@@ -20,7 +20,7 @@ class Student(nn.Module):
 
     Parameters
     ----------
-    n_inputs, widths, n_outputs : sizes; without hidden layers it is the linear path alone.
+    n_inputs, widths, n_outputs : sizes, with at least one hidden layer.
     function : the activation, elementwise.
     path : whether there is a linear path, which has no bias.
     """
