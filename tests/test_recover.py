@@ -30,7 +30,6 @@ from consilience.errors import InputError
 from consilience.nets import ConvNet
 from consilience.nets.activations import ACTIVATIONS
 from consilience.recipes import commands
-from consilience.recipes.recover import paired_weights
 from consilience.recovery.distance import distance
 from consilience.recovery.student import Student, symmetry_of_function
 from consilience.report.recovery import (
@@ -303,11 +302,11 @@ def test_recovered_weights_are_put_in_the_teachers_order_signs_and_scales(activa
             above.weight.copy_((above.weight / turn)[:, order])
         torch.testing.assert_close(model(x), teacher(x))
     symmetry = symmetry_of_function(ACTIVATIONS[activation])
-    weights = paired_weights(model, teacher, distance(model, teacher, symmetry, x), symmetry)
-    assert list(weights) == ["hidden.0", "hidden.1", "readout"]
-    for layer, (true, found) in zip([*teacher.hidden, teacher.readout], weights.values(), strict=True):
-        assert sorted(true) == sorted([*layer.weight.flatten().tolist(), *layer.bias.tolist()])
-        np.testing.assert_allclose(found, true)
+    weights = distance(model, teacher, symmetry, x).weights
+    for layer, (true, found) in zip([*teacher.hidden, teacher.readout], weights, strict=True):
+        rows = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
+        assert sorted(true.flatten().tolist()) == sorted(rows.flatten().tolist())
+        torch.testing.assert_close(found, true)
 
 
 # --- the figures ------------------------------------------------------------------------------------------------------

@@ -21,14 +21,11 @@ from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, InputError
 from consilience.nets import MLP
-from consilience.nets.activations import ACTIVATIONS
 from consilience.population.subsets import seed
 from consilience.recovery import ExpandAndCluster, IdentifiabilityWarning
 from consilience.recovery.clusters import SMALLEST_OUTGOING
-from consilience.recovery.distance import Distance
 from consilience.recovery.expand_and_cluster import check_samples
 from consilience.recovery.layers import CONVERGED, Stage
-from consilience.recovery.student import symmetry_of_function
 from consilience.report.recovery import (
     Comparison,
     RecoveryResult,
@@ -39,7 +36,6 @@ from consilience.report.recovery import (
 )
 from consilience.store import atomic_write, check_destination, load_network, read_config, save_network
 from consilience.store.config import config_text, plain
-from consilience.units.symmetry import Symmetry
 
 KIND, NETWORK, FOUND, PAGE = "recovery", "network", "recovery.json", "report.html"
 DRAWN = 13  # stream of random numbers: inputs for a teacher, others than those on which functions are compared
@@ -272,54 +268,14 @@ def _compared(sought: Sought, estimator: ExpandAndCluster) -> tuple[Comparison |
         found = estimator.distance_to(sought.teacher)
     except InputError as error:
         return None, error.what
-    assert estimator.model_ is not None
-    symmetry = symmetry_of_function(ACTIVATIONS[estimator.activation_])
-    weights = paired_weights(estimator.model_, sought.teacher, found, symmetry)
+    names = [*(f"hidden.{depth}" for depth in range(len(found.pairs))), "readout"]
+    weights = {
+        name: (true.flatten().numpy(), own.flatten().numpy())
+        for name, (true, own) in zip(names, found.weights, strict=True)
+    }
     return Comparison(
         found.missing, found.excess, found.worst_angle, found.worst_error, found.function_error**2, weights
     ), ""
-
-
-def _rows(network: nn.Module) -> list[NDArray[np.float64]]:
-    """Each layer's [w; b]; a linear path beside them is none of the layers."""
-    layers = [layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear) and name != "path"]
-    return [
-        np.column_stack([
-            layer.weight.detach().double().numpy(),
-            np.zeros(layer.out_features) if layer.bias is None else layer.bias.detach().double().numpy(),
-        ])
-        for layer in layers
-    ]  # fmt: skip
-
-
-def paired_weights(
-    model: nn.Module, teacher: nn.Module, found: Distance, symmetry: Symmetry
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return, by layer, the teacher's weights and biases of paired units, and the recovered ones as if they were its.
-
-    Parameters
-    ----------
-    model, teacher : chains of as many linear layers.
-    found : their distance, which has the pairs.
-    symmetry : of the activation, which tells what is free of order, signs and scales.
-    """
-    ours, theirs = _rows(model), _rows(teacher)
-    weights, own = {}, ours[0]
-    for depth, pairs in enumerate(found.pairs):
-        mine, wanted = [j for j, _ in pairs], [t for _, t in pairs]
-        rows, true, above = own[mine], theirs[depth][wanted], ours[depth + 1]
-        projective = symmetry.odd_constant is not None or symmetry.even_slope is not None
-        sign = np.where(projective & ((rows * true).sum(1) < 0), -1.0, 1.0)
-        size = np.linalg.norm(true, axis=1) / np.linalg.norm(rows, axis=1) if symmetry.homogeneous else 1.0
-        weights[f"hidden.{depth}"] = (true.ravel(), (rows * (sign * size)[:, None]).ravel())
-        outgoing, bias = above[:, mine] / size, above[:, -1]
-        if symmetry.odd_constant is not None:
-            bias = bias + symmetry.odd_constant * outgoing[:, sign < 0].sum(1)
-            outgoing = outgoing * sign
-        own = np.zeros((len(above), len(theirs[depth]) + 1))
-        own[:, wanted], own[:, -1] = outgoing, bias
-    weights["readout"] = (theirs[-1].ravel(), own.ravel())
-    return weights
 
 
 def _plain(result: RecoveryResult, estimator: ExpandAndCluster, request: Mapping[str, Any]) -> dict[str, Any]:

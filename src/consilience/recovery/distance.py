@@ -35,6 +35,8 @@ class Distance:
     worst_angle : radians between paired hyperplanes, at most; NaN without pairs.
     worst_error : relative error of paired units' parameters, incoming and outgoing, at most; NaN without pairs.
     function_error : root mean squared error of the outputs on fresh inputs, as a share of their standard deviation.
+    weights : by layer with the readout, the teacher's [w; b] (rows of paired units; all of the readout) and the
+        recovered ones in their place, sign and scale; 0 for what units without partner read or give.
     """
 
     pairs: tuple[tuple[tuple[int, int], ...], ...]
@@ -43,6 +45,7 @@ class Distance:
     worst_angle: float
     worst_error: float
     function_error: float
+    weights: tuple[tuple[Tensor, Tensor], ...]
 
     @property
     def is_exact(self) -> bool:
@@ -76,7 +79,7 @@ def distance(model: Student, teacher: nn.Module, symmetry: Symmetry, x: Tensor) 
         found = model(x)
         wanted = teacher.double()(x).reshape(found.shape)
         function_error = float(((wanted - found).square().mean() / wanted.var(0, correction=0).mean()).sqrt())
-    pairs, angles, errors, missing, excess = [], [], [], 0, 0
+    pairs, weights, angles, errors, missing, excess = [], [], list[float](), list[float](), 0, 0
     for i, (teacher_rows, teacher_above) in enumerate(pairwise(theirs)):
         own, above = ours[i], ours[i + 1]
         matched = _matched(own, teacher_rows, symmetry)
@@ -84,21 +87,27 @@ def distance(model: Student, teacher: nn.Module, symmetry: Symmetry, x: Tensor) 
         pairs.append(tuple((j, t) for j, t, _ in matched))
         aligned = own.new_zeros(len(above), len(teacher_rows) + 1)
         aligned[:, -1] = above[:, -1]
-        for j, t, sign in matched:
+        turned = teacher_rows.new_zeros(len(matched), teacher_rows.shape[1])
+        for row, (j, t, sign) in enumerate(matched):
             scale = teacher_rows[t].norm() / own[j].norm() if symmetry.homogeneous else own.new_ones(())
             incoming, outgoing = own[j] * sign * scale, above[:, j] / scale
             if sign < 0 and symmetry.odd_constant is not None:
                 aligned[:, -1] += symmetry.odd_constant * outgoing
                 outgoing = -outgoing
-            aligned[:, t] = outgoing
+            turned[row], aligned[:, t] = incoming, outgoing
             angles.append(_angle(incoming, teacher_rows[t]))
             errors.append(float((incoming - teacher_rows[t]).norm() / teacher_rows[t].norm()))
             if i + 1 == len(theirs) - 1:  # below, these are a part of the hyperplanes above
                 size = teacher_above[:, t].norm().clamp(min=1e-300)
                 errors.append(float((outgoing - teacher_above[:, t]).norm() / size))
         ours[i + 1] = aligned
+        weights.append((teacher_rows[[t for _, t, _ in matched]], turned))
+    weights.append((theirs[-1], ours[-1]))
     nan = float("nan")
-    return Distance(tuple(pairs), missing, excess, max(angles, default=nan), max(errors, default=nan), function_error)
+    return Distance(
+        tuple(pairs), missing, excess, max(angles, default=nan), max(errors, default=nan), function_error,
+        tuple(weights),
+    )  # fmt: skip
 
 
 def _matched(own: Tensor, theirs: Tensor, symmetry: Symmetry) -> list[tuple[int, int, float]]:
