@@ -63,10 +63,11 @@ class Points:
             return known
         n, done = len(self), 0
         found = np.empty(n * (n - 1) // 2)
-        rows_of, squares = self.coordinates.astype(np.float64), np.square(self.coordinates.astype(np.float64)).sum(1)
+        points = self.coordinates.astype(np.float64)
+        squares = np.square(points).sum(1)
         for start in range(0, n, BLOCK):
             rows = slice(start, start + BLOCK)
-            gram = rows_of[rows] @ rows_of[start:].T
+            gram = points[rows] @ points[start:].T
             if self.projective:
                 np.abs(gram, out=gram)
             gram *= -2

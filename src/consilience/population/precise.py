@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -320,7 +320,7 @@ def _batched_adam(stack: _Stack, epochs: int, random_state: int) -> list[int]:
     iterations = [0] * len(stack.theta)
     for epoch in range(1, epochs + 1):
         total = torch.zeros(len(stack.theta))
-        for rows in _batches(len(stack.x), generator):
+        for rows in torch.randperm(len(stack.x), generator=generator).split(BATCH_SIZE):
             losses, gradient = stack.gradients(stack.theta, stack.x[rows], stack.y[rows])
             stack.theta = adam.step(stack.theta, gradient)
             total += losses * len(rows) / len(stack.x)
@@ -334,10 +334,6 @@ def _batched_adam(stack: _Stack, epochs: int, random_state: int) -> list[int]:
         if not bool(running.any()):
             break
     return iterations
-
-
-def _batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
-    yield from torch.randperm(n, generator=generator).split(BATCH_SIZE)
 
 
 def _check(modules: Sequence[nn.Module], x: Tensor, y: Tensor, method: str | None) -> None:

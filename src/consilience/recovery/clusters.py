@@ -17,7 +17,7 @@ Axis legend: ``U`` units of all students, ``d`` entries of a hyperplane with its
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,7 +229,7 @@ class _Forest:
         if cluster.dropped or self.published or cluster.outgoing >= SMALLEST_OUTGOING * largest:
             return cluster
         rule = f"outgoing weights < {SMALLEST_OUTGOING:g} of the largest"
-        return Cluster(cluster.units, cluster.signs, cluster.n_students, cluster.angle, cluster.outgoing, rule)
+        return replace(cluster, dropped=rule)
 
 
 def _norms(rows: NDArray[np.float64]) -> NDArray[np.float64]:

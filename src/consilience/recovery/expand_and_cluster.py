@@ -306,8 +306,7 @@ def _matrix(values: ArrayLike | Tensor, name: str) -> Tensor:
 
 
 def _warn(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> None:
-    template = Student(x.shape[1], widths, y.shape[1], settings.function, settings.symmetry.even_slope is not None)
-    n_parameters = sum(p.numel() for p in template.parameters())
+    n_parameters = sum(p.numel() for p in settings.student(x, widths, y).parameters())
     if y.numel() < n_parameters:
         warnings.warn(
             f"students of widths {tuple(widths)} have {n_parameters} parameters, and there are {len(y)} × {y.shape[1]} "
@@ -360,6 +359,3 @@ def _reason(outcome: Outcome) -> str:
     if outcome.error <= students:
         return f"error {outcome.error:.1e}: training stopped before it could tell; raise max_iterations"
     return f"the network's error {outcome.error:.1e} is above the students' {students:.1e}"
-
-
-__all__ = ["Diagnostics", "ExpandAndCluster", "IdentifiabilityWarning", "check_samples"]

@@ -29,7 +29,7 @@ from consilience.recovery.rebuild import (
     hyperplanes_of,
     medians,
     refined,
-    turned,
+    straightened,
     with_units,
     without_excess,
     without_path,
@@ -74,6 +74,10 @@ class Settings:
     def converged(self) -> float:
         """The error that a student must reach."""
         return max(CONVERGED, 2 * self.noise)
+
+    def student(self, x: Tensor, widths: Sequence[int], y: Tensor) -> Student:
+        """Return a student for inputs x (n, d) and outputs y (n, o), with a linear path where signs need one."""
+        return Student(x.shape[1], widths, y.shape[1], self.function, self.symmetry.even_slope is not None)
 
     @property
     def above(self) -> Settings:
@@ -209,8 +213,7 @@ def _above(x: Tensor, below: _Below | None, y: Tensor, widths: tuple[int, ...], 
 
 
 def _train_and_cut(x: Tensor, y: Tensor, widths: tuple[int, ...], settings: Settings) -> tuple[Stage, list[Cut]]:
-    path = settings.symmetry.even_slope is not None
-    template = Student(x.shape[1], widths, y.shape[1], settings.function, path)
+    template = settings.student(x, widths, y)
     seeds = (seed(settings.random_state, STUDENTS, len(widths), k) for k in range(settings.n_students))
     students = fit_precisely(
         [initialise(template, each) for each in seeds], x, y, tolerance=settings.tolerance,
@@ -255,8 +258,7 @@ def units_of(students: Sequence[torch.nn.Module], numbers: Sequence[int], symmet
 def _last(x: Tensor, y: Tensor, hyperplanes: Tensor, stage: Stage, settings: Settings, alone: bool) -> Outcome:
     """The last hidden layer and the readout; only where it is alone may a linear path stay beside it."""
     slope = settings.symmetry.even_slope
-    template = Student(x.shape[1], [1], y.shape[1], settings.function, path=slope is not None)
-    network, error = refined(with_units(hyperplanes, x, y, template), x, y)
+    network, error = refined(with_units(hyperplanes, x, y, settings.student(x, [len(hyperplanes)], y)), x, y)
 
     def good(error: float, network: Student) -> bool:
         return as_good(error, network, stage.error, stage.n_parameters, y, settings.noise > 0)
@@ -276,11 +278,8 @@ def _signed(below: _Below, hyperplanes: Tensor, slope: float) -> tuple[_Below, T
     """Return the layer below with the right signs, and hyperplanes (r, d + 1) above it that read its units alone."""
     width = len(below.hyperplanes)
     weights, path, bias = hyperplanes[:, :width], hyperplanes[:, width:-1], hyperplanes[:, -1]
-    wrong = turned(slope, below.hyperplanes, weights, path)
-    signs = torch.where(wrong, -1.0, 1.0).to(weights.dtype)
-    shift = slope * weights @ (wrong.to(weights.dtype) * below.hyperplanes[:, -1])
-    right = _Below(below.x, signs[:, None] * below.hyperplanes)
-    return right, torch.cat([weights, (bias + shift)[:, None]], dim=1)
+    right, shift = straightened(slope, below.hyperplanes, weights, path)
+    return _Below(below.x, right), torch.cat([weights, (bias + shift)[:, None]], dim=1)
 
 
 def _stacked(below: _Below, above: Student) -> Student:

@@ -34,9 +34,9 @@ def medians(units: StudentUnits, cut: Cut) -> Tensor:
     return torch.tensor(np.array(rows).reshape(len(rows), units.hyperplanes.shape[1]))
 
 
-def with_units(hyperplanes: Tensor, x: Tensor, y: Tensor, like: Student) -> Student:
+def with_units(hyperplanes: Tensor, x: Tensor, y: Tensor, network: Student) -> Student:
     """Return a network of one hidden layer with these hyperplanes (r, d + 1) and the best readout for y (n, o)."""
-    network = Student(x.shape[1], [len(hyperplanes)], y.shape[1], like.function, like.path is not None).double()
+    network = copy.deepcopy(network).double()
     with torch.no_grad():
         network.layers[0].weight.copy_(hyperplanes[:, :-1])
         network.layers[0].bias.copy_(hyperplanes[:, -1])
@@ -161,18 +161,24 @@ def turned(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> 
     return wrong
 
 
+def straightened(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the hyperplanes with their signs right, and what that adds to the biases (o,) of what reads the units.
+
+    With these the path is zero. Parameters are those of `turned`.
+    """
+    wrong = turned(slope, hyperplanes, weights, path).to(weights.dtype)
+    return (1 - 2 * wrong)[:, None] * hyperplanes, slope * weights @ (wrong * hyperplanes[:, -1])
+
+
 def without_path(network: Student, slope: float) -> Student:
     """Return a network of one hidden layer without path, its units turned as the path says."""
     assert network.path is not None
-    hyperplanes, weights = hyperplanes_of(network), network.readout.weight.detach()
-    wrong = turned(slope, hyperplanes, weights, network.path.weight.detach())
+    weights = network.readout.weight.detach()
+    hyperplanes, shift = straightened(slope, hyperplanes_of(network), weights, network.path.weight.detach())
     plain = Student(hyperplanes.shape[1] - 1, [len(hyperplanes)], len(weights), network.function).double()
-    signs = torch.where(wrong, -1.0, 1.0).to(hyperplanes.dtype)
     with torch.no_grad():
-        plain.layers[0].weight.copy_(signs[:, None] * hyperplanes[:, :-1])
-        plain.layers[0].bias.copy_(signs * hyperplanes[:, -1])
+        plain.layers[0].weight.copy_(hyperplanes[:, :-1])
+        plain.layers[0].bias.copy_(hyperplanes[:, -1])
         plain.readout.weight.copy_(weights)
-        plain.readout.bias.copy_(
-            network.readout.bias + slope * weights @ (wrong.to(weights.dtype) * hyperplanes[:, -1])
-        )
+        plain.readout.bias.copy_(network.readout.bias + shift)
     return plain

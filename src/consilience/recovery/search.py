@@ -19,7 +19,7 @@ from consilience.population.precise import Precise, fit_precisely
 from consilience.population.subsets import seed
 from consilience.recovery.clusters import cuts
 from consilience.recovery.layers import Settings, units_of, usable
-from consilience.recovery.student import Function, Student
+from consilience.recovery.student import Function
 
 N_SHORT, SHORT = 8, 40  # students and iterations of a short run
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -64,16 +64,18 @@ def best_activation(
         If none does.
     """
     widths = [tuple(4 * size for size in sizes)] if sizes else [(width,) * n_layers for width in TRIAL_SIZES]
+    settings = {name: with_function(ACTIVATIONS[name]) for name in CANDIDATES}
+    enough = settings[CANDIDATES[0]].converged  # of all: it depends on the noise alone
     trials: list[Trial] = []
     for each in widths:
-        trials = [_trial(name, x, y, each, with_function(ACTIVATIONS[name])) for name in CANDIDATES]
-        trials.sort(key=lambda trial: (_decade(trial.loss, with_function(ACTIVATIONS[trial.name])), -trial.plateau))
-        if trials[0].loss <= with_function(ACTIVATIONS[trials[0].name]).converged:
+        trials = [_trial(name, x, y, each, settings[name]) for name in CANDIDATES]
+        trials.sort(key=lambda trial: (_decade(trial.loss, BELOW * enough), -trial.plateau))
+        if trials[0].loss <= enough:
             return tuple(trials)
     raise TrainingError(
         "no activation reaches the outputs", where="activation='auto'",
         got=", ".join(f"{trial.name} {trial.loss:.1e}" for trial in trials),
-        expected=f"{with_function(ACTIVATIONS['tanh']).converged:.1e} of the variance",
+        expected=f"{enough:.1e} of the variance",
         cure="give n_units, raise n_layers, pass the activation as a function, or set noise if outputs are noisy",
     )  # fmt: skip
 
@@ -110,7 +112,7 @@ def smallest_expansion(x: Tensor, y: Tensor, sizes: Sequence[int], settings: Set
 
 def short_run(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> Precise:
     """Return a few students after a few iterations."""
-    template = Student(x.shape[1], widths, y.shape[1], settings.function, settings.symmetry.even_slope is not None)
+    template = settings.student(x, widths, y)
     seeds = (seed(settings.random_state, SHORT_RUN, k, *widths) for k in range(N_SHORT))
     return fit_precisely(
         [initialise(template, each) for each in seeds], x, y, tolerance=BELOW * settings.converged,
@@ -118,8 +120,8 @@ def short_run(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -
     )  # fmt: skip
 
 
-def _decade(loss: float, settings: Settings) -> float:
-    return math.floor(math.log10(max(loss, BELOW * settings.converged))) if math.isfinite(loss) else math.inf
+def _decade(loss: float, lowest: float) -> float:
+    return math.floor(math.log10(max(loss, lowest))) if math.isfinite(loss) else math.inf
 
 
 def _trial(name: str, x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> Trial:
