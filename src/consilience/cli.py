@@ -192,6 +192,35 @@ class Recover(Common, Output):
     """Standard deviation of noise on the outputs, as a share of theirs."""
 
 
+@dataclass(frozen=True)
+class Modularity(Common, Output):
+    """Do networks split into parts? N-cuts of all of them against shuffled copies; and of one, its parts, what they do,
+    and how few weights each class needs. Writes modularity.json and report.html.
+    """
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = field(kw_only=True)
+    """A population, a network, or a folder of checkpoints."""
+    assembly: Path | None = None
+    """A network that was built from the members, to compare with them."""
+    member: int = 0
+    """The member that is shown in detail."""
+    clusters: int = 12
+    """Parts, inputs and outputs among them."""
+    null: Literal["permute", "permute-nonzero", "degree-preserving"] = "permute"
+    """How weights are shuffled: all of a matrix (published), those that are not zero, or so that every unit keeps its
+    degree."""
+    nulls: int = 50
+    """Shuffled copies of each network."""
+    circuits: int = 50_000
+    """Look for circuits in a network of up to so many weights; 0 for none."""
+    data: str | None = None
+    """Labelled data for accuracies, lesions and circuits; by default what the population was trained on."""
+    module: str | None = None
+    """Class of your own networks, as in package.module:Class; it is imported."""
+    example_shape: str | None = None
+    """Shape of one input, as in 3,32,32, where the directory does not tell it."""
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
@@ -199,6 +228,7 @@ Command = (
     | Annotated[Assemble, tyro.conf.subcommand("assemble")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Recover, tyro.conf.subcommand("recover")]
+    | Annotated[Modularity, tyro.conf.subcommand("modularity")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
 )
 

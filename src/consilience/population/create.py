@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from torch.optim.swa_utils import update_bn
 
 from consilience.data import Dataset, check_dataset
 from consilience.errors import InputError
+from consilience.population.callbacks import Callback, tells_settings
 from consilience.population.population import Population
 from consilience.population.subsets import seed
-from consilience.population.training import Progress, Training, fit_members
+from consilience.population.training import Progress, Training, check_epochs, check_training, fit_members
 
 N_EXAMPLES = 16  # inputs on which members are traced and proved
 INITIALISATION, SETTLING = 5, 6  # streams of random numbers, beside those of subsets.py
@@ -32,6 +33,8 @@ def train_population(
     random_state: int = 0,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint_epochs: Sequence[int] = (),
 ) -> Population:
     """Train ``n_members`` networks from fresh initial values in one vectorised pass.
 
@@ -49,15 +52,20 @@ def train_population(
         ends
         with the same bytes.
     progress : called with (steps done, steps in all).
+    callbacks : terms of the loss, and changes after each step; see `consilience.population.callbacks.Callback`.
+    checkpoint_epochs : the epochs, from 1 and ascending, after which the members are kept as they are, in
+        ``snapshots``. The one after epoch e is what a run of e epochs gives.
 
     Returns
     -------
-    A population. Members whose loss was not finite are not among its members, but in ``failed``.
+    A population. Members whose loss (or penalty) was not finite are not among its members, but in ``failed``, and in no
+    snapshot, so that member k is the same network in all of them.
 
     Raises
     ------
     InputError
-        If the data has NaN, a class without samples or the wrong shape, or a hyperparameter makes no sense.
+        If the data has NaN, a class without samples or the wrong shape, or a hyperparameter, a callback or an epoch to
+        keep makes no sense.
     TracingError
         If the module's operations are not understood; before any training.
     TrainingError
@@ -66,6 +74,8 @@ def train_population(
     if n_members < 1:
         raise InputError("a population needs at least one member", where="n_members", got=n_members)
     training = training or Training()
+    check_training(training)
+    check_epochs(checkpoint_epochs, training.epochs, "checkpoint_epochs")
     modules = [_fresh(net, k, seed(random_state, INITIALISATION, k)) for k in range(n_members)]
     examples = train.x[:N_EXAMPLES]
     kinds = modules[: len(net) if isinstance(net, Sequence) else 1]
@@ -74,17 +84,28 @@ def train_population(
         check_dataset(train, n_classes=architecture.output.width, where="the training data")
     trained = fit_members(
         modules, train.x, train.y, training, random_state=random_state, checkpoint=checkpoint, progress=progress,
-        validation=None if validation is None else (validation.x, validation.y),
+        validation=None if validation is None else (validation.x, validation.y), callbacks=callbacks,
+        snapshot_epochs=checkpoint_epochs,
     )  # fmt: skip
-    for k, (module, state) in enumerate(zip(modules, trained.states, strict=True)):
-        module.load_state_dict(state)
-        if k not in trained.failed:
-            settle_norms(module, train.x, training.batch_size, seed(random_state, SETTLING, k))
-    healthy = [module for k, module in enumerate(modules) if k not in trained.failed]
-    return Population.from_modules(
-        healthy, examples, failed=trained.failed, metrics=trained.metrics,
-        provenance={"n_trained": n_members, "random_state": random_state, "training": asdict(training)},
-    )  # fmt: skip
+
+    def settled(states: Sequence[Mapping[str, Tensor]]) -> list[nn.Module]:
+        """Return the members that never failed in these states; the same modules each time."""
+        healthy = [k for k in range(n_members) if k not in trained.failed]
+        for k in healthy:
+            modules[k].load_state_dict(states[k])
+            # One stream for every epoch, so that a snapshot differs from another by training alone.
+            settle_norms(modules[k], train.x, training.batch_size, seed(random_state, SETTLING, k))
+        return [modules[k] for k in healthy]
+
+    provenance = {"n_trained": n_members, "random_state": random_state, "training": asdict(training)}
+    if callbacks:
+        provenance["callbacks"] = [repr(c) if tells_settings(c) else type(c).__qualname__ for c in callbacks]
+    population = Population.from_modules(
+        settled(trained.states), examples, failed=trained.failed, metrics=trained.metrics, provenance=provenance
+    )
+    for epoch, states in trained.snapshots.items():
+        population = population.with_snapshot(epoch, settled(states))
+    return population
 
 
 def settle_norms(module: nn.Module, x: Tensor, batch_size: int, random_state: int) -> None:

@@ -5,6 +5,7 @@
 - Nothing is ever reduced over members but the number that answers "is any loss not finite?", so a member that diverges
   cannot reach the others. Its parameters are put back after every later step; the stack keeps its shape, and with it
   the others keep their bits. The same goes for its running statistics, which each step computes in a copy.
+- Callbacks see one member at a time (`callbacks.py`); what is reported is the task's loss, without their penalties.
 
 Axis legend: ``k`` member, ``n`` sample of a batch, ``r`` rows of an order: 1 when all members share it, else k.
 """
@@ -12,11 +13,12 @@ Axis legend: ``k`` member, ``n`` sample of a batch, ``r`` rows of an order: 1 wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from consilience.population.callbacks import StackCallbacks
 from consilience.population.hyperparameters import Training
 from consilience.population.stacks import Stack
 from consilience.population.targets import Means, Samples, member_losses
@@ -31,14 +33,16 @@ class Learner:
     ----------
     stack : the members; its ``trainable`` tensors and ``statistics`` are changed.
     training : hyperparameters.
+    callbacks : those that take part in it, if any.
 
     Attributes
     ----------
     failed : row of the stack → why that member is frozen.
     """
 
-    def __init__(self, stack: Stack, training: Training) -> None:
+    def __init__(self, stack: Stack, training: Training, callbacks: StackCallbacks | None = None) -> None:
         self.stack = stack
+        self.callbacks = callbacks
         self.k = len(stack.positions)
         self.parameters = list(stack.trainable.values())
         self.changing = [*self.parameters, *stack.statistics.values()]
@@ -48,9 +52,12 @@ class Learner:
         self._kept: tuple[Tensor, list[Tensor]] | None = None  # frozen rows, and their values in what changes
 
     def train_epoch(
-        self, samples: Samples, order: Tensor, n_steps: int, epoch: int, tick: Callable[[int], None]
+        self, samples: Samples, order: Tensor, n_steps: int, epoch: int, done: int, tick: Callable[[int], None]
     ) -> dict[str, list[float]]:
-        """Make ``n_steps`` steps along ``order`` (r, length) and return each member's mean loss (and accuracy)."""
+        """Make ``n_steps`` steps along ``order`` (r, length) and return each member's mean loss (and accuracy).
+
+        ``done`` is the number of steps before this epoch.
+        """
         own = len(order) > 1
         means = Means(self.k, samples.y)
         for step in range(n_steps):
@@ -62,7 +69,9 @@ class Learner:
             statistics = {name: value.clone() for name, value in self.stack.statistics.items()}
             outputs = self.stack.outputs(inputs, own=own, statistics=statistics)  # (k, n, c)
             losses = member_losses(outputs, targets)
-            self._update(losses, statistics, f"loss not finite at epoch {epoch + 1}, step {step + 1}")
+            self._update(losses, statistics, f"at epoch {epoch + 1}, step {step + 1}")
+            if self.callbacks is not None:
+                self.callbacks.after_step(done + step + 1, self.failed)
             means.add(losses, outputs, targets)
             if len(self.failed) == self.k:
                 tick(n_steps - step)
@@ -119,10 +128,14 @@ class Learner:
         self.failed = dict(failed)
         self._keep()
 
-    def _update(self, losses: Tensor, statistics: Mapping[str, Tensor], reason: str) -> None:
-        gradients = torch.autograd.grad(losses, self.parameters, torch.ones_like(losses), allow_unused=True)
-        if not math.isfinite(losses.sum().item()):  # one number a step; which member it was is asked only then
-            self._freeze(~losses.isfinite(), reason)
+    def _update(self, losses: Tensor, statistics: Mapping[str, Tensor], when: str) -> None:
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(
+            losses, self.parameters, torch.ones_like(losses), allow_unused=True
+        )
+        self._check(losses, f"loss not finite {when}")
+        if self.callbacks is not None:
+            gradients, penalties = self.callbacks.add_gradients(gradients, self.failed)
+            self._check(penalties, f"penalty not finite {when}")
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             # vmap gives transposed gradients, and fused optimisers read them as if they lay in memory as the parameter
             # does, without a word (torch 2.13).
@@ -135,6 +148,11 @@ class Learner:
             with torch.no_grad():
                 for changed, value in zip(self.changing, values, strict=True):
                     changed.index_copy_(0, rows, value)
+
+    def _check(self, values: Tensor, reason: str) -> None:
+        """Freeze members whose value (k,) is not finite."""
+        if not math.isfinite(values.sum().item()):  # one number a step; which member it was is asked only then
+            self._freeze(~values.isfinite(), reason)
 
     def _freeze(self, bad: Tensor, reason: str) -> None:
         new = [row for row in bad.nonzero().flatten().tolist() if row not in self.failed]

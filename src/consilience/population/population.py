@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from consilience.errors import ConsilienceError, InputError
+from consilience.population.hyperparameters import is_count
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.layers import find_layers
 from consilience.units.proof import prove
@@ -44,6 +45,8 @@ class Population:
     failed : members that training gave up on: index at training → why. They are not in ``members``.
     provenance : how the population came about; goes into its ``config.json``.
     metrics : one record per epoch and member, as `train_population` leaves them.
+    snapshots : epoch of training (from 1, ascending) → the members as they were after it, in the same order; a
+        population without snapshots of its own.
     """
 
     members: tuple[Member, ...]
@@ -51,6 +54,7 @@ class Population:
     failed: Mapping[int, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
+    snapshots: Mapping[int, Population] = field(default_factory=dict)
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], example_input: Tensor, **details: Any) -> Population:
@@ -83,7 +87,8 @@ class Population:
         """Return the population with further members, after the old ones; this one stays as it is.
 
         The old members are kept, not traced again. The new ones are proved, and traced where no member is like them.
-        ``provenance["n_added"]`` counts the members that came in this way.
+        ``provenance["n_added"]`` counts the members that came in this way. Snapshots stay behind: they are of the old
+        members alone.
 
         Parameters
         ----------
@@ -115,7 +120,53 @@ class Population:
                 "there is no member to add", where="modules", got="no modules", cure="pass at least one trained module"
             )
         provenance = {**self.provenance, "n_added": self.provenance.get("n_added", 0) + len(new)}
-        return replace(self, members=_joined(self.members, new, self.example_input), provenance=provenance)
+        members = _joined(self.members, new, self.example_input)
+        return replace(self, members=members, provenance=provenance, snapshots={})
+
+    def with_snapshot(self, epoch: int, modules: Sequence[nn.Module]) -> Population:
+        """Return the population with its members as they were after an epoch; this one stays as it is.
+
+        The snapshot is found in ``snapshots[epoch]``, in place of an older one. Its members are proved, and not traced
+        again: they share the programs of this population's members. Its ``provenance["epoch"]`` is the epoch, and its
+        metrics end there; ``failed`` and the rest are as here.
+
+        Parameters
+        ----------
+        epoch : of training, from 1.
+        modules : each member's network at the time, in the order of the members; they are copied.
+
+        Raises
+        ------
+        InputError
+            If the epoch is not a number from 1, there is not one module for each member with tensors of its names and
+            shapes, or a parameter or output is not finite.
+        TracingError, FunctionChangedError
+            If a module is not understood, or the proof of its layers fails.
+
+        Examples
+        --------
+        >>> from consilience.nets import MLP
+        >>> early, late = MLP(4, [5], 2), MLP(4, [5], 2)
+        >>> population = Population.from_modules([late], torch.randn(8, 4)).with_snapshot(1, [early])
+        >>> population.snapshots[1].provenance
+        {'epoch': 1}
+        """
+        if not is_count(epoch):
+            raise InputError("this is no epoch", where="epoch", got=repr(epoch), expected="an integer of 1 or more")
+        members = _joined(self.members, list(modules), self.example_input)[len(self) :]
+        now, then = ([_shapes(member.module) for member in kept] for kept in (self.members, members))
+        if now != then:
+            unlike = [k for k, (mine, theirs) in enumerate(zip(now, then, strict=False)) if mine != theirs]
+            raise InputError(
+                "a snapshot is not of the same members", where="modules",
+                got=f"member {unlike[0]} with other tensors" if unlike else f"{len(then)} modules",
+                expected=f"{len(now)} modules, each with tensors of its member's names and shapes",
+            )  # fmt: skip
+        snapshot = replace(
+            self, members=members, snapshots={}, provenance={**self.provenance, "epoch": epoch},
+            metrics=tuple(record for record in self.metrics if record["epoch"] <= epoch),
+        )  # fmt: skip
+        return replace(self, snapshots=dict(sorted({**self.snapshots, epoch: snapshot}.items())))
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write the population as an artefact; see `consilience.population.storage.save_population`."""
@@ -172,6 +223,10 @@ class Population:
     def logits(self, x: Tensor) -> Tensor:
         """Return the outputs of every member: (N, n, o)."""
         return torch.stack([network(x) for network in self.networks])
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
 def _joined(old: Sequence[Member], modules: Sequence[nn.Module], x: Tensor) -> tuple[Member, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.population import Population
-from consilience.store import fingerprint, read_artefact, write_artefact
+from consilience.store import Artefact, fingerprint, read_artefact, write_artefact
 from consilience.store.network import FOREIGN, build_described, describe_network
 from consilience.units.architecture import Architecture
 from consilience.units.layers import find_layers
@@ -39,12 +39,15 @@ def save_population(
         "provenance": population.provenance,
     }
     tensors: dict[str, Any] = {"example_input": population.example_input, "members": population_tensors(population)}
+    if population.snapshots:
+        config["snapshots"] = list(population.snapshots)
+        tensors["snapshots"] = {str(e): population_tensors(kept) for e, kept in population.snapshots.items()}
     lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in population.metrics)
     return write_artefact(directory, KIND, config, tensors, extra_files={METRICS: lines} if lines else None)
 
 
 def load_population(directory: str | os.PathLike[str], module: nn.Module | None = None) -> Population:
-    """Read a population; its members are traced and proved again.
+    """Read a population; its members are traced and proved again, those of its snapshots proved.
 
     Parameters
     ----------
@@ -61,20 +64,17 @@ def load_population(directory: str | os.PathLike[str], module: nn.Module | None 
     artefact = read_artefact(directory, KIND)
     example = artefact.tensors["example_input"]
     given = None if module is None else (module, find_layers(module, example))
-    modules = []
-    for k, description in enumerate(artefact.config["members"]):
-        prefix = f"members/{k}/"
-        state = {
-            name.removeprefix(prefix): value for name, value in artefact.tensors.items() if name.startswith(prefix)
-        }
-        modules.append(_build(description, state, given, f"member {k} of {artefact.directory}"))
+    modules = _members(artefact, "members", given)
     metrics = artefact.directory / METRICS
     try:
-        return Population.from_modules(
+        population = Population.from_modules(
             modules, example, provenance=artefact.config["provenance"],
             failed={int(k): why for k, why in artefact.config["failed"].items()},
             metrics=tuple(json.loads(line) for line in metrics.read_text().splitlines()) if metrics.exists() else (),
         )  # fmt: skip
+        for epoch in artefact.config.get("snapshots", ()):
+            population = population.with_snapshot(epoch, _members(artefact, f"snapshots/{epoch}", given))
+        return population
     except ConsilienceError as error:
         error.add_note(f"in the population {artefact.directory}")
         raise
@@ -129,6 +129,18 @@ def _unfit(module: nn.Module, where: object, got: str, expected: str) -> Artefac
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _members(artefact: Artefact, folder: str, given: tuple[nn.Module, Architecture] | None) -> list[nn.Module]:
+    """Return the members whose tensors lie under this name."""
+    modules = []
+    for k, description in enumerate(artefact.config["members"]):
+        prefix = f"{folder}/{k}/"
+        state = {
+            name.removeprefix(prefix): value for name, value in artefact.tensors.items() if name.startswith(prefix)
+        }
+        modules.append(_build(description, state, given, f"member {k} of {artefact.directory}"))
+    return modules
 
 
 def _build(

@@ -19,7 +19,7 @@ from torch import nn
 from consilience.assembly import assemble as build_assembly
 from consilience.baselines import Ensemble
 from consilience.census import Census, load_census, save_census
-from consilience.data import Data, load_data
+from consilience.data import Data, Dataset, load_data
 from consilience.errors import ArtefactError, InputError
 from consilience.evaluation import evaluate, mean_score
 from consilience.nets import MLP, ConvNet, ResNet
@@ -27,15 +27,19 @@ from consilience.population import Training, load_population, save_population, t
 from consilience.population.checkpoint import delete_checkpoint
 from consilience.population.storage import fill, population_fingerprint
 from consilience.recipes.experiment import run_experiment
-from consilience.recipes.inspection import inspect_source, open_population
+from consilience.recipes.inspection import inspect_source, open_networks, open_population
+from consilience.recipes.modularity import FOUND as MODULARITY_FILE
+from consilience.recipes.modularity import KIND as MODULARITY
+from consilience.recipes.modularity import Settings, found_text, run_modularity
 from consilience.recipes.progress import bar, stages
 from consilience.recipes.recover import KIND as RECOVERY
 from consilience.recipes.recover import NETWORK, earlier_recovery, read_sought, run_recovery
 from consilience.recovery import ExpandAndCluster
 from consilience.report import markdown_table, render_page, summary_sentences
+from consilience.report.modularity import render_modularity
 from consilience.report.results import FILE_NAME, Experiment
 from consilience.store import check_destination, fingerprint, read_artefact, read_config, save_network, write_artefact
-from consilience.store.config import CONFIG
+from consilience.store.config import CONFIG, versions
 from consilience.store.network import FOREIGN, describe_network
 
 if TYPE_CHECKING:
@@ -213,6 +217,32 @@ def recover(flags: cli.Recover) -> Result:
     return Result(text, {"out": str(flags.out), **found}, status=0 if found["exact"] else 1)
 
 
+def modularity(flags: cli.Modularity) -> Result:
+    """Say whether networks split into parts, and what those of one of them do; write it and the page."""
+    check_destination(flags.out, MODULARITY)
+    population = open_networks(flags.source, flags.module, _shape(flags.example_shape), random_state=flags.seed)
+    request = {**_request(flags), "networks": population_fingerprint(population)[:16]}
+    others = {}
+    if flags.assembly is not None:
+        shape = tuple(population.example_input.shape[1:])
+        built = open_networks(str(flags.assembly), flags.module, shape, random_state=flags.seed)
+        others["assembly"] = built
+        request["assembly"] = population_fingerprint(built)[:16]
+    if not _finished(flags.out, MODULARITY, request):
+        samples = _labelled(Path(flags.source), flags.data, flags.seed)
+        settings = Settings(flags.clusters, flags.null, flags.nulls, flags.circuits, flags.seed)
+        obtained = {"command": _command(flags), "seed": flags.seed, "versions": versions()}
+        with stages(f"modularity of {len(population)} networks") as progress:
+            result = run_modularity(
+                population, flags.member, flags.source, others, samples, settings, obtained, progress
+            )
+        files = {MODULARITY_FILE: found_text(result), PAGE: render_modularity(result)}
+        write_artefact(flags.out, MODULARITY, {"request": request}, {}, extra_files=files)
+    found = json.loads((flags.out / MODULARITY_FILE).read_text())
+    text = [found["table"], "", *found["summary"], "", f"report in {flags.out / PAGE}"]
+    return Result("\n".join(text), {"out": str(flags.out), **found})
+
+
 def inspect(flags: cli.Inspect) -> Result:
     """Find and prove the layers of networks, and tell of them; nothing is written."""
     shape = _shape(flags.example_shape)
@@ -291,12 +321,14 @@ def _expansion(text: str) -> float | str:
         ) from None
 
 
-def _command(flags: cli.Recover) -> str:
+def _command(flags: cli.Common) -> str:
     """What to type for the same result: flags that are not as by default."""
     words = ["consilience", type(flags).__name__.lower()]
     for each in fields(flags):
         value = getattr(flags, each.name)
-        if value != each.default and each.name not in ("json", "threads"):
+        if each.name == "source":
+            words.insert(2, str(value))
+        elif value != each.default and each.name not in ("json", "threads"):
             words += [f"--{each.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
 
@@ -311,7 +343,9 @@ def _open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
 
 def _request(flags: cli.Common) -> dict[str, Any]:
     """The flags that determine the result: all but where it goes and how it is printed; parents by what they hold."""
-    hidden = ("out", "json", "threads", "population", "census", "inputs", "outputs", "teacher")
+    hidden = (
+        "out", "json", "threads", "population", "census", "inputs", "outputs", "teacher", "source", "assembly"
+    )  # fmt: skip
     request = {name: value for name, value in vars(flags).items() if name not in hidden}
     return json.loads(json.dumps(request))  # type: ignore[no-any-return]
 
@@ -361,6 +395,13 @@ def _request_of(population: Path) -> dict[str, Any]:
         )
     request: dict[str, Any] = config.get("request", {})
     return request
+
+
+def _labelled(source: Path, data: str | None, seed: int) -> Dataset | None:
+    """The test samples of the data given, or of what a population was trained on; None if that is not known."""
+    if data is None and "data" not in _request_of(source):
+        return None
+    return (load_data(data, random_state=seed) if data else _data_of(source, None, seed)).test
 
 
 def _mean(values: Any) -> float:

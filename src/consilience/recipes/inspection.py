@@ -172,22 +172,28 @@ def inspect_source(
         If the networks are not understood, or the proof of their layers fails.
     """
     began = time.perf_counter()
+    population = open_networks(source, module, example_shape, random_state=random_state)
+    return inspect_population(population, time.perf_counter() - began)
+
+
+def open_networks(
+    source: str, module: str | None = None, example_shape: Sequence[int] | None = None, *, random_state: int = 0
+) -> Population:
+    """Return networks as a population, wherever they come from; see `inspect_source`."""
     path = Path(source)
     if ":" in source and not path.exists():
         x = random_inputs(example_shape, random_state, where=source)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_state)
-            population = Population.from_modules([make_module(source)], x)
-    elif not path.is_dir():
+            return Population.from_modules([make_module(source)], x)
+    if not path.is_dir():
         raise InputError(
             "there is no such directory", where=source, expected="a directory, or package.module:Class",
             cure="check the path",
         )  # fmt: skip
-    elif (path / CONFIG).is_file() and read_config(path)["kind"] == "network":
-        population = _open_network(path, module, example_shape, random_state)
-    else:
-        population = open_population(path, module, example_shape, random_state=random_state)
-    return inspect_population(population, time.perf_counter() - began)
+    if (path / CONFIG).is_file() and read_config(path)["kind"] == "network":
+        return _open_network(path, module, example_shape, random_state)
+    return open_population(path, module, example_shape, random_state=random_state)
 
 
 def inspect_population(population: Population, seconds: float) -> Inspection:

@@ -35,7 +35,7 @@ from consilience.report.recovery import (
     render_recovery,
 )
 from consilience.store import atomic_write, check_destination, load_network, read_config, save_network
-from consilience.store.config import config_text, plain
+from consilience.store.config import config_text, finite, plain, versions
 
 KIND, NETWORK, FOUND, PAGE = "recovery", "network", "recovery.json", "report.html"
 DRAWN = 13  # stream of random numbers: inputs for a teacher, others than those on which functions are compared
@@ -168,8 +168,7 @@ def run_recovery(
         unsaved = "There is no network to save."
     else:
         unsaved = "The network is not saved: the signs of its units could not be told, so that it is no plain MLP."
-    header = json.loads(config_text(KIND, {}, {}))
-    obtained = {"command": command, "seed": estimator.random_state, "versions": header["versions"], **request}
+    obtained = {"command": command, "seed": estimator.random_state, "versions": versions(), **request}
     result = _result(sought, estimator, cautions, unsaved, obtained)
     body = _plain(result, estimator, request)
     atomic_write(directory / PAGE, render_recovery(result).encode())
@@ -300,13 +299,4 @@ def _plain(result: RecoveryResult, estimator: ExpandAndCluster, request: Mapping
         },
         "uncompared": result.uncompared,
     }  # fmt: skip
-    return _finite(plain(body, FOUND))  # type: ignore[no-any-return]
-
-
-def _finite(value: Any) -> Any:
-    """Replace infinities and NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(plain(body, FOUND))  # type: ignore[no-any-return]

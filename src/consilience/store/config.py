@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -64,7 +65,7 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 def config_text(kind: str, files: Mapping[str, str], body: Mapping[str, Any]) -> str:
     """Return the text of ``config.json``; ``files`` are the SHA-256 by file name, ``body`` is what the kind adds."""
-    header = {"kind": kind, "format_version": FORMAT_VERSION, "versions": _versions(), "files": dict(files)}
+    header = {"kind": kind, "format_version": FORMAT_VERSION, "versions": versions(), "files": dict(files)}
     return json.dumps({**body, **header}, indent=2, sort_keys=True) + "\n"
 
 
@@ -92,6 +93,15 @@ def plain(value: Any, where: str) -> Any:
     raise InputError("a part of the config cannot be written as JSON", where=where, got=type(value).__name__)
 
 
+def finite(value: Any) -> Any:
+    """Return a `plain` value with None for infinities and NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def listing(path: Path, most: int = 5) -> str:
     """Return the names of the first few things in a directory, for an error."""
     names = sorted(entry.name for entry in path.iterdir())
@@ -108,7 +118,8 @@ def is_plain_name(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of this package and of torch."""
     try:
         own = metadata.version("consilience")
     except metadata.PackageNotFoundError:  # run from a source tree that is not installed

@@ -1,0 +1,410 @@
+"""Do networks split into parts, and can they be trained so that they do? Beside the published figures.
+
+    OMP_NUM_THREADS=1 python benchmarks/modularity.py --data mnist.npz --parts mnist speed planted
+    OMP_NUM_THREADS=1 python benchmarks/modularity.py --data cifar10_15k.npz --parts convnet
+
+- mnist: 784-256⁴-10, plain, with dropout, L1, clusterable initial values and the eigenvalue regulariser, before and
+  after pruning from 50 to 90 %: n-cut against three nulls (Filan et al. 2021).
+- planted: matrices of 4 blocks in noise, clustered jointly and as published, separately (Golechha et al. 2025).
+- convnet: conv16-fc64-64-64-10 without biases, with and without the cross-cluster loss, and with a hard mask.
+- speed: seconds of one n-cut, of 50 nulls, of one step of the regulariser, and of the graph of a ResNet-18.
+- ``--out FILE.md`` keeps all rows in FILE.json beside; parts that are not run stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor, nn
+
+import consilience as cs
+from consilience.data import Data, Dataset
+from consilience.modularity import (
+    BlockMask,
+    Clusterability,
+    CrossClusterLoss,
+    EigenvalueLoss,
+    MagnitudePruning,
+    Penalty,
+    bipartite_clusters,
+    clusterable_initialisation,
+    contiguous,
+    cross_modularity,
+    effective_circuit,
+    specialisation,
+    unit_graph,
+)
+from consilience.modularity.cross import within_clusters
+from consilience.modularity.graph import traced
+from consilience.modularity.nulls import Null
+from consilience.population import Callback
+from consilience.population.create import initialise
+from consilience.population.training import Training, fit_members
+from consilience.units.architecture import TracedNetwork
+
+Row = dict[str, Any]
+NULLS: dict[Null, int] = {"permute": 50, "permute-nonzero": 20, "degree-preserving": 20}  # shuffled networks for each
+# Filan et al. 2021, means over 5 runs: n-cut, its shuffled copies', z; before and after pruning.
+PUBLISHED: dict[tuple[str, str], tuple[float, float | None, float | None]] = {
+    ("initial values", "trained"): (10.295, None, None),
+    ("plain", "trained"): (10.02, 10.17, -4.5),
+    ("plain", "pruned"): (8.88, 9.18, -9.7),
+    ("dropout", "pruned"): (8.35, 9.25, -24),
+    ("L1", "trained"): (9.06, 6.51, 18),
+    ("clusterable initial values", "trained"): (8.72, 10.07, -44),
+    ("clusterable initial values", "pruned"): (5.75, 9.20, -92),
+}
+L1, DROPOUT, EIGENVALUES = 5e-5, 0.5, 0.1
+K = 4  # clusters of the convnet's layers
+CROSS = 20.0  # λ of the cross-cluster loss
+DENSE = ("fc1", "fc2", "fc3")
+
+
+@dataclass(frozen=True)
+class Lasso(Callback):
+    """The sum of the absolute values of all weights."""
+
+    weight: float
+
+    def penalty(self, member: int, module_parameters: Mapping[str, Tensor]) -> Tensor:
+        return self.weight * torch.stack([v.abs().sum() for v in module_parameters.values() if v.ndim >= 2]).sum()
+
+
+# MNIST perceptrons
+
+
+def mnist(options: argparse.Namespace) -> Iterator[Row]:
+    data = cs.load_data(str(options.data), random_state=0)
+    example = data.train.x[:4]
+    plain, dropout = cs.MLP(784, [256] * 4, 10), cs.MLP(784, [256] * 4, 10, dropout=DROPOUT)
+    eigen = Penalty(EigenvalueLoss(plain, example), EIGENVALUES)
+    settings: dict[str, tuple[nn.Module, tuple[Callback, ...]]] = {
+        "initial values": (plain, ()), "plain": (plain, ()), "dropout": (dropout, ()), "L1": (plain, (Lasso(L1),)),
+        "clusterable initial values": (plain, ()), "eigenvalue regulariser": (plain, (eigen,)),
+    }  # fmt: skip
+    for name, (net, callbacks) in settings.items():
+        members = [initialise(net, 100 + seed) for seed in range(options.seeds)]
+        if name == "clusterable initial values":
+            members = [clusterable_initialisation(m, example, random_state=k) for k, m in enumerate(members)]
+        if name == "initial values":
+            yield from scored(members, name, "trained", data, 0.0)
+            continue
+        for phase in ("trained", "pruned"):
+            began = time.perf_counter()
+            steps = options.epochs * -(-len(data.train) // 128)
+            pruning = (MagnitudePruning(1, max(2, steps // 2)),) if phase == "pruned" else ()
+            found = fit_members(
+                members, data.train.x, data.train.y, Training(epochs=options.epochs), random_state=len(phase),
+                callbacks=(*callbacks, *pruning),
+            )  # fmt: skip
+            for member, state in zip(members, found.states, strict=True):
+                member.load_state_dict(state)
+            yield from scored(members, name, phase, data, (time.perf_counter() - began) / len(members))
+
+
+def scored(members: Sequence[nn.Module], name: str, phase: str, data: Data, seconds: float) -> Iterator[Row]:
+    for seed, member in enumerate(members):
+        row: Row = {"setting": name, "phase": phase, "seed": seed, "seconds": round(seconds, 1)}
+        row |= {
+            "test": cs.evaluate(member, data.test).accuracy,
+            "validation": cs.evaluate(member, data.validation).accuracy,
+        }
+        for null, n_null in NULLS.items():
+            found = Clusterability(null=null, n_null=n_null, random_state=seed).fit(member, data.train.x[:4])
+            row["n_cut"], row["removed"] = found.n_cut_, sum(map(len, found.removed_.values()))
+            row[null] = [float(found.null_.mean()), float(found.null_.std(ddof=1)), found.z_]
+        yield row
+
+
+def write_mnist(rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        "Means over seeds. n-cut with 12 clusters; z by the published null (all weights of a matrix permuted), by the "
+        "one that keeps zeros, and by the one that keeps every unit's degree (50, 20 and 20 shuffled networks). "
+        "Published: own means over the 5 runs of Filan et al. (2021)."
+    )
+    yield ""
+    yield (
+        "| training | test | validation | n-cut | shuffled | z | z, zeros kept | z, degrees kept | without an edge | "
+        "published n-cut, shuffled, z | seconds |"
+    )
+    yield "| --- | " + "---: | " * 10
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["setting"], row["phase"]), []).append(row)
+    for (setting, phase), own in groups.items():
+        known = PUBLISHED.get((setting, phase))
+        told = "" if known is None else ", ".join("–" if value is None else f"{value:g}" for value in known)
+        means = {null: [statistics.fmean(row[null][i] for row in own) for i in range(3)] for null in NULLS}
+        yield " | ".join([
+            f"| {setting}{', pruned' if phase == 'pruned' else ''}",
+            *(f"{100 * mean(own, name):.2f}" for name in ("test", "validation")), f"{mean(own, 'n_cut'):.2f}",
+            f"{means['permute'][0]:.2f}", *(f"{means[null][2]:+.1f}" for null in NULLS), f"{mean(own, 'removed'):.0f}",
+            told, f"{mean(own, 'seconds'):.0f} |",
+        ])  # fmt: skip
+
+
+# planted blocks
+
+
+def planted(options: argparse.Namespace) -> Iterator[Row]:
+    for n in (32, 64, 256):
+        for outside in (0.0, 0.1, 0.2, 0.3, 0.5, 0.75):
+            for seed in range(10 if n < 256 else 3):
+                g = np.random.default_rng(seed)
+                rows, columns = g.permutation(contiguous(n, 4)), g.permutation(contiguous(n, 4))
+                within, matrix = rows[:, None] == columns, g.normal(size=(n, n))
+                matrix *= np.where(
+                    within, np.sqrt((1 - outside) / (matrix**2 * within).sum()),
+                    np.sqrt(outside / (matrix**2 * ~within).sum()),
+                )  # fmt: skip
+                row: Row = {"n": n, "outside": outside, "seed": seed}
+                for method in ("joint", "separate"):
+                    own = bipartite_clusters(matrix, 4, method)  # type: ignore[arg-type]
+                    shuffled = [g.permuted(matrix.ravel()).reshape(n, n) for _ in range(5)]
+                    null = [within_clusters(each, *bipartite_clusters(each, 4, method)) for each in shuffled]  # type: ignore[arg-type]
+                    right = adjusted_rand_score(np.concatenate([rows, columns]), np.concatenate(own))
+                    row[method] = [within_clusters(matrix, *own), right, statistics.fmean(null)]
+                yield row
+
+
+def write_planted(rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        "Square matrices with 4 blocks of Gaussian entries in random order, and a share of the squares outside of them "
+        "(0.75 is pure noise). C of the clusters found, their adjusted Rand index with the planted ones (rows and "
+        "columns together), the share of matrices in which they are exactly these, and C of shuffled matrices. "
+        "Published for the separate method on planted blocks: C = 0.33 ± 0.30 where matched labels give 0.999."
+    )
+    yield ""
+    yield (
+        "| units a side | outside | joint: C | adjusted Rand | exact | shuffled C | separate: C | adjusted Rand | "
+        "shuffled C |"
+    )
+    yield "| ---: | " + "---: | " * 8
+    for n, outside in dict.fromkeys((row["n"], row["outside"]) for row in rows):
+        own = [row for row in rows if (row["n"], row["outside"]) == (n, outside)]
+        joint, separate = (
+            [statistics.fmean(row[method][i] for row in own) for i in range(3)] for method in ("joint", "separate")
+        )
+        spread = statistics.pstdev(row["separate"][0] for row in own)
+        exact = statistics.fmean(row["joint"][1] == 1 for row in own)
+        yield (
+            f"| {n} | {outside} | {joint[0]:.3f} | {joint[1]:.3f} | {exact:.2f} | {joint[2]:.3f} | "
+            f"{separate[0]:.3f} ± {spread:.3f} | {separate[1]:.3f} | {separate[2]:.3f} |"
+        )
+
+
+# the convnet
+
+
+class Net(nn.Module):
+    """One convolution and three dense layers, without biases, as published."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.fc1 = nn.Linear(16 * 8 * 8, 64, bias=False)
+        self.fc2 = nn.Linear(64, 64, bias=False)
+        self.fc3 = nn.Linear(64, 64, bias=False)
+        self.out = nn.Linear(64, 10, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.max_pool2d(torch.relu(self.conv(x)), 4).flatten(1)
+        for layer in (self.fc1, self.fc2, self.fc3):
+            x = torch.relu(layer(x))
+        return self.out(x)
+
+
+def convnet(options: argparse.Namespace) -> Iterator[Row]:
+    data = cs.load_data(str(options.data), random_state=0)
+    example, net = data.train.x[:4], Net()
+    clusters = {name: contiguous(64, K) for name in DENSE}
+    settings: dict[str, tuple[Callback, ...]] = {
+        "plain": (), "cross-cluster loss": (Penalty(CrossClusterLoss(clusters, net, example), CROSS),),
+        "hard mask": (BlockMask(clusters, net, example),),
+    }  # fmt: skip
+    for name, callbacks in settings.items():
+        members = [initialise(net, 200 + seed) for seed in range(options.seeds)]
+        found = fit_members(
+            members, data.train.x, data.train.y, Training(epochs=options.epochs), random_state=0, callbacks=callbacks
+        )
+        for seed, (member, state) in enumerate(zip(members, found.states, strict=True)):
+            member.load_state_dict(state)
+            yield of_convnet(name, seed, traced(member, example), member, clusters, data, options)
+
+
+def of_convnet(
+    name: str, seed: int, network: TracedNetwork, module: nn.Module, clusters: Mapping[str, np.ndarray], data: Data,
+    options: argparse.Namespace,
+) -> Row:  # fmt: skip
+    test, few = data.test, subset(data.validation, options.circuit_samples)
+    fixed = cross_modularity(network, clusters, random_state=seed)
+    joint = [
+        c for c in cross_modularity(network, "joint", K, random_state=seed) if c.read in DENSE and c.written in DENSE
+    ]
+    gradients = cross_modularity(network, clusters, n_null=0, gradients_of=(data.train.x[:2000], data.train.y[:2000]))
+    probe = specialisation(network, clusters, test.x, test.y)
+    row: Row = {
+        "setting": name, "seed": seed,
+        "test": cs.evaluate(module, test).accuracy, "validation": cs.evaluate(module, data.validation).accuracy,
+        "C": statistics.fmean(c.value for c in fixed), "C null": statistics.fmean(c.null.mean() for c in fixed),
+        "C joint": statistics.fmean(c.value for c in joint),
+        "C joint null": statistics.fmean(c.null.mean() for c in joint),
+        "C gradients": statistics.fmean(c.value for c in gradients),
+        "largest drop": float(np.nanmean(probe.drop.max(1))),  # of each class, by the cluster that matters most
+        "best alone": float(np.nanmean(probe.alone.max(1))),
+    }  # fmt: skip
+    if seed < options.circuit_seeds:
+        for criterion in ("class", "one-vs-rest"):
+            own = [effective_circuit(network, few.x, few.y, label, criterion=criterion) for label in range(10)]
+            row[criterion] = [
+                statistics.fmean(c.n_left / c.n_weights for c in own), statistics.fmean(c.tpr for c in own),
+                statistics.fmean(c.tnr for c in own),
+            ]  # fmt: skip
+    return row
+
+
+def write_convnet(rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        f"conv16-fc64-64-64-10 without biases; {K} clusters of each dense layer. C: mean of the two matrices between "
+        "the dense layers, with contiguous blocks as clusters; of shuffled matrices; with jointly found clusters; of "
+        "the gradients. Largest drop: of each class's accuracy, by the cluster that matters most to it; best alone: "
+        "with no other cluster. Circuits: share of weights left, and the rates of true positives and negatives of the "
+        f"circuit, mean over classes. λ = {CROSS:g}. Published (single runs): 65.4 % plain, 66.0 % with C = 0.9999 (on "
+        "all of CIFAR-10); circuits 0.009 → 0.005."
+    )
+    yield ""
+    yield (
+        "| training | test | validation | C | shuffled | joint C | shuffled | C of gradients | largest drop | "
+        "best alone | circuit, published (TPR, TNR) | one against the rest (TPR, TNR) |"
+    )
+    yield "| --- | " + "---: | " * 11
+    for name in dict.fromkeys(row["setting"] for row in rows):
+        own = [row for row in rows if row["setting"] == name]
+        circuits = []
+        for criterion in ("class", "one-vs-rest"):
+            sizes = [row[criterion] for row in own if criterion in row]
+            parts = [statistics.fmean(each[i] for each in sizes) for i in range(3)] if sizes else []
+            circuits.append(f"{parts[0]:.4f} ({parts[1]:.2f}, {parts[2]:.2f})" if parts else "")
+        yield " | ".join([
+            f"| {name}", *(f"{100 * mean(own, score):.2f}" for score in ("test", "validation")),
+            f"{mean(own, 'C'):.4f}", *(f"{mean(own, part):.2f}" for part in (
+                "C null", "C joint", "C joint null", "C gradients", "largest drop", "best alone"
+            )), *circuits,
+        ]) + " |"  # fmt: skip
+
+
+def subset(data: Dataset, n: int) -> Dataset:
+    """The first n samples."""
+    return Dataset(data.x[:n], data.y[:n])
+
+
+# speed
+
+
+def speed(options: argparse.Namespace) -> Iterator[Row]:
+    torch.manual_seed(0)
+    net, x = cs.MLP(784, [256] * 4, 10), torch.randn(2, 784)
+    graph, term = unit_graph(net, x), EigenvalueLoss(net, x)
+    yield timed("one n-cut of 784-256⁴-10", 0.5, lambda: Clusterability(n_null=0).fit(graph))
+    yield timed("50 nulls, one process", 15, lambda: Clusterability().fit(graph), 1)
+    yield timed("50 nulls, two processes", 15, lambda: Clusterability(n_jobs=2).fit(graph), 1)
+    yield timed("regulariser, value and gradient (published: 13.9)", 0.15, lambda: term(net).backward(), 9)
+    resnet = cs.ResNet(3, (64, 128, 256, 512), 1000, blocks_per_stage=2)
+    images = torch.randn(2, 3, 64, 64)
+    yield timed("ResNet-18: trace, graph and n-cut", 30, lambda: Clusterability(n_null=0).fit(resnet, images), 1)
+    yield {"what": "peak memory of the process", "seconds": None, "mark": 4, "gigabytes": peak()}
+
+
+def timed(what: str, mark: float, work: Callable[[], object], n: int = 3) -> Row:
+    seconds = []
+    for _ in range(n):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return {"what": what, "seconds": statistics.median(seconds), "mark": mark}
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def write_speed(rows: Sequence[Row]) -> Iterator[str]:
+    yield "One thread, medians."
+    yield ""
+    yield "| what | measured | mark |"
+    yield "| --- | ---: | ---: |"
+    for row in rows:
+        value = f"{row['gigabytes']:.2f} GB" if row["seconds"] is None else f"{row['seconds']:.3f} s"
+        yield f"| {row['what']} | {value} | {row['mark']} |"
+
+
+# all of it
+
+PARTS: dict[
+    str, tuple[str, Callable[[argparse.Namespace], Iterator[Row]], Callable[[Sequence[Row]], Iterator[str]]]
+] = {
+    "mnist": ("784-256⁴-10 on MNIST", mnist, write_mnist),
+    "planted": ("Planted blocks", planted, write_planted),
+    "convnet": ("A ConvNet on the CIFAR-10 part", convnet, write_convnet),
+    "speed": ("Speed", speed, write_speed),
+}
+
+
+def mean(rows: Sequence[Row], name: str) -> float:
+    return statistics.fmean(row[name] for row in rows)
+
+
+def write(kept: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the text of all parts."""
+    lines = ["# Modularity", ""]
+    for part, (title, _, table) in PARTS.items():
+        if part in kept:
+            lines += [f"## {title}", "", f"`{kept[part]['command']}`", "", *table(kept[part]["rows"]), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="MNIST for mnist, CIFAR-10 for convnet")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=6, help="of each phase of mnist, of convnet")
+    parser.add_argument("--circuit-samples", type=int, default=200)
+    parser.add_argument("--circuit-seeds", type=int, default=1, help="networks of each kind whose circuits are sought")
+    parser.add_argument("--out", type=Path, help="a file for the text; the rows go beside it, as .json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    file = options.out.with_suffix(".json") if options.out else None
+    kept = json.loads(file.read_text()) if file and file.exists() else {}
+    for part in options.parts:
+        own = copy.copy(vars(options))
+        words = ["python benchmarks/modularity.py"]
+        words += [f"--data {options.data.name}"] if part in ("mnist", "convnet") else []
+        words += [f"--parts {part}"]
+        words += [f"--{name} {own[name]}" for name in ("seeds", "epochs") if own[name] != parser.get_default(name)]
+        rows: list[Row] = []
+        kept[part] = {"command": " ".join(words), "rows": rows}
+        for row in PARTS[part][1](options):
+            rows.append(row)
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+            if file:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+                options.out.write_text(write(kept))
+    print(write({part: kept[part] for part in options.parts}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Which networks behave alike: clusterings of one data set by their activations, compared across networks."""
+
+from consilience.comparison.barriers import loss_barriers
+from consilience.comparison.clusterings import cluster_activations, majority_labels, purity
+from consilience.comparison.comparison import ModelComparison
+from consilience.comparison.consensus import Consensus, find_consensus
+from consilience.comparison.grouping import Groups, group_models
+from consilience.comparison.recording import record
+from consilience.comparison.similarity import (
+    MEASURES,
+    Measure,
+    Null,
+    as_distance,
+    bootstrap_interval,
+    clustering_similarities,
+    null_z,
+    representation_similarities,
+)
+
+__all__ = [
+    "MEASURES",
+    "Consensus",
+    "Groups",
+    "Measure",
+    "ModelComparison",
+    "Null",
+    "as_distance",
+    "bootstrap_interval",
+    "cluster_activations",
+    "clustering_similarities",
+    "find_consensus",
+    "group_models",
+    "loss_barriers",
+    "majority_labels",
+    "null_z",
+    "purity",
+    "record",
+    "representation_similarities",
+]

@@ -1,0 +1,121 @@
+"""Recorded activations, one layer at a time, kept on disk where a directory is given.
+
+A layer of a model is an artefact without tensors, named by a key, and artefacts of rows beside it, ``KEY-00000`` and so
+on. The rows are written while the model runs, the layer's own artefact last of all: a layer is complete or not there.
+
+The key is made of the model's parameters and buffers, the inputs, the ids, the layer's name, how positions are treated,
+and what the layer returns on the first samples; the last tells apart models that differ in what is no parameter.
+
+Axis legend: ``n`` sample, ``d`` feature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from consilience.comparison.recording import record, stream
+from consilience.comparison.samples import Ids
+from consilience.errors import ArtefactError
+from consilience.store import check_destination, fingerprint, read_artefact, write_artefact
+
+KIND, ROWS = "activations", "activation-rows"
+SHARD_BYTES = 2**26  # of rows that wait for being written, for each layer
+N_PROBE = 16  # samples on which a layer is looked at for its key
+
+
+def recorded(
+    module: nn.Module,
+    names: Sequence[str],
+    x: Tensor,
+    ids: Ids,
+    positions: str,
+    cache: Path | None,
+    model: str = "model",
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield (name, activations (n, d) in float32) for each of a model's layers, in order; the caller may change them.
+
+    Without a cache all layers are recorded in one pass and each is forgotten once it has been yielded. With one, layers
+    that are not in it are recorded into it in one pass, and each is then read; only one is in memory at a time.
+
+    Raises
+    ------
+    InputError
+        If activations are not finite, or have no row per sample.
+    ArtefactError
+        If something else lies in the cache where a layer should, or what was written is damaged.
+    """
+    names = list(dict.fromkeys(names))
+    if cache is None:
+        found = record(module, names, x, positions, model)
+        for name in names:
+            yield name, found.pop(name)
+        return
+    keys = _keys(module, names, x, ids, positions)
+    missing = [name for name in names if not check_destination(cache / keys[name], KIND)]
+    if missing:
+        _write(module, {name: keys[name] for name in missing}, x, ids, positions, cache, model)
+    for name in names:
+        yield name, _read(cache, keys[name], ids)
+
+
+def _keys(module: nn.Module, names: Sequence[str], x: Tensor, ids: Ids, positions: str) -> dict[str, str]:
+    shared = [fingerprint(module.state_dict()), fingerprint({"x": x}), ids, positions]
+    probe = record(module, names, x[:N_PROBE], positions)
+    return {
+        name: hashlib.sha256(
+            json.dumps([*shared, name, fingerprint({"probe": torch.from_numpy(probe[name])})]).encode()
+        ).hexdigest()
+        for name in names
+    }
+
+
+def _write(
+    module: nn.Module, keys: Mapping[str, str], x: Tensor, ids: Ids, positions: str, cache: Path, model: str
+) -> None:
+    waiting: dict[str, list[NDArray[np.float32]]] = {name: [] for name in keys}
+    n_shards, width = dict.fromkeys(keys, 0), dict.fromkeys(keys, 0)
+
+    def flush(name: str) -> None:
+        rows = torch.from_numpy(np.concatenate(waiting[name]))
+        write_artefact(_shard(cache, keys[name], n_shards[name]), ROWS, {}, {"rows": rows})
+        n_shards[name], width[name] = n_shards[name] + 1, rows.shape[1]
+        waiting[name].clear()
+
+    for batch in stream(module, list(keys), x, positions, model):
+        for name, rows in batch.items():
+            waiting[name].append(rows)
+            if sum(each.nbytes for each in waiting[name]) >= SHARD_BYTES:
+                flush(name)
+    for name, key in keys.items():
+        if waiting[name]:
+            flush(name)
+        config = {
+            "layer": name, "model": model, "positions": positions, "ids": ids, "n_features": width[name],
+            "n_shards": n_shards[name],
+        }  # fmt: skip
+        write_artefact(cache / key, KIND, config, {})
+
+
+def _read(cache: Path, key: str, ids: Ids) -> NDArray[np.float32]:
+    config = read_artefact(cache / key, KIND).config
+    if config["ids"] != list(ids):
+        raise ArtefactError("recorded activations are of other samples", where=cache / key, cure="delete them")
+    found = np.empty((len(ids), config["n_features"]), dtype=np.float32)
+    start = 0
+    for index in range(config["n_shards"]):
+        rows = read_artefact(_shard(cache, key, index), ROWS).tensors["rows"].numpy()
+        found[start : start + len(rows)] = rows
+        start += len(rows)
+    return found
+
+
+def _shard(cache: Path, key: str, index: int) -> Path:
+    return cache / f"{key}-{index:05}"

@@ -1,0 +1,212 @@
+"""The clustering of a data set that activations induce: standardise, reduce, cluster (Zhao 2019).
+
+- A unit's activations are brought to mean 0 and variance 1; what is constant over the samples is left out. So scales
+  and offsets of units do not matter.
+- Units are put in an order of their own, by their projection on a fixed direction of sample space, and get the sign in
+  which it is positive. So their numbering does not matter either, even where the reduction takes random directions.
+- Clusters are numbered by their first sample.
+
+Axis legend: ``n`` sample, ``d`` feature, ``c`` coordinate after reduction.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.cluster import HDBSCAN, AgglomerativeClustering, KMeans, SpectralClustering
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+
+from consilience.errors import InputError
+
+REDUCTIONS = ("pca", "umap", "none")
+SAME = 1e-6  # of a unit's mean: a spread below it is rounding in float32
+N_STARTS = 3  # of k-means and mixtures: the best is kept
+N_NEIGHBOURS = 10  # of a sample in the graph of spectral clustering
+SMALLEST_SHARE = 0.01  # of the samples: fewer are no cluster to hdbscan
+
+Points = NDArray[np.floating]
+Labels = NDArray[np.int64]
+
+
+def cluster_activations(
+    activations: ArrayLike,
+    n_clusters: int,
+    *,
+    reduction: str = "pca",
+    n_components: int = 50,
+    clusterer: str = "kmeans",
+    random_state: int = 0,
+) -> Labels:
+    """Return the cluster (n,) of each sample, from 0 on.
+
+    Parameters
+    ----------
+    activations : (n, d).
+    n_clusters : k ≤ n; "hdbscan" finds its own number.
+    reduction : "pca", "umap" (needs umap-learn) or "none".
+    n_components : coordinates after the reduction, at most.
+    clusterer : one of `CLUSTERERS`. With "hdbscan", samples in no dense region are one more cluster.
+    random_state : seed.
+
+    Raises
+    ------
+    InputError
+        If all units are constant, values are not finite, or fewer samples differ than there should be clusters.
+
+    Examples
+    --------
+    >>> cluster_activations([[0.0, 1.0], [0.1, 1.0], [5.0, 1.0], [5.2, 1.0], [0.2, 1.0]], 2)
+    array([0, 0, 1, 1, 0])
+    """
+    values = np.asarray(activations, dtype=np.float32).copy()
+    if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
+        raise InputError("not a matrix of finite values", where="activations", got=values.shape, expected="(n, d)")
+    points = reduce(values, reduction, n_components, random_state, where="activations")
+    return cluster(points, clusterer, n_clusters, random_state, where="activations")
+
+
+def reduce(
+    activations: NDArray[np.float32], reduction: str, n_components: int, random_state: int, where: str
+) -> Points:
+    """Return standardised and reduced activations (n, c); those given (n, d) are overwritten.
+
+    With no more units than coordinates PCA would only turn them, and they are left as they are.
+
+    Raises
+    ------
+    InputError
+        If all units are constant.
+    """
+    points = _standardised(activations, random_state, where)
+    n_components = min(n_components, len(points))
+    if reduction == "none" or points.shape[1] <= n_components:
+        return points
+    if reduction == "umap":
+        from umap import UMAP  # its presence is checked before any work
+
+        n_neighbours = min(15, len(points) - 1)  # 15 is its default
+        reducer = UMAP(n_neighbours, n_components=n_components, random_state=random_state, n_jobs=1)
+        return np.asarray(reducer.fit_transform(points))
+    reduced: Points = PCA(n_components, copy=False, random_state=random_state).fit_transform(points)
+    return reduced
+
+
+def cluster(points: Points, clusterer: str, n_clusters: int, random_state: int, where: str) -> Labels:
+    """Return the cluster (n,) of each point (n, c), numbered by their first points.
+
+    Raises
+    ------
+    InputError
+        If fewer points differ than there should be clusters, or hdbscan finds no cluster.
+    """
+    n_different = len(np.unique(points, axis=0))
+    if clusterer != "hdbscan" and n_different < n_clusters:
+        raise InputError(
+            "fewer samples differ than there should be clusters", where=where, got=f"{n_different} of {len(points)}",
+            expected=f"at least {n_clusters}", cure="ask for fewer clusters, or leave this layer out",
+        )  # fmt: skip
+    found = CLUSTERERS[clusterer](points, n_clusters, random_state)
+    if found.max() < 0:
+        raise InputError("hdbscan finds no dense region", where=where, cure="use another clusterer")
+    return numbered(found)
+
+
+def numbered(labels: NDArray[np.integer]) -> Labels:
+    """Return clusters (n,) numbered from 0 on by their first samples."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int64)
+
+
+def majority_labels(labels: ArrayLike, y: ArrayLike) -> Labels:
+    """Return, for each sample (n,), the class that most samples of its cluster have; of several, the smallest.
+
+    Parameters
+    ----------
+    labels : (n,) clusters.
+    y : (n,) classes, ints from 0 on.
+
+    Examples
+    --------
+    >>> majority_labels([0, 0, 0, 1, 1], [7, 7, 2, 2, 2])
+    array([7, 7, 7, 2, 2])
+    """
+    clusters, classes = np.asarray(labels), np.asarray(y)
+    if clusters.shape != classes.shape or clusters.ndim != 1 or not len(clusters):
+        raise InputError("each sample needs a cluster and a class", where="majority_labels",
+                         got=f"{clusters.shape} and {classes.shape}", expected="(n,) twice")  # fmt: skip
+    rows = np.unique(clusters, return_inverse=True)[1]
+    names, columns = np.unique(classes, return_inverse=True)
+    counts = np.zeros((rows.max() + 1, len(names)), dtype=np.int64)
+    np.add.at(counts, (rows, columns), 1)
+    majority: Labels = names[counts.argmax(1)][rows]
+    return majority
+
+
+def purity(labels: ArrayLike, y: ArrayLike) -> float:
+    """Return the share of samples whose class is the majority's in their cluster: (1/n) Σ_clusters max_class count."""
+    return float(np.mean(majority_labels(labels, y) == np.asarray(y)))
+
+
+def _standardised(activations: NDArray[np.float32], random_state: int, where: str) -> NDArray[np.float32]:
+    mean = activations.mean(0, dtype=np.float64)
+    activations -= mean.astype(np.float32)
+    spread = np.sqrt(np.einsum("nd,nd->d", activations, activations, dtype=np.float64) / len(activations))
+    varies = np.flatnonzero(spread > SAME * np.abs(mean))
+    if not len(varies):
+        raise InputError(
+            "activations are constant: every sample gives the same", where=where,
+            got=f"{activations.shape[1]} units", cure="leave this layer, or this model, out",
+        )  # fmt: skip
+    direction = np.random.RandomState(random_state).standard_normal(len(activations)).astype(np.float32)
+    along = (direction @ activations)[varies] / spread[varies]
+    order = np.argsort(np.abs(along))
+    columns, scale = varies[order], np.where(along < 0, -1, 1) / spread[varies]
+    standardised: NDArray[np.float32] = activations[:, columns]
+    standardised *= scale[order].astype(np.float32)
+    return standardised
+
+
+def _kmeans(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
+    """Lloyd's algorithm from k-means++ seeds (Arthur and Vassilvitskii 2007)."""
+    return np.asarray(KMeans(n_clusters, n_init=N_STARTS, random_state=random_state).fit(points).labels_)
+
+
+def _ward(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
+    return np.asarray(AgglomerativeClustering(n_clusters, linkage="ward").fit(points).labels_)
+
+
+def _gmm(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
+    """A mixture of Gaussians with full covariances; the ridge keeps those of few samples regular."""
+    ridge = 1e-3 * float(points.var(0).mean())
+    mixture = GaussianMixture(n_clusters, reg_covar=ridge, n_init=N_STARTS, random_state=random_state)
+    return np.asarray(mixture.fit_predict(points.astype(np.float64)))
+
+
+def _spectral(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
+    """Normalised cut of the graph of nearest neighbours, which may well fall apart into components."""
+    graph = SpectralClustering(
+        n_clusters, affinity="nearest_neighbors", n_neighbors=min(N_NEIGHBOURS, len(points) - 1),
+        assign_labels="cluster_qr", random_state=random_state,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Graph is not fully connected", UserWarning)
+        return np.asarray(graph.fit(points).labels_)
+
+
+def _hdbscan(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
+    """Density clusters (Campello et al. 2013), as many as there are; −1 for what is in none."""
+    smallest = max(5, round(SMALLEST_SHARE * len(points)))
+    return np.asarray(HDBSCAN(min_cluster_size=min(smallest, len(points)), copy=True).fit(points).labels_)
+
+
+CLUSTERERS: dict[str, Callable[[Points, int, int], NDArray[np.integer]]] = {
+    "kmeans": _kmeans,
+    "ward": _ward,
+    "gmm": _gmm,
+    "spectral": _spectral,
+    "hdbscan": _hdbscan,
+}

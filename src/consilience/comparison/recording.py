@@ -1,0 +1,152 @@
+"""What chosen modules return on a data set: forward hooks, one batch at a time, each sample as one row.
+
+- A module that is called several times in one forward pass counts with what it returns last.
+- What a hook sees is copied there and then: the next module may work in place.
+
+Axis legend: ``n`` sample, ``b`` sample of a batch, ``d`` feature (a unit, or a unit at a position).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from consilience.errors import InputError
+
+POSITIONS = ("flatten", "pool")
+BATCH_SIZE = 256  # for convolutions faster than larger ones, for others no slower
+UNITS_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention)
+ONE_DIMENSIONAL = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d)
+
+
+def record(
+    module: nn.Module, names: Sequence[str], x: Tensor, positions: str, model: str = "model"
+) -> dict[str, NDArray[np.float32]]:
+    """Return what modules inside a network return on samples.
+
+    Parameters
+    ----------
+    module : the network; it runs in eval mode without gradients, and gets its modes back.
+    names : of `named_modules`, each of which the forward pass calls.
+    x : inputs (n, ...).
+    positions : "flatten", or "pool" for the mean over positions. The units of an output with positions are its last
+        axis if the module is a linear layer, a layer norm, an embedding or attention, or has an output of three axes
+        and no one-dimensional convolution, norm or pooling inside; else its axis 1, as in convolutions.
+    model : how errors call the network.
+
+    Returns
+    -------
+    dict
+        Name → (n, d) in float32; d may differ.
+
+    Raises
+    ------
+    InputError
+        If an output is no tensor (of several, the first counts) with a row per sample, or is not finite.
+    """
+    found: dict[str, NDArray[np.float32]] = {}
+    start = 0
+    for rows in stream(module, names, x, positions, model):
+        for name, batch in rows.items():
+            if name not in found:
+                found[name] = np.empty((len(x), batch.shape[1]), dtype=np.float32)
+            found[name][start : start + len(batch)] = batch
+        start += BATCH_SIZE
+    return found
+
+
+def stream(
+    module: nn.Module, names: Sequence[str], x: Tensor, positions: str, model: str = "model"
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Yield what `record` returns, {name: (b, d)}, one batch of x at a time and in order."""
+    parts = dict(module.named_modules(remove_duplicate=False))
+    seen: dict[str, NDArray[np.float32]] = {}
+    first = 0
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(part: nn.Module, _: Any, output: Any) -> None:
+            seen[name] = _rows(part, output, n_rows, positions, where=f"{model}, layer '{name}'")
+
+        return keep
+
+    with asking(module), hooks((parts[name], hook(name)) for name in names):
+        for batch in x.split(BATCH_SIZE):
+            seen, n_rows = {}, len(batch)
+            module(like_parameters(batch, module))
+            for name, rows in seen.items():
+                _check_finite(rows, first, where=f"{model}, layer '{name}'")
+            first += n_rows
+            yield seen
+
+
+@contextmanager
+def asking(module: nn.Module) -> Iterator[None]:
+    """Put all parts of a module into eval mode, without gradients, for a while."""
+    parts = list(module.modules())
+    modes = [part.training for part in parts]
+    try:
+        for part in parts:
+            part.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in zip(parts, modes, strict=True):
+            part.training = training
+
+
+@contextmanager
+def hooks(wanted: Iterable[tuple[nn.Module, Callable[[nn.Module, Any, Any], None]]]) -> Iterator[None]:
+    """Call functions with (module, inputs, output) after these modules, for a while."""
+    handles = [part.register_forward_hook(function) for part, function in wanted]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def like_parameters(x: Tensor, module: nn.Module) -> Tensor:
+    """Return inputs on the module's device and, unless they are integers, in the type of its parameters."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype)
+    return x
+
+
+def _rows(part: nn.Module, output: Any, n_rows: int, positions: str, where: str) -> NDArray[np.float32]:
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != n_rows:
+        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(
+            "a layer's output has no row per sample", where=where, got=got,
+            expected=f"a tensor of shape ({n_rows}, ...) for {n_rows} samples", cure="leave this layer out",
+        )  # fmt: skip
+    value = output.detach().float()
+    if positions == "pool" and value.dim() > 2:
+        units = value.dim() - 1 if _units_last(part, value.dim()) else 1
+        value = value.mean([axis for axis in range(1, value.dim()) if axis != units])
+    rows: NDArray[np.float32] = value.flatten(1).cpu().numpy() if value.dim() > 1 else value[:, None].cpu().numpy()
+    return rows.copy()
+
+
+def _units_last(part: nn.Module, n_axes: int) -> bool:
+    if isinstance(part, UNITS_LAST):
+        return True
+    return n_axes == 3 and not any(isinstance(inner, ONE_DIMENSIONAL) for inner in part.modules())
+
+
+def _check_finite(rows: NDArray[np.float32], first: int, where: str) -> None:
+    bad = ~np.isfinite(rows).all(1)
+    if bad.any():
+        raise InputError(
+            "activations are not finite", where=where,
+            got=f"NaN or infinity in {int(bad.sum())} samples, first in sample {first + int(bad.argmax())}",
+            cure="leave this model out",
+        )  # fmt: skip

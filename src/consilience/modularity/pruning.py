@@ -1,0 +1,81 @@
+"""Pruning by magnitude while training goes on: a growing share of the smallest entries of each weight matrix is zero.
+
+Between steps t₀ and t₁ the share grows from s₀ to s₁ as ``s₁ + (s₀ − s₁)(1 − (t − t₀)/(t₁ − t₀))³`` (Zhu and Gupta
+2017, equation 1). What is pruned is seen anew after every step: nothing is remembered, and a weight that has grown
+large again would come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from consilience.errors import InputError
+from consilience.population.callbacks import Callback
+
+
+@dataclass(frozen=True)
+class MagnitudePruning(Callback):
+    """Prune all parameters of two dimensions or more, each by itself.
+
+    As a callback of `consilience.train_population` it acts after every step; as a function of a module and the step, in
+    any training loop.
+
+    Attributes
+    ----------
+    begin, end : gradient steps (from 1) at which the share begins and ends to grow; before, nothing is pruned.
+    start, final : shares of entries that are zero then; 50 % and 90 % as in Filan et al. 2021.
+
+    Raises
+    ------
+    InputError
+        If a share or a step makes no sense.
+
+    Examples
+    --------
+    >>> pruning = MagnitudePruning(begin=10, end=20)
+    >>> [round(pruning.share(step), 3) for step in (9, 10, 15, 20, 99)]
+    [0.0, 0.5, 0.85, 0.9, 0.9]
+    """
+
+    begin: int
+    end: int
+    start: float = 0.5
+    final: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.final < 1:
+            raise InputError(
+                "shares of pruned weights make no sense", where="start, final", got=f"{self.start}, {self.final}",
+                expected="0 or more, ascending, below 1",
+            )  # fmt: skip
+        if not 1 <= self.begin < self.end:
+            raise InputError(
+                "steps of pruning make no sense", where="begin, end", got=f"{self.begin}, {self.end}",
+                expected="1 or more, ascending",
+            )  # fmt: skip
+
+    def share(self, step: int) -> float:
+        """Return the share of entries that are zero after a step."""
+        if step < self.begin:
+            return 0.0
+        left = max(0.0, 1 - (step - self.begin) / (self.end - self.begin))
+        return self.final + (self.start - self.final) * left**3
+
+    def __call__(self, module: nn.Module, step: int) -> None:
+        """Prune a module's parameters."""
+        with torch.no_grad():
+            self.after_step(0, step, dict(module.named_parameters()))
+
+    def after_step(self, member: int, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """Prune a member's parameters."""
+        share = self.share(step)
+        for value in parameters.values():
+            n_zero = round(share * value.numel())
+            if value.ndim >= 2 and n_zero:
+                sizes = value.abs().flatten()
+                smallest = sizes.topk(n_zero, largest=False, sorted=False).indices
+                value.view(-1)[smallest] = 0

@@ -1,0 +1,184 @@
+"""Callbacks: terms of the loss, and changes after each step, of each member on its own.
+
+- A penalty is differentiated alone, on the member's own rows of the stack, and its gradient is added to that of the
+  task's loss. Whatever it gives, NaN included, it cannot reach the other members, which keep their bits.
+- A parameter that a network does not use has no gradient, and optimisers pass it by; with callbacks its gradient is 0,
+  for every member, so that a penalty of one on it does not bring weight decay to the others.
+
+Axis legend: ``k`` member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from consilience.errors import InputError
+from consilience.population.stacks import Stack
+
+
+class Callback:
+    """Something that takes part in training: a term of the loss, a change after each step, or both.
+
+    What a callback does must be a function of its settings and its arguments alone. It remembers nothing from call to
+    call and draws no random numbers, but from a generator of its own made from the member and the step: a resumed run
+    does not repeat earlier calls, and members of one architecture take turns within a step.
+
+    Its ``repr`` tells its settings, as that of a dataclass does; a checkpoint knows a callback by it. The repr of a
+    tensor is rounded, and shortened where it is long: a callback that holds tensors says in a ``__repr__`` of its own
+    what they were made from, or gives their `consilience.population.checkpoint.digest`.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Decay(Callback):
+    ...     strength: float
+    ...
+    ...     def penalty(self, member, module_parameters):
+    ...         return self.strength / 2 * sum(value.square().sum() for value in module_parameters.values())
+    >>> from consilience.population.training import Training, fit_members
+    >>> x, y, net = torch.randn(20, 2), torch.arange(20) % 2, torch.nn.Linear(2, 2)
+    >>> trained = fit_members([net], x, y, Training(epochs=2), random_state=0, callbacks=[Decay(0.1)])
+    """
+
+    def penalty(self, member: int, module_parameters: Mapping[str, Tensor]) -> Tensor | None:
+        """Return a scalar that is added to a member's loss in every step, or None for nothing.
+
+        Parameters
+        ----------
+        member : its number in the population.
+        module_parameters : the member's tensors by their names in the module, without a member axis: parameters that
+            are trained, in which the scalar is differentiated; those that are not; buffers; and batch norms' running
+            statistics, as the step before left them. None of them is to be changed.
+        """
+        return None
+
+    def after_step(self, member: int, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """Change a member after a gradient step, in place; called without gradients.
+
+        Parameters
+        ----------
+        member : its number in the population.
+        step : gradient steps so far in the whole run, from 1.
+        parameters : the member's trained parameters by their names in the module, without a member axis.
+        """
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Refuse what is no callback.
+
+    Raises
+    ------
+    InputError
+        If something is not an instance of `Callback`.
+    """
+    for number, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            raise InputError(
+                "not a callback", where=f"callbacks[{number}]", got=repr(callback),
+                expected="an instance of a class derived from consilience.population.Callback",
+            )  # fmt: skip
+
+
+def callback_identities(callbacks: Sequence[Callback]) -> list[str]:
+    """Return what a checkpoint knows callbacks by: the repr of each.
+
+    Raises
+    ------
+    InputError
+        If a repr does not tell all settings.
+    """
+    for number, callback in enumerate(callbacks):
+        if not tells_settings(callback):
+            raise InputError(
+                "a checkpoint cannot tell a callback from others", where=f"callbacks[{number}]", got=repr(callback),
+                expected="a repr with all settings, without an address or an ellipsis",
+                cure="make the callback a dataclass, or give it a __repr__",
+            )  # fmt: skip
+    return [repr(callback) for callback in callbacks]
+
+
+def tells_settings(callback: Callback) -> bool:
+    """Tell whether a callback's repr is one of its settings: without an address, and without tensors cut short."""
+    return not any(sign in repr(callback) for sign in (" at 0x", "..."))
+
+
+class StackCallbacks:
+    """Callbacks at work on one stack.
+
+    Parameters
+    ----------
+    callbacks : at least one; a member's penalties are added in this order, and changes follow one another in it.
+    stack : the members.
+    members : their numbers in the population, by row.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], stack: Stack, members: Sequence[int]) -> None:
+        self.callbacks, self.members = tuple(callbacks), tuple(members)
+        self.stacked = list(stack.trainable.values())
+        fixed = {**stack.constant, **stack.statistics}
+        rows = range(len(members))
+        # Rows that are seen in place of copies follow whatever is written into the stack.
+        self.trained = [{name: value.detach()[row] for name, value in stack.trainable.items()} for row in rows]
+        self.leaves = [
+            {name: value.detach()[row].requires_grad_() for name, value in stack.trainable.items()} for row in rows
+        ]
+        self.seen = [self.leaves[row] | {name: value[row] for name, value in fixed.items()} for row in rows]
+
+    def rehearse(self) -> None:
+        """Evaluate every penalty once, so that one that cannot be trained with raises before any work."""
+        for row in range(len(self.members)):
+            self._penalty(row)
+
+    def add_gradients(self, gradients: Sequence[Tensor | None], frozen: Container[int]) -> tuple[list[Tensor], Tensor]:
+        """Return the gradients (k, ...) with those of the penalties, and the penalties (k,), 0 for frozen rows."""
+        added = [
+            torch.zeros_like(value) if gradient is None else gradient.clone(memory_format=torch.contiguous_format)
+            for value, gradient in zip(self.stacked, gradients, strict=True)
+        ]
+        penalties = torch.zeros(len(self.members), dtype=torch.float64, device=self.stacked[0].device)
+        for row, leaves in enumerate(self.leaves):
+            penalty = None if row in frozen else self._penalty(row)
+            if penalty is None:
+                continue
+            penalties[row] = penalty.detach()
+            if penalty.requires_grad:
+                own = torch.autograd.grad(penalty, list(leaves.values()), allow_unused=True)
+                for total, gradient in zip(added, own, strict=True):
+                    if gradient is not None:
+                        total[row] += gradient
+        return added, penalties
+
+    def after_step(self, step: int, frozen: Container[int]) -> None:
+        """Let every callback change the members that are not frozen."""
+        with torch.no_grad():
+            for row, member in enumerate(self.members):
+                if row not in frozen:
+                    for callback in self.callbacks:
+                        callback.after_step(member, step, self.trained[row])
+
+    def _penalty(self, row: int) -> Tensor | None:
+        """Return the sum of a member's penalties, None where there are none."""
+        total: Tensor | None = None
+        for callback in self.callbacks:
+            penalty = callback.penalty(self.members[row], self.seen[row])
+            if penalty is not None:
+                _check_penalty(penalty, callback, self.members[row])
+                total = penalty if total is None else total + penalty
+        return total
+
+
+def _check_penalty(penalty: object, callback: Callback, member: int) -> None:
+    where = f"{type(callback).__name__}.penalty of member {member}"
+    if not isinstance(penalty, Tensor) or penalty.ndim or not penalty.is_floating_point():
+        got = f"{tuple(penalty.shape)} of {penalty.dtype}" if isinstance(penalty, Tensor) else type(penalty).__name__
+        raise InputError("a penalty is not a scalar", where=where, got=got, expected="a tensor () of floats, or None")
+    if not penalty.requires_grad and bool(penalty.isfinite()):
+        raise InputError(
+            "a penalty does not depend on the parameters", where=where, got="a tensor without a gradient",
+            expected="a function of the parameters given, or None",
+            cure="compute it from them without detach(), item() or no_grad()",
+        )  # fmt: skip

@@ -1,0 +1,392 @@
+"""Graphs, n-cuts, nulls and cross-cluster modularity, against NetworkX, brute force and planted parts."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score
+from torch import nn
+
+from conftest import inputs, random_mlp
+from consilience.errors import InputError
+from consilience.modularity import (
+    Clusterability,
+    UnitGraph,
+    bipartite_clusters,
+    contiguous,
+    cross_modularity,
+    unit_graph,
+)
+from consilience.modularity.cross import within_clusters
+from consilience.modularity.graph import Edges, traced
+from consilience.modularity.nulls import degree_preserving, null_graph, permuted_nonzero
+from consilience.modularity.spectral import adjacency, clusters_of, n_cut, spectrum
+from consilience.nets import MLP, ConvNet, ResNet
+from zoo import MobileNet, PreActivationResNet
+
+
+def bipartite(matrix: NDArray) -> UnitGraph:
+    return UnitGraph(
+        {"in": matrix.shape[1], "out": matrix.shape[0]}, (Edges("m", "in", "out", matrix[..., None], False),)
+    )
+
+
+def planted(n: int, k: int, off_block: float, seed: int) -> tuple[NDArray, NDArray, NDArray]:
+    """A matrix with k blocks of random entries, in random order, and a share of its squares outside of them."""
+    g = np.random.default_rng(seed)
+    rows, columns = g.permutation(contiguous(n, k)), g.permutation(contiguous(n, k))
+    within = rows[:, None] == columns
+    matrix = g.normal(size=(n, n))
+    inside, outside = (matrix * within), (matrix * ~within)
+    inside *= np.sqrt((1 - off_block) / np.square(inside).sum())
+    outside *= np.sqrt(off_block / np.square(outside).sum())
+    return inside + outside, rows, columns
+
+
+# --- graphs -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_graph_of_an_mlp_has_its_weights_as_edges() -> None:
+    net = random_mlp([5, 4])
+    graph = unit_graph(net, inputs(4))
+    assert graph.sizes == {"inputs": 6, "hidden.0": 5, "hidden.1": 4, "readout": 3}
+    dense = graph.adjacency.toarray()
+    assert np.array_equal(dense, dense.T)
+    weights = net.hidden[1].weight.detach().abs().double().numpy()
+    assert np.array_equal(dense[11:15, 6:11], weights)
+    assert np.count_nonzero(dense) == 2 * (6 * 5 + 5 * 4 + 4 * 3)
+    assert np.allclose(graph.degree, dense.sum(1))
+
+
+def test_kernels_have_their_l1_norm_and_batch_norms_are_folded() -> None:
+    torch.manual_seed(0)
+    net = ConvNet(2, [3, 4], 3, batch_norm=True).eval()
+    norm = net.norms[1]
+    with torch.no_grad():
+        norm.weight.uniform_(-2, 2)
+        norm.running_var.uniform_(0.5, 2)
+    graph = unit_graph(net, torch.randn(2, 2, 8, 8))
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().abs()
+    expected = net.hidden[1].weight.detach().abs().sum((2, 3)) * scale[:, None]
+    edges = {(each.read, each.written): each.matrix for each in graph.edges}
+    assert np.allclose(edges["hidden.0", "hidden.1"], expected.numpy(), rtol=1e-5)
+    assert graph.sizes == {"inputs": 2, "hidden.0": 3, "hidden.1": 4, "readout": 3}
+
+
+def test_a_residual_stream_is_one_set_of_units() -> None:
+    torch.manual_seed(0)
+    net = ResNet(1, [4], 3, 2).eval()
+    graph = unit_graph(net, torch.randn(2, 1, 8, 8))
+    assert graph.sizes == {"inputs": 1, "stem": 4, "stages.0.0.conv1": 4, "stages.0.1.conv1": 4, "readout": 3}
+    dense = graph.adjacency.toarray()
+    assert not dense[1:5, 1:5].any()  # a skip connection is no edge
+    assert (dense[1:5, 5:9] > 0).all()  # block 1 reads and writes the stream
+
+
+@pytest.mark.parametrize(("net", "shape"), [(MobileNet, (3, 8, 8)), (PreActivationResNet, (3, 8, 8))])
+def test_units_that_read_themselves_alone_have_one_edge(net: type[nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    graph = unit_graph(net().eval(), torch.randn(2, *shape))
+    alone = [each for each in graph.edges if each.per_unit]
+    assert alone
+    for each in alone:
+        assert np.count_nonzero(each.matrix) == len(each.matrix) == graph.sizes[each.read]
+
+
+def test_units_without_an_edge_are_removed_and_reported() -> None:
+    net = random_mlp([5, 4])
+    with torch.no_grad():
+        net.hidden[0].weight[2], net.hidden[1].weight[:, 2] = 0, 0
+        net.hidden[0].weight[:, 3] = 0
+    found = Clusterability(2, n_null=3).fit(net, inputs(4))
+    assert found.removed_ == {"inputs": [3], "hidden.0": [2]}
+    assert found.labels_["hidden.0"][2] == -1 == found.labels_["inputs"][3]
+    assert found.sizes_.sum() == 18 - 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
+    net = random_mlp([5, 4])
+    network = traced(net, inputs(4))
+    with torch.no_grad():
+        net.hidden[1].weight[0, 0] = value
+    with pytest.raises(InputError, match=r"a weight is not finite\n  where:    'hidden.1'"):
+        unit_graph(network)
+    with pytest.raises(InputError, match=r"a weight is not finite\n  where:    'hidden.1'"):
+        cross_modularity(network, n_clusters=2)
+
+
+def test_what_is_no_network_is_refused() -> None:
+    net = random_mlp([5])
+    with pytest.raises(InputError, match="a module is traced on inputs"):
+        unit_graph(net)
+    with pytest.raises(InputError, match="not a network"):
+        unit_graph("net")  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    with pytest.raises(InputError, match="the network has no edges"):
+        unit_graph(net, inputs(4))
+
+
+# --- n-cuts -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10_000), st.integers(2, 5), st.sampled_from([0.2, 1.0]))
+def test_n_cut_agrees_with_networkx(seed: int, k: int, density: float) -> None:
+    g = np.random.default_rng(seed)
+    n = 14
+    weights = np.triu(g.random((n, n)) * (g.random((n, n)) < density))  # edges of a unit with itself, too
+    labels = g.integers(k, size=n)
+    graph = nx.Graph()
+    graph.add_nodes_from(range(n))
+    graph.add_weighted_edges_from((i, j, weights[i, j]) for i, j in zip(*np.nonzero(weights), strict=True))
+    expected = 0.0
+    for c in range(k):
+        own = set(np.flatnonzero(labels == c).tolist())
+        volume = nx.volume(graph, own, weight="weight") if own else 0
+        if volume:
+            expected += nx.cut_size(graph, own, weight="weight") / volume
+    block = (slice(0, n), slice(0, n), weights)
+    assert n_cut(n, [block], labels) == pytest.approx(expected, abs=1e-9)
+
+
+def test_two_parts_agree_with_networkx_own_n_cut() -> None:
+    net = random_mlp([9, 7])
+    found = Clusterability(2, n_null=0).fit(net, inputs(4))
+    graph = nx.from_scipy_sparse_array(found.graph_.adjacency)
+    labels = np.concatenate(list(found.labels_.values()))
+    sides = [set(np.flatnonzero(labels == c).tolist()) for c in (0, 1)]
+    assert found.n_cut_ == pytest.approx(nx.normalized_cut_size(graph, *sides, weight="weight"), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [40, 700])  # by all eigenvectors at once, and by iteration
+def test_eigenvalues_are_those_of_the_laplacian(n: int) -> None:
+    g = np.random.default_rng(0)
+    weights = g.random((n // 2, n // 2)) ** 4
+    block = (slice(0, n // 2), slice(n // 2, n), weights)
+    found = spectrum(n, [block], 6)
+    laplacian = nx.normalized_laplacian_matrix(nx.from_scipy_sparse_array(adjacency(n, [block]))).toarray()
+    assert np.allclose(found.values, np.linalg.eigvalsh(laplacian)[:6], atol=1e-10)
+    assert np.allclose(laplacian @ found.vectors, found.vectors * found.values, atol=1e-9)
+    assert np.allclose(found.vectors.T @ found.vectors, np.eye(6), atol=1e-10)
+    again = spectrum(n, [block], 6, like=found)
+    assert np.allclose(found.vectors @ found.vectors.T, again.vectors @ again.vectors.T, atol=1e-8)
+
+
+@pytest.mark.parametrize("n", [8, 200])
+def test_parts_without_edges_between_them_have_n_cut_zero(n: int) -> None:
+    matrix, rows, columns = planted(n, 4, 0.0, seed=1)
+    found = Clusterability(4, n_null=5).fit(bipartite(np.abs(matrix)))
+    assert found.n_cut_ == pytest.approx(0, abs=1e-12)
+    assert np.allclose(found.eigenvalues_[:4], 0, atol=1e-12)
+    assert found.eigenvalues_[4] > 0.01
+    assert adjusted_rand_score(np.concatenate([columns, rows]), np.concatenate(list(found.labels_.values()))) == 1
+    assert found.p_ == pytest.approx(1 / 6)
+
+
+def test_more_parts_than_clusters_are_put_together() -> None:
+    matrix, _, _ = planted(60, 6, 0.0, seed=1)
+    assert Clusterability(4, n_null=0).fit(bipartite(np.abs(matrix))).n_cut_ == pytest.approx(0, abs=1e-12)
+
+
+def test_a_complete_graph_has_no_second_copy_of_its_first_eigenvector() -> None:
+    weights = np.triu(np.ones((5, 5)), 1)
+    found = spectrum(5, [(slice(0, 5), slice(0, 5), weights)], 5)
+    assert np.allclose(found.values, [0, 1.25, 1.25, 1.25, 1.25])
+    assert np.allclose(found.vectors.T @ found.vectors, np.eye(5), atol=1e-12)
+
+
+def test_units_in_another_order_have_the_same_n_cut() -> None:
+    net, other = random_mlp([30, 20]), random_mlp([30, 20])
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        other.hidden[0].weight.copy_(net.hidden[0].weight[order])
+        other.hidden[1].weight.copy_(net.hidden[1].weight[:, order])
+    mine, theirs = (Clusterability(2, n_null=0).fit(each, inputs(4)) for each in (net, other))
+    assert np.allclose(mine.eigenvalues_, theirs.eigenvalues_, atol=1e-12)
+    assert mine.n_cut_ == pytest.approx(theirs.n_cut_, abs=1e-9)
+
+
+def test_one_hidden_layer_is_enough_and_seeds_are_kept() -> None:
+    net = random_mlp([12])
+    first, again = (Clusterability(3, n_null=8, random_state=4).fit(net, inputs(4)) for _ in range(2))
+    parallel = Clusterability(3, n_null=8, random_state=4, n_jobs=2).fit(net, inputs(4))
+    other = Clusterability(3, n_null=8, random_state=5).fit(net, inputs(4))
+    assert np.array_equal(first.null_, again.null_)
+    assert np.array_equal(first.null_, parallel.null_)
+    assert first.n_cut_ == again.n_cut_
+    assert not np.array_equal(first.null_, other.null_)
+    assert first.z_ == pytest.approx((first.n_cut_ - first.null_.mean()) / first.null_.std(ddof=1))
+    assert first.p_ == ((first.null_ < first.n_cut_).sum() + 1) / 9
+
+
+def test_planted_parts_are_more_modular_than_by_chance_under_every_null() -> None:
+    matrix, _, _ = planted(60, 4, 0.15, seed=0)
+    for null in ("permute", "permute-nonzero", "degree-preserving"):
+        assert Clusterability(4, null, n_null=10).fit(bipartite(np.abs(matrix))).z_ < -5, null
+
+
+def test_a_network_is_no_more_modular_than_its_own_shuffled_copies() -> None:
+    graph = bipartite(np.abs(np.random.default_rng(0).normal(size=(60, 60))))
+    for null in ("permute", "permute-nonzero", "degree-preserving"):
+        assert abs(Clusterability(4, null, n_null=20).fit(graph).z_) < 3, null
+
+
+def test_weights_that_are_all_equal_have_no_z() -> None:
+    found = Clusterability(2, n_null=4).fit(bipartite(np.ones((6, 6))))
+    assert np.isnan(found.z_)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_clusters": 1}, "where:    n_clusters\n  got:      1\n  expected: 2 or more"),
+        (
+            {"n_clusters": 13},
+            "more clusters than units with an edge\n  where:    n_clusters\n  got:      13\n  expected: at",
+        ),
+        ({"n_null": -1}, "where:    n_null"),
+        ({"null": "shuffle"}, "there is no such null\n  where:    null\n  got:      'shuffle'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, int | str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Clusterability(**{"n_clusters": 2, **settings}).fit(bipartite(np.ones((6, 6))))  # type: ignore[arg-type]
+
+
+# --- nulls ------------------------------------------------------------------------------------------------------------
+
+
+def sparse_matrix(seed: int, shape: tuple[int, int] = (30, 20), density: float = 0.4) -> NDArray:
+    g = np.random.default_rng(seed)
+    strong = g.lognormal(sigma=0.5, size=shape) * g.lognormal(sigma=0.5, size=shape[0])[:, None]
+    matrix: NDArray = strong * (g.random(shape) < density)
+    return matrix
+
+
+@given(st.integers(0, 10_000))
+def test_a_nonzero_permutation_keeps_zeros_and_values(seed: int) -> None:
+    matrix = sparse_matrix(seed)
+    shuffled = permuted_nonzero(matrix, np.random.default_rng(seed))
+    assert np.array_equal(shuffled == 0, matrix == 0)
+    assert np.array_equal(np.sort(shuffled.ravel()), np.sort(matrix.ravel()))
+    assert not np.array_equal(shuffled, matrix)
+
+
+@pytest.mark.parametrize("density", [0.3, 1.0])
+def test_a_degree_preserving_null_keeps_numbers_and_sums(density: float) -> None:
+    for seed in range(5):
+        matrix = sparse_matrix(seed, density=density)
+        shuffled = degree_preserving(matrix, np.random.default_rng(seed))
+        for axis in (0, 1):
+            assert np.array_equal((shuffled > 0).sum(axis), (matrix > 0).sum(axis))
+            assert np.allclose(shuffled.sum(axis), matrix.sum(axis), rtol=1e-3, atol=1e-6 * matrix.sum(1).max())
+        assert (shuffled != matrix).mean() > 0.5 * min(density, 0.5)
+
+
+def test_where_edges_are_is_forgotten() -> None:
+    matrix = np.kron(np.eye(4), np.ones((10, 10)))
+    shuffled = degree_preserving(matrix, np.random.default_rng(0))
+    assert ((shuffled > 0) & (matrix > 0)).sum() < 160  # a quarter of 400 by chance
+
+
+def test_units_that_read_themselves_keep_their_edge() -> None:
+    edges = Edges("m", "a", "b", np.arange(1.0, 6)[:, None, None], True)
+    graph = UnitGraph({"a": 5, "b": 5}, (edges,))
+    kept = null_graph(graph, "degree-preserving", np.random.default_rng(0))
+    assert np.array_equal(kept.adjacency.toarray(), graph.adjacency.toarray())
+    moved = null_graph(graph, "permute", np.random.default_rng(0)).edges[0].matrix
+    assert np.array_equal(np.sort(np.diag(moved)), np.arange(1.0, 6))
+    assert not np.array_equal(moved, edges.matrix)
+
+
+# --- cross-cluster modularity -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off_block", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize("n", [64, 128])  # of 32 units with 20 % outside, some have most of their weight there
+def test_planted_blocks_are_found_and_their_share_is_told(n: int, off_block: float) -> None:
+    for seed in range(4):
+        matrix, rows, columns = planted(n, 4, off_block, seed)
+        found = bipartite_clusters(matrix, 4)
+        assert adjusted_rand_score(np.concatenate([rows, columns]), np.concatenate(found)) == 1
+        assert within_clusters(matrix, *found) == pytest.approx(1 - off_block, abs=1e-6)
+
+
+def test_clusters_of_each_side_by_itself_are_not_matched() -> None:
+    values = []
+    for seed in range(8):
+        matrix, rows, columns = planted(32, 4, 0.0, seed)
+        found = bipartite_clusters(matrix, 4, "separate")
+        assert adjusted_rand_score(rows, found[0]) == 1 == adjusted_rand_score(columns, found[1])
+        values.append(within_clusters(matrix, *found))
+    assert min(values) < 0.5  # 1 if labels were matched
+
+
+def test_noise_has_a_modularity_that_its_null_has_too() -> None:
+    net = MLP(6, [40, 40], 8)
+    network = traced(net, inputs(4))
+    middle = cross_modularity(network, "joint", 4, n_null=20)[1]
+    assert (middle.read, middle.written) == ("hidden.0", "hidden.1")
+    assert middle.value > 0.3  # fixed clusters would have a quarter
+    assert abs(middle.z) < 3
+    assert middle.enmeshment == 1 - middle.value
+
+
+def test_fixed_clusters_have_their_share_in_every_matrix_between_them() -> None:
+    net = random_mlp([6, 4])
+    network = traced(net, inputs(4))
+    (found,) = cross_modularity(network, {"hidden.0": [0, 0, 0, 1, 1, 1], "hidden.1": [0, 0, 1, 1]}, n_null=3)
+    w = net.hidden[1].weight.detach().double().square()
+    assert found.value == pytest.approx(float((w[:2, :3].sum() + w[2:, 3:].sum()) / w.sum()))
+    assert len(found.null) == 3
+
+
+def test_gradients_take_the_place_of_weights() -> None:
+    net, x = random_mlp([6, 4]), inputs(20)
+    y = torch.arange(20) % 3
+    torch.nn.functional.cross_entropy(net(x), y).backward()
+    clusters = {"hidden.0": contiguous(6, 2), "hidden.1": contiguous(4, 2)}
+    (found,) = cross_modularity(traced(net, x), clusters, n_null=0, gradients_of=(x, y))
+    w = net.hidden[1].weight.grad.double().square()
+    assert found.value == pytest.approx(float((w[:2, :3].sum() + w[2:, 3:].sum()) / w.sum()), rel=1e-5)
+    assert np.isnan(found.z)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        ({"hidden.0": [0, 1]}, r"each unit of a layer needs one cluster\n  where:    clusters\['hidden.0'\]"),
+        ({"hidden.0": [0.5] * 6, "hidden.1": [0] * 4}, "of float64\n  expected: .6,. of integers"),
+        ({"hidden.0": [0] * 6}, "no weight matrix lies between layers with clusters"),
+        ({"hidden.9": [0]}, "no layer has this name"),
+        ("together", "there is no such method"),
+    ],
+)
+def test_clusters_that_do_not_fit_are_refused(clusters: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        cross_modularity(traced(random_mlp([6, 4]), inputs(4)), clusters, 2)  # type: ignore[arg-type]
+
+
+def test_a_matrix_with_too_few_units_is_left_out_or_refused() -> None:
+    network = traced(random_mlp([6, 4]), inputs(4))
+    assert [each.map for each in cross_modularity(network, n_clusters=4, n_null=0)] == ["hidden.0", "hidden.1"]
+    with pytest.raises(
+        InputError, match="no weight matrix has as many rows and columns\n  where:    n_clusters\n  got:      9"
+    ):
+        cross_modularity(network, n_clusters=9)
+    with pytest.raises(InputError, match="expected: 2 to 3: its rows, or columns, that are not zero"):
+        bipartite_clusters(np.ones((3, 9)), 4)
+    with pytest.raises(InputError, match="expected: 2 to 0"):
+        bipartite_clusters(np.zeros((9, 9)), 4)
+
+
+def test_labels_of_clusters_are_the_same_every_time() -> None:
+    found = spectrum(40, [(slice(0, 20), slice(20, 40), np.random.default_rng(0).random((20, 20)))], 3)
+    assert np.array_equal(clusters_of(found, 0), clusters_of(found, 0))

@@ -1,0 +1,282 @@
+"""Training for modularity: losses against finite differences, masks, pruning and initial values, in any loop."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from conftest import inputs, random_mlp
+from consilience.data import Data
+from consilience.errors import InputError
+from consilience.modularity import (
+    BlockMask,
+    Clusterability,
+    CrossClusterLoss,
+    EigenvalueLoss,
+    MagnitudePruning,
+    Penalty,
+    clusterable_initialisation,
+    contiguous,
+    cross_modularity,
+    unit_graph,
+)
+from consilience.modularity.graph import traced
+from consilience.nets import MLP, ConvNet, ResNet
+from consilience.population import Training, train_population
+from consilience.units.architecture import TracedNetwork
+
+
+def brute_force(network: TracedNetwork, k: int) -> float:
+    """The mean of the 2nd to (k + 1)th eigenvalue of the whole Laplacian, by units with an edge."""
+    graph = unit_graph(network)
+    dense = graph.adjacency.toarray()[np.ix_(graph.connected, graph.connected)]
+    root = 1 / np.sqrt(dense.sum(1))
+    return float(1 - np.linalg.eigvalsh(root[:, None] * dense * root)[::-1][1 : k + 1].mean())
+
+
+def check_gradient(net: nn.Module, x: Tensor, k: int, tolerance: float = 1e-6, step: float = 1e-6) -> None:
+    """Compare the gradient by every weight that is not zero with central differences."""
+    network = traced(net, x)  # its parameters are the module's own
+    term = EigenvalueLoss(network, n_eigenvalues=k)
+    value = term(net)
+    assert value.item() == pytest.approx(brute_force(network, k), abs=1e-9)
+    parameters = [p for p in net.parameters() if p.ndim >= 2]
+    gradients = torch.autograd.grad(value, parameters)
+    g = torch.Generator().manual_seed(0)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        flat = parameter.detach().view(-1)
+        assert not gradient.view(-1)[flat == 0].any()
+        for i in torch.randperm(len(flat), generator=g)[:12].tolist():
+            before = flat[i].item()
+            if before == 0:
+                continue
+            sides = []
+            for sign in (1, -1):
+                flat[i] = before + sign * step
+                sides.append(brute_force(network, k))
+            flat[i] = before
+            assert gradient.view(-1)[i].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=tolerance)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_gradient_of_eigenvalues_is_that_of_finite_differences(k: int) -> None:
+    check_gradient(random_mlp([9, 8], seed=3).double(), inputs(4).double(), k)
+
+
+def test_the_gradient_goes_through_kernels_batch_norms_streams_and_signs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    for net in (ConvNet(1, [4, 5], 3, batch_norm=True), ResNet(1, [4, 5], 3, 1)):
+        check_gradient(net.double().eval(), x, 3)
+
+
+def test_the_gradient_is_right_where_weights_are_pruned() -> None:
+    net = random_mlp([12, 10], seed=1).double()
+    MagnitudePruning(1, 2, start=0.6, final=0.6)(net, 1)
+    check_gradient(net, inputs(4).double(), 3)
+
+
+def test_equal_eigenvalues_have_the_gradient_of_their_sum() -> None:
+    # Two equal halves that a third, symmetric part joins: the Laplacian has eigenvalues of multiplicity two.
+    net = MLP(4, [4], 4, bias=False).double()
+    with torch.no_grad():
+        for layer in (net.hidden[0], net.readout):
+            layer.weight.copy_(torch.eye(4) + 0.1)
+    values = Clusterability(2, n_null=0).fit(net, torch.randn(2, 4).double()).graph_
+    dense = values.adjacency.toarray()
+    root = 1 / np.sqrt(dense.sum(1))
+    spectrum = np.linalg.eigvalsh(np.eye(12) - root[:, None] * dense * root)
+    assert np.allclose(spectrum[1:4], spectrum[1])  # three equal ones
+    assert spectrum[4] > spectrum[1] + 0.1
+    check_gradient(net, torch.randn(2, 4).double(), 3)
+
+
+def test_parts_without_edges_between_them_have_the_gradient_of_the_sum() -> None:
+    net = MLP(6, [6], 6, bias=False).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for layer in (net.hidden[0], net.readout):
+            layer.weight.copy_(torch.block_diag(torch.rand(3, 3), torch.rand(3, 3)))
+    check_gradient(net, torch.randn(2, 6).double(), 3)
+
+
+def test_a_start_from_the_last_vectors_changes_nothing_but_the_time() -> None:
+    torch.manual_seed(0)
+    net, x = MLP(300, [80, 60], 10), torch.randn(2, 300)
+    term = EigenvalueLoss(net, x)
+    term(net)
+    with torch.no_grad():
+        net.hidden[0].weight.add_(0.001 * torch.randn_like(net.hidden[0].weight))
+    warm = torch.autograd.grad(term(net), net.hidden[0].weight)[0]
+    cold = torch.autograd.grad(term.of(dict(net.named_parameters())), net.hidden[0].weight)[0]
+    assert torch.allclose(warm, cold, rtol=1e-5, atol=1e-9)
+
+
+def test_a_step_takes_less_than_a_published_one_by_far() -> None:
+    torch.manual_seed(0)
+    net, x = MLP(784, [256] * 4, 10), torch.randn(2, 784)
+    term = EigenvalueLoss(net, x)
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        term(net).backward()
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 1  # a tenth of that on a quiet machine; published: 13.9
+
+
+def test_descent_on_eigenvalues_lowers_the_n_cut() -> None:
+    torch.manual_seed(0)
+    net, x = MLP(16, [24, 24], 4), torch.randn(2, 16)
+    before = Clusterability(4, n_null=0).fit(net, x).n_cut_
+    term, optimizer = EigenvalueLoss(net, x), torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        term(net).backward()
+        optimizer.step()
+    assert Clusterability(4, n_null=0).fit(net, x).n_cut_ < before - 0.5
+
+
+def test_a_network_that_has_diverged_has_a_term_that_says_so() -> None:
+    net, x = random_mlp([5, 4]), inputs(4)
+    term = EigenvalueLoss(net, x)
+    with torch.no_grad():
+        net.hidden[0].weight[0, 0] = float("nan")
+    assert torch.isnan(term(net))
+
+
+def test_more_eigenvalues_than_units_are_refused() -> None:
+    with pytest.raises(
+        InputError, match="a graph has no such number of eigenvalues\n.*\n  got:      14\n  expected: 1 to 13"
+    ):
+        EigenvalueLoss(random_mlp([5]), inputs(4), 14)
+
+
+def test_the_cross_cluster_loss_is_the_mean_enmeshment() -> None:
+    torch.manual_seed(0)
+    net, x = ConvNet(1, [6, 8, 6], 3, batch_norm=True).eval(), torch.randn(2, 1, 8, 8)
+    clusters = {name: contiguous(width, 2) for name, width in (("hidden.0", 6), ("hidden.1", 8), ("hidden.2", 6))}
+    found = cross_modularity(traced(net, x), clusters, n_null=0)
+    assert [each.map for each in found] == ["hidden.1", "hidden.2"]
+    value = CrossClusterLoss(clusters, net, x)(net)
+    assert value.item() == pytest.approx(np.mean([each.enmeshment for each in found]), rel=1e-6)
+
+
+def test_descent_on_the_cross_cluster_loss_separates_clusters() -> None:
+    torch.manual_seed(0)
+    net, x = MLP(16, [24, 24, 24], 4), torch.randn(64, 16)
+    y = torch.randint(4, (64,))
+    clusters = {f"hidden.{i}": contiguous(24, 4) for i in range(3)}
+    term, optimizer = CrossClusterLoss(clusters, net, x), torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (functional.cross_entropy(net(x), y) + 20 * term(net)).backward()
+        optimizer.step()
+    assert term(net).item() < 0.01
+
+
+def test_a_mask_leaves_no_weight_between_clusters() -> None:
+    torch.manual_seed(0)
+    net, x = ConvNet(1, [6, 8], 3, batch_norm=True).eval(), torch.randn(2, 1, 8, 8)
+    first, readout = net.hidden[0].weight.clone(), net.readout.weight.clone()
+    clusters = {"hidden.0": contiguous(6, 2), "hidden.1": contiguous(8, 2)}
+    BlockMask(clusters, net, x)(net)
+    weight = net.hidden[1].weight.detach()
+    assert not weight[:4, 3:].any()
+    assert not weight[4:, :3].any()
+    assert weight[:4, :3].all()
+    assert torch.equal(net.hidden[0].weight, first)  # the inputs have no clusters
+    assert torch.equal(net.readout.weight, readout)
+    assert cross_modularity(traced(net, x), clusters, n_null=0)[0].value == 1
+
+
+def test_positions_of_a_flattened_channel_are_masked_with_it() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 2)
+    )
+    BlockMask({"0": contiguous(4, 2), "3": contiguous(6, 2)}, net, torch.randn(2, 1, 2, 2))(net)
+    weight = net[3].weight.detach()
+    assert not weight[:3, 8:].any()
+    assert not weight[3:, :8].any()
+    assert weight[:3, :8].all()
+
+
+def test_pruning_leaves_the_largest_entries_of_each_matrix() -> None:
+    net = random_mlp([20, 10])
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    pruning = MagnitudePruning(begin=10, end=20, start=0.5, final=0.9)
+    pruning(net, 9)
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+    for step, share in ((10, 0.5), (15, 0.85), (20, 0.9), (30, 0.9)):
+        pruning(net, step)
+        for name, p in net.named_parameters():
+            if p.ndim == 1:
+                assert torch.equal(p, before[name])
+                continue
+            kept = p.detach() != 0
+            assert int((~kept).sum()) == round(share * p.numel())
+            assert torch.equal(p[kept], before[name][kept])
+            assert before[name][~kept].abs().max() <= before[name][kept].abs().min()
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [({"begin": 0, "end": 5}, "begin, end"), ({"begin": 5, "end": 5}, "begin, end"),
+     ({"begin": 1, "end": 5, "start": 0.9, "final": 0.5}, "start, final"),
+     ({"begin": 1, "end": 5, "final": 1.0}, "start, final")],
+)  # fmt: skip
+def test_pruning_that_makes_no_sense_is_refused(settings: dict[str, float], where: str) -> None:
+    with pytest.raises(InputError, match=f"where:    {where}"):
+        MagnitudePruning(**settings)  # type: ignore[arg-type]
+
+
+def test_initial_values_with_modules_are_clusterable_and_as_large_on_average() -> None:
+    torch.manual_seed(0)
+    net, x = MLP(20, [200, 200], 10), torch.randn(2, 20)
+    modular = clusterable_initialisation(net, x, n_modules=4, strength=0.5, random_state=1)
+    again = clusterable_initialisation(net, x, n_modules=4, strength=0.5, random_state=1)
+    assert torch.equal(modular.hidden[1].weight, again.hidden[1].weight)
+    assert torch.equal(modular.hidden[0].weight, net.hidden[0].weight)  # of the inputs
+    ratio = (modular.hidden[1].weight / net.hidden[1].weight).detach()
+    within = ratio > 1
+    assert torch.allclose(ratio[within], torch.tensor(2.5))
+    assert torch.allclose(ratio[~within], torch.tensor(0.5))
+    assert within.float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert ratio.mean().item() == pytest.approx(1, abs=0.05)
+    assert Clusterability(4, n_null=5).fit(modular, x).z_ < -5
+    with pytest.raises(InputError, match="a setting makes no sense"):
+        clusterable_initialisation(net, x, strength=1.5)
+
+
+def test_all_of_it_takes_part_in_the_training_of_a_population(digits: Data) -> None:
+    net, x = MLP(64, [24, 24], 10), digits.train.x[:4]
+    clusters = {f"hidden.{i}": contiguous(24, 4) for i in range(2)}
+    training = Training(epochs=4, batch_size=64, learning_rate=3e-3)
+
+    def trained(*callbacks: object, net: object = net) -> list[MLP]:
+        found = train_population(net, digits.train, 2, training=training, callbacks=callbacks)  # type: ignore[arg-type]
+        return [member.module for member in found]  # type: ignore[misc]
+
+    term = CrossClusterLoss(clusters, net, x)
+    plain, modular = trained(), trained(Penalty(term, 20.0))
+    assert max(term(each).item() for each in modular) < 0.1 < min(term(each).item() for each in plain) - 0.5
+    masked = trained(BlockMask(clusters, net, x))
+    assert all(term(each).item() == 0 for each in masked)
+    pruned = trained(MagnitudePruning(1, 30))
+    assert all(int((p == 0).sum()) == round(0.9 * p.numel()) for m in pruned for p in m.parameters() if p.ndim == 2)
+    eigen = EigenvalueLoss(net, x)
+    cut = trained(Penalty(eigen, 3.0))
+    assert max(eigen(each).item() for each in cut) < min(eigen(each).item() for each in plain)
+
+
+def test_a_penalty_tells_its_settings() -> None:
+    term = EigenvalueLoss(random_mlp([5]), inputs(4), 2)
+    assert repr(Penalty(term, 0.1)) == "Penalty(term=EigenvalueLoss(n_eigenvalues=2), weight=0.1)"
+    clusters = {"hidden.0": contiguous(600, 2), "hidden.1": contiguous(4, 2)}
+    mask = BlockMask(clusters, MLP(3, [600, 4], 2), torch.randn(2, 3))
+    assert "..." not in repr(mask)
+    assert "'hidden.1': [0, 0, 1, 1]" in repr(mask)
