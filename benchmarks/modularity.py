@@ -30,7 +30,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 import consilience as cs
-from consilience.data import Data, Dataset
+from consilience.data import Data
 from consilience.modularity import (
     BlockMask,
     Clusterability,
@@ -248,7 +248,7 @@ def of_convnet(
     name: str, seed: int, network: TracedNetwork, module: nn.Module, clusters: Mapping[str, np.ndarray], data: Data,
     options: argparse.Namespace,
 ) -> Row:  # fmt: skip
-    test, few = data.test, subset(data.validation, options.circuit_samples)
+    test, few = data.test, data.validation.take(range(options.circuit_samples))
     fixed = cross_modularity(network, clusters, random_state=seed)
     joint = [
         c for c in cross_modularity(network, "joint", K, random_state=seed) if c.read in DENSE and c.written in DENSE
@@ -303,11 +303,6 @@ def write_convnet(rows: Sequence[Row]) -> Iterator[str]:
                 "C null", "C joint", "C joint null", "C gradients", "largest drop", "best alone"
             )), *circuits,
         ]) + " |"  # fmt: skip
-
-
-def subset(data: Dataset, n: int) -> Dataset:
-    """The first n samples."""
-    return Dataset(data.x[:n], data.y[:n])
 
 
 # speed

@@ -88,6 +88,8 @@ class Train(Common, Output):
     """Which samples a member learns from."""
     concentration: float = 0.5
     """Of the Dirichlet subsets: small means few classes for each member."""
+    checkpoint_epochs: tuple[int, ...] = ()
+    """Epochs after which the members are kept as they are then, for compare."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,45 @@ class Modularity(Common, Output):
     """Shape of one input, as in 3,32,32, where the directory does not tell it."""
 
 
+@dataclass(frozen=True)
+class Compare(Common, Output):
+    """Which networks behave alike, at which layers, and since when? Networks of any kinds, by how they cluster the same
+    samples. Writes comparison.json and report.html.
+    """
+
+    sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = field(
+        kw_only=True
+    )
+    """Populations, networks, or folders of checkpoints: two networks or more in all."""
+    data: str | None = None
+    """Labelled data; by default what the first population was trained on."""
+    samples: int = 1000
+    """Test samples, at most."""
+    measure: Literal[
+        "adjusted_rand", "rand", "adjusted_mutual_information", "variation_of_information",
+        "cka", "unbiased_cka", "procrustes", "rsa",
+    ] = "adjusted_rand"  # fmt: skip
+    """The first four compare clusterings, the others activations."""
+    layers: tuple[str, ...] = ()
+    """Names or globs of modules; by default all with weights but the readout, matched by name or by depth."""
+    clusters: int | None = None
+    """Of the samples; by default as many as classes."""
+    clusterer: Literal["kmeans", "ward", "gmm", "hdbscan", "spectral"] = "kmeans"
+    """Of the samples."""
+    reduction: Literal["pca", "none", "umap"] = "pca"
+    """Before clustering."""
+    positions: Literal["flatten", "pool"] = "flatten"
+    """Of convolutions: one coordinate for each, or their mean."""
+    epochs: tuple[int, ...] = ()
+    """Snapshots to look at (train --checkpoint-epochs); by default all that there are."""
+    barriers: bool = False
+    """Measure loss barriers between networks of equal shapes, too."""
+    module: str | None = None
+    """Class of your own networks, as in package.module:Class; it is imported."""
+    example_shape: str | None = None
+    """Shape of one input, as in 3,32,32, where a directory does not tell it."""
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
@@ -229,6 +270,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Recover, tyro.conf.subcommand("recover")]
     | Annotated[Modularity, tyro.conf.subcommand("modularity")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
 )
 

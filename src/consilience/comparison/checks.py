@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 from consilience.comparison.clusterings import CLUSTERERS, REDUCTIONS
 from consilience.comparison.consensus import METHODS
 from consilience.comparison.layers import Calls
-from consilience.comparison.models import Models
 from consilience.comparison.recording import POSITIONS
 from consilience.comparison.samples import Samples
 from consilience.comparison.similarity import get_measure
 from consilience.errors import InputError
-from consilience.population.population import Population
 
 if TYPE_CHECKING:
     from consilience.comparison.comparison import ModelComparison
@@ -67,27 +65,6 @@ def check_umap() -> None:
     if find_spec("umap") is None:
         raise InputError("UMAP is not installed", where='reduction="umap"',
                          cure='pip install umap-learn, or use reduction="pca"')  # fmt: skip
-
-
-def check_epochs(models: Models, epochs: Sequence[int]) -> Mapping[int, Population]:
-    """Return the snapshots of these epochs, in ascending order.
-
-    Raises
-    ------
-    InputError
-        If the models are no population, or it has no snapshot of one of them.
-    """
-    if not epochs:
-        return {}
-    known = models.snapshots if isinstance(models, Population) else {}
-    for epoch in epochs:
-        if epoch not in known:
-            raise InputError(
-                "there is no snapshot of this epoch", where="epochs", got=epoch,
-                expected="one of " + ", ".join(map(str, known)) if known else "a population with snapshots",
-                cure="train_population(..., checkpoint_epochs=[...]) keeps them",
-            )  # fmt: skip
-    return {epoch: known[epoch] for epoch in sorted(set(epochs))}
 
 
 def check_cache(cache: str | os.PathLike[str] | None) -> Path | None:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from consilience.comparison.checks import check_cache, check_epochs, check_parameters, resolve_n_clusters
+from consilience.comparison.checks import check_cache, check_parameters, resolve_n_clusters
 from consilience.comparison.clusterings import Labels, purity
 from consilience.comparison.consensus import Consensus, check_method, find_consensus
 from consilience.comparison.grouping import Groups, group_models
 from consilience.comparison.layers import Patterns, calls, find_places
-from consilience.comparison.models import Models, modules_of
+from consilience.comparison.models import Models, modules_of, snapshots_of
 from consilience.comparison.samples import Samples, check_samples
 from consilience.comparison.similarity import (
     Measure,
@@ -130,12 +130,12 @@ class ModelComparison:
         Parameters
         ----------
         models : at least two modules (a mapping name → module or a sequence), which may be of different architectures;
-            or a population.
+            or a population, or a mapping name → population.
         X : inputs (n, ...), or a mapping model → inputs of the same samples, where models take different forms of them.
         y : (n,) classes; for ``purity_`` and the number of clusters.
         ids : n ints or strings that tell samples apart; or a mapping model → ids, which must be the same in the same
             order.
-        epochs : of a population with snapshots (``train_population(checkpoint_epochs=...)``), for ``epochs_`` and
+        epochs : of populations with snapshots (``train_population(checkpoint_epochs=...)``), for ``epochs_`` and
             ``combined_``.
 
         Raises
@@ -151,7 +151,7 @@ class ModelComparison:
         measure, modules = get_measure(self.measure), modules_of(models)
         names = tuple(modules)
         samples = check_samples(names, X, y, ids)
-        snapshots = check_epochs(models, epochs)
+        snapshots = snapshots_of(models, epochs)
         called = {name: calls(module, samples.x[name], name) for name, module in modules.items()}
         places = find_places(called, self.layers)
         n_clusters = resolve_n_clusters(self.n_clusters, samples, called)
@@ -166,10 +166,8 @@ class ModelComparison:
             own = {place: found[k] for place, found in places.items()}
             views.append(viewing.view(module, own, samples.x[name], samples.ids, f"'{name}'").without_points())
             then = [
-                viewing.view(
-                    snapshot.members[k].module, own, samples.x[name], samples.ids, f"'{name}' at epoch {epoch}"
-                )
-                for epoch, snapshot in snapshots.items()
+                viewing.view(earlier[name], own, samples.x[name], samples.ids, f"'{name}' at epoch {epoch}")
+                for epoch, earlier in snapshots.items()
             ]
             for epoch, view in zip(snapshots, then, strict=True):
                 early[epoch].append(view.without_points())

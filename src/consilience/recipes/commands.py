@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,16 +27,24 @@ from consilience.nets import MLP, ConvNet, ResNet
 from consilience.population import Training, load_population, save_population, train_population
 from consilience.population.checkpoint import delete_checkpoint
 from consilience.population.storage import fill, population_fingerprint
+from consilience.recipes.comparison import FOUND as COMPARISON_FILE
+from consilience.recipes.comparison import KIND as COMPARISON
+from consilience.recipes.comparison import Settings as ComparisonSettings
+from consilience.recipes.comparison import found_text as comparison_text
+from consilience.recipes.comparison import run_comparison
 from consilience.recipes.experiment import run_experiment
 from consilience.recipes.inspection import inspect_source, open_networks, open_population
 from consilience.recipes.modularity import FOUND as MODULARITY_FILE
 from consilience.recipes.modularity import KIND as MODULARITY
-from consilience.recipes.modularity import Settings, found_text, run_modularity
+from consilience.recipes.modularity import Settings as ModularitySettings
+from consilience.recipes.modularity import found_text as modularity_text
+from consilience.recipes.modularity import run_modularity
 from consilience.recipes.progress import bar, stages
 from consilience.recipes.recover import KIND as RECOVERY
 from consilience.recipes.recover import NETWORK, earlier_recovery, read_sought, run_recovery
 from consilience.recovery import ExpandAndCluster
 from consilience.report import markdown_table, render_page, summary_sentences
+from consilience.report.comparison import render_comparison
 from consilience.report.modularity import render_modularity
 from consilience.report.results import FILE_NAME, Experiment
 from consilience.store import check_destination, fingerprint, read_artefact, read_config, save_network, write_artefact
@@ -78,7 +87,7 @@ def train(flags: cli.Train) -> Result:
         with bar(f"training {flags.members} members") as progress:
             population = train_population(
                 net, data.train, flags.members, training=training, validation=data.validation, random_state=flags.seed,
-                checkpoint=checkpoint, progress=progress,
+                checkpoint=checkpoint, progress=progress, checkpoint_epochs=flags.checkpoint_epochs,
             )  # fmt: skip
         save_population(population, flags.out, {"request": request})
     delete_checkpoint(checkpoint)
@@ -230,17 +239,45 @@ def modularity(flags: cli.Modularity) -> Result:
         request["assembly"] = population_fingerprint(built)[:16]
     if not _finished(flags.out, MODULARITY, request):
         samples = _labelled(Path(flags.source), flags.data, flags.seed)
-        settings = Settings(flags.clusters, flags.null, flags.nulls, flags.circuits, flags.seed)
+        settings = ModularitySettings(flags.clusters, flags.null, flags.nulls, flags.circuits, flags.seed)
         obtained = {"command": _command(flags), "seed": flags.seed, "versions": versions()}
         with stages(f"modularity of {len(population)} networks") as progress:
             result = run_modularity(
                 population, flags.member, flags.source, others, samples, settings, obtained, progress
             )
-        files = {MODULARITY_FILE: found_text(result), PAGE: render_modularity(result)}
+        files = {MODULARITY_FILE: modularity_text(result), PAGE: render_modularity(result)}
         write_artefact(flags.out, MODULARITY, {"request": request}, {}, extra_files=files)
-    found = json.loads((flags.out / MODULARITY_FILE).read_text())
-    text = [found["table"], "", *found["summary"], "", f"report in {flags.out / PAGE}"]
-    return Result("\n".join(text), {"out": str(flags.out), **found})
+    return _told(flags.out, MODULARITY_FILE)
+
+
+def compare(flags: cli.Compare) -> Result:
+    """Say which networks behave alike, at which layers and since when; write it and the page."""
+    check_destination(flags.out, COMPARISON)
+    shape = _shape(flags.example_shape)
+    populations = {
+        name: open_networks(source, flags.module, shape, random_state=flags.seed)
+        for name, source in zip(_names(flags.sources), flags.sources, strict=True)
+    }
+    networks = [population_fingerprint(population)[:16] for population in populations.values()]
+    request = {**_request(flags), "networks": networks}
+    if not _finished(flags.out, COMPARISON, request):
+        samples = _labelled(Path(flags.sources[0]), flags.data, flags.seed)
+        if samples is None:
+            raise InputError(
+                "it is not known what the networks are to be compared on", where=flags.sources[0], cure="pass --data"
+            )
+        settings = ComparisonSettings(
+            flags.measure, flags.layers, flags.clusters, flags.reduction, flags.clusterer, flags.positions,
+            flags.epochs, flags.barriers, flags.seed,
+        )  # fmt: skip
+        obtained = {"command": _command(flags), "seed": flags.seed, "versions": versions()}
+        with stages("comparing") as progress:
+            result = run_comparison(
+                populations, samples.take(range(min(flags.samples, len(samples)))), settings, obtained, progress
+            )
+        files = {COMPARISON_FILE: comparison_text(result), PAGE: render_comparison(result)}
+        write_artefact(flags.out, COMPARISON, {"request": request}, {}, extra_files=files)
+    return _told(flags.out, COMPARISON_FILE)
 
 
 def inspect(flags: cli.Inspect) -> Result:
@@ -326,8 +363,8 @@ def _command(flags: cli.Common) -> str:
     words = ["consilience", type(flags).__name__.lower()]
     for each in fields(flags):
         value = getattr(flags, each.name)
-        if each.name == "source":
-            words.insert(2, str(value))
+        if each.name in ("source", "sources"):
+            words[2:2] = (value,) if isinstance(value, str) else value
         elif value != each.default and each.name not in ("json", "threads"):
             words += [f"--{each.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
@@ -343,9 +380,8 @@ def _open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
 
 def _request(flags: cli.Common) -> dict[str, Any]:
     """The flags that determine the result: all but where it goes and how it is printed; parents by what they hold."""
-    hidden = (
-        "out", "json", "threads", "population", "census", "inputs", "outputs", "teacher", "source", "assembly"
-    )  # fmt: skip
+    parents = ("population", "census", "inputs", "outputs", "teacher", "source", "sources", "assembly")
+    hidden = ("out", "json", "threads", *parents)
     request = {name: value for name, value in vars(flags).items() if name not in hidden}
     return json.loads(json.dumps(request))  # type: ignore[no-any-return]
 
@@ -395,6 +431,25 @@ def _request_of(population: Path) -> dict[str, Any]:
         )
     request: dict[str, Any] = config.get("request", {})
     return request
+
+
+def _told(out: Path, file: str) -> Result:
+    """What a finished measurement says: its table, its sentences, and where the page is."""
+    found = json.loads((out / file).read_text())
+    text = [found["table"], *found["summary"], "", f"report in {out / PAGE}"]
+    return Result("\n".join(text), {"out": str(out), **found})
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    """What several directories are called: the last parts of their paths that tell them apart."""
+    if len(set(sources)) < len(sources):
+        raise InputError("a directory is named twice", where="compare", got=" ".join(sources))
+    parts = [Path(source).parts for source in sources]
+    for n in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-n:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(sources)
 
 
 def _labelled(source: Path, data: str | None, seed: int) -> Dataset | None:

@@ -22,7 +22,7 @@ ALIKE = {
     "cka": "1 where the activations of two models are alike up to rotation and scale",
     "unbiased_cka": "1 where the activations of two models are alike up to rotation and scale, 0 as by chance",
     "procrustes": "a distance: 0 where the activations of two models are alike up to rotation and scale",
-    "rsa": "1 where the distances between samples are ranked alike in two models, 0 where not at all",
+    "rsa": "1 where samples lie as far from each other in two models, 0 where the distances have nothing in common",
 }
 HEADINGS = ("Place", "Within families", "Between families", "Groups", "Adjusted Rand with families", "Purity")
 
