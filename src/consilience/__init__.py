@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from consilience.assembly import Elastic, assemble, elastic, load_elastic
     from consilience.baselines import Ensemble, best_member, parameter_average
     from consilience.census import Census, extend_census, load_census, save_census
+    from consilience.comparison import ModelComparison
     from consilience.data import Data, Dataset, load_data
     from consilience.errors import ConsilienceError
     from consilience.evaluation import Score, evaluate
+    from consilience.modularity import Clusterability, CrossClusterLoss, EigenvalueLoss, Penalty
     from consilience.nets import MLP, ConvNet, ResNet
-    from consilience.population import Population, Training, imagine_inputs, train_population
+    from consilience.population import Callback, Population, Training, imagine_inputs, train_population
     from consilience.recovery import ExpandAndCluster
     from consilience.store import load_network, save_network
     from consilience.units.layers import find_layers
@@ -33,14 +35,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "Callback",
     "Census",
+    "Clusterability",
     "ConsilienceError",
     "ConvNet",
+    "CrossClusterLoss",
     "Data",
     "Dataset",
+    "EigenvalueLoss",
     "Elastic",
     "Ensemble",
     "ExpandAndCluster",
+    "ModelComparison",
+    "Penalty",
     "Population",
     "ResNet",
     "Score",
@@ -64,14 +72,20 @@ __all__ = [
 
 _HOMES = {
     "MLP": "nets",
+    "Callback": "population",
     "Census": "census",
+    "Clusterability": "modularity",
     "ConsilienceError": "errors",
     "ConvNet": "nets",
+    "CrossClusterLoss": "modularity",
     "Data": "data",
     "Dataset": "data",
+    "EigenvalueLoss": "modularity",
     "Elastic": "assembly",
     "Ensemble": "baselines",
     "ExpandAndCluster": "recovery",
+    "ModelComparison": "comparison",
+    "Penalty": "modularity",
     "Population": "population",
     "ResNet": "nets",
     "Score": "evaluation",

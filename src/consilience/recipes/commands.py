@@ -238,7 +238,7 @@ def modularity(flags: cli.Modularity) -> Result:
         others["assembly"] = built
         request["assembly"] = population_fingerprint(built)[:16]
     if not _finished(flags.out, MODULARITY, request):
-        samples = _labelled(Path(flags.source), flags.data, flags.seed)
+        samples = _labelled(flags.source, flags.data, flags.seed)
         settings = ModularitySettings(flags.clusters, flags.null, flags.nulls, flags.circuits, flags.seed)
         obtained = {"command": _command(flags), "seed": flags.seed, "versions": versions()}
         with stages(f"modularity of {len(population)} networks") as progress:
@@ -261,7 +261,7 @@ def compare(flags: cli.Compare) -> Result:
     networks = [population_fingerprint(population)[:16] for population in populations.values()]
     request = {**_request(flags), "networks": networks}
     if not _finished(flags.out, COMPARISON, request):
-        samples = _labelled(Path(flags.sources[0]), flags.data, flags.seed)
+        samples = _labelled(flags.sources[0], flags.data, flags.seed)
         if samples is None:
             raise InputError(
                 "it is not known what the networks are to be compared on", where=flags.sources[0], cure="pass --data"
@@ -452,11 +452,14 @@ def _names(sources: Sequence[str]) -> list[str]:
     return list(sources)
 
 
-def _labelled(source: Path, data: str | None, seed: int) -> Dataset | None:
+def _labelled(source: str, data: str | None, seed: int) -> Dataset | None:
     """The test samples of the data given, or of what a population was trained on; None if that is not known."""
-    if data is None and "data" not in _request_of(source):
+    if data is not None:
+        return load_data(data, random_state=seed).test
+    path = Path(source)
+    if not (path / CONFIG).is_file() or read_config(path)["kind"] != "population" or "data" not in _request_of(path):
         return None
-    return (load_data(data, random_state=seed) if data else _data_of(source, None, seed)).test
+    return _data_of(path, None, seed).test
 
 
 def _mean(values: Any) -> float:

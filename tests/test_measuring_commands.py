@@ -1,0 +1,191 @@
+"""The commands modularity and compare, as a user runs them: on populations, networks and wrongly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from consilience import cli
+from consilience.modularity import Clusterability
+from consilience.nets import MLP
+from consilience.population import Population, load_population, save_population
+from consilience.store import read_config, save_network
+
+FEW = ["--clusters", "4", "--nulls", "4"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    cli.main([str(a) for a in arguments])
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(a) for a in arguments])
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two populations with snapshots, and an assembly of the first."""
+    root = tmp_path_factory.mktemp("trained")
+    small = ["--members", "3", "--epochs", "6", "--batch-size", "64", "--learning-rate", "3e-3"]
+    few = ["--checkpoint-epochs", "1", "6"]
+    for arguments in (
+        ["train", "--out", root / "relu", "--hidden", "12", "10", *small, *few],
+        ["train", "--out", root / "tanh", "--hidden", "14", "--activation", "tanh", *small, *few],
+        ["census", root / "relu", "--out", root / "census", "--resamples", "2"],
+        ["assemble", root / "census", "--out", root / "network"],
+    ):
+        cli.main([str(a) for a in arguments])
+    return root
+
+
+# --- modularity -------------------------------------------------------------------------------------------------------
+
+
+def test_modularity_of_a_population_and_its_assembly(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "parts"
+    arguments = ["modularity", trained / "relu", "--assembly", trained / "network", "--member", 1, "--out", out, *FEW]
+    printed = run(capsys, *arguments)
+    found = json.loads((out / "modularity.json").read_text())
+    assert [row["name"] for row in found["networks"]] == ["member 0", "member 1", "member 2", "assembly"]
+    assert [row["kind"] for row in found["networks"]] == ["member"] * 3 + ["assembly"]
+    assert found["shown"] == f"member 1 of {trained / 'relu'}"
+    direct = Clusterability(4, n_null=4).fit(load_population(trained / "relu").members[1].network)
+    assert found["n_cut"] == pytest.approx(direct.n_cut_) == found["networks"][1]["n_cut"]
+    assert np.allclose(found["null_values"], direct.null_)
+    assert found["labels"]["hidden.0"] == direct.labels_["hidden.0"].tolist()
+    assert len(found["circuits"]) == 20  # ten classes, two criteria
+    assert len(found["lesions"]["drop"]) == len(found["probe"]["off"][0]) <= 4
+    assert "| member 1 " in printed
+    assert found["summary"][0] in printed
+    page = (out / "report.html").read_text()
+    assert "Weights that each class needs" in page
+    before = (out / "modularity.json").read_bytes(), page
+    assert run(capsys, *arguments) == printed
+    assert ((out / "modularity.json").read_bytes(), (out / "report.html").read_text()) == before
+    assert "a result that differs in nulls" in refused(capsys, *arguments[:-1], 5)
+    assert read_config(out)["kind"] == "modularity"
+
+
+def test_modularity_of_one_network_without_data(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = json.loads(run(capsys, "modularity", trained / "network", "--out", tmp_path / "parts", "--json", *FEW))
+    (row,) = found["networks"]
+    assert (row["kind"], row["accuracy"], found["probe"], found["circuits"]) == ("network", None, None, [])
+    with_data = ["modularity", trained / "network", "--data", "digits", "--circuits", "0", "--json", *FEW]
+    found = json.loads(run(capsys, *with_data, "--out", tmp_path / "known"))
+    assert found["networks"][0]["accuracy"] > 0.5
+    assert found["circuits"] == []
+    assert found["lesions"] is not None
+
+
+def test_a_network_with_one_hidden_layer_and_two_outputs_has_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    save_network(MLP(3, [6], 2), tmp_path / "net", {"example_shape": [3]})
+    found = json.loads(run(capsys, "modularity", tmp_path / "net", "--out", tmp_path / "parts", "--json", *FEW))
+    assert found["networks"][0]["n_units"] == 11
+    assert found["networks"][0]["cross"] is None  # no matrix has four rows and four columns
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--member", "3"], "there is no such member\n  where:    --member\n  got:      3\n  expected: 0 to 2"),
+        (["--clusters", "1"], "where:    n_clusters\n  got:      1"),
+        (["--clusters", "500"], "more clusters than units"),
+        (["--nulls", "-1"], "where:    n_null"),
+    ],
+)
+def test_what_modularity_cannot_do_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert message in refused(capsys, "modularity", trained / "relu", "--out", tmp_path / "parts", *flags)
+    assert not (tmp_path / "parts").exists()
+
+
+# --- compare ----------------------------------------------------------------------------------------------------------
+
+
+def test_compare_populations_of_two_kinds(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "compared"
+    arguments = ["compare", trained / "relu", trained / "tanh", "--out", out, "--samples", 200]
+    printed = run(capsys, *arguments)
+    found = json.loads((out / "comparison.json").read_text())
+    assert found["names"] == [f"{family} {k}" for family in ("relu", "tanh") for k in range(3)]
+    assert found["families"] == ["relu"] * 3 + ["tanh"] * 3
+    assert found["n_samples"] == 200
+    assert list(found["epochs"]) == ["1", "6"]
+    assert found["epochs"]["6"] == found["matrices"]  # the last snapshot is the end
+    (place,) = found["matrices"]  # the shallowest has one hidden layer
+    matrix = np.array(found["matrices"][place])
+    assert np.array_equal(matrix, matrix.T)
+    assert np.array_equal(np.diag(matrix), np.ones(6))
+    assert found["table"] in printed
+    page = (out / "report.html").read_bytes()
+    assert run(capsys, *arguments) == printed
+    assert (out / "report.html").read_bytes() == page
+    assert "a result that differs in samples" in refused(capsys, *arguments[:-1], 100)
+
+
+def test_compare_members_of_one_population_with_barriers(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--layers", "hidden.1", "--measure", "cka", "--barriers", "--epochs", "6", "--samples", "100"]
+    found = json.loads(run(capsys, "compare", trained / "relu", "--out", tmp_path / "compared", "--json", *flags))
+    assert found["names"] == ["relu 0", "relu 1", "relu 2"]
+    assert list(found["matrices"]) == ["hidden.1"]
+    barriers = np.array(found["barriers"], float)
+    assert (barriers[~np.eye(3, dtype=bool)] > 0).all()
+    assert found["agreement_with_families"] == {"hidden.1": None}
+
+
+@pytest.mark.parametrize(
+    ("sources", "flags", "message"),
+    [
+        (["relu"], ["--layers", "hiden.0"], "hidden.0"),
+        (["relu"], ["--epochs", "2"], "there is no snapshot of this epoch\n  where:    epochs\n  got:      2"),
+        (["relu", "relu"], [], "a directory is named twice"),
+        (["network"], ["--data", "digits"], "a comparison takes at least two models"),
+        (["network", "relu"], [], "not known what the networks are to be compared on"),
+        (["relu"], ["--samples", "15", "--clusters", "20"], "fewer samples than clusters"),
+        (["nowhere"], [], "there is no such directory"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sources: list[str], flags: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    paths = [trained / source for source in sources]
+    assert message in refused(capsys, "compare", *paths, "--out", tmp_path / "compared", *flags)
+    assert not (tmp_path / "compared").exists()
+
+
+def test_populations_of_one_name_are_told_apart_by_their_folders(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    population = load_population(trained / "relu")
+    for folder in ("a", "b"):
+        plain = Population(population.members, population.example_input)
+        save_population(plain, tmp_path / folder / "members")
+    found = json.loads(run(
+        capsys, "compare", tmp_path / "a" / "members", tmp_path / "b" / "members", "--data", "digits", "--samples",
+        "60", "--out", tmp_path / "compared", "--json",
+    ))  # fmt: skip
+    assert found["names"][0] == "a/members 0"
+    assert found["families"][3] == "b/members"
+    assert np.array(found["matrices"]["hidden.0"])[0, 3] == 1  # the same networks
