@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from consilience import cli
+from consilience.data import load_data
 from consilience.modularity import Clusterability
 from consilience.nets import MLP
 from consilience.population import Population, load_population, save_population
@@ -159,9 +161,11 @@ def test_compare_members_of_one_population_with_barriers(
     [
         (["relu"], ["--layers", "hiden.0"], "hidden.0"),
         (["relu"], ["--epochs", "2"], "there is no snapshot of this epoch\n  where:    epochs\n  got:      2"),
-        (["relu", "relu"], [], "a directory is named twice"),
+        (["relu", "tanh/../relu"], [], "a directory is named twice"),
+        ([], [], "there is nothing to compare"),
+        (["relu"], ["--samples", "1"], "too few samples to compare on"),
         (["network"], ["--data", "digits"], "a comparison takes at least two models"),
-        (["network", "relu"], [], "not known what the networks are to be compared on"),
+        (["network", "census/../network/."], ["--samples", "9"], "a directory is named twice"),
         (["relu"], ["--samples", "15", "--clusters", "20"], "fewer samples than clusters"),
         (["nowhere"], [], "there is no such directory"),
     ],
@@ -173,6 +177,26 @@ def test_what_cannot_be_compared_is_refused(
     paths = [trained / source for source in sources]
     assert message in refused(capsys, "compare", *paths, "--out", tmp_path / "compared", *flags)
     assert not (tmp_path / "compared").exists()
+
+
+def test_networks_are_compared_on_samples_that_none_was_trained_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "train", "--out", tmp_path / "other", "--members", "2", "--epochs", "1", "--seed", "7")
+    sources = [trained / "network", trained / "tanh", tmp_path / "other"]
+    found = json.loads(run(capsys, "compare", *sources, "--out", tmp_path / "compared", "--json"))
+    first, other = (set(load_data("digits", random_state=seed).test.ids.tolist()) for seed in (0, 7))
+    assert found["n_samples"] == len(first & other) < len(first)
+    assert {int(each) for each in found["disputed"]["ids"]} <= first & other
+
+
+def test_a_rerun_sees_other_snapshots(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    population = load_population(trained / "tanh")
+    save_population(replace(population, snapshots={}), tmp_path / "tanh")
+    arguments = ["compare", tmp_path / "tanh", "--data", "digits", "--samples", 60, "--out", tmp_path / "compared"]
+    run(capsys, *arguments)
+    save_population(population, tmp_path / "tanh")
+    assert "a result that differs in networks" in refused(capsys, *arguments)
 
 
 def test_populations_of_one_name_are_told_apart_by_their_folders(

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import RichCast
 from torch import nn
 
@@ -76,6 +77,8 @@ class Result:
 def train(flags: cli.Train) -> Result:
     """Train a population and save it; a killed run goes on from its last checkpoint."""
     request = _request(flags)
+    if not flags.checkpoint_epochs:  # as before there were any
+        del request["checkpoint_epochs"]
     checkpoint = flags.out.resolve().parent / f".{flags.out.resolve().name}.checkpoint"
     if not _finished(flags.out, "population", request):
         data = load_data(flags.data, random_state=flags.seed)
@@ -253,28 +256,25 @@ def modularity(flags: cli.Modularity) -> Result:
 def compare(flags: cli.Compare) -> Result:
     """Say which networks behave alike, at which layers and since when; write it and the page."""
     check_destination(flags.out, COMPARISON)
-    shape = _shape(flags.example_shape)
+    names, shape = _names(flags.sources), _shape(flags.example_shape)
     populations = {
         name: open_networks(source, flags.module, shape, random_state=flags.seed)
-        for name, source in zip(_names(flags.sources), flags.sources, strict=True)
+        for name, source in zip(names, flags.sources, strict=True)
     }
-    networks = [population_fingerprint(population)[:16] for population in populations.values()]
+    networks = {
+        name: [population_fingerprint(each)[:16] for each in (population, *population.snapshots.values())]
+        for name, population in populations.items()
+    }
     request = {**_request(flags), "networks": networks}
     if not _finished(flags.out, COMPARISON, request):
-        samples = _labelled(flags.sources[0], flags.data, flags.seed)
-        if samples is None:
-            raise InputError(
-                "it is not known what the networks are to be compared on", where=flags.sources[0], cure="pass --data"
-            )
+        samples = _never_seen(flags.sources, flags.data, flags.seed, flags.samples)
         settings = ComparisonSettings(
             flags.measure, flags.layers, flags.clusters, flags.reduction, flags.clusterer, flags.positions,
             flags.epochs, flags.barriers, flags.seed,
         )  # fmt: skip
         obtained = {"command": _command(flags), "seed": flags.seed, "versions": versions()}
         with stages("comparing") as progress:
-            result = run_comparison(
-                populations, samples.take(range(min(flags.samples, len(samples)))), settings, obtained, progress
-            )
+            result = run_comparison(populations, samples, settings, obtained, progress)
         files = {COMPARISON_FILE: comparison_text(result), PAGE: render_comparison(result)}
         write_artefact(flags.out, COMPARISON, {"request": request}, {}, extra_files=files)
     return _told(flags.out, COMPARISON_FILE)
@@ -365,6 +365,8 @@ def _command(flags: cli.Common) -> str:
         value = getattr(flags, each.name)
         if each.name in ("source", "sources"):
             words[2:2] = (value,) if isinstance(value, str) else value
+        elif value is True and each.name != "json":
+            words += [f"--{each.name.replace('_', '-')}"]
         elif value != each.default and each.name not in ("json", "threads"):
             words += [f"--{each.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
@@ -442,24 +444,48 @@ def _told(out: Path, file: str) -> Result:
 
 def _names(sources: Sequence[str]) -> list[str]:
     """What several directories are called: the last parts of their paths that tell them apart."""
-    if len(set(sources)) < len(sources):
-        raise InputError("a directory is named twice", where="compare", got=" ".join(sources))
-    parts = [Path(source).parts for source in sources]
-    for n in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-n:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return list(sources)
+    places = [Path(source).resolve() for source in sources]
+    if not sources:
+        raise InputError("there is nothing to compare", where="compare", got="no directory", expected="DIR [DIR ...]")
+    if len(set(places)) < len(places):
+        raise InputError("a directory is named twice", where="compare", got=" ".join(sources), cure="name it once")
+    depth = 1
+    while len({place.parts[-depth:] for place in places}) < len(places):
+        depth += 1
+    return ["/".join(place.parts[-depth:]) for place in places]
 
 
 def _labelled(source: str, data: str | None, seed: int) -> Dataset | None:
     """The test samples of the data given, or of what a population was trained on; None if that is not known."""
-    if data is not None:
-        return load_data(data, random_state=seed).test
+    if _data_name(source) is not None:
+        return _data_of(Path(source), data, seed).test
+    return None if data is None else load_data(data, random_state=seed).test
+
+
+def _never_seen(sources: Sequence[str], data: str | None, seed: int, n: int) -> Dataset:
+    """Some test samples that no population was trained on, as far as these tell what they were trained on."""
+    if n < 2:
+        raise InputError("too few samples to compare on", where="--samples", got=n, expected="2 or more")
+    known = [source for source in sources if _data_name(source) is not None]
+    name = data or next((_data_name(source) for source in known), None)
+    if name is None:
+        raise InputError("it is not known what the networks are to be compared on", where=" ".join(sources),
+                         cure="pass --data")  # fmt: skip
+    tests = [_data_of(Path(source), None, seed).test for source in known if _data_name(source) == name]
+    samples = tests[0] if tests else load_data(name, random_state=seed).test
+    for other in tests[1:]:
+        samples = samples.take(torch.isin(samples.ids, other.ids).nonzero()[:, 0])
+    chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:n]
+    return samples.take(chosen.sort().values)
+
+
+def _data_name(source: str) -> str | None:
+    """What a population was trained on; None for anything else, or if it does not tell."""
     path = Path(source)
-    if not (path / CONFIG).is_file() or read_config(path)["kind"] != "population" or "data" not in _request_of(path):
+    if not (path / CONFIG).is_file() or read_config(path)["kind"] != "population":
         return None
-    return _data_of(path, None, seed).test
+    name: str | None = _request_of(path).get("data")
+    return name
 
 
 def _mean(values: Any) -> float:

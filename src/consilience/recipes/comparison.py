@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from consilience.comparison import MEASURES, Groups, ModelComparison, loss_barriers, majority_labels
+from consilience.comparison.consensus import MAX_SAMPLES
 from consilience.data import Dataset
 from consilience.population import Population
 from consilience.report.comparison import (
@@ -77,7 +78,12 @@ def run_comparison(
     comparison = ModelComparison(
         settings.measure, list(settings.layers) or None, settings.n_clusters, settings.reduction,
         clusterer=settings.clusterer, positions=settings.positions, random_state=settings.random_state,
+        consensus="average" if len(samples) <= MAX_SAMPLES else "spectral",
     )  # fmt: skip
+    barriers = None
+    if settings.barriers:
+        progress("loss barriers")
+        barriers = loss_barriers(populations, samples.x, samples.y, random_state=settings.random_state)
     progress("activations and clusterings")
     comparison.fit(populations, samples.x, samples.y, samples.ids.tolist(), epochs)
     families = tuple(name for name, population in populations.items() for _ in population)
@@ -86,10 +92,6 @@ def run_comparison(
         for place, groups in comparison.groups_.items()
     }
     place = _clearest(comparison.groups_, agreement)
-    barriers = None
-    if settings.barriers:
-        progress("loss barriers")
-        barriers = loss_barriers(populations, samples.x, samples.y, random_state=settings.random_state)
     measure = MEASURES[settings.measure]
     return ComparisonResult(
         names=comparison.names_, families=families, measure=measure.name,
