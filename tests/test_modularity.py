@@ -390,3 +390,72 @@ def test_a_matrix_with_too_few_units_is_left_out_or_refused() -> None:
 def test_labels_of_clusters_are_the_same_every_time() -> None:
     found = spectrum(40, [(slice(0, 20), slice(20, 40), np.random.default_rng(0).random((20, 20)))], 3)
     assert np.array_equal(clusters_of(found, 0), clusters_of(found, 0))
+
+
+# --- what a review has found ------------------------------------------------------------------------------------------
+
+
+def test_a_graph_that_a_null_leaves_as_it_is_has_the_n_cut_of_its_copies() -> None:
+    net = nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 2))
+    with torch.no_grad():
+        net[0].weight.fill_(1)
+        net[2].weight.fill_(1)
+    found = Clusterability(3, "degree-preserving", n_null=9).fit(net, torch.randn(2, 6))
+    assert np.allclose(found.null_, found.n_cut_)
+    assert np.isnan(found.z_)
+    assert found.p_ == 1
+
+
+def test_ties_are_no_evidence() -> None:
+    assert Clusterability(2, n_null=19).fit(bipartite(np.ones((8, 8)))).p_ == 1
+    assert Clusterability(4, "degree-preserving", n_null=19).fit(bipartite(np.eye(8))).p_ == 1
+
+
+def test_eigenvectors_are_the_same_where_an_iteration_begins_anew() -> None:
+    weights = np.kron(np.eye(6), np.ones((60, 60))) + 0.1  # few different eigenvalues: Krylov spaces close early
+    block = (slice(0, 360), slice(360, 720), weights)
+    first, again = spectrum(720, [block], 8), spectrum(720, [block], 8)
+    assert np.array_equal(first.vectors, again.vectors)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-40])
+def test_next_to_no_weight_is_none(scale: float) -> None:
+    matrix, _, _ = planted(60, 4, 0.1, seed=0)
+    matrix = np.abs(matrix)
+    matrix[:, :4] *= scale
+    found = Clusterability(4, n_null=0).fit(bipartite(matrix))
+    without = Clusterability(4, n_null=0).fit(bipartite(matrix[:, 4:]))
+    assert found.removed_ == {"in": [0, 1, 2, 3]}
+    assert found.n_cut_ == pytest.approx(without.n_cut_, rel=1e-9)
+
+
+def test_a_module_may_be_called_inputs() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inputs, self.out = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(torch.relu(self.inputs(x)))
+
+    assert unit_graph(Net(), inputs(4)).sizes == {"network inputs": 6, "inputs": 6, "out": 3}
+
+
+def test_units_of_no_cluster_are_within_none() -> None:
+    assert within_clusters(np.ones((2, 2)), np.array([0, -1]), np.array([0, -1])) == 0.25
+
+
+def test_a_sparse_matrix_has_a_null_with_as_many_clusters_as_it_can_have() -> None:
+    net = MLP(10, [10, 10], 10, bias=False)
+    with torch.no_grad():
+        for layer in (*net.hidden, net.readout):
+            layer.weight.copy_(torch.diag(torch.rand(10) + 1))
+    assert all(
+        np.isfinite(found.null).all() for found in cross_modularity(traced(net, torch.randn(2, 10)), n_clusters=8)
+    )
+
+
+def test_gradients_need_inputs_and_labels() -> None:
+    network, x = traced(random_mlp([6, 4]), inputs(20)), inputs(20)
+    with pytest.raises(InputError, match="not one class for each sample"):
+        cross_modularity(network, n_clusters=2, gradients_of=(x, torch.zeros(3, dtype=torch.int64)))

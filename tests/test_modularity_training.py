@@ -280,3 +280,31 @@ def test_a_penalty_tells_its_settings() -> None:
     mask = BlockMask(clusters, MLP(3, [600, 4], 2), torch.randn(2, 3))
     assert "..." not in repr(mask)
     assert "'hidden.1': [0, 0, 1, 1]" in repr(mask)
+
+
+def test_a_network_that_has_vanished_has_a_term_that_says_so() -> None:
+    net, x = random_mlp([5, 4]), inputs(4)
+    term = EigenvalueLoss(net, x)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    assert torch.isnan(term(net))
+    clusters = {"hidden.0": contiguous(5, 2), "hidden.1": contiguous(4, 2)}
+    assert CrossClusterLoss(clusters, net, x)(net).item() == 0
+
+
+def test_pruning_takes_any_layout_and_leaves_something() -> None:
+    torch.manual_seed(0)
+    net = ConvNet(3, [4, 4], 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    MagnitudePruning(1, 2, 0.5, 0.9)(net, 2)
+    assert int((net.hidden[1].weight == 0).sum()) == round(0.9 * 144)
+    small = nn.Linear(4, 1)
+    MagnitudePruning(1, 2, 0.5, 0.9)(small, 2)
+    assert int((small.weight != 0).sum()) == 1
+
+
+def test_a_mask_for_another_network_is_refused() -> None:
+    clusters = {"hidden.0": contiguous(6, 2), "hidden.1": contiguous(4, 2)}
+    mask = BlockMask(clusters, random_mlp([6, 4]), inputs(4))
+    with pytest.raises(InputError, match="a mask does not fit the network\n  where:    'hidden.1.weight'"):
+        mask(random_mlp([6, 5]))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from consilience.errors import InputError
+from consilience.modularity.chance import p_lower, z_score
 from consilience.modularity.graph import UnitGraph, unit_graph
 from consilience.modularity.nulls import Null, check_null, null_graph
 from consilience.modularity.spectral import FloatArray, Spectrum, clusters_of, n_cut, spectrum
@@ -33,7 +34,7 @@ class Clusterability:
     null_ : (n_null,) n-cuts of the shuffled networks, each with clusters of its own.
     z_ : (n_cut_ − mean of the null) / its standard deviation: below 0 is more modular than by chance. NaN if the null
         has no spread.
-    p_ : (number of shuffled networks with a lower n-cut + 1) / (n_null + 1).
+    p_ : (number of shuffled networks with a lower or equal n-cut + 1) / (n_null + 1).
     labels_ : inputs and layers → cluster of each unit (u,), −1 for units without an edge.
     sizes_ : (n_clusters,) units of each cluster.
     eigenvalues_ : (n_clusters + 1,) of the normalised Laplacian, ascending (one less in the smallest graphs).
@@ -107,9 +108,7 @@ class Clusterability:
         self.coordinates_ = graph.by_group(coordinates)
         self.removed_ = graph.removed
         self.null_ = self._null(graph)
-        spread = float(self.null_.std(ddof=1)) if self.n_null > 1 else 0.0
-        self.z_ = (value - float(self.null_.mean())) / spread if spread > 0 else float("nan")
-        self.p_ = (int((self.null_ < value).sum()) + 1) / (self.n_null + 1)
+        self.z_, self.p_ = z_score(value, self.null_), p_lower(value, self.null_)
         return self
 
     def _null(self, graph: UnitGraph) -> FloatArray:
@@ -121,8 +120,10 @@ class Clusterability:
 
     def _check(self) -> None:
         check_null(self.null)
-        for name, value, least in (("n_clusters", self.n_clusters, 2), ("n_null", self.n_null, 0)):
-            if not isinstance(value, int) or value < least:
+        least_of = {"n_clusters": 2, "n_null": 0, "random_state": 0}
+        for name, least in least_of.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise InputError("a setting makes no sense", where=name, got=value, expected=f"{least} or more")
 
 
@@ -138,5 +139,6 @@ def _clustered(
 def _shuffled_cut(graph: UnitGraph, null: Null, k: int, seed: np.random.SeedSequence, random_state: int) -> float:
     """The n-cut of a shuffled graph, whose units without an edge may be more."""
     shuffled = null_graph(graph, null, np.random.default_rng(seed))
-    k = min(k, int(shuffled.connected.sum()))
-    return _clustered(shuffled, spectrum(shuffled.n_nodes, shuffled.blocks, k), k, random_state)[1]
+    n_connected = int(shuffled.connected.sum())
+    found = spectrum(shuffled.n_nodes, shuffled.blocks, min(k + 1, n_connected))  # as many as of the network itself
+    return _clustered(shuffled, found, min(k, n_connected), random_state)[1]

@@ -4,8 +4,9 @@ With clusters U_1 … U_k of the units written and V_1 … V_k of the units read
 
     C(W) = Σ_c Σ_{i∈U_c, j∈V_c} W_ij² / Σ_ij W_ij²,        enmeshment = 1 − C.
 
-Clusters that are looked for in W itself find some structure in noise too (0.38 with 4 clusters, where fixed ones have
-1/4), so a null stands beside every value: the same, clustering included, for W with its entries shuffled.
+Clusters that are looked for in W itself find some structure in noise too (0.39 with 4 clusters of 64 × 64 entries,
+where fixed ones have 1/4), so a null stands beside every value: the same, clustering included, for W with its entries
+shuffled.
 
 Axis legend: ``u`` units written, ``i`` units read, ``s`` weights of one unit written for one read.
 """
@@ -24,10 +25,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilience.errors import InputError
-from consilience.modularity.graph import Part, parts_of
+from consilience.modularity.chance import z_score
+from consilience.modularity.graph import Part, node_groups, parts_of
+from consilience.modularity.lesions import check_labelled
 from consilience.modularity.nulls import permuted
 from consilience.modularity.spectral import N_INIT, FloatArray, clusters_of, spectrum
-from consilience.units.activations import BATCH_SIZE
+from consilience.units.activations import batch_size
 from consilience.units.architecture import TracedNetwork
 
 Labels = NDArray[np.int64]
@@ -62,15 +65,20 @@ class CrossModularity:
     @property
     def z(self) -> float:
         """(C − mean of the null) / its standard deviation: above 0 is more modular than by chance."""
-        spread = float(self.null.std(ddof=1)) if len(self.null) > 1 else 0.0
-        return (self.value - float(self.null.mean())) / spread if spread > 0 else float("nan")
+        return z_score(self.value, self.null)
 
 
 def within_clusters(matrix: FloatArray, rows: Labels, columns: Labels) -> float:
-    """Return C of a matrix (u, i) with clusters of its rows (u,) and columns (i,); NaN if it is all zero."""
+    """Return C of a matrix (u, i) with clusters of its rows (u,) and columns (i,), −1 for none; NaN if W is zero."""
     squares = np.square(matrix)
     total = float(squares.sum())
-    return float(squares[rows[:, None] == columns].sum()) / total if total > 0 else float("nan")
+    return float(squares[same_cluster(rows, columns)].sum()) / total if total > 0 else float("nan")
+
+
+def same_cluster(rows: Labels, columns: Labels) -> NDArray[np.bool_]:
+    """Return which rows and columns are of one cluster, (u, i); those of label −1 are of none."""
+    same: NDArray[np.bool_] = (rows[:, None] == columns) & (rows >= 0)[:, None]
+    return same
 
 
 def contiguous(n_units: int, n_clusters: int) -> Labels:
@@ -154,13 +162,16 @@ def cross_modularity(
     Raises
     ------
     InputError
-        If clusters do not fit the layers, or no matrix has as many rows and columns as there are to be clusters.
+        If clusters do not fit the layers, inputs or labels do not fit the network, or no matrix has as many rows and
+        columns as there are to be clusters.
     """
     if isinstance(clusters, str):
         check_method(clusters)
     else:
         clusters = checked_clusters(clusters, network)
     found = list[CrossModularity]()
+    if gradients_of is not None:
+        check_labelled(network, *gradients_of)
     source = network if gradients_of is None else _with_gradients(network, *gradients_of)
     for part in parts_of(source):
         if part.per_unit:
@@ -177,9 +188,10 @@ def cross_modularity(
         generator, null = np.random.default_rng([random_state, len(found)]), []
         for _ in range(n_null):
             shuffled = permuted(matrix, generator)
-            own = (
-                bipartite_clusters(shuffled, n_clusters, clusters, random_state) if isinstance(clusters, str) else sides
-            )
+            own = sides
+            if isinstance(clusters, str):  # a sparse matrix may have fewer rows with an entry once it is shuffled
+                fewest = int(min(shuffled.any(1).sum(), shuffled.any(0).sum()))
+                own = bipartite_clusters(shuffled, max(2, min(n_clusters, fewest)), clusters, random_state)
             null.append(within_clusters(shuffled, *own))
         value = within_clusters(matrix, *sides)
         found.append(CrossModularity(part.map, part.read, part.written, value, np.array(null), *sides))
@@ -197,23 +209,22 @@ def check_method(method: str) -> None:
 
 
 def checked_clusters(clusters: Mapping[str, ArrayLike], network: TracedNetwork) -> dict[str, Labels]:
-    """Return clusters of the units of some layers as arrays.
+    """Return clusters of the units of some layers, or of the inputs, as arrays; −1 is no cluster.
 
     Raises
     ------
     InputError
         If a layer does not exist or its units are not as many, or no weight matrix lies between two of the layers.
     """
-    checked = {name: np.asarray(labels) for name, labels in clusters.items()}
+    checked, groups = {name: np.array(labels) for name, labels in clusters.items()}, node_groups(network)
     for name, labels in checked.items():
-        width = network.architecture.layer(name).width
+        width = groups[name] if name in groups else network.architecture.layer(name).width
         if labels.shape != (width,) or labels.dtype.kind not in "iu":
             raise InputError(
                 "each unit of a layer needs one cluster", where=f"clusters['{name}']",
                 got=f"{labels.shape} of {labels.dtype}", expected=f"({width},) of integers",
             )  # fmt: skip
-    between = (m for m in network.architecture.maps if not m.per_unit and m.writes in checked)
-    if not any(layer in checked for m in between for layer in m.reads):
+    if not any(p.read in checked and p.written in checked and not p.per_unit for p in parts_of(network)):
         raise InputError(
             "no weight matrix lies between layers with clusters", where="clusters", got=", ".join(checked) or "nothing",
             expected="layers of which one reads another: " + ", ".join(n for n in network.architecture.widths),
@@ -223,7 +234,7 @@ def checked_clusters(clusters: Mapping[str, ArrayLike], network: TracedNetwork) 
 
 def entries(part: Part) -> FloatArray:
     """Return a number for each unit written and read, (u, i), whose square is the sum of all squares between them."""
-    matrix: FloatArray = part.weights.detach().double().square().sum(2).sqrt().numpy()
+    matrix: FloatArray = part.weights.detach().double().square().sum(2).sqrt().cpu().numpy()
     if not np.isfinite(matrix).all():
         raise InputError("a weight is not finite", where=f"'{part.map}'", cure="train the network anew")
     return matrix
@@ -234,7 +245,8 @@ def _with_gradients(network: TracedNetwork, x: Tensor, y: Tensor) -> TracedNetwo
     maps = [m for m in network.architecture.maps if not m.is_norm]
     state = dict(network.state)
     squares = {m.weight: torch.zeros_like(state[m.weight]) for m in maps}
-    batches = list(zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True))
+    size = batch_size(network)
+    batches = list(zip(x.split(size), y.split(size), strict=True))
     for inputs, labels in batches:
         weights = {name: state[name].detach().requires_grad_() for name in squares}
         loss = functional.cross_entropy(replace(network, state={**state, **weights})(inputs), labels)

@@ -94,7 +94,7 @@ class UnitGraph:
         """
         edges = []
         for part in parts_of(network):
-            weights = part.weights.detach().double().abs().numpy()
+            weights = part.weights.detach().double().abs().cpu().numpy()
             if not np.isfinite(weights).all():
                 raise InputError("a weight is not finite", where=f"'{part.map}'", cure="train the network anew")
             edges.append(Edges(part.map, part.read, part.written, weights, part.per_unit))
@@ -202,4 +202,7 @@ def _features(network: TracedNetwork) -> dict[str, Axis]:
         for axis in m.inputs:
             if axis.layer is None:
                 found.setdefault((axis.name, axis.dim, axis.before), axis)
-    return {INPUTS if k == 0 else f"{INPUTS}.{k}": axis for k, axis in enumerate(found.values())}
+    taken, base = network.architecture.widths, INPUTS
+    while any(name == base or name.startswith(f"{base}.") for name in taken):  # a module of this name
+        base = f"network {base}"
+    return {base if k == 0 else f"{base}.{k}": axis for k, axis in enumerate(found.values())}

@@ -218,7 +218,7 @@ def read_clusters(network: TracedNetwork, clusters: Mapping[str, Labels]) -> dic
     found = dict[str, Tensor]()
     for name, labels in clusters.items():
         layer = _hidden(network, name)
-        given = labels.numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+        given = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
         if given.shape != (layer.width,):
             raise InputError(
                 "not one label for each unit", where=f"layer '{name}'", got=given.shape, expected=(layer.width,)

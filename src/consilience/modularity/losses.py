@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from consilience.errors import InputError
-from consilience.modularity.cross import checked_clusters
+from consilience.modularity.cross import checked_clusters, same_cluster
 from consilience.modularity.graph import UnitGraph, node_groups, parts_of, traced
-from consilience.modularity.spectral import Spectrum, spectrum
+from consilience.modularity.spectral import Spectrum, degrees, spectrum
 from consilience.population.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
 
@@ -91,9 +91,11 @@ class EigenvalueLoss:
             matrices.append(torch.diag(summed[:, 0]) if part.per_unit else summed)
             places.append((graph.nodes(part.written), graph.nodes(part.read)))
         arrays = [matrix.detach().double().cpu().numpy() for matrix in matrices]
-        if not all(np.isfinite(array).all() for array in arrays):  # of a network that has diverged: so does the term
-            return torch.stack([matrix.sum() for matrix in matrices]).sum() * torch.nan, None
         blocks = [(*place, array) for place, array in zip(places, arrays, strict=True)]
+        finite = all(np.isfinite(array).all() for array in arrays)
+        if not finite or (degrees(graph.n_nodes, blocks) > 0).sum() <= self.n_eigenvalues:
+            # Of a network that has diverged, or has all but vanished: so does the term.
+            return torch.stack([matrix.sum() for matrix in matrices]).sum() * torch.nan, None
         found = spectrum(graph.n_nodes, blocks, self.n_eigenvalues + 1, like)
         value: Tensor = _MeanEigenvalue.apply(found, places, *matrices)
         return value, found
@@ -130,8 +132,7 @@ class CrossClusterLoss:
     ) -> None:
         network = traced(network, example_input)
         self._architecture = network.architecture
-        checked = checked_clusters(clusters, network)
-        self.clusters = {name: torch.from_numpy(labels) for name, labels in checked.items()}
+        self.clusters = checked_clusters(clusters, network)
 
     def __call__(self, module: nn.Module) -> Tensor:
         """Return the term for a module as it is now."""
@@ -143,8 +144,9 @@ class CrossClusterLoss:
         for part in parts_of(network):
             if not part.per_unit and part.read in self.clusters and part.written in self.clusters:
                 squares = part.weights.square().sum(2)
-                within = self.clusters[part.written][:, None] == self.clusters[part.read]
-                shares.append((squares * ~within.to(squares.device)).sum() / squares.sum())
+                within = torch.from_numpy(same_cluster(self.clusters[part.written], self.clusters[part.read]))
+                total = squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)  # a matrix without weights has none
+                shares.append((squares * ~within.to(squares.device)).sum() / total)
         return torch.stack(shares).mean()
 
     def __repr__(self) -> str:

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from consilience.modularity.cross import checked_clusters
+from consilience.errors import InputError
+from consilience.modularity.cross import checked_clusters, same_cluster
 from consilience.modularity.graph import parts_of, traced
 from consilience.population.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
@@ -41,7 +42,7 @@ def edge_factors(network: TracedNetwork, factor: Callable[[str, str], NDArray | 
         for part in own:
             numbers = factor(part.read, part.written)
             ones = torch.ones_like(part.weights)
-            placed.append(ones if numbers is None else ones * torch.as_tensor(numbers, dtype=ones.dtype)[:, :, None])
+            placed.append(ones if numbers is None else ones * torch.as_tensor(numbers).to(ones)[:, :, None])
         weights = Weights(tuple(placed), ones.new_zeros(len(ones)))
         alone = replace(m, norm=None, bias=None)  # what follows a weight keeps its own values
         factors |= alone.written(network.state, network.architecture.widths, weights)
@@ -79,8 +80,9 @@ class BlockMask(Callback):
         def same(read: str, written: str) -> NDArray | None:
             if read not in checked or written not in checked:
                 return None
-            equal: NDArray = checked[written][:, None] == checked[read]
-            return equal
+            without = (checked[written] < 0)[:, None] | (checked[read] < 0)  # of no cluster: their weights stay
+            kept: NDArray = same_cluster(checked[written], checked[read]) | without
+            return kept
 
         self.masks = {name: mask for name, mask in edge_factors(network, same).items() if not bool(mask.all())}
 
@@ -92,7 +94,13 @@ class BlockMask(Callback):
     def after_step(self, member: int, step: int, parameters: Mapping[str, Tensor]) -> None:
         """Set a member's weights between clusters to zero."""
         for name, mask in self.masks.items():
-            parameters[name].mul_(mask)
+            if name not in parameters or parameters[name].shape != mask.shape:
+                raise InputError(
+                    "a mask does not fit the network", where=f"'{name}'",
+                    got=tuple(parameters[name].shape) if name in parameters else "no parameter that is trained",
+                    expected=tuple(mask.shape), cure="make the mask for a network of this kind, all trained",
+                )  # fmt: skip
+            parameters[name].mul_(mask.to(parameters[name].device))
 
     def __repr__(self) -> str:
         return f"BlockMask({self.clusters})"

@@ -74,8 +74,9 @@ class MagnitudePruning(Callback):
         """Prune a member's parameters."""
         share = self.share(step)
         for value in parameters.values():
-            n_zero = round(share * value.numel())
-            if value.ndim >= 2 and n_zero:
+            n_zero = min(round(share * value.numel()), value.numel() - 1)  # one is left even of the smallest matrix
+            if value.ndim >= 2 and n_zero > 0:
                 sizes = value.abs().flatten()
-                smallest = sizes.topk(n_zero, largest=False, sorted=False).indices
-                value.view(-1)[smallest] = 0
+                smallest = torch.zeros_like(sizes, dtype=torch.bool)
+                smallest[sizes.topk(n_zero, largest=False, sorted=False).indices] = True
+                value.masked_fill_(smallest.view(value.shape), 0)

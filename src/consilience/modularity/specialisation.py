@@ -75,7 +75,7 @@ def specialisation(network: TracedNetwork, clusters: Mapping[str, Labels], x: Te
 def _by_class(network: TracedNetwork, x: Tensor, y: Tensor) -> FloatArray:
     outputs = logits(network, x)
     right, n_classes = outputs.argmax(1) == y, outputs.shape[1]
-    n, hits = (np.bincount(of.numpy(), minlength=n_classes) for of in (y, y[right]))
+    n, hits = (np.bincount(of.cpu().numpy(), minlength=n_classes) for of in (y, y[right]))
     accuracy: FloatArray = np.full(n_classes, np.nan)
     np.divide(hits, n, out=accuracy, where=n > 0)
     return accuracy

@@ -31,6 +31,7 @@ Block = tuple[slice, slice, FloatArray]  # nodes, nodes, and the weights of edge
 
 DENSE = 300  # nodes up to which all eigenvectors at once are faster than a few by iteration
 N_INIT = 10  # of k-means, as published
+NEGLIGIBLE = 1e-20  # weights that decay alone acts on, as those of constant pixels, get there in training
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,16 @@ class Spectrum:
 
 
 def degrees(n_nodes: int, blocks: Sequence[Block]) -> FloatArray:
-    """Return each node's sum of edge weights, (m,); an edge from a node to itself counts twice."""
+    """Return each node's sum of edge weights, (m,); an edge from a node to itself counts twice.
+
+    Next to nothing is nothing: below `NEGLIGIBLE` of the largest it is 0, and the node has no edge. Coordinates divide
+    by its root, and would be rounding errors that are larger than anything else.
+    """
     total = np.zeros(n_nodes)
     for first, second, weights in blocks:
         total[first] += weights.sum(1)
         total[second] += weights.sum(0)
+    total[total < NEGLIGIBLE * total.max(initial=0.0)] = 0
     return total
 
 
@@ -100,10 +106,11 @@ def spectrum(n_nodes: int, blocks: Sequence[Block], k: int, like: Spectrum | Non
             "there are not as many connected units as clusters or eigenvectors", got=f"{k} for {n_connected} units",
             expected=f"1 to {n_connected}", cure="ask for fewer",
         )  # fmt: skip
-    root, start = _inverse_root(degree), None if like is None else like.vectors[:, 1:].sum(1)
+    root = _inverse_root(degree)
     scaled = [(first, second, root[first, None] * w * root[second]) for first, second, w in blocks]
     if _in_one_piece(degree, scaled):
         nodes = np.flatnonzero(degree)
+        start = None if like is None else like.vectors[nodes, 1:].sum(1)
         pieces = [(nodes, *_largest(_operator(scaled, nodes, n_nodes), np.sqrt(degree[nodes]), k, start))]
     else:
         matrix = adjacency(n_nodes, scaled)
@@ -115,13 +122,15 @@ def spectrum(n_nodes: int, blocks: Sequence[Block], k: int, like: Spectrum | Non
             own = matrix[nodes][:, nodes]
             pieces.append((nodes, *_largest(own, np.sqrt(degree[nodes]), min(k, len(nodes)))))
     values = np.concatenate([found for _, found, _ in pieces])
-    vectors = np.zeros((n_nodes, len(values)))
-    column = 0
-    for nodes, found, own in pieces:
-        vectors[nodes, column : column + len(found)] = own
-        column += len(found)
     order = np.argsort(-values, kind="stable")[:k]
-    return Spectrum(np.clip(1 - values[order], 0, 2), _signed(vectors[:, order]), degree)
+    column = {int(which): place for place, which in enumerate(order)}
+    vectors, first = np.zeros((n_nodes, k)), 0
+    for nodes, found, own in pieces:
+        for which in range(len(found)):
+            if first + which in column:
+                vectors[nodes, column[first + which]] = own[:, which]
+        first += len(found)
+    return Spectrum(np.clip(1 - values[order], 0, 2), _signed(vectors), degree)
 
 
 def clusters_of(found: Spectrum, random_state: int) -> NDArray[np.int64]:
@@ -201,8 +210,8 @@ def _largest(
         values, vectors = eigh(dense - 3 * np.outer(top, top), subset_by_index=[m - k + 1, m - 1])
     else:
         rest = LinearOperator((m, m), matvec=lambda x: matrix @ x - 3 * top * (top @ x), dtype=np.float64)
-        v0 = np.random.default_rng(0).normal(size=m) if start is None or len(start) != m else start
-        values, vectors = eigsh(rest, k=k - 1, which="LA", v0=v0)
+        v0 = np.random.default_rng(0).normal(size=m) if start is None or not start.any() else start
+        values, vectors = eigsh(rest, k=k - 1, which="LA", v0=v0, rng=np.random.default_rng(0))
     return np.concatenate([np.ones(1), values[::-1]]), np.column_stack([top, vectors[:, ::-1]])
 
 

@@ -3,7 +3,8 @@
 - A penalty is differentiated alone, on the member's own rows of the stack, and its gradient is added to that of the
   task's loss. Whatever it gives, NaN included, it cannot reach the other members, which keep their bits.
 - A parameter that a network does not use has no gradient, and optimisers pass it by; with callbacks its gradient is 0,
-  for every member, so that a penalty of one on it does not bring weight decay to the others.
+  for every member, so that a penalty of one on it does not bring weight decay to the others. Weight decay then acts on
+  it, as it does not without callbacks.
 
 Axis legend: ``k`` member.
 """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from consilience.data import Dataset
 from consilience.errors import InputError
@@ -24,6 +25,7 @@ from consilience.modularity import (
 from consilience.modularity.circuits import CRITERIA
 from consilience.modularity.cross import entries
 from consilience.modularity.graph import parts_of
+from consilience.modularity.lesions import check_labelled
 from consilience.modularity.nulls import Null
 from consilience.population import Population
 from consilience.report.modularity import (
@@ -94,6 +96,15 @@ def run_modularity(
     """
     if not 0 <= shown < len(population):
         raise InputError("there is no such member", where="--member", got=shown, expected=f"0 to {len(population) - 1}")
+    for other, built in others.items():
+        if len(built) > 1:
+            raise InputError(
+                "one network is expected", where=f"--{other}", got=f"{len(built)} networks",
+                cure="give the directory of one",
+            )  # fmt: skip
+    if samples is not None:
+        for member in (*population, *(m for built in others.values() for m in built)):
+            check_labelled(member.network, samples.x, samples.y)
     several = len(population) > 1
     subjects = [(f"member {k}" if several else name, "member" if several else "network", m)
                 for k, m in enumerate(population)]  # fmt: skip
@@ -110,14 +121,15 @@ def run_modularity(
         if k == shown:
             detail, matrices = found, _matrices(member.network, cross)
     network = population.members[shown].network
-    clusters = {layer.name: detail.labels_[layer.name] for layer in network.architecture.hidden}
+    clusters = {layer.name: detail.labels_[layer.name] for layer in network.architecture.free}
     probe, effects, circuits = None, None, list[CircuitRow]()
-    if samples is not None:
+    if samples is not None and any((labels >= 0).any() for labels in clusters.values()):
         progress(f"{subjects[shown][0]}: lesions")
         probe = _probe(network, clusters, samples)
         effects = _effects(network, clusters, samples, settings.random_state)
         if sum(part.weights.numel() for part in parts_of(network)) <= settings.largest_circuit:
-            circuits = list(_circuits(network, samples, lambda label: progress(f"circuits of class {label}")))
+            some = _some(samples, CIRCUIT_SAMPLES, settings.random_state)
+            circuits = list(_circuits(network, some, lambda label: progress(f"circuits of class {label}")))
     return ModularityResult(
         name=f"member {shown} of {name}" if several else name, n_clusters=settings.n_clusters,
         null=settings.null, n_null=settings.n_null, rows=rows, null_values=detail.null_, n_cut=detail.n_cut_,
@@ -185,9 +197,16 @@ def _effects(network: TracedNetwork, clusters: Mapping[str, Any], samples: Datas
     return LesionEffects(found.sizes, drop.single, drop.mean, drop.sd, drop.double, found.labels)
 
 
+def _some(samples: Dataset, n: int, random_state: int) -> Dataset:
+    """Random samples, all if there are no more."""
+    chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(random_state))[:n]
+    return samples.take(chosen.sort().values)
+
+
 def _circuits(network: TracedNetwork, samples: Dataset, progress: Callable[[int], None]) -> Iterator[CircuitRow]:
-    x, y = samples.x[:CIRCUIT_SAMPLES], samples.y[:CIRCUIT_SAMPLES]
-    for label in sorted(set(y.tolist())):
+    x, y = samples.x, samples.y
+    labels = sorted(set(y.tolist()))
+    for label in labels if len(labels) > 1 else ():  # of one class alone nothing can be told
         progress(label)
         for criterion in CRITERIA:
             found = effective_circuit(network, x, y, label, criterion=criterion)

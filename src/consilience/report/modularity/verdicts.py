@@ -28,6 +28,8 @@ NULLS = {
 }
 CRITERIA = {"class": "the published criterion (the class's own samples)", "one-vs-rest": "one against the rest"}
 
+TIE = 1e-9  # n-cuts nearer than this are equal but for rounding
+
 
 @dataclass(frozen=True, eq=False)
 class ModularityResult:
@@ -78,12 +80,12 @@ class ModularityResult:
     def z(self) -> float:
         """(n-cut − mean of the copies') / their standard deviation; NaN if they have no spread."""
         mean, sd = mean_and_sd(self.known.tolist())
-        return (self.n_cut - mean) / sd if sd > 0 else math.nan
+        return (self.n_cut - mean) / sd if sd > TIE * abs(mean) else math.nan
 
     @property
     def p(self) -> float:
-        """(copies with a lower n-cut + 1) / (copies + 1)."""
-        return (int((self.known < self.n_cut).sum()) + 1) / (len(self.known) + 1)
+        """(copies with a lower or equal n-cut + 1) / (copies + 1)."""
+        return (int((self.known <= self.n_cut + TIE).sum()) + 1) / (len(self.known) + 1)
 
 
 def modularity_sentences(result: ModularityResult) -> list[str]:
