@@ -452,6 +452,11 @@ def test_epochs_out_of_range_or_order_are_refused_before_any_work(epochs: list) 
     assert str(error.value).startswith(message.format("checkpoint_epochs"))
 
 
+def test_one_epoch_that_is_no_list_is_refused() -> None:
+    with pytest.raises(InputError, match=r"not a list\n  where:    checkpoint_epochs\n  got:      2\n"):
+        train_population(None, None, 2, training=Training(epochs=3), checkpoint_epochs=2)
+
+
 # --- snapshots -------------------------------------------------------------------------------------------------------
 
 
@@ -598,10 +603,18 @@ def test_snapshots_are_in_the_order_of_training_and_the_last_one_given_counts() 
         (1, [random_mlp([4]), random_mlp([4])], "a snapshot is not of the same members\n  where:    modules\n"
                                                 "  got:      member 1 with other tensors\n  expected: 2 modules"),
         (1, [random_mlp([4]), None], "not a module\n  got:      NoneType"),
-        (1, [random_mlp([4], "tanh"), random_mlp([5])], "members differ in their activations"),
+        (1, [random_mlp([4], "tanh"), random_mlp([5])], "members differ in their activations\n  where:    member 0\n"),
     ],
 )  # fmt: skip
 def test_a_snapshot_of_something_else_is_refused(epoch: int, modules: list, message: str) -> None:
     with pytest.raises(InputError) as error:
         random_population([[4], [5]]).with_snapshot(epoch, modules)
     assert str(error.value).startswith(message)
+
+
+def test_a_member_of_a_snapshot_that_is_refused_is_counted_as_in_the_snapshot() -> None:
+    population, bad = random_population([[4], [5]]), random_mlp([5])
+    nn.init.constant_(bad.readout.bias, math.nan)
+    with pytest.raises(InputError, match="not finite") as error:
+        population.with_snapshot(1, [random_mlp([4]), bad])
+    assert error.value.__notes__ == ["this is member 1 of the population"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 from torch.nn import functional
@@ -146,6 +148,10 @@ def test_no_clustering_depends_on_which_other_models_there_are() -> None:
     for place, labels in two.labels_.items():
         assert (labels == all_four.labels_[place][[3, 1]]).all()
         assert two.matrix_[place][0, 1] == all_four.matrix_[place][3, 1]
+    deeper = compared({**models, "deep": random_mlp([8, 8, 8])}, clusterer="gmm")  # places have other names
+    assert list(deeper.places_) == ["depth 0", "depth 1"]
+    expected = compared(models, clusterer="gmm").labels_
+    assert all((deeper.labels_[f"depth {k}"][:4] == expected[f"hidden.{k}"]).all() for k in (0, 1))
 
 
 def test_models_come_out_as_they_went_in_and_the_same_seed_gives_the_same_result() -> None:
@@ -285,6 +291,36 @@ def test_positions_are_flattened_or_pooled(part: nn.Module, shape: tuple[int, ..
     assert record(net, ["0"], x, "pool")["0"] == pytest.approx(outputs.mean(axes).numpy(), abs=1e-5)
 
 
+class ChannelsFirst(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def test_a_norm_of_a_derived_class_may_have_its_units_first() -> None:
+    x = torch.randn(4, 3, 5, 6)
+    for norm, axes in ((ChannelsFirst(3), (2, 3)), (nn.LayerNorm(6), (1, 2))):
+        expected = norm(x).mean(axes).detach().numpy()
+        assert record(nn.Sequential(norm), ["0"], x, "pool")["0"] == pytest.approx(expected, abs=1e-6)
+
+
+class Sometimes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.extra, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.first(x)
+        return self.last(self.extra(inner) if x[0, 0] > 0 else inner)
+
+
+def test_a_layer_that_some_batches_do_not_call_is_refused(tmp_path: Path) -> None:
+    x = torch.ones(600, 6) * torch.where(torch.arange(600) < 256, 1.0, -1.0)[:, None]
+    for cache in (None, tmp_path):
+        message = r"not called for every batch(.|\n)*'model 0', layer 'extra'(.|\n)*sample 256 on(.|\n)*leave this"
+        with pytest.raises(InputError, match=message):
+            compared([Sometimes(), Sometimes()], x, layers="extra", cache=cache)
+
+
 def test_convolutions_of_different_architectures_are_compared_by_depth() -> None:
     x = torch.randn(40, 3, 8, 8)
     models = {"plain": ConvNet(3, [4, 6, 6], 3, batch_norm=True), "residual": ResNet(3, (4, 6), 3)}
@@ -360,6 +396,20 @@ def test_offsets_scales_and_constant_units_do_not_matter() -> None:
     assert adjusted_rand_score(cluster_activations(wide, 5, reduction="none"), expected) > 0.99
 
 
+@pytest.mark.parametrize("clusterer", list(CLUSTERERS))
+def test_denormal_units_are_constant(clusterer: str) -> None:
+    x, _ = blobs(80)
+    with_tiny = np.concatenate([x, np.float32(1e-44) * np.arange(80)[:, None] % np.float32(5e-44)], 1)
+    labels = cluster_activations(with_tiny, 3, clusterer=clusterer)
+    assert (labels == cluster_activations(x, 3, clusterer=clusterer)).all()
+
+
+def test_spectral_clusters_of_one_sample_each_and_of_as_many_samples_as_units() -> None:
+    x, _ = blobs(6)
+    assert cluster_activations(x, 6, clusterer="spectral").tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(set(cluster_activations(x, 2, clusterer="spectral", reduction="none").tolist())) == 2
+
+
 @given(labels=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=30))
 def test_majority_and_purity_count_as_by_hand(labels: list[tuple[int, int]]) -> None:
     clusters, y = np.array(labels).T
@@ -432,6 +482,40 @@ def test_the_consensus_sees_through_noise_and_names_of_clusters(method: str) -> 
 def test_trees_are_cut_into_exactly_so_many_clusters_though_heights_are_equal(n_clusters: int) -> None:
     found = find_consensus([[0, 0, 0, 1, 1, 1]], n_clusters)  # all merges at height 0, and one at 1
     assert len(set(found.labels.tolist())) == n_clusters
+
+
+@pytest.mark.parametrize(
+    ("labels", "n_clusters", "expected"),
+    [
+        ([[0, 0, 0]], 1, [0, 0, 0]),
+        (np.zeros((3, 4), int), 2, [0, 0, 0, 0]),
+        ([[0, 0, 1, 1]], 3, [0, 0, 1, 1]),
+        ([[0, 0, 1, 1], [1, 0, 0, 0]], 3, [0, 1, 2, 2]),
+    ],
+)
+def test_spectral_consensus_keeps_samples_together_that_all_models_have_together(
+    labels: Any, n_clusters: int, expected: list[int]
+) -> None:
+    assert find_consensus(labels, n_clusters, "spectral").labels.tolist() == expected
+
+
+def test_a_spectral_consensus_of_clusters_that_nothing_joins_is_decided_by_the_seed() -> None:
+    labels = np.random.RandomState(0).randint(0, 12, (1, 200))
+    first, *others = (find_consensus(labels, 5, "spectral").labels for _ in range(3))
+    assert all((first == other).all() for other in others)
+
+
+def test_spectral_consensus_is_the_normalised_cut_of_the_coassociations() -> None:
+    generator = np.random.RandomState(0)
+    labels = np.repeat([[0, 0, 0, 1, 1, 2]], 3, 0).repeat(9, 1)
+    noisy = generator.rand(3, 54) < 0.2
+    labels[noisy] = generator.randint(0, 3, noisy.sum())
+    together = np.mean([own[:, None] == own for own in labels], 0)
+    roots = together.sum(1) ** -0.5
+    vectors = np.linalg.eigh(roots[:, None] * together * roots)[1][:, -3:]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    expected = KMeans(3, n_init=10, random_state=0).fit(vectors).labels_
+    assert adjusted_rand_score(find_consensus(labels, 3, "spectral").labels, expected) == 1
 
 
 def test_blocks_of_the_coassociation_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,16 +625,52 @@ def test_what_cannot_be_batched_over_parameters_goes_one_by_one() -> None:
     assert loss_barriers(models, X, Y, n_points=3)[0, 1] == pytest.approx(expected, abs=1e-6)
 
 
+class Tied(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.first, self.second, self.last = chain(6, 6, 6, 3, seed=seed)[::2]
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(functional.relu(self.first(x))))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_tied_weights_stay_tied_on_the_line(batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError
+
+    if not batched:
+        monkeypatch.setattr("consilience.comparison.barriers.vmap", refuse)
+    models, ts = [Tied(0), Tied(1)], np.linspace(0, 1, 5)
+    losses = losses_along(*models, X, Y, ts)
+    expected = max((losses - ((1 - ts) * losses[0] + ts * losses[-1])).max(), 0)
+    assert loss_barriers(models, X, Y, n_points=5)[0, 1] == pytest.approx(expected, abs=1e-6)
+    assert (loss_barriers(models, X, Y, n_points=2) == 0).all()
+
+
+def test_barriers_need_one_function_of_the_parameters() -> None:
+    relu, tanh = [[random_mlp([8], activation, seed=k) for k in (0, 1)] for activation in ("relu", "tanh")]
+    found = loss_barriers([relu[0], tanh[0], relu[1], tanh[1]], X, Y)
+    assert np.isnan(found).tolist() == [[(i + j) % 2 == 1 for j in range(4)] for i in range(4)]
+    with pytest.raises(InputError, match="no two models compute one function"):
+        loss_barriers([relu[0], tanh[0]], X, Y)
+
+
 def test_barriers_need_equal_shapes() -> None:
     narrow, wide = random_mlp([4]), random_mlp([5])
     found = loss_barriers([narrow, wide, random_mlp([4], seed=1)], X, Y)
     assert np.isnan(found[0, 1])
     assert np.isnan(found[1, 2])
     assert np.isfinite(found[0, 2])
-    with pytest.raises(InputError, match="no two models have parameters of the same names and shapes"):
+    with pytest.raises(InputError, match="one function of parameters of the same names and shapes"):
         loss_barriers([narrow, wide], X, Y)
     with pytest.raises(InputError, match="labels do not fit the outputs"):
         loss_barriers([narrow, narrow], X, Y + 1)
+    with pytest.raises(InputError, match=r"labels do not fit(.|\n)*labels \(1,\) and outputs \(3,\)"):
+        loss_barriers([narrow, narrow], X, Y[:, None])
+    with pytest.raises(InputError, match="a loss is not finite"):
+        loss_barriers([broken(float("nan")), broken(float("nan"))], X, Y)
     with pytest.raises(InputError, match="each input needs a target"):
         loss_barriers([narrow, narrow], X, Y[1:])
     with pytest.raises(InputError, match="a line has two ends"):
@@ -561,7 +681,7 @@ def test_barriers_need_equal_shapes() -> None:
 
 
 def test_activations_are_kept_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_of, "SHARD_BYTES", 256 * 8 * 4)  # one batch of rows
+    monkeypatch.setattr(cache_of, "SHARD_BYTES", 2 * 256 * 8 * 4)  # one batch of rows of both layers
     x, _ = blobs(600)
     models = [random_mlp([8, 8], seed=k) for k in range(2)]
     plain, kept = compared(models, x), compared(models, x, cache=tmp_path)
@@ -600,13 +720,20 @@ def test_a_recording_that_is_killed_leaves_no_layer(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(cache_of, "SHARD_BYTES", 1)
     with pytest.raises(KeyboardInterrupt):
         compared(models, cache=tmp_path)
-    assert [path.name[-6:] for path in tmp_path.iterdir()] == ["-00000"]
+    assert {path.name[-6:] for path in tmp_path.iterdir()} == {"-00000"}
     monkeypatch.undo()
     kept, plain = compared(models, cache=tmp_path), compared(models)
     assert (kept.labels_["hidden.0"] == plain.labels_["hidden.0"]).all()
-    next(tmp_path.glob("*-00000/*.safetensors")).write_bytes(b"damaged")
-    with pytest.raises(ArtefactError, match="damaged"):
-        compared(models, cache=tmp_path)
+    shard = next(tmp_path.glob("*-00000"))
+    for spoil in (lambda: next(shard.glob("*.safetensors")).write_bytes(b"damaged"), lambda: shutil.rmtree(shard)):
+        spoil()
+        with pytest.raises(ArtefactError, match="recorded activations are lost or damaged") as lost:
+            compared(models, cache=tmp_path)
+        named = Path(str(lost.value.cure).removeprefix("delete ").partition("*")[0])
+        assert named.parent == tmp_path
+        for path in tmp_path.glob(f"{named.name}*"):
+            shutil.rmtree(path)
+        assert (compared(models, cache=tmp_path).labels_["hidden.0"] == plain.labels_["hidden.0"]).all()
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="a file is in the way"):
         compared(models, cache=tmp_path / "file")
@@ -637,6 +764,7 @@ def broken(value: float) -> MLP:
         ({"n_components": 0}, "n_components"),
         ({"n_null": 1}, "a spread takes two"),
         ({"random_state": -1}, "random_state"),
+        ({"random_state": 2**32}, r"a seed that makes no sense(.|\n)*from 0 to 4294967295"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(parameters: dict[str, Any], message: str) -> None:
@@ -664,6 +792,11 @@ def test_models_that_cannot_be_compared_are_refused() -> None:
         compared({"fine": net, "bad": broken(float("nan"))})
     with pytest.raises(InputError, match=r"does not take these inputs(.|\n)*model 'wide'"):
         compared({"fine": net, "wide": chain(7, 5, 3)})
+    for whole in (X.byte(), X > 0):
+        with pytest.raises(InputError, match=r"does not take these inputs(.|\n)*cure: +convert to float"):
+            compared([net, net], whole)
+    with pytest.raises(InputError, match=r"two models have one name(.|\n)*1, '1'"):
+        compared({1: net, "1": random_mlp([5, 4], seed=2)})
     with pytest.raises(InputError, match=r"number of clusters is not known(.|\n)*3, 4"):
         compared([chain(6, 5, 3), chain(6, 5, 4)])
     with pytest.raises(InputError, match="fewer samples differ than there should be clusters"):
@@ -690,8 +823,31 @@ def test_samples_must_be_the_same_in_the_same_order() -> None:
         fit(None, torch.where(torch.arange(90)[:, None] == 2, torch.nan, X))
     with pytest.raises(InputError, match="one label"):
         compared(models, y=Y[1:])
+    for value in (0.5, np.nan, np.inf):
+        with pytest.raises(InputError, match="labels are not classes"):
+            compared(models, y=np.where(np.arange(90) == 7, value, Y))
+    assert (compared(models, y=Y.double()).labels_["hidden.0"] == compared(models, y=Y).labels_["hidden.0"]).all()
     same = fit({"a": np.array(ids), "b": torch.tensor(ids)}, {"a": X, "b": X.double().numpy()})
     assert same.ids_ == tuple(ids)
+
+
+def test_inputs_may_lie_backwards_or_be_read_only() -> None:
+    models, frozen = [random_mlp([4]), random_mlp([4], seed=1)], X.numpy().copy()
+    frozen.flags.writeable = False
+    expected = compared(models, X.flip(0)).labels_["hidden.0"]
+    assert (compared(models, frozen[::-1]).labels_["hidden.0"] == expected).all()
+    assert (compared(models, frozen).labels_["hidden.0"] == compared(models).labels_["hidden.0"]).all()
+    assert np.isfinite(loss_barriers(models, frozen[::-1], Y.numpy()[::-1], n_points=3)).all()
+
+
+@pytest.mark.parametrize("measure", ["unbiased_cka", "rsa"])
+def test_a_measure_that_is_undefined_names_the_model_and_the_place(measure: str) -> None:
+    models = {"fine": chain(6, 8, 3), "even": nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))}
+    with torch.no_grad():
+        models["even"][0].weight.copy_(torch.eye(6))
+        models["even"][0].bias.zero_()
+    with pytest.raises(InputError, match=r"where: +'even', place '0'\n"):
+        compared(models, torch.eye(6), measure=measure, layers="0", n_clusters=2)
 
 
 def test_epochs_without_a_snapshot_are_refused() -> None:
@@ -699,7 +855,9 @@ def test_epochs_without_a_snapshot_are_refused() -> None:
     population = Population.from_modules(nets, X[:8]).with_snapshot(2, nets)
     with pytest.raises(InputError, match=r"no snapshot of this epoch(.|\n)*got:      3(.|\n)*one of 2"):
         ModelComparison().fit(population, X, epochs=[2, 3])
-    with pytest.raises(InputError, match="a population with snapshots"):
+    with pytest.raises(InputError, match="populations with snapshots"):
         ModelComparison().fit(nets, X, epochs=[2])
     with pytest.raises(InputError, match="call fit first"):
         _ = ModelComparison().layer_matrix_
+    with pytest.raises(InputError, match=r"layer_index_(.|\n)*call fit first"):
+        _ = ModelComparison().layer_index_

@@ -311,6 +311,16 @@ def test_only_the_unbiased_similarity_of_unrelated_activations_is_zero() -> None
     assert representation_similarities(unrelated, "cka")[pairs].min() > 0.5
 
 
+def test_procrustes_where_divide_and_conquer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    given_ = activations()
+    expected = representation_similarities(given_, "procrustes")
+    monkeypatch.setattr(np.linalg, "svd", fail)
+    np.testing.assert_allclose(representation_similarities(given_, "procrustes"), expected, rtol=0, atol=1e-12)
+
+
 def test_procrustes_is_a_metric() -> None:
     d = representation_similarities(activations(6), "procrustes")
     assert (d[:, None, :] <= d[:, :, None] + d[None] + 1e-12).all()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ from torch.nn import functional
 from consilience.comparison.layers import calls
 from consilience.comparison.models import Models, modules_of
 from consilience.comparison.recording import asking, like_parameters
-from consilience.comparison.samples import check_samples
+from consilience.comparison.samples import as_tensor, check_samples
 from consilience.errors import InputError
 from consilience.population.create import settle_norms
 
 BATCH_SIZE = 256  # samples, run at all points of a line at once
+N_PROBE = 16  # samples on which models are looked at for whether they compute one function of their parameters
+ROUNDING = 1e-5  # of outputs in float32, as a share of the largest
 
 State = dict[str, Tensor]
 
@@ -62,36 +64,39 @@ def loss_barriers(
     Returns
     -------
     ndarray
-        (m, m), symmetric, 0 on the diagonal; NaN between models whose parameters have different names or shapes.
+        (m, m), symmetric, 0 on the diagonal; NaN between models whose parameters have different names or shapes, or
+        that compute different functions of them: each must, with the other's parameters, give the other's outputs.
 
     Raises
     ------
     InputError
-        If there is one model, no two have parameters of the same shapes, inputs or targets do not fit or a loss is not
-        finite.
+        If there is one model, no two compute one function of parameters of the same shapes, inputs or targets do not
+        fit or a loss is not finite.
     """
     modules = modules_of(models)
     if not isinstance(n_points, int) or n_points < 2:
         raise InputError("a line has two ends", where="n_points", got=n_points, expected="an int ≥ 2")
     inputs = next(iter(check_samples(list(modules), x, None, None).x.values()))
-    targets = torch.as_tensor(y)
+    targets = as_tensor(y)
     if len(targets) != len(inputs):
         raise InputError("each input needs a target", where="y", got=len(targets), expected=len(inputs))
     for name, module in modules.items():
         calls(module, inputs, name)  # or raises
-    names, states = list(modules), {name: dict(module.state_dict()) for name, module in modules.items()}
-    pairs = [(i, j) for i, j in combinations(range(len(names)), 2) if _alike(states[names[i]], states[names[j]])]
+    names, own = list(modules), list(modules.values())
+    pairs = [(i, j) for i, j in combinations(range(len(own)), 2) if _alike(own[i], own[j], inputs[:N_PROBE])]
     if not pairs:
         raise InputError(
-            "no two models have parameters of the same names and shapes", where="models", got=f"{len(names)} models",
+            "no two models compute one function of parameters of the same names and shapes", where="models",
+            got=f"{len(names)} models",
             cure="a line between parameters takes equal architectures; compare clusterings instead",
         )  # fmt: skip
     barriers = np.full((len(names), len(names)), np.nan)
     np.fill_diagonal(barriers, 0.0)
     t = torch.linspace(0, 1, n_points, dtype=torch.float64)
+    ends = {k: _losses(own[k], [own[k].state_dict()], inputs, targets, random_state) for k in {*chain(*pairs)}}
     for i, j in pairs:
-        line = [_between(states[names[i]], states[names[j]], float(each)) for each in t]
-        losses = _losses(modules[names[i]], line, inputs, targets, random_state)
+        line = [_between(own[i].state_dict(), own[j].state_dict(), float(each)) for each in t[1:-1]]
+        losses = torch.cat([ends[i], _losses(own[i], line, inputs, targets, random_state), ends[j]])
         if not bool(torch.isfinite(losses).all()):
             raise InputError("a loss is not finite", where=f"between models '{names[i]}' and '{names[j]}'",
                              cure="leave one of them out")  # fmt: skip
@@ -100,8 +105,23 @@ def loss_barriers(
     return barriers
 
 
-def _alike(a: State, b: State) -> bool:
-    return {name: value.shape for name, value in a.items()} == {name: value.shape for name, value in b.items()}
+def _alike(a: nn.Module, b: nn.Module, x: Tensor) -> bool:
+    """Tell whether two modules compute one function of their states, by exchanging these."""
+    shapes = [{name: value.shape for name, value in module.state_dict().items()} for module in (a, b)]
+    return shapes[0] == shapes[1] and _computes(a, b, x) and _computes(b, a, x)
+
+
+def _computes(a: nn.Module, b: nn.Module, x: Tensor) -> bool:
+    """Tell whether a module, with another's state, gives the other's outputs."""
+    a = copy.deepcopy(a)
+    a.load_state_dict(b.state_dict())
+    with asking(a), asking(b):
+        ours, theirs = a(like_parameters(x, a)), b(like_parameters(x, b))
+    if ours.shape != theirs.shape:
+        return False
+    ours, theirs = ours.double().cpu(), theirs.double().cpu()
+    scale = float(theirs.nan_to_num().abs().max())
+    return torch.allclose(ours, theirs, rtol=0, atol=ROUNDING * scale, equal_nan=True)  # whose loss is refused later
 
 
 def _between(a: State, b: State, t: float) -> State:
@@ -114,6 +134,8 @@ def _between(a: State, b: State, t: float) -> State:
 
 def _losses(module: nn.Module, line: Sequence[State], x: Tensor, y: Tensor, random_state: int) -> Tensor:
     """Return the mean loss (t,) at points of a line."""
+    if not line:
+        return torch.zeros(0, dtype=torch.float64)
     module = copy.deepcopy(module)
     x = like_parameters(x, module)
     settled = [_settled(module, state, x, random_state) for state in line]
@@ -129,9 +151,9 @@ def _losses(module: nn.Module, line: Sequence[State], x: Tensor, y: Tensor, rand
 def _outputs(module: nn.Module, states: Sequence[State], stacked: State, x: Tensor) -> Tensor:
     """Return outputs (t, n, ...) of a module in all of its states."""
     try:
-        outputs: Tensor = vmap(lambda state: functional_call(module, state, (x,)))(stacked)
+        outputs: Tensor = vmap(lambda state: functional_call(module, state, (x,), tie_weights=False))(stacked)
     except RuntimeError:  # an operation that cannot be batched over parameters, as an LSTM's
-        outputs = torch.stack([functional_call(module, state, (x,)) for state in states])
+        outputs = torch.stack([functional_call(module, state, (x,), tie_weights=False) for state in states])
     return outputs
 
 
@@ -150,7 +172,13 @@ def _loss(outputs: Tensor, y: Tensor) -> Tensor:
             raise InputError("targets do not fit the outputs", where="y", got=tuple(y.shape[1:]),
                              expected=tuple(outputs.shape[1:]))  # fmt: skip
         return (outputs - y).square().flatten(1).mean(1).sum()
-    if y.dim() != 1 or outputs.dim() != 2 or int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
+    if y.dim() != 1 or outputs.dim() != 2:
+        raise InputError(
+            "labels do not fit the outputs", where="y",
+            got=f"of each sample, labels {tuple(y.shape[1:])} and outputs {tuple(outputs.shape[1:])}",
+            expected="one int and (o,)",
+        )  # fmt: skip
+    if int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
         raise InputError("labels do not fit the outputs", where="y", got=f"{int(y.min())} to {int(y.max())}",
-                         expected=f"ints below {outputs.shape[-1]}, one per sample")  # fmt: skip
+                         expected=f"ints below {outputs.shape[1]}")  # fmt: skip
     return functional.cross_entropy(outputs, y.long(), reduction="sum")

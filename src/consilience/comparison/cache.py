@@ -27,7 +27,7 @@ from consilience.errors import ArtefactError
 from consilience.store import check_destination, fingerprint, read_artefact, write_artefact
 
 KIND, ROWS = "activations", "activation-rows"
-SHARD_BYTES = 2**26  # of rows that wait for being written, for each layer
+SHARD_BYTES = 2**26  # of rows that wait for being written, of all layers together
 N_PROBE = 16  # samples on which a layer is looked at for its key
 
 
@@ -43,7 +43,8 @@ def recorded(
     """Yield (name, activations (n, d) in float32) for each of a model's layers, in order; the caller may change them.
 
     Without a cache all layers are recorded in one pass and each is forgotten once it has been yielded. With one, layers
-    that are not in it are recorded into it in one pass, and each is then read; only one is in memory at a time.
+    that are not in it are recorded into it in one pass, of which `SHARD_BYTES` and a batch wait in memory, and then
+    each is read: in memory is only the one that was yielded last.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def recorded(
         for name in names:
             yield name, found.pop(name)
         return
-    keys = _keys(module, names, x, ids, positions)
+    keys = _keys(module, names, x, ids, positions, model)
     missing = [name for name in names if not check_destination(cache / keys[name], KIND)]
     if missing:
         _write(module, {name: keys[name] for name in missing}, x, ids, positions, cache, model)
@@ -66,9 +67,9 @@ def recorded(
         yield name, _read(cache, keys[name], ids)
 
 
-def _keys(module: nn.Module, names: Sequence[str], x: Tensor, ids: Ids, positions: str) -> dict[str, str]:
+def _keys(module: nn.Module, names: Sequence[str], x: Tensor, ids: Ids, positions: str, model: str) -> dict[str, str]:
     shared = [fingerprint(module.state_dict()), fingerprint({"x": x}), ids, positions]
-    probe = record(module, names, x[:N_PROBE], positions)
+    probe = record(module, names, x[:N_PROBE], positions, model)
     return {
         name: hashlib.sha256(
             json.dumps([*shared, name, fingerprint({"probe": torch.from_numpy(probe[name])})]).encode()
@@ -92,7 +93,8 @@ def _write(
     for batch in stream(module, list(keys), x, positions, model):
         for name, rows in batch.items():
             waiting[name].append(rows)
-            if sum(each.nbytes for each in waiting[name]) >= SHARD_BYTES:
+        if sum(each.nbytes for held in waiting.values() for each in held) >= SHARD_BYTES:
+            for name in waiting:
                 flush(name)
     for name, key in keys.items():
         if waiting[name]:
@@ -111,7 +113,13 @@ def _read(cache: Path, key: str, ids: Ids) -> NDArray[np.float32]:
     found = np.empty((len(ids), config["n_features"]), dtype=np.float32)
     start = 0
     for index in range(config["n_shards"]):
-        rows = read_artefact(_shard(cache, key, index), ROWS).tensors["rows"].numpy()
+        try:
+            rows = read_artefact(_shard(cache, key, index), ROWS).tensors["rows"].numpy()
+        except ArtefactError as error:
+            raise ArtefactError(
+                "recorded activations are lost or damaged", where=_shard(cache, key, index), got=error.what,
+                cure=f"delete {cache / key}*; the layer is then recorded anew",
+            ) from error  # fmt: skip
         found[start : start + len(rows)] = rows
         start += len(rows)
     return found

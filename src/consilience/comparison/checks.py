@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consilience.comparison.clusterings import CLUSTERERS, REDUCTIONS
+from consilience.comparison.clusterings import CLUSTERERS, REDUCTIONS, check_seed
 from consilience.comparison.consensus import METHODS
 from consilience.comparison.layers import Calls
 from consilience.comparison.recording import POSITIONS
@@ -42,7 +42,6 @@ def check_parameters(comparison: ModelComparison) -> None:
         ("n_clusters", comparison.n_clusters, 2),
         ("n_components", comparison.n_components, 1),
         ("n_null", comparison.n_null, 0),
-        ("random_state", comparison.random_state, 0),
     ):
         open_ = name == "n_clusters" and number is None
         if not open_ and (not isinstance(number, int) or number < least or (name == "n_null" and number == 1)):
@@ -50,6 +49,7 @@ def check_parameters(comparison: ModelComparison) -> None:
                 "a number that makes no sense", where=f"ModelComparison({name}=...)", got=repr(number),
                 expected=f"an int ≥ {least}" + (", and not 1: a spread takes two" if name == "n_null" else ""),
             )  # fmt: skip
+    check_seed(comparison.random_state, "ModelComparison(random_state=...)")
     if comparison.reduction == "umap":
         check_umap()
 

@@ -24,9 +24,11 @@ from consilience.errors import InputError
 
 REDUCTIONS = ("pca", "umap", "none")
 SAME = 1e-6  # of a unit's mean: a spread below it is rounding in float32
+TINY = float(np.finfo(np.float32).tiny)  # a spread below it has no reciprocal in float32
 N_STARTS = 3  # of k-means and mixtures: the best is kept
 N_NEIGHBOURS = 10  # of a sample in the graph of spectral clustering
 SMALLEST_SHARE = 0.01  # of the samples: fewer are no cluster to hdbscan
+LARGEST_SEED = 2**32 - 1  # of numpy.random.RandomState, on which scikit-learn's draws rest
 
 Points = NDArray[np.floating]
 Labels = NDArray[np.int64]
@@ -55,13 +57,15 @@ def cluster_activations(
     Raises
     ------
     InputError
-        If all units are constant, values are not finite, or fewer samples differ than there should be clusters.
+        If all units are constant, values are not finite, fewer samples differ than there should be clusters, or the
+        seed makes no sense.
 
     Examples
     --------
     >>> cluster_activations([[0.0, 1.0], [0.1, 1.0], [5.0, 1.0], [5.2, 1.0], [0.2, 1.0]], 2)
     array([0, 0, 1, 1, 0])
     """
+    check_seed(random_state, "random_state")
     values = np.asarray(activations, dtype=np.float32).copy()
     if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
         raise InputError("not a matrix of finite values", where="activations", got=values.shape, expected="(n, d)")
@@ -121,6 +125,19 @@ def numbered(labels: NDArray[np.integer]) -> Labels:
     return np.argsort(np.argsort(first))[inverse].astype(np.int64)
 
 
+def check_seed(random_state: int, where: str) -> None:
+    """Refuse what NumPy's generator does not take for a seed.
+
+    Raises
+    ------
+    InputError
+        As said.
+    """
+    if not isinstance(random_state, int) or not 0 <= random_state <= LARGEST_SEED:
+        raise InputError("a seed that makes no sense", where=where, got=repr(random_state),
+                         expected=f"an int from 0 to {LARGEST_SEED}")  # fmt: skip
+
+
 def majority_labels(labels: ArrayLike, y: ArrayLike) -> Labels:
     """Return, for each sample (n,), the class that most samples of its cluster have; of several, the smallest.
 
@@ -155,7 +172,7 @@ def _standardised(activations: NDArray[np.float32], random_state: int, where: st
     mean = activations.mean(0, dtype=np.float64)
     activations -= mean.astype(np.float32)
     spread = np.sqrt(np.einsum("nd,nd->d", activations, activations, dtype=np.float64) / len(activations))
-    varies = np.flatnonzero(spread > SAME * np.abs(mean))
+    varies = np.flatnonzero(spread > np.maximum(SAME * np.abs(mean), TINY))
     if not len(varies):
         raise InputError(
             "activations are constant: every sample gives the same", where=where,
@@ -188,12 +205,15 @@ def _gmm(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integ
 
 def _spectral(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
     """Normalised cut of the graph of nearest neighbours, which may well fall apart into components."""
+    if n_clusters == len(points):  # ARPACK finds fewer eigenvectors than there are
+        return np.arange(n_clusters)
     graph = SpectralClustering(
         n_clusters, affinity="nearest_neighbors", n_neighbors=min(N_NEIGHBOURS, len(points) - 1),
         assign_labels="cluster_qr", random_state=random_state,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Graph is not fully connected", UserWarning)
+        warnings.filterwarnings("ignore", "The spectral clustering API has changed", UserWarning)  # of square points
         return np.asarray(graph.fit(points).labels_)
 
 

@@ -9,6 +9,7 @@ Axis legend: ``m`` model, ``P`` places, ``n`` sample.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,12 +41,12 @@ class ModelComparison:
     """Compare models by what they make of the same samples.
 
     At each place (one layer in every model) activations are standardised by unit, reduced and clustered; models are as
-    alike as these clusterings are. No clustering depends on which other models there are.
+    alike as these clusterings are. No clustering of a layer depends on which other models there are.
 
     Parameters
     ----------
     measure : one of `MEASURES`, of clusterings or of representations. One of representations compares activations as
-        they are recorded, which then are all in memory: m P n d numbers.
+        they are recorded, which then are all in memory: m P n d numbers, and as many again for each epoch.
     layers : what is compared: names or globs of `named_modules`, a mapping place → names or globs (the first that
         matches counts, in each model), or None for all layers with weights but the readout, aligned by name or, if
         names differ, by depth. See `find_places`. A module's output is what it returns: of a linear layer or a
@@ -57,9 +58,9 @@ class ModelComparison:
     positions : of convolutions and tokens: "flatten" them, or "pool" them by their mean.
     consensus : how the clustering that all models agree on is found: "average", "spectral", or None for not at all.
     n_null : shuffles of the samples for ``z_``, 2 or more; 0 skips it.
-    cache : directory in which activations are kept, so that nothing is recorded twice, and only one layer is in memory
-        at a time. Without one, the layers of one model are.
-    random_state : seed.
+    cache : directory in which activations are kept, so that nothing is recorded twice, and layers of a model are looked
+        at one at a time. Without one, all layers of a model are in memory at once.
+    random_state : seed, the same for all models and places.
 
     Attributes
     ----------
@@ -176,25 +177,34 @@ class ModelComparison:
         self._views = tuple(views)
         self._layer_matrix: Array | None = None
         self._results(measure, names, places, samples, n_clusters)
-        self.epochs_ = {epoch: _matrices(found, measure, places) for epoch, found in early.items()}
-        self.combined_ = _matrices(combined, measure, places) if combined else {}
+        self.epochs_ = {
+            epoch: _matrices(found, measure, places, [f"'{name}' at epoch {epoch}" for name in names])
+            for epoch, found in early.items()
+        }
+        together = [f"'{name}' at all epochs" for name in names]
+        self.combined_ = _matrices(combined, measure, places, together) if combined else {}
         return self
 
     @property
     def layer_index_(self) -> tuple[tuple[str, str], ...]:
         """(model, place) of each row of ``layer_matrix_``: all places of the first model, then of the second, …."""
+        self._check_fitted("layer_index_")
         return tuple((name, place) for name in self.names_ for place in self.places_)
 
     @property
     def layer_matrix_(self) -> Array:
         """(m P, m P) values of the measure between all layers, within and across models; made when first asked for."""
-        if not hasattr(self, "places_"):
-            raise InputError("nothing has been compared", where="layer_matrix_", cure="call fit first")
+        self._check_fitted("layer_matrix_")
         if self._layer_matrix is None:
             self._layer_matrix = _compared(
-                [_seen(view, self._measure)[place] for view in self._views for place in self.places_], self._measure
-            )
+                [_seen(view, self._measure)[place] for view in self._views for place in self.places_],
+                self._measure, [f"'{name}', place '{place}'" for name, place in self.layer_index_],
+            )  # fmt: skip
         return self._layer_matrix
+
+    def _check_fitted(self, where: str) -> None:
+        if not hasattr(self, "places_"):
+            raise InputError("nothing has been compared", where=where, cure="call fit first")
 
     def _results(
         self, measure: Measure, names: tuple[str, ...], places: dict[str, tuple[str, ...]], samples: Samples, k: int
@@ -212,7 +222,7 @@ class ModelComparison:
             self.z_ = {place: null.z for place, null in nulls.items()}
             self.matrix_ = {place: null.value for place, null in nulls.items()}
         else:
-            self.matrix_ = _matrices(self._views, measure, places)
+            self.matrix_ = _matrices(self._views, measure, places, [f"'{name}'" for name in names])
         self.groups_: dict[str, Groups] = {
             place: group_models(as_distance(matrix, measure)) for place, matrix in self.matrix_.items()
         }
@@ -229,9 +239,16 @@ class ModelComparison:
             }
 
 
-def _matrices(views: Sequence[View], measure: Measure, places: Mapping[str, Any]) -> dict[str, Array]:
+def _matrices(
+    views: Sequence[View], measure: Measure, places: Mapping[str, Any], models: Sequence[str]
+) -> dict[str, Array]:
     """Place → (m, m)."""
-    return {place: _compared([_seen(view, measure)[place] for view in views], measure) for place in places}
+    return {
+        place: _compared(
+            [_seen(view, measure)[place] for view in views], measure, [f"{model}, place '{place}'" for model in models]
+        )
+        for place in places
+    }
 
 
 def _seen(view: View, measure: Measure) -> Mapping[str, NDArray[Any]]:
@@ -239,7 +256,12 @@ def _seen(view: View, measure: Measure) -> Mapping[str, NDArray[Any]]:
     return view.labels if measure.of == "clusterings" else view.activations
 
 
-def _compared(seen: Sequence[NDArray[Any]], measure: Measure) -> Array:
+def _compared(seen: Sequence[NDArray[Any]], measure: Measure, names: Sequence[str]) -> Array:
+    """Values of the measure between all that is seen; errors call it by these names."""
     if measure.of == "clusterings":
         return clustering_similarities(np.stack(seen), measure)
-    return representation_similarities(seen, measure)
+    try:
+        return representation_similarities(seen, measure)
+    except InputError as error:
+        where = re.sub(r"^activations\[(\d+)\]", lambda found: names[int(found[1])], str(error.where))
+        raise InputError(error.what, where=where, got=error.got, expected=error.expected, cure=error.cure) from error

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.cluster.hierarchy import linkage
 from scipy.sparse import csr_array, diags_array
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import aslinearoperator, eigsh
 from sklearn.cluster import KMeans
 
-from consilience.comparison.clusterings import numbered
+from consilience.comparison.clusterings import check_seed, numbered
 from consilience.comparison.grouping import cut
 from consilience.errors import InputError
 
@@ -53,13 +53,15 @@ def find_consensus(labels: ArrayLike, n_clusters: int, method: str = "average", 
     labels : (m, n) clusters of n samples in m models.
     n_clusters : k ≤ n, of the consensus.
     method : "average" (linkage on 1 − co-association; every pair of samples is looked at, so that n is limited to
-        `MAX_SAMPLES`) or "spectral" (normalised cut of the co-associations, from the singular vectors of B).
+        `MAX_SAMPLES`) or "spectral" (normalised cut of the co-associations, from the singular vectors of B; samples
+        that all models have together stay together, so that there may be fewer clusters).
     random_state : seed of "spectral".
 
     Raises
     ------
     InputError
-        If the labels are no matrix, the method is unknown, or there are fewer or too many samples.
+        If the labels are no matrix, the method is unknown, there are fewer or too many samples, or the seed makes no
+        sense.
 
     Examples
     --------
@@ -74,6 +76,7 @@ def find_consensus(labels: ArrayLike, n_clusters: int, method: str = "average", 
             got=f"labels of shape {given.shape}, n_clusters={n_clusters}", expected="(m, n), n ≥ 2 and n ≥ n_clusters",
         )  # fmt: skip
     check_method(method, given.shape[1], where="method")
+    check_seed(random_state, "random_state")
     together = np.empty(given.shape[1] * (given.shape[1] - 1) // 2) if method == "average" else None
     disagreement = np.empty(given.shape[1])
     for start, block in _coassociation(given):
@@ -135,13 +138,19 @@ def _fill(condensed: NDArray[np.float64], start: int, block: NDArray[np.float32]
 def _spectral(labels: NDArray[np.integer], n_clusters: int, random_state: int) -> NDArray[np.integer]:
     """Cluster the rows of the leading left singular vectors of D^{−1/2} B, with D the degrees B Bᵀ 1 (Ng et al. 2001).
 
-    They are the leading eigenvectors of the normalised co-associations D^{−1/2} B Bᵀ D^{−1/2}.
+    They are the leading eigenvectors of the normalised co-associations D^{−1/2} B Bᵀ D^{−1/2}. Equal rows of B count
+    as one, with the root of their number as a factor: this leaves the directions of the vectors' rows as they are.
     """
-    one_hot = _one_hot(labels).astype(np.float64)
-    degrees = one_hot @ one_hot.sum(0)
-    scaled = diags_array(degrees**-0.5) @ one_hot
-    generator = np.random.RandomState(random_state)
+    different, inverse, counts = np.unique(labels, axis=1, return_inverse=True, return_counts=True)
+    if n_clusters >= len(counts):
+        return np.asarray(inverse)
+    one_hot = _one_hot(different).astype(np.float64)
+    degrees = one_hot @ (counts @ one_hot)
+    scaled = diags_array((counts / degrees) ** 0.5) @ one_hot
+    operator = aslinearoperator(scaled)
     n_vectors = min(n_clusters, min(scaled.shape) - 1)
-    vectors = svds(scaled, n_vectors, v0=generator.standard_normal(min(scaled.shape)))[0]
+    # svds would not seed what is drawn after a breakdown, as where no two different rows share a cluster
+    vectors = eigsh(operator @ operator.T, n_vectors, rng=np.random.default_rng(random_state))[1]
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(KMeans(n_clusters, n_init=N_STARTS, random_state=random_state).fit(vectors / lengths).labels_)
+    kmeans = KMeans(n_clusters, n_init=N_STARTS, random_state=random_state)
+    return np.asarray(kmeans.fit(vectors / lengths, sample_weight=counts).labels_)[inverse]

@@ -60,13 +60,16 @@ def calls(module: nn.Module, x: Tensor, model: str) -> Calls:
             outputs = module(like_parameters(x[:N_PROBE], module))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise InputError(
-                "a model does not take these inputs", where=f"model '{model}'", got=f"{tuple(x.shape)}: {error}",
-                cure="give X as a mapping model → inputs where models take different forms of them",
+                "a model does not take these inputs", where=f"model '{model}'",
+                got=f"{tuple(x.shape)} of {x.dtype}: {error}",
+                cure=("" if x.is_floating_point() else "convert to float, unless they are tokens; ")
+                + "give X as a mapping model → inputs where models take different forms of them",
             ) from error  # fmt: skip
     rank = {part: i for i, part in enumerate(order)}
     called = sorted((name for name, part in parts.items() if part in rank), key=lambda name: rank[parts[name]])
     flat = isinstance(outputs, Tensor) and outputs.dim() == 2
-    weighted = tuple(name for name in called if name in dict(module.named_modules()) and _has_weight(parts[name]))
+    once = dict(module.named_modules())
+    weighted = tuple(name for name in called if name in once and _has_weight(parts[name]))
     return Calls(tuple(called), weighted, outputs.shape[1] if flat else None)
 
 

@@ -21,7 +21,7 @@ def modules_of(models: Models) -> dict[str, nn.Module]:
     Raises
     ------
     InputError
-        If there is one only, or one is no module.
+        If there is one only, one is no module, or two names are the same as text.
     """
     if isinstance(models, nn.Module):
         raise InputError("one module where several are expected", where="models", got=type(models).__name__,
@@ -32,6 +32,9 @@ def modules_of(models: Models) -> dict[str, nn.Module]:
     if not found:
         given = models if isinstance(models, Mapping) else {f"model {k}": module for k, module in enumerate(models)}
         found = {str(name): module for name, module in given.items()}  # type: ignore[misc]
+        if len(found) < len(given):
+            raise InputError("two models have one name", where="models", got=", ".join(map(repr, given)),
+                             expected="names that differ as text")  # fmt: skip
     for name, module in found.items():
         if not isinstance(module, nn.Module):
             raise InputError("not a module", where=f"models, '{name}'", got=type(module).__name__, expected="nn.Module")

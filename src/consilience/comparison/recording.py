@@ -21,7 +21,8 @@ from consilience.errors import InputError
 
 POSITIONS = ("flatten", "pool")
 BATCH_SIZE = 256  # for convolutions faster than larger ones, for others no slower
-UNITS_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention)
+UNITS_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention)
+NORMS = (nn.LayerNorm, nn.RMSNorm)  # units last too; classes derived from them are often made for channels first
 ONE_DIMENSIONAL = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d)
 
 
@@ -36,8 +37,9 @@ def record(
     names : of `named_modules`, each of which the forward pass calls.
     x : inputs (n, ...).
     positions : "flatten", or "pool" for the mean over positions. The units of an output with positions are its last
-        axis if the module is a linear layer, a layer norm, an embedding or attention, or has an output of three axes
-        and no one-dimensional convolution, norm or pooling inside; else its axis 1, as in convolutions.
+        axis if the module is a linear layer, a layer norm (but not of a derived class), an embedding or attention, or
+        has an output of three axes and no one-dimensional convolution, norm or pooling inside; else its axis 1, as in
+        convolutions.
     model : how errors call the network.
 
     Returns
@@ -48,7 +50,8 @@ def record(
     Raises
     ------
     InputError
-        If an output is no tensor (of several, the first counts) with a row per sample, or is not finite.
+        If an output is no tensor (of several, the first counts) with a row per sample, or is not finite; or if a module
+        is not called for every batch.
     """
     found: dict[str, NDArray[np.float32]] = {}
     start = 0
@@ -79,8 +82,8 @@ def stream(
         for batch in x.split(BATCH_SIZE):
             seen, n_rows = {}, len(batch)
             module(like_parameters(batch, module))
-            for name, rows in seen.items():
-                _check_finite(rows, first, where=f"{model}, layer '{name}'")
+            for name in names:
+                _check_rows(seen.get(name), first, where=f"{model}, layer '{name}'")
             first += n_rows
             yield seen
 
@@ -137,12 +140,17 @@ def _rows(part: nn.Module, output: Any, n_rows: int, positions: str, where: str)
 
 
 def _units_last(part: nn.Module, n_axes: int) -> bool:
-    if isinstance(part, UNITS_LAST):
+    if isinstance(part, UNITS_LAST) or type(part) in NORMS:
         return True
     return n_axes == 3 and not any(isinstance(inner, ONE_DIMENSIONAL) for inner in part.modules())
 
 
-def _check_finite(rows: NDArray[np.float32], first: int, where: str) -> None:
+def _check_rows(rows: NDArray[np.float32] | None, first: int, where: str) -> None:
+    if rows is None:
+        raise InputError(
+            "a layer is not called for every batch", where=where, got=f"no call for the batch from sample {first} on",
+            cure="leave this layer out",
+        )  # fmt: skip
     bad = ~np.isfinite(rows).all(1)
     if bad.any():
         raise InputError(

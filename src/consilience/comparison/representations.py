@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import linalg
 from scipy.spatial.distance import cdist
 
 from consilience.errors import InputError
@@ -114,7 +115,7 @@ def procrustes(views: Sequence[Array]) -> Array:
 
     def distance(x: Array, y: Array) -> float:
         x, y = (x, y) if x.shape[1] <= y.shape[1] else (y, x)
-        left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
+        left, right = _singular_vectors(x.T @ y)
         return float(np.linalg.norm(x @ (left @ right) - y))  # by the formula, rounding alone would be 1e-8
 
     found = _of_pairs(views, distance)
@@ -151,6 +152,14 @@ def rsa(views: Sequence[Array]) -> Array:
             cure="use 'cka' or 'procrustes', or leave out this layer",
         )  # fmt: skip
     return np.clip(covariance / np.sqrt(np.outer(own, own)), -1, 1)
+
+
+def _singular_vectors(matrix: Array) -> tuple[Array, Array]:
+    try:
+        left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    except np.linalg.LinAlgError:  # divide and conquer, which is fast, fails for some matrices of low rank
+        left, _, right = linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")
+    return left, right
 
 
 def _crossed(views: Sequence[Array]) -> Array:

@@ -48,8 +48,8 @@ def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any) 
     Raises
     ------
     InputError
-        If there are fewer than two samples; inputs are not finite; numbers of inputs, ids and labels differ; ids repeat
-        themselves, or are not the same for all models or not in the same order.
+        If there are fewer than two samples; inputs are not finite; numbers of inputs, ids and labels differ; labels are
+        no classes; ids repeat themselves, or are not the same for all models or not in the same order.
     """
     given = {model: _of(model, X, "X") for model in models} if isinstance(X, Mapping) else {"": X}
     checked = {model: _inputs(x, f"X, model '{model}'" if model else "X") for model, x in given.items()}
@@ -62,6 +62,11 @@ def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any) 
     return Samples(x, _labels(y, n), _ids(models, ids, n))
 
 
+def as_tensor(x: ArrayLike | Tensor) -> Tensor:
+    """Return a tensor of these values: they are copied where torch does not take them as they lie, or may not write."""
+    return x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.require(x, requirements=["C", "W"]))
+
+
 def _of(model: str, given: Mapping[str, Any], what: str) -> Any:
     if model not in given:
         raise InputError(f"a model has no {what}", where=f"model '{model}'", got=", ".join(map(str, given)))
@@ -69,7 +74,7 @@ def _of(model: str, given: Mapping[str, Any], what: str) -> Any:
 
 
 def _inputs(x: Any, where: str) -> Tensor:
-    found = x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    found = as_tensor(x)
     if found.dim() < 2 or len(found) < 2:
         raise InputError("these are no inputs to compare on", where=where, got=tuple(found.shape),
                          expected="(n, ...), n ≥ 2")  # fmt: skip
@@ -89,6 +94,9 @@ def _labels(y: ArrayLike | None, n: int) -> NDArray[np.int64] | None:
     given = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
     if given.shape != (n,):
         raise InputError("each sample needs one label", where="y", got=given.shape, expected=(n,))
+    if given.dtype.kind == "f" and not (np.isfinite(given) & (given == np.round(given))).all():
+        raise InputError("labels are not classes", where="y", got="floats that are not whole numbers",
+                         expected="(n,) ints", cure="leave y out, or give classes")  # fmt: skip
     return np.unique(given, return_inverse=True)[1].astype(np.int64)
 
 

@@ -5,7 +5,6 @@ Axis legend: ``n`` sample, ``d`` feature, ``c`` coordinate after reduction.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,9 +72,10 @@ class Viewing:
             own = [place for place in places if places[place] == name]
             for place in own:
                 needed = self.keep_activations or place != own[-1]
-                seed = self._seed(place)
-                reduced = reduce(found.copy() if needed else found, self.reduction, self.n_components, seed, where)
-                labels[place] = cluster(reduced, self.clusterer, self.n_clusters, seed, where)
+                reduced = reduce(
+                    found.copy() if needed else found, self.reduction, self.n_components, self.random_state, where
+                )
+                labels[place] = cluster(reduced, self.clusterer, self.n_clusters, self.random_state, where)
                 if self.keep_points:
                     points[place] = reduced
                 if self.keep_activations:
@@ -89,11 +89,7 @@ class Viewing:
         """
         points = {place: np.concatenate([view.points[place] for view in views], axis=1) for place in views[0].points}
         labels = {
-            place: cluster(own, self.clusterer, self.n_clusters, self._seed(place), where=f"{model}, place '{place}'")
+            place: cluster(own, self.clusterer, self.n_clusters, self.random_state, f"{model}, place '{place}'")
             for place, own in points.items()
         }
         return View(labels, {}, points if self.keep_activations else {})
-
-    def _seed(self, place: str) -> int:
-        """A seed for each place, the same in all models, so that models do not depend on which others there are."""
-        return int(np.random.SeedSequence([self.random_state, zlib.crc32(place.encode())]).generate_state(1)[0])

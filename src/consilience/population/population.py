@@ -120,7 +120,7 @@ class Population:
                 "there is no member to add", where="modules", got="no modules", cure="pass at least one trained module"
             )
         provenance = {**self.provenance, "n_added": self.provenance.get("n_added", 0) + len(new)}
-        members = _joined(self.members, new, self.example_input)
+        members = _joined(self.members, new, self.example_input, first=len(self))
         return replace(self, members=members, provenance=provenance, snapshots={})
 
     def with_snapshot(self, epoch: int, modules: Sequence[nn.Module]) -> Population:
@@ -229,18 +229,21 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def _joined(old: Sequence[Member], modules: Sequence[nn.Module], x: Tensor) -> tuple[Member, ...]:
-    """Return old members and new ones, whose layers are found and proved on inputs x; all must be of one kind."""
+def _joined(old: Sequence[Member], modules: Sequence[nn.Module], x: Tensor, first: int = 0) -> tuple[Member, ...]:
+    """Return old members and new ones, whose layers are found and proved on inputs x; all must be of one kind.
+
+    Errors count the new ones from ``first`` on.
+    """
     members = list(old)
     known = [(member.module, member.network.architecture) for member in old]
-    for module in modules:
+    for number, module in enumerate(modules, first):
         try:
             members.append(_member(module, x, known))
         except ConsilienceError as error:
-            counted = ", the old members being the first" if old else ""
-            error.add_note(f"this is member {len(members)} of the population{counted}")
+            counted = ", the old members being the first" if first else ""
+            error.add_note(f"this is member {number} of the population{counted}")
             raise
-    _check_alike(members, x)
+    _check_alike(members, x, [*range(len(old)), *range(first, first + len(modules))])
     return tuple(members)
 
 
@@ -297,8 +300,8 @@ def _unlike(mine: tuple[object, ...], theirs: tuple[object, ...]) -> tuple[objec
     return (None, None) if len(mine) == len(theirs) else (mine, theirs)
 
 
-def _check_alike(members: Sequence[Member], x: Tensor) -> None:
-    """Refuse members that differ in more than their parameters and widths, and say in what."""
+def _check_alike(members: Sequence[Member], x: Tensor, numbers: Sequence[int]) -> None:
+    """Refuse members that differ in more than their parameters and widths; say in what, and by their numbers which."""
     architectures = [member.network.architecture for member in members]
     first = architectures[0]
     for k, other in enumerate(architectures):
@@ -316,7 +319,7 @@ def _check_alike(members: Sequence[Member], x: Tensor) -> None:
             if mine != theirs:
                 raise InputError(
                     f"members differ in their {what}",
-                    where=f"member {k}",
+                    where=f"member {numbers[k]}",
                     got=mine,
                     expected=f"{theirs}, as member 0 has",
                     cure="leave this member out, or build one population per kind",
@@ -326,7 +329,7 @@ def _check_alike(members: Sequence[Member], x: Tensor) -> None:
         here = TracedNetwork(first.with_widths(architectures[k].widths), member.network.state)(x)
         if float((here - own).abs().max()) > 1e-5 * float(own.abs().max().clamp(min=0.1)):
             raise InputError(
-                "members differ in something that is not a parameter", where=f"member {k}",
+                "members differ in something that is not a parameter", where=f"member {numbers[k]}",
                 got="another function of the same parameters, as with other buffers or another scaling of the inputs",
                 expected="what member 0 computes, with parameters and widths of its own",
                 cure="give all members the same buffers and preprocessing",

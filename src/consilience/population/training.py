@@ -156,6 +156,9 @@ def check_epochs(epochs: Sequence[int], last: int, where: str) -> None:
     InputError
         If they are anything else; ``where`` is the name of the argument.
     """
+    if not isinstance(epochs, Sequence):
+        raise InputError("the epochs to keep are not a list", where=where, got=repr(epochs),
+                         expected="a sequence of integers", cure="put one epoch into a list")  # fmt: skip
     if not all(is_count(epoch) and epoch <= last for epoch in epochs) or list(epochs) != sorted({*epochs}):
         raise InputError(
             "the epochs to keep are out of range or out of order", where=where, got=list(epochs),
