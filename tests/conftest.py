@@ -7,6 +7,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
+from consilience import cli
 from consilience.data import Data, load_data
 from consilience.nets import MLP
 from consilience.population import Population, Training, train_population
@@ -49,3 +50,20 @@ def population(digits: Data) -> Population:
     """Six relu members that know the digits (about 94 %)."""
     training = Training(epochs=12, batch_size=64, learning_rate=3e-3)
     return train_population(MLP(64, [20, 16], 10), digits.train, 6, training=training, random_state=0)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a command prints."""
+    cli.main([str(a) for a in arguments])
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a command that is refused says, without a trace of the program."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(a) for a in arguments])
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err

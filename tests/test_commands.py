@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import refused, run
 from consilience import cli
 from consilience.report.results import Experiment
 from consilience.store import load_network
@@ -23,21 +24,6 @@ SMALL = ["--members", "4", "--hidden", "12", "10", "--epochs", "20", "--batch-si
 
 def files_in(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    cli.main([str(a) for a in arguments])
-    return capsys.readouterr().out
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(a) for a in arguments])
-    assert caught.value.code == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    return printed.err
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import refused, run
 from consilience import cli
 from consilience.data import load_data
 from consilience.modularity import Clusterability
@@ -18,21 +19,6 @@ from consilience.population import Population, load_population, save_population
 from consilience.store import read_config, save_network
 
 FEW = ["--clusters", "4", "--nulls", "4"]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    cli.main([str(a) for a in arguments])
-    return capsys.readouterr().out
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([str(a) for a in arguments])
-    assert caught.value.code == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    return printed.err
 
 
 @pytest.fixture(scope="module")
