@@ -17,6 +17,18 @@ settings.register_profile("same-every-time", derandomize=True, deadline=None)
 settings.load_profile("same-every-time")
 
 
+class Seeded:
+    """Every test, and every example in a docstring, begins with the same random numbers, whatever ran before it."""
+
+    @pytest.fixture(autouse=True)
+    def seeded(self) -> None:
+        torch.manual_seed(0)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Seeded())
+
+
 def random_mlp(
     widths: list[int], activation: str = "relu", *, bias: bool = True, seed: int = 0, n_inputs: int = 6
 ) -> MLP:

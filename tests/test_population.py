@@ -244,7 +244,7 @@ def test_members_start_anew_each_from_its_own_seed(digits: Data) -> None:
         torch.equal(a, b)
         for a, b in zip(few.members[1].network.state.values(), again.members[1].network.state.values(), strict=True)
     )
-    assert not torch.equal(net.readout.weight, initialise(net, 0).readout.weight)
+    assert not torch.equal(net.readout.weight, initialise(net, 1).readout.weight)
 
 
 def test_members_of_several_widths_take_turns(digits: Data) -> None:

@@ -53,7 +53,7 @@ def atlas(
     --------
     >>> from torch import nn
     >>> from consilience.population import Population
-    >>> nets = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)) for _ in range(2)]
+    >>> nets = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3)) for _ in range(2)]
     >>> x = torch.rand(20, 1, 5, 5)
     >>> (layer,) = atlas(Census(n_clusters=1).fit(Population.from_modules(nets, x), x), x)
     >>> portrait = layer.portraits[0]
