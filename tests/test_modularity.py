@@ -310,7 +310,7 @@ def test_units_that_read_themselves_keep_their_edge() -> None:
 
 
 @pytest.mark.parametrize("off_block", [0.0, 0.1, 0.2])
-@pytest.mark.parametrize("n", [64, 128])  # of 32 units with 20 % outside, some have most of their weight there
+@pytest.mark.parametrize("n", [64, 128])  # with 32 units and 20 % outside, one or two are put elsewhere now and then
 def test_planted_blocks_are_found_and_their_share_is_told(n: int, off_block: float) -> None:
     for seed in range(4):
         matrix, rows, columns = planted(n, 4, off_block, seed)
