@@ -643,21 +643,23 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_needs_nothing_else(page: str):
+def self_contained(page: str) -> None:
+    """Assert that a page is well formed, loads nothing, and that its ids are its own and all that it refers to."""
     elements = Elements(page)
     assert elements.open == []
     assert not {"script", "link", "iframe", "object", "img"} & {tag for tag, _ in elements.found}
     for _, attributes in elements.found:
         for name in ("src", "href", "xlink:href"):
             assert (attributes.get(name) or "#").startswith(("#", "data:"))
-    assert "@import" not in page
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
-
-
-def test_ids_are_unique_and_every_reference_has_one(page: str):
-    ids = [attributes["id"] for _, attributes in Elements(page).found if attributes.get("id")]
+    ids = [attributes["id"] for _, attributes in elements.found if attributes.get("id")]
     assert len(ids) == len(set(ids))
     assert {*re.findall(r'href="#([^"]*)"', page), *re.findall(r"url\(#([^)]*)\)", page)} <= set(ids)
+
+
+def test_the_page_needs_nothing_else_and_every_reference_has_an_id(page: str):
+    self_contained(page)
+    assert "@import" not in page
 
 
 def test_the_page_holds_every_number_of_the_table(page: str):

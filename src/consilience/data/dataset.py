@@ -76,6 +76,11 @@ class Dataset:
         index = index.long().to(self.x.device)
         return Dataset(self.x[index], self.y[index], self.ids[index])
 
+    def sample(self, n: int, random_state: int) -> Dataset:
+        """Return n random rows in the order that they have here, or all if there are no more."""
+        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(random_state))[:n]
+        return self.take(chosen.sort().values)
+
 
 @dataclass(frozen=True, eq=False)
 class Data:

@@ -475,8 +475,7 @@ def _never_seen(sources: Sequence[str], data: str | None, seed: int, n: int) -> 
     samples = tests[0] if tests else load_data(name, random_state=seed).test
     for other in tests[1:]:
         samples = samples.take(torch.isin(samples.ids, other.ids).nonzero()[:, 0])
-    chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:n]
-    return samples.take(chosen.sort().values)
+    return samples.sample(n, seed)
 
 
 def _data_name(source: str) -> str | None:

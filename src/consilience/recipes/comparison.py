@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from consilience.report.comparison import (
     comparison_sentences,
     comparison_table,
 )
-from consilience.store.config import finite, plain
+from consilience.store.config import result_text
 
 KIND, FOUND = "comparison", "comparison.json"
 DISPUTED = 12  # samples shown
@@ -119,7 +118,7 @@ def found_text(result: ComparisonResult) -> str:
         "disputed": {"place": result.disputed_place, "ids": [sample.id for sample in result.disputed]},
         "barriers": result.barriers,
     }  # fmt: skip
-    return json.dumps(finite(plain(body, FOUND)), indent=1) + "\n"
+    return result_text(body, FOUND)
 
 
 def _clearest(groups: Mapping[str, Groups], agreement: Mapping[str, float]) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from consilience.data import Dataset
 from consilience.errors import InputError
@@ -39,7 +37,7 @@ from consilience.report.modularity import (
     modularity_sentences,
     modularity_table,
 )
-from consilience.store.config import finite, plain
+from consilience.store.config import result_text
 from consilience.units.architecture import TracedNetwork
 
 KIND, FOUND = "modularity", "modularity.json"
@@ -128,7 +126,7 @@ def run_modularity(
         probe = _probe(network, clusters, samples)
         effects = _effects(network, clusters, samples, settings.random_state)
         if sum(part.weights.numel() for part in parts_of(network)) <= settings.largest_circuit:
-            some = _some(samples, CIRCUIT_SAMPLES, settings.random_state)
+            some = samples.sample(CIRCUIT_SAMPLES, settings.random_state)
             circuits = list(_circuits(network, some, lambda label: progress(f"circuits of class {label}")))
     return ModularityResult(
         name=f"member {shown} of {name}" if several else name, n_clusters=settings.n_clusters,
@@ -150,7 +148,7 @@ def found_text(result: ModularityResult) -> str:
         "matrices": [{"map": m.map, "read": m.read, "written": m.written, "value": m.value} for m in result.matrices],
         "probe": result.probe, "circuits": result.circuits, "lesions": result.lesions,
     }  # fmt: skip
-    return json.dumps(finite(plain(body, FOUND)), indent=1) + "\n"
+    return result_text(body, FOUND)
 
 
 def _cross(network: TracedNetwork, random_state: int) -> list[CrossModularity]:
@@ -195,12 +193,6 @@ def _effects(network: TracedNetwork, clusters: Mapping[str, Any], samples: Datas
     found = lesions(network, clusters, samples.x, samples.y, n_random=LESION_SETS, random_state=random_state)
     drop = found.accuracy
     return LesionEffects(found.sizes, drop.single, drop.mean, drop.sd, drop.double, found.labels)
-
-
-def _some(samples: Dataset, n: int, random_state: int) -> Dataset:
-    """Random samples, all if there are no more."""
-    chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(random_state))[:n]
-    return samples.take(chosen.sort().values)
 
 
 def _circuits(network: TracedNetwork, samples: Dataset, progress: Callable[[int], None]) -> Iterator[CircuitRow]:

@@ -102,6 +102,11 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def result_text(body: Mapping[str, Any], where: str) -> str:
+    """Return results as JSON; ``where`` is the file, for errors. Numbers that are not finite are null."""
+    return json.dumps(finite(plain(body, where)), indent=1) + "\n"
+
+
 def listing(path: Path, most: int = 5) -> str:
     """Return the names of the first few things in a directory, for an error."""
     names = sorted(entry.name for entry in path.iterdir())
