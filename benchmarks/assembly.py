@@ -38,9 +38,9 @@ from consilience.baselines.growth import growth_bases
 from consilience.baselines.matching import activation_orders, merging_orders, weight_orders
 from consilience.baselines.permutations import average_of, identity
 from consilience.baselines.transport import transport_bases, widest
-from consilience.census.distances import evenly
-from consilience.census.grounding import Basis, basis_of
-from consilience.units.activations import Responses
+from consilience.bases.grounding import Basis, basis_of
+from consilience.clustering.distances import evenly
+from consilience.signals.responses import Responses
 from consilience.units.symmetry import Symmetry
 
 N_CALIBRATION = 5000

@@ -38,12 +38,12 @@ from consilience.comparison import (
     as_distance,
     clustering_similarities,
     group_models,
-    record,
     representation_similarities,
 )
-from consilience.population.create import initialise
 from consilience.report.embed import svg
 from consilience.report.style import INK, MUTED, WIDTH, styled
+from consilience.signals.record import record
+from consilience.training.train import initialise
 from zoo import ARCHITECTURES, FAMILIES, GROUPS, LAYERS, SHUFFLED, family_populations, source_networks
 
 Row = dict[str, Any]

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 import consilience as cs
-from consilience.recipes.commands import DEMO_BATCH_SIZE, DEMO_EPOCHS, DEMO_HIDDEN, DEMO_LEARNING_RATE, DEMO_MEMBERS
-from consilience.recipes.experiment import run_experiment
+from consilience.studies.commands import DEMO_BATCH_SIZE, DEMO_EPOCHS, DEMO_HIDDEN, DEMO_LEARNING_RATE, DEMO_MEMBERS
+from consilience.studies.report import run_experiment
 
 COLUMNS = {
     "mean member": ("mean member", ""),

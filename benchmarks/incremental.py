@@ -25,12 +25,7 @@ from sklearn.metrics import adjusted_rand_score
 import consilience as cs
 from consilience.baselines import Ensemble
 from consilience.census import Census, LayerCensus, extend_census
-from consilience.recipes.commands import (
-    DEMO_BATCH_SIZE,
-    DEMO_EPOCHS,
-    DEMO_HIDDEN,
-    DEMO_LEARNING_RATE,
-)
+from consilience.studies.commands import DEMO_BATCH_SIZE, DEMO_EPOCHS, DEMO_HIDDEN, DEMO_LEARNING_RATE
 
 MULTIPLES = (1, 2, 4)
 

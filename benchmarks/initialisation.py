@@ -27,8 +27,8 @@ from torch import nn
 
 import consilience as cs
 from consilience.baselines import Ensemble, best_member, net2wider, transplantation
-from consilience.population.create import initialise
-from consilience.population.training import fit_members
+from consilience.training.fit import fit_members
+from consilience.training.train import initialise
 
 TUNED = 5  # epochs of fine-tuning the assembly, and of everything at equal steps
 STEPS = (0, 1, 2, TUNED)  # epochs at which contestants are compared at equal steps

@@ -49,9 +49,9 @@ from consilience.modularity import (
 from consilience.modularity.cross import within_clusters
 from consilience.modularity.graph import traced
 from consilience.modularity.nulls import Null
-from consilience.population import Callback
-from consilience.population.create import initialise
-from consilience.population.training import Training, fit_members
+from consilience.training import Callback
+from consilience.training.fit import Training, fit_members
+from consilience.training.train import initialise
 from consilience.units.architecture import TracedNetwork
 
 Row = dict[str, Any]

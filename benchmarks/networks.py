@@ -16,7 +16,7 @@ import torch
 
 import consilience as cs
 from consilience.units.architecture import TracedNetwork, read_state
-from consilience.units.layers import find_layers
+from consilience.units.follow import find_layers
 from consilience.units.proof import prove
 
 

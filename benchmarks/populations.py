@@ -20,9 +20,10 @@ from pathlib import Path
 from torch import nn
 
 import consilience as cs
-from consilience.population.create import INITIALISATION, N_EXAMPLES, initialise
-from consilience.population.subsets import seed as first_values
-from consilience.population.training import fit_members
+from consilience.seeds import INITIALISATION
+from consilience.seeds import seed as first_values
+from consilience.training.fit import fit_members
+from consilience.training.train import N_EXAMPLES, initialise
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from torch.nn import functional
 
 import consilience as cs
 from consilience.nets.activations import ACTIVATIONS
-from consilience.population.create import initialise
-from consilience.population.precise import fit_precisely
 from consilience.recovery import clusters
+from consilience.recovery.fit import fit_precisely
 from consilience.recovery.standard import Standard
 from consilience.recovery.student import Function, Student, symmetry_of_function
+from consilience.training.train import initialise
 
 ANGLE = 1e-3  # radians; paired units closer than this are the same
 ROUNDING = 1e-20  # mean squared error, as a share of the variance, that is rounding in float64

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from consilience.population.subsets import epoch_order
-from consilience.population.training import Training, fit_members
+from consilience.training.fit import Training, fit_members
+from consilience.training.sampling import epoch_order
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 import consilience as cs
 from consilience.data import Data, Dataset
-from consilience.population import Training
-from consilience.population.create import INITIALISATION, initialise
-from consilience.population.subsets import seed as first_values
+from consilience.seeds import INITIALISATION
+from consilience.seeds import seed as first_values
+from consilience.training import Training
+from consilience.training.train import initialise
 
 LAYERS = ("conv1", "conv2", "fc1", "fc2")
 SHUFFLED = "MLP, shuffled labels"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from consilience import cli
 from consilience.data import Data, load_data
 from consilience.nets import MLP
-from consilience.population import Population, Training, train_population
+from consilience.population import Population
+from consilience.training import Training, train_population
 
 torch.set_num_threads(1)
 settings.register_profile("same-every-time", derandomize=True, deadline=None)

@@ -10,27 +10,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from consilience.assembly import CORRECTIONS, assemble
-from consilience.assembly.construction import Draft
 from consilience.assembly.correction import least_squares
+from consilience.assembly.norms import with_statistics, without_norms
 from consilience.assembly.plan import CensusPlan
-from consilience.baselines import (
+from consilience.baselines import (  # fmt: skip
     activation_matching,
     merge_many,
     net2wider,
     transplantation,
     transport_fusion,
     weight_matching,
-)  # fmt: skip
+)
+from consilience.bases.construction import Draft
+from consilience.bases.grounding import groups_of
 from consilience.census import Census
-from consilience.census.grounding import groups_of
 from consilience.errors import InputError
 from consilience.nets import ConvNet, ResNet
 from consilience.population import Population
-from consilience.units.activations import Responses, rows_of, stream
+from consilience.signals.responses import Responses, rows_of, stream
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Sampling
-from consilience.units.layers import find_layers
-from consilience.units.norms import with_statistics, without_norms
+from consilience.units.follow import find_layers
 from consilience.units.resize import resize
 from consilience.units.symmetry import can_flip, flip, permute, rescale, symmetry_of
 from zoo import ZOO, shaken
@@ -140,7 +140,7 @@ def test_least_squares_on_a_convolution_is_least_squares_on_its_unfolded_patches
     module = resize(population.members[0].module, population.architecture, architecture.widths)
     draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
     plan, (first, second, *_) = CensusPlan(census, groups, has_data=True), architecture.maps
-    from consilience.assembly.construction import construct
+    from consilience.bases.construction import construct
 
     draft.bases[first.writes] = plan.basis(draft, first.writes)
     construct(draft, first)
@@ -175,7 +175,7 @@ def test_rows_are_positions_of_each_sample_whatever_the_batches(max_rows: int, m
     sample, position = Sampling(60, max_rows).rows(0, 60, 64)
     assert len(whole) == 60 * min(64, max_rows // 60)
     assert torch.equal(whole, value.flatten(2)[sample, :, position])
-    monkeypatch.setattr("consilience.units.activations.BATCH_SIZE", 7)
+    monkeypatch.setattr("consilience.signals.responses.BATCH_SIZE", 7)
     torch.testing.assert_close(rows_of(network, X, [axis], max_rows)[axis], whole)
     counts = torch.bincount(position, minlength=64)  # no position is looked at much more often than another
     assert int(counts.max()) <= int(counts.float().mean()) + 3
@@ -270,7 +270,7 @@ def test_members_of_another_kind_are_told_by_what_differs() -> None:
 
 def test_responses_keep_no_more_rows_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = population_of("resnet").networks
-    monkeypatch.setattr("consilience.units.activations.MAX_BYTES", 2**20)
+    monkeypatch.setattr("consilience.signals.responses.MAX_BYTES", 2**20)
     responses = Responses(networks, X)
     axes = {a for layer in networks[0].architecture.layers for a in networks[0].architecture.written(layer.name)}
     axes |= {a for layer in networks[0].architecture.layers for a in networks[0].architecture.read(layer.name)}
@@ -298,10 +298,10 @@ def test_samples_in_parts_are_looked_at_in_the_same_places_whatever_the_batches(
 ) -> None:
     x = torch.randn(20, 6, 7, 7, generator=torch.Generator().manual_seed(0))
     population = Population.from_modules([shaken(Frames(k + 3), k) for k in range(3)], x[:4])
-    monkeypatch.setattr("consilience.units.activations.MAX_ROWS", max_rows)
+    monkeypatch.setattr("consilience.signals.responses.MAX_ROWS", max_rows)
     nets = []
     for batch_size in (1024, 7):
-        monkeypatch.setattr("consilience.units.activations.BATCH_SIZE", batch_size)
+        monkeypatch.setattr("consilience.signals.responses.BATCH_SIZE", batch_size)
         nets.append(assemble(Census(n_resamples=0).fit(population, x), "2x"))
     full = assemble(Census(n_resamples=0).fit(population, x), "full")
     with torch.no_grad():

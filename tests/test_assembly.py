@@ -118,7 +118,7 @@ def test_every_width_comes_from_one_census(
     population: Population, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     census = Census(n_resamples=0).fit(population, digits.calibration.x)
-    monkeypatch.setattr("consilience.census.clusterers.linkage", None)
+    monkeypatch.setattr("consilience.clustering.clusterers.linkage", None)
     for width, expected in ((13, (13, 13)), ("0.5x", (10, 8)), ("2x", (40, 32)), ({"hidden.1": 5}, (20, 5))):
         assert assemble(census, width).config.widths == expected
 
@@ -148,8 +148,8 @@ def test_moments_are_those_of_the_members_units(population: Population, digits: 
     census = Census("weights", "cosine", n_resamples=0).fit(population, digits.calibration.x)
     x = digits.calibration.x.flatten(1)
     network = assemble(census, 5, correction="moments")
-    from consilience.census.grounding import basis_of
-    from consilience.units.activations import activations
+    from consilience.bases.grounding import basis_of
+    from consilience.signals.responses import activations
     from consilience.units.symmetry import SYMMETRIES
 
     labels = select(census, 5)["hidden.0"].labels

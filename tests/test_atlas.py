@@ -16,13 +16,14 @@ from consilience.census import Census
 from consilience.data import Data, load_data
 from consilience.errors import InputError
 from consilience.nets import ConvNet
-from consilience.population import Population, Training, train_population
-from consilience.recipes.atlas import atlas, kernel_shape
-from consilience.recipes.excitation import strongest
-from consilience.recipes.experiment import run_experiment
+from consilience.population import Population
 from consilience.report import Portrait, figures, render_page
 from consilience.report.embed import svg
-from consilience.units.fields import receptive_fields
+from consilience.report.receptive_fields import receptive_fields
+from consilience.studies.atlas import atlas, kernel_shape
+from consilience.studies.excitation import strongest
+from consilience.studies.report import run_experiment
+from consilience.training import Training, train_population
 from consilience.units.symmetry import flip, permute, rescale
 
 
@@ -155,7 +156,7 @@ def test_batches_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch):
     x = images(30)
     census = census_of([chain(seed=k) for k in range(2)], x)
     wanted = [told(portrait) for layer in atlas(census, x) for portrait in layer.portraits]
-    for room in ("recipes.excitation", "units.fields"):
+    for room in ("studies.excitation", "report.receptive_fields"):
         monkeypatch.setattr(f"consilience.{room}.batch_size", lambda network: 7)
     assert [told(portrait) for layer in atlas(census, x) for portrait in layer.portraits] == wanted
 
@@ -267,7 +268,7 @@ def test_large_and_noisy_images_still_make_a_small_figure():
 
 
 def test_at_most_so_many_images_are_looked_at_evenly_spread(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("consilience.recipes.atlas.MAX_IMAGES", 10)
+    monkeypatch.setattr("consilience.studies.atlas.MAX_IMAGES", 10)
     x = images(30)
     found = atlas(census_of([chain()], x, 2), x, n_patches=20)
     for portrait in found[0].portraits:

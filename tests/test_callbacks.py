@@ -24,10 +24,12 @@ from conftest import inputs, random_mlp, random_population
 from consilience.data import Dataset
 from consilience.errors import ArtefactError, InputError
 from consilience.nets import MLP, ConvNet
-from consilience.population import Callback, Population, Training, stacks, train_population
-from consilience.population.checkpoint import FILE
-from consilience.population.subsets import epoch_order
-from consilience.population.training import Trained, fit_members
+from consilience.population import Population
+from consilience.training import Callback, Training, train_population
+from consilience.training import stack as stacks
+from consilience.training.fit import Trained, fit_members
+from consilience.training.resume import FILE
+from consilience.training.sampling import epoch_order
 from test_population import files_in
 from test_training import difference, interrupt_at, make_data, make_images, make_members, plain_loop, same_bits
 
@@ -565,7 +567,7 @@ def test_a_population_without_snapshots_is_saved_as_before(tmp_path: Path) -> No
 def test_an_interrupted_population_still_has_its_early_snapshots(tmp_path: Path) -> None:
     net, arguments = NETS["flat"], {"checkpoint_epochs": [1, 3], "callbacks": [Decay(0.1)]}
     undisturbed = train(net, **arguments)
-    create = "consilience.population.create.fit_members"
+    create = "consilience.training.train.fit_members"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(create, lambda *a, **k: fit_members(*a, **k, checkpoint_every=0))
         with pytest.raises(KeyboardInterrupt):

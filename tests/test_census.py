@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import inputs, random_mlp, random_population
+from consilience.bases.grounding import Basis, basis_of, express
+from consilience.bases.hyperplanes import Projection
 from consilience.census.census import Census
-from consilience.census.clusterers import CLUSTERERS, Clustering
-from consilience.census.distances import Points, embed
-from consilience.census.grounding import Basis, basis_of, express
-from consilience.census.ordering import Clusters, count, in_order
+from consilience.clustering.clusterers import CLUSTERERS, Clustering
+from consilience.clustering.clusters import Clusters, count, in_order
+from consilience.clustering.distances import Points, embed
 from consilience.data import Data
 from consilience.errors import InputError
 from consilience.nets import MLP
 from consilience.population import Population
-from consilience.units.activations import activations
+from consilience.signals.responses import activations
 from consilience.units.architecture import TracedNetwork
-from consilience.units.hyperplanes import Projection
 from consilience.units.symmetry import NO_SYMMETRY, SYMMETRIES, can_flip, flip, permute, rescale, symmetry_of
 
 X = inputs(200, seed=5)
@@ -120,7 +120,7 @@ def test_units_that_do_nothing_are_set_aside_and_do_not_form_a_cluster() -> None
 
 def test_one_tree_gives_every_number_of_clusters_and_they_are_nested(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = Census(n_resamples=0).fit(random_population([[6], [7], [5]]), X).layers_["hidden.0"]
-    monkeypatch.setattr("consilience.census.clusterers.linkage", None)  # nothing is clustered again
+    monkeypatch.setattr("consilience.clustering.clusterers.linkage", None)  # nothing is clustered again
     n = int(layer.alive.sum())
     finer = layer.at(n)
     assert finer.size.tolist() == [1] * n
@@ -210,7 +210,7 @@ def test_clusterers_find_separated_groups_whatever_the_order_of_the_points(name:
 def test_two_stages_agree_with_ward_on_separated_groups_beyond_the_micro_clusters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("consilience.census.clusterers.N_MICRO", 40)
+    monkeypatch.setattr("consilience.clustering.clusterers.N_MICRO", 40)
     g = np.random.default_rng(0)
     truth = np.repeat(np.arange(5), 60)
     points = (np.eye(5) * 9)[truth] + 0.3 * g.normal(size=(300, 5))

@@ -24,7 +24,7 @@ from consilience.modularity.specialisation import specialisation
 from consilience.nets import MLP, ConvNet, ResNet
 from consilience.population import Population
 from consilience.units.architecture import TracedNetwork, read_state
-from consilience.units.layers import find_layers
+from consilience.units.follow import find_layers
 from consilience.units.symmetry import permute
 from zoo import ZOO, shaken
 

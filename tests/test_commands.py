@@ -64,7 +64,7 @@ def test_from_data_to_report(done: Path) -> None:
 def test_a_rerun_skips_what_is_finished(
     done: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from consilience.recipes import commands
+    from consilience.studies import commands
 
     before = files_in(done)
     for work in ("train_population", "build_assembly", "run_experiment", "save_census"):

@@ -20,23 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from conftest import random_mlp
-from consilience.comparison import (
-    ModelComparison,
-    cluster_activations,
-    find_consensus,
-    group_models,
-    loss_barriers,
-    majority_labels,
-    purity,
-    record,
-)
+from consilience.clustering.samples import CLUSTERERS, cluster_activations, majority_labels, purity
+from consilience.comparison import ModelComparison, find_consensus, group_models, loss_barriers
 from consilience.comparison import cache as cache_of
-from consilience.comparison.clusterings import CLUSTERERS
 from consilience.comparison.layers import calls, find_places
 from consilience.data import Data, Dataset
 from consilience.errors import ArtefactError, InputError
 from consilience.nets import MLP, ConvNet, ResNet
-from consilience.population import Population, Training, train_population
+from consilience.population import Population
+from consilience.signals.record import record
+from consilience.training import Training, train_population
 
 few = settings(max_examples=8)
 seeds = st.integers(0, 10_000)

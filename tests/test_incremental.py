@@ -19,11 +19,11 @@ from conftest import inputs, random_mlp
 from consilience.assembly import assemble
 from consilience.baselines import Ensemble
 from consilience.census import Census, load_census, save_census
-from consilience.census.clusterers import CLUSTERERS, Clustering
-from consilience.census.distances import Points
 from consilience.census.growth import LINKAGES, grow
 from consilience.census.incremental import extend_census, with_known_stability
-from consilience.census.ordering import Clusters, count
+from consilience.clustering.clusterers import CLUSTERERS, Clustering
+from consilience.clustering.clusters import Clusters, count
+from consilience.clustering.distances import Points
 from consilience.data import Data
 from consilience.errors import ConsilienceError, InputError
 from consilience.nets import MLP
@@ -182,7 +182,7 @@ def test_the_numbering_of_new_points_changes_nothing(case: tuple[int, bool, str]
 
 
 def test_points_join_the_micro_clusters_of_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consilience.census.clusterers.N_MICRO", 40)
+    monkeypatch.setattr("consilience.clustering.clusterers.N_MICRO", 40)
     g = np.random.default_rng(0)
     truth = np.concatenate([np.repeat(np.arange(4), 60), np.repeat(np.arange(5), 6)])  # the fifth group is new
     x = (np.eye(5) * 9)[truth] + 0.3 * g.normal(size=(270, 5))
@@ -327,7 +327,7 @@ def test_the_full_assembly_is_the_ensemble_of_all_members(activation: str, groun
 def test_nothing_is_clustered_or_traced_again_and_old_members_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     census = fitted([random_mlp([6, 5], seed=k) for k in range(3)])
     monkeypatch.setattr("consilience.population.population.find_layers", None)
-    monkeypatch.setattr("consilience.census.clusterers.linkage", None)
+    monkeypatch.setattr("consilience.clustering.clusterers.linkage", None)
     monkeypatch.setattr(Points, "distances", None)
     extended = extend_census(census, [random_mlp([6, 5], seed=5)])
     assert all(a is b for a, b in zip(census.population_, extended.population_, strict=False))

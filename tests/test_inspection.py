@@ -23,8 +23,8 @@ from consilience.census import Census
 from consilience.data import Data
 from consilience.errors import InputError
 from consilience.population import Population
-from consilience.recipes.inspection import Inspection, inspect_population, inspect_source
 from consilience.store import save_network
+from consilience.studies.inspect import Inspection, inspect_population, inspect_source
 from zoo import TRAPS, ZOO, shaken
 
 ROOT = Path(__file__).parent.parent
@@ -332,7 +332,7 @@ def test_a_folder_of_checkpoints_becomes_one_network(images: Path, capsys: pytes
 def test_a_report_of_ones_own_networks_says_how_to_get_it_again(
     images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from consilience.recipes import commands
+    from consilience.studies import commands
 
     def experiment(census: Census, data: Data, *, obtained: dict[str, object], **others: object) -> None:
         raise InputError("far enough", where=obtained["command"], got=f"{len(census.population_)} members, {data.name}")

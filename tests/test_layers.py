@@ -10,7 +10,7 @@ from torch.nn import functional
 from consilience.errors import InputError, TracingError
 from consilience.nets import MLP
 from consilience.units.axes import Axis
-from consilience.units.layers import find_layers
+from consilience.units.follow import find_layers
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 

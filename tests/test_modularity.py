@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
 from conftest import inputs, random_mlp
+from consilience.clustering.spectral import adjacency, clusters_of, n_cut, spectrum
 from consilience.errors import InputError
 from consilience.modularity import (
     Clusterability,
@@ -25,7 +26,6 @@ from consilience.modularity import (
 from consilience.modularity.cross import within_clusters
 from consilience.modularity.graph import Edges, traced
 from consilience.modularity.nulls import degree_preserving, null_graph, permuted_nonzero
-from consilience.modularity.spectral import adjacency, clusters_of, n_cut, spectrum
 from consilience.nets import MLP, ConvNet, ResNet
 from zoo import MobileNet, PreActivationResNet
 

@@ -27,7 +27,7 @@ from consilience.modularity import (
 )
 from consilience.modularity.graph import traced
 from consilience.nets import MLP, ConvNet, ResNet
-from consilience.population import Training, train_population
+from consilience.training import Training, train_population
 from consilience.units.architecture import TracedNetwork
 
 

@@ -17,9 +17,9 @@ import consilience
 from consilience.data import Dataset
 from consilience.errors import InputError
 from consilience.nets import ACTIVATIONS, NETS, ConvNet, ConvNetConfig, ResNet, ResNetConfig, build
-from consilience.population.create import initialise, train_population
-from consilience.population.training import Training, fit_members
 from consilience.store import load_network, save_network
+from consilience.training.fit import Training, fit_members
+from consilience.training.train import initialise, train_population
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "ConvNet": lambda: ConvNet(2, [4, 6], 3),

@@ -18,9 +18,10 @@ from consilience.census import Census, load_census, save_census
 from consilience.data import Data, Dataset
 from consilience.errors import ArtefactError, InputError, TracingError
 from consilience.nets import MLP
-from consilience.population import Population, Training, train_population
+from consilience.population import Population
 from consilience.population import population as population_module
-from consilience.population.create import initialise
+from consilience.training import Training, train_population
+from consilience.training.train import initialise
 
 X = inputs(8)
 
@@ -148,7 +149,7 @@ def test_modules_that_agree_on_the_examples_only_are_not_taken_for_one_another()
 
 
 def test_what_does_not_fit_together_is_refused_before_training(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("consilience.population.create"), "fit_members", None)
+    monkeypatch.setattr(importlib.import_module("consilience.training.train"), "fit_members", None)
     with pytest.raises(InputError, match="members differ in their activations"):
         train_population([MLP(64, [4], 10, "relu"), MLP(64, [4], 10, "tanh")], digits.train, 2)
 
@@ -265,7 +266,7 @@ class NoReset(nn.Module):
 
 
 def test_what_cannot_be_trained_is_refused_before_training(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("consilience.population.create"), "fit_members", None)
+    monkeypatch.setattr(importlib.import_module("consilience.training.train"), "fit_members", None)
     train = digits.train
     some = train.take((train.y != 3).nonzero()[:, 0])
     broken = Dataset(train.x.clone().fill_(torch.nan), train.y, train.ids)
@@ -292,7 +293,7 @@ def test_a_member_that_diverges_is_left_out_and_reported(digits: Data) -> None:
 
     wild.count = 0
 
-    create = importlib.import_module("consilience.population.create")
+    create = importlib.import_module("consilience.training.train")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(create, "initialise", lambda module, seed: module)
         population = train_population(wild, digits.train, 3, training=Training(epochs=1), random_state=0)

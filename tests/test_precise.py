@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import consilience as cs
 from consilience.errors import InputError
-from consilience.population import precise
-from consilience.population.precise import METHODS, fit_precisely, method_for
+from consilience.recovery import fit as precise
+from consilience.recovery.fit import METHODS, fit_precisely, method_for
 
 
 def problem(n: int = 80, d: int = 3, o: int = 2) -> tuple[Tensor, Tensor]:

@@ -25,8 +25,8 @@ from consilience.data import Data
 from consilience.errors import ArtefactError, InputError
 from consilience.evaluation import evaluate
 from consilience.population import Population, imagine_inputs
+from consilience.signals.responses import Responses
 from consilience.store import read_artefact, save_network, write_artefact
-from consilience.units.activations import Responses
 from test_assembly import assert_same_function, outputs
 from test_census import scrambled_population
 

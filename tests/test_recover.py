@@ -24,12 +24,11 @@ from scipy.cluster.hierarchy import leaves_list
 
 from conftest import random_mlp
 from consilience import cli
-from consilience.census.clusterers import average
-from consilience.census.distances import Points
+from consilience.clustering.clusterers import average
+from consilience.clustering.distances import Points
 from consilience.errors import InputError
 from consilience.nets import ConvNet
 from consilience.nets.activations import ACTIVATIONS
-from consilience.recipes import commands
 from consilience.recovery.distance import distance
 from consilience.recovery.student import Student, symmetry_of_function
 from consilience.report.recovery import (
@@ -47,6 +46,7 @@ from consilience.report.recovery import (
 )
 from consilience.report.students import rule_of
 from consilience.store import load_network, save_network
+from consilience.studies import commands
 from test_commands import files_in, refused, run
 from test_report import self_contained, within
 

@@ -17,7 +17,8 @@ from scipy.spatial.distance import pdist
 from scipy.stats import ortho_group
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, rand_score
 
-from consilience.comparison import partitions, representations
+from consilience.clustering import partitions
+from consilience.comparison import representations
 from consilience.comparison.similarity import (
     MEASURES,
     Measure,

@@ -12,19 +12,10 @@ from conftest import inputs, random_mlp
 from consilience.errors import FunctionChangedError, InputError
 from consilience.nets import ACTIVATIONS
 from consilience.units.architecture import TracedNetwork, incoming_norms, outgoing_norms, read_state
+from consilience.units.follow import find_layers
 from consilience.units.forward import forward
-from consilience.units.layers import find_layers
 from consilience.units.proof import prove
-from consilience.units.symmetry import (
-    SYMMETRIES,
-    balanced,
-    can_flip,
-    canonical,
-    flip,
-    permute,
-    rescale,
-    symmetry_of,
-)
+from consilience.units.symmetry import SYMMETRIES, balanced, can_flip, canonical, flip, permute, rescale, symmetry_of
 
 Z = torch.linspace(-6, 6, 241, dtype=torch.float64)
 WIDTHS = [5, 4]

@@ -23,10 +23,10 @@ from torch.nn import functional
 import consilience
 from consilience.errors import ArtefactError, InputError, TrainingError
 from consilience.nets import MLP, ConvNet, ResNet
-from consilience.population import stacks
-from consilience.population.checkpoint import FILE, PARTIAL, delete_checkpoint
-from consilience.population.subsets import epoch_order, member_subsets
-from consilience.population.training import Trained, Training, check_training, fit_members
+from consilience.training import stack as stacks
+from consilience.training.fit import Trained, Training, check_training, fit_members
+from consilience.training.resume import FILE, PARTIAL, delete_checkpoint
+from consilience.training.sampling import epoch_order, member_subsets
 
 N = 90
 
@@ -905,6 +905,6 @@ def test_what_cannot_be_trained_is_refused_before_any_work(changes: dict, what: 
     arguments: dict = {"modules": make_members(2), "x": X, "y": Y, "training": Training(), "random_state": 0}
     with pytest.raises(InputError) as error:
         fit_members(**(arguments | changes), progress=lambda *done: pytest.fail("work was done"))
-    assert error.value.what == what
+    assert error.value.message == what
     for detail in details:
         assert f"\n  {detail}" in str(error.value)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import inputs, random_mlp, random_population
+from consilience.bases.hyperplanes import Projection, ground, hyperplanes
 from consilience.errors import InputError
 from consilience.population import Population
-from consilience.units.activations import activations
+from consilience.signals.moments import Moments, ridge
+from consilience.signals.responses import activations
 from consilience.units.architecture import TracedNetwork, read_state
-from consilience.units.hyperplanes import Projection, ground, hyperplanes
-from consilience.units.layers import find_layers
-from consilience.units.moments import Moments, ridge
+from consilience.units.follow import find_layers
 from consilience.units.resize import resize
 
 
@@ -97,7 +97,7 @@ def test_activations_by_layer_do_not_depend_on_the_batch_size_and_carry_ids(monk
     network = TracedNetwork(find_layers(net, x), read_state(net))
     hidden, ids = net.hidden[0](x).detach(), torch.arange(50).flip(0)
     for batch_size in (7, 50):
-        monkeypatch.setattr("consilience.units.activations.BATCH_SIZE", batch_size)
+        monkeypatch.setattr("consilience.signals.responses.BATCH_SIZE", batch_size)
         found = activations(network, x, "hidden.0", ids=ids)
         torch.testing.assert_close(found.written, hidden)
         torch.testing.assert_close(found.read, hidden.relu())

@@ -15,7 +15,7 @@ from torch.nn import functional
 from consilience.errors import ConsilienceError, FunctionChangedError, InputError, TracingError
 from consilience.population import Population
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
-from consilience.units.layers import find_layers
+from consilience.units.follow import find_layers
 from consilience.units.proof import prove
 from zoo import TRAPS, ZOO, ControlFlow, Expected, Made, shaken
 

@@ -17,7 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from consilience.assembly import Elastic, assemble, elastic, load_elastic
+    from consilience.assembly.assemble import assemble
+    from consilience.assembly.elastic import Elastic, elastic, load_elastic
     from consilience.baselines import Ensemble, best_member, parameter_average
     from consilience.census import Census, extend_census, load_census, save_census
     from consilience.comparison import ModelComparison
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from consilience.evaluation import Score, evaluate
     from consilience.modularity import Clusterability, CrossClusterLoss, EigenvalueLoss, Penalty
     from consilience.nets import MLP, ConvNet, ResNet
-    from consilience.population import Callback, Population, Training, imagine_inputs, train_population
+    from consilience.population import Population, imagine_inputs
     from consilience.recovery import ExpandAndCluster
     from consilience.store import load_network, save_network
-    from consilience.units.layers import find_layers
+    from consilience.training import Callback, Training, train_population
+    from consilience.units.follow import find_layers
 
 __version__ = "0.1.0"
 
@@ -72,7 +74,7 @@ __all__ = [
 
 _HOMES = {
     "MLP": "nets",
-    "Callback": "population",
+    "Callback": "training",
     "Census": "census",
     "Clusterability": "modularity",
     "ConsilienceError": "errors",
@@ -89,13 +91,13 @@ _HOMES = {
     "Population": "population",
     "ResNet": "nets",
     "Score": "evaluation",
-    "Training": "population",
+    "Training": "training",
     "assemble": "assembly",
     "best_member": "baselines",
     "elastic": "assembly",
     "evaluate": "evaluation",
     "extend_census": "census",
-    "find_layers": "units.layers",
+    "find_layers": "units.follow",
     "imagine_inputs": "population",
     "load_census": "census",
     "load_data": "data",
@@ -104,7 +106,7 @@ _HOMES = {
     "parameter_average": "baselines",
     "save_census": "census",
     "save_network": "store",
-    "train_population": "population",
+    "train_population": "training",
 }
 
 

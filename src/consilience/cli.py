@@ -304,7 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(command: Any) -> Any:
     for library in ("OMP", "OPENBLAS", "MKL"):  # read when torch and NumPy are imported, which has not happened yet
         os.environ[f"{library}_NUM_THREADS"] = str(command.threads)
-    from consilience.recipes import commands
+    from consilience.studies import commands
 
     recipe: Callable[[Any], Any] = getattr(commands, type(command).__name__.lower())
     return recipe(command)

@@ -1,10 +1,7 @@
-"""One family of exceptions. Each says what is wrong, where, what was got, what was expected, and the cure.
+"""One family of exceptions. Each says which argument must be what, what it got, and the cure.
 
->>> print(InputError("the inputs have the wrong shape", where="x", got=(10, 3), expected="(n, 64)", cure="flatten x"))
-the inputs have the wrong shape
-  where:    x
-  got:      (10, 3)
-  expected: (n, 64)
+>>> print(InputError("x must have shape (n, 64), got (10, 3)", cure="flatten x"))
+x must have shape (n, 64), got (10, 3)
   cure:     flatten x
 """
 
@@ -12,40 +9,44 @@ from __future__ import annotations
 
 
 class ConsilienceError(Exception):
-    """Anything this package refuses to do.
+    """Base class of all errors of this package.
 
     Parameters
     ----------
-    what : one sentence, lower case, without a full stop.
-    where : the argument, file, layer, operation or member it is about.
-    got, expected : values or descriptions; shown with ``str``.
+    message : ``<argument> must be <condition>, got <value>``, without a full stop.
     cure : what the user can do about it.
     """
 
     def __init__(
-        self, what: str, *, where: object = None, got: object = None, expected: object = None, cure: str | None = None
+        self,
+        message: str,
+        *,
+        where: object = None,
+        got: object = None,
+        expected: object = None,
+        cure: str | None = None,
     ) -> None:
-        self.what, self.where, self.got, self.expected, self.cure = what, where, got, expected, cure
+        self.message, self.where, self.got, self.expected, self.cure = message, where, got, expected, cure
         details = (("where", where), ("got", got), ("expected", expected), ("cure", cure))
-        lines = [what, *(f"  {name + ':':<9} {value}" for name, value in details if value is not None)]
+        lines = [message, *(f"  {name + ':':<9} {value}" for name, value in details if value is not None)]
         super().__init__("\n".join(lines))
 
 
 class InputError(ConsilienceError, ValueError):
-    """An argument, or data given by the user, cannot be used as it is."""
+    """An argument, or data given by the user, cannot be used."""
 
 
 class TracingError(ConsilienceError):
-    """A module does something whose effect on its units is not known for certain."""
+    """A module performs an operation whose effect on its units is unknown."""
 
 
 class FunctionChangedError(ConsilienceError):
-    """A change of a member's units that should leave its function alone did not."""
+    """A symmetry of a member's units changed what the member computes."""
 
 
 class ArtefactError(ConsilienceError):
-    """A directory on disk is not what it should be: missing, damaged, of another type or format version."""
+    """A directory on disk is missing, damaged, or of another kind or format version."""
 
 
 class TrainingError(ConsilienceError):
-    """Training could not produce a single usable member."""
+    """Training produced no usable member."""

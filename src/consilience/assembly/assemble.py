@@ -5,16 +5,16 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from consilience.assembly.building import FITTED, build, check_correction
+from consilience.assembly.norms import check_foldable, without_norms
 from consilience.assembly.plan import CensusPlan
 from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.selection import Selection, resolve, select
+from consilience.bases.grounding import groups_of
 from consilience.census.census import Census, member_networks, without_data
-from consilience.census.checks import check_inputs
-from consilience.census.grounding import groups_of
 from consilience.errors import InputError
-from consilience.units.activations import Responses
-from consilience.units.norms import check_foldable, without_norms
+from consilience.population.checks import check_inputs
+from consilience.signals.responses import Responses
 
 CHOICES = ("cut", "reconstruction")
 BATCH_NORMS = ("kept", "folded")
@@ -80,7 +80,7 @@ def assemble(
         check_foldable(census.population_.members[0].module, census.population_.architecture)
     check_pooling(pooling, x, where="assemble")
     if calibration is not None:
-        check_inputs(census.population_, calibration, "the calibration data")
+        check_inputs(census.population_, calibration, "calibration")
     numbers = resolve(census, width)
     if choice is None:
         choice = "reconstruction" if numbers is not None and correction in FITTED else "cut"

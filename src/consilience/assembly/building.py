@@ -10,20 +10,20 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from consilience.assembly.construction import Draft, construct
 from consilience.assembly.correction import least_squares, moments
 from consilience.assembly.distillation import distill
+from consilience.assembly.norms import with_statistics
 from consilience.assembly.pooling import output_basis, pooled
 from consilience.assembly.second_order import second_order
-from consilience.census.grounding import Basis, by_index
+from consilience.bases.construction import Draft, construct
+from consilience.bases.grounding import Basis, by_index
+from consilience.bases.hyperplanes import Projection
 from consilience.errors import InputError
 from consilience.population.population import Population
-from consilience.units.activations import Responses
+from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import Projection
 from consilience.units.maps import Map
-from consilience.units.norms import with_statistics
 from consilience.units.proof import prove
 from consilience.units.resize import resize
 from consilience.units.symmetry import balanced

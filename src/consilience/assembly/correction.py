@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from consilience.assembly.construction import Draft
-from consilience.census.grounding import RIDGE, Basis
+from consilience.bases.construction import Draft
+from consilience.bases.grounding import RIDGE, Basis
+from consilience.signals.moments import Moments, ridge
 from consilience.units.maps import Map
-from consilience.units.moments import Moments, ridge
 
 
 def moments(draft: Draft, m: Map) -> None:

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from consilience.assembly.building import build, check_correction
+from consilience.assembly.norms import with_statistics
 from consilience.assembly.plan import CensusPlan
 from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.selection import resolve
 from consilience.census.census import Census, member_networks
-from consilience.census.checks import check_inputs
 from consilience.errors import ArtefactError, InputError
+from consilience.population.checks import check_inputs
+from consilience.signals.responses import Responses
 from consilience.store import read_artefact, write_artefact
 from consilience.store.network import build_described, describe_network
-from consilience.units.activations import Responses
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.maps import Map
-from consilience.units.norms import with_statistics
 from consilience.units.symmetry import rescale, symmetry_of
 
 CORRECTIONS = ("least-squares", "second-order")  # those that leave what reads the inputs as it is
@@ -174,7 +174,7 @@ def elastic(
     check_correction(correction, x, where="elastic", allowed=CORRECTIONS)
     check_pooling(pooling, x, where="elastic")
     if calibration is not None:
-        check_inputs(census.population_, calibration, "the calibration data")
+        check_inputs(census.population_, calibration, "calibration")
     assert x is not None  # or the correction has been refused
     if isinstance(widths, str | int):
         raise InputError(

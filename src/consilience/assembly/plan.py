@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from consilience.assembly.construction import Draft
+from consilience.bases.construction import Draft
+from consilience.bases.grounding import Basis, basis_of_groups, express, takes_offset
+from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.census.census import Census
-from consilience.census.grounding import Basis, basis_of_groups, express, takes_offset
 from consilience.census.layer_units import units_on_data
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import Projection, hyperplanes
 from consilience.units.symmetry import usable_symmetry
 
 

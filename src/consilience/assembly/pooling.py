@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from consilience.census.grounding import Basis, by_index
+from consilience.bases.grounding import Basis, by_index
 from consilience.errors import InputError
-from consilience.units.activations import Responses
+from consilience.signals.responses import Responses
 
 
 def mean(responses: Responses) -> Tensor:

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consilience.assembly.pooling import output_basis
+from consilience.bases.grounding import RIDGE, Basis, basis_of_groups, groups_of
 from consilience.census.census import Census, LayerCensus
-from consilience.census.distances import evenly, unit_norm
-from consilience.census.grounding import RIDGE, Basis, basis_of_groups, groups_of
 from consilience.census.layer_units import units_on_data
-from consilience.census.ordering import Clusters
-from consilience.units.activations import Responses
-from consilience.units.moments import Moments, ridge
+from consilience.clustering.clusters import Clusters
+from consilience.clustering.distances import evenly, unit_norm
+from consilience.signals.moments import Moments, ridge
+from consilience.signals.responses import Responses
 from consilience.units.symmetry import Symmetry, usable_symmetry
 
 MAX_TARGETS = 512  # columns; of more, random mixtures

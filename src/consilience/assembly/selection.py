@@ -18,8 +18,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from consilience.census.census import Census, LayerCensus
-from consilience.census.ordering import Clusters, count
-from consilience.census.widths import Width, resolve_width
+from consilience.checks import Width, resolve_width
+from consilience.clustering.clusters import Clusters, count
 from consilience.errors import InputError
 
 FREQUENCY = re.compile(r"frequency\s*>=\s*(\d*\.?\d+)")
@@ -83,7 +83,7 @@ def _numbers(census: Census, width: Selection) -> dict[str, int]:
     else:
         chosen = dict.fromkeys(census.layers_, width)
     try:
-        return {name: resolve_width(w, population.median_width(name), where="width") for name, w in chosen.items()}
+        return {name: resolve_width(w, population.median_width(name), "width") for name, w in chosen.items()}
     except InputError as error:
         if isinstance(width, str):
             error.add_note('other widths: "full", "frequency>=0.5", "parameters<=100000"')

@@ -8,9 +8,9 @@ from numbers import Integral
 from torch import Tensor
 
 from consilience.assembly.building import check_correction
-from consilience.census.checks import check_inputs
-from consilience.census.widths import Width, resolve_width
+from consilience.checks import Width, resolve_width
 from consilience.errors import InputError
+from consilience.population.checks import check_inputs
 from consilience.population.population import Population
 
 Widths = Width | Mapping[str, Width]
@@ -25,7 +25,7 @@ def check_fusion(population: Population, correction: str, calibration: Tensor | 
         )  # fmt: skip
     check_correction(correction, calibration, where=where)
     if calibration is not None:
-        check_inputs(population, calibration, "the calibration data")
+        check_inputs(population, calibration, "calibration")
 
 
 def check_equal_widths(population: Population, where: str) -> None:
@@ -78,4 +78,4 @@ def layer_widths(population: Population, width: Widths, default: Mapping[str, in
         chosen: Mapping[str, Width] = {name: width.get(name, default[name]) for name in names}
     else:
         chosen = dict.fromkeys(names, width)
-    return {name: resolve_width(w, population.median_width(name), where="width") for name, w in chosen.items()}
+    return {name: resolve_width(w, population.median_width(name), "width") for name, w in chosen.items()}

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from consilience.baselines.checks import Widths, check_fusion, layer_widths
 from consilience.baselines.fuse import fuse
-from consilience.census.checks import check_side_by_side
-from consilience.census.grounding import Basis
+from consilience.bases.grounding import Basis
+from consilience.bases.hyperplanes import Projection
 from consilience.errors import InputError
+from consilience.population.checks import check_side_by_side
 from consilience.population.population import Population
 from consilience.units.architecture import incoming_norms
-from consilience.units.hyperplanes import Projection
 
 
 def transplantation(

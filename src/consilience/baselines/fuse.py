@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from consilience.assembly.building import build, check_correction
-from consilience.assembly.construction import Draft
 from consilience.assembly.pooling import mean
+from consilience.bases.construction import Draft
+from consilience.bases.grounding import Basis
+from consilience.bases.hyperplanes import Projection
 from consilience.census.census import without_data
-from consilience.census.checks import check_inputs
-from consilience.census.grounding import Basis
+from consilience.population.checks import check_inputs
 from consilience.population.population import Population
-from consilience.units.activations import Responses
+from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import Projection
 
 
 def fuse(
@@ -51,7 +51,7 @@ def fuse(
     """
     check_correction(correction, calibration, where="fuse")
     if calibration is not None:
-        check_inputs(population, calibration, "the calibration data")
+        check_inputs(population, calibration, "calibration")
     widths = {name: basis.width for name, basis in bases.items()}
     members = population.networks if members is None else members
     x = population.example_input

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from consilience.baselines.checks import check_fusion
 from consilience.baselines.fuse import fuse, placed
-from consilience.census.grounding import Basis
+from consilience.bases.grounding import Basis
+from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.errors import InputError
 from consilience.population.population import Population
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import Projection, hyperplanes
 
 MAX_SWEEPS = 20  # over the members; of networks trained on MNIST, assignments stop changing after 2 to 15
 

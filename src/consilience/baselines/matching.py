@@ -15,7 +15,7 @@ from consilience.baselines.checks import check_choice, check_equal_widths, check
 from consilience.baselines.fuse import fuse
 from consilience.baselines.permutations import Block, Orders, assign, average_of, blocks_of, identity, reorder
 from consilience.population.population import Population
-from consilience.units.activations import Responses
+from consilience.signals.responses import Responses
 
 ROUNDING = 1e-12  # of the sum of all gains: what a step gains less than this is no gain
 SEEN = ("activations", "pre-activations")

@@ -12,9 +12,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from consilience.census.grounding import Basis
+from consilience.bases.grounding import Basis
+from consilience.bases.hyperplanes import Projection
 from consilience.population.population import Population
-from consilience.units.hyperplanes import Projection
 
 Orders = dict[str, Tensor]  # by layer, (c,): the member's unit that takes place c
 

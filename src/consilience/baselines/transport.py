@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from consilience.baselines.checks import check_choice, check_fusion, check_member, needed
 from consilience.baselines.fuse import fuse, placed
-from consilience.census.grounding import Basis
+from consilience.bases.grounding import Basis
+from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.population.population import Population
-from consilience.units.activations import Responses
+from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import Projection, hyperplanes
 
 GROUNDS = ("weights", "activations")
 

@@ -10,15 +10,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from consilience.assembly.norms import with_statistics
 from consilience.baselines.checks import Widths, check_fusion, check_member, layer_widths
 from consilience.baselines.fuse import fuse
-from consilience.census.checks import check_side_by_side
-from consilience.census.grounding import Basis
+from consilience.bases.grounding import Basis
+from consilience.bases.hyperplanes import Projection
 from consilience.errors import InputError
+from consilience.population.checks import check_side_by_side
 from consilience.population.population import Population
 from consilience.units.architecture import TracedNetwork, read_state
-from consilience.units.hyperplanes import Projection
-from consilience.units.norms import with_statistics
 
 
 def net2wider(

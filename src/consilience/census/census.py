@@ -10,19 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consilience.census.checks import check_inputs, check_side_by_side
-from consilience.census.clusterers import CLUSTERERS, Clustering
-from consilience.census.distances import DISTANCES
-from consilience.census.grounding import Basis, basis_activations, basis_of, express, takes_offset
+from consilience.bases.grounding import Basis, basis_activations, basis_of, express, takes_offset
+from consilience.bases.hyperplanes import Projection
 from consilience.census.layer_units import LayerUnits, everywhere, layer_units
-from consilience.census.ordering import Clusters, count, in_order, with_stability
-from consilience.census.widths import Width, resolve_width
+from consilience.checks import Width, resolve_width
+from consilience.clustering.clusterers import CLUSTERERS, Clustering
+from consilience.clustering.clusters import Clusters, count, in_order, with_stability
+from consilience.clustering.distances import DISTANCES
 from consilience.errors import InputError
+from consilience.population.checks import check_inputs, check_side_by_side
 from consilience.population.population import Population
-from consilience.units.activations import Responses
+from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import Projection
 from consilience.units.symmetry import canonical, usable_symmetry
 
 GROUNDINGS = ("weights", "activations")
@@ -199,7 +199,7 @@ class Census:
             return None
         if wanted is None:
             return min(n_units, 2 * population.median_width(layer))
-        return resolve_width(wanted, population.median_width(layer), where=f"n_clusters of layer '{layer}'")
+        return resolve_width(wanted, population.median_width(layer), f"n_clusters of layer '{layer}'")
 
     def _cluster(self, units: LayerUnits, n_clusters: int | None) -> tuple[Clustering, Clusters]:
         clusterer = CLUSTERERS[self.clusterer]
@@ -237,7 +237,7 @@ class Census:
                         expected=repr(layer.tied), cure="name the first of them",
                     )  # fmt: skip
         if x is not None:
-            check_inputs(population, x, "the calibration data")
+            check_inputs(population, x, "x")
         elif self.grounding == "activations" or self.distance == "activation":
             raise InputError(
                 "this census needs calibration data", where="Census.fit(x=...)", got=None,

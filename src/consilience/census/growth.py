@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
-from consilience.census.clusterers import Clustering
-from consilience.census.distances import Points
+from consilience.clustering.clusterers import Clustering
+from consilience.clustering.distances import Points
 
 Floats = NDArray[np.float64]
 

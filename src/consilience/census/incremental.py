@@ -19,10 +19,10 @@ import numpy as np
 from torch import nn
 
 from consilience.census.census import Census, member_networks, take_layers
-from consilience.census.clusterers import Clustering
 from consilience.census.growth import LINKAGES, grow
 from consilience.census.layer_units import LayerUnits
-from consilience.census.ordering import Clusters
+from consilience.clustering.clusterers import Clustering
+from consilience.clustering.clusters import Clusters
 from consilience.errors import InputError
 from consilience.population.population import Population
 from consilience.units.symmetry import canonical

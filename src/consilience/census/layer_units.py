@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from consilience.bases.hyperplanes import Hyperplanes, Projection, hyperplanes
 from consilience.census.dead import find_alive
-from consilience.census.distances import Points, embed, evenly
-from consilience.census.ordering import Clusters, count
+from consilience.clustering.clusters import Clusters, count
+from consilience.clustering.distances import Points, embed, evenly
 from consilience.errors import InputError
-from consilience.units.activations import Responses
+from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import Hyperplanes, Projection, hyperplanes
 from consilience.units.symmetry import usable_symmetry
 
 
@@ -73,7 +73,7 @@ def layer_units(
     name : the layer; of a family the first.
     projections : for each place where a layer below is read, one projection per member.
     responses : what the members do on calibration data; None without data, which "activation" needs.
-    distance : see `consilience.census.distances`.
+    distance : see `consilience.clustering.distances`.
     known_alive : whether the units of the first members are alive, where that has been found before; may be empty.
 
     Raises

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from consilience.census.census import Census, LayerCensus, member_networks
-from consilience.census.clusterers import Clustering
-from consilience.census.ordering import Clusters
+from consilience.clustering.clusterers import Clustering
+from consilience.clustering.clusters import Clusters
 from consilience.errors import ArtefactError
 from consilience.population.population import Population
 from consilience.population.storage import load_population, population_fingerprint

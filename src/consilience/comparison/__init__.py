@@ -1,11 +1,10 @@
 """Which networks behave alike: clusterings of one data set by their activations, compared across networks."""
 
+from consilience.clustering.samples import cluster_activations, majority_labels, purity
 from consilience.comparison.barriers import loss_barriers
-from consilience.comparison.clusterings import cluster_activations, majority_labels, purity
 from consilience.comparison.comparison import ModelComparison
 from consilience.comparison.consensus import Consensus, find_consensus
-from consilience.comparison.grouping import Groups, group_models
-from consilience.comparison.recording import record
+from consilience.comparison.groups import Groups, group_models
 from consilience.comparison.similarity import (
     MEASURES,
     Measure,
@@ -16,6 +15,7 @@ from consilience.comparison.similarity import (
     null_z,
     representation_similarities,
 )
+from consilience.signals.record import record
 
 __all__ = [
     "MEASURES",

@@ -24,10 +24,10 @@ from torch.nn import functional
 
 from consilience.comparison.layers import calls
 from consilience.comparison.models import Models, modules_of
-from consilience.comparison.recording import asking, like_parameters
 from consilience.comparison.samples import as_tensor, check_samples
 from consilience.errors import InputError
-from consilience.population.create import settle_norms
+from consilience.signals.record import asking, like_parameters
+from consilience.training.train import settle_norms
 
 BATCH_SIZE = 256  # samples, run at all points of a line at once
 N_PROBE = 16  # samples on which models are looked at for whether they compute one function of their parameters

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from consilience.comparison.recording import record, stream
 from consilience.comparison.samples import Ids
 from consilience.errors import ArtefactError
+from consilience.signals.record import record, stream
 from consilience.store import check_destination, fingerprint, read_artefact, write_artefact
 
 KIND, ROWS = "activations", "activation-rows"
@@ -117,7 +117,7 @@ def _read(cache: Path, key: str, ids: Ids) -> NDArray[np.float32]:
             rows = read_artefact(_shard(cache, key, index), ROWS).tensors["rows"].numpy()
         except ArtefactError as error:
             raise ArtefactError(
-                "recorded activations are lost or damaged", where=_shard(cache, key, index), got=error.what,
+                "recorded activations are lost or damaged", where=_shard(cache, key, index), got=error.message,
                 cure=f"delete {cache / key}*; the layer is then recorded anew",
             ) from error  # fmt: skip
         found[start : start + len(rows)] = rows

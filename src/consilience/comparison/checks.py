@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consilience.comparison.clusterings import CLUSTERERS, REDUCTIONS, check_seed
+from consilience.clustering.samples import CLUSTERERS, REDUCTIONS, check_seed
 from consilience.comparison.consensus import METHODS
 from consilience.comparison.layers import Calls
-from consilience.comparison.recording import POSITIONS
 from consilience.comparison.samples import Samples
 from consilience.comparison.similarity import get_measure
 from consilience.errors import InputError
+from consilience.signals.record import POSITIONS
 
 if TYPE_CHECKING:
     from consilience.comparison.comparison import ModelComparison

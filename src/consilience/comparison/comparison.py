@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from consilience.clustering.samples import Labels, purity
 from consilience.comparison.checks import check_cache, check_parameters, resolve_n_clusters
-from consilience.comparison.clusterings import Labels, purity
 from consilience.comparison.consensus import Consensus, check_method, find_consensus
-from consilience.comparison.grouping import Groups, group_models
+from consilience.comparison.groups import Groups, group_models
 from consilience.comparison.layers import Patterns, calls, find_places
 from consilience.comparison.models import Models, modules_of, snapshots_of
 from consilience.comparison.samples import Samples, check_samples
@@ -264,4 +264,4 @@ def _compared(seen: Sequence[NDArray[Any]], measure: Measure, names: Sequence[st
         return representation_similarities(seen, measure)
     except InputError as error:
         where = re.sub(r"^activations\[(\d+)\]", lambda found: names[int(found[1])], str(error.where))
-        raise InputError(error.what, where=where, got=error.got, expected=error.expected, cure=error.cure) from error
+        raise InputError(error.message, where=where, got=error.got, expected=error.expected, cure=error.cure) from error

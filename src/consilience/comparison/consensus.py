@@ -18,8 +18,8 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import aslinearoperator, eigsh
 from sklearn.cluster import KMeans
 
-from consilience.comparison.clusterings import check_seed, numbered
-from consilience.comparison.grouping import cut
+from consilience.clustering.samples import check_seed, numbered
+from consilience.comparison.groups import cut
 from consilience.errors import InputError
 
 METHODS = ("average", "spectral")

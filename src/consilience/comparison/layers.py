@@ -17,8 +17,8 @@ from typing import Any, TypeAlias, cast
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from consilience.comparison.recording import asking, hooks, like_parameters
 from consilience.errors import InputError
+from consilience.signals.record import asking, hooks, like_parameters
 
 N_PROBE = 2  # samples of the forward pass that tells which modules are called
 Patterns: TypeAlias = "str | Sequence[str] | Mapping[str, str | Sequence[str]]"

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from consilience.comparison.partitions import (
+from consilience.clustering.partitions import (
     Labels,
     Partitions,
     adjusted_mutual_information,

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from consilience.clustering.samples import Labels, Points, cluster, reduce
 from consilience.comparison.cache import recorded
-from consilience.comparison.clusterings import Labels, Points, cluster, reduce
 from consilience.comparison.samples import Ids
 
 

@@ -9,11 +9,11 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from consilience.clustering.spectral import FloatArray, Spectrum, clusters_of, n_cut, spectrum
 from consilience.errors import InputError
 from consilience.modularity.chance import p_lower, z_score
 from consilience.modularity.graph import UnitGraph, unit_graph
 from consilience.modularity.nulls import Null, check_null, null_graph
-from consilience.modularity.spectral import FloatArray, Spectrum, clusters_of, n_cut, spectrum
 from consilience.units.architecture import TracedNetwork
 
 

@@ -24,13 +24,13 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional
 
+from consilience.clustering.spectral import N_INIT, FloatArray, clusters_of, spectrum
 from consilience.errors import InputError
 from consilience.modularity.chance import z_score
 from consilience.modularity.graph import Part, node_groups, parts_of
 from consilience.modularity.lesions import check_labelled
 from consilience.modularity.nulls import permuted
-from consilience.modularity.spectral import N_INIT, FloatArray, clusters_of, spectrum
-from consilience.units.activations import batch_size
+from consilience.signals.responses import batch_size
 from consilience.units.architecture import TracedNetwork
 
 Labels = NDArray[np.int64]

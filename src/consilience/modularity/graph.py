@@ -19,11 +19,11 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from consilience.clustering.spectral import Block, FloatArray, adjacency, degrees
 from consilience.errors import InputError
-from consilience.modularity.spectral import Block, FloatArray, adjacency, degrees
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Axis
-from consilience.units.layers import find_layers
+from consilience.units.follow import find_layers
 
 INPUTS = "inputs"
 

@@ -28,11 +28,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from consilience.clustering.spectral import Spectrum, degrees, spectrum
 from consilience.errors import InputError
 from consilience.modularity.cross import checked_clusters, same_cluster
 from consilience.modularity.graph import UnitGraph, node_groups, parts_of, traced
-from consilience.modularity.spectral import Spectrum, degrees, spectrum
-from consilience.population.callbacks import Callback
+from consilience.training.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from consilience.errors import InputError
 from consilience.modularity.cross import checked_clusters, same_cluster
 from consilience.modularity.graph import parts_of, traced
-from consilience.population.callbacks import Callback
+from consilience.training.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
 from consilience.units.maps import Weights
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from consilience.clustering.spectral import FloatArray
 from consilience.errors import InputError
 from consilience.modularity.graph import Edges, UnitGraph
-from consilience.modularity.spectral import FloatArray
 
 Null = Literal["permute", "permute-nonzero", "degree-preserving"]
 BoolArray = NDArray[np.bool_]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from consilience.errors import InputError
-from consilience.population.callbacks import Callback
+from consilience.training.callbacks import Callback
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,7 @@
-"""Many small networks at once: trained in one vectorised pass, or brought by the user."""
+"""Many small networks with the same inputs and outputs: their layers, traced and proved, and their place on disk."""
 
-from consilience.population.callbacks import Callback
-from consilience.population.create import train_population
-from consilience.population.imagined import imagine_inputs
 from consilience.population.population import Member, Population
 from consilience.population.storage import load_population, save_population
-from consilience.population.training import Training
+from consilience.population.synthetic_inputs import imagine_inputs
 
-__all__ = [
-    "Callback",
-    "Member",
-    "Population",
-    "Training",
-    "imagine_inputs",
-    "load_population",
-    "save_population",
-    "train_population",
-]
+__all__ = ["Member", "Population", "imagine_inputs", "load_population", "save_population"]

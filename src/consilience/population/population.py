@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from consilience.checks import is_count
 from consilience.errors import ConsilienceError, InputError
-from consilience.population.hyperparameters import is_count
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
-from consilience.units.layers import find_layers
+from consilience.units.follow import find_layers
 from consilience.units.proof import prove
 from consilience.units.resize import SIZE_ATTRIBUTES
 
@@ -190,8 +190,8 @@ class Population:
         *,
         strict: bool = False,
     ) -> Population:
-        """Build a population from a folder of checkpoints; see `consilience.population.importing.import_population`."""
-        from consilience.population.importing import import_population
+        """Build a population from a folder of checkpoints; see `import_population`."""
+        from consilience.population.checkpoints import import_population
 
         return import_population(directory, module, example_input, strict=strict)
 

@@ -15,7 +15,7 @@ from consilience.population.population import Population
 from consilience.store import Artefact, fingerprint, read_artefact, write_artefact
 from consilience.store.network import FOREIGN, build_described, describe_network
 from consilience.units.architecture import Architecture
-from consilience.units.layers import find_layers
+from consilience.units.follow import find_layers
 from consilience.units.resize import resize
 
 KIND = "population"

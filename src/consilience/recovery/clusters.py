@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from consilience.census.clusterers import average
-from consilience.census.distances import Points
+from consilience.clustering.clusterers import average
+from consilience.clustering.distances import Points
 
 RULES = ("plateau", "published")
 SMALLEST_HEIGHT = 1e-4  # of the median norm of a hyperplane: below it, duplicates differ by how training ended

@@ -19,10 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consilience.population.create import initialise
-from consilience.population.precise import Precise, fit_precisely
-from consilience.population.subsets import seed
 from consilience.recovery.clusters import Cut, StudentUnits, cuts
+from consilience.recovery.fit import Precise, fit_precisely
 from consilience.recovery.rebuild import (
     ROUNDING,
     as_good,
@@ -35,6 +33,8 @@ from consilience.recovery.rebuild import (
     without_path,
 )
 from consilience.recovery.student import Function, Student
+from consilience.seeds import seed
+from consilience.training.train import initialise
 from consilience.units.symmetry import Symmetry
 
 STUDENTS = 11  # stream of random numbers

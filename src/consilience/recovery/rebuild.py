@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from consilience.population.precise import fit_precisely
 from consilience.recovery.clusters import Cut, StudentUnits
+from consilience.recovery.fit import fit_precisely
 from consilience.recovery.student import Student
 
 ROUNDING = 1e-24  # mean squared error, as a share of the targets' variance, that is nothing but rounding

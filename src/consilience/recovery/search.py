@@ -14,12 +14,12 @@ from torch import Tensor
 
 from consilience.errors import TrainingError
 from consilience.nets.activations import ACTIVATIONS
-from consilience.population.create import initialise
-from consilience.population.precise import Precise, fit_precisely
-from consilience.population.subsets import seed
 from consilience.recovery.clusters import cuts
+from consilience.recovery.fit import Precise, fit_precisely
 from consilience.recovery.layers import Settings, units_of, usable
 from consilience.recovery.student import Function
+from consilience.seeds import seed
+from consilience.training.train import initialise
 
 N_SHORT, SHORT = 8, 40  # students and iterations of a short run
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)

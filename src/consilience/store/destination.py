@@ -108,8 +108,8 @@ def _check_held(path: Path, kind: str) -> bool:
         config = read_config(path)
     except ArtefactError as error:
         raise ArtefactError(
-            "the directory holds something else", where=path, got=f"{listing(path)} ({error.what})", expected=expected,
-            cure="choose another directory",
+            "the directory holds something else", where=path, got=f"{listing(path)} ({error.message})",
+            expected=expected, cure="choose another directory",
         ) from error  # fmt: skip
     if config["kind"] != kind:
         raise ArtefactError(

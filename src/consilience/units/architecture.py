@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from consilience.errors import InputError
 from consilience.units.axes import Axis, Section, axes_of, length
 from consilience.units.maps import Map, Weights
-from consilience.units.tracing import Program
+from consilience.units.trace import Program
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,7 @@ from consilience.report.definitions import definitions
 from consilience.report.modularity.cuts import eigenvalue_gaps, n_cuts
 from consilience.report.modularity.networks import html_of_networks
 from consilience.report.modularity.parts import graph_embedding, weight_matrices
-from consilience.report.modularity.specialists import (
-    class_circuits,
-    class_clusters,
-    cluster_lesions,
-)
+from consilience.report.modularity.specialists import class_circuits, class_clusters, cluster_lesions
 from consilience.report.modularity.verdicts import ModularityResult, modularity_sentences
 from consilience.report.page import framed, shell
 

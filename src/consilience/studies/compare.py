@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from consilience.comparison import MEASURES, Groups, ModelComparison, loss_barriers, majority_labels
+from consilience.clustering.samples import majority_labels
+from consilience.comparison import MEASURES, Groups, ModelComparison, loss_barriers
 from consilience.comparison.consensus import MAX_SAMPLES
 from consilience.data import Dataset
 from consilience.population import Population

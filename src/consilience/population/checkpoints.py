@@ -28,7 +28,7 @@ from consilience.population.factories import make_module
 from consilience.population.population import Member, Population
 from consilience.population.storage import fill
 from consilience.store.tensors import check_tensor
-from consilience.units.layers import find_layers
+from consilience.units.follow import find_layers
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 IN_DIRECTORY = "model.safetensors"
@@ -146,7 +146,7 @@ def _reason(error: ConsilienceError, name: str) -> str:
     """Return what an error says in one line, without the name of the file, which stands before it."""
     where = None if error.where in (name, NEW) else error.where
     details = (("", where), ("got ", error.got), ("expected ", error.expected), ("", error.cure))
-    texts = [error.what, *(f"{label}{text}" for label, text in details if text is not None)]
+    texts = [error.message, *(f"{label}{text}" for label, text in details if text is not None)]
     return " ".join("; ".join(texts).split())
 
 

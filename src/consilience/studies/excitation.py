@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from consilience.bases.hyperplanes import hyperplanes
 from consilience.census import Census, LayerCensus
 from consilience.census.census import member_networks
-from consilience.units.activations import batch_size, rows_of
+from consilience.signals.responses import batch_size, rows_of
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import hyperplanes
 from consilience.units.symmetry import usable_symmetry
 
 MAX_ROWS = 2000  # responses of each unit by which its sign is told

@@ -22,14 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from consilience.checks import is_count
 from consilience.errors import ArtefactError, InputError, TrainingError
-from consilience.population.callbacks import Callback, StackCallbacks, callback_identities, check_callbacks
-from consilience.population.checkpoint import Checkpoint, digest, read_checkpoint, write_checkpoint
-from consilience.population.hyperparameters import Training, check_training, is_count
-from consilience.population.learner import Learner
-from consilience.population.stacks import Stack, settings, stack_members
-from consilience.population.subsets import NOISE, Schedule, make_schedule, seed
-from consilience.population.targets import Samples, check_samples, check_targets
+from consilience.seeds import NOISE, seed
+from consilience.training.callbacks import Callback, StackCallbacks, callback_identities, check_callbacks
+from consilience.training.hyperparameters import Training, check_training
+from consilience.training.learner import Learner
+from consilience.training.losses import Samples, check_samples, check_targets
+from consilience.training.resume import Checkpoint, digest, read_checkpoint, write_checkpoint
+from consilience.training.sampling import Schedule, make_schedule
+from consilience.training.stack import Stack, settings, stack_members
 
 __all__ = ["Trained", "Training", "check_training", "fit_members"]
 
@@ -88,12 +90,12 @@ def fit_members(
     validation : inputs and targets on which every member is evaluated after each epoch.
     max_steps : exact number of gradient steps of each member, in place of ``training.epochs``; may end within an epoch.
     checkpoint : directory for a checkpoint after each epoch. If it holds one of the same run, the run goes on there.
-        `consilience.population.checkpoint.delete_checkpoint` removes it once the result is safe.
+        `consilience.training.resume.delete_checkpoint` removes it once the result is safe.
     checkpoint_every : seconds between checkpoints, at least; one is always written after the last epoch.
     progress : called with (steps done, steps in all), summed over stacks, a few times a second and after each epoch.
     members, n_members : the members' numbers in a larger population of ``n_members``, when only some of it is trained
         here; they get the same subsets and orders as there. By default the modules are the population.
-    callbacks : what else takes part in training, on every member; see `consilience.population.callbacks.Callback`.
+    callbacks : what else takes part in training, on every member; see `consilience.training.callbacks.Callback`.
         A member whose penalty is not finite is frozen, too. They are part of the run that a checkpoint belongs to.
     snapshot_epochs : the epochs, from 1 and ascending, after which the members are kept as they are.
 

@@ -14,15 +14,15 @@ from consilience.assembly import assemble, elastic
 from consilience.assembly.distillation import STEPS
 from consilience.baselines import Ensemble, best_member, merge_many, parameter_average
 from consilience.census import Census, LayerCensus
-from consilience.census.widths import resolve_width
+from consilience.checks import resolve_width
 from consilience.data import Data
 from consilience.errors import InputError
 from consilience.evaluation import Score, evaluate, mean_score
-from consilience.population.create import initialise
 from consilience.population.population import Population
-from consilience.population.training import Training, fit_members
-from consilience.recipes.atlas import CHANNELS, atlas, kernel_shape
 from consilience.report.results import Experiment, LayerSummary, LearningPoint, Row
+from consilience.studies.atlas import CHANNELS, atlas, kernel_shape
+from consilience.training.fit import Training, fit_members
+from consilience.training.train import initialise
 
 WIDTHS = ("1x", "2x", "4x")
 CORRECTIONS = ("none", "least-squares", "second-order", "distill")
@@ -160,7 +160,7 @@ def _exists(census: Census, width: str) -> bool:
     """Whether the census has enough clusters for this multiple of the median widths; a few members may not."""
     population = census.population_
     return all(
-        resolve_width(width, population.median_width(name), where="widths") <= layer.clustering.n_leaves
+        resolve_width(width, population.median_width(name), "widths") <= layer.clustering.n_leaves
         for name, layer in census.layers_.items()
     )
 

@@ -15,23 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from consilience.checks import is_count
 from consilience.errors import InputError
-from consilience.population.hyperparameters import Shuffle, Subset, Training, is_count
-
-# Streams of random numbers. A number of its own for each keeps them apart where the other keys agree.
-SUBSET, OWN_ORDER, SHARED_ORDER, NOISE = 1, 2, 3, 4
+from consilience.seeds import OWN_ORDER, SHARED_ORDER, SUBSET, seed
+from consilience.training.hyperparameters import Shuffle, Subset, Training
 
 # A member with fewer samples than this learns nothing worth a census; a Dirichlet draw that leaves one is drawn again.
 FEWEST = 4
 DRAWS = 1000
-
-
-def seed(random_state: int, stream: int, *keys: int) -> int:
-    """Return a 64-bit seed that depends on every argument (`numpy.random.SeedSequence`)."""
-    if random_state < 0:
-        raise InputError("the seed is negative", where="random_state", got=random_state, expected="0 or more")
-    sequence = np.random.SeedSequence([random_state, stream, *keys])
-    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def member_subsets(

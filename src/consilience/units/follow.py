@@ -25,7 +25,7 @@ from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section, axes_of
 from consilience.units.groups import Groups, Label, Run
 from consilience.units.maps import Kernel, Map, Norm
-from consilience.units.operations import (
+from consilience.units.operations import (  # fmt: skip
     BATCH_NORMS,
     CONVOLUTIONS,
     ELEMENTWISE,
@@ -36,9 +36,9 @@ from consilience.units.operations import (
     SPATIAL,
     SUMS,
     aten,
-)  # fmt: skip
+)
 from consilience.units.shapes import by_dimension, matching, zeros_around
-from consilience.units.tracing import Program, check_samples_apart, describe, trace
+from consilience.units.trace import Program, check_samples_apart, describe, trace
 
 BATCH = 1_000_003  # a prime that stands for the number of samples where sizes are compared
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, stack_module_state, vmap
 
 from consilience.errors import InputError
-from consilience.population.create import initialise
-from consilience.population.subsets import seed
+from consilience.seeds import seed
+from consilience.training.train import initialise
 
 METHODS = ("levenberg-marquardt", "l-bfgs", "adam")
 MAX_PARAMETERS = 1500  # of a network that Levenberg-Marquardt takes: JᵀJ is p × p

@@ -25,24 +25,8 @@ from consilience.data import Data, Dataset, load_data
 from consilience.errors import ArtefactError, InputError
 from consilience.evaluation import evaluate, mean_score
 from consilience.nets import MLP, ConvNet, ResNet
-from consilience.population import Training, load_population, save_population, train_population
-from consilience.population.checkpoint import delete_checkpoint
+from consilience.population import load_population, save_population
 from consilience.population.storage import fill, population_fingerprint
-from consilience.recipes.comparison import FOUND as COMPARISON_FILE
-from consilience.recipes.comparison import KIND as COMPARISON
-from consilience.recipes.comparison import Settings as ComparisonSettings
-from consilience.recipes.comparison import found_text as comparison_text
-from consilience.recipes.comparison import run_comparison
-from consilience.recipes.experiment import run_experiment
-from consilience.recipes.inspection import inspect_source, open_networks, open_population
-from consilience.recipes.modularity import FOUND as MODULARITY_FILE
-from consilience.recipes.modularity import KIND as MODULARITY
-from consilience.recipes.modularity import Settings as ModularitySettings
-from consilience.recipes.modularity import found_text as modularity_text
-from consilience.recipes.modularity import run_modularity
-from consilience.recipes.progress import bar, stages
-from consilience.recipes.recover import KIND as RECOVERY
-from consilience.recipes.recover import NETWORK, earlier_recovery, read_sought, run_recovery
 from consilience.recovery import ExpandAndCluster
 from consilience.report import markdown_table, render_page, summary_sentences
 from consilience.report.comparison import render_comparison
@@ -51,6 +35,23 @@ from consilience.report.results import FILE_NAME, Experiment
 from consilience.store import check_destination, fingerprint, read_artefact, read_config, save_network, write_artefact
 from consilience.store.config import CONFIG, versions
 from consilience.store.network import FOREIGN, describe_network
+from consilience.studies.compare import FOUND as COMPARISON_FILE
+from consilience.studies.compare import KIND as COMPARISON
+from consilience.studies.compare import Settings as ComparisonSettings
+from consilience.studies.compare import found_text as comparison_text
+from consilience.studies.compare import run_comparison
+from consilience.studies.inspect import inspect_source, open_networks, open_population
+from consilience.studies.modularity import FOUND as MODULARITY_FILE
+from consilience.studies.modularity import KIND as MODULARITY
+from consilience.studies.modularity import Settings as ModularitySettings
+from consilience.studies.modularity import found_text as modularity_text
+from consilience.studies.modularity import run_modularity
+from consilience.studies.progress import bar, stages
+from consilience.studies.recover import KIND as RECOVERY
+from consilience.studies.recover import NETWORK, earlier_recovery, read_sought, run_recovery
+from consilience.studies.report import run_experiment
+from consilience.training import Training, train_population
+from consilience.training.resume import delete_checkpoint
 
 if TYPE_CHECKING:
     from consilience import cli

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from consilience.errors import InputError
-from consilience.units.activations import stream
+from consilience.signals.responses import stream
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.axes import Axis
 from consilience.units.maps import Map

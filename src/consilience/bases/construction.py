@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from consilience.census.grounding import Basis
-from consilience.units.activations import Responses, rows_of, stream
+from consilience.bases.grounding import Basis
+from consilience.bases.hyperplanes import Projection, ground
+from consilience.signals.responses import Responses, rows_of, stream
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import Projection, ground
 from consilience.units.maps import Map, Weights
 
 KNOWN_BYTES = 2**30  # of values that are kept of the layers built so far; what is not kept is computed again

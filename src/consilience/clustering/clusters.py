@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from consilience.census.clusterers import Clusterer
-from consilience.census.distances import Points
+from consilience.clustering.clusterers import Clusterer
+from consilience.clustering.distances import Points
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from torch.optim.swa_utils import update_bn
 
 from consilience.data import Dataset, check_dataset
 from consilience.errors import InputError
-from consilience.population.callbacks import Callback, tells_settings
 from consilience.population.population import Population
-from consilience.population.subsets import seed
-from consilience.population.training import Progress, Training, check_epochs, check_training, fit_members
+from consilience.seeds import INITIALISATION, SETTLING, seed
+from consilience.training.callbacks import Callback, tells_settings
+from consilience.training.fit import Progress, Training, check_epochs, check_training, fit_members
 
 N_EXAMPLES = 16  # inputs on which members are traced and proved
-INITIALISATION, SETTLING = 5, 6  # streams of random numbers, beside those of subsets.py
 SETTLING_BATCHES = 16
 
 
@@ -52,7 +51,7 @@ def train_population(
         ends
         with the same bytes.
     progress : called with (steps done, steps in all).
-    callbacks : terms of the loss, and changes after each step; see `consilience.population.callbacks.Callback`.
+    callbacks : terms of the loss, and changes after each step; see `consilience.training.callbacks.Callback`.
     checkpoint_epochs : the epochs, from 1 and ascending, after which the members are kept as they are, in
         ``snapshots``. The one after epoch e is what a run of e epochs gives.
 

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from consilience.errors import InputError
 from consilience.population import Population, load_population
-from consilience.population.create import N_EXAMPLES
 from consilience.population.factories import make_module
 from consilience.population.storage import fill
 from consilience.store import load_network, read_artefact, read_config
 from consilience.store.config import CONFIG
 from consilience.store.network import FOREIGN
+from consilience.training.train import N_EXAMPLES
 from consilience.units.architecture import Architecture
-from consilience.units.layers import find_layers
+from consilience.units.follow import find_layers
 from consilience.units.proof import TOLERANCE
 from consilience.units.symmetry import can_flip, symmetry_of
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, InputError
 from consilience.nets import MLP
-from consilience.population.subsets import seed
 from consilience.recovery import ExpandAndCluster, IdentifiabilityWarning
 from consilience.recovery.clusters import SMALLEST_OUTGOING
 from consilience.recovery.expand_and_cluster import check_samples
@@ -34,6 +33,7 @@ from consilience.report.recovery import (
     recovery_sentences,
     render_recovery,
 )
+from consilience.seeds import seed
 from consilience.store import atomic_write, check_destination, load_network, read_config, save_network
 from consilience.store.config import config_text, finite, plain, versions
 
@@ -266,7 +266,7 @@ def _compared(sought: Sought, estimator: ExpandAndCluster) -> tuple[Comparison |
     try:
         found = estimator.distance_to(sought.teacher)
     except InputError as error:
-        return None, error.what
+        return None, error.message
     names = [*(f"hidden.{depth}" for depth in range(len(found.pairs))), "readout"]
     weights = {
         name: (true.flatten().numpy(), own.flatten().numpy())

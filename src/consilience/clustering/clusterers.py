@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 
-from consilience.census.distances import Points
+from consilience.clustering.distances import Points
 from consilience.errors import InputError
 
 SAME = 0.01  # of the median distance: closer than that is one unit to hdbscan

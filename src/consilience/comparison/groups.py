@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import silhouette_score
 
-from consilience.comparison.clusterings import Labels, numbered
+from consilience.clustering.samples import Labels, numbered
 from consilience.errors import InputError
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from consilience.errors import InputError
-from consilience.population.stacks import Stack
+from consilience.training.stack import Stack
 
 
 class Callback:
@@ -29,7 +29,7 @@ class Callback:
 
     Its ``repr`` tells its settings, as that of a dataclass does; a checkpoint knows a callback by it. The repr of a
     tensor is rounded, and shortened where it is long: a callback that holds tensors says in a ``__repr__`` of its own
-    what they were made from, or gives their `consilience.population.checkpoint.digest`.
+    what they were made from, or gives their `consilience.training.resume.digest`.
 
     Examples
     --------
@@ -40,7 +40,7 @@ class Callback:
     ...
     ...     def penalty(self, member, module_parameters):
     ...         return self.strength / 2 * sum(value.square().sum() for value in module_parameters.values())
-    >>> from consilience.population.training import Training, fit_members
+    >>> from consilience.training.fit import Training, fit_members
     >>> x, y, net = torch.randn(20, 2), torch.arange(20) % 2, torch.nn.Linear(2, 2)
     >>> trained = fit_members([net], x, y, Training(epochs=2), random_state=0, callbacks=[Decay(0.1)])
     """

@@ -23,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consilience.units.activations import BATCH_SIZE
+from consilience.bases.hyperplanes import Projection
+from consilience.signals.moments import Moments, ridge
+from consilience.signals.responses import BATCH_SIZE
 from consilience.units.architecture import Architecture
 from consilience.units.axes import Axis
-from consilience.units.hyperplanes import Projection
-from consilience.units.moments import Moments, ridge
 from consilience.units.symmetry import Symmetry
 
 RIDGE = 1e-3  # of the mean variance of the basis activations; benchmarks/ridge.py has the sweep

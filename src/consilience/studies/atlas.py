@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from consilience.bases.hyperplanes import hyperplanes
 from consilience.census import Census, LayerCensus
 from consilience.census.census import member_networks
-from consilience.census.checks import check_inputs
-from consilience.census.distances import unit_norm
+from consilience.clustering.distances import unit_norm
 from consilience.errors import InputError
-from consilience.recipes.excitation import place_of, strongest, unit_signs
+from consilience.population.checks import check_inputs
 from consilience.report.portraits import LayerAtlas, Patch, Picture, Portrait
-from consilience.units.fields import receptive_fields
-from consilience.units.hyperplanes import hyperplanes
+from consilience.report.receptive_fields import receptive_fields
+from consilience.studies.excitation import place_of, strongest, unit_signs
 from consilience.units.symmetry import usable_symmetry
 
 MAX_IMAGES = 1000  # that are looked at, so that a report on many members does not take longer than their census
@@ -61,7 +61,7 @@ def atlas(
     (4, 2, 6, (1, 3, 3))
     """
     networks = member_networks(census)
-    check_inputs(census.population_, x, "what an atlas is drawn from")
+    check_inputs(census.population_, x, "x")
     if x.dim() != 4 or x.shape[1] not in CHANNELS:
         raise InputError(
             "these are no images that can be shown", got=tuple(x.shape), expected="(n, C, H, W) with C = 1 or 3"

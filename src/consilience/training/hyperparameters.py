@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from consilience.checks import is_count
 from consilience.errors import InputError
 
 Optimizer = Literal["adam", "sgd"]
@@ -24,7 +25,7 @@ class Training:
     batch_size : samples of one step; the last batch of an epoch may be smaller.
     optimizer, learning_rate, momentum, weight_decay : as in `torch.optim`; momentum is of SGD only.
     shuffle : whether each member has an order of its own, or all see the same batches (faster; needs ``full``).
-    subset : which samples a member learns from; see `consilience.population.subsets.member_subsets`.
+    subset : which samples a member learns from; see `consilience.training.sampling.member_subsets`.
     concentration : of the Dirichlet shares.
     """
 
@@ -62,11 +63,6 @@ def check_training(training: Training) -> None:
             "members with different samples cannot share their batches", where="Training(shuffle=..., subset=...)",
             got=f"shuffle='shared', subset={training.subset!r}", cure="use shuffle='independent', or subset='full'",
         )  # fmt: skip
-
-
-def is_count(value: object) -> bool:
-    """Tell whether a value is an integer of 1 or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from consilience.population.callbacks import StackCallbacks
-from consilience.population.hyperparameters import Training
-from consilience.population.stacks import Stack
-from consilience.population.targets import Means, Samples, member_losses
+from consilience.training.callbacks import StackCallbacks
+from consilience.training.hyperparameters import Training
+from consilience.training.losses import Means, Samples, member_losses
+from consilience.training.stack import Stack
 
 EVALUATION_BATCH = 1024  # samples; all members' activations for these must fit into memory
 

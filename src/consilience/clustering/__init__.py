@@ -1,0 +1,1 @@
+"""Clusters of units and of samples: clusterers, trees, stability, spectra, partition indices."""

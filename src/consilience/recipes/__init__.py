@@ -1,1 +1,0 @@
-"""Whole experiments as plain functions; each command is one of them."""
