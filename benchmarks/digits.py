@@ -18,7 +18,7 @@ import torch
 
 import consilience as cs
 from consilience.studies.commands import DEMO_BATCH_SIZE, DEMO_EPOCHS, DEMO_HIDDEN, DEMO_LEARNING_RATE, DEMO_MEMBERS
-from consilience.studies.report import run_experiment
+from consilience.studies.experiment import run_experiment
 
 COLUMNS = {
     "mean member": ("mean member", ""),

@@ -22,7 +22,7 @@ from consilience.report.embed import svg
 from consilience.report.receptive_fields import receptive_fields
 from consilience.studies.atlas import atlas, kernel_shape
 from consilience.studies.excitation import strongest
-from consilience.studies.report import run_experiment
+from consilience.studies.experiment import run_experiment
 from consilience.training import Training, train_population
 from consilience.units.symmetry import flip, permute, rescale
 

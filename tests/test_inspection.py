@@ -24,7 +24,7 @@ from consilience.data import Data
 from consilience.errors import InputError
 from consilience.population import Population
 from consilience.store import save_network
-from consilience.studies.inspect import Inspection, inspect_population, inspect_source
+from consilience.studies.inspection import Inspection, inspect_population, inspect_source
 from zoo import TRAPS, ZOO, shaken
 
 ROOT = Path(__file__).parent.parent

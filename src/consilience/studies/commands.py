@@ -35,21 +35,21 @@ from consilience.report.results import FILE_NAME, Experiment
 from consilience.store import check_destination, fingerprint, read_artefact, read_config, save_network, write_artefact
 from consilience.store.config import CONFIG, versions
 from consilience.store.network import FOREIGN, describe_network
-from consilience.studies.compare import FOUND as COMPARISON_FILE
-from consilience.studies.compare import KIND as COMPARISON
-from consilience.studies.compare import Settings as ComparisonSettings
-from consilience.studies.compare import found_text as comparison_text
-from consilience.studies.compare import run_comparison
-from consilience.studies.inspect import inspect_source, open_networks, open_population
-from consilience.studies.modularity import FOUND as MODULARITY_FILE
-from consilience.studies.modularity import KIND as MODULARITY
-from consilience.studies.modularity import Settings as ModularitySettings
-from consilience.studies.modularity import found_text as modularity_text
-from consilience.studies.modularity import run_modularity
+from consilience.studies.comparison_result import FOUND as COMPARISON_FILE
+from consilience.studies.comparison_result import KIND as COMPARISON
+from consilience.studies.comparison_result import Settings as ComparisonSettings
+from consilience.studies.comparison_result import found_text as comparison_text
+from consilience.studies.comparison_result import run_comparison
+from consilience.studies.experiment import run_experiment
+from consilience.studies.inspection import inspect_source, open_networks, open_population
+from consilience.studies.modularity_result import FOUND as MODULARITY_FILE
+from consilience.studies.modularity_result import KIND as MODULARITY
+from consilience.studies.modularity_result import Settings as ModularitySettings
+from consilience.studies.modularity_result import found_text as modularity_text
+from consilience.studies.modularity_result import run_modularity
 from consilience.studies.progress import bar, stages
-from consilience.studies.recover import KIND as RECOVERY
-from consilience.studies.recover import NETWORK, earlier_recovery, read_sought, run_recovery
-from consilience.studies.report import run_experiment
+from consilience.studies.recovery_result import KIND as RECOVERY
+from consilience.studies.recovery_result import NETWORK, earlier_recovery, read_sought, run_recovery
 from consilience.training import Training, train_population
 from consilience.training.resume import delete_checkpoint
 
