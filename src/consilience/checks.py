@@ -6,8 +6,9 @@ import math
 import re
 from collections.abc import Collection
 from contextlib import suppress
+from numbers import Integral, Real
 from operator import index
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from consilience.errors import InputError
 
@@ -19,9 +20,18 @@ Width = int | str
 MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
-def is_count(value: object, least: int = 1) -> bool:
-    """Return whether a value is an int (no bool) of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_count(value: Any, least: int = 1, most: float = math.inf) -> TypeGuard[int]:
+    """Return whether a value is an int (no bool) from ``least`` to ``most``."""
+    return _is_a(value, Integral) and least <= value <= most
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a finite number (no bool)."""
+    return _is_a(value, Real) and math.isfinite(value)
+
+
+def _is_a(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def check_choice(argument: str, value: object, allowed: Collection[str]) -> None:
@@ -32,25 +42,45 @@ def check_choice(argument: str, value: object, allowed: Collection[str]) -> None
 
 def check_count(argument: str, value: object, least: int = 1, most: int | None = None, cure: str | None = None) -> None:
     """Raise unless the value is an int from ``least`` to ``most``."""
-    if not is_count(value, least) or (most is not None and value > most):  # type: ignore[operator]
+    if not is_count(value, least, math.inf if most is None else most):
         span = f">= {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"{argument} must be an int {span}, got {value!r}", cure=cure)
 
 
-def check_number(argument: str, value: object, least: float = -math.inf, most: float = math.inf) -> None:
-    """Raise unless the value is a finite number from ``least`` to ``most``, both included."""
-    if not _is_finite(value) or not least <= value <= most:  # type: ignore[operator]
-        raise InputError(f"{argument} must be a number in [{least:g}, {most:g}], got {value!r}")
+def check_number(
+    argument: str, value: object, least: float = -math.inf, most: float = math.inf, below: float = math.inf
+) -> None:
+    """Raise unless the value is a finite number from ``least`` to ``most``, both included, and less than ``below``."""
+    if not is_number(value) or not least <= value <= most or value >= below:
+        span = f"[{least:g}, {most:g}]" if below == math.inf else f"[{least:g}, {below:g})"
+        raise InputError(f"{argument} must be a number in {span}, got {value!r}")
 
 
 def check_positive(argument: str, value: object) -> None:
     """Raise unless the value is a finite number above 0."""
-    if not _is_finite(value) or value <= 0:  # type: ignore[operator]
+    if not is_number(value) or value <= 0:
         raise InputError(f"{argument} must be a number > 0, got {value!r}")
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def describe(value: object) -> str:
+    """Return the type and shape of a tensor or array, as in ``float32 (5, 3)``; of anything else, its type."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def check_finite(values: Tensor, argument: str) -> None:
+    """Raise unless all values (n, ...) are finite."""
+    import torch
+
+    values = values.detach()
+    if not values.numel() or not values.is_floating_point():
+        return
+    if bool(torch.isfinite(torch.stack(values.aminmax())).all()):  # NaN wins both: one pass without temporaries
+        return
+    bad = ~torch.isfinite(values).reshape(len(values), -1).all(1)
+    rows = f"{int(bad.sum())} of {len(values)} rows, first row {int(bad.nonzero()[0])}"
+    raise InputError(f"{argument} must be finite, got NaN or infinity in {rows}", cure="remove these rows")
 
 
 def check_inputs(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, argument: str, least: int = 2) -> None:
@@ -58,17 +88,44 @@ def check_inputs(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, argument
     import torch
 
     if not isinstance(x, torch.Tensor) or x.dtype != dtype:
-        got = str(x.dtype) if isinstance(x, torch.Tensor) else type(x).__name__
-        raise InputError(f"{argument} must be a tensor of {dtype}, as the members' inputs are, got {got}")
+        raise InputError(f"{argument} must be a tensor of {dtype}, as the members' inputs are, got {describe(x)}")
     if tuple(x.shape[1:]) != shape or len(x) < least:
         wanted = f"(n, {', '.join(map(str, shape))}) with n >= {least}"
         raise InputError(f"{argument} must have shape {wanted}, got {tuple(x.shape)}")
-    bad = ~torch.isfinite(x).flatten(1).all(1)
+    check_finite(x, argument)
+
+
+def check_rows(values: Tensor, n: int, argument: str, inputs: str = "x") -> None:
+    """Raise unless there is one row of values for each of the n inputs."""
+    if values.ndim == 0 or len(values) != n:
+        raise InputError(f"{argument} must have one row for each of the {n} rows of {inputs}, got {describe(values)}")
+
+
+def check_labels(y: Tensor, n: int, argument: str, n_classes: int | None = None) -> None:
+    """Raise unless y are n >= 1 labels (n,) of an integer type, each from 0 to below ``n_classes``."""
+    import torch
+
+    integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    if not isinstance(y, torch.Tensor) or y.dtype not in integers or y.shape != (n,) or n == 0:
+        cure = "convert them: y.long() for whole numbers, y.argmax(1) for one-hot rows"
+        raise InputError(f"{argument} must be integer labels ({max(n, 1)},), got {describe(y)}", cure=cure)
+    bad = y < 0 if n_classes is None else (y < 0) | (y >= n_classes)
     if bool(bad.any()):
-        raise InputError(
-            f"{argument} must be finite, got NaN or infinity in {int(bad.sum())} rows, first {int(bad.nonzero()[0])}",
-            cure="remove these rows",
-        )
+        row = int(bad.nonzero()[0])
+        span = ">= 0" if n_classes is None else f"from 0 to {n_classes - 1}"
+        cure = "number the classes from 0, and remove rows without a label"
+        raise InputError(f"{argument} must be labels {span}, got {int(y[row])} in row {row}", cure=cure)
+
+
+def check_targets(y: Tensor, outputs: Tensor, argument: str) -> None:
+    """Raise unless y are labels of outputs (m, o), or floats of the shape of outputs (m, ...), apart from m."""
+    if not y.is_floating_point():
+        if outputs.ndim != 2:
+            raise InputError(f"outputs must have shape (n, classes) for labels {argument}, got {tuple(outputs.shape)}")
+        check_labels(y, len(y), argument, outputs.shape[1])
+    elif y.shape[1:] != outputs.shape[1:]:
+        wanted = ", ".join(["n", *map(str, outputs.shape[1:])])
+        raise InputError(f"{argument} must have shape ({wanted}), as the outputs, got {tuple(y.shape)}")
 
 
 def resolve_width(width: Width, median: int, argument: str) -> int:

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from consilience.errors import InputError
+from consilience.checks import check_count
 
-# Streams. A number for each keeps them apart where the other keys agree.
-SUBSET, OWN_ORDER, SHARED_ORDER, NOISE, INITIALISATION, SETTLING = 1, 2, 3, 4, 5, 6
+if TYPE_CHECKING:
+    import torch
+
+# Streams. A number for each keeps them apart where the other keys agree; changing one changes results.
+SUBSET, OWN_ORDER, SHARED_ORDER, NOISE, INITIALISATION, SETTLING = 1, 2, 3, 4, 5, 6  # of training
+REDRAW, STUDENTS, SHORT_RUN, TEACHER_INPUTS = 7, 11, 12, 13  # of recovery
+SHUFFLES, HALVES = 51, 52  # of comparison
 
 
 def seed(random_state: int, stream: int, *keys: int) -> int:
     """Return a 64-bit seed that depends on every argument (`numpy.random.SeedSequence`)."""
-    if random_state < 0:
-        raise InputError(f"random_state must be >= 0, got {random_state}")
+    check_count("random_state", random_state, least=0)
     sequence = np.random.SeedSequence([random_state, stream, *keys])
     return int(sequence.generate_state(1, np.uint64)[0])
+
+
+def generator(random_state: int, *keys: int) -> torch.Generator:
+    """Return torch's generator of a stream and further keys; without keys, of ``random_state`` itself."""
+    import torch
+
+    check_count("random_state", random_state, least=0)
+    return torch.Generator().manual_seed(seed(random_state, *keys) if keys else int(random_state))
+
+
+def numpy_generator(random_state: int, *keys: int) -> np.random.Generator:
+    """Return NumPy's generator of a stream and further keys, or of ``random_state`` itself."""
+    check_count("random_state", random_state, least=0)
+    return np.random.default_rng([random_state, *keys])
+
+
+@contextmanager
+def global_seed(random_state: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's global random state inside the block, for initial values and dropout; afterwards it is as before."""
+    import torch
+
+    with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
+        torch.manual_seed(random_state)
+        yield

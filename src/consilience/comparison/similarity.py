@@ -25,10 +25,10 @@ from consilience.clustering.partitions import (
 )
 from consilience.comparison.representations import cka, procrustes, rsa, unbiased_cka, view
 from consilience.errors import InputError
+from consilience.seeds import HALVES, SHUFFLES, numpy_generator
 
 Array = NDArray[np.float64]
 Kind = Literal["clusterings", "representations"]
-SHUFFLES, HALVES = 51, 52  # streams of random numbers
 CONSTANT = 1e-9  # a standard deviation below this is rounding: measures are of the order of 1
 
 
@@ -264,7 +264,7 @@ def null_z(
     _check_count("n_null", n_null, 2)
     _check_count("random_state", random_state, 0)
     value = clustering_similarities(labels, measure)
-    rows, rng = np.asarray(labels), np.random.default_rng([random_state, SHUFFLES])
+    rows, rng = np.asarray(labels), numpy_generator(random_state, SHUFFLES)
     sums, squares = np.zeros_like(value), np.zeros_like(value)
     for _ in range(n_null):
         shuffled = clustering_similarities(rows, measure, rows[:, rng.permutation(rows.shape[1])])
@@ -322,7 +322,7 @@ def bootstrap_interval(
         raise InputError(
             "too few samples to halve", where="models", got=n, expected=f"at least {2 * found.min_samples}"
         )
-    rng = np.random.default_rng([random_state, HALVES])
+    rng = numpy_generator(random_state, HALVES)
     halves = (rng.permutation(n)[: n // 2] for _ in range(n_resamples))
     drawn = np.stack([compare([model[half] for model in each], found) for half in halves])  # (r, m, m)
     low, high = np.quantile(drawn - drawn.mean(0), [(1 - level) / 2, (1 + level) / 2], axis=0)

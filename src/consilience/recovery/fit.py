@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, stack_module_state, vmap
 
 from consilience.errors import InputError
-from consilience.seeds import seed
+from consilience.seeds import REDRAW, seed
 from consilience.training.train import initialise
 
 METHODS = ("levenberg-marquardt", "l-bfgs", "adam")
@@ -39,7 +39,6 @@ FAIR = 0.25  # share of the gain that the linear model expects
 PATIENCE, PROGRESS = 12, 0.02  # a network whose loss has not fallen by this share in so many steps has stalled
 BATCH_SIZE, FIRST_RATE, LOWEST_RATE = 256, 1e-3, 1e-6
 PLATEAU = 5  # epochs without a lower loss, after which Adam's rate is halved
-REDRAW = 7  # stream of random numbers, beside those of create.py
 
 
 @dataclass(frozen=True)

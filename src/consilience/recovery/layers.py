@@ -33,11 +33,10 @@ from consilience.recovery.rebuild import (
     without_path,
 )
 from consilience.recovery.student import Function, Student
-from consilience.seeds import seed
+from consilience.seeds import STUDENTS, seed
 from consilience.training.train import initialise
 from consilience.units.symmetry import Symmetry
 
-STUDENTS = 11  # stream of random numbers
 MAX_CUTS = 4  # ways to cut a tree that are tried
 CONVERGED = 1e-6  # error, as a share of the variance, that a student must reach, unless noise allows for less
 NEARLY = 1e-3  # error that layers may be found with, before all are fitted together

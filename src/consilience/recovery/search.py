@@ -18,7 +18,7 @@ from consilience.recovery.clusters import cuts
 from consilience.recovery.fit import Precise, fit_precisely
 from consilience.recovery.layers import Settings, units_of, usable
 from consilience.recovery.student import Function
-from consilience.seeds import seed
+from consilience.seeds import SHORT_RUN, seed
 from consilience.training.train import initialise
 
 N_SHORT, SHORT = 8, 40  # students and iterations of a short run
@@ -27,7 +27,6 @@ EXPANSIONS = (1, 1.5, 2, 3, 4, 6, 8)
 TRIAL_SIZES = (2, 4, 8, 16, 32)  # student widths for activations, where no size is known
 MOST = 0.5
 BELOW = 0.01  # of the loss that students must reach: there short runs end, and losses are equal
-SHORT_RUN = 12  # stream of random numbers
 CANDIDATES = tuple(name for name in ACTIVATIONS if name not in ("identity", "leaky_relu"))
 
 

@@ -33,12 +33,11 @@ from consilience.report.recovery import (
     recovery_sentences,
     render_recovery,
 )
-from consilience.seeds import seed
+from consilience.seeds import TEACHER_INPUTS, generator
 from consilience.store import atomic_write, check_destination, load_network, read_config, save_network
 from consilience.store.config import config_text, finite, plain, versions
 
 KIND, NETWORK, FOUND, PAGE = "recovery", "network", "recovery.json", "report.html"
-DRAWN = 13  # stream of random numbers: inputs for a teacher, others than those on which functions are compared
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ def read_sought(
         return _sought(x, network, network, f"X: {inputs}; Y: outputs of {teacher}")
     if n_drawn < 2:
         raise InputError("too few inputs to recover anything", where="--samples", got=n_drawn, expected="at least 2")
-    generator = torch.Generator().manual_seed(seed(random_state, DRAWN))
-    drawn = torch.randn(n_drawn, width, generator=generator, dtype=torch.float64)
+    stream = generator(random_state, TEACHER_INPUTS)
+    drawn = torch.randn(n_drawn, width, generator=stream, dtype=torch.float64)
     return _sought(drawn.numpy(), network, network, f"Y: outputs of {teacher}")
 
 
