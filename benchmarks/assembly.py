@@ -1,6 +1,6 @@
 """The assembly against every published alternative: any width, with and without data, in one table.
 
-    python benchmarks/assembly.py --data FILE.npz [--cache runs/populations] [--seeds 3] [--only ABCDE] [--out DIR]
+    python benchmarks/assembly.py --data FILE.npz [--cache runs/populations] [--seeds 3] [--only ABCDE] [--out FILE.md]
 
 For each population of `populations.py` and seed: all methods at 1x, 2x and 4x of the members' median widths, data-free,
 with 5000 unlabelled calibration images, and (population A only) with gradient steps towards the members' outputs on
@@ -10,14 +10,12 @@ mean ± standard error over seeds; seconds are on one thread (median over seeds)
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from assembly_table import write
-from populations import RECIPES, obtain
+from harness import arguments, command, parse, save
+from populations import CACHE, RECIPES, obtain
 from sklearn.cluster import KMeans
 from torch import nn
 
@@ -234,42 +233,38 @@ class Contest:
         return self.score(method, width, data, network, before + time.perf_counter() - began)
 
 
-def compete(name: str, seed: int, source: Path, cache: Path) -> list[dict[str, object]]:
+def compete(name: str, seed: int, source: Path, cache: Path, quick: bool) -> list[dict[str, object]]:
     """Run everything on one population."""
     torch.set_num_threads(1)
     data = cs.load_data(source, random_state=seed, n_calibration=N_CALIBRATION)
-    contest = Contest(name, seed, obtain(name, data, seed, cache), data)
+    if quick:
+        data = replace(data, train=data.train.take(torch.arange(min(1000, len(data.train)))))
+    contest = Contest(name, seed, obtain(name, data, seed, cache, quick), data)
     runs = [*contest.references(), *contest.ours(), *contest.rivals()]
     return [asdict(run) for run in runs]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, default=Path("runs/populations"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = arguments(__doc__, data=True, seeds=3)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="directory of trained populations")
     parser.add_argument("--only", default="".join(RECIPES), help="populations, by letter")
     parser.add_argument("--processes", type=int, default=2, help="one thread each")
-    parser.add_argument("--out", type=Path, help="directory for assembly.md and assembly.json")
-    arguments = parser.parse_args()
-    began = time.perf_counter()
+    options = parse(parser)
     runs: list[Run] = []
-    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         jobs = [
-            pool.submit(compete, name, seed, arguments.data, arguments.cache)
-            for name in sorted(arguments.only, key="DBAEC".index)
-            for seed in range(arguments.seeds)
+            pool.submit(compete, name, seed, options.data, options.cache, options.quick)
+            for name in sorted(options.only, key="DBAEC".index)
+            for seed in range(options.seeds)
         ]
         for job in jobs:
             runs += [Run(**record) for record in job.result()]
-            print(f"{runs[-1].population}, seed {runs[-1].seed}: {time.perf_counter() - began:.0f} s", flush=True)
-    text = write(sorted(runs, key=lambda run: run.population), arguments.data.name)
+            print(f"{runs[-1].population}, seed {runs[-1].seed}", flush=True)
+    text = write(sorted(runs, key=lambda run: run.population), command(parser, options))
     print(text)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "assembly.md").write_text(text)
-        (arguments.out / "assembly.json").write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")
-    print(f"{time.perf_counter() - began:.0f} s in all")
+    if options.out:
+        options.out.write_text(text)
+        save(options.out.with_suffix(".json"), runs)
 
 
 if __name__ == "__main__":

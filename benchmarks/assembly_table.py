@@ -71,12 +71,12 @@ def lines_of(runs: Sequence[Run]) -> list[Line]:
     return found
 
 
-def write(runs: Sequence[Run], data: str) -> str:
+def write(runs: Sequence[Run], shown: str) -> str:
     """Return the whole text as markdown."""
     seeds = len({run.seed for run in runs})
     text = [
-        f"# Assemblies and their alternatives: {data}", "",
-        f"`python benchmarks/assembly.py --data {data}`; {seeds} populations each.", "",
+        "# Assemblies and their alternatives", "",
+        f"`{shown}`; {seeds} populations each.", "",
         "Accuracy against the ensemble of the same members (the mean of their outputs), in points: mean ± standard "
         "error over populations. In **bold** the best of each width and data. Seconds on one thread, beside a second "
         "process; those of assemblies count the census.", "",

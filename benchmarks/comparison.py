@@ -14,19 +14,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
-from convnets import measured
+from compared_networks import ARCHITECTURES, FAMILIES, GROUPS, LAYERS, SHUFFLED, family_populations, source_networks
+from harness import Part, arguments, measured, met, run, table
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
@@ -40,11 +39,9 @@ from consilience.comparison import (
     group_models,
     representation_similarities,
 )
-from consilience.report.embed import svg
 from consilience.report.style import INK, MUTED, WIDTH, styled
 from consilience.signals.record import record
 from consilience.training.train import initialise
-from zoo import ARCHITECTURES, FAMILIES, GROUPS, LAYERS, SHUFFLED, family_populations, source_networks
 
 Row = dict[str, Any]
 EPOCHS = (*range(11), 20, 30)
@@ -64,7 +61,7 @@ MARK, SECONDS = 0.8, 5.0
 
 def source(options: argparse.Namespace) -> Iterator[Row]:
     data, train, epochs = read(options), part(options), (0, 1, 2) if options.quick else EPOCHS
-    few = data.validation.take(torch.arange(options.samples))
+    few = data.validation.take(torch.arange(min(options.samples, len(data.validation))))
     for seed in range(options.seeds):
         began = time.process_time()
         found = source_networks(data, train, epochs, seed)
@@ -303,7 +300,7 @@ def multiples(
 
 def families(options: argparse.Namespace) -> Iterator[Row]:
     data, train = read(options), part(options)
-    few = data.validation.take(torch.arange(options.samples))
+    few = data.validation.take(torch.arange(min(options.samples, len(data.validation))))
     epochs, n_members = (1, 2) if options.quick else (options.epochs, 6)
     for seed in range(options.seeds):
         models, truth = list[torch.nn.Module](), list[int]()
@@ -463,33 +460,6 @@ def speed_text(rows: Sequence[Row]) -> Iterator[str]:
     yield from [*table(("what", "seconds", "MB", "mark"), lines), ""]
 
 
-# All of it
-
-PARTS: dict[
-    str, tuple[str, Callable[[argparse.Namespace], Iterator[Row]], Callable[[Sequence[Row]], Iterator[str]]]
-] = {
-    "source": ("Zhao's experiment: two architectures over epochs", source, source_text),
-    "families": ("Thirty networks of five families", families, families_text),
-    "speed": ("Speed", speed, speed_text),
-}
-PLOTS: dict[str, dict[str, Callable[[Sequence[Row]], Figure]]] = {
-    "source": {
-        f"{what}-{measure.replace('_', '-')}": partial(draw, measure=measure)
-        for what, draw in (("models", models_plot), ("layers", layers_plot)) for measure in BOTH
-    },
-    "families": {
-        measure.replace("_", "-"): partial(families_plot, measure=measure) for measure in DRAWN
-    },
-}  # fmt: skip
-CAPTIONS = {
-    "models": "Similarity of the six networks (four A, then two B), layers down, epochs across; first set of networks.",
-    "layers": "Similarity of the four layers (conv1, conv2, fc1, fc2) within networks A and B, epochs across.",
-    "adjusted": "Similarity of the thirty networks by adjusted Rand index.",
-    "unbiased": "Similarity of the thirty networks by unbiased CKA.",
-    "rsa": "Similarity of the thirty networks by RSA.",
-}
-
-
 def read(options: argparse.Namespace) -> cs.Data:
     return cs.load_data(str(options.data), random_state=0)
 
@@ -507,15 +477,9 @@ def sets(n: int) -> str:
     return f"Means over {n} sets of networks" if n > 1 else "One set of networks"
 
 
-def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """Return markdown; the first column is to the left, numbers to the right."""
-    rule = ["---"] + ["---:"] * (len(heads) - 1)
-    return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *lines)]
-
-
-def marks(kept: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    if "families" in kept and any("place" in row for row in kept["families"]["rows"]):
-        best = champions(kept["families"]["rows"])
+def marks(rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    if any("place" in row for row in rows.get("families", ())):
+        best = champions(rows["families"])
         theirs = best["CKA"][0]
         for kind in ("clusterings", "any measure"):
             value, measure, place = best[kind]
@@ -524,69 +488,51 @@ def marks(kept: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 f"({NAMES[measure]}, {place}), mark {MARK} and no worse than the best CKA's {theirs:.3f}: "
                 f"{met(value >= MARK and value >= theirs)}"
             )
-    for row in kept.get("speed", {}).get("rows", []):
+    for row in rows.get("speed", ()):
         if row["mark"]:
             fine = row["seconds"] <= row["mark"]
             yield f"- {row['what']}: {row['seconds']:.2f} s, mark {row['mark']:g} s: {met(fine)}"
 
 
-def met(fine: bool) -> str:
-    return "met" if fine else "**missed**"
+# All of it
+
+CAPTIONS = {
+    "models": "Similarity of the six networks (four A, then two B), layers down, epochs across; first set of networks.",
+    "layers": "Similarity of the four layers (conv1, conv2, fc1, fc2) within networks A and B, epochs across.",
+}
+PARTS = {
+    "source": Part(
+        "Zhao's experiment: two architectures over epochs",
+        source,
+        source_text,
+        plots={
+            f"{what}-{measure.replace('_', '-')}": partial(draw, measure=measure)
+            for what, draw in (("models", models_plot), ("layers", layers_plot))
+            for measure in BOTH
+        },
+        captions={f"{what}-{m.replace('_', '-')}": text for what, text in CAPTIONS.items() for m in BOTH},
+    ),
+    "families": Part(
+        "Thirty networks of five families",
+        families,
+        families_text,
+        plots={measure.replace("_", "-"): partial(families_plot, measure=measure) for measure in DRAWN},
+        captions={m.replace("_", "-"): f"Similarity of the thirty networks by {NAMES[m]}." for m in DRAWN},
+    ),
+    "speed": Part("Speed", speed, speed_text),
+}
 
 
-def write(kept: Mapping[str, Mapping[str, Any]], stem: str) -> str:
-    """Return the text of all parts that have all their rows."""
-    lines = ["# Comparison", "", *marks(kept), ""]
-    for name, (title, _, text) in PARTS.items():
-        if name in kept:
-            lines += [f"## {title}", "", f"`{kept[name]['command']}`", "", *text(kept[name]["rows"])]
-            for plot in PLOTS.get(name, {}) if stem else ():
-                lines += [f"![{CAPTIONS[plot.split('-')[0]]}]({stem}-{name}-{plot}.svg)", ""]
-    return "\n".join(lines)
-
-
-def save(file: Path, kept: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the rows, each on a line of its own."""
-    parts = [
-        f'"{name}": {{"command": {json.dumps(each["command"])}, "rows": [\n'
-        + ",\n".join(json.dumps(row, ensure_ascii=False) for row in each["rows"]) + "\n]}"
-        for name, each in kept.items()
-    ]  # fmt: skip
-    file.write_text("{" + ",\n".join(parts) + "}\n")
+def without_lists(row: Row) -> str:
+    return str({key: value for key, value in row.items() if not isinstance(value, list)})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="images as .npz")
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--seeds", type=int, default=1, help="sets of networks")
+    parser = arguments(__doc__, data=True, seeds=1)
     parser.add_argument("--train", type=int, default=5000, help="training samples")
     parser.add_argument("--samples", type=int, default=1000, help="validation samples that networks are compared on")
     parser.add_argument("--epochs", type=int, default=10, help="of families")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="a file for the text; the rows go beside it, as .json, and plots")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    file = options.out.with_suffix(".json") if options.out else None
-    kept = json.loads(file.read_text()) if file and file.exists() else {}
-    for name in options.parts:
-        words = ["python benchmarks/comparison.py", f"--data {options.data.name}", f"--parts {name}"]
-        told = ("seeds", "train", "samples", "epochs")
-        words += [f"--{key} {value}" for key in told if (value := getattr(options, key)) != parser.get_default(key)]
-        rows: list[Row] = []
-        kept[name] = {"command": " ".join(words + ["--quick"] * options.quick), "rows": rows}
-        for row in PARTS[name][1](options):
-            rows.append(row)
-            print({key: value for key, value in row.items() if not isinstance(value, list)}, flush=True)
-            if file:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                save(file, kept)
-        if options.out:
-            options.out.write_text(write(kept, options.out.stem))
-            for plot, draw in PLOTS.get(name, {}).items():
-                own = f"{options.out.stem}-{name}-{plot}"
-                options.out.with_name(f"{own}.svg").write_text(svg(draw(rows), own) + "\n")
-    print(write({name: kept[name] for name in options.parts}, ""))
+    run("Comparison", PARTS, parser, introduction=marks, line=without_lists)
 
 
 if __name__ == "__main__":

@@ -11,28 +11,22 @@ with moments (REPAIR); the best of that with our least squares; assemblies. Cali
   assembly leave out the census, which all assemblies of a population share.
 - Memory is what a row adds at its peak to the process: the high-water mark of resident memory (VmHWM), reset through
   /proc/self/clear_refs before the row, over what is resident then. Where there is no such file, none is told.
-- ``--quick`` tells in a minute or two whether all this runs; its numbers mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
-import json
 import math
-import signal
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
-from types import FrameType
-from typing import TypeVar
 
 import torch
-from populations import COLOUR, CONVOLUTIONAL, GREY, Convolutional, obtain_convolutional
+from harness import arguments, command, mean_with_error, measured, met, parse, save
+from populations import CACHE, COLOUR, CONVOLUTIONAL, GREY, Convolutional, obtain_convolutional
 from torch import nn
 
 import consilience as cs
@@ -47,7 +41,6 @@ N_LENT = 3  # rivals of each width that get our correction
 LIMITS = {"C2M3": 120}  # seconds, after which a method is given up
 
 Make = Callable[[], nn.Module]
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -171,7 +164,7 @@ class Contest:
         """Make a network, and score it; with ``check``, compare its outputs with the ensemble's."""
         labels = self.name, self.seed, group, method, width, correction
         try:
-            network, seconds, megabytes = measured(make, LIMITS.get(method))
+            network, seconds, megabytes = measured(make, LIMITS.get(method, 0))
         except TimeoutError:
             return Row(*labels, math.nan, math.nan, math.nan, LIMITS[method])
         difference = self.to_ensemble(network) if check else math.nan
@@ -192,40 +185,6 @@ class Contest:
             cs.evaluate(network, part).accuracy * 100 for part in (self.data.test, self.data.validation)
         )
         return size, test, validation
-
-
-def measured(make: Callable[[], Made], limit: int | None = None) -> tuple[Made, float, float]:
-    """Return what is made, the seconds of processor time it took, and how many megabytes more were in use at the peak.
-
-    Raises
-    ------
-    TimeoutError
-        If it takes more than ``limit`` seconds.
-    """
-
-    def give_up(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(limit or 0)
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # memory that is free but kept would hide what a row takes
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if reset.exists():
-        reset.write_text("5")
-    before, began = resident(status, "VmRSS"), time.process_time()
-    try:
-        made = make()
-    finally:
-        signal.alarm(0)
-    return made, time.process_time() - began, resident(status, "VmHWM") - before
-
-
-def resident(status: Path, what: str) -> float:
-    """Return a figure of the process's resident memory in megabytes, NaN where the system does not tell."""
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(what)), math.nan)
 
 
 @dataclass(frozen=True)
@@ -274,12 +233,6 @@ def lines_of(rows: Sequence[Row]) -> list[Line]:
     return lines
 
 
-def told(values: Sequence[float], sign: str = "") -> str:
-    """Write a mean, with its standard error if there are several values."""
-    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
-    return number(statistics.mean(values), f"{sign}.2f", error)
-
-
 def number(value: float, form: str, rest: str = "") -> str:
     """Write a number; nothing for NaN."""
     return "" if math.isnan(value) else f"{value:{form}}{rest}"
@@ -293,7 +246,7 @@ def table(lines: Sequence[Line]) -> Iterator[str]:
     for line in lines:
         name = f"{line.method} {line.group}" if line.group == LENT else line.method
         cells = (
-            *map(told, line.accuracies), *(told(points, "+") for points in line.points),
+            *map(mean_with_error, line.accuracies), *(mean_with_error(points, "+") for points in line.points),
             number(line.parameters, ",.0f"), number(line.seconds, ".1f"), number(line.megabytes, ".0f"),
         )  # fmt: skip
         yield f"| {' | '.join((name, line.width, line.correction, *cells))} |"
@@ -308,23 +261,19 @@ def marks(lines: Sequence[Line]) -> Iterator[str]:
     for part, where in enumerate(("test", "validation")):
         best = max(scored, key=lambda line, part=part: line.gap(part))
         ahead = least["1x"].gap(part) - best.gap(part)
-        rival = f"{best.name}: {told(best.accuracies[part])} %"
+        rival = f"{best.name}: {mean_with_error(best.accuracies[part])} %"
         yield f"- {where}: 1x least-squares {ahead:+.2f} to the best published ({rival}), mark +5: {met(ahead >= 5)}"
         for width, mark in (("2x", -2.0), ("4x", -0.5)):
             gap = least[width].gap(part)
             yield f"- {where}: {width} least-squares {gap:+.2f} to the ensemble, mark {mark:+g}: {met(gap >= mark)}"
 
 
-def met(fine: bool) -> str:
-    return "met" if fine else "**missed**"
-
-
-def write(rows: Sequence[Row], titles: dict[str, str], options: str) -> str:
+def write(rows: Sequence[Row], titles: dict[str, str], shown: str) -> str:
     """Return the whole text as markdown."""
     n_seeds = len({row.seed for row in rows})
     text = [
         "# Assemblies of convolutional networks and their alternatives", "",
-        f"`python benchmarks/convnets.py {options}`", "",
+        f"`{shown}`", "",
         f"Populations of each kind: {n_seeds}; means over them, ± standard error where there are several. Points of "
         "accuracy are to the ensemble of the same members. Seconds are of processor time on one thread; those of "
         "assemblies leave out the census, which has a row of its own. MB: resident memory at the peak over what was "
@@ -347,81 +296,52 @@ def write(rows: Sequence[Row], titles: dict[str, str], options: str) -> str:
     return "\n".join([*text, *(["## Marks", "", *judged] if judged else [])])
 
 
-def with_options(recipe: Convolutional, arguments: argparse.Namespace) -> Convolutional:
-    """Return a recipe with what the command line says otherwise."""
-    if arguments.quick:
+def with_options(recipe: Convolutional, options: argparse.Namespace) -> Convolutional:
+    """Return a recipe with the changes of the command line."""
+    if options.quick:
         recipe = replace(recipe, widths=(4, 6, 8), n_members=6, epochs=(1, 1))
-    if arguments.widths:
-        recipe = replace(recipe, widths=tuple(arguments.widths))
-    if arguments.epochs:
-        recipe = replace(recipe, epochs=tuple(arguments.epochs))
+    if options.widths:
+        recipe = replace(recipe, widths=tuple(options.widths))
+    if options.epochs:
+        recipe = replace(recipe, epochs=tuple(options.epochs))
     return recipe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, seeds=1)
     nets = sorted({name for name, _ in CONVOLUTIONAL})
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help=".npz files of images")
     parser.add_argument("--nets", nargs="+", choices=nets, default=["ConvNet", "ResNet-8"])
-    parser.add_argument(
-        "--cache", type=Path, default=Path("runs/populations"), help="where trained populations are kept"
-    )
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="directory of trained populations")
     parser.add_argument("--widths", type=int, nargs="+", help="channels of each convolution or stage")
     parser.add_argument("--epochs", type=int, nargs=2, help="at the recipe's rate, and then at a tenth of it")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where members are trained")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="a file for the text; the rows go beside it, as .json")
-    arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: there is no GPU that torch can use; leave it out")
-    torch.set_num_threads(1)
-    began = time.perf_counter()
+    options = parse(parser)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device must be cpu: torch finds no GPU")
+    shown = command(parser, options)
     rows: list[Row] = []
     titles: dict[str, str] = {}
-    for path in arguments.data:
-        for net in arguments.nets:
-            for seed in range(arguments.seeds):
-                data = cs.load_data(path, random_state=seed, n_calibration=500 if arguments.quick else 5000)
-                if arguments.quick:
-                    data = replace(data, train=data.train.take(torch.arange(2000)))
-                if data.image_shape is None:
-                    parser.error(f"--data {path.name}: these are no images")
-                look = GREY if data.image_shape[0] == 1 else COLOUR
-                recipe = with_options(CONVOLUTIONAL[net, look], arguments)
-                population = obtain_convolutional(net, recipe, data, seed, arguments.cache, arguments.device)
-                name = f"{path.name}, {net}"
-                titles[name] = f"{name} {recipe.widths}, {len(population)} members, {look}"
-                print(f"{titles[name]}, seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
-                for row in Contest(name, seed, population, data).rows():
-                    rows.append(row)
-                    label = " ".join((row.method, row.width, row.correction))
-                    print(
-                        f"  {label:<50}{row.test:7.2f}{row.validation:7.2f}{row.seconds:8.1f} s{row.megabytes:7.0f} MB",
-                        flush=True,
-                    )
-            if arguments.out:  # so far
-                save(rows, titles, arguments)
-    print(write(rows, titles, options_of(arguments)))
-    print(f"{time.perf_counter() - began:.0f} s in all")
-
-
-def options_of(arguments: argparse.Namespace) -> str:
-    """Return the command line that leads to the same numbers, without directories."""
-    given = [f"--data {' '.join(path.name for path in arguments.data)}", f"--nets {' '.join(arguments.nets)}"]
-    given += [f"--seeds {arguments.seeds}"] if arguments.seeds > 1 else []
-    given += [f"--widths {' '.join(map(str, arguments.widths))}"] if arguments.widths else []
-    given += [f"--epochs {' '.join(map(str, arguments.epochs))}"] if arguments.epochs else []
-    given += [f"--device {arguments.device}"] if arguments.device != "cpu" else []
-    return " ".join([*given, *(["--quick"] if arguments.quick else [])])
-
-
-def save(rows: Sequence[Row], titles: dict[str, str], arguments: argparse.Namespace) -> None:
-    """Write both files."""
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.with_suffix(".md").write_text(write(rows, titles, options_of(arguments)))
-    known = [{name: value for name, value in asdict(row).items() if value == value} for row in rows]  # JSON has no NaN
-    arguments.out.with_suffix(".json").write_text(json.dumps(known, indent=1) + "\n")
+    for path, net, seed in product(options.data, options.nets, range(options.seeds)):
+        data = cs.load_data(path, random_state=seed, n_calibration=500 if options.quick else 5000)
+        if options.quick:
+            data = replace(data, train=data.train.take(torch.arange(min(2000, len(data.train)))))
+        if data.image_shape is None:
+            parser.error(f"--data must hold images (n, C, H, W), got {path.name}")
+        look = GREY if data.image_shape[0] == 1 else COLOUR
+        recipe = with_options(CONVOLUTIONAL[net, look], options)
+        population = obtain_convolutional(net, recipe, data, seed, options.cache, options.device)
+        name = f"{path.name}, {net}"
+        titles[name] = f"{name} {recipe.widths}, {len(population)} members, {look}"
+        print(f"{titles[name]}, seed {seed}", flush=True)
+        for row in Contest(name, seed, population, data).rows():
+            rows.append(row)
+            label = " ".join((row.method, row.width, row.correction))
+            print(f"  {label:<50}{row.test:7.2f}{row.validation:7.2f}{row.seconds:8.1f} s{row.megabytes:7.0f} MB")
+        if options.out:  # so far
+            options.out.write_text(write(rows, titles, shown))
+            save(options.out.with_suffix(".json"), rows)
+    print(write(rows, titles, shown))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,10 @@ Agreement is the adjusted Rand index with the fresh census of N members, at 1x, 
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from harness import arguments, parse, timed
 from sklearn.metrics import adjusted_rand_score
 
 import consilience as cs
@@ -28,11 +25,6 @@ from consilience.census import Census, LayerCensus, extend_census
 from consilience.studies.commands import DEMO_BATCH_SIZE, DEMO_EPOCHS, DEMO_HIDDEN, DEMO_LEARNING_RATE
 
 MULTIPLES = (1, 2, 4)
-
-
-def timed(work: Callable[[], Census]) -> tuple[Census, float]:
-    began = time.perf_counter()
-    return work(), time.perf_counter() - began
 
 
 def agreement(first: Census, second: Census) -> dict[str, list[float]]:
@@ -51,37 +43,38 @@ def agreement(first: Census, second: Census) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path)
+    parser = arguments(__doc__, data=False)
     parser.add_argument("--from", type=int, default=8, dest="first")
     parser.add_argument("--to", type=int, default=16, dest="last")
     parser.add_argument("--distance", default="activation")
     parser.add_argument("--clusterer", default="ward")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.data:
-        data, hidden, training = cs.load_data(arguments.data), (64, 32), cs.Training(epochs=3, learning_rate=3e-3)
+    options = parse(parser)
+    if options.quick:
+        options.first, options.last = 2, 4
+    if options.data:
+        data, hidden, training = cs.load_data(options.data), (64, 32), cs.Training(epochs=3, learning_rate=3e-3)
     else:
         data, hidden = cs.load_data("digits", random_state=0), DEMO_HIDDEN
-        training = cs.Training(epochs=DEMO_EPOCHS, batch_size=DEMO_BATCH_SIZE, learning_rate=DEMO_LEARNING_RATE)
+        epochs = 2 if options.quick else DEMO_EPOCHS
+        training = cs.Training(epochs=epochs, batch_size=DEMO_BATCH_SIZE, learning_rate=DEMO_LEARNING_RATE)
     net = cs.MLP(data.train.x[0].numel(), hidden, 10)
-    everyone = cs.train_population(net, data.train, arguments.last, training=training, random_state=0)
+    everyone = cs.train_population(net, data.train, options.last, training=training, random_state=0)
     x = data.calibration.x
 
     def fresh_census(n: int) -> Census:
         members = cs.Population(everyone.members[:n], everyone.example_input)
-        settings = {"distance": arguments.distance, "clusterer": arguments.clusterer}
+        settings = {"distance": options.distance, "clusterer": options.clusterer}
         return cs.Census(**settings, n_resamples=0).fit(members, x)
 
     def percent(network: torch.nn.Module) -> float:
         return 100 * cs.evaluate(network, data.test).accuracy
 
-    chain = fresh = fresh_census(arguments.first)
+    chain = fresh = fresh_census(options.first)
     seconds: list[tuple[float, float]] = []
     agreements = []
     print(f"{'':>4}{'seconds':>18}{'test accuracy of the 2x assembly, %':>40}")
     print(f"{'N':>4}{'extended':>10}{'fresh':>8}{'extended':>18}{'fresh':>10}{'ensemble':>12}")
-    for n in range(arguments.first + 1, arguments.last + 1):
+    for n in range(options.first + 1, options.last + 1):
         module, previous, before = everyone.members[n - 1].module, fresh, chain
         fresh, took_fresh = timed(lambda n=n: fresh_census(n))
         chain, took = timed(lambda module=module, before=before: extend_census(before, [module]))
@@ -98,7 +91,7 @@ def main() -> None:
             columns = zip(*(each[row][name] for each in agreements), strict=True)
             print(f"{name:<16}{kind:<20}" + "".join(f"{statistics.mean(column):>8.3f}" for column in columns))
         last = agreements[-1][1][name]
-        print(f"{name:<16}{f'chain, N = {arguments.last}':<20}" + "".join(f"{value:>8.3f}" for value in last))
+        print(f"{name:<16}{f'chain, N = {options.last}':<20}" + "".join(f"{value:>8.3f}" for value in last))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """As an initialisation: the fine-tuned assembly against a fresh network, Net2Wider and transplantation.
 
-    python benchmarks/initialisation.py --data FILE.npz [--cache DIR] [--seeds 3] [--out docs/results]
+    python benchmarks/initialisation.py --data FILE.npz [--cache DIR] [--seeds 3] [--out docs/results/initialisation.md]
 
 - Population A of `populations.py`, one for each seed. Contestants have twice its widths and see the same batches.
 - Each is tried at several rates of Adam, constant or with the last epochs (1 of 5, 5 of many) at a tenth: members are
@@ -9,19 +9,18 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
 import tempfile
-import time
 from collections import defaultdict, namedtuple
-from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from populations import RECIPES, obtain
+from harness import arguments, command, measured, parse, save
+from harness import mean_with_error as shown
+from populations import CACHE, RECIPES, obtain
 from safetensors.torch import load_file
 from torch import nn
 
@@ -65,11 +64,6 @@ def train(starts: dict[str, nn.Module], data: cs.Data, rate: float, epochs: int,
     return curves, networks
 
 
-def timed(make: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.process_time()
-    return make(), time.process_time() - began
-
-
 def one_seed(data: cs.Data, population: cs.Population, seed: int, long: int, wider: int) -> dict[str, dict]:
     """Curves by method and rate; scores of the references; seconds to build each start."""
     best = [member.module for member in population].index(best_member(population, data.validation))
@@ -83,7 +77,7 @@ def one_seed(data: cs.Data, population: cs.Population, seed: int, long: int, wid
         PLAIN: lambda: net2wider(population, "2x", member=best, random_state=seed),
         SCRATCH: lambda: initialise(built[LEAST], seed),
     }.items():
-        built[name], seconds[name] = timed(make)
+        built[name], seconds[name] = measured(make)[:2]
         seconds[name] += seconds["census"] if name in (LEAST, SECOND) else 0.0
     curves, networks, warm = defaultdict(dict), {}, [TRANSPLANT, LEAST, SECOND]
     # At 3e-4 a fresh network stays behind: 95.7 % on validation after 5 epochs, at best 97.6 % within 23 (seed 0).
@@ -138,16 +132,12 @@ class Ledger(NamedTuple):
         return {name: self.row(name, 0, epochs, stopped=False) for name in names}
 
 
-def told(values: Sequence[float], sign: str = "") -> str:
-    return f"{statistics.mean(values):{sign}.2f} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"
-
-
 def versus(ours: Row, other: Row) -> str:
     """How two methods compare, seed by seed; a difference counts beyond two standard errors on both parts."""
     gaps = [[a - b for a, b in zip(*pair, strict=True)] for pair in zip(ours[-2:], other[-2:], strict=True)]
     ratios = [statistics.mean(gap) / (statistics.stdev(gap) / math.sqrt(len(gap)) + 1e-9) for gap in gaps]
     verdict = "ahead of" if min(ratios) > 2 else "behind" if max(ratios) < -2 else "within noise of"
-    return f"{verdict} {other.method} ({told(gaps[1], '+')} / {told(gaps[0], '+')})"
+    return f"{verdict} {other.method} ({shown(gaps[1], '+')} / {shown(gaps[0], '+')})"
 
 
 def report(book: Ledger) -> tuple[list[str], list[dict]]:
@@ -155,7 +145,7 @@ def report(book: Ledger) -> tuple[list[str], list[dict]]:
     lines = [f"| equal steps, epochs: | {' | '.join(map(str, STEPS))} |", "| --- |" + " ---: |" * len(STEPS)]
     for name in book.after(TUNED):
         rows = [book.after(n)[name] for n in STEPS]
-        cells = [f"{told(row.test)} / {told(row.validation)}{row.rate and f' ({row.rate})'}" for row in rows]
+        cells = [f"{shown(row.test)} / {shown(row.validation)}{row.rate and f' ({row.rate})'}" for row in rows]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| all paid | rate | epochs | compute | seconds | test | validation |", "| --- |" + " ---: |" * 6]
     n, long, wider = book.n, len(book.found[0]["curves"][CONSTANT]["0.003"]) - 1, int((book.n - 1) * book.ratio + TUNED)
@@ -164,7 +154,7 @@ def report(book: Ledger) -> tuple[list[str], list[dict]]:
                *((name, n, epochs) for epochs in (0, TUNED) for name in (TRANSPLANT, LEAST, SECOND))]  # fmt: skip
     rows = {entry: book.row(*entry) for entry in entries}
     for row in sorted(rows.values(), key=lambda row: row.compute):
-        cells = f"{row.epochs} | {row.compute:.1f} | {row.seconds:.0f} | {told(row.test)} | {told(row.validation)}"
+        cells = f"{row.epochs} | {row.compute:.1f} | {row.seconds:.0f} | {shown(row.test)} | {shown(row.validation)}"
         lines.append(f"| {row.method} | {row.rate} | {cells} |")
     best = max((LEAST, SECOND), key=lambda name: statistics.mean(rows[name, n, TUNED].validation))
     built, early, late, ours = *(book.after(epochs) for epochs in (0, 1, TUNED)), rows[best, n, TUNED]
@@ -185,35 +175,35 @@ def report(book: Ledger) -> tuple[list[str], list[dict]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, default=Path("runs/populations"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where initialisation.md and .json go")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    parser = arguments(__doc__, data=True, seeds=3)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="directory of trained populations")
+    options = parse(parser)
     found, recipe = [], RECIPES["A"].training
-    for seed in range(arguments.seeds):
-        data = cs.load_data(arguments.data, random_state=seed)
-        population = obtain("A", data, seed, arguments.cache)
+    for seed in range(options.seeds):
+        data = cs.load_data(options.data, random_state=seed)
+        if options.quick:
+            data = replace(data, train=data.train.take(torch.arange(min(600, len(data.train)))))
+        population = obtain("A", data, seed, options.cache, options.quick)
         modules, wide = [member.module for member in population], transplantation(population, "2x")
         small, large = (sum(parameter.numel() for parameter in net.parameters()) for net in (modules[0], wide))
         n, ratio = len(modules), recipe.epochs * small / large
         found.append(one_seed(data, population, seed, int(n * ratio + TUNED), int((n - 1) * ratio + TUNED)))
     x, y, once = data.train.x, data.train.y, cs.Training(epochs=1)
-    epoch, all_members = (timed(lambda k=k: fit_members(k, x, y, once, random_state=0))[1] for k in ([wide], modules))
+    epoch, all_members = (
+        measured(lambda nets=nets: fit_members(nets, x, y, once, random_state=0))[1] for nets in ([wide], modules)
+    )
     lines, rows = report(Ledger(found, n, ratio, epoch, recipe.epochs * all_members / n))
     header = f"""# Initialisation: the fine-tuned assembly and its rivals
 
-`python benchmarks/initialisation.py --data {arguments.data.name}`: accuracy in % on test / validation, mean ± standard
-error, {arguments.seeds} populations of {n}; {small:,} parameters a member, {large:,} a contestant. Rates: best on
+`{command(parser, options)}`: accuracy in % on test / validation, mean ± standard
+error, {options.seeds} populations of {n}; {small:,} parameters a member, {large:,} a contestant. Rates: best on
 validation. Compute: multiply-adds over one member's; seconds of one thread, with the census. Net2Wider pays one member,
 though the best was picked. All paid: stopped at the best epoch on validation. Ahead, behind: by 2 s.e. or more on both.
 """
     print(*lines, sep="\n")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "initialisation.md").write_text("\n".join([header, *lines, ""]))
-    (arguments.out / "initialisation.json").write_text(json.dumps({"rows": rows, "seeds": found}) + "\n")
+    if options.out:
+        options.out.write_text("\n".join([header, *lines, ""]))
+        save(options.out.with_suffix(".json"), {"rows": rows, "seeds": found})
 
 
 if __name__ == "__main__":

@@ -14,18 +14,17 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from harness import Part, arguments, resident, run, timed
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
@@ -86,9 +85,9 @@ class Lasso(Callback):
 
 
 def mnist(options: argparse.Namespace) -> Iterator[Row]:
-    data = cs.load_data(str(options.data), random_state=0)
-    example = data.train.x[:4]
-    plain, dropout = cs.MLP(784, [256] * 4, 10), cs.MLP(784, [256] * 4, 10, dropout=DROPOUT)
+    data = read(options)
+    example, n_inputs, hidden = data.train.x[:4], data.train.x[0].numel(), [16] * 2 if options.quick else [256] * 4
+    plain, dropout = cs.MLP(n_inputs, hidden, 10), cs.MLP(n_inputs, hidden, 10, dropout=DROPOUT)
     eigen = Penalty(EigenvalueLoss(plain, example), EIGENVALUES)
     settings: dict[str, tuple[nn.Module, tuple[Callback, ...]]] = {
         "initial values": (plain, ()), "plain": (plain, ()), "dropout": (dropout, ()), "L1": (plain, (Lasso(L1),)),
@@ -99,7 +98,7 @@ def mnist(options: argparse.Namespace) -> Iterator[Row]:
         if name == "clusterable initial values":
             members = [clusterable_initialisation(m, example, random_state=k) for k, m in enumerate(members)]
         if name == "initial values":
-            yield from scored(members, name, "trained", data, 0.0)
+            yield from scored(members, name, "trained", data, 0.0, options.quick)
             continue
         for phase in ("trained", "pruned"):
             began = time.perf_counter()
@@ -111,17 +110,19 @@ def mnist(options: argparse.Namespace) -> Iterator[Row]:
             )  # fmt: skip
             for member, state in zip(members, found.states, strict=True):
                 member.load_state_dict(state)
-            yield from scored(members, name, phase, data, (time.perf_counter() - began) / len(members))
+            yield from scored(members, name, phase, data, (time.perf_counter() - began) / len(members), options.quick)
 
 
-def scored(members: Sequence[nn.Module], name: str, phase: str, data: Data, seconds: float) -> Iterator[Row]:
+def scored(
+    members: Sequence[nn.Module], name: str, phase: str, data: Data, seconds: float, quick: bool
+) -> Iterator[Row]:
     for seed, member in enumerate(members):
         row: Row = {"setting": name, "phase": phase, "seed": seed, "seconds": round(seconds, 1)}
         row |= {
             "test": cs.evaluate(member, data.test).accuracy,
             "validation": cs.evaluate(member, data.validation).accuracy,
         }
-        for null, n_null in NULLS.items():
+        for null, n_null in dict.fromkeys(NULLS, 2).items() if quick else NULLS.items():
             found = Clusterability(null=null, n_null=n_null, random_state=seed).fit(member, data.train.x[:4])
             row["n_cut"], row["removed"] = found.n_cut_, sum(map(len, found.removed_.values()))
             row[null] = [float(found.null_.mean()), float(found.null_.std(ddof=1)), found.z_]
@@ -159,9 +160,9 @@ def write_mnist(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def planted(options: argparse.Namespace) -> Iterator[Row]:
-    for n in (32, 64, 256):
+    for n in (32,) if options.quick else (32, 64, 256):
         for outside in (0.0, 0.1, 0.2, 0.3, 0.5, 0.75):
-            for seed in range(10 if n < 256 else 3):
+            for seed in range(1 if options.quick else 10 if n < 256 else 3):
                 g = np.random.default_rng(seed)
                 rows, columns = g.permutation(contiguous(n, 4)), g.permutation(contiguous(n, 4))
                 within, matrix = rows[:, None] == columns, g.normal(size=(n, n))
@@ -211,10 +212,11 @@ def write_planted(rows: Sequence[Row]) -> Iterator[str]:
 class Net(nn.Module):
     """One convolution and three dense layers, without biases, as published."""
 
-    def __init__(self) -> None:
+    def __init__(self, image: tuple[int, int, int]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.fc1 = nn.Linear(16 * 8 * 8, 64, bias=False)
+        channels, height, width = image
+        self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.fc1 = nn.Linear(16 * (height // 4) * (width // 4), 64, bias=False)
         self.fc2 = nn.Linear(64, 64, bias=False)
         self.fc3 = nn.Linear(64, 64, bias=False)
         self.out = nn.Linear(64, 10, bias=False)
@@ -227,8 +229,8 @@ class Net(nn.Module):
 
 
 def convnet(options: argparse.Namespace) -> Iterator[Row]:
-    data = cs.load_data(str(options.data), random_state=0)
-    example, net = data.train.x[:4], Net()
+    data = read(options)
+    example, net = data.train.x[:4], Net(data.image_shape)
     clusters = {name: contiguous(64, K) for name in DENSE}
     settings: dict[str, tuple[Callback, ...]] = {
         "plain": (), "cross-cluster loss": (Penalty(CrossClusterLoss(clusters, net, example), CROSS),),
@@ -248,7 +250,7 @@ def of_convnet(
     name: str, seed: int, network: TracedNetwork, module: nn.Module, clusters: Mapping[str, np.ndarray], data: Data,
     options: argparse.Namespace,
 ) -> Row:  # fmt: skip
-    test, few = data.test, data.validation.take(range(options.circuit_samples))
+    test, few = data.test, data.validation.take(range(10 if options.quick else options.circuit_samples))
     fixed = cross_modularity(network, clusters, random_state=seed)
     joint = [
         c for c in cross_modularity(network, "joint", K, random_state=seed) if c.read in DENSE and c.written in DENSE
@@ -265,9 +267,13 @@ def of_convnet(
         "largest drop": float(np.nanmean(probe.drop.max(1))),  # of each class, by the cluster that matters most
         "best alone": float(np.nanmean(probe.alone.max(1))),
     }  # fmt: skip
+    labels = range(1 if options.quick else 10)
     if seed < options.circuit_seeds:
         for criterion in ("class", "one-vs-rest"):
-            own = [effective_circuit(network, few.x, few.y, label, criterion=criterion) for label in range(10)]
+            own = [
+                effective_circuit(network, few.x, few.y, label, criterion=criterion)
+                for label in range(1 if options.quick else 10)
+            ]
             row[criterion] = [
                 statistics.fmean(c.n_left / c.n_weights for c in own), statistics.fmean(c.tpr for c in own),
                 statistics.fmean(c.tnr for c in own),
@@ -310,29 +316,20 @@ def write_convnet(rows: Sequence[Row]) -> Iterator[str]:
 
 def speed(options: argparse.Namespace) -> Iterator[Row]:
     torch.manual_seed(0)
-    net, x = cs.MLP(784, [256] * 4, 10), torch.randn(2, 784)
+    net, x = cs.MLP(784, [16 if options.quick else 256] * 4, 10), torch.randn(2, 784)
     graph, term = unit_graph(net, x), EigenvalueLoss(net, x)
-    yield timed("one n-cut of 784-256⁴-10", 0.5, lambda: Clusterability(n_null=0).fit(graph))
-    yield timed("50 nulls, one process", 15, lambda: Clusterability().fit(graph), 1)
-    yield timed("50 nulls, two processes", 15, lambda: Clusterability(n_jobs=2).fit(graph), 1)
-    yield timed("regulariser, value and gradient (published: 13.9)", 0.15, lambda: term(net).backward(), 9)
-    resnet = cs.ResNet(3, (64, 128, 256, 512), 1000, blocks_per_stage=2)
+    yield timing("one n-cut of 784-256⁴-10", 0.5, lambda: Clusterability(n_null=0).fit(graph))
+    yield timing("50 nulls, one process", 15, lambda: Clusterability().fit(graph), 1)
+    yield timing("50 nulls, two processes", 15, lambda: Clusterability(n_jobs=2).fit(graph), 1)
+    yield timing("regulariser, value and gradient (published: 13.9)", 0.15, lambda: term(net).backward(), 9)
+    resnet = cs.ResNet(3, (4, 4, 4, 4) if options.quick else (64, 128, 256, 512), 1000, blocks_per_stage=2)
     images = torch.randn(2, 3, 64, 64)
-    yield timed("ResNet-18: trace, graph and n-cut", 30, lambda: Clusterability(n_null=0).fit(resnet, images), 1)
-    yield {"what": "peak memory of the process", "seconds": None, "mark": 4, "gigabytes": peak()}
+    yield timing("ResNet-18: trace, graph and n-cut", 30, lambda: Clusterability(n_null=0).fit(resnet, images), 1)
+    yield {"what": "peak memory of the process", "seconds": None, "mark": 4, "gigabytes": resident("VmHWM") / 1000}
 
 
-def timed(what: str, mark: float, work: Callable[[], object], n: int = 3) -> Row:
-    seconds = []
-    for _ in range(n):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return {"what": what, "seconds": statistics.median(seconds), "mark": mark}
-
-
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+def timing(what: str, mark: float, work: Callable[[], object], n: int = 3) -> Row:
+    return {"what": what, "seconds": timed(work, n)[1], "mark": mark}
 
 
 def write_speed(rows: Sequence[Row]) -> Iterator[str]:
@@ -347,58 +344,29 @@ def write_speed(rows: Sequence[Row]) -> Iterator[str]:
 
 # all of it
 
-PARTS: dict[
-    str, tuple[str, Callable[[argparse.Namespace], Iterator[Row]], Callable[[Sequence[Row]], Iterator[str]]]
-] = {
-    "mnist": ("784-256⁴-10 on MNIST", mnist, write_mnist),
-    "planted": ("Planted blocks", planted, write_planted),
-    "convnet": ("A ConvNet on the CIFAR-10 part", convnet, write_convnet),
-    "speed": ("Speed", speed, write_speed),
+PARTS = {
+    "mnist": Part("784-256⁴-10 on MNIST", mnist, write_mnist),
+    "planted": Part("Planted blocks", planted, write_planted),
+    "convnet": Part("A ConvNet on the CIFAR-10 part", convnet, write_convnet),
+    "speed": Part("Speed", speed, write_speed),
 }
+
+
+def read(options: argparse.Namespace) -> Data:
+    data = cs.load_data(str(options.data), random_state=0)
+    return replace(data, train=data.train.take(range(min(500, len(data.train))))) if options.quick else data
 
 
 def mean(rows: Sequence[Row], name: str) -> float:
     return statistics.fmean(row[name] for row in rows)
 
 
-def write(kept: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the text of all parts."""
-    lines = ["# Modularity", ""]
-    for part, (title, _, table) in PARTS.items():
-        if part in kept:
-            lines += [f"## {title}", "", f"`{kept[part]['command']}`", "", *table(kept[part]["rows"]), ""]
-    return "\n".join(lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="MNIST for mnist, CIFAR-10 for convnet")
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = arguments(__doc__, data=False, seeds=3)
     parser.add_argument("--epochs", type=int, default=6, help="of each phase of mnist, of convnet")
     parser.add_argument("--circuit-samples", type=int, default=200)
     parser.add_argument("--circuit-seeds", type=int, default=1, help="networks of each kind whose circuits are sought")
-    parser.add_argument("--out", type=Path, help="a file for the text; the rows go beside it, as .json")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    file = options.out.with_suffix(".json") if options.out else None
-    kept = json.loads(file.read_text()) if file and file.exists() else {}
-    for part in options.parts:
-        own = copy.copy(vars(options))
-        words = ["python benchmarks/modularity.py"]
-        words += [f"--data {options.data.name}"] if part in ("mnist", "convnet") else []
-        words += [f"--parts {part}"]
-        words += [f"--{name} {own[name]}" for name in ("seeds", "epochs") if own[name] != parser.get_default(name)]
-        rows: list[Row] = []
-        kept[part] = {"command": " ".join(words), "rows": rows}
-        for row in PARTS[part][1](options):
-            rows.append(row)
-            print(json.dumps(row, ensure_ascii=False), flush=True)
-            if file:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
-                options.out.write_text(write(kept))
-    print(write({part: kept[part] for part in options.parts}))
+    run("Modularity", PARTS, parser, line=partial(json.dumps, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ All with Adam at 3e-3 and batches of 128 but for C. The seed splits the data, dr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -79,6 +79,7 @@ class Convolutional:
         return cs.ConvNet(n_channels, self.widths, n_classes, batch_norm=True)
 
 
+CACHE = Path("runs/populations")  # where trained populations are kept by default
 COLOUR, GREY = "colour", "grey"
 CONVOLUTIONAL = {
     ("ConvNet", COLOUR): Convolutional(0, (16, 32, 64), (12, 3)),
@@ -90,7 +91,7 @@ CONVOLUTIONAL = {
 }
 
 
-def obtain(name: str, data: cs.Data, seed: int, cache: Path) -> cs.Population:
+def obtain(name: str, data: cs.Data, seed: int, cache: Path, quick: bool = False) -> cs.Population:
     """Return a population, trained now or, where the cache has it, before.
 
     Parameters
@@ -99,11 +100,14 @@ def obtain(name: str, data: cs.Data, seed: int, cache: Path) -> cs.Population:
     data : training data; its name goes into the artefact's.
     seed : of the training.
     cache : directory of the artefacts.
+    quick : five members and one epoch.
     """
     recipe, n_inputs = RECIPES[name], data.train.x[0].numel()
+    if quick:
+        recipe = replace(recipe, n_members=5, training=replace(recipe.training, epochs=1))
     nets = [cs.MLP(n_inputs, widths, data.n_classes, activation=recipe.activation) for widths in recipe.widths]
     return _kept(
-        cache / f"{Path(data.name).stem}-{name}{seed}",
+        cache / f"{Path(data.name).stem}-{name}{seed}{'-quick' * quick}",
         lambda: cs.train_population(nets, data.train, recipe.n_members, training=recipe.training, random_state=seed),
     )
 

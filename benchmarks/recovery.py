@@ -11,21 +11,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import torch
+from harness import Part, arguments, met, run, table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from teachers import FUNCTIONS, NAMED, Problem, Race, Row, Sweep, race, solve, sweep
 
-from consilience.report.embed import svg
 from consilience.report.style import COLOURS, FINE_TUNED, INK, MUTED, WIDTH, styled
 
 PLATEAU, PUBLISHED, CONTROL = "plateau", "published", "ρ = 1"
@@ -52,20 +50,20 @@ Result = Row | Race | Sweep
 # Problems
 
 
-def shallow(arguments: argparse.Namespace, seeds: range) -> Iterator[Problem]:
-    for activation in arguments.activations:
-        for r in arguments.units:
+def shallow(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
+    for activation in options.activations:
+        for r in options.units:
             for seed in seeds:
-                for setting, options in VARIANTS.items():
-                    yield Problem("shallow", setting, activation, (6, r, 3), seed, options=options)
+                for setting, changes in VARIANTS.items():
+                    yield Problem("shallow", setting, activation, (6, r, 3), seed, options=changes)
         for seed in seeds[:2]:
-            sizes = 6, arguments.units[0], 3
+            sizes = 6, options.units[0], 3
             yield Problem("shallow", NO_SIZE, activation, sizes, seed, options={"n_units": None})
             if activation in NAMED:
                 yield Problem("shallow", NO_ACTIVATION, activation, sizes, seed, options={"activation": "auto"})
 
 
-def deep(arguments: argparse.Namespace, seeds: range) -> Iterator[Problem]:
+def deep(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
     first = seeds[0]
     for activation, n_seeds in DEEP:
         for seed in range(first, first + n_seeds):
@@ -76,19 +74,19 @@ def deep(arguments: argparse.Namespace, seeds: range) -> Iterator[Problem]:
         yield Problem("deep", "ρ = 2, N = 6", "tanh", (4, 5, 5, 5, 3), seed, options=options)
 
 
-def noise(arguments: argparse.Namespace, seeds: range) -> Iterator[Problem]:
+def noise(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
     for sigma in NOISE:
         for seed in seeds[:3]:
             yield Problem("noise", power(sigma), "tanh", (6, 4, 3), seed, noise=sigma)
 
 
-def inputs(arguments: argparse.Namespace, seeds: range) -> Iterator[Problem]:
+def inputs(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
     for n in INPUTS:
         for seed in seeds[:3]:
             yield Problem("inputs", str(n), "tanh", (6, 4, 3), seed, n_inputs=n)
 
 
-def parameters(arguments: argparse.Namespace, seeds: range) -> Iterator[Problem]:
+def parameters(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
     settings: dict[str, dict[str, Any]] = {DEFAULTS: {}}
     for symbol, (name, values) in PARAMETERS.items():
         settings |= {f"{symbol} = {told}": {name: v} for told, v in values.items() if told != USUAL[symbol]}
@@ -98,21 +96,21 @@ def parameters(arguments: argparse.Namespace, seeds: range) -> Iterator[Problem]
                 yield Problem("parameters", setting, activation, (6, 4, 3), seed, options=options)
 
 
-def digits(arguments: argparse.Namespace, seeds: range) -> Iterator[Problem]:
+def digits(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
     for r in (8, 16):
         for setting in (ON_DIGITS, ON_NOISE):
             for seed in seeds[:2]:
-                sizes, options = (64, r, 10), {"n_students": 5}
-                yield Problem("digits", setting, "tanh", sizes, seed, 1000, options=options, limit=arguments.limit)
+                sizes, changes = (64, r, 10), {"n_students": 5}
+                yield Problem("digits", setting, "tanh", sizes, seed, 1000, options=changes, limit=options.limit)
 
 
-def speed(arguments: argparse.Namespace, seeds: range) -> Iterator[Problem]:
+def speed(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
     for activation in ("tanh", "sigmoid", "gelu"):
         for seed in seeds[:5]:
             yield Problem("speed", "", activation, (6, 4, 3), seed)
 
 
-PARTS = {each.__name__: each for each in (shallow, deep, noise, inputs, parameters, digits, speed)}
+PROBLEMS = {each.__name__: each for each in (shallow, deep, noise, inputs, parameters, digits, speed)}
 TITLES = {
     "shallow": "Teachers of one hidden layer, 6-r-3",
     "deep": "Deep teachers",
@@ -133,21 +131,21 @@ def smaller(problem: Problem) -> Problem:
     return replace(problem, sizes=sizes, n_inputs=inputs, options=options, limit=limit)
 
 
-def results_of(part: str, arguments: argparse.Namespace) -> Iterator[Result]:
+def results_of(options: argparse.Namespace, part: str) -> Iterator[Result]:
     """Solve all problems of a part."""
     if part == "cut":
-        yield from map(sweep, (1_000, 2_000) if arguments.quick else SIZES_OF_TREES)
+        yield from map(sweep, (1_000, 2_000) if options.quick else SIZES_OF_TREES)
         return
-    first = arguments.first_seed
-    problems = list(PARTS[part](arguments, range(first, first + (1 if arguments.quick else arguments.seeds))))
-    if arguments.quick:
+    first = options.first_seed
+    problems = list(PROBLEMS[part](options, range(first, first + (1 if options.quick else options.seeds))))
+    if options.quick:
         problems = [smaller(problem) for problem in problems if problem.seed == first]
     if part == "speed":
         yield from map(race, problems)
-    elif arguments.jobs == 1:
+    elif options.jobs == 1:
         yield from map(solve, problems)
     else:
-        with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
+        with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
             yield from pool.imap(solve, problems)
 
 
@@ -220,12 +218,6 @@ def power(value: float) -> str:
 def number(value: float, form: str = ".1e") -> str:
     """Write a number; nothing where there is none."""
     return f"{value:{form}}" if math.isfinite(value) else ""
-
-
-def table(heads: Sequence[str], lines: Sequence[Sequence[str]], n_labels: int = 1) -> list[str]:
-    """Return markdown; labels are to the left, numbers to the right."""
-    rule = ["---"] * n_labels + ["---:"] * (len(heads) - n_labels)
-    return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *lines)] + [""]
 
 
 def shallow_text(rows: Sequence[Row]) -> list[str]:
@@ -449,10 +441,6 @@ def marks(parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
         )
 
 
-def met(fine: bool) -> str:
-    return "met" if fine else "**missed**"
-
-
 # Plots
 
 
@@ -542,105 +530,36 @@ TEXTS: dict[str, Callable[[Any], list[str]]] = {
 PLOTS: dict[str, Callable[[Any], Figure]] = {
     "shallow": shallow_plot, "noise": noise_plot, "inputs": inputs_plot, "parameters": parameters_plot
 }  # fmt: skip
-KINDS: dict[str, type[Result]] = {"speed": Race, "cut": Sweep}
+KIND: dict[str, type] = {"speed": Race, "cut": Sweep}
+PARTS = {
+    name: Part(
+        title,
+        partial(results_of, part=name),
+        TEXTS[name],
+        plots={"": PLOTS[name]} if name in PLOTS else {},
+        row=KIND.get(name, Row),
+    )
+    for name, title in TITLES.items()
+}
 
 
-def section(part: str, rows: Sequence[Result], command: str, stem: str) -> list[str]:
-    """One part as markdown; without a stem there is no plot beside it."""
-    plot = [f"![{TITLES[part]}]({stem}-{part}.svg)", ""] if stem and part in PLOTS else []
-    return [f"## {TITLES[part]}", "", f"`{command}`", "", *TEXTS[part](rows), *plot]
-
-
-def write(parts: Mapping[str, Sequence[Result]], commands: Mapping[str, str], stem: str) -> str:
-    """Return the whole text as markdown."""
-    text = [
-        "# Recovery of networks from their outputs", "",
+def introduction(rows: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    yield (
         "Teachers' weights and biases, and inputs, are standard normal, and none is left out; Expand-and-Cluster with "
         "20 students of 4 times the teacher's width, trained on 600 inputs, unless said otherwise. Every problem on "
-        "one thread; others may have used the machine, so that processor time says more than the clock.", "",
-        "## Marks", "", *marks(parts), "",
-    ]  # fmt: skip
-    for part in TITLES:
-        if part in parts:
-            text += section(part, parts[part], commands[part], stem)
-    return "\n".join(text)
-
-
-def load(file: Path) -> tuple[dict[str, list[Result]], dict[str, str]]:
-    """Return the rows and the command of each part."""
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    parts: dict[str, list[Result]] = {}
-    for part, each in kept.items():
-        kind = KINDS.get(part, Row)
-        parts[part] = [
-            kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-            for row in each["rows"]
-        ]
-    return parts, {part: each["command"] for part, each in kept.items()}
-
-
-def save(file: Path, parts: Mapping[str, Sequence[Result]], commands: Mapping[str, str]) -> None:
-    """Write the rows; what is not finite is left out, as JSON has no such numbers."""
-
-    def known(row: Result) -> dict[str, Any]:
-        return {k: v for k, v in asdict(row).items() if not isinstance(v, float) or math.isfinite(v)}
-
-    kept = {part: {"command": commands[part], "rows": [known(row) for row in rows]} for part, rows in parts.items()}
-    file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
-
-
-def command_of(part: str, arguments: argparse.Namespace) -> str:
-    """Return the command line that leads to a part."""
-    given = [f"--parts {part}"]
-    given += [f"--first-seed {arguments.first_seed}"] if arguments.first_seed != 1000 else []
-    given += [f"--seeds {arguments.seeds}"] if arguments.seeds != 8 else []
-    if part == "shallow":
-        given += [f"--units {' '.join(map(str, arguments.units))}"] if arguments.units != [4, 8] else []
-        named = " ".join(arguments.activations)
-        given += [f"--activations {named}"] if arguments.activations != list(FUNCTIONS) else []
-    given += [f"--limit {arguments.limit}"] if part == "digits" and arguments.limit != 180 else []
-    given += ["--quick"] if arguments.quick else []
-    given += [f"--jobs {arguments.jobs}"] if arguments.jobs != 1 and part not in ("speed", "cut") else []
-    return " ".join(["python benchmarks/recovery.py", *given])
+        "one thread; others may have used the machine, so that processor time says more than the clock."
+    )
+    yield from ("", "## Marks", "", *marks(rows))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=list(TITLES), default=list(TITLES))
-    parser.add_argument("--seeds", type=int, default=8, help="of shallow teachers; the other parts have 2 to 10")
+    parser = arguments(__doc__, seeds=8)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--units", type=int, nargs="+", default=[4, 8], help="of shallow teachers")
     parser.add_argument("--activations", nargs="+", choices=list(FUNCTIONS), default=list(FUNCTIONS))
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--jobs", type=int, default=1, help="problems at a time")
     parser.add_argument("--limit", type=int, default=180, help="seconds, after which a digits teacher is given up")
-    parser.add_argument("--out", type=Path, help="a file for the text; the rows go beside it, as .json, and plots")
-    arguments = parser.parse_args()
-    if arguments.seeds < 1 or arguments.jobs < 1:
-        parser.error("--seeds and --jobs are positive")
-    torch.set_num_threads(1)
-    out = arguments.out
-    file = out.with_suffix(".json") if out else None
-    parts, commands = load(file) if file else ({}, {})
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    for part in arguments.parts:
-        commands[part] = command_of(part, arguments)
-        print(commands[part], flush=True)
-        rows: list[Result] = []
-        parts[part] = rows
-        for result in results_of(part, arguments):
-            rows.append(result)
-            print(line_of(result), flush=True)
-            if file:
-                save(file, parts, commands)  # so far
-        print("\n".join(section(part, rows, commands[part], "")), flush=True)
-        if out:
-            out.with_suffix(".md").write_text(write(parts, commands, out.stem))
-            if part in PLOTS:
-                name = f"{out.stem}-{part}"
-                out.with_name(f"{name}.svg").write_text(svg(PLOTS[part](rows), name) + "\n")
-    print("\n".join(marks(parts)))
+    run("Recovery of networks from their outputs", PARTS, parser, introduction=introduction, line=line_of)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from convnets import measured
+from harness import measured
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -11,15 +11,15 @@ rounding level now and then sends a member another way (in float64 the largest d
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
+from harness import arguments, parse
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -88,14 +88,14 @@ def measure(case: Case, repeats: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
-    torch.set_num_threads(1)
+    options = parse(parser)
+    repeats = 1 if options.quick else options.repeats
     fit_members([make_net((2, 2, 2))], torch.randn(4, 2), torch.arange(4) % 2, Training(), random_state=0)  # imports
     print(f"torch {torch.__version__}, 1 thread, batch 128, Adam, float32, median of {repeats}")
     print("members x sizes           batches       loop ms/step   vectorised     ratio   target   difference")
-    for case in CASES:
+    for case in (replace(case, steps=2) for case in CASES) if options.quick else CASES:
         loop, together, difference = measure(case, repeats)
         name = f"{case.members} x {'-'.join(map(str, case.sizes))}"
         target = "" if case.target is None else f">= {case.target:g}"
