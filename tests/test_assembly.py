@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import inputs, random_population
-from consilience.assembly import CORRECTIONS, assemble, select
+from consilience.assembly import CORRECTIONS, Assembler, assemble, elastic, select
 from consilience.assembly.distillation import distill
 from consilience.baselines import Ensemble
 from consilience.census.census import Census
@@ -214,20 +213,19 @@ def test_ways_to_write_a_width(population: Population, digits: Data) -> None:
     ("arguments", "message"),
     [
         ({"width": 99}, r"clusters do not exist\n  where:    layer 'hidden.0'\n  got:      99\n  expected: 1 to \d+\n"),
-        ({"width": 0}, "not a width"),
-        ({"width": "wide"}, "not a width\n  where:    width\n  got:      'wide'\n  expected: a positive int"),
+        ({"width": 0}, "width must be a positive int or a multiple"),
+        ({"width": "wide"}, "width must be a positive int or a multiple such as \"2x\", got 'wide'"),
         ({"width": {"hidden.9": 4}}, "no hidden layer has this name\n  where:    width\n  got:      'hidden.9'"),
         ({"width": "frequency>=1.5"}, "no cluster is this frequent\n  where:    layer 'hidden.0'"),
         ({"width": "parameters<=3"}, "the parameter budget is too small\n  where:    width\n  got:      3"),
-        ({"correction": "repair"}, "unknown correction\n  where:    assemble"),
-        ({"calibration": X[:, :4]}, "the calibration data has the wrong shape"),
-        ({"calibration": X * torch.nan}, "the calibration data is not finite"),
+        ({"correction": "repair"}, "correction must be one of 'none', .*, got 'repair'"),
+        ({"calibration": X[:, :4]}, r"calibration must have shape \(n, 6\)"),
+        ({"calibration": X * torch.nan}, "calibration must be finite"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_before_any_work(arguments: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     census = Census(n_resamples=0).fit(random_population([[5, 4], [4, 4]]), X)
-    assembling = importlib.import_module("consilience.assembly.assemble")
-    monkeypatch.setattr(assembling, "build", None)  # the first step of the work
+    monkeypatch.setattr("consilience.assembly.assembler.Responses", None)  # the first step of the work
     with pytest.raises(InputError, match=message):
         assemble(census, **{"width": "1x", **arguments})
 
@@ -236,9 +234,7 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(InputError, match="the census has not been taken"):
         assemble(Census())
     census = Census("weights", "cosine", n_resamples=0).fit(random_population([[5], [4]]))
-    with pytest.raises(
-        InputError, match=r"this correction needs calibration data\n  where:    assemble\(calibration=...\)"
-    ):
+    with pytest.raises(InputError, match="correction='moments' needs calibration data"):
         assemble(census, 4, correction="moments")
     assert assemble(census, 4, correction="moments", calibration=X).config.widths == (4,)
 
@@ -279,3 +275,23 @@ def test_distillation_never_returns_a_worse_copy_on_what_it_held_out() -> None:
     taught = distill(student, X, targets)
     before, after = ((outputs(n, FRESH) - outputs(net, FRESH)).square().mean() for n in (student, taught))
     assert after < 0.7 * before
+
+
+def test_an_assembler_gives_what_assemble_and_elastic_give_and_does_nothing_twice(
+    population: Population, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    census = Census(n_resamples=0).fit(population, digits.calibration.x)
+    corrections = ("least-squares", "second-order", "distill")
+    alone = [assemble(census, "1x", correction=correction) for correction in corrections]
+    narrow, wide = (elastic(census, ("0.5x", "1x")).at_width(width) for width in ("0.5x", "1x"))
+    assembler = Assembler(census)
+    first = assembler.assemble("1x")
+    for name in ("reconstruct", "build_layers"):
+        monkeypatch.setattr(f"consilience.assembly.assembler.{name}", None)
+    shared = [assembler.assemble("1x", correction=correction) for correction in corrections]
+    monkeypatch.undo()
+    several = assembler.elastic(("0.5x", "1x"))
+    nets = [*shared, several.at_width("0.5x"), several.at_width("1x"), first]
+    for mine, theirs in zip(nets, [*alone, narrow, wide, alone[0]], strict=True):
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(mine.state_dict()[name], value)

@@ -17,8 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from consilience.assembly.assemble import assemble
-    from consilience.assembly.elastic import Elastic, elastic, load_elastic
+    from consilience.assembly.assembler import Assembler, assemble, elastic
+    from consilience.assembly.elastic import Elastic, load_elastic
     from consilience.baselines import Ensemble, best_member, parameter_average
     from consilience.census import Census, extend_census, load_census, save_census
     from consilience.comparison import ModelComparison
@@ -37,6 +37,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "Assembler",
     "Callback",
     "Census",
     "Clusterability",
@@ -74,6 +75,7 @@ __all__ = [
 
 _HOMES = {
     "MLP": "nets",
+    "Assembler": "assembly",
     "Callback": "training",
     "Census": "census",
     "Clusterability": "modularity",

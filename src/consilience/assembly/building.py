@@ -18,6 +18,7 @@ from consilience.assembly.second_order import second_order
 from consilience.bases.construction import Draft, construct
 from consilience.bases.grounding import Basis, by_index
 from consilience.bases.hyperplanes import Projection
+from consilience.checks import check_choice
 from consilience.errors import InputError
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
@@ -52,24 +53,12 @@ class Plan(Protocol):
         ...
 
 
-def check_correction(correction: str, x: Tensor | None, where: str, allowed: Sequence[str] = CORRECTIONS) -> None:
-    """Refuse a correction that is not allowed, or has no data to work on.
-
-    Raises
-    ------
-    InputError
-        In both cases.
-    """
-    if correction not in allowed:
-        raise InputError(
-            "unknown correction", where=f"{where}(correction=...)", got=repr(correction),
-            expected=", ".join(allowed),
-        )  # fmt: skip
+def check_correction(correction: str, x: Tensor | None, allowed: Sequence[str] = CORRECTIONS) -> None:
+    """Raise unless the correction is one of those allowed, and has calibration data x to work on if it needs any."""
+    check_choice("correction", correction, allowed)
     if x is None and correction != "none":
-        raise InputError(
-            "this correction needs calibration data", where=f"{where}(calibration=...)", got=correction,
-            cure="pass unlabelled inputs" + (', or use correction="none"' if "none" in allowed else ""),
-        )  # fmt: skip
+        or_none = ', or use correction="none"' if "none" in allowed else ""
+        raise InputError(f"correction={correction!r} needs calibration data", cure=f"pass unlabelled inputs{or_none}")
 
 
 def build(
@@ -95,9 +84,22 @@ def build(
     correction : one of `CORRECTIONS`.
     random_state : seed of the distillation.
     """
-    template, x = population.members[0].module, responses.x
+    layers = build_layers(population, responses, widths, plan, pooling=pooling, correction=correction)
+    return finish(layers, population, responses, pooling=pooling, correction=correction, random_state=random_state)
+
+
+def build_layers(
+    population: Population,
+    responses: Responses,
+    widths: Mapping[str, int],
+    plan: Plan,
+    *,
+    pooling: Tensor,
+    correction: str,
+) -> TracedNetwork:
+    """Return the network that `build` makes layer by layer, before what concerns several layers; balanced."""
     architecture = population.architecture.with_widths(widths)
-    module = resize(template, population.architecture, widths)
+    module = resize(population.members[0].module, population.architecture, widths)
     draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
     correct = LAYERWISE[correction]
     hidden = {layer.name for layer in architecture.hidden}
@@ -111,13 +113,27 @@ def build(
         construct(draft, m)
         if correct is not None:
             correct(draft, m)
-        if len(x) > 1:
+        if len(responses.x) > 1:
             draft.finish(m)
-    network = balanced(draft.network)
+    return balanced(draft.network)
+
+
+def finish(
+    network: TracedNetwork,
+    population: Population,
+    responses: Responses,
+    *,
+    pooling: Tensor,
+    correction: str,
+    random_state: int = 0,
+) -> nn.Module:
+    """Return the proved module of a network from `build_layers`, after the corrections that concern several layers."""
+    x = responses.x
     if correction == "second-order":
         network = balanced(second_order(network, x, pooled(responses, pooling)))
     if len(x) > 1:
         network = with_statistics(network, x)
+    module = resize(population.members[0].module, population.architecture, network.architecture.widths)
     module.load_state_dict({**module.state_dict(), **network.state})
     module.eval().requires_grad_(True)
     prove(module, network, population.example_input)

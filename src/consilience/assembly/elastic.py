@@ -10,32 +10,22 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from consilience.assembly.building import build, check_correction
 from consilience.assembly.norms import with_statistics
-from consilience.assembly.plan import CensusPlan
-from consilience.assembly.pooling import POOLINGS, check_pooling
-from consilience.assembly.reconstruction import reconstruct
-from consilience.assembly.selection import resolve
-from consilience.census.census import Census, member_networks
 from consilience.errors import ArtefactError, InputError
-from consilience.population.checks import check_inputs
-from consilience.signals.responses import Responses
 from consilience.store import read_artefact, write_artefact
 from consilience.store.network import build_described, describe_network
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.maps import Map
 from consilience.units.symmetry import rescale, symmetry_of
 
-CORRECTIONS = ("least-squares", "second-order")  # those that leave what reads the inputs as it is
+ELASTIC_CORRECTIONS = ("least-squares", "second-order")  # those that leave what reads the inputs as it is
 KIND = "elastic"
-Widths = Sequence[int | str]
 
 
 class Elastic(nn.Module):
@@ -144,74 +134,21 @@ def load_elastic(directory: str | os.PathLike[str]) -> Elastic:
     return Elastic(networks, shared)
 
 
-def elastic(
-    census: Census,
-    widths: Widths = ("1x", "2x", "4x"),
-    *,
-    correction: str = "least-squares",
-    pooling: str = "mean",
-    calibration: Tensor | None = None,
-) -> Elastic:
-    """Build one assembly that can be taken at several widths.
+def share_inputs(networks: Mapping[str, nn.Module], architecture: Architecture, x: Tensor) -> Elastic:
+    """Return the elastic network of networks whose hyperplanes that read the inputs are equal, up to positive factors.
 
-    The clusters of the widest are chosen by reconstruction, and taken in their order of choice.
+    Every width has been balanced on its own, so that equal hyperplanes may differ by a factor.
 
     Parameters
     ----------
-    census : a fitted census.
-    widths : ints or multiples such as "2x".
-    correction : "least-squares" or "second-order".
-    pooling, calibration : as for `assemble`.
-
-    Raises
-    ------
-    InputError
-        If there is no width, one is not a number, there are fewer clusters than that, or data is missing or does not
-        fit.
+    networks : by width, the narrowest first.
+    architecture : of the members.
+    x : calibration inputs (n, ...).
     """
-    members = member_networks(census)
-    x = census.calibration_ if calibration is None else calibration
-    check_correction(correction, x, where="elastic", allowed=CORRECTIONS)
-    check_pooling(pooling, x, where="elastic")
-    if calibration is not None:
-        check_inputs(census.population_, calibration, "calibration")
-    assert x is not None  # or the correction has been refused
-    if isinstance(widths, str | int):
-        raise InputError(
-            "one width where several are expected", where="elastic(widths=...)", got=repr(widths),
-            expected='such as ("1x", "2x")', cure="put it into a tuple",
-        )  # fmt: skip
-    numbers = {str(width): resolve(census, width) for width in widths}
-    for width, number in numbers.items():
-        if number is None:
-            raise InputError(
-                "not the width of a prefix", where="elastic(widths=...)", got=repr(width),
-                expected='ints, or multiples such as "2x"',
-            )  # fmt: skip
-    sizes = {width: number for width, number in numbers.items() if number is not None}
-    if not sizes:
-        raise InputError("no width to build", where="elastic(widths=...)", got=widths, expected='such as ("1x", "2x")')
-    ordered = sorted(sizes, key=lambda width: tuple(sizes[width].values()))
-    for narrow, wide in pairwise(ordered):
-        if any(sizes[narrow][name] > sizes[wide][name] for name in sizes[wide]):
-            raise InputError(
-                "of two widths, one must be the narrower in every layer", where="elastic(widths=...)",
-                got=f"{narrow}: {sizes[narrow]}, {wide}: {sizes[wide]}", cure="use multiples, such as 1x and 2x",
-            )  # fmt: skip
-    responses = Responses(members, x)
-    weights = POOLINGS[pooling](responses)
-    chosen = reconstruct(census, responses, sizes[ordered[-1]], weights)
-    networks: dict[str, nn.Module] = {}
-    for width in ordered:
-        groups = {name: units[:, : sizes[width][name]] for name, units in chosen.items()}
-        plan = CensusPlan(census, groups, has_data=True)
-        networks[width] = build(
-            census.population_, responses, sizes[width], plan, pooling=weights, correction=correction
-        )
-    shared = _shared(census.population_.architecture)
-    for width in ordered:
-        _take_scale(networks[width], networks[ordered[-1]], census.population_.architecture, x)
-    return Elastic(networks, shared)
+    widest = list(networks.values())[-1]
+    for network in networks.values():
+        _take_scale(network, widest, architecture, x)
+    return Elastic(networks, _shared(architecture))
 
 
 def _shared(architecture: Architecture) -> dict[str, int]:
@@ -229,10 +166,7 @@ def _stems(architecture: Architecture) -> list[Map]:
 
 
 def _take_scale(network: nn.Module, widest: nn.Module, architecture: Architecture, x: Tensor) -> None:
-    """Rescale the units that read the inputs as they are in the widest network; the function stays.
-
-    Every width has been balanced on its own, so that equal hyperplanes may differ by a positive factor.
-    """
+    """Rescale the units that read the inputs as they are in the widest network; the function stays."""
     own, wide = (
         TracedNetwork(architecture.with_widths(architecture.widths_in(read_state(module))), read_state(module))
         for module in (network, widest)

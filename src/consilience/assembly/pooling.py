@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from consilience.bases.grounding import Basis, by_index
+from consilience.checks import check_choice
 from consilience.errors import InputError
 from consilience.signals.responses import Responses
 
@@ -36,23 +37,11 @@ def class_share(responses: Responses) -> Tensor:
 POOLINGS: dict[str, Callable[[Responses], Tensor]] = {"mean": mean, "class-share": class_share}
 
 
-def check_pooling(pooling: str, x: Tensor | None, where: str) -> None:
-    """Refuse a pooling that is unknown, or has no data to look at.
-
-    Raises
-    ------
-    InputError
-        In both cases.
-    """
-    if pooling not in POOLINGS:
-        raise InputError(
-            "unknown pooling", where=f"{where}(pooling=...)", got=repr(pooling), expected=", ".join(POOLINGS)
-        )
+def check_pooling(pooling: str, x: Tensor | None) -> None:
+    """Raise unless the pooling is one of `POOLINGS`, and has calibration data x if it needs any."""
+    check_choice("pooling", pooling, POOLINGS)
     if pooling != "mean" and x is None:
-        raise InputError(
-            "what members predict is seen on data only", where=f"{where}(calibration=...)", got=None,
-            cure='pass unlabelled inputs, or use pooling="mean"',
-        )  # fmt: skip
+        raise InputError(f"pooling={pooling!r} needs calibration data", cure='pass inputs, or use pooling="mean"')
 
 
 def pooled(responses: Responses, weights: Tensor) -> Tensor:

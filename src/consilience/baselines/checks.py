@@ -23,7 +23,7 @@ def check_fusion(population: Population, correction: str, calibration: Tensor | 
             "there is no member to fuse", where=where, got=0, expected="at least 1 member",
             cure="train members, or give modules to Population.from_modules",
         )  # fmt: skip
-    check_correction(correction, calibration, where=where)
+    check_correction(correction, calibration)
     if calibration is not None:
         check_inputs(population, calibration, "calibration")
 

@@ -49,7 +49,7 @@ def fuse(
     InputError
         If the correction is unknown, or calibration data is missing or does not fit.
     """
-    check_correction(correction, calibration, where="fuse")
+    check_correction(correction, calibration)
     if calibration is not None:
         check_inputs(population, calibration, "calibration")
     widths = {name: basis.width for name, basis in bases.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from consilience.assembly import assemble, elastic
+from consilience.assembly import Assembler
 from consilience.assembly.distillation import STEPS
 from consilience.baselines import Ensemble, best_member, merge_many, parameter_average
 from consilience.census import Census, LayerCensus
@@ -111,13 +111,14 @@ def run_experiment(
     progress("members and their ensemble")
     rows = _alternatives(contest)
     usable = [c for c in corrections if census.calibration_ is not None or c == "none"]
+    assembler = Assembler(census)
     built: dict[tuple[str, str], nn.Module] = {}
     possible = [width for width in widths if _exists(census, width)]
     for correction in usable:
         for width in (*possible, "full") if correction == "none" else possible:
             progress(f"assembly {width}, {correction}")
             began = time.perf_counter()
-            network = assemble(census, width, correction=correction, random_state=random_state)
+            network = assembler.assemble(width, correction=correction, random_state=random_state)
             built[width, correction] = network
             steps = STEPS if correction == "distill" else 0
             seconds = time.perf_counter() - began
@@ -126,7 +127,7 @@ def run_experiment(
     if "least-squares" in usable and len(possible) > 1:
         progress("elastic assembly")
         began = time.perf_counter()
-        several = elastic(census, possible)
+        several = assembler.elastic(possible)
         seconds = (time.perf_counter() - began) / len(possible)
         for width in possible:
             network = several.at_width(width)
@@ -134,7 +135,7 @@ def run_experiment(
 
     best = "least-squares" if "least-squares" in usable else "none"
     trained_width = TRAINED_WIDTH if _exists(census, TRAINED_WIDTH) else "full"
-    start = built.get((trained_width, best)) or assemble(census, trained_width, correction=best)
+    start = built.get((trained_width, best)) or assembler.assemble(trained_width, correction=best)
     contestants = (
         ("from scratch", "alternative", initialise(start, random_state)),
         ("fine-tuned assembly", "assembly", start),

@@ -1,0 +1,242 @@
+"""Networks of any width and correction from one census; what several of them need is computed once.
+
+What is kept: the members' responses on the calibration data and their pooled outputs, the clusters chosen at each
+width, and the networks built layer by layer from them. "least-squares", "second-order" and "distill" at one width share
+the choice and the layers, and so does an elastic assembly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from consilience.assembly.building import CORRECTIONS, FITTED, LAYERWISE, build_layers, check_correction, finish
+from consilience.assembly.elastic import ELASTIC_CORRECTIONS, Elastic, share_inputs
+from consilience.assembly.norms import check_foldable, without_norms
+from consilience.assembly.plan import CensusPlan
+from consilience.assembly.pooling import POOLINGS, check_pooling
+from consilience.assembly.reconstruction import reconstruct
+from consilience.assembly.selection import Selection, resolve, select
+from consilience.bases.grounding import groups_of
+from consilience.census.census import Census, member_networks, without_data
+from consilience.checks import Width, check_choice
+from consilience.errors import InputError
+from consilience.population.checks import check_inputs
+from consilience.signals.responses import Responses
+from consilience.units.architecture import TracedNetwork
+
+CHOICES = ("cut", "reconstruction")
+BATCH_NORMS = ("kept", "folded")
+Groups = Mapping[str, NDArray[np.bool_]]
+
+
+class Assembler:
+    """Build networks of the members' class from the clusters of a census.
+
+    Any width comes from the same census; nothing is clustered again. With ``width="full"`` the result is the ensemble
+    of the members (their outputs, pooled).
+
+    Parameters
+    ----------
+    census : a fitted census.
+    calibration : inputs (n, ...) without labels; by default those of the census.
+    pooling : how the members' outputs become one: "mean", the ensemble, or "class-share", for members that know
+        different classes; see `consilience.assembly.pooling`.
+
+    Raises
+    ------
+    InputError
+        If the census has not been taken, the pooling is unknown, or data is missing or does not fit.
+    """
+
+    def __init__(self, census: Census, *, calibration: Tensor | None = None, pooling: str = "mean") -> None:
+        self._members = member_networks(census)  # raises
+        x = census.calibration_ if calibration is None else calibration
+        check_pooling(pooling, x)
+        if calibration is not None:
+            check_inputs(census.population_, calibration, "calibration")
+        self.census, self.calibration, self.pooling = census, x, pooling
+        self._choices: dict[Hashable, Groups] = {}
+        self._layers: dict[Hashable, TracedNetwork] = {}
+
+    @cached_property
+    def responses(self) -> Responses:
+        """What the members do on the calibration data; without any, on one input of zeros."""
+        if self.calibration is None:
+            return without_data(self._members, self.census.population_.example_input)
+        return Responses(self._members, self.calibration)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Weights (k, o) of the members' outputs."""
+        return POOLINGS[self.pooling](self.responses)
+
+    def assemble(
+        self,
+        width: Selection = "2x",
+        *,
+        correction: str = "least-squares",
+        choice: str | None = None,
+        batch_norm: str = "kept",
+        random_state: int = 0,
+    ) -> nn.Module:
+        """Build one network.
+
+        Parameters
+        ----------
+        width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full"; see
+            `consilience.assembly.selection`.
+        correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed form, layer by layer),
+            "second-order" (least squares, then all layers above the first together, by L-BFGS) or "distill" (least
+            squares, then a few hundred gradient steps on all layers). The last two go towards the members' pooled
+            outputs. None needs labels. All but "none" need calibration data.
+        choice : which clusters. "cut": those of the census's tree cut at this number, or the most frequent ones.
+            "reconstruction": clusters of any height in the tree that best reconstruct the ensemble's outputs (see
+            `consilience.assembly.reconstruction`). By default the latter wherever weights are fitted to calibration
+            data and the width is a number; else the former.
+        batch_norm : "kept", with statistics estimated on the calibration data and the function as it is without; or
+            "folded" into the weights before them.
+        random_state : seed of the distillation.
+
+        Returns
+        -------
+        A plain ``nn.Module`` in eval mode, a resized copy of the first member.
+
+        Raises
+        ------
+        InputError
+            If an argument is not one of those above, there are fewer clusters than units asked for, or calibration data
+            is missing.
+        """
+        check_correction(correction, self.calibration)
+        if choice is not None:
+            check_choice("choice", choice, CHOICES)
+        check_choice("batch_norm", batch_norm, BATCH_NORMS)
+        population = self.census.population_
+        if batch_norm == "folded":
+            check_foldable(population.members[0].module, population.architecture)
+        numbers = resolve(self.census, width)
+        if choice == "reconstruction" and self.calibration is None:
+            raise InputError("choice='reconstruction' needs calibration data", cure='use choice="cut"')
+        if choice == "reconstruction" and numbers is None:
+            raise InputError(
+                f'width must be a number or a multiple such as "2x" with choice="reconstruction", got {width!r}',
+                cure='use choice="cut"',
+            )
+        if numbers is not None and (choice or ("reconstruction" if correction in FITTED else "cut")) != "cut":
+            key: Hashable = tuple(numbers.items())
+            layers = self._built(key, self._chosen(numbers), correction)
+        else:
+            key = "cut", width if numbers is None else tuple(numbers.items())
+            cut = {name: groups_of(clusters.labels) for name, clusters in select(self.census, width).items()}
+            layers = self._built(key, cut, correction)
+        network = self._finished(layers, correction, random_state)
+        return network if batch_norm == "kept" else without_norms(network, population.architecture)
+
+    def elastic(self, widths: Sequence[Width] = ("1x", "2x", "4x"), *, correction: str = "least-squares") -> Elastic:
+        """Build one network that can be taken at several widths.
+
+        The clusters of the widest are chosen by reconstruction, and taken in their order of choice.
+
+        Parameters
+        ----------
+        widths : ints or multiples such as "2x".
+        correction : "least-squares" or "second-order".
+
+        Raises
+        ------
+        InputError
+            If there is no width, one is not a number, there are fewer clusters than that, or data is missing.
+        """
+        check_correction(correction, self.calibration, allowed=ELASTIC_CORRECTIONS)
+        if isinstance(widths, str | int) or not len(widths):
+            raise InputError(f'widths must be a sequence such as ("1x", "2x"), got {widths!r}')
+        sizes: dict[str, dict[str, int]] = {}
+        for width in widths:
+            numbers = resolve(self.census, width)
+            if numbers is None:
+                raise InputError(f'widths must be ints or multiples such as "2x", got {width!r}')
+            sizes[str(width)] = numbers
+        ordered = sorted(sizes, key=lambda width: tuple(sizes[width].values()))
+        for narrow, wide in pairwise(ordered):
+            if any(sizes[narrow][name] > sizes[wide][name] for name in sizes[wide]):
+                raise InputError(
+                    "one of two widths must be the narrower in every layer, got "
+                    f"{narrow}: {sizes[narrow]} and {wide}: {sizes[wide]}",
+                    cure="use multiples, such as 1x and 2x",
+                )
+        widest = sizes[ordered[-1]]
+        chosen, key = self._chosen(widest), tuple(widest.items())
+        networks: dict[str, nn.Module] = {}
+        for width in ordered:
+            prefix = {name: units[:, : sizes[width][name]] for name, units in chosen.items()}
+            own_key = key if sizes[width] == widest else (key, tuple(sizes[width].items()))
+            networks[width] = self._finished(self._built(own_key, prefix, correction), correction)
+        return share_inputs(networks, self.census.population_.architecture, self.responses.x)
+
+    def _chosen(self, numbers: Mapping[str, int]) -> Groups:
+        """The units of each cluster chosen by reconstruction, (U, c) by layer."""
+        key = tuple(numbers.items())
+        if key not in self._choices:
+            self._choices[key] = reconstruct(self.census, self.responses, numbers, self.weights)
+        return self._choices[key]
+
+    def _built(self, key: Hashable, groups: Groups, correction: str) -> TracedNetwork:
+        """The network of groups of units, built layer by layer."""
+        method = LAYERWISE[correction]
+        if (key, method) not in self._layers:
+            widths = {name: group.shape[1] for name, group in groups.items()}
+            plan = CensusPlan(self.census, groups, has_data=self.calibration is not None)
+            self._layers[key, method] = build_layers(
+                self.census.population_, self.responses, widths, plan, pooling=self.weights, correction=correction
+            )
+        return self._layers[key, method]
+
+    def _finished(self, layers: TracedNetwork, correction: str, random_state: int = 0) -> nn.Module:
+        return finish(
+            layers,
+            self.census.population_,
+            self.responses,
+            pooling=self.weights,
+            correction=correction,
+            random_state=random_state,
+        )
+
+
+def assemble(
+    census: Census,
+    width: Selection = "2x",
+    *,
+    correction: str = "least-squares",
+    choice: str | None = None,
+    pooling: str = "mean",
+    calibration: Tensor | None = None,
+    batch_norm: str = "kept",
+    random_state: int = 0,
+) -> nn.Module:
+    """Build one network of the members' class from the clusters of a census.
+
+    To build several from one census, use an `Assembler`, which does nothing twice. ``pooling`` and ``calibration`` are
+    its parameters; the others are those of `Assembler.assemble`.
+    """
+    check_choice("correction", correction, CORRECTIONS)
+    return Assembler(census, calibration=calibration, pooling=pooling).assemble(
+        width, correction=correction, choice=choice, batch_norm=batch_norm, random_state=random_state
+    )
+
+
+def elastic(
+    census: Census,
+    widths: Sequence[Width] = ("1x", "2x", "4x"),
+    *,
+    correction: str = "least-squares",
+    pooling: str = "mean",
+    calibration: Tensor | None = None,
+) -> Elastic:
+    """Build one network that can be taken at several widths; see `Assembler` and `Assembler.elastic`."""
+    return Assembler(census, calibration=calibration, pooling=pooling).elastic(widths, correction=correction)
