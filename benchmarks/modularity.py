@@ -270,10 +270,7 @@ def of_convnet(
     labels = range(1 if options.quick else 10)
     if seed < options.circuit_seeds:
         for criterion in ("class", "one-vs-rest"):
-            own = [
-                effective_circuit(network, few.x, few.y, label, criterion=criterion)
-                for label in range(1 if options.quick else 10)
-            ]
+            own = [effective_circuit(network, few.x, few.y, label, criterion=criterion) for label in labels]
             row[criterion] = [
                 statistics.fmean(c.n_left / c.n_weights for c in own), statistics.fmean(c.tpr for c in own),
                 statistics.fmean(c.tnr for c in own),
