@@ -15,6 +15,7 @@ from consilience.census.census import Census
 from consilience.clustering.clusterers import CLUSTERERS, Clustering
 from consilience.clustering.clusters import Clusters, count, in_order
 from consilience.clustering.distances import Points, embed
+from consilience.clustering.tree import Tree
 from consilience.data import Data
 from consilience.errors import InputError
 from consilience.nets import MLP
@@ -203,7 +204,7 @@ def test_clusterers_find_separated_groups_whatever_the_order_of_the_points(name:
         points *= g.choice([-1.0, 1.0], size=(30, 1))
     for order in (np.arange(30), g.permutation(30)):
         clustering = CLUSTERERS[name](Points(points[order], projective), None if name == "hdbscan" else 6, 0)
-        assert (clustering.merges is not None) == (name in ("ward", "average", "two-stage"))
+        assert (clustering.tree is not None) == (name in ("ward", "average", "two-stage"))
         assert same_partition(clustering.cut(6), truth[order])
 
 
@@ -221,7 +222,7 @@ def test_two_stages_agree_with_ward_on_separated_groups_beyond_the_micro_cluster
 
 
 def test_a_tree_over_leaves_labels_their_points() -> None:
-    tree = Clustering(np.array([[0, 1, 0.1, 2], [2, 3, 0.5, 3.0]]), np.array([2, 0, 1, 1]))
+    tree = Clustering(Tree.from_linkage([[0, 1, 0.1, 2], [2, 3, 0.5, 3]]), np.array([2, 0, 1, 1]))
     assert same_partition(tree.cut(2), np.array([0, 1, 1, 1]))
     assert tree.cut(1).tolist() == [0, 0, 0, 0]
 

@@ -123,8 +123,8 @@ def test_a_new_point_joins_what_agglomeration_of_all_points_merges_it_with(case:
     seed, projective, name = case
     points = random_points(seed, projective, 25)
     first = points.subset(np.arange(24))
-    grown = grow(CLUSTERERS[name](first, None, 0), points, name).merges
-    fresh = CLUSTERERS[name](points, None, 0).merges
+    grown = grow(CLUSTERERS[name](first, None, 0), points, name).tree.to_linkage()
+    fresh = CLUSTERERS[name](points, None, 0).tree.to_linkage()
     (row,) = (grown[:, :2] == 24).any(1).nonzero()[0]
     (expected,) = (fresh[:, :2] == 24).any(1).nonzero()[0]
     assert leaves_below(grown)[25 + row] == leaves_below(fresh)[25 + expected]
@@ -136,7 +136,7 @@ def test_a_new_point_joins_what_agglomeration_of_all_points_merges_it_with(case:
 def test_heights_are_the_linkage_of_the_clusters_that_merge_or_of_their_children(case: tuple[int, bool, str]) -> None:
     seed, projective, name = case
     points = random_points(seed, projective, 24)
-    merges = grow(CLUSTERERS[name](points.subset(np.arange(15)), None, 0), points, name).merges
+    merges = grow(CLUSTERERS[name](points.subset(np.arange(15)), None, 0), points, name).tree.to_linkage()
     below, heights = leaves_below(merges), np.concatenate([np.zeros(24), merges[:, 2]])
 
     def scatter(units: frozenset[int]) -> float:  # Σ over pairs of d²/n: the sum of squares around the mean
@@ -161,12 +161,12 @@ def test_a_grown_tree_is_a_tree_over_all_and_the_old_one_over_the_old(case: tupl
     old = CLUSTERERS[name](points.subset(np.arange(12)), None, 0)
     between = grow(old, points.subset(np.arange(15)), name)
     grown = grow(between, points, name)  # in two steps
-    assert is_valid_linkage(grown.merges)
-    assert is_monotonic(grown.merges)
+    assert is_valid_linkage(grown.tree.to_linkage())
+    assert is_monotonic(grown.tree.to_linkage())
     for k in range(1, 21):
         assert len(np.unique(grown.cut(k))) == k
-    among_old = {below & frozenset(range(12)) for below in leaves_below(grown.merges)} - {frozenset()}
-    assert among_old == set(leaves_below(old.merges))
+    among_old = {below & frozenset(range(12)) for below in leaves_below(grown.tree.to_linkage())} - {frozenset()}
+    assert among_old == set(leaves_below(old.tree.to_linkage()))
 
 
 @settings(max_examples=10)
@@ -177,7 +177,7 @@ def test_the_numbering_of_new_points_changes_nothing(case: tuple[int, bool, str]
     order = np.concatenate([np.arange(12), 12 + np.random.default_rng(seed).permutation(8)])
     old = CLUSTERERS[name](points.subset(np.arange(12)), None, 0)
     first, second = (grow(old, p, name) for p in (points, points.subset(order)))
-    np.testing.assert_allclose(first.merges[:, 2], second.merges[:, 2], rtol=1e-9)
+    np.testing.assert_allclose(first.tree.to_linkage()[:, 2], second.tree.to_linkage()[:, 2], rtol=1e-9)
     assert all(same_partition(first.cut(k)[order], second.cut(k)) for k in range(1, 21))
 
 
@@ -190,7 +190,7 @@ def test_points_join_the_micro_clusters_of_two_stages(monkeypatch: pytest.Monkey
     old = CLUSTERERS["two-stage"](Points(x[:240], True), None, 0)
     grown = grow(old, Points(x, True), "two-stage")
     assert grown.n_leaves == old.n_leaves + 30
-    assert is_valid_linkage(grown.merges)
+    assert is_valid_linkage(grown.tree.to_linkage())
     assert same_partition(grown.cut(5), truth)
 
 
@@ -406,7 +406,9 @@ def test_an_extended_census_is_saved_and_read(tmp_path: Path) -> None:
     loaded = load_census(tmp_path / "census")
     for name, layer in extended.layers_.items():
         np.testing.assert_array_equal(layer.labels_, loaded.layers_[name].labels_)
-        np.testing.assert_array_equal(layer.clustering.merges, loaded.layers_[name].clustering.merges)
+        np.testing.assert_array_equal(
+            layer.clustering.tree.to_linkage(), loaded.layers_[name].clustering.tree.to_linkage()
+        )
     assert torch.equal(assemble(extended, 9)(X), assemble(loaded, 9)(X))
     new = random_mlp([5, 5], seed=6)
     again, same = extend_census(extended, [new]), extend_census(loaded, [new])
@@ -478,6 +480,6 @@ def test_a_census_that_has_not_been_taken_is_refused() -> None:
 def test_a_tree_without_new_points_stays_as_it_is() -> None:
     points = random_points(0, False, 9)
     old = CLUSTERERS["ward"](points, None, 0)
-    same = grow(Clustering(old.merges, old.labels), points, "ward")
-    np.testing.assert_allclose(same.merges, old.merges)
+    same = grow(Clustering(old.tree, old.labels), points, "ward")
+    np.testing.assert_allclose(same.tree.to_linkage(), old.tree.to_linkage())
     np.testing.assert_array_equal(same.labels, old.labels)

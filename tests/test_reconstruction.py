@@ -90,8 +90,8 @@ def test_chosen_clusters_are_clusters_of_the_census_and_explain_at_least_as_much
         set(np.flatnonzero(layer.alive)[layer.clustering.labels == leaf]) for leaf in range(layer.clustering.n_leaves)
     ]
     nodes = list(leaves)
-    if layer.clustering.merges is not None:
-        for a, b in layer.clustering.merges[:, :2].astype(int):
+    if layer.clustering.tree is not None:
+        for a, b in layer.clustering.tree.children:
             nodes.append(nodes[a] | nodes[b])
     for column in chosen["hidden.1"].T:
         assert set(np.flatnonzero(column)) in nodes

@@ -320,8 +320,7 @@ def student_layer(n_units: int = 3, n_students: int = 6, n_single: int = 8, proj
     rows += [centres[-1] + 1e-3 * g.normal(size=centres[-1].shape) for _ in range(2)]
     rows += list(g.normal(size=(n_single, centres.shape[1])) * 20)
     hyperplanes = np.array(rows)
-    merges = average(Points(hyperplanes, projective), None, 0).merges
-    assert merges is not None
+    merges = average(Points(hyperplanes, projective), None, 0).tree.to_linkage()
     clusters = [
         UnitCluster(list(range(i * n_students, (i + 1) * n_students)), n_students, 1e-5, 2.0 - 0.1 * i, "")
         for i in range(n_units)

@@ -205,9 +205,8 @@ def _candidates(layer: LayerCensus, own: Clusters, units: Tensor, symmetry: Symm
     if symmetry.homogeneous:
         points = unit_norm(points)
     n_leaves = layer.clustering.n_leaves
-    merges = np.empty((0, 2), dtype=np.int64)
-    if layer.clustering.merges is not None:
-        merges = layer.clustering.merges[:, :2].astype(np.int64)
+    tree = layer.clustering.tree
+    merges = np.empty((0, 2), dtype=np.int64) if tree is None else tree.children
     sizes = torch.zeros(n_leaves + len(merges))
     sizes[:n_leaves] = torch.bincount(leaf, minlength=n_leaves)
     values = points.new_zeros(n_leaves + len(merges), points.shape[1])

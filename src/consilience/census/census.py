@@ -95,7 +95,7 @@ class LayerCensus:
         self.check_exists(n_clusters)
         if n_clusters == self.n_clusters_:
             return self.clusters
-        if self.clustering.merges is None:
+        if self.clustering.tree is None:
             labels = np.where(self.clusters.labels < n_clusters, self.clusters.labels, -1)
             return count(labels, self.member, self.n_members)
         labels = everywhere(self.clustering.cut(n_clusters), self.alive)

@@ -28,6 +28,7 @@ from scipy.sparse import coo_array
 
 from consilience.clustering.clusterers import Clustering
 from consilience.clustering.distances import Points
+from consilience.clustering.tree import Tree
 
 Floats = NDArray[np.float64]
 
@@ -70,19 +71,19 @@ def grow(clustering: Clustering, points: Points, clusterer: str) -> Clustering:
     points : (U, d), those of the tree first. A leaf of several points, as of the two-stage clusterer, is their mean.
     clusterer : the one that made the tree; see `LINKAGES`.
     """
-    assert clustering.merges is not None
+    assert clustering.tree is not None
     linkage, n_old, m = LINKAGES[clusterer], len(clustering.labels), clustering.n_leaves
     coordinates = points.coordinates.astype(np.float64)
     leaves, new = _leaf_points(coordinates[:n_old], clustering.labels, points.projective), coordinates[n_old:]
     tree = _Tree(
-        clustering.merges,
+        clustering.tree.to_linkage(),
         _apart(leaves, new, points.projective) ** linkage.power,
         _apart(new, new, points.projective) ** linkage.power,
         linkage,
     )
     for v in np.argsort(tree.places()[1], kind="stable"):
         tree.insert(int(v))
-    return Clustering(tree.merges(), np.concatenate([clustering.labels, m + np.arange(len(new))]))
+    return Clustering(Tree.from_linkage(tree.merges()), np.concatenate([clustering.labels, m + np.arange(len(new))]))
 
 
 def _leaf_points(x: Floats, leaf: NDArray[np.int64], projective: bool) -> Floats:

@@ -71,7 +71,7 @@ def extend_census(census: Census, modules: Sequence[nn.Module] | Population) -> 
     array([3, 3, 3, 3, 3])
     """
     old_networks = member_networks(census)  # raises
-    if any(layer.clustering.merges is None for layer in census.layers_.values()):
+    if any(layer.clustering.tree is None for layer in census.layers_.values()):
         raise InputError(
             "a flat clustering has no tree to put new units into", where="extend_census", got=repr(census.clusterer),
             expected=", ".join(LINKAGES), cure="fit a fresh census on all members, or use a hierarchical clusterer",

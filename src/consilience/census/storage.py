@@ -14,6 +14,7 @@ from torch import Tensor
 from consilience.census.census import Census, LayerCensus, member_networks
 from consilience.clustering.clusterers import Clustering
 from consilience.clustering.clusters import Clusters
+from consilience.clustering.tree import Tree
 from consilience.errors import ArtefactError
 from consilience.population.population import Population
 from consilience.population.storage import load_population, population_fingerprint
@@ -103,16 +104,17 @@ def _to_tensors(layer: LayerCensus) -> dict[str, Tensor]:
         "leaves": layer.clustering.labels,
         **{field.name: getattr(layer.clusters, field.name) for field in fields(Clusters)},
     }
-    if layer.clustering.merges is not None:
-        arrays["merges"] = layer.clustering.merges
+    if layer.clustering.tree is not None:
+        arrays["merges"] = layer.clustering.tree.to_linkage()
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
 def _from_tensors(name: str, n_members: int, tensors: Mapping[str, Tensor], prefix: str) -> LayerCensus:
     arrays = {key.removeprefix(prefix): value.numpy() for key, value in tensors.items() if key.startswith(prefix)}
+    tree = Tree.from_linkage(arrays["merges"]) if "merges" in arrays else None
     return LayerCensus(
         name=name, member=arrays["member"], index=arrays["index"], alive=arrays["alive"], n_members=n_members,
-        clustering=Clustering(arrays.get("merges"), arrays["leaves"]),
+        clustering=Clustering(tree, arrays["leaves"]),
         clusters=Clusters(**{field.name: arrays[field.name] for field in fields(Clusters)}),
         centroid_=arrays["centroid"],
     )  # fmt: skip

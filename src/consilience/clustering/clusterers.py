@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 
+from consilience.checks import check_count
 from consilience.clustering.distances import Points
+from consilience.clustering.tree import Tree
 from consilience.errors import InputError
 
 SAME = 0.01  # of the median distance: closer than that is one unit to hdbscan
@@ -26,17 +26,17 @@ MAX_TURNS = 20  # of signs; two or three are the rule
 N_MICRO = 4096  # micro-clusters of the two-stage clusterer: their tree takes about 2 s and 140 MB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clustering:
     """Either a tree over the points or labels of the points.
 
     Attributes
     ----------
-    merges : SciPy's linkage matrix (m − 1, 4) over m leaves, or None.
-    labels : (U,) labels from 0 on; with a tree, the leaf of each point.
+    tree : of m leaves; None for a flat clustering.
+    labels : (U,) from 0 on: the leaf of each point or, without a tree, its cluster.
     """
 
-    merges: NDArray[np.float64] | None
+    tree: Tree | None
     labels: NDArray[np.int64]
 
     @property
@@ -45,8 +45,7 @@ class Clustering:
         return int(self.labels.max(initial=-1)) + 1
 
     def cut(self, n_clusters: int | None) -> NDArray[np.int64]:
-        """Return labels (U,) for this many clusters; None gives the labels as they are (a flat clustering's own
-        number).
+        """Return labels (U,) for this many clusters; None gives `labels`.
 
         Raises
         ------
@@ -55,22 +54,14 @@ class Clustering:
         """
         if n_clusters is None or n_clusters == self.n_leaves:
             return self.labels
-        if n_clusters > self.n_leaves or n_clusters < 1:
+        cure = "ask for fewer clusters, or give more members"
+        check_count("n_clusters", n_clusters, most=self.n_leaves, cure=cure)
+        if self.tree is None:
             raise InputError(
-                "this many clusters do not exist", got=n_clusters, expected=f"1 to {self.n_leaves}",
-                cure="ask for fewer, or take more members",
-            )  # fmt: skip
-        if self.merges is None:
-            raise InputError(
-                "a flat clustering cannot be cut at another number", got=n_clusters, expected=self.n_leaves,
+                f"n_clusters must be {self.n_leaves}, as a flat clustering cannot be cut, got {n_clusters}",
                 cure="use a hierarchical clusterer: ward, average or two-stage",
-            )  # fmt: skip
-        # The first m − K merges, lowest first, are the forest whose K trees are the clusters.
-        m, merged = self.n_leaves, self.merges[: self.n_leaves - n_clusters, :2].astype(np.int64)
-        parents = np.repeat(np.arange(m, m + len(merged)), 2)
-        edges = coo_array((np.ones(len(parents)), (merged.ravel(), parents)), shape=(m + len(merged),) * 2)
-        trees: NDArray[np.int64] = connected_components(edges, directed=False)[1].astype(np.int64)
-        return trees[:m][self.labels]
+            )
+        return self.tree.cut(n_clusters)[self.labels]
 
 
 class Clusterer(Protocol):
@@ -92,9 +83,8 @@ def average(points: Points, n_clusters: int | None, random_state: int) -> Cluste
 
 
 def _tree(points: Points, method: str) -> Clustering:
-    n = len(points)
-    merges = linkage(points.condensed, method) if n > 1 else np.empty((0, 4))
-    return Clustering(merges, np.arange(n))
+    merges = linkage(points.condensed, method) if len(points) > 1 else []
+    return Clustering(Tree.from_linkage(merges), np.arange(len(points)))
 
 
 def kmeans(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
@@ -104,17 +94,8 @@ def kmeans(points: Points, n_clusters: int | None, random_state: int) -> Cluster
     their centre, until none changes. The points are sorted along their principal axis first, so that the result does
     not depend on how units are numbered.
     """
-    if n_clusters is None:
-        raise InputError(
-            "kmeans needs the number of clusters",
-            where="Census(n_clusters=...)",
-            got=None,
-            cure='e.g. "2x", or use ward',
-        )
-    if n_clusters > len(points):
-        raise InputError(
-            "more clusters than units", got=n_clusters, expected=f"at most {len(points)}", cure="ask for fewer clusters"
-        )
+    check_count("n_clusters", n_clusters, most=len(points), cure='for kmeans give a number, e.g. "2x", or use ward')
+    assert n_clusters is not None
     order = np.argsort(np.abs(points.coordinates @ _principal_axis(points.coordinates)), kind="stable")
     x = points.coordinates[order]
     generator = np.random.RandomState(random_state)
@@ -178,8 +159,8 @@ def two_stage(points: Points, n_clusters: int | None, random_state: int) -> Clus
         index.train(x)
         micro, centres = index.index.search(x, 1)[1][:, 0], index.centroids
     used, labels = np.unique(micro, return_inverse=True)
-    tree = ward(Points(centres[used], points.projective), None, random_state)
-    return Clustering(tree.merges, labels.astype(np.int64))
+    tree = ward(Points(centres[used], points.projective), None, random_state).tree
+    return Clustering(tree, labels.astype(np.int64))
 
 
 CLUSTERERS: dict[str, Clusterer] = {

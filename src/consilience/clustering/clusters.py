@@ -88,9 +88,7 @@ def with_stability(
         kept = np.flatnonzero(np.isin(own, drawn))
         n_again = len(np.unique(labels[kept]))
         clustering = clusterer(points.subset(kept), n_again, random_state)
-        again = (
-            clustering.cut(min(n_again, clustering.n_leaves)) if clustering.merges is not None else clustering.labels
-        )
+        again = clustering.labels if clustering.tree is None else clustering.cut(min(n_again, clustering.n_leaves))
         best = _best_jaccard(labels[kept], again, n_clusters)
         present = ~np.isnan(best)
         total[present] += best[present]

@@ -114,8 +114,9 @@ def cuts(units: StudentUnits, coverage: float, max_angle: float, rule: str = "pl
         first = np.where(units.hyperplanes[:, 0] < 0, -1.0, 1.0)
         outgoing = units.outgoing * (first[:, None] if units.odd else 1.0)
         units = StudentUnits(units.hyperplanes * first[:, None], outgoing, units.student, False, units.odd)
-    merges = average(Points(units.hyperplanes, units.projective), None, 0).merges
-    assert merges is not None
+    tree = average(Points(units.hyperplanes, units.projective), None, 0).tree
+    assert tree is not None
+    merges = tree.to_linkage()
     forest = _Forest(units, merges, coverage, max_angle, published)
     heights = np.concatenate([[0.0], merges[:, 2]])
     plateaus = _plateaus(forest.survivors, heights, SMALLEST_HEIGHT * np.median(_norms(units.hyperplanes)), published)
