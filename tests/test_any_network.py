@@ -175,7 +175,7 @@ def test_rows_are_positions_of_each_sample_whatever_the_batches(max_rows: int, m
     sample, position = Sampling(60, max_rows).rows(0, 60, 64)
     assert len(whole) == 60 * min(64, max_rows // 60)
     assert torch.equal(whole, value.flatten(2)[sample, :, position])
-    monkeypatch.setattr("consilience.signals.responses.BATCH_SIZE", 7)
+    monkeypatch.setattr("consilience.signals.batches.MAX_BATCH", 7)
     torch.testing.assert_close(rows_of(network, X, [axis], max_rows)[axis], whole)
     counts = torch.bincount(position, minlength=64)  # no position is looked at much more often than another
     assert int(counts.max()) <= int(counts.float().mean()) + 3
@@ -301,7 +301,7 @@ def test_samples_in_parts_are_looked_at_in_the_same_places_whatever_the_batches(
     monkeypatch.setattr("consilience.signals.responses.MAX_ROWS", max_rows)
     nets = []
     for batch_size in (1024, 7):
-        monkeypatch.setattr("consilience.signals.responses.BATCH_SIZE", batch_size)
+        monkeypatch.setattr("consilience.signals.batches.MAX_BATCH", batch_size)
         nets.append(assemble(Census(n_resamples=0).fit(population, x), "2x"))
     full = assemble(Census(n_resamples=0).fit(population, x), "full")
     with torch.no_grad():

@@ -97,7 +97,7 @@ def test_activations_by_layer_do_not_depend_on_the_batch_size_and_carry_ids(monk
     network = TracedNetwork(find_layers(net, x), read_state(net))
     hidden, ids = net.hidden[0](x).detach(), torch.arange(50).flip(0)
     for batch_size in (7, 50):
-        monkeypatch.setattr("consilience.signals.responses.BATCH_SIZE", batch_size)
+        monkeypatch.setattr("consilience.signals.batches.MAX_BATCH", batch_size)
         found = activations(network, x, "hidden.0", ids=ids)
         torch.testing.assert_close(found.written, hidden)
         torch.testing.assert_close(found.read, hidden.relu())

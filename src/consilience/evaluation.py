@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from consilience.errors import InputError
+from consilience.signals.batches import BATCH_SIZE
 
 if TYPE_CHECKING:  # torch is imported when something is evaluated, so that plain results can be read without it
     from torch import Tensor
 
     from consilience.data.dataset import Dataset
-
-BATCH_SIZE = 256  # for convolutions faster than larger ones, for others no slower
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,9 @@ def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset) -> Score:
         If there are no labels, or the outputs do not fit them: not (n, o), or a label ≥ o.
     """
     import torch
-    from torch import nn
     from torch.nn import functional
+
+    from consilience.units.forward import eval_mode
 
     if len(dataset) == 0 or dataset.y.is_floating_point() or int(dataset.y.min()) < 0:
         raise InputError(
@@ -54,16 +54,8 @@ def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset) -> Score:
             got=f"{len(dataset)} targets of {dataset.y.dtype}",
             expected="integer labels, 0 or more",
         )
-    parts = list(network.modules()) if isinstance(network, nn.Module) else []
-    modes = [part.training for part in parts]
-    try:
-        for part in parts:
-            part.training = False
-        with torch.no_grad():
-            outputs = torch.cat([network(batch) for batch in dataset.x.split(BATCH_SIZE)])
-    finally:
-        for part, training in zip(parts, modes, strict=True):
-            part.training = training
+    with eval_mode(network):
+        outputs = torch.cat([network(batch) for batch in dataset.x.split(BATCH_SIZE)])
     if outputs.dim() != 2 or outputs.shape[1] <= int(dataset.y.max()):
         raise InputError(
             "the outputs do not fit the labels", where="evaluate", got=f"outputs of shape {tuple(outputs.shape)}",

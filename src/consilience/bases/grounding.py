@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consilience.bases.hyperplanes import Projection
+from consilience.signals.batches import MAX_BATCH
 from consilience.signals.moments import Moments, ridge
-from consilience.signals.responses import BATCH_SIZE
 from consilience.units.architecture import Architecture
 from consilience.units.axes import Axis
 from consilience.units.symmetry import Symmetry
@@ -155,7 +155,7 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
     residuals = [a - shared @ p.matrix.T - p.offset for p, a in zip(priors, activations, strict=True)]
     widths = [len(p.offset) for p in priors]
     moments = Moments(shared.shape[1], sum(widths))
-    for rows, targets in zip(shared.split(BATCH_SIZE), torch.cat(residuals, dim=1).split(BATCH_SIZE), strict=True):
+    for rows, targets in zip(shared.split(MAX_BATCH), torch.cat(residuals, dim=1).split(MAX_BATCH), strict=True):
         moments.add(rows, targets)
     matrix, offset = ridge(moments, RIDGE, intercept=intercept)
     refitted = (

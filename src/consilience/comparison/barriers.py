@@ -26,8 +26,9 @@ from consilience.comparison.layers import calls
 from consilience.comparison.models import Models, modules_of
 from consilience.comparison.samples import as_tensor, check_samples
 from consilience.errors import InputError
-from consilience.signals.record import asking, like_parameters
+from consilience.signals.record import like_parameters
 from consilience.training.train import settle_norms
+from consilience.units.forward import eval_mode
 
 BATCH_SIZE = 256  # samples, run at all points of a line at once
 N_PROBE = 16  # samples on which models are looked at for whether they compute one function of their parameters
@@ -115,7 +116,7 @@ def _computes(a: nn.Module, b: nn.Module, x: Tensor) -> bool:
     """Tell whether a module, with another's state, gives the other's outputs."""
     a = copy.deepcopy(a)
     a.load_state_dict(b.state_dict())
-    with asking(a), asking(b):
+    with eval_mode(a, b):
         ours, theirs = a(like_parameters(x, a)), b(like_parameters(x, b))
     if ours.shape != theirs.shape:
         return False
@@ -141,7 +142,7 @@ def _losses(module: nn.Module, line: Sequence[State], x: Tensor, y: Tensor, rand
     settled = [_settled(module, state, x, random_state) for state in line]
     stacked = {name: torch.stack([state[name] for state in settled]) for name in settled[0]}
     total = torch.zeros(len(line), dtype=torch.float64)
-    with asking(module):
+    with eval_mode(module):
         for batch, targets in zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True):
             outputs = _outputs(module, settled, stacked, batch)
             total += torch.stack([_loss(each, targets) for each in outputs.cpu()])

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from consilience.errors import InputError
-from consilience.signals.record import asking, hooks, like_parameters
+from consilience.signals.record import hooks, like_parameters
+from consilience.units.forward import eval_mode
 
 N_PROBE = 2  # samples of the forward pass that tells which modules are called
 Patterns: TypeAlias = "str | Sequence[str] | Mapping[str, str | Sequence[str]]"
@@ -55,7 +56,7 @@ def calls(module: nn.Module, x: Tensor, model: str) -> Calls:
         order.pop(part, None)
         order[part] = None
 
-    with asking(module), hooks((part, note) for part in module.modules() if part is not module):
+    with eval_mode(module), hooks((part, note) for part in module.modules() if part is not module):
         try:
             outputs = module(like_parameters(x[:N_PROBE], module))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:

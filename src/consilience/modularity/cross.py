@@ -30,7 +30,7 @@ from consilience.modularity.chance import z_score
 from consilience.modularity.graph import Part, node_groups, parts_of
 from consilience.modularity.lesions import check_labelled
 from consilience.modularity.nulls import permuted
-from consilience.signals.responses import batch_size
+from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 
 Labels = NDArray[np.int64]

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilience.errors import InputError
-from consilience.signals.responses import batch_size
+from consilience.signals.batches import batch_size
 from consilience.units.architecture import Layer, TracedNetwork
 
 FloatArray = NDArray[np.float64]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from consilience.errors import InputError
-from consilience.signals.responses import batch_size
+from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis
 

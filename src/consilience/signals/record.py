@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from consilience.errors import InputError
+from consilience.signals.batches import BATCH_SIZE
+from consilience.units.forward import eval_mode
 
 POSITIONS = ("flatten", "pool")
-BATCH_SIZE = 256  # for convolutions faster than larger ones, for others no slower
 UNITS_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention)
 NORMS = (nn.LayerNorm, nn.RMSNorm)  # units last too; classes derived from them are often made for channels first
 ONE_DIMENSIONAL = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d)
@@ -78,7 +78,7 @@ def stream(
 
         return keep
 
-    with asking(module), hooks((parts[name], hook(name)) for name in names):
+    with eval_mode(module), hooks((parts[name], hook(name)) for name in names):
         for batch in x.split(BATCH_SIZE):
             seen, n_rows = {}, len(batch)
             module(like_parameters(batch, module))
@@ -86,21 +86,6 @@ def stream(
                 _check_rows(seen.get(name), first, where=f"{model}, layer '{name}'")
             first += n_rows
             yield seen
-
-
-@contextmanager
-def asking(module: nn.Module) -> Iterator[None]:
-    """Put all parts of a module into eval mode, without gradients, for a while."""
-    parts = list(module.modules())
-    modes = [part.training for part in parts]
-    try:
-        for part in parts:
-            part.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in zip(parts, modes, strict=True):
-            part.training = training
 
 
 @contextmanager

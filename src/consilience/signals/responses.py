@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from consilience.errors import InputError
+from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis, Sampling
 
-BATCH_VALUES = 2**22  # numbers in the largest value of a batch, 16 MB: more of them leave the caches and take longer
-BATCH_SIZE = 1024
 MAX_ROWS = 20_000  # of a layer with positions: enough for least squares of a few thousand weights per unit
 MAX_BYTES = 2**30  # of rows that are kept of all layers of all networks together
 
@@ -40,11 +39,6 @@ class Activations:
     read: Tensor
     ids: Tensor
     read_ids: Tensor
-
-
-def batch_size(network: TracedNetwork) -> int:
-    """Return how many samples to run at a time, by the largest value that one sample becomes."""
-    return max(1, min(BATCH_SIZE, BATCH_VALUES // network.architecture.largest_value))
 
 
 def stream(

@@ -24,7 +24,8 @@ from torch import Tensor
 from consilience.bases.hyperplanes import hyperplanes
 from consilience.census import Census, LayerCensus
 from consilience.census.census import member_networks
-from consilience.signals.responses import batch_size, rows_of
+from consilience.signals.batches import batch_size
+from consilience.signals.responses import rows_of
 from consilience.units.axes import Axis
 from consilience.units.symmetry import usable_symmetry
 
