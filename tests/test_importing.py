@@ -537,7 +537,7 @@ def test_bad_folders_and_inputs_are_refused_before_the_checkpoints_are_read(
     with pytest.raises(InputError, match="the example input is not finite\n  where:    example_input"):
         Population.from_directory(tmp_path, never, X * torch.nan)
     monkeypatch.setattr("consilience.population.checkpoints._read", None)
-    with pytest.raises(InputError, match="the module fails on the example input"):
+    with pytest.raises(InputError, match="example_input must be inputs that"):
         Population.from_directory(tmp_path, make_mlp, inputs(8, n_inputs=7))
     with pytest.raises(TracingError, match="aten.softmax"):
         Population.from_directory(tmp_path, nn.Sequential(nn.Linear(6, 5), nn.Softmax(-1), nn.Linear(5, 3)), X)

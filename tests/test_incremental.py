@@ -454,7 +454,7 @@ def test_refusals_of_new_members_say_how_these_are_counted() -> None:
         broken.hidden[0].weight[0, 0] = torch.nan
     for module, message in (
         (broken, "a parameter or buffer is not finite"),
-        (other_input, "the module fails on the example input"),
+        (other_input, "example_input must be inputs that"),
     ):
         with pytest.raises(ConsilienceError, match=message) as caught:
             extend_census(census, [module])

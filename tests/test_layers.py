@@ -9,8 +9,12 @@ from torch.nn import functional
 
 from consilience.errors import InputError, TracingError
 from consilience.nets import MLP
+from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Axis
 from consilience.units.follow import find_layers
+from consilience.units.operations import HANDLERS
+from consilience.units.operations.elementwise import activation
+from consilience.units.proof import prove
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -110,8 +114,8 @@ class Lambda(nn.Module):
         return self.function(self, x)
 
 
-ODD = "an operation on units is not understood\n  where:    "
-PARAMETER = "a parameter is used in an operation that is not understood\n  where:    "
+ODD = "unsupported operation on units: "
+PARAMETER = "unsupported operation on a parameter: "
 
 REFUSED = {
     "softmax of units": (lambda m, x: m.c(m.b(m.a(x)).softmax(-1)), ODD + "aten.softmax.int in Lambda"),
@@ -122,13 +126,13 @@ REFUSED = {
     "a computed weight": (lambda m, x: functional.linear(x, m.a.weight * 2), PARAMETER + "aten.mul.Tensor"),
     "reshaping units": (
         lambda m, x: m.c(m.a(x).view(-1, 2, 3).flatten(1)),
-        "the units of a layer are divided\n  where:    aten.view in Lambda",
+        r"the units of a layer are divided: aten.view in Lambda, test_layers.py:\d+\n",
     ),
     "unused layers": (
         lambda m, x: m.c(torch.relu(m.a(x))),
-        "parameters do not reach the output\n  where:    Lambda\n  got:      'scale', 'b.weight'",
+        "all parameters of Lambda must reach the output, got 'scale', 'b.weight'",
     ),
-    "no layers": (lambda m, x: x * 2, "the module returns values that no layer of its own has written"),
+    "no layers": (lambda m, x: x * 2, "the module returns values that no layer has written: Lambda"),
 }  # fmt: skip
 
 
@@ -137,6 +141,17 @@ def test_what_is_not_understood_is_refused_by_name(name: str) -> None:
     function, message = REFUSED[name]
     with pytest.raises(TracingError, match=message):
         find_layers(Lambda(function), X)
+
+
+def test_a_third_party_adds_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Lambda(lambda m, x: m.c(m.b(m.a(x)).atan()))
+    del module.norm, module.scale
+    with pytest.raises(TracingError, match="unsupported operation on units: aten.atan in Lambda"):
+        find_layers(module, X)
+    monkeypatch.setitem(HANDLERS, torch.ops.aten.atan.default, activation("atan"))
+    architecture = find_layers(module, X)
+    assert architecture.layer("b").activations == ("atan",)
+    prove(module, TracedNetwork(architecture, read_state(module)), X)
 
 
 class DataDependent(nn.Module):
@@ -174,10 +189,10 @@ class ReadAgain(nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (DataDependent(), r"the module cannot be traced\n  where:    DataDependent\n.*data-dependent"),
-        (FixedBatch(nn.Linear(6, 3)), "the module works for one batch size only"),
-        (TwoOutputs(6, 3), "must take one tensor and return one tensor"),
-        (ReadAgain(), r"parameters do not reach the output\n  where:    ReadAgain\n  got:      'b.weight', 'b.bias'"),
+        (DataDependent(), r"DataDependent cannot be traced: .*data-dependent"),
+        (FixedBatch(nn.Linear(6, 3)), "FixedBatch must return one output for each .*, got one batch size only"),
+        (TwoOutputs(6, 3), "TwoOutputs must take one tensor and return one tensor, got 1 inputs and 2 outputs"),
+        (ReadAgain(), "all parameters of ReadAgain must reach the output, got 'b.weight', 'b.bias'"),
     ],
 )
 def test_what_cannot_be_traced_is_refused(module: nn.Module, message: str) -> None:
@@ -199,7 +214,7 @@ class Mixed(nn.Module):
 @pytest.mark.parametrize("preprocess", [lambda x: x - x.mean(0), lambda x: x + x.flip(0)])
 def test_outputs_that_depend_on_other_samples_are_refused(preprocess) -> None:  # type: ignore[no-untyped-def]
     find_layers(Mixed(lambda x: x - x.mean(1, keepdim=True)), X)
-    with pytest.raises(TracingError, match="the outputs of a sample depend on the others\n  where:    Mixed"):
+    with pytest.raises(TracingError, match="Mixed must compute each sample.* got outputs that depend on the others"):
         find_layers(Mixed(preprocess), X)
 
 
@@ -223,12 +238,12 @@ def test_a_gate_ties_all_that_it_multiplies() -> None:
 
 def test_batch_norms_over_positions_are_refused() -> None:
     net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(7), nn.ReLU(), nn.Flatten(), nn.Linear(35, 3))
-    with pytest.raises(TracingError, match=r"a batch norm over positions\n  where:    aten.batch_norm in '1'"):
+    with pytest.raises(TracingError, match=r"a batch norm over positions: aten.batch_norm in '1' \(BatchNorm1d\)\n"):
         find_layers(net, torch.randn(4, 7, 6))
 
 
 def test_activated_outputs_are_refused() -> None:
-    message = r"the outputs pass through 'sigmoid'(.*\n)+  cure:     return the values before it \(logits\)"
+    message = r"the outputs pass through 'sigmoid': aten.sigmoid in '3' \(Sigmoid\)\n.*return the values before it"
     with pytest.raises(TracingError, match=message):
         find_layers(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3), nn.Sigmoid()), X)
 
@@ -236,22 +251,20 @@ def test_activated_outputs_are_refused() -> None:
 def test_a_parameter_with_two_names_is_refused() -> None:
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
     net[2].weight = net[0].weight
-    with pytest.raises(
-        TracingError, match=r"a parameter has two names\n  where:    Sequential\n  got:      '2.weight'"
-    ):
+    with pytest.raises(TracingError, match="must have one name, got second names '2.weight'"):
         find_layers(net, X)
 
 
 def test_outputs_for_every_token_are_refused() -> None:
-    with pytest.raises(TracingError, match="the outputs have 3 axes"):
+    with pytest.raises(TracingError, match="the outputs must have 2 dimensions, got 3"):
         find_layers(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 7, 6))
 
 
 def test_an_example_input_of_the_wrong_shape_is_refused() -> None:
-    message = r"the module fails on the example input\n  where:    MLP\n  got:      RuntimeError"
+    message = r"example_input must be inputs that MLP takes, got shape \(n, 6\): RuntimeError"
     with pytest.raises(InputError, match=message):
         find_layers(MLP(7, [5], 3), X)
-    with pytest.raises(InputError, match="the example input has no samples"):
+    with pytest.raises(InputError, match=r"example_input must have shape \(n, ...\) with n >= 1, got \(0, 6\)"):
         find_layers(MLP(6, [5], 3), X[:0])
 
 

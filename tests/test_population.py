@@ -103,13 +103,13 @@ class Random(nn.Module):
 @pytest.mark.parametrize(
     ("other", "error", "message"),
     [
-        (random_mlp([5], n_inputs=7), InputError, "the module fails on the example input"),
+        (random_mlp([5], n_inputs=7), InputError, "example_input must be inputs that"),
         (MLP(6, [5], 4), InputError, "members differ in their output size\n  where:    member 1\n  got:      4\n  exp"),
         (random_mlp([5, 5]), InputError, "members differ in their layers\n  where:    member 1"),
         (random_mlp([5], "tanh"), InputError, "members differ in their activations\n  where:    member 1"),
         (nan_mlp(), InputError, "a parameter or buffer is not finite\n  where:    'readout.bias'"),
-        (Unlike(random_mlp([5])), TracingError, "an operation on units is not understood\n  where:    aten.softmax"),
-        (Random(), TracingError, "the outputs of a sample depend on the others"),
+        (Unlike(random_mlp([5])), TracingError, "unsupported operation on units: aten.softmax"),
+        (Random(), TracingError, "outputs that depend on the others"),
     ],
 )  # fmt: skip
 def test_a_member_that_does_not_belong_is_refused_by_number(other: nn.Module, error: type, message: str) -> None:
@@ -273,7 +273,7 @@ def test_what_cannot_be_trained_is_refused_before_training(digits: Data, monkeyp
     for arguments, message in (
         ((MLP(64, [4], 10), some, 2), "3"),
         ((MLP(64, [4], 10), broken, 2), "NaN|not finite"),
-        ((MLP(60, [4], 10), train, 2), "the module fails on the example input"),
+        ((MLP(60, [4], 10), train, 2), "example_input must be inputs that"),
         ((MLP(64, [4], 10), train, 0), "a population needs at least one member"),
         ((NoReset(), train, 2), r"does not know how to draw its initial values\n  where:    '' \(NoReset\)"),
         (([], train, 2), "no module to train"),
@@ -305,7 +305,7 @@ def test_a_member_that_diverges_is_left_out_and_reported(digits: Data) -> None:
 def test_a_member_of_another_precision_is_refused() -> None:
     double = [member.module.double() for member in random_population([[4], [4]])]
     population = Population.from_modules(double, inputs(8).double())
-    with pytest.raises(InputError, match="the module fails on the example input"):
+    with pytest.raises(InputError, match="example_input must be inputs that"):
         population.with_members([random_population([[4]]).members[0].module])
     with pytest.raises(InputError, match="not a module\n  got:      NoneType"):
         population.with_members([None])

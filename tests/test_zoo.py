@@ -329,7 +329,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, type[ConsilienceError], str]] = {
     "two outputs": (
         made(lambda m, x: (m.a(x), m.a(x).relu()), a=nn.Linear(6, 3)), ROWS, TracingError, "return one tensor",
     ),
-    "a batch size written out": (between(lambda z: z.view(11, -1)), ROWS, ConsilienceError, "batch size|fails on"),
+    "a batch size written out": (between(lambda z: z.view(11, -1)), ROWS, ConsilienceError, "one batch|must be inputs"),
     "a batch of two written out": (between(lambda z: z.view(2, -1)), ROWS[:2], TracingError, "batch size"),
     "an unused layer": (
         made(lambda m, x: m.b(m.a(x)), a=nn.Linear(6, 5), b=nn.Linear(5, 3), odd=nn.Linear(5, 3)), ROWS, TracingError,
@@ -343,9 +343,8 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, type[ConsilienceError], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_understood_is_refused_by_name(name: str) -> None:
     module, x, error, message = REFUSED[name]
-    with pytest.raises(error, match=message) as caught:
+    with pytest.raises(error, match=message):
         Population.from_modules([module], x)
-    assert caught.value.where
 
 
 # A tracer may come to understand these; until then it refuses them like the others.

@@ -32,7 +32,7 @@ from consilience.errors import InputError
 from consilience.modularity.lesions import check_labelled, logits
 from consilience.units.architecture import TracedNetwork
 from consilience.units.maps import Map
-from consilience.units.trace import Program
+from consilience.units.program import Program
 
 ROUNDING = 100  # machine epsilons: a criterion that is higher by less, relatively, has not risen
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from consilience.errors import InputError
 from consilience.units.axes import Axis, Section, axes_of, length
 from consilience.units.maps import Map, Weights
-from consilience.units.trace import Program
+from consilience.units.program import Program
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Architecture:
     traced : layer → its width in the program's own shapes.
     crossing : maps that are applied once for each unit of another layer, as token mixing is: they are shared by units,
         so that units cannot be put side by side.
+    elementwise : traced values that are computed number by number, whatever the shape.
     """
 
     layers: tuple[Layer, ...]
@@ -63,6 +64,7 @@ class Architecture:
     divided: Mapping[tuple[str, int], tuple[Section, ...]]
     traced: Mapping[str, int]
     crossing: tuple[str, ...] = ()
+    elementwise: frozenset[str] = frozenset()
 
     @cached_property
     def _by_name(self) -> Mapping[str, Layer]:
@@ -167,7 +169,7 @@ class Architecture:
         if len(written) != 1 or len(read) != 1 or read[0].block != 1 or read[0].before or written[0].before:
             return False
         between = self.program.needed([read[0].name], [written[0].name]) - {written[0].name}
-        return self.program.is_elementwise(between)
+        return between <= self.elementwise
 
     @property
     def largest_value(self) -> int:

@@ -1,0 +1,82 @@
+"""Pooling, interpolation, reductions and padding over positions, channel by channel.
+
+Averages and interpolations are linear; maxima commute with positive factors only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+from torch.ops import aten
+
+from consilience.units.groups import Label
+from consilience.units.walk import Walk, n_dims
+
+
+def over_last(dims: int, name: str) -> Callable[[Walk, fx.Node], Label]:
+    """Return the handler of an operation over the last dimensions, through which units pass as through ``name``."""
+
+    def handle(walk: Walk, node: fx.Node) -> Label:
+        value = walk.only_value(node)
+        walk.check_fixed(node, value, range(n_dims(value) - dims, n_dims(value)))
+        return walk.pass_through(node, name)
+
+    return handle
+
+
+def over_named(name: str) -> Callable[[Walk, fx.Node], Label]:
+    """Return the handler of a reduction ``reduce(value, dims, keep)``."""
+
+    def handle(walk: Walk, node: fx.Node) -> Label:
+        value = walk.only_value(node)
+        _, dims, keep = walk.arguments(node, 3)
+        gone = {d % n_dims(value) for d in ([dims] if isinstance(dims, int) else dims or range(n_dims(value)))}
+        walk.check_fixed(node, value, sorted(gone))
+        if 0 in gone:
+            raise walk.error("samples are mixed", node)
+        label = walk.pass_through(node, name)
+        return {d if keep else d - sum(g < d for g in gone): runs for d, runs in label.items()}
+
+    return handle
+
+
+def pad(walk: Walk, node: fx.Node) -> Label:
+    """``pad(value, amounts, mode, constant)``; zeros and copies of values commute with factors."""
+    value = walk.only_value(node)
+    amounts: Any = node.args[1]
+    padded = [n_dims(value) - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0]
+    walk.check_fixed(node, value, padded)
+    options = [*node.args[2:], *node.kwargs.values()]
+    mode = next((option for option in options if isinstance(option, str)), "constant")
+    constant = next((option for option in options if isinstance(option, int | float)), 0)
+    return walk.pass_through(node, "scale" if mode != "constant" or constant == 0 else "shift")
+
+
+HANDLERS = {
+    aten.max_pool1d.default: over_last(1, "max_pool"),
+    aten.max_pool2d.default: over_last(2, "max_pool"),
+    aten.max_pool3d.default: over_last(3, "max_pool"),
+    aten.max_pool2d_with_indices.default: over_last(2, "max_pool"),
+    aten.adaptive_max_pool1d.default: over_last(1, "max_pool"),
+    aten.adaptive_max_pool2d.default: over_last(2, "max_pool"),
+    aten.adaptive_max_pool3d.default: over_last(3, "max_pool"),
+    aten.avg_pool1d.default: over_last(1, "avg_pool"),
+    aten.avg_pool2d.default: over_last(2, "avg_pool"),
+    aten.avg_pool3d.default: over_last(3, "avg_pool"),
+    aten.adaptive_avg_pool1d.default: over_last(1, "avg_pool"),
+    aten.adaptive_avg_pool2d.default: over_last(2, "avg_pool"),
+    aten.adaptive_avg_pool3d.default: over_last(3, "avg_pool"),
+    aten.upsample_nearest1d.vec: over_last(1, "upsample"),
+    aten.upsample_nearest2d.vec: over_last(2, "upsample"),
+    aten.upsample_nearest3d.vec: over_last(3, "upsample"),
+    aten.upsample_linear1d.vec: over_last(1, "upsample"),
+    aten.upsample_bilinear2d.vec: over_last(2, "upsample"),
+    aten.upsample_trilinear3d.vec: over_last(3, "upsample"),
+    aten.mean.dim: over_named("avg_pool"),
+    aten.sum.dim_IntList: over_named("avg_pool"),
+    aten.amax.default: over_named("max_pool"),
+    aten.pad.default: pad,
+    aten.constant_pad_nd.default: pad,
+}

@@ -1,0 +1,140 @@
+"""Operations on shapes: dimensions are merged, divided, reordered, or cut where no units lie."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, fx
+from torch.ops import aten
+
+from consilience.units.groups import Label, Run
+from consilience.units.program import sizes
+from consilience.units.walk import UNSUPPORTED, Walk, n_dims
+
+N_SAMPLES = 1_000_003  # a prime that stands for the number of samples where sizes are compared
+
+SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # they have the new sizes as argument
+UNSIZED = (
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+)
+
+
+def reshape(walk: Walk, node: fx.Node) -> Label:
+    """Dimensions may be merged into blocks behind units, and such blocks divided again."""
+    value = walk.only_value(node)
+    label, result = walk.labels[value], dict[int, tuple[Run, ...]]()
+    before, after = sizes(value.meta["val"], N_SAMPLES), sizes(node.meta["val"], N_SAMPLES)
+    units = dict[int, tuple[list[int], int]]()
+    for sources, targets in matching(before, after):
+        carrying = [d for d in sources if d in label]
+        if not carrying:
+            continue
+        runs = label[carrying[0]]
+        sources = [d for d in sources if before[d] != 1 or d in label]
+        targets = [d for d in targets if after[d] != 1] or targets[:1]
+        if len(carrying) > 1 or carrying[0] != sources[0] or 0 in sources or not targets:
+            raise walk.error("units and positions change places", node, "flatten with units first: (n, u, ...)")
+        rest, divisor = math.prod(before[d] for d in sources[1:]), math.prod(after[d] for d in targets[1:])
+        if any((run.block * rest) % divisor for run in runs):
+            raise walk.error("the units of a layer are divided", node)
+        result[targets[0]] = tuple(Run(run.group, run.block * rest // divisor) for run in runs)
+        units[targets[0]] = (sources, divisor)
+    if node.target in SIZED:
+        walk.functions[node.name] = functools.partial(reshape_units, units=units)
+    elif any(divisor != 1 for _, divisor in units.values()):
+        raise walk.error(UNSUPPORTED, node, "use view or reshape")
+    return result
+
+
+def permute(walk: Walk, node: fx.Node) -> Label:
+    """``permute(value, order)`` and ``transpose(value, a, b)``; samples stay first."""
+    value = walk.only_value(node)
+    order = list(range(n_dims(value)))
+    if node.target is aten.transpose.int:
+        a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
+        order[a], order[b] = b, a
+    else:
+        order = [d % len(order) for d in walk.arguments(node, 2)[1]]
+    if order[0] != 0:
+        raise walk.error("samples change places with something else", node)
+    return {order.index(d): runs for d, runs in walk.labels[value].items()}
+
+
+def expand(walk: Walk, node: fx.Node) -> Label:
+    """``expand(value, sizes)``; units stay as many as they are."""
+    value = walk.only_value(node)
+    extra = n_dims(node) - n_dims(value)
+    label = {d + extra: runs for d, runs in walk.labels[value].items()}
+    walk.functions[node.name] = functools.partial(expand_others, units=list(label))
+    return label
+
+
+def cut(walk: Walk, node: fx.Node) -> Label:
+    """``slice`` and ``select``: positions may be left out, units and samples may not."""
+    value = walk.only_value(node)
+    label, is_slice = walk.labels[value], node.target is aten.slice.Tensor
+    _, dim, start, end, step = walk.arguments(node, 5)
+    dim = (dim or 0) % n_dims(value)
+    if is_slice and not start and (end is None or (isinstance(end, int) and end >= sys.maxsize)) and step in (None, 1):
+        return label
+    if dim == 0:
+        raise walk.error("samples are mixed", node)
+    walk.check_fixed(node, value, [dim])
+    return label if is_slice else {d - (d > dim): runs for d, runs in label.items()}
+
+
+HANDLERS = {
+    **dict.fromkeys((*SIZED, *UNSIZED), reshape),
+    aten.permute.default: permute,
+    aten.transpose.int: permute,
+    aten.expand.default: expand,
+    aten.slice.Tensor: cut,
+    aten.select.int: cut,
+}
+
+
+def reshape_units(value: Tensor, shape: Sequence[int], units: Mapping[int, tuple[Sequence[int], int]]) -> Tensor:
+    """Reshape; dimensions with units take their size from the dimensions they come from, by a fixed divisor."""
+    wanted = list(shape)
+    for dim, (sources, divisor) in units.items():
+        wanted[dim] = math.prod(value.shape[source] for source in sources) // divisor
+    return value.reshape(wanted)
+
+
+def expand_others(value: Tensor, shape: Sequence[int], units: Sequence[int], implicit: bool = False) -> Tensor:
+    """Expand; dimensions with units stay as they are."""
+    return value.expand([-1 if dim in units else size for dim, size in enumerate(shape)])
+
+
+def matching(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Return the dimensions of a shape that become dimensions of another, in the smallest groups.
+
+    >>> matching([5, 3, 2, 2], [5, 12])
+    [([0], [0]), ([1, 2, 3], [1])]
+    """
+    groups, i, j = [], 0, 0
+    while i < len(before) and j < len(after):
+        sources, targets, left, right = [i], [j], before[i], after[j]
+        while left != right:
+            if left < right:
+                i += 1
+                sources.append(i)
+                left *= before[i]
+            else:
+                j += 1
+                targets.append(j)
+                right *= after[j]
+        groups.append((sources, targets))
+        i, j = i + 1, j + 1
+    if (i < len(before) or j < len(after)) and groups:  # ones are left
+        groups[-1][0].extend(range(i, len(before)))
+        groups[-1][1].extend(range(j, len(after)))
+    return groups

@@ -1,0 +1,127 @@
+"""A traced module: the tensor operations it performs, which run with any parameters of the right shapes.
+
+Any intermediate value can be read by name. So the activations of all members with equal shapes come from one trace.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+TORCH = Path(torch.__file__).parent
+
+
+@dataclass(frozen=True)
+class Program:
+    """The operations of a module.
+
+    Attributes
+    ----------
+    nodes : inputs and ATen operations, in the order in which they run.
+    parameters : graph input → name in the module, for parameters and the statistics of batch norms.
+    constants : graph input → value, for all other buffers and constants of the module.
+    statistics : names of the statistics of batch norms, in the module.
+    input, output : names of the graph input that takes the samples, and of the value that the module returns.
+    module_name : class of the traced module, for messages.
+    input_shape : shape of one sample.
+    functions : value → the function that computes it at any widths, from the arguments of the operation, where the
+        operation has sizes written out.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    parameters: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    statistics: frozenset[str]
+    input: str
+    output: str
+    module_name: str
+    input_shape: tuple[int, ...]
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    @property
+    def learned(self) -> frozenset[str]:
+        """Names of the parameters, without statistics."""
+        return frozenset(self.parameters.values()) - self.statistics
+
+    def double(self) -> Program:
+        """Return the program with its constants in double precision."""
+        constants = {name: c.double() if c.is_floating_point() else c for name, c in self.constants.items()}
+        return replace(self, constants=constants)
+
+    @cached_property
+    def largest_value(self) -> int:
+        """Numbers that one sample has in the largest value."""
+        values = (node.meta.get("val") for node in self.nodes if node.op == "call_function")
+        return max([1, *(math.prod(sizes(value, 1)) for value in values if isinstance(value, Tensor))])
+
+    def run(
+        self,
+        state: Mapping[str, Tensor],
+        x: Tensor,
+        values: Sequence[str],
+        known: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the named intermediate values for inputs x (n, ...) under the parameters ``state``.
+
+        Only the operations that they need are run. Values that are ``known`` by name are taken as they are, and what
+        only they depend on is not run either. Gradients flow where ``state`` asks for them.
+        """
+        known = known or {}
+        needed = self.needed(values, known)
+        running = [node for node in self.nodes if node.name in needed]
+        last_use = {value: node for node in running if node.name not in known for value in node.all_input_nodes}
+        results = dict[str, Tensor]()
+        environment: dict[fx.Node, Any] = {}
+        for node in running:
+            if node.name in known:
+                environment[node] = known[node.name]
+            elif node.op == "placeholder":
+                environment[node] = self._graph_input(node.name, state, x)
+            else:
+                function: Any = self.functions.get(node.name, node.target)
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), environment.__getitem__)
+                environment[node] = function(*args, **kwargs)
+            if node.name in values:
+                results[node.name] = environment[node]
+            for value in node.all_input_nodes:
+                if last_use.get(value) is node:
+                    del environment[value]  # frees its memory
+        return results
+
+    def needed(self, values: Iterable[str], known: Container[str] = ()) -> set[str]:
+        """Return the names of all values that the named ones are computed from, no further than known ones."""
+        needed = set(values)
+        for node in reversed(self.nodes):
+            if node.name in needed and node.name not in known:
+                needed.update(value.name for value in node.all_input_nodes)
+        return needed
+
+    def describe(self, node: fx.Node) -> str:
+        """Name an operation, its module and its line, as ``aten.sort in 'block.attention' (Attention), net.py:12``."""
+        stack = [entry for key, entry in (node.meta.get("nn_module_stack") or {}).items() if not key.startswith("_")]
+        path, kind = stack[-1] if stack else ("", self.module_name)
+        kind = kind if isinstance(kind, str) else kind.__name__
+        module = f"'{path}' ({kind.rsplit('.', 1)[-1]})" if path else self.module_name
+        frames = [(Path(file), line) for file, line in FRAME.findall(node.meta.get("stack_trace") or "")]
+        lines = [f", {file.name}:{line}" for file, line in frames if TORCH not in file.parents]
+        return f"{str(node.target).removesuffix('.default')} in {module}{''.join(lines[-1:])}"
+
+    def _graph_input(self, name: str, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        if name == self.input:
+            return x
+        return state[self.parameters[name]] if name in self.parameters else self.constants[name]
+
+
+def sizes(value: Tensor, n_samples: int) -> list[int]:
+    """Return the shape of a traced value at a number of samples."""
+    exact = (size if isinstance(size, int) else size.node.expr for size in value.shape)
+    return [e if isinstance(e, int) else int(e.subs(dict.fromkeys(e.free_symbols, n_samples))) for e in exact]
