@@ -23,7 +23,7 @@ from conftest import random_mlp
 from consilience.clustering.samples import CLUSTERERS, cluster_activations, majority_labels, purity
 from consilience.comparison import ModelComparison, find_consensus, group_models, loss_barriers
 from consilience.comparison import cache as cache_of
-from consilience.comparison.layers import calls, find_places
+from consilience.comparison.places import calls, find_places
 from consilience.data import Data, Dataset
 from consilience.errors import ArtefactError, InputError
 from consilience.nets import MLP, ConvNet, ResNet

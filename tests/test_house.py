@@ -21,7 +21,7 @@ ORDER = [
 ]
 KNOWN_CIRCLES = {
     frozenset(f"consilience.population.{file}" for file in ("checkpoints", "population", "storage")),
-    frozenset({"consilience.comparison.checks", "consilience.comparison.comparison"}),
+    frozenset({"consilience.comparison.checks", "consilience.comparison.model_comparison"}),
     frozenset({"consilience.cli", "consilience.studies.commands"}),
 }
 MODULES = {

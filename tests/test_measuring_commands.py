@@ -94,9 +94,9 @@ def test_a_network_with_one_hidden_layer_and_two_outputs_has_parts(
     ("flags", "message"),
     [
         (["--member", "3"], "there is no such member\n  where:    --member\n  got:      3\n  expected: 0 to 2"),
-        (["--clusters", "1"], "where:    n_clusters\n  got:      1"),
-        (["--clusters", "500"], "more clusters than units"),
-        (["--nulls", "-1"], "where:    n_null"),
+        (["--clusters", "1"], "n_clusters must be an int >= 2, got 1"),
+        (["--clusters", "500"], "n_clusters must be an int from 2 to 96, got 500"),
+        (["--nulls", "-1"], "n_null must be an int >= 0, got -1"),
     ],
 )
 def test_what_modularity_cannot_do_is_refused(

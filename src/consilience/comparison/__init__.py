@@ -2,9 +2,9 @@
 
 from consilience.clustering.samples import cluster_activations, majority_labels, purity
 from consilience.comparison.barriers import loss_barriers
-from consilience.comparison.comparison import ModelComparison
 from consilience.comparison.consensus import Consensus, find_consensus
 from consilience.comparison.groups import Groups, group_models
+from consilience.comparison.model_comparison import ModelComparison
 from consilience.comparison.similarity import (
     MEASURES,
     Measure,

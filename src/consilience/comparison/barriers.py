@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from consilience.comparison.layers import calls
-from consilience.comparison.models import Models, modules_of
-from consilience.comparison.samples import as_tensor, check_samples
+from consilience.comparison.inputs import as_tensor, check_samples
+from consilience.comparison.modules import Models, modules_of
+from consilience.comparison.places import calls
 from consilience.errors import InputError
 from consilience.signals.record import like_parameters
 from consilience.training.train import settle_norms

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from consilience.comparison.samples import Ids
+from consilience.comparison.inputs import Ids
 from consilience.errors import ArtefactError
 from consilience.signals.record import record, stream
 from consilience.store import check_destination, fingerprint, read_artefact, write_artefact

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from consilience.clustering.samples import CLUSTERERS, REDUCTIONS, check_seed
 from consilience.comparison.consensus import METHODS
-from consilience.comparison.layers import Calls
-from consilience.comparison.samples import Samples
+from consilience.comparison.inputs import Samples
+from consilience.comparison.places import Calls
 from consilience.comparison.similarity import get_measure
 from consilience.errors import InputError
 from consilience.signals.record import POSITIONS
 
 if TYPE_CHECKING:
-    from consilience.comparison.comparison import ModelComparison
+    from consilience.comparison.model_comparison import ModelComparison
 
 
 def check_parameters(comparison: ModelComparison) -> None:

@@ -1,40 +1,38 @@
-"""Cross-cluster modularity: the share of a weight matrix that stays within clusters (Golechha et al. 2025).
+"""Cross-cluster modularity: the share of a weight matrix that is within clusters (Golechha et al. 2025).
 
 With clusters U_1 … U_k of the units written and V_1 … V_k of the units read,
 
     C(W) = Σ_c Σ_{i∈U_c, j∈V_c} W_ij² / Σ_ij W_ij²,        enmeshment = 1 − C.
 
-Clusters that are looked for in W itself find some structure in noise too (0.39 with 4 clusters of 64 × 64 entries,
-where fixed ones have 1/4), so a null stands beside every value: the same, clustering included, for W with its entries
-shuffled.
+Clusters that are fitted to W have a large C in noise too: 0.39 with 4 clusters of 64 × 64 entries, where fixed clusters
+have 1/4. Every C therefore comes with a null: C of W with its entries permuted, clustered in the same way.
 
-Axis legend: ``u`` units written, ``i`` units read, ``s`` weights of one unit written for one read.
+Axis legend: ``u`` units written, ``i`` units read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import KMeans
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
-from consilience.clustering.spectral import N_INIT, FloatArray, clusters_of, spectrum
+from consilience.checks import check_choice, check_count
+from consilience.clustering.spectral import FloatArray, clusters_of, degrees, spectrum
 from consilience.errors import InputError
-from consilience.modularity.chance import z_score
-from consilience.modularity.graph import Part, node_groups, parts_of
-from consilience.modularity.lesions import check_labelled
-from consilience.modularity.nulls import permuted
+from consilience.modularity.graph import Part, finite, parts_of
+from consilience.modularity.nulls import permuted, z_score
+from consilience.modularity.outputs import check_labelled
+from consilience.modularity.unit_labels import Labels, matrix_labels, same_cluster
 from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 
-Labels = NDArray[np.int64]
-Method = Literal["joint", "separate"]
+Sides = tuple[Labels, Labels]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +41,9 @@ class CrossModularity:
 
     Attributes
     ----------
-    map, read, written : the map, and the layers between which it leads (or the inputs).
+    map, read, written : the map, the layer (or inputs) that it reads and the layer that it writes.
     value : C, 0 to 1.
-    null : (n_null,) C of shuffled matrices, clusters found in the same way.
+    null : (n_null,) C of permuted matrices, clustered in the same way.
     rows, columns : clusters of the units written (u,) and read (i,).
     """
 
@@ -75,184 +73,119 @@ def within_clusters(matrix: FloatArray, rows: Labels, columns: Labels) -> float:
     return float(squares[same_cluster(rows, columns)].sum()) / total if total > 0 else float("nan")
 
 
-def same_cluster(rows: Labels, columns: Labels) -> NDArray[np.bool_]:
-    """Return which rows and columns are of one cluster, (u, i); those of label −1 are of none."""
-    same: NDArray[np.bool_] = (rows[:, None] == columns) & (rows >= 0)[:, None]
-    return same
-
-
-def contiguous(n_units: int, n_clusters: int) -> Labels:
-    """Return equal blocks of units as clusters: (u,).
-
-    >>> contiguous(5, 2)
-    array([0, 0, 0, 1, 1])
-    """
-    return np.arange(n_units) * n_clusters // n_units
-
-
-def bipartite_clusters(
-    matrix: FloatArray, n_clusters: int, method: Method = "joint", random_state: int = 0
-) -> tuple[Labels, Labels]:
-    """Return clusters of a matrix's rows (u,) and columns (i,), by spectral clustering of |W|.
+def bipartite_clusters(matrix: FloatArray, n_clusters: int, random_state: int = 0) -> Sides:
+    """Return clusters of a matrix's rows (u,) and columns (i,), the nodes of one bipartite graph (Dhillon 2001).
 
     Parameters
     ----------
-    matrix : (u, i).
+    matrix : (u, i), of which the absolute values are the weights of edges.
     n_clusters : k.
-    method : "joint": rows and columns are the nodes of one graph, and clustered together (Dhillon 2001). "separate", as
-        published by Golechha et al.: rows by the left, columns by the right singular vectors of
-        ``D_U^{-1/2} |W| D_V^{-1/2}``, each for themselves. Cluster 1 of the rows then has nothing to do with cluster 1
-        of the columns, and C means nothing; it is here for comparison.
     random_state : seed of k-means.
 
     Raises
     ------
     InputError
-        If there are fewer rows or columns with an entry than clusters, or the method has another name.
+        If fewer than k rows or columns have an entry other than 0.
     """
-    check_method(method)
-    weights = np.abs(matrix)
-    used = weights.sum(1) > 0, weights.sum(0) > 0
-    fewest = min(int(used[0].sum()), int(used[1].sum()))
-    if not 2 <= n_clusters <= fewest:
-        raise InputError(
-            "a matrix cannot have as many clusters", where="n_clusters", got=n_clusters,
-            expected=f"2 to {fewest}: its rows, or columns, that are not zero",
-        )  # fmt: skip
-    if method == "joint":
-        n_rows, n_nodes = len(matrix), sum(matrix.shape)
-        found = spectrum(n_nodes, [(slice(0, n_rows), slice(n_rows, n_nodes), weights)], n_clusters)
-        labels = clusters_of(found, random_state)
-        return labels[:n_rows], labels[n_rows:]
-    own = weights[np.ix_(*used)]
-    left, _, right = np.linalg.svd(own / np.sqrt(own.sum(1)[:, None] * own.sum(0)), full_matrices=False)
-    sides = []
-    for vectors, of in zip((left[:, :n_clusters], right[:n_clusters].T), used, strict=True):
-        labels = np.full(len(of), -1)
-        labels[of] = KMeans(n_clusters, n_init=N_INIT, random_state=random_state).fit_predict(vectors)
-        sides.append(labels)
-    return sides[0], sides[1]
+    n_used = _n_clusterable(matrix)
+    check_count("n_clusters", n_clusters, 2, n_used, cure=f"only {n_used} rows, or columns, have an entry other than 0")
+    n_rows, n_nodes = len(matrix), sum(matrix.shape)
+    blocks = [(slice(0, n_rows), slice(n_rows, n_nodes), np.abs(matrix))]
+    labels = clusters_of(spectrum(blocks, degrees(n_nodes, blocks), n_clusters), random_state)
+    return labels[:n_rows], labels[n_rows:]
 
 
 def cross_modularity(
     network: TracedNetwork,
-    clusters: Method | Mapping[str, ArrayLike] = "joint",
+    clusters: Literal["joint"] | Mapping[str, ArrayLike] = "joint",
     n_clusters: int = 4,
     *,
     n_null: int = 20,
     random_state: int = 0,
     gradients_of: tuple[Tensor, Tensor] | None = None,
 ) -> list[CrossModularity]:
-    """Return C of every weight matrix of a network that mixes units.
-
-    Of a convolution, and of a linear map of flattened channels, an entry is the root of the sum of the squares of all
-    weights between two units.
+    """Return C of every weight matrix of a network that mixes units; see `entries`.
 
     Parameters
     ----------
     network : the network.
-    clusters : how they are found in each matrix, matrices with fewer rows or columns than clusters being left out; or
-        layer → clusters of its units (u,), to be kept, for matrices between two of these layers.
-    n_clusters : for each matrix, where they are found.
-    n_null : shuffled matrices for each.
-    random_state : seed of shuffles and k-means.
-    gradients_of : inputs (n, ...) and labels (n,): then entries are not weights but root mean squares, over batches, of
+    clusters : "joint" applies `bipartite_clusters` to each of the `clusterable_matrices`. A mapping layer → clusters of
+        its units (u,) keeps these, for matrices between two of its layers.
+    n_clusters : number of clusters of each matrix, if they are joint.
+    n_null : number of permuted copies of each matrix.
+    random_state : seed of permutations and k-means.
+    gradients_of : inputs (n, ...) and labels (n,): weights are then replaced by the root mean squares, over batches, of
         the gradients of the cross-entropy.
 
     Raises
     ------
     InputError
-        If clusters do not fit the layers, inputs or labels do not fit the network, or no matrix has as many rows and
-        columns as there are to be clusters.
+        If clusters do not fit the layers, inputs or labels do not fit the network, or no matrix can be clustered.
     """
+    source = network if gradients_of is None else _gradients(network, *gradients_of)
     if isinstance(clusters, str):
-        check_method(clusters)
+        check_choice("clusters", clusters, ("joint",))
+        check_count("n_clusters", n_clusters, 2)
+        labels, matrices = None, clusterable_matrices(source, n_clusters)
     else:
-        clusters = checked_clusters(clusters, network)
-    found = list[CrossModularity]()
-    if gradients_of is not None:
-        check_labelled(network, *gradients_of)
-    source = network if gradients_of is None else _with_gradients(network, *gradients_of)
-    for part in parts_of(source):
-        if part.per_unit:
-            continue
-        if isinstance(clusters, str):
-            matrix = entries(part)
-            if min(matrix.any(1).sum(), matrix.any(0).sum()) < n_clusters:
-                continue
-            sides = bipartite_clusters(matrix, n_clusters, clusters, random_state)
-        elif part.read in clusters and part.written in clusters:
-            matrix, sides = entries(part), (clusters[part.written], clusters[part.read])
-        else:
-            continue
-        generator, null = np.random.default_rng([random_state, len(found)]), []
-        for _ in range(n_null):
-            shuffled = permuted(matrix, generator)
-            own = sides
-            if isinstance(clusters, str):  # a sparse matrix may have fewer rows with an entry once it is shuffled
-                fewest = int(min(shuffled.any(1).sum(), shuffled.any(0).sum()))
-                own = bipartite_clusters(shuffled, max(2, min(n_clusters, fewest)), clusters, random_state)
-            null.append(within_clusters(shuffled, *own))
-        value = within_clusters(matrix, *sides)
-        found.append(CrossModularity(part.map, part.read, part.written, value, np.array(null), *sides))
-    if not found:
+        labels = matrix_labels(clusters, network)
+        matrices = [(p, entries(p)) for p in _mixing(source) if p.read in labels and p.written in labels]
+    if not matrices:
         raise InputError(
-            "no weight matrix has as many rows and columns", where="n_clusters", got=n_clusters, cure="ask for fewer"
+            f"n_clusters must be at most the rows and columns of some weight matrix, got {n_clusters}",
+            cure="ask for fewer clusters",
         )
-    return found
+
+    def sides_of(part: Part, matrix: FloatArray) -> Sides:
+        if labels is not None:
+            return labels[part.written], labels[part.read]
+        # a sparse matrix may have fewer rows with an entry once it is permuted
+        return bipartite_clusters(matrix, max(2, min(n_clusters, _n_clusterable(matrix))), random_state)
+
+    results = []
+    for k, (part, matrix) in enumerate(matrices):
+        generator = np.random.default_rng([random_state, k])
+        shuffled = [permuted(matrix, generator) for _ in range(n_null)]
+        null = np.array([within_clusters(each, *sides_of(part, each)) for each in shuffled])
+        rows, columns = sides_of(part, matrix)
+        value = within_clusters(matrix, rows, columns)
+        results.append(CrossModularity(part.map, part.read, part.written, value, null, rows, columns))
+    return results
 
 
-def check_method(method: str) -> None:
-    """Refuse a name that no method of clustering has."""
-    if method not in get_args(Method):
-        raise InputError("there is no such method", where="method", got=repr(method), expected="joint or separate")
-
-
-def checked_clusters(clusters: Mapping[str, ArrayLike], network: TracedNetwork) -> dict[str, Labels]:
-    """Return clusters of the units of some layers, or of the inputs, as arrays; −1 is no cluster.
-
-    Raises
-    ------
-    InputError
-        If a layer does not exist or its units are not as many, or no weight matrix lies between two of the layers.
-    """
-    checked, groups = {name: np.array(labels) for name, labels in clusters.items()}, node_groups(network)
-    for name, labels in checked.items():
-        width = groups[name] if name in groups else network.architecture.layer(name).width
-        if labels.shape != (width,) or labels.dtype.kind not in "iu":
-            raise InputError(
-                "each unit of a layer needs one cluster", where=f"clusters['{name}']",
-                got=f"{labels.shape} of {labels.dtype}", expected=f"({width},) of integers",
-            )  # fmt: skip
-    if not any(p.read in checked and p.written in checked and not p.per_unit for p in parts_of(network)):
-        raise InputError(
-            "no weight matrix lies between layers with clusters", where="clusters", got=", ".join(checked) or "nothing",
-            expected="layers of which one reads another: " + ", ".join(n for n in network.architecture.widths),
-        )  # fmt: skip
-    return checked
+def clusterable_matrices(network: TracedNetwork, n_clusters: int) -> list[tuple[Part, FloatArray]]:
+    """Return the weight matrices with at least ``n_clusters`` rows and columns other than 0, as `entries`."""
+    matrices = [(part, entries(part)) for part in _mixing(network)]
+    return [(part, matrix) for part, matrix in matrices if _n_clusterable(matrix) >= n_clusters]
 
 
 def entries(part: Part) -> FloatArray:
-    """Return a number for each unit written and read, (u, i), whose square is the sum of all squares between them."""
-    matrix: FloatArray = part.weights.detach().double().square().sum(2).sqrt().cpu().numpy()
-    if not np.isfinite(matrix).all():
-        raise InputError("a weight is not finite", where=f"'{part.map}'", cure="train the network anew")
-    return matrix
+    """Return (u, i) the root of the sum of squares of all weights between every two units."""
+    return finite(part.weights.detach().double().square().sum(2).sqrt(), part)
 
 
-def _with_gradients(network: TracedNetwork, x: Tensor, y: Tensor) -> TracedNetwork:
-    """The network with, in the place of every weight, the root mean square of its gradient over batches."""
+def _mixing(network: TracedNetwork) -> list[Part]:
+    return [part for part in parts_of(network) if not part.per_unit]
+
+
+def _n_clusterable(matrix: FloatArray) -> int:
+    """Number of rows, or columns if they are fewer, with an entry other than 0."""
+    return int(min(matrix.any(1).sum(), matrix.any(0).sum()))
+
+
+def _gradients(network: TracedNetwork, x: Tensor, y: Tensor) -> TracedNetwork:
+    """The network with the root mean square over batches of each weight's gradient in place of the weight."""
+    check_labelled(network, x, y)
     maps = [m for m in network.architecture.maps if not m.is_norm]
     state = dict(network.state)
     squares = {m.weight: torch.zeros_like(state[m.weight]) for m in maps}
     size = batch_size(network)
-    batches = list(zip(x.split(size), y.split(size), strict=True))
+    batches = list(zip(x.split(size), y.long().split(size), strict=True))
     for inputs, labels in batches:
         weights = {name: state[name].detach().requires_grad_() for name in squares}
         loss = functional.cross_entropy(replace(network, state={**state, **weights})(inputs), labels)
         for name, gradient in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
             squares[name] += gradient.square() / len(batches)
-    architecture = replace(
-        network.architecture, maps=tuple(m if m.is_norm else replace(m, norm=None) for m in network.architecture.maps)
-    )
-    return TracedNetwork(architecture, {**state, **{name: value.sqrt() for name, value in squares.items()}})
+    unfolded = tuple(m if m.is_norm else replace(m, norm=None) for m in network.architecture.maps)
+    roots = {name: value.sqrt() for name, value in squares.items()}
+    return TracedNetwork(replace(network.architecture, maps=unfolded), {**state, **roots})

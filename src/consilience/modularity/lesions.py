@@ -1,7 +1,7 @@
 """What a network loses when units are switched off: each cluster, two clusters at a time, or as many random units.
 
-A unit is *off* where its activation, as read, is zero: its outgoing weights are zero in every map that mixes units.
-Layers that are tied are lesioned together. A cluster is all units of one label, whatever their layers.
+A unit is *off* if its activation, as other maps read it, is zero: its outgoing weights are zero in every map that mixes
+units. Tied layers are lesioned together. A cluster is all units of one label in all layers.
 
 Axis legend: ``n`` samples, ``u`` units, ``c`` clusters, ``r`` random sets of units.
 """
@@ -13,28 +13,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
+from consilience.checks import check_count, describe
+from consilience.clustering.spectral import FloatArray
 from consilience.errors import InputError
-from consilience.signals.batches import batch_size
-from consilience.units.architecture import Layer, TracedNetwork
-
-FloatArray = NDArray[np.float64]
-Labels = Tensor | NDArray[np.integer]
+from consilience.modularity.outputs import check_labelled, logits
+from consilience.modularity.unit_labels import cluster_numbers, hidden_labels, hidden_layer
+from consilience.units.architecture import TracedNetwork
 
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """By how much lesions worsen one measure: positive where the units were of use.
+    """By how much lesions worsen the accuracy or the loss: positive if the units are of use.
 
     Attributes
     ----------
-    before : the measure of the whole network.
+    before : accuracy or loss of the whole network.
     single : (c,) change with one cluster off.
     random : (c, r) change with random units off instead, as many in each layer as the cluster has there.
-    double : (c, c) change with two clusters off; the single one on the diagonal.
+    double : (c, c) change with two clusters off; ``single`` on the diagonal.
     """
 
     before: float
@@ -58,7 +58,7 @@ class Effects:
     def importance(self) -> FloatArray:
         """How much more a cluster matters than random units, z = (single − mean) / sd: (c,).
 
-        Where all random sets change the measure alike, it is ±∞, or NaN if the cluster does so too.
+        If all random sets have equal changes, it is ±∞, or NaN if the cluster's change is the same.
         """
         z: FloatArray = np.full(len(self.single), np.nan)
         alike = np.ptp(self.random, axis=1) == 0
@@ -69,14 +69,14 @@ class Effects:
 
     @property
     def p(self) -> FloatArray:
-        """(1 + random sets that matter at least as much as the cluster) / (1 + r): (c,)."""
+        """(1 + number of random sets that matter at least as much as the cluster) / (1 + r): (c,)."""
         at_least = (self.random >= self.single[:, None]).sum(1)
         p: FloatArray = (1 + at_least) / (1 + self.random.shape[1])
         return p
 
     @property
     def excess(self) -> FloatArray:
-        """What two clusters off change beyond the sum of what each does: (c, c), NaN on the diagonal."""
+        """Change with two clusters off minus the sum of the single changes: (c, c), NaN on the diagonal."""
         excess: FloatArray = self.double - self.single[:, None] - self.single
         np.fill_diagonal(excess, np.nan)
         return excess
@@ -84,14 +84,14 @@ class Effects:
 
 @dataclass(frozen=True, eq=False)
 class Lesions:
-    """What clusters are worth to a network.
+    """Effects of switching off clusters.
 
     Attributes
     ----------
-    labels : (c,) of the clusters, ascending.
-    sizes : (c,) units of each, in all layers; those of tied layers count once.
-    accuracy : drops of the accuracy, 0 to 1.
-    loss : rises of the mean cross-entropy, in nats.
+    labels : (c,) labels of the clusters, ascending.
+    sizes : (c,) units of each in all layers; those of tied layers count once.
+    accuracy : decreases of the accuracy, 0 to 1.
+    loss : increases of the mean cross-entropy, in nats.
     """
 
     labels: tuple[int, ...]
@@ -102,94 +102,84 @@ class Lesions:
 
 def lesions(
     network: TracedNetwork,
-    clusters: Mapping[str, Labels],
+    clusters: Mapping[str, ArrayLike | Tensor],
     x: Tensor,
     y: Tensor,
     *,
     n_random: int = 100,
     random_state: int = 0,
 ) -> Lesions:
-    """Switch off each cluster, every two of them, and random units, and read accuracy and loss.
+    """Switch off each cluster, every two of them, and random units, and measure accuracy and loss.
 
-    Random units are drawn without replacement from all units of the same layers, the cluster's own and those of no
-    cluster among them: in each layer, as many as the cluster has there.
+    Random units are drawn without replacement from all units of the same layers, those of the cluster and of no cluster
+    included: in each layer, as many as the cluster has there.
 
     Parameters
     ----------
     network : any traced network.
-    clusters : hidden layer → labels (u,) of its units, −1 for no cluster. Layers that are not named have no clusters,
-        and a label is one cluster in all layers.
+    clusters : hidden layer → labels (u,) of its units, −1 for no cluster. Layers not named have no clusters; a label is
+        one cluster in all layers.
     x, y : inputs (n, ...) and their classes (n,).
     n_random : random sets for each cluster, 2 or more.
-    random_state : seed; the random sets of a cluster do not depend on which others there are.
+    random_state : seed; the random sets of a cluster do not depend on the other clusters.
 
     Raises
     ------
     InputError
-        If the clusters do not fit the network or there are none, x and y are not inputs and classes of the network, or
-        ``n_random`` or ``random_state`` is out of its range.
+        If clusters do not fit the network or there are none, x and y are not inputs and classes of the network, or
+        ``n_random`` or ``random_state`` is out of range.
 
     References
     ----------
-    Filan, Casper, Hod, Wild, Critch and Russell (2021), Clusterability in neural networks. There the units of a cluster
-    in one layer are lesioned at a time; here, in all layers together.
+    Filan, Casper, Hod, Wild, Critch and Russell (2021), Clusterability in neural networks. They lesion the units of a
+    cluster one layer at a time; here, all layers are lesioned together.
     """
-    found = read_clusters(network, clusters)
+    of_unit = hidden_labels(clusters, network)
     check_labelled(network, x, y)
-    if n_random < 2:
-        raise InputError("too few random sets", where="n_random", got=n_random, expected="2 or more")
-    if random_state < 0:
-        raise InputError("the seed is negative", where="random_state", got=random_state, expected="0 or more")
-    labels = cluster_labels(found)
-    off = [{name: of == label for name, of in found.items()} for label in labels]
-    whole = _badness(network, x, y)
+    check_count("n_random", n_random, 2)
+    check_count("random_state", random_state, 0)
+    labels = cluster_numbers(of_unit)
+    off = [{name: values == label for name, values in of_unit.items()} for label in labels]
+    before = _badness(network, x, y)
 
     def change(units: Mapping[str, Tensor]) -> FloatArray:
-        return _badness(without_units(network, units), x, y) - whole
+        return _badness(without_units(network, units), x, y) - before
 
     single = np.array([change(units) for units in off])
-    random = np.array([
-        [change(drawn) for drawn in _random_sets(units, n_random, (random_state, label))]
-        for label, units in zip(labels, off, strict=True)
-    ])  # fmt: skip
+    drawn = [_random_sets(units, n_random, (random_state, label)) for label, units in zip(labels, off, strict=True)]
+    random = np.array([[change(units) for units in sets] for sets in drawn])
     double = np.empty((len(labels), len(labels), 2))
     for a, first in enumerate(off):
         double[a, a] = single[a]
         for b, second in enumerate(off[:a]):
-            double[a, b] = double[b, a] = change({name: first[name] | second[name] for name in found})
+            double[a, b] = double[b, a] = change({name: first[name] | second[name] for name in of_unit})
     sizes = tuple(sum(int(mask.sum()) for mask in units.values()) for units in off)
-    accuracy, loss = (
-        Effects(before, single[:, i], random[:, :, i], double[:, :, i])
-        for i, before in enumerate((-float(whole[0]), float(whole[1])))
-    )
+    accuracy = Effects(-float(before[0]), single[:, 0], random[:, :, 0], double[:, :, 0])
+    loss = Effects(float(before[1]), single[:, 1], random[:, :, 1], double[:, :, 1])
     return Lesions(labels, sizes, accuracy, loss)
 
 
 def without_units(network: TracedNetwork, off: Mapping[str, Tensor]) -> TracedNetwork:
-    """Return the network with units off: every map that mixes units reads zero of them.
+    """Return the network with units off: every map that mixes units reads zero from them.
 
-    Maps per unit, as depthwise convolutions and norms of a stream, pass them on to tied layers, which are lesioned too.
-    What follows an activation before it is read, as pooling, does not matter; a layer norm still sees the units.
-    Batch norms of the maps concerned are folded.
+    Maps of each unit to itself, such as depthwise convolutions and norms of a stream, lead to tied layers, which are
+    lesioned too. A layer norm still reads the units. Batch norms of changed maps are folded.
 
     Parameters
     ----------
     network : any traced network.
-    off : hidden layer → (u,) bool, True for units to switch off; of tied layers, the union.
+    off : hidden layer → (u,) bool, True for units to switch off; in tied layers, the union is off.
 
     Raises
     ------
     InputError
-        If there is no such layer, it is not hidden, or a mask does not fit it.
+        If a layer does not exist or is not hidden, or a mask does not fit it.
     """
     architecture, dead = network.architecture, dict[str, Tensor]()
     for name, mask in off.items():
-        layer = _hidden(network, name)
-        if mask.shape != (layer.width,) or mask.dtype != torch.bool:
-            raise InputError(
-                "not a mask of the layer's units", where=f"layer '{name}'", got=f"{mask.dtype} {tuple(mask.shape)}",
-                expected=f"torch.bool ({layer.width},)",
-            )  # fmt: skip
+        width = hidden_layer(network, name).width
+        if mask.shape != (width,) or mask.dtype != torch.bool:
+            raise InputError(f"off[{name!r}] must be bool ({width},), got {describe(mask)}")
         first = architecture.first(name)
         dead[first] = dead[first] | mask if first in dead else mask
     dead = {name: mask for name, mask in dead.items() if bool(mask.any())}
@@ -206,96 +196,6 @@ def without_units(network: TracedNetwork, off: Mapping[str, Tensor]) -> TracedNe
     return network
 
 
-def read_clusters(network: TracedNetwork, clusters: Mapping[str, Labels]) -> dict[str, Tensor]:
-    """Return the labels (u,) as int64, by the first layer of each family.
-
-    Raises
-    ------
-    InputError
-        If there is no such layer, it is not hidden, labels are not one whole number of −1 or more for each unit, tied
-        layers differ, or there is no cluster at all.
-    """
-    found = dict[str, Tensor]()
-    for name, labels in clusters.items():
-        layer = _hidden(network, name)
-        given = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-        if given.shape != (layer.width,):
-            raise InputError(
-                "not one label for each unit", where=f"layer '{name}'", got=given.shape, expected=(layer.width,)
-            )
-        if given.dtype.kind not in "iu" or int(given.min()) < -1:
-            raise InputError(
-                "not labels of clusters", where=f"layer '{name}'", got=f"{given.dtype}, at least {given.min()}",
-                expected="whole numbers, 0 or more, or −1 for units of no cluster",
-            )  # fmt: skip
-        first, own = network.architecture.first(name), torch.from_numpy(given.astype(np.int64))
-        if not torch.equal(found.setdefault(first, own), own):
-            raise InputError(
-                "tied layers have different clusters", where=f"layers '{first}' and '{name}'",
-                cure="name one of them",
-            )  # fmt: skip
-    if not cluster_labels(found):
-        raise InputError(
-            "there are no clusters", where="clusters", got="no layer" if not found else "labels that are all −1"
-        )
-    return found
-
-
-def cluster_labels(clusters: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Return the labels of all clusters, ascending."""
-    return tuple(sorted({label for labels in clusters.values() for label in labels.tolist() if label >= 0}))
-
-
-def check_labelled(network: TracedNetwork, x: Tensor, y: Tensor) -> None:
-    """Refuse what are not finite inputs of a network and their classes.
-
-    Raises
-    ------
-    InputError
-        As said.
-    """
-    shape, n_classes = network.architecture.program.input_shape, network.architecture.output.width
-    dtype = next(value.dtype for value in network.state.values())
-    if x.dtype != dtype:
-        raise InputError("x has the wrong type", where="x", got=x.dtype, expected=f"{dtype}, as the parameters are")
-    if tuple(x.shape[1:]) != shape or len(x) == 0:
-        raise InputError(
-            "x has the wrong shape", where="x", got=tuple(x.shape), expected=f"(n, {', '.join(map(str, shape))}), n ≥ 1"
-        )
-    bad = ~torch.isfinite(x).flatten(1).all(1)
-    if bool(bad.any()):
-        raise InputError(
-            "x is not finite", where=f"row {int(bad.nonzero()[0])}", got=f"{int(bad.sum())} rows with NaN or infinity",
-            cure="remove these rows",
-        )  # fmt: skip
-    if y.shape != (len(x),) or y.dtype != torch.int64:
-        raise InputError(
-            "not one class for each sample", where="y", got=f"{y.dtype} {tuple(y.shape)}",
-            expected=f"torch.int64 ({len(x)},)",
-        )  # fmt: skip
-    if int(y.min()) < 0 or int(y.max()) >= n_classes:
-        raise InputError(
-            "the classes do not fit the outputs", where="y", got=f"{int(y.min())} to {int(y.max())}",
-            expected=f"0 to {n_classes - 1}",
-        )  # fmt: skip
-
-
-def logits(network: TracedNetwork, x: Tensor) -> Tensor:
-    """Return the outputs (n, o) for inputs x (n, ...), in batches and without gradients."""
-    with torch.no_grad():
-        return torch.cat([network(batch) for batch in x.split(batch_size(network))])
-
-
-def _hidden(network: TracedNetwork, name: str) -> Layer:
-    layer = network.architecture.layer(name)
-    if not layer.interchangeable:
-        raise InputError(
-            "only hidden layers can be lesioned", where=f"layer '{name}'",
-            expected=", ".join(repr(each.name) for each in network.architecture.hidden),
-        )  # fmt: skip
-    return layer
-
-
 def _random_sets(units: Mapping[str, Tensor], n: int, seed: Sequence[int]) -> Iterator[dict[str, Tensor]]:
     """Masks of random units, as many in each layer as given."""
     generator = np.random.default_rng(seed)
@@ -304,7 +204,7 @@ def _random_sets(units: Mapping[str, Tensor], n: int, seed: Sequence[int]) -> It
 
 
 def _badness(network: TracedNetwork, x: Tensor, y: Tensor) -> FloatArray:
-    """Accuracy, negative, and loss: (2,)."""
+    """Negative accuracy, and loss: (2,)."""
     outputs = logits(network, x)
     accuracy = float((outputs.argmax(1) == y).double().mean())
-    return np.array([-accuracy, float(functional.cross_entropy(outputs.double(), y))])
+    return np.array([-accuracy, float(functional.cross_entropy(outputs.double(), y.long()))])

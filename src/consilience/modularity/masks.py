@@ -1,4 +1,4 @@
-"""Factors for the edges of a network as tensors of its parameters' shapes, and the hard mask made of them.
+"""Factors for the weights of a network, and the hard mask between clusters that is made of them.
 
 Axis legend: ``u`` units written, ``i`` units read, ``s`` weights of one unit written for one read.
 """
@@ -13,58 +13,55 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from consilience.errors import InputError
-from consilience.modularity.cross import checked_clusters, same_cluster
 from consilience.modularity.graph import parts_of, traced
+from consilience.modularity.unit_labels import matrix_labels, same_cluster
 from consilience.training.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
 from consilience.units.maps import Weights
 
 
 def edge_factors(network: TracedNetwork, factor: Callable[[str, str], NDArray | None]) -> dict[str, Tensor]:
-    """Return, for every weight that mixes units, a factor for each of its entries.
+    """Return, for every weight that mixes units, a factor for each of its entries: parameter → tensor of its shape.
 
     Parameters
     ----------
     network : the network.
-    factor : (read, written) → a number for each two units of these groups (u, i), or None for 1.
-
-    Returns
-    -------
-    Parameter name → tensor of its shape. A convolution's kernel has one factor for all its entries.
+    factor : (read, written) → (u, i) a number for every two units of these groups, or None for 1. All entries of a
+        kernel have the same factor.
     """
     factors = dict[str, Tensor]()
     parts = parts_of(network)
     for m in network.architecture.maps:
-        own = [next(parts) for _ in m.inputs]
+        parts_of_map = [next(parts) for _ in m.inputs]
         if m.per_unit:
             continue
         placed = []
-        for part in own:
+        for part in parts_of_map:
             numbers = factor(part.read, part.written)
             ones = torch.ones_like(part.weights)
             placed.append(ones if numbers is None else ones * torch.as_tensor(numbers).to(ones)[:, :, None])
         weights = Weights(tuple(placed), ones.new_zeros(len(ones)))
-        alone = replace(m, norm=None, bias=None)  # what follows a weight keeps its own values
-        factors |= alone.written(network.state, network.architecture.widths, weights)
+        unfolded = replace(m, norm=None, bias=None)  # biases and norms have no factors
+        factors |= unfolded.written(network.state, network.architecture.widths, weights)
     return factors
 
 
 class BlockMask(Callback):
-    """No weights between different clusters: the network that a loss of modularity is to be compared with.
+    """Set weights between different clusters to zero: the bound that a loss of modularity is compared with.
 
-    Weights between layers of which one has no clusters stay. As a callback of `consilience.train_population` it acts
-    after every step, and as a function on a module, in any training loop.
+    Weights of units without a cluster stay. As a callback of `consilience.train_population` it acts after every step;
+    in any other training loop, call it with the module.
 
     Parameters
     ----------
-    clusters : layer → cluster of each unit (u,).
-    network : a network of the kind that will be trained; widths included.
+    clusters : layer → cluster of each unit (u,), −1 for none.
+    network : a network of the kind and widths that will be trained.
     example_input : (n, ...) inputs on which a module is traced.
 
     Raises
     ------
     InputError
-        If clusters do not fit the layers, or no weight matrix lies between two of these.
+        If clusters do not fit the layers, or no weight matrix is between two of these.
     """
 
     def __init__(
@@ -74,14 +71,14 @@ class BlockMask(Callback):
         example_input: Tensor | None = None,
     ) -> None:
         network = traced(network, example_input)
-        checked = checked_clusters(clusters, network)
-        self.clusters = {name: labels.tolist() for name, labels in checked.items()}
+        labels = matrix_labels(clusters, network)
+        self.clusters = {name: values.tolist() for name, values in labels.items()}
 
         def same(read: str, written: str) -> NDArray | None:
-            if read not in checked or written not in checked:
+            if read not in labels or written not in labels:
                 return None
-            without = (checked[written] < 0)[:, None] | (checked[read] < 0)  # of no cluster: their weights stay
-            kept: NDArray = same_cluster(checked[written], checked[read]) | without
+            unclustered = (labels[written] < 0)[:, None] | (labels[read] < 0)
+            kept: NDArray = same_cluster(labels[written], labels[read]) | unclustered
             return kept
 
         self.masks = {name: mask for name, mask in edge_factors(network, same).items() if not bool(mask.all())}
@@ -94,12 +91,12 @@ class BlockMask(Callback):
     def after_step(self, member: int, step: int, parameters: Mapping[str, Tensor]) -> None:
         """Set a member's weights between clusters to zero."""
         for name, mask in self.masks.items():
-            if name not in parameters or parameters[name].shape != mask.shape:
+            got = tuple(parameters[name].shape) if name in parameters else "none that is trained"
+            if got != tuple(mask.shape):
                 raise InputError(
-                    "a mask does not fit the network", where=f"'{name}'",
-                    got=tuple(parameters[name].shape) if name in parameters else "no parameter that is trained",
-                    expected=tuple(mask.shape), cure="make the mask for a network of this kind, all trained",
-                )  # fmt: skip
+                    f"parameter {name!r} must have shape {tuple(mask.shape)}, as the mask, got {got}",
+                    cure="make the mask for a network of these widths",
+                )
             parameters[name].mul_(mask.to(parameters[name].device))
 
     def __repr__(self) -> str:

@@ -1,50 +1,54 @@
-"""Graphs as a network would have them if its weights were where they are by chance.
+"""Shuffled graphs of a network, and a value compared with those of shuffled graphs.
 
-- ``"permute"``: the weights of every map change places (Filan et al. 2021). Nothing but their values is
-  kept: neither which units are strong, nor, where zeros are many, how the others are spread.
-- ``"permute-nonzero"``: weights that are not zero change places among themselves, and zeros stay.
+- ``"permute"``: the weights of every map are permuted (Filan et al. 2021). Neither the units' degrees nor the places of
+  zeros are kept.
+- ``"permute-nonzero"``: weights other than zero are permuted among themselves, and zeros stay.
 - ``"degree-preserving"``: every unit keeps, in every map, the number of its edges and the sum of their weights. Edges
-  are rewired by trades between units (curveball; Strona et al. 2014), then weights are dealt out anew and scaled by
-  rows and columns in turn until the sums are what they were (Sinkhorn and Knopp 1967). What is left to differ is
-  whether strong edges lead to the same units, the question of modularity.
+  are rewired by trades between units (curveball; Strona et al. 2014), then weights are permuted, and scaled by rows and
+  columns in turn until the sums are the same (Sinkhorn and Knopp 1967). All that differs then is whether strong edges
+  lead to the same units, the question of modularity.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from consilience.checks import check_choice
 from consilience.clustering.spectral import FloatArray
-from consilience.errors import InputError
 from consilience.modularity.graph import Edges, UnitGraph
 
 Null = Literal["permute", "permute-nonzero", "degree-preserving"]
 BoolArray = NDArray[np.bool_]
-TRADES = 5  # for each unit: a few are enough to forget where edges were (Strona et al. 2014)
-SCALINGS, TOLERANCE = 200, 1e-6  # at most so many, until sums are kept to this part of themselves
+TRADES = 5  # for each unit: the new places then do not depend on the old ones (Strona et al. 2014)
+SCALINGS, TOLERANCE = 200, 1e-6  # largest number of scalings, and the relative error of sums at which they end
+TIE = 1e-9  # values that differ by less, relatively, are equal up to rounding
 
 
 def null_graph(graph: UnitGraph, null: Null, generator: Generator) -> UnitGraph:
-    """Return a graph with the same nodes and other edges, as `null` has them.
-
-    Raises
-    ------
-    InputError
-        If there is no null of this name.
-    """
-    check_null(null)
-    return replace(graph, edges=tuple(_shuffled(each, NULLS[null], generator) for each in graph.edges))
+    """Return a graph with the same nodes and shuffled edges."""
+    check_choice("null", null, NULLS)
+    return replace(graph, edges=tuple(_shuffled(edges, NULLS[null], generator) for edges in graph.edges))
 
 
-def check_null(null: str) -> None:
-    """Refuse a name that no null has."""
-    if null not in NULLS:
-        raise InputError("there is no such null", where="null", got=repr(null), expected=", ".join(get_args(Null)))
+def z_score(value: float, null: FloatArray) -> float:
+    """Return (value − mean of the null) / its standard deviation; NaN if the null does not vary beyond rounding."""
+    finite = null[np.isfinite(null)]
+    if len(finite) < 2:
+        return math.nan
+    mean, spread = float(finite.mean()), float(finite.std(ddof=1))
+    return (value - mean) / spread if spread > TIE * abs(mean) else math.nan
+
+
+def p_lower(value: float, null: FloatArray) -> float:
+    """Return (number of copies with a lower or equal value + 1) / (number of copies + 1)."""
+    return (int((null <= value + TIE * max(1.0, abs(value))).sum()) + 1) / (len(null) + 1)
 
 
 def permuted(weights: FloatArray, generator: Generator) -> FloatArray:
@@ -53,16 +57,16 @@ def permuted(weights: FloatArray, generator: Generator) -> FloatArray:
 
 
 def permuted_nonzero(weights: FloatArray, generator: Generator) -> FloatArray:
-    """Return an array with its entries other than zero in a random order among their places."""
+    """Return an array with its entries other than zero permuted among themselves."""
     shuffled = weights.copy()
     shuffled[weights != 0] = generator.permuted(weights[weights != 0])
     return shuffled
 
 
 def degree_preserving(matrix: FloatArray, generator: Generator) -> FloatArray:
-    """Return a random matrix (u, i) with as many entries in each row and column, and, nearly always, the same sums.
+    """Return a random matrix (u, i) with as many entries in each row and column, and the same sums.
 
-    Where edges are so few that no weights on the rewired ones have these sums, they are approached.
+    With very few edges, no weights on the rewired ones may have these sums, which are then approximate.
     """
     places = _rewired(matrix > 0, generator) if (matrix == 0).any() else np.ones_like(matrix, dtype=bool)
     shuffled = np.zeros_like(matrix)
@@ -87,7 +91,7 @@ NULLS: dict[str, Callable[[FloatArray, Generator], FloatArray]] = {
 def _shuffled(edges: Edges, shuffle: Callable[[FloatArray, Generator], FloatArray], generator: Generator) -> Edges:
     if shuffle is not degree_preserving:
         return replace(edges, weights=shuffle(edges.weights, generator))
-    if edges.per_unit:  # each unit has one edge: there is no other graph of these degrees
+    if edges.per_unit:  # each unit has one edge: no other graph has these degrees
         return edges
     return replace(edges, weights=shuffle(edges.matrix, generator)[:, :, None])
 
@@ -96,11 +100,11 @@ def _rewired(places: BoolArray, generator: Generator) -> BoolArray:
     """A random matrix of 0 and 1 with the same sums of rows and columns."""
     places, n_rows = places.copy(), len(places)
     for first, second in generator.integers(n_rows, size=(TRADES * n_rows, 2)).tolist():
-        own = np.flatnonzero(places[first] != places[second])  # what one of the two has
-        given = generator.permuted(places[first, own])
-        places[first, own], places[second, own] = given, ~given
+        traded = np.flatnonzero(places[first] != places[second])  # columns of one of the two rows alone
+        given = generator.permuted(places[first, traded])
+        places[first, traded], places[second, traded] = given, ~given
     return places
 
 
-def _ratio(wanted: FloatArray, found: FloatArray) -> FloatArray:
-    return np.divide(wanted, found, out=np.zeros_like(wanted), where=found > 0)
+def _ratio(wanted: FloatArray, sums: FloatArray) -> FloatArray:
+    return np.divide(wanted, sums, out=np.zeros_like(wanted), where=sums > 0)

@@ -1,8 +1,7 @@
-"""Pruning by magnitude while training goes on: a growing share of the smallest entries of each weight matrix is zero.
+"""Pruning by magnitude during training: a growing share of the smallest entries of each weight matrix is set to zero.
 
 Between steps t₀ and t₁ the share grows from s₀ to s₁ as ``s₁ + (s₀ − s₁)(1 − (t − t₀)/(t₁ − t₀))³`` (Zhu and Gupta
-2017, equation 1). What is pruned is seen anew after every step: nothing is remembered, and a weight that has grown
-large again would come back.
+2017, equation 1). The smallest entries are selected again after every step: an entry that has grown is kept.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from consilience.training.callbacks import Callback
 
 @dataclass(frozen=True)
 class MagnitudePruning(Callback):
-    """Prune all parameters of two dimensions or more, each by itself.
+    """Prune every parameter of two dimensions or more.
 
-    As a callback of `consilience.train_population` it acts after every step; as a function of a module and the step, in
-    any training loop.
+    As a callback of `consilience.train_population` it acts after every step; in any other training loop, call it with
+    the module and the step.
 
     Attributes
     ----------
-    begin, end : gradient steps (from 1) at which the share begins and ends to grow; before, nothing is pruned.
-    start, final : shares of entries that are zero then; 50 % and 90 % as in Filan et al. 2021.
+    begin, end : gradient steps (from 1) between which the share grows; before, nothing is pruned.
+    start, final : shares of entries that are zero at these steps; 50 % and 90 % as in Filan et al. 2021.
 
     Raises
     ------
     InputError
-        If a share or a step makes no sense.
+        Unless 0 <= start <= final < 1 and 1 <= begin < end.
 
     Examples
     --------
@@ -48,15 +47,10 @@ class MagnitudePruning(Callback):
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.final < 1:
-            raise InputError(
-                "shares of pruned weights make no sense", where="start, final", got=f"{self.start}, {self.final}",
-                expected="0 or more, ascending, below 1",
-            )  # fmt: skip
+            got = f"{self.start} and {self.final}"
+            raise InputError(f"start and final must be shares with 0 <= start <= final < 1, got {got}")
         if not 1 <= self.begin < self.end:
-            raise InputError(
-                "steps of pruning make no sense", where="begin, end", got=f"{self.begin}, {self.end}",
-                expected="1 or more, ascending",
-            )  # fmt: skip
+            raise InputError(f"begin and end must be steps with 1 <= begin < end, got {self.begin} and {self.end}")
 
     def share(self, step: int) -> float:
         """Return the share of entries that are zero after a step."""
@@ -74,7 +68,7 @@ class MagnitudePruning(Callback):
         """Prune a member's parameters."""
         share = self.share(step)
         for value in parameters.values():
-            n_zero = min(round(share * value.numel()), value.numel() - 1)  # one is left even of the smallest matrix
+            n_zero = min(round(share * value.numel()), value.numel() - 1)  # at least one entry stays
             if value.ndim >= 2 and n_zero > 0:
                 sizes = value.abs().flatten()
                 smallest = torch.zeros_like(sizes, dtype=torch.bool)

@@ -21,10 +21,10 @@ from consilience.modularity import (
     specialisation,
 )
 from consilience.modularity.circuits import CRITERIA
-from consilience.modularity.cross import entries
+from consilience.modularity.cross import clusterable_matrices, entries
 from consilience.modularity.graph import parts_of
-from consilience.modularity.lesions import check_labelled
 from consilience.modularity.nulls import Null
+from consilience.modularity.outputs import check_labelled
 from consilience.population import Population
 from consilience.report.modularity import (
     CircuitRow,
@@ -152,11 +152,10 @@ def found_text(result: ModularityResult) -> str:
 
 
 def _cross(network: TracedNetwork, random_state: int) -> list[CrossModularity]:
-    """C of the matrices that have as many rows and columns as there are clusters; none may have."""
-    try:
-        return cross_modularity(network, "joint", CROSS_CLUSTERS, n_null=CROSS_NULLS, random_state=random_state)
-    except InputError:
+    """C of the matrices with at least as many rows and columns as clusters, possibly none."""
+    if not clusterable_matrices(network, CROSS_CLUSTERS):
         return []
+    return cross_modularity(network, "joint", CROSS_CLUSTERS, n_null=CROSS_NULLS, random_state=random_state)
 
 
 def _row(

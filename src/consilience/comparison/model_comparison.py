@@ -18,11 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from consilience.clustering.samples import Labels, purity
 from consilience.comparison.checks import check_cache, check_parameters, resolve_n_clusters
+from consilience.comparison.clusterings import View, Viewing
 from consilience.comparison.consensus import Consensus, check_method, find_consensus
 from consilience.comparison.groups import Groups, group_models
-from consilience.comparison.layers import Patterns, calls, find_places
-from consilience.comparison.models import Models, modules_of, snapshots_of
-from consilience.comparison.samples import Samples, check_samples
+from consilience.comparison.inputs import Samples, check_samples
+from consilience.comparison.modules import Models, modules_of, snapshots_of
+from consilience.comparison.places import Patterns, calls, find_places
 from consilience.comparison.similarity import (
     Measure,
     as_distance,
@@ -31,7 +32,6 @@ from consilience.comparison.similarity import (
     null_z,
     representation_similarities,
 )
-from consilience.comparison.viewing import View, Viewing
 from consilience.errors import InputError
 
 Array = NDArray[np.float64]

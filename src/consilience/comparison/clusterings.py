@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from consilience.clustering.samples import Labels, Points, cluster, reduce
 from consilience.comparison.cache import recorded
-from consilience.comparison.samples import Ids
+from consilience.comparison.inputs import Ids
 
 
 @dataclass(frozen=True, eq=False)

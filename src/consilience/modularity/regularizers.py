@@ -1,4 +1,4 @@
-"""Terms of a loss under which a network becomes modular, for any training loop: ``loss = task + weight * term(net)``.
+"""Terms of a loss that make a network modular, for any training loop: ``loss = task + weight * term(net)``.
 
 - `EigenvalueLoss`: the mean of the 2nd to (k + 1)th smallest eigenvalues λ of the normalised Laplacian of the network's
   graph, a relaxation of the n-cut (Filan et al. 2021). Its gradient is closed: with unit vectors u and
@@ -6,14 +6,14 @@
 
       ∂λ/∂|w_mn| = (y_m − y_n)² − λ (y_m² + y_n²).
 
-  The sum over several eigenvalues has a gradient where some of them are equal, too: it is that of a trace, and the same
-  for every basis of their space; the eigenvalue 0 and its vectors are counted in, as they add nothing where there is
-  one and belong to the space where there are more. Where the (k + 1)th is equal to the next, there is none, and what is
-  returned is one of its limits. A weight of 0 has the gradient 0: what has been pruned stays so.
+  The sum over several eigenvalues is a trace, and has a gradient even if some of them are equal: it is the same for
+  every basis of their eigenspace. The sum includes the eigenvalue 0, which adds nothing if it is simple. If the
+  (k + 1)th eigenvalue equals the next, the gradient is one of several limits. A weight of 0 has the gradient 0: pruned
+  weights stay 0.
 - `CrossClusterLoss`: the mean enmeshment 1 − C of the matrices between layers with clusters (Golechha et al. 2025, who
   write ``task − λ C``).
 
-In a population, `Penalty` is their callback.
+`Penalty` is their callback in the training of a population.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from consilience.checks import check_count
 from consilience.clustering.spectral import Spectrum, degrees, spectrum
-from consilience.errors import InputError
-from consilience.modularity.cross import checked_clusters, same_cluster
 from consilience.modularity.graph import UnitGraph, node_groups, parts_of, traced
+from consilience.modularity.unit_labels import matrix_labels, same_cluster
 from consilience.training.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
 
 
 class EigenvalueLoss:
-    """The mean of the smallest eigenvalues of the Laplacian but the first; 0 to 2.
+    """The mean of the 2nd to (k + 1)th smallest eigenvalues of the Laplacian; 0 to 2.
 
     Parameters
     ----------
-    network : a network of the kind that will be trained; widths included.
+    network : a network of the kind and widths that will be trained.
     example_input : (n, ...) inputs on which a module is traced.
     n_eigenvalues : k; 3 as published.
 
@@ -62,28 +62,18 @@ class EigenvalueLoss:
         self, network: nn.Module | TracedNetwork, example_input: Tensor | None = None, n_eigenvalues: int = 3
     ) -> None:
         network = traced(network, example_input)
+        check_count("n_eigenvalues", n_eigenvalues, 1, sum(node_groups(network).values()) - 1)
         self.n_eigenvalues, self._architecture = n_eigenvalues, network.architecture
-        n_units = sum(node_groups(network).values())
-        if not 1 <= n_eigenvalues < n_units:
-            raise InputError(
-                "a graph has no such number of eigenvalues", where="n_eigenvalues", got=n_eigenvalues,
-                expected=f"1 to {n_units - 1}",
-            )  # fmt: skip
-        self._last: Spectrum | None = None
 
     def __call__(self, module: nn.Module) -> Tensor:
-        """Return the term for a module as it is now; the eigenvectors of the last call are where the search starts."""
-        value, self._last = self._value(_own(module), self._last)
-        return value
+        """Return the term for a module in its current state."""
+        return self.of(_state(module))
 
     def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the term for parameters and buffers by name; it depends on nothing else."""
-        return self._value(parameters, None)[0]
+        """Return the term for parameters and buffers by name.
 
-    def __repr__(self) -> str:
-        return f"EigenvalueLoss(n_eigenvalues={self.n_eigenvalues})"
-
-    def _value(self, parameters: Mapping[str, Tensor], like: Spectrum | None) -> tuple[Tensor, Spectrum | None]:
+        It is NaN for a network with weights that are not finite, or with no more than k units with an edge.
+        """
         network = TracedNetwork(self._architecture, parameters)
         graph, matrices, places = UnitGraph(node_groups(network), ()), [], []
         for part in parts_of(network):
@@ -92,13 +82,14 @@ class EigenvalueLoss:
             places.append((graph.nodes(part.written), graph.nodes(part.read)))
         arrays = [matrix.detach().double().cpu().numpy() for matrix in matrices]
         blocks = [(*place, array) for place, array in zip(places, arrays, strict=True)]
-        finite = all(np.isfinite(array).all() for array in arrays)
-        if not finite or (degrees(graph.n_nodes, blocks) > 0).sum() <= self.n_eigenvalues:
-            # Of a network that has diverged, or has all but vanished: so does the term.
-            return torch.stack([matrix.sum() for matrix in matrices]).sum() * torch.nan, None
-        found = spectrum(graph.n_nodes, blocks, self.n_eigenvalues + 1, like)
-        value: Tensor = _MeanEigenvalue.apply(found, places, *matrices)
-        return value, found
+        degree = degrees(graph.n_nodes, blocks)
+        if not np.isfinite(degree).all() or (degree > 0).sum() <= self.n_eigenvalues:
+            return torch.stack([matrix.sum() for matrix in matrices]).sum() * torch.nan
+        value: Tensor = _MeanEigenvalue.apply(spectrum(blocks, degree, self.n_eigenvalues + 1), places, *matrices)
+        return value
+
+    def __repr__(self) -> str:
+        return f"EigenvalueLoss(n_eigenvalues={self.n_eigenvalues})"
 
 
 class CrossClusterLoss:
@@ -106,18 +97,18 @@ class CrossClusterLoss:
 
     Parameters
     ----------
-    network : a network of the kind that will be trained; widths included.
+    clusters : layer → cluster of each unit (u,), of at least two layers of which one reads the other.
+    network : a network of the kind and widths that will be trained.
     example_input : (n, ...) inputs on which a module is traced.
-    clusters : layer → cluster of each unit (u,), of at least two layers that follow each other.
 
     Raises
     ------
     InputError
-        If clusters do not fit the layers, or no weight matrix lies between two of these.
+        If clusters do not fit the layers, or no weight matrix is between two of these.
 
     Examples
     --------
-    >>> from consilience.modularity.cross import contiguous
+    >>> from consilience.modularity import contiguous
     >>> from consilience.nets import MLP
     >>> net = MLP(8, [12, 12], 4)
     >>> term = CrossClusterLoss({name: contiguous(12, 3) for name in ("hidden.0", "hidden.1")}, net, torch.randn(5, 8))
@@ -132,11 +123,11 @@ class CrossClusterLoss:
     ) -> None:
         network = traced(network, example_input)
         self._architecture = network.architecture
-        self.clusters = checked_clusters(clusters, network)
+        self.clusters = matrix_labels(clusters, network)
 
     def __call__(self, module: nn.Module) -> Tensor:
-        """Return the term for a module as it is now."""
-        return self.of(_own(module))
+        """Return the term for a module in its current state."""
+        return self.of(_state(module))
 
     def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the term for parameters and buffers by name."""
@@ -145,7 +136,7 @@ class CrossClusterLoss:
             if not part.per_unit and part.read in self.clusters and part.written in self.clusters:
                 squares = part.weights.square().sum(2)
                 within = torch.from_numpy(same_cluster(self.clusters[part.written], self.clusters[part.read]))
-                total = squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)  # a matrix without weights has none
+                total = squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)  # no division by 0
                 shares.append((squares * ~within.to(squares.device)).sum() / total)
         return torch.stack(shares).mean()
 
@@ -155,12 +146,12 @@ class CrossClusterLoss:
 
 @dataclass(frozen=True)
 class Penalty(Callback):
-    """A callback of `consilience.train_population`: ``weight · term`` is added to the loss of each member.
+    """A callback of `consilience.train_population` that adds ``weight · term`` to the loss of each member.
 
     Attributes
     ----------
-    term : for networks as the members are.
-    weight : λ; published are 0.1 for eigenvalues, and 20 for clusters.
+    term : for networks of the members' kind and widths.
+    weight : λ; 0.1 for eigenvalues and 20 for clusters as published.
     """
 
     term: EigenvalueLoss | CrossClusterLoss
@@ -172,24 +163,24 @@ class Penalty(Callback):
 
 
 class _MeanEigenvalue(torch.autograd.Function):
-    """The mean of the 2nd to last eigenvalue of a spectrum, as a function of the blocks that it was found for."""
+    """The mean of the 2nd to last eigenvalue of a spectrum, as a function of the blocks of weights."""
 
     @staticmethod
-    def forward(ctx: Any, found: Spectrum, places: list[tuple[slice, slice]], *matrices: Tensor) -> Tensor:
-        ctx.found, ctx.places, ctx.example = found, places, matrices[0]
-        return matrices[0].new_tensor(found.values[1:].mean())
+    def forward(ctx: Any, eigen: Spectrum, places: list[tuple[slice, slice]], *matrices: Tensor) -> Tensor:
+        ctx.eigen, ctx.places, ctx.example = eigen, places, matrices[0]
+        return matrices[0].new_tensor(eigen.values[1:].mean())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        y, values = torch.from_numpy(ctx.found.coordinates), torch.from_numpy(ctx.found.values)
-        own = (y.square() * (1 - values)).sum(1)  # (m,): Σ (1 − λ) y²
+        y, values = torch.from_numpy(ctx.eigen.coordinates), torch.from_numpy(ctx.eigen.values)
+        of_node = (y.square() * (1 - values)).sum(1)  # (m,): Σ (1 − λ) y²
         gradients = []
         for first, second in ctx.places:
-            gradient = own[first, None] + own[second] - 2 * y[first] @ y[second].T
+            gradient = of_node[first, None] + of_node[second] - 2 * y[first] @ y[second].T
             gradients.append(outer * (gradient / (len(values) - 1)).to(ctx.example))
         return None, None, *gradients
 
 
-def _own(module: nn.Module) -> dict[str, Tensor]:
+def _state(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}

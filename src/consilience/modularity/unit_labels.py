@@ -1,0 +1,101 @@
+"""Clusters of units, given as labels by layer: checked, and compared for pairs of units.
+
+Axis legend: ``u`` units written, ``i`` units read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from consilience.errors import InputError
+from consilience.modularity.graph import node_groups, parts_of
+from consilience.units.architecture import Layer, TracedNetwork
+
+Labels = NDArray[np.int64]
+
+
+def contiguous(n_units: int, n_clusters: int) -> Labels:
+    """Return equal blocks of units as clusters: (u,).
+
+    >>> contiguous(5, 2)
+    array([0, 0, 0, 1, 1])
+    """
+    return np.arange(n_units) * n_clusters // n_units
+
+
+def same_cluster(rows: Labels, columns: Labels) -> NDArray[np.bool_]:
+    """Return which rows and columns are in one cluster, (u, i); those of label −1 are in none."""
+    same: NDArray[np.bool_] = (rows[:, None] == columns) & (rows >= 0)[:, None]
+    return same
+
+
+def matrix_labels(clusters: Mapping[str, ArrayLike], network: TracedNetwork) -> dict[str, Labels]:
+    """Return labels of the units of some layers, or of the inputs, between which there is a weight matrix.
+
+    Raises
+    ------
+    InputError
+        If a layer does not exist, labels do not fit it, or no weight matrix lies between two of the layers.
+    """
+    groups, widths = node_groups(network), network.architecture.widths
+    labels = {
+        name: _checked(name, groups[name] if name in groups else network.architecture.layer(name).width, given)
+        for name, given in clusters.items()
+    }
+    if not any(p.read in labels and p.written in labels and not p.per_unit for p in parts_of(network)):
+        names = ", ".join(labels) or "none"
+        raise InputError(
+            f"clusters must be of layers of which one reads another, got {names}",
+            cure=f"layers are {', '.join(widths)}",
+        )
+    return labels
+
+
+def hidden_labels(clusters: Mapping[str, ArrayLike | Tensor], network: TracedNetwork) -> dict[str, Tensor]:
+    """Return labels (u,) of the units of hidden layers, as int64, by the first layer of each tied family.
+
+    Raises
+    ------
+    InputError
+        If a layer does not exist or is not hidden, labels do not fit it, tied layers differ, or there is no cluster.
+    """
+    families = dict[str, Tensor]()
+    for name, given in clusters.items():
+        labels = torch.from_numpy(_checked(name, hidden_layer(network, name).width, given))
+        first = network.architecture.first(name)
+        if not torch.equal(families.setdefault(first, labels), labels):
+            raise InputError(
+                f"clusters of the tied layers {first!r} and {name!r} must be equal", cure="pass those of one layer"
+            )
+    if not cluster_numbers(families):
+        raise InputError(f"clusters must have a label >= 0, got {'only -1' if families else 'no layer'}")
+    return families
+
+
+def cluster_numbers(labels: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Return the labels of all clusters, ascending."""
+    return tuple(sorted({label for values in labels.values() for label in values.tolist() if label >= 0}))
+
+
+def hidden_layer(network: TracedNetwork, name: str) -> Layer:
+    """Return a layer by name, or raise unless it is hidden."""
+    layer = network.architecture.layer(name)
+    if not layer.interchangeable:
+        hidden = ", ".join(repr(other.name) for other in network.architecture.hidden)
+        raise InputError(f"a layer with clusters or lesions must be hidden, got {name!r}", cure=f"hidden are {hidden}")
+    return layer
+
+
+def _checked(name: str, width: int, given: ArrayLike | Tensor) -> Labels:
+    labels = given.cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    if labels.shape != (width,) or labels.dtype.kind not in "iu":
+        got = f"{labels.dtype} {labels.shape}"
+        raise InputError(f"clusters[{name!r}] must be ints ({width},), one for each unit, got {got}")
+    if int(labels.min()) < -1:
+        raise InputError(f"clusters[{name!r}] must be >= 0, or -1 for no cluster, got {labels.min()}")
+    return labels.astype(np.int64)
