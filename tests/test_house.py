@@ -15,8 +15,18 @@ SOURCE = ROOT / "src" / "consilience"
 
 # Floors of docs/design.md: a file may import from rooms before its own, and from its own.
 ORDER = [
-    *("errors", "checks", "seeds", "data", "nets", "units", "signals", "bases", "clustering", "store", "evaluation"),
-    *("population", "training", "census", "assembly", "baselines", "recovery", "modularity", "comparison"),
+    *("errors", "checks", "seeds", "ties", "data", "nets", "units", "signals", "bases", "clustering", "store"),
+    *(
+        "evaluation",
+        "population",
+        "training",
+        "census",
+        "assembly",
+        "baselines",
+        "recovery",
+        "modularity",
+        "comparison",
+    ),
     *("report", "studies", "cli"),
 ]
 KNOWN_CIRCLES = {

@@ -20,6 +20,8 @@ from consilience.bases.grounding import RIDGE, Basis
 from consilience.signals.moments import Moments, ridge
 from consilience.units.maps import Map
 
+CONSTANT = 1e-6  # of the spread wanted, or of the mean: a spread below it is rounding, and is not multiplied
+
 
 def moments(draft: Draft, m: Map) -> None:
     """Reset mean and spread of a map's outputs; the map has been constructed."""
@@ -30,7 +32,8 @@ def moments(draft: Draft, m: Map) -> None:
     else:
         spread = target.std(0)  # outputs are a mean by design: their spread is not to be restored
     present = now.std(0)
-    ratio = torch.where(present > 0, spread / torch.where(present > 0, present, 1), 1)
+    varies = present > CONSTANT * torch.maximum(spread, now.mean(0).abs())
+    ratio = torch.where(varies, spread / torch.where(varies, present, 1), 1)
     old = draft.network.weights(m)
     bias = target.mean(0) + (old.bias - now.mean(0)) * ratio if m.has_bias else old.bias
     draft.network = draft.network.with_weights(m, old.with_matrix(old.matrix * ratio[:, None], bias))

@@ -32,6 +32,7 @@ from consilience.clustering.clusters import Clusters
 from consilience.clustering.distances import evenly, unit_norm
 from consilience.signals.moments import Moments, ridge
 from consilience.signals.responses import Responses
+from consilience.ties import SINGLE, first_largest
 from consilience.units.symmetry import Symmetry, usable_symmetry
 
 MAX_TARGETS = 512  # columns; of more, random mixtures
@@ -70,13 +71,14 @@ def reconstruct(
             greedy = forward_selection(features, targets, widths[name])
             options = [candidates.groups(picked, units.shape[1]) for picked in (greedy, cut)]
         best = float("inf")
+        least = SINGLE * float(targets.square().sum()) if len(options) > 1 else 0.0  # that an option must gain
         for groups in options:
             found = {each: _basis(census, responses, each, groups) for each in family}
             error = 0.0
             if len(options) > 1:
                 centroids = units @ torch.cat(found[name].mixing)  # as they will be built
                 error = unexplained(_centred(some.activate(name, centroids)), targets)
-            if error < best:
+            if error < best - least:
                 best, chosen[name] = error, groups
                 bases |= found
     return chosen
@@ -144,12 +146,14 @@ def forward_selection(features: Tensor, targets: Tensor, n_chosen: int) -> list[
     rows = (features * unit).T.contiguous()  # (v, n)
     left = (norms > 0).to(rows.dtype)  # of each candidate's squared norm
     shared = rows @ targets  # ⟨r_t, h⟩
+    least = float(targets.square().sum()) * SINGLE**2  # a smaller gain is rounding
     directions = rows.new_zeros(len(rows), n_chosen)  # ⟨h_v, q_c⟩ for the orthonormal q spanning those chosen
     open_to_choice = torch.ones(len(rows), dtype=torch.bool)
     chosen: list[int] = []
     for step in range(n_chosen):
-        gain = torch.where(left > SHRINKAGE, shared.square().sum(1) / (left + SHRINKAGE), -1)
-        best = int(torch.where(open_to_choice, gain, -2).argmax())
+        gain = (shared.square().sum(1) / (left + SHRINKAGE)).clamp(min=least)
+        gain = torch.where(left > SHRINKAGE, gain, 0)
+        best = int(first_largest(torch.where(open_to_choice, gain, -torch.inf)))
         chosen.append(best)
         open_to_choice[best] = False
         length = (left[best] + SHRINKAGE).sqrt()

@@ -17,6 +17,7 @@ from consilience.bases.hyperplanes import Projection
 from consilience.errors import InputError
 from consilience.population.checks import check_side_by_side
 from consilience.population.population import Population
+from consilience.ties import descending
 from consilience.units.architecture import incoming_norms
 
 
@@ -68,7 +69,8 @@ def transplanted_bases(population: Population, widths: Mapping[str, int]) -> dic
     """Return the basis of each hidden layer: the kept units, in the members' order."""
     bases = {}
     for name, n_kept in widths.items():
-        kept = torch.cat(magnitudes(population, name)).argsort(descending=True, stable=True)[:n_kept].sort().values
+        largest_first = descending(torch.cat(magnitudes(population, name)).numpy())
+        kept = torch.from_numpy(largest_first[:n_kept]).sort().values
         ones = torch.eye(sum(population.widths(name)), dtype=population.example_input.dtype)[:, kept]
         shares = ones.split(list(population.widths(name)))
         bases[name] = Basis(shares, tuple(Projection(one, one.new_zeros(len(one))) for one in shares))

@@ -21,7 +21,9 @@ from consilience.baselines.checks import check_equal_widths, check_fusion
 from consilience.baselines.fuse import fuse
 from consilience.baselines.permutations import Block, Orders, assign, average_of, blocks_of
 from consilience.population.population import Population
+from consilience.ties import DOUBLE, first_largest
 
+TIE = 1e-7  # of the largest slope: gains that differ by less are equal
 TOLERANCE = 1e-7  # of the objective's size: a step that gains less is the last
 
 Soft = dict[str, Tensor]  # by layer, (k, u, c): one doubly stochastic matrix for each member
@@ -101,7 +103,9 @@ def step(blocks: Sequence[Block], soft: Soft, placed: list[Tensor]) -> float:
     soft, placed : P, and U by block (k, c, d, s); both are changed.
     """
     slopes = gradient(blocks, soft, placed)
-    change = {name: nearest_permutations(slopes[name]) - p for name, p in soft.items()}
+    # Of permutations that are equally good, the one nearest to P: a barycentre has no preference.
+    stay = {name: TIE * slope.abs().amax((1, 2), keepdim=True) * soft[name] for name, slope in slopes.items()}
+    change = {name: nearest_permutations(slopes[name] + stay[name]) - p for name, p in soft.items()}
     line = along(blocks, soft, change, placed)
     best = highest(line)
     for name, p in soft.items():
@@ -173,7 +177,9 @@ def highest(line: Polynomial) -> float:
     """Return where in [0, 1] a polynomial is highest: at an end, or where its slope is zero."""
     roots = (complex(root) for root in line.deriv().roots())
     flat = [root.real for root in roots if abs(root.imag) < 1e-9 and 0 < root.real < 1]
-    return max((0.0, 1.0, *flat), key=line)
+    places = sorted((0.0, 1.0, *flat))
+    values = [float(line(t)) for t in places]
+    return places[int(first_largest(torch.tensor(values, dtype=torch.float64), tolerance=DOUBLE))]
 
 
 def nearest_permutations(slopes: Tensor) -> Tensor:

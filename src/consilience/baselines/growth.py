@@ -19,6 +19,7 @@ from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.errors import InputError
 from consilience.population.population import Population
+from consilience.ties import rounded
 from consilience.units.axes import Axis
 
 MAX_SWEEPS = 20  # over the members; of networks trained on MNIST, assignments stop changing after 2 to 15
@@ -148,7 +149,7 @@ def match(
             n_new = n_own if cap is None else min(n_own, cap - n_old)
             gain = scores(points[k], sums, counts, sigma, sigma0, gamma, n_members=len(points), n_new=n_new)
             owners = list(others)
-            owners[k] = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+            owners[k] = torch.from_numpy(linear_sum_assignment(rounded(gain.numpy()), maximize=True)[1])
         _, _, owners = _pool(points, owners)
         if all(b is not None and o is not None and torch.equal(b, o) for b, o in zip(before, owners, strict=True)):
             break

@@ -15,6 +15,7 @@ from torch import Tensor
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection
 from consilience.population.population import Population
+from consilience.ties import rounded
 
 Orders = dict[str, Tensor]  # by layer, (c,): the member's unit that takes place c
 
@@ -62,7 +63,7 @@ def reorder(blocks: Sequence[Block], values: Sequence[Tensor], layer: str, order
 
 def assign(gain: Tensor) -> Tensor:
     """Return the order (c,) that maximises ``Σ_c gain[c, order[c]]`` over permutations, for a gain (c, u)."""
-    return torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+    return torch.from_numpy(linear_sum_assignment(rounded(gain.numpy()), maximize=True)[1])
 
 
 def average_of(population: Population, orders: Sequence[Orders]) -> dict[str, Basis]:

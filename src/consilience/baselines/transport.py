@@ -17,6 +17,7 @@ from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
+from consilience.ties import rounded
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis
 
@@ -102,8 +103,9 @@ def transport(cost: Tensor) -> Tensor:
     Exact: an assignment where u = c, for then a plan at a vertex is a permutation; a linear program elsewhere.
     """
     n_units, n_anchor = cost.shape
+    prices = rounded(cost.numpy())
     if n_units == n_anchor:
-        rows, columns = linear_sum_assignment(cost.numpy())
+        rows, columns = linear_sum_assignment(prices)
         plan = torch.zeros_like(cost)
         plan[rows, columns] = 1 / n_units
         return plan
@@ -113,7 +115,7 @@ def transport(cost: Tensor) -> Tensor:
         kron(np.ones((1, n_units)), eye_array(n_anchor)),
     ])  # fmt: skip
     masses = np.concatenate([np.full(n_units, n_anchor), np.full(n_anchor, n_units)])
-    found = linprog(cost.flatten().numpy(), A_eq=sums.tocsr(), b_eq=masses, method="highs-ds")
+    found = linprog(prices.ravel(), A_eq=sums.tocsr(), b_eq=masses, method="highs-ds")
     return torch.from_numpy(np.round(found.x)).view_as(cost).to(cost.dtype) / (n_units * n_anchor)
 
 

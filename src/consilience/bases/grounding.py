@@ -15,6 +15,7 @@ Axis legend: ``k`` member, ``u`` unit of one member, ``U`` units of all, ``c`` c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,10 +27,12 @@ from torch import Tensor
 from consilience.bases.hyperplanes import Projection
 from consilience.signals.batches import MAX_BATCH
 from consilience.signals.moments import Moments, ridge
+from consilience.ties import first_largest
 from consilience.units.architecture import Architecture
 from consilience.units.axes import Axis
 from consilience.units.symmetry import Symmetry
 
+SMALLEST = 1e-6  # of the points' norms: a centroid, or a share of one, that is less is nothing but rounding
 RIDGE = 1e-3  # of the mean variance of the basis activations; benchmarks/ridge.py has the sweep
 
 
@@ -102,7 +105,7 @@ def basis_of_groups(
     mixing = signed / norms[:, None] / inside.sum(0)
     centroids = mixing.T @ points
     lengths = torch.linalg.vector_norm(centroids, dim=1)
-    lengths = torch.where(lengths > 0, lengths, 1)
+    lengths = torch.where(lengths > SMALLEST, lengths, 1)
     if symmetry.homogeneous:
         mixing, centroids = mixing / lengths, centroids / lengths[:, None]
 
@@ -111,7 +114,7 @@ def basis_of_groups(
     along = (p * centroids[nearest]).sum(1)
     scale = torch.ones_like(along)
     if symmetry.flippable:
-        scale[along < 0] = -1
+        scale[_opposed(p, centroids[nearest])] = -1
     if symmetry.homogeneous:
         scale = norms * (along if symmetry.flippable else along.clamp(min=0))
     placed = torch.zeros_like(mixing)
@@ -192,7 +195,8 @@ def _signed(p: Tensor, groups: Tensor) -> Tensor:
     """The groups (U, c) with a sign for each unit, so that a group's units point one way: the side of its principal
     axis.
 
-    The axis itself is turned so that the signs of its group sum to ≥ 0.
+    The axis itself is turned so that the signs of its group sum to > 0, or the first is 1. Units at right angles to the
+    axis have the sign 1.
     """
     signed = groups.to(p.dtype)
     for c in range(groups.shape[1]):
@@ -200,8 +204,10 @@ def _signed(p: Tensor, groups: Tensor) -> Tensor:
         if len(rows) > 1:
             gram = p[rows] @ p[rows].T
             side = torch.linalg.eigh(gram).eigenvectors[:, -1]
-            side = torch.where(side < 0, -1.0, 1.0).to(p.dtype)
-            signed[rows, c] = side if float(side.sum()) >= 0 else -side
+            clear = side.abs() > SMALLEST * side.abs().max()
+            side = torch.where(clear, side.sign(), 0)
+            total = float(side.sum()) or float(side[clear][0])
+            signed[rows, c] = torch.where(clear, side * math.copysign(1, total), 1).to(p.dtype)
     return signed
 
 
@@ -212,8 +218,15 @@ def _nearest(p: Tensor, centroids: Tensor, symmetry: Symmetry) -> Tensor:
         along = along.abs()
     squares = centroids.square().sum(1)
     if symmetry.homogeneous:  # any multiple of a centroid will do: the smallest angle
-        return (along / torch.where(squares > 0, squares, 1).sqrt()).argmax(1)
-    return (squares - 2 * along).argmin(1)
+        return first_largest(along / torch.where(squares > 0, squares, 1).sqrt())
+    return first_largest(2 * along - squares)
+
+
+def _opposed(a: Tensor, b: Tensor) -> Tensor:
+    """Which rows of a (U, d) and b (U, d) point away from each other: (U,) bool; not those at right angles."""
+    norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    opposed: Tensor = (a * b).sum(1) < -SMALLEST * norms
+    return opposed
 
 
 def _flip_constant(placed: Tensor, symmetry: Symmetry) -> Tensor:

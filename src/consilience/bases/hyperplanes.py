@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from consilience.ties import first_largest
 from consilience.units.architecture import TracedNetwork, outgoing_norms
 from consilience.units.axes import Axis
 from consilience.units.maps import Map, Weights
@@ -76,7 +77,7 @@ def ground(m: Map, network: TracedNetwork, projections: Mapping[Axis, Projection
             continue
         projection = projections[axis]
         if m.per_unit:
-            own = projection.matrix.gather(1, projection.matrix.abs().argmax(1, keepdim=True))
+            own = projection.matrix.gather(1, first_largest(projection.matrix.abs())[:, None])
             parts.append(part * own[:, :, None])
             bias = bias + part.sum((1, 2)) * projection.offset
         else:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
 from consilience.clustering.clusterers import Clustering
-from consilience.clustering.distances import Points
+from consilience.clustering.distances import Points, squared_rounding
 from consilience.clustering.tree import Tree
 
 Floats = NDArray[np.float64]
@@ -73,12 +73,12 @@ def grow(clustering: Clustering, points: Points, clusterer: str) -> Clustering:
     """
     assert clustering.tree is not None
     linkage, n_old, m = LINKAGES[clusterer], len(clustering.labels), clustering.n_leaves
-    coordinates = points.coordinates.astype(np.float64)
+    coordinates, floor = points.coordinates.astype(np.float64), squared_rounding(points.coordinates)
     leaves, new = _leaf_points(coordinates[:n_old], clustering.labels, points.projective), coordinates[n_old:]
     tree = _Tree(
         clustering.tree.to_linkage(),
-        _apart(leaves, new, points.projective) ** linkage.power,
-        _apart(new, new, points.projective) ** linkage.power,
+        _apart(leaves, new, points.projective, floor) ** linkage.power,
+        _apart(new, new, points.projective, floor) ** linkage.power,
         linkage,
     )
     for v in np.argsort(tree.places()[1], kind="stable"):
@@ -94,11 +94,11 @@ def _leaf_points(x: Floats, leaf: NDArray[np.int64], projective: bool) -> Floats
     return total / np.bincount(leaf)[:, None]
 
 
-def _apart(p: Floats, q: Floats, projective: bool) -> Floats:
+def _apart(p: Floats, q: Floats, projective: bool, floor: float) -> Floats:
     """Distances (P, Q) of points (P, d) and (Q, d), as `Points.distances` has them."""
     along = np.abs(p @ q.T) if projective else p @ q.T
     squared = np.square(p).sum(1)[:, None] + np.square(q).sum(1) - 2 * along
-    distances: Floats = np.sqrt(np.maximum(squared, 0))
+    distances: Floats = np.sqrt(np.where(squared < floor, 0, squared))
     return distances
 
 

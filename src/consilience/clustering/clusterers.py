@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
 from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
@@ -19,6 +20,7 @@ from consilience.checks import check_count
 from consilience.clustering.distances import Points
 from consilience.clustering.tree import Tree
 from consilience.errors import InputError
+from consilience.ties import first_largest
 
 SAME = 0.01  # of the median distance: closer than that is one unit to hdbscan
 N_STARTS = 3
@@ -100,7 +102,7 @@ def kmeans(points: Points, n_clusters: int | None, random_state: int) -> Cluster
     x = points.coordinates[order]
     generator = np.random.RandomState(random_state)
     runs = [_lloyd(x, n_clusters, points.projective, generator) for _ in range(N_STARTS)]
-    best = min(runs, key=lambda run: run.inertia_)
+    best = runs[int(first_largest(torch.tensor([-run.inertia_ for run in runs], dtype=torch.float64)))]
     labels = np.empty(len(x), dtype=np.int64)
     labels[order] = np.unique(best.labels_, return_inverse=True)[1]
     return Clustering(None, labels)
@@ -133,7 +135,7 @@ def hdbscan(points: Points, n_clusters: int | None, random_state: int) -> Cluste
     """Density clusters of at least two units; a unit in no dense region is a cluster of its own."""
     if len(points) < 2:
         return Clustering(None, np.zeros(len(points), dtype=np.int64))
-    distances = points.distances.astype(np.float64)
+    distances = points.distances
     same = SAME * float(np.median(distances))  # density knows no scale: it would split copies by their rounding
     fitted = HDBSCAN(min_cluster_size=2, metric="precomputed", copy=True).fit(np.maximum(distances, same))
     labels = fitted.labels_.astype(np.int64)
@@ -173,8 +175,9 @@ CLUSTERERS: dict[str, Clusterer] = {
 
 
 def _principal_axis(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Leading right singular vector (d,), by a few power iterations."""
-    axis: NDArray[np.floating] = x[np.linalg.norm(x, axis=1).argmax()]
+    """Leading right singular vector (d,), by a few power iterations from the coordinate that varies most."""
+    start = int(first_largest(torch.from_numpy(np.square(x).sum(0))))
+    axis: NDArray[np.floating] = np.eye(1, x.shape[1], start, dtype=x.dtype)[0]
     for _ in range(20):
         axis = x.T @ (x @ axis)
         axis = axis / max(float(np.linalg.norm(axis)), 1e-30)

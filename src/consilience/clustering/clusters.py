@@ -51,7 +51,7 @@ def in_order(clusters: Clusters) -> Clusters:
     first = np.full(len(clusters), len(clusters.labels))
     inside = clusters.labels >= 0
     np.minimum.at(first, clusters.labels[inside], np.flatnonzero(inside))
-    stability = np.nan_to_num(clusters.stability, nan=0.0)
+    stability = np.nan_to_num(clusters.stability, nan=0.0).round(9)  # a mean, rounded by the order of its terms
     order = np.lexsort((first, -stability, -clusters.size, -clusters.frequency))
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))

@@ -46,13 +46,9 @@ class Points:
         return len(self.coordinates)
 
     @cached_property
-    def distances(self) -> NDArray[np.floating]:
-        """All pairwise distances (U, U)."""
-        gram = self.coordinates @ self.coordinates.T
-        squares = np.diag(gram)
-        squared = squares[:, None] + squares[None, :] - 2 * (np.abs(gram) if self.projective else gram)
-        np.fill_diagonal(squared, 0)
-        distances: NDArray[np.floating] = np.sqrt(np.maximum(squared, 0))
+    def distances(self) -> NDArray[np.float64]:
+        """All pairwise distances (U, U); those that are nothing but rounding are 0."""
+        distances: NDArray[np.float64] = squareform(self.condensed)
         return distances
 
     @property
@@ -64,7 +60,7 @@ class Points:
         n, done = len(self), 0
         found = np.empty(n * (n - 1) // 2)
         points = self.coordinates.astype(np.float64)
-        squares = np.square(points).sum(1)
+        squares, floor = np.square(points).sum(1), squared_rounding(self.coordinates)
         for start in range(0, n, BLOCK):
             rows = slice(start, start + BLOCK)
             gram = points[rows] @ points[start:].T
@@ -73,7 +69,8 @@ class Points:
             gram *= -2
             gram += squares[rows, None]
             gram += squares[None, start:]
-            np.sqrt(np.maximum(gram, 0, out=gram), out=gram)
+            gram[gram < floor] = 0
+            np.sqrt(gram, out=gram)
             for i, row in enumerate(gram):
                 found[done : done + n - start - i - 1] = row[i + 1 :]
                 done += n - start - i - 1
@@ -85,6 +82,15 @@ class Points:
         if "distances" in self.__dict__:
             chosen.__dict__["distances"] = self.distances[np.ix_(rows, rows)]
         return chosen
+
+
+def squared_rounding(points: NDArray[np.floating]) -> float:
+    """Return the squared distance up to which points (U, d) are one point, copies of it computed in other ways.
+
+    100 units of the coordinates' last digit, but no less than the rounding of squares in double precision.
+    """
+    relative = max((100 * float(np.finfo(points.dtype).eps)) ** 2, 64 * float(np.finfo(np.float64).eps))
+    return relative * float(np.square(points, dtype=np.float64).sum()) / max(1, len(points))
 
 
 def embed(rows: Tensor, distance: str, symmetry: Symmetry) -> Points:

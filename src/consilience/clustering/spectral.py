@@ -18,13 +18,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.cluster import KMeans
 
+from consilience.clustering.samples import numbered
 from consilience.errors import InputError
+from consilience.ties import first_largest
 
 FloatArray = NDArray[np.float64]
 Block = tuple[slice, slice, FloatArray]  # nodes, nodes, and the weights of edges between them, 0 or more
@@ -131,11 +134,14 @@ def spectrum(blocks: Sequence[Block], degree: FloatArray, k: int) -> Spectrum:
 
 
 def clusters_of(found: Spectrum, random_state: int) -> NDArray[np.int64]:
-    """Return k-means clusters of the nodes in their spectral coordinates, (m,): 0 … k − 1, −1 without an edge."""
+    """Return k-means clusters of the nodes in their spectral coordinates, (m,), −1 without an edge.
+
+    They are numbered 0 … k − 1 by their first nodes: of equally good starts of k-means, rounding would decide.
+    """
     k, connected = len(found.values), found.degree > 0
     labels = np.full(len(found.degree), -1)
     means = KMeans(k, n_init=N_INIT, random_state=random_state)
-    labels[connected] = means.fit_predict(found.coordinates[connected])
+    labels[connected] = numbered(means.fit_predict(found.coordinates[connected]))
     return labels
 
 
@@ -211,6 +217,6 @@ def _largest(matrix: LinearOperator | sp.csr_array, top: FloatArray, k: int) -> 
 
 def _signed(vectors: FloatArray) -> FloatArray:
     """Give each vector the sign in which its largest entry is positive."""
-    largest = np.abs(vectors).argmax(0)
+    largest = first_largest(torch.from_numpy(np.abs(vectors)), 0).numpy()
     signed: FloatArray = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
     return signed

@@ -27,6 +27,7 @@ from consilience.comparison.modules import Models, modules_of
 from consilience.comparison.places import calls
 from consilience.errors import InputError
 from consilience.signals.record import like_parameters
+from consilience.ties import DOUBLE
 from consilience.training.train import settle_norms
 from consilience.units.forward import eval_mode
 
@@ -102,7 +103,8 @@ def loss_barriers(
             raise InputError("a loss is not finite", where=f"between models '{names[i]}' and '{names[j]}'",
                              cure="leave one of them out")  # fmt: skip
         chord = (1 - t) * losses[0] + t * losses[-1]
-        barriers[i, j] = barriers[j, i] = max(0.0, float((losses - chord).max()))
+        rise = float((losses - chord).max())
+        barriers[i, j] = barriers[j, i] = rise if rise > DOUBLE * float(losses.abs().max()) else 0.0
     return barriers
 
 
@@ -116,6 +118,11 @@ def _computes(a: nn.Module, b: nn.Module, x: Tensor) -> bool:
     """Tell whether a module, with another's state, gives the other's outputs."""
     a = copy.deepcopy(a)
     a.load_state_dict(b.state_dict())
+    # Roundings may grow in single precision; another function is another one in double precision too.
+    return _equal_outputs(a, b, x) or _equal_outputs(a.double(), copy.deepcopy(b).double(), x)
+
+
+def _equal_outputs(a: nn.Module, b: nn.Module, x: Tensor) -> bool:
     with eval_mode(a, b):
         ours, theirs = a(like_parameters(x, a)), b(like_parameters(x, b))
     if ours.shape != theirs.shape:

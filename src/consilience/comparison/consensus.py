@@ -78,12 +78,14 @@ def find_consensus(labels: ArrayLike, n_clusters: int, method: str = "average", 
     check_method(method, given.shape[1], where="method")
     check_seed(random_state, "random_state")
     together = np.empty(given.shape[1] * (given.shape[1] - 1) // 2) if method == "average" else None
-    disagreement = np.empty(given.shape[1])
+    m, n = given.shape
+    disagreement = np.empty(n)
     for start, block in _coassociation(given):
-        disagreement[start : start + len(block)] = (4 * block * (1 - block)).sum(1, dtype=np.float64)
+        together_in = np.rint(m * block)  # whole numbers of models, so that sums are exact and equal ones tie
+        disagreement[start : start + len(block)] = (together_in * (m - together_in)).sum(1, dtype=np.float64)
         if together is not None:
             _fill(together, start, block)
-    disagreement /= given.shape[1] - 1
+    disagreement *= 4 / (m * m * (n - 1))
     if together is None:
         found = numbered(_spectral(given, n_clusters, random_state))
     else:

@@ -15,6 +15,7 @@ from sklearn.metrics import silhouette_score
 
 from consilience.clustering.samples import Labels, numbered
 from consilience.errors import InputError
+from consilience.ties import rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def group_models(distances: ArrayLike) -> Groups:
         raise InputError(
             "not a matrix of distances", where="distances", got="negative, not symmetric, or not 0 to self"
         )
-    matrix = (matrix + matrix.T) / 2
+    matrix = rounded((matrix + matrix.T) / 2)
     merges = linkage(squareform(matrix, checks=False), "average")
     labels, best = np.zeros(len(matrix), dtype=np.int64), 0.0
     for n_groups in range(2, len(matrix)):

@@ -24,6 +24,8 @@ from consilience.modularity.outputs import check_labelled, logits
 from consilience.modularity.unit_labels import cluster_numbers, hidden_labels, hidden_layer
 from consilience.units.architecture import TracedNetwork
 
+EQUAL = 1e-6  # accuracies and losses in nats that differ by less are equal but for rounding
+
 
 @dataclass(frozen=True, eq=False)
 class Effects:
@@ -61,8 +63,8 @@ class Effects:
         If all random sets have equal changes, it is ±∞, or NaN if the cluster's change is the same.
         """
         z: FloatArray = np.full(len(self.single), np.nan)
-        alike = np.ptp(self.random, axis=1) == 0
-        beyond = self.single - self.random[:, 0]
+        alike = np.ptp(self.random, axis=1) <= EQUAL
+        beyond = np.where(np.abs(self.single - self.random[:, 0]) > EQUAL, self.single - self.random[:, 0], 0)
         z[alike & (beyond != 0)] = np.sign(beyond[alike & (beyond != 0)]) * np.inf
         z[~alike] = (self.single - self.mean)[~alike] / self.sd[~alike]
         return z
@@ -70,7 +72,7 @@ class Effects:
     @property
     def p(self) -> FloatArray:
         """(1 + number of random sets that matter at least as much as the cluster) / (1 + r): (c,)."""
-        at_least = (self.random >= self.single[:, None]).sum(1)
+        at_least = (self.random >= self.single[:, None] - EQUAL).sum(1)
         p: FloatArray = (1 + at_least) / (1 + self.random.shape[1])
         return p
 

@@ -300,6 +300,11 @@ def _unlike(mine: tuple[object, ...], theirs: tuple[object, ...]) -> tuple[objec
     return (None, None) if len(mine) == len(theirs) else (mine, theirs)
 
 
+def _equal_outputs(one: TracedNetwork, other: TracedNetwork, x: Tensor) -> bool:
+    outputs = one(x)
+    return float((other(x) - outputs).abs().max()) <= 1e-5 * float(outputs.abs().max().clamp(min=0.1))
+
+
 def _check_alike(members: Sequence[Member], x: Tensor, numbers: Sequence[int]) -> None:
     """Refuse members that differ in more than their parameters and widths; say in what, and by their numbers which."""
     architectures = [member.network.architecture for member in members]
@@ -325,9 +330,10 @@ def _check_alike(members: Sequence[Member], x: Tensor, numbers: Sequence[int]) -
                     cure="leave this member out, or build one population per kind",
                 )
     for k, member in enumerate(members):  # the first member's program must compute them all
-        own = member.network(x)
-        here = TracedNetwork(first.with_widths(architectures[k].widths), member.network.state)(x)
-        if float((here - own).abs().max()) > 1e-5 * float(own.abs().max().clamp(min=0.1)):
+        own = member.network
+        here = TracedNetwork(first.with_widths(architectures[k].widths), own.state)
+        # Roundings may grow in single precision; another function is another one in double precision too.
+        if not _equal_outputs(own, here, x) and not _equal_outputs(own.double(), here.double(), x.double()):
             raise InputError(
                 "members differ in something that is not a parameter", where=f"member {numbers[k]}",
                 got="another function of the same parameters, as with other buffers or another scaling of the inputs",

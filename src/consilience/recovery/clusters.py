@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from consilience.clustering.clusterers import average
 from consilience.clustering.distances import Points
+from consilience.ties import descending
 
 RULES = ("plateau", "published")
 SMALLEST_HEIGHT = 1e-4  # of the median norm of a hyperplane: below it, duplicates differ by how training ended
@@ -191,9 +192,11 @@ class _Forest:
         inside = set(self.merges[:n_merged, :2].astype(np.int64).ravel().tolist())
         roots = [node for node in range(n + n_merged) if node not in inside]
         clusters = [self._cluster(node, first) for node in roots if self.counts[node] > 1]
+        clusters.sort(key=lambda cluster: int(cluster.units[0]))  # heights within a cluster are rounding
         largest = max((cluster.outgoing for cluster in clusters if not cluster.dropped), default=0.0)
         judged = [self._judged(cluster, largest) for cluster in clusters]
-        judged.sort(key=lambda cluster: (bool(cluster.dropped), -cluster.outgoing))
+        rank = np.argsort(descending(np.array([cluster.outgoing for cluster in judged])))
+        judged = [judged[i] for i in sorted(range(len(judged)), key=lambda i: (bool(judged[i].dropped), rank[i]))]
         return Cut(self.merges, height, (below, above), tuple(judged))
 
     def _cluster(self, node: int, first: NDArray[np.float64]) -> Cluster:

@@ -23,6 +23,9 @@ from consilience.recovery.clusters import Cut, StudentUnits
 from consilience.recovery.fit import fit_precisely
 from consilience.recovery.student import Student
 
+SMALLEST = 1e-9  # of the largest column or singular value: below it, a column is nothing but rounding
+TIE = 1e-6  # of a share: half of a unit is no evidence that its sign is wrong
+SLACK = 1e-6  # of an error: what two fits of one network may differ by
 ROUNDING = 1e-24  # mean squared error, as a share of the targets' variance, that is nothing but rounding
 STANDARD_ERRORS = 3  # of a mean squared error, by which it may be above the students'
 TRIES, LIKELY = 60, 3  # second-order steps to do without a unit, for those units that are missed least at first
@@ -51,7 +54,7 @@ def fit_readout(network: Student, x: Tensor, y: Tensor) -> None:
         for layer in network.layers[:-1]:
             h = network.function(layer(h))
         columns = [h, torch.ones(len(x), 1, dtype=x.dtype), *([] if network.path is None else [x])]
-        solution = torch.linalg.lstsq(torch.cat(columns, dim=1), y, driver="gelsd").solution.T
+        solution = torch.linalg.lstsq(torch.cat(columns, dim=1), y, rcond=SMALLEST, driver="gelsd").solution.T
         network.readout.weight.copy_(solution[:, : h.shape[1]])
         network.readout.bias.copy_(solution[:, h.shape[1]])
         if network.path is not None:
@@ -90,7 +93,7 @@ def as_good(error: float, network: nn.Module, students: float, n_parameters: int
     """
     equations = y.numel()
     if not noisy or equations < 2 * n_parameters:
-        return error <= max(students, ROUNDING)
+        return error <= (1 + SLACK) * max(students, ROUNDING)
     size = sum(parameter.numel() for parameter in network.parameters())
     slack = 1 + STANDARD_ERRORS * math.sqrt(2 / equations)
     return error / (equations - size) <= slack * students / (equations - n_parameters)
@@ -108,9 +111,9 @@ def without_excess(
     for depth in range(len(network.widths)):
         while (width := network.widths[depth]) > 1:
             options = [_without_unit(network, depth, j, x) for j in range(width)]
-            options = sorted(options, key=lambda option: relative_error(option, x, y))[:LIKELY]
+            options = sorted(options, key=lambda option: max(ROUNDING, relative_error(option, x, y)))[:LIKELY]
             fitted = fit_precisely(options, x, y, tolerance=ROUNDING / 1e4, max_iterations=TRIES, warm_up=0)
-            best = int(fitted.losses.argmin())
+            best = int(fitted.losses.clamp(min=ROUNDING).argmin())
             option, lowest = fitted.modules[best], float(fitted.losses[best])
             size = sum(parameter.numel() for parameter in network.parameters())
             if not as_good(lowest, option, error, size, y, noisy):
@@ -131,7 +134,7 @@ def _without_unit(network: Student, depth: int, unit: int, x: Tensor) -> Student
         wanted = reader(h)
         left = torch.arange(h.shape[1]) != unit
         columns = torch.cat([h[:, left], torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
-        solution = torch.linalg.lstsq(columns, wanted, driver="gelsd").solution.T
+        solution = torch.linalg.lstsq(columns, wanted, rcond=SMALLEST, driver="gelsd").solution.T
         layer.weight, layer.bias = nn.Parameter(layer.weight[left]), nn.Parameter(layer.bias[left])
         reader.weight, reader.bias = nn.Parameter(solution[:, :-1].clone()), nn.Parameter(solution[:, -1].clone())
     layer.out_features = reader.in_features = int(left.sum())
@@ -147,6 +150,8 @@ def hyperplanes_of(network: Student) -> Tensor:
 def turned(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> Tensor:
     """Return which units most likely have the wrong sign, from what a linear path beside them does: (r,) bool.
 
+    Units that nothing reads keep their sign, and so do units that the path says nothing about.
+
     Parameters
     ----------
     slope : m of ``f(z) − f(−z) = m z``.
@@ -155,9 +160,11 @@ def turned(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> 
     path : (o, d) that read the same inputs as the units.
     """
     shares = -slope * torch.einsum("or,rd->odr", weights, hyperplanes[:, :-1]).flatten(0, 1)
-    size = torch.linalg.vector_norm(shares, dim=0).clamp(min=1e-300)  # 0 for a unit that nothing reads
-    solution = torch.linalg.lstsq(shares / size, path.reshape(-1, 1), driver="gelsd").solution[:, 0] / size
-    wrong: Tensor = solution > 0.5
+    size = torch.linalg.vector_norm(shares, dim=0)
+    read = size > SMALLEST * size.max()
+    columns = torch.where(read, shares / torch.where(read, size, 1), 0)
+    solution = torch.linalg.lstsq(columns, path.reshape(-1, 1), rcond=SMALLEST, driver="gelsd").solution[:, 0]
+    wrong: Tensor = read & (solution > (0.5 + TIE) * size)
     return wrong
 
 

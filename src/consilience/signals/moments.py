@@ -56,7 +56,9 @@ def ridge(moments: Moments, strength: float, *, intercept: bool = True) -> tuple
         weight = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(damped)).mT
     else:
         values, vectors = torch.linalg.eigh(covariance)
-        floor = values[..., -1:] * size * torch.finfo(torch.float64).eps
+        # A variance is rounded as the squares that it is a difference of.
+        squares = (moments.sum_xx / n).diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+        floor = 1e-13 * torch.maximum(values[..., -1:], squares)
         inverse = torch.where(values > floor, 1 / values.clamp(min=1e-300), 0.0)
         weight = cross @ (vectors * inverse[..., None, :]) @ vectors.mT
     return weight, mean_y - (weight @ mean_x[..., None])[..., 0]
