@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast kernels lint clean
 
 demo: .venv/installed
 	$(BIN)/consilience demo --out demo
@@ -12,6 +12,10 @@ test: .venv/installed
 
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+
+# The numerical tests under all kernels of tests/kernels.py, or under some: make kernels KERNELS="avx2 baseline"
+kernels: .venv/installed
+	$(BIN)/python tests/kernels.py $(KERNELS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

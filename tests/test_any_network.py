@@ -35,6 +35,8 @@ from consilience.units.resize import resize
 from consilience.units.symmetry import can_flip, flip, permute, rescale, symmetry_of
 from zoo import ZOO, shaken
 
+pytestmark = pytest.mark.numerical
+
 X = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 FRESH = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 MIXED_TOKENS, COUPLED, TOLD_APART = {"mixer"}, {"layer-norm-mlp"}, {"residual-mlp", "told-apart-by-a-mask"}

@@ -22,6 +22,8 @@ from consilience.nets import ACTIVATIONS, MLP
 from consilience.population import Population
 from test_census import scrambled_population
 
+pytestmark = pytest.mark.numerical
+
 X, FRESH = inputs(300, seed=1), inputs(200, seed=2)
 WIDTHS = st.lists(st.lists(st.integers(2, 6), min_size=2, max_size=2), min_size=1, max_size=4)
 

@@ -28,6 +28,8 @@ from consilience.errors import InputError
 from consilience.population import Population
 from consilience.units.symmetry import permute, rescale
 
+pytestmark = pytest.mark.numerical
+
 WIDE = 24  # inputs of planted members: with 6, coordinate descent has local optima in which some copies stay unfound
 X = inputs(60, seed=1, n_inputs=WIDE)
 SMALL = inputs(80, seed=2)

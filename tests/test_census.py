@@ -24,6 +24,8 @@ from consilience.signals.responses import activations
 from consilience.units.architecture import TracedNetwork
 from consilience.units.symmetry import NO_SYMMETRY, SYMMETRIES, can_flip, flip, permute, rescale, symmetry_of
 
+pytestmark = pytest.mark.numerical
+
 X = inputs(200, seed=5)
 CLUSTERINGS = [("activations", "activation"), ("weights", "cosine"), ("activations", "l2"), ("weights", "activation")]
 

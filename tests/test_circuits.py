@@ -28,6 +28,8 @@ from consilience.units.follow import find_layers
 from consilience.units.symmetry import permute
 from zoo import ZOO, shaken
 
+pytestmark = pytest.mark.numerical
+
 IMAGES = torch.randn(12, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 
 

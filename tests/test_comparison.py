@@ -31,6 +31,8 @@ from consilience.population import Population
 from consilience.signals.record import record
 from consilience.training import Training, train_population
 
+pytestmark = pytest.mark.numerical
+
 few = settings(max_examples=8)
 seeds = st.integers(0, 10_000)
 

@@ -32,6 +32,8 @@ from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.symmetry import can_flip, flip, permute, rescale, symmetry_of
 from test_census import CLUSTERINGS, same_partition
 
+pytestmark = pytest.mark.numerical
+
 X = inputs(200, seed=5)
 POINTS = st.tuples(st.integers(0, 10**6), st.booleans(), st.sampled_from(["ward", "average"]))
 

@@ -16,6 +16,8 @@ from consilience.units.operations import HANDLERS
 from consilience.units.operations.elementwise import activation
 from consilience.units.proof import prove
 
+pytestmark = pytest.mark.numerical
+
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
 

@@ -29,6 +29,8 @@ from consilience.modularity.nulls import degree_preserving, null_graph, permuted
 from consilience.nets import MLP, ConvNet, ResNet
 from zoo import MobileNet, PreActivationResNet
 
+pytestmark = pytest.mark.numerical
+
 
 def bipartite(matrix: NDArray) -> UnitGraph:
     return UnitGraph(

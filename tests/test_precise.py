@@ -13,6 +13,8 @@ from consilience.errors import InputError
 from consilience.recovery import fit as precise
 from consilience.recovery.fit import METHODS, fit_precisely, method_for
 
+pytestmark = pytest.mark.numerical
+
 
 def problem(n: int = 80, d: int = 3, o: int = 2) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)

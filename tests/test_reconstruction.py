@@ -30,6 +30,8 @@ from consilience.store import read_artefact, save_network, write_artefact
 from test_assembly import assert_same_function, outputs
 from test_census import scrambled_population
 
+pytestmark = pytest.mark.numerical
+
 X, FRESH = inputs(300, seed=1), inputs(200, seed=2)
 
 

@@ -21,6 +21,8 @@ from consilience.recovery.rebuild import as_good, medians, relative_error, turne
 from consilience.recovery.search import EXPANSIONS, guess_width, smallest_expansion
 from consilience.recovery.student import Student, symmetry_of_function
 
+pytestmark = pytest.mark.numerical
+
 
 def mixed(z: Tensor) -> Tensor:
     """An activation without any symmetry."""

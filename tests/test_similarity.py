@@ -31,6 +31,8 @@ from consilience.comparison.similarity import (
 )
 from consilience.errors import InputError
 
+pytestmark = pytest.mark.numerical
+
 Array = NDArray[np.float64]
 OF_CLUSTERINGS = [name for name, measure in MEASURES.items() if measure.of == "clusterings"]
 OF_REPRESENTATIONS = [name for name, measure in MEASURES.items() if measure.of == "representations"]

@@ -17,6 +17,8 @@ from consilience.units.forward import forward
 from consilience.units.proof import prove
 from consilience.units.symmetry import SYMMETRIES, balanced, can_flip, canonical, flip, permute, rescale, symmetry_of
 
+pytestmark = pytest.mark.numerical
+
 Z = torch.linspace(-6, 6, 241, dtype=torch.float64)
 WIDTHS = [5, 4]
 TRACED = {

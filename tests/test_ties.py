@@ -35,6 +35,8 @@ from consilience.ties import descending, first_largest, rounded
 from consilience.units.symmetry import permute, symmetry_of
 from consilience.units.trace import check_samples_apart, trace
 
+pytestmark = pytest.mark.numerical
+
 SEEDS = range(8)
 Jitter = Callable[[Tensor], Tensor]
 

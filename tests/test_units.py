@@ -19,6 +19,8 @@ from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.follow import find_layers
 from consilience.units.resize import resize
 
+pytestmark = pytest.mark.numerical
+
 
 def test_a_resized_copy_runs_at_its_new_widths_and_knows_them() -> None:
     net = random_mlp([5, 4], "tanh")

@@ -19,6 +19,8 @@ from consilience.units.follow import find_layers
 from consilience.units.proof import prove
 from zoo import TRAPS, ZOO, ControlFlow, Expected, Made, shaken
 
+pytestmark = pytest.mark.numerical
+
 ROWS = torch.randn(11, 6, generator=torch.Generator().manual_seed(99))
 IMAGES = torch.randn(11, 2, 9, 8, generator=torch.Generator().manual_seed(99))
 KNOWN = ZOO | TRAPS
