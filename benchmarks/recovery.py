@@ -24,14 +24,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from teachers import FUNCTIONS, NAMED, Problem, Race, Row, Sweep, race, solve, sweep
 
-from consilience.report.style import COLOURS, FINE_TUNED, INK, MUTED, WIDTH, styled
+from consilience.report.style import INK, MUTED, WIDTH, styled
 
 PLATEAU, PUBLISHED, CONTROL = "plateau", "published", "ρ = 1"
 VARIANTS: dict[str, dict[str, Any]] = {PLATEAU: {}, PUBLISHED: {"rule": "published"}, CONTROL: {"expansion": 1}}
 NO_SIZE, NO_ACTIVATION = "size unknown", "activation unknown"
 ON_DIGITS, ON_NOISE = "on digits", "on synthetic inputs"
 DEFAULTS = "defaults"
-LOOKS = {PLATEAU: ("#1c67ad", "s"), PUBLISHED: (COLOURS[FINE_TUNED], "X"), CONTROL: ("#8c8c8c", "o")}
+LOOKS = {PLATEAU: ("#1c67ad", "s"), PUBLISHED: ("#d55e00", "X"), CONTROL: ("#8c8c8c", "o")}
 NAMES = {"mixed": "σ(4x)+softplus(x)"}
 NOISE = (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 INPUTS = (20, 40, 80, 150, 300, 600, 2400)

@@ -1,14 +1,14 @@
-"""What was found, for people: figures, a table, and one offline page. Takes plain results, never models."""
+"""Results for people: figures, tables, and one offline page. Takes plain results, never models."""
 
 from __future__ import annotations
 
 from consilience.evaluation import Score
 from consilience.report import figures
-from consilience.report.page import render_page, write_page
+from consilience.report.overview import render_page, write_page
 from consilience.report.portraits import LayerAtlas, Patch, Picture, Portrait
-from consilience.report.results import Experiment, LayerSummary, LearningPoint, Row
+from consilience.report.results import Experiment, LayerSummary, LearningPoint, Role, Row
+from consilience.report.scores import markdown_table
 from consilience.report.summary import summary_sentences
-from consilience.report.table import markdown_table
 
 __all__ = [
     "Experiment",
@@ -18,6 +18,7 @@ __all__ = [
     "Patch",
     "Picture",
     "Portrait",
+    "Role",
     "Row",
     "Score",
     "figures",

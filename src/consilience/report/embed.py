@@ -17,7 +17,9 @@ def svg(figure: Figure, name: str) -> str:
     Text is drawn as outlines: it is as wide on every machine as when its place was chosen. Same figure, same string.
     """
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "path", "image.composite_image": False}):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever the user's style is
+        mpl.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "path", "image.composite_image": False})
         figure.savefig(buffer, format="svg", metadata=NOWHERE)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)

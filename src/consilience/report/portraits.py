@@ -1,22 +1,24 @@
-"""Clusters as pictures: what a unit is made of and what excites it, as plain data for a report.
+"""Clusters as pictures, as plain data: what a unit is made of and what excites it.
 
-Pictures are kept with 8 bits for each number, which is what a screen shows, so that a report's results stay small.
+Pictures keep 8 bits for each number, which is what a screen shows, so that a report's results stay small.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from consilience.errors import InputError
 
 LEVELS = 255
+WEIGHTS = "RdBu_r"  # color map: red above 0, blue below, white at 0; color-blind readers see the difference
 Box = tuple[int, int, int, int]  # top, left, bottom, right: rows top … bottom − 1, columns left … right − 1
 
 
@@ -43,26 +45,40 @@ class Picture:
         n_bytes = len(base64.b64decode(self.pixels, validate=True))
         if len(self.shape) != 3 or self.shape[0] not in (1, 3) or n_bytes != math.prod(self.shape) or not n_bytes:
             raise InputError(
-                "this is no picture", got=f"shape {tuple(self.shape)}, {n_bytes} bytes",
-                expected="shape (C, H, W) with C = 1 or 3, and a byte for each number",
-            )  # fmt: skip
+                f"a picture must have a shape (C, H, W) with C = 1 or 3 and one byte for each number, got shape "
+                f"{tuple(self.shape)} and {n_bytes} bytes"
+            )
 
     @classmethod
     def of(cls, values: NDArray[np.floating]) -> Picture:
-        """Return the picture of values (C, H, W) from 0 to 1; what lies outside is cut off.
-
-        Raises
-        ------
-        InputError
-            If they have another shape.
-        """
+        """Return the picture of values (C, H, W) from 0 to 1; values outside are clipped."""
         levels = np.rint(LEVELS * np.clip(values, 0, 1)).astype(np.uint8)
         return cls(levels.shape, base64.b64encode(levels.tobytes()).decode())
+
+    @classmethod
+    def of_weights(cls, weights: NDArray[np.floating], largest: float | None = None) -> Picture:
+        """Return the picture of weights (C, H, W) in a scale symmetric around 0, by default their own."""
+        return cls.of(0.5 + 0.5 * weights / (largest or float(np.abs(weights).max()) or 1.0))
+
+    @property
+    def levels(self) -> NDArray[np.uint8]:
+        """The bytes, (C, H, W)."""
+        return np.frombuffer(base64.b64decode(self.pixels), np.uint8).reshape(self.shape)
 
     @property
     def values(self) -> NDArray[np.float64]:
         """The numbers (C, H, W), from 0 to 1."""
-        return np.frombuffer(base64.b64decode(self.pixels), np.uint8).reshape(self.shape) / LEVELS
+        return self.levels / LEVELS
+
+    def uri(self, colors: str = "gray") -> str:
+        """Return the picture as a PNG in a data URI; with one channel in this color map of matplotlib."""
+        if self.shape[0] == 3:
+            rgb = np.moveaxis(self.levels, 0, -1)
+        else:
+            rgb = mpl.colormaps[colors](self.levels[0], bytes=True)[..., :3]
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @dataclass(frozen=True)
@@ -71,9 +87,9 @@ class Patch:
 
     Attributes
     ----------
-    sample : which image, by its number among those given.
-    box : which part; what a unit sees from one position, cut off at the border of the image.
-    picture : its pixels, perhaps fewer than there were.
+    sample : index of the image among those given.
+    box : which part: what a unit sees from one position, clipped at the border of the image.
+    picture : its pixels, perhaps at a lower resolution.
     """
 
     sample: int
@@ -109,8 +125,8 @@ class LayerAtlas:
     ----------
     name : the layer.
     n_members : size of the population.
-    n_clusters : how many the layer has.
-    n_images : how many images were looked at.
+    n_clusters : number of clusters of the layer.
+    n_images : number of images that were searched.
     image_size : their height and width.
     portraits : of the first clusters, in canonical order.
     """
@@ -122,36 +138,9 @@ class LayerAtlas:
     image_size: tuple[int, int]
     portraits: tuple[Portrait, ...]
 
-    @classmethod
-    def from_plain(cls, raw: Mapping[str, Any]) -> LayerAtlas:
-        """Return the atlas that `dataclasses.asdict` has made nested mappings of, with lists for tuples or not.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            If they are damaged.
-        """
-        return cls(
-            **{
-                **raw,
-                "image_size": tuple(raw["image_size"]),
-                "portraits": tuple(_portrait(each) for each in raw["portraits"]),
-            }
-        )
-
-
-def _portrait(raw: Mapping[str, Any]) -> Portrait:
-    return Portrait(
-        **{
-            **raw,
-            "centroid": None if raw["centroid"] is None else _picture(raw["centroid"]),
-            "kernels": tuple(_picture(each) for each in raw["kernels"]),
-            "patches": tuple(
-                Patch(each["sample"], tuple(each["box"]), _picture(each["picture"])) for each in raw["patches"]
-            ),
-        }
-    )
-
-
-def _picture(raw: Mapping[str, Any]) -> Picture:
-    return Picture(tuple(raw["shape"]), raw["pixels"])
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of the largest patch, in pixels of the image."""
+        boxes = np.array([patch.box for portrait in self.portraits for patch in portrait.patches])
+        height, width = (boxes[:, 2:] - boxes[:, :2]).max(0)
+        return int(height), int(width)

@@ -1,23 +1,53 @@
-"""What a report shows, as plain data: numbers, names and arrays, never models.
+"""What the main report shows, as plain data: numbers, names and arrays, never models.
 
-`Experiment.save` writes ``results.json``; `Experiment.load` reads it, so that a report can be drawn again without
-computing.
+`Experiment.save` writes ``results.json`` and `Experiment.load` reads it: a page can be drawn again without computing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-from consilience.errors import ArtefactError
+from consilience.errors import ArtefactError, ConsilienceError
 from consilience.evaluation import Score
 from consilience.report.portraits import LayerAtlas
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
+
+
+class Role(StrEnum):
+    """What a row of the table is."""
+
+    MEAN_MEMBER = "mean member"
+    BEST_MEMBER = "best member"
+    ENSEMBLE = "ensemble"
+    ALTERNATIVE = "alternative"
+    SCRATCH = "from scratch"
+    ASSEMBLY = "assembly"
+    FINE_TUNED = "fine-tuned assembly"
+
+    @property
+    def group(self) -> str:
+        """Return the group of rows: "members", "alternative" or "assembly"."""
+        if self in (Role.ASSEMBLY, Role.FINE_TUNED):
+            return "assembly"
+        return "members" if self in REFERENCES else "alternative"
+
+
+REFERENCES = (Role.MEAN_MEMBER, Role.BEST_MEMBER, Role.ENSEMBLE)
+# Methods of rows in files that were written before rows had a role; the role of other methods follows from their group.
+OLD_METHODS = {
+    "mean member": Role.MEAN_MEMBER,
+    "best member on validation": Role.BEST_MEMBER,
+    "ensemble of the members": Role.ENSEMBLE,
+    "from scratch": Role.SCRATCH,
+    "fine-tuned assembly": Role.FINE_TUNED,
+}
 
 
 @dataclass(frozen=True)
@@ -26,17 +56,17 @@ class Row:
 
     Attributes
     ----------
-    method : what the user would call it, e.g. "assembly, least-squares" or "ensemble of the members".
-    group : "members", "alternative" or "assembly".
-    width : "1x", "2x", …, or "" where it does not apply.
+    method : what a user would call it, e.g. "assembly, least-squares" or "ensemble of the members".
+    role : what it is.
+    width : "1x", "2x", …, "full", or "" where widths do not apply.
     parameters : number of parameters at inference (an ensemble counts all its members).
     test, validation : scores.
-    steps : gradient steps that this row took beyond the population's training; 0 for zero-shot methods.
-    seconds : wall-clock seconds that this row took beyond the population's training.
+    steps : gradient steps beyond the training of the members; 0 for zero-shot methods.
+    seconds : wall-clock seconds beyond the training of the members.
     """
 
     method: str
-    group: str
+    role: Role
     width: str
     parameters: int
     test: Score
@@ -55,7 +85,7 @@ class LearningPoint:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer of the census; `frequency`, `size` and `stability` by cluster, in canonical order."""
+    """The numbers of one layer of a census that a file can hold; by cluster, in canonical order."""
 
     name: str
     n_units: int
@@ -77,12 +107,11 @@ class Experiment:
     population : number of members, their class and widths, failed members, training hyperparameters.
     census : hyperparameters of the census.
     table : rows in the order shown.
-    learning : curve name ("fine-tuned assembly", "from scratch") → points.
+    learning : method of a row → test scores during its training.
     layers : the census, layer by layer.
-    centroids : first-layer centroids as images (C, H, W) nested lists, in canonical order; empty if inputs are no
-    images.
-    atlas : portraits of each layer's most frequent clusters; empty if inputs are no images.
-    obtained : what a reader needs to get these numbers again: command, seed, versions, method of each column.
+    centroids : first-layer centroids (C, H, W) in canonical order; empty if inputs are not images.
+    atlas : portraits of each layer's most frequent clusters; empty if inputs are not images.
+    obtained : how to get these numbers again: command, seed, versions.
     """
 
     title: str
@@ -96,17 +125,25 @@ class Experiment:
     atlas: list[LayerAtlas] = field(default_factory=list)
     obtained: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def n_members(self) -> int | None:
+        """Return the number of members, None if it is unknown."""
+        n = self.population.get("n_members")
+        return n if isinstance(n, int) and n > 0 else None
+
     def to_json(self) -> str:
         """Return the text of ``results.json``."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1, sort_keys=True)
+        raw = asdict(self)
+        for row, plain in zip(self.table, raw["table"], strict=True):
+            plain["group"] = row.role.group
+        return json.dumps({"format_version": FORMAT_VERSION, **raw}, indent=1, sort_keys=True)
 
     def save(self, directory: Path) -> Path:
         """Write ``results.json`` into an existing directory."""
         from consilience.store import atomic_write  # imports torch, which nothing else here needs
 
-        text = self.to_json()
         path = directory / FILE_NAME
-        atomic_write(path, text.encode())
+        atomic_write(path, self.to_json().encode())
         return path
 
     @classmethod
@@ -114,45 +151,53 @@ class Experiment:
         """Read ``results.json``; raise `ArtefactError` if it is missing, damaged or of another format version."""
         path = directory / FILE_NAME
         if not path.is_file():
-            raise ArtefactError(
-                "there are no results here",
-                where=directory,
-                expected=FILE_NAME,
-                cure="run `consilience report` on a census first",
-            )
+            raise ArtefactError(f"{path} must exist", cure="run `consilience report` on a census first")
         try:
             raw = json.loads(path.read_text())
             version = raw.pop("format_version")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ArtefactError(
-                "the results are damaged", where=path, got=str(error), cure="make them again"
-            ) from error
+            raise _damaged(path, error) from error
         if version != FORMAT_VERSION:
             raise ArtefactError(
-                "unknown format version",
-                where=path,
-                got=version,
-                expected=FORMAT_VERSION,
+                f"format version of {path} must be {FORMAT_VERSION}, got {version}",
                 cure="use the version of consilience that wrote it",
             )
         try:
-            return cls(
-                **{
-                    **raw,
-                    "table": [_row(row) for row in raw["table"]],
-                    "learning": {
-                        name: [LearningPoint(point["step"], Score(**point["test"])) for point in points]
-                        for name, points in raw["learning"].items()
-                    },
-                    "layers": [LayerSummary(**layer) for layer in raw["layers"]],
-                    "atlas": [LayerAtlas.from_plain(layer) for layer in raw.get("atlas", [])],
-                }
-            )
+            experiment: Experiment = decode(cls, {**raw, "table": [*map(_with_role, raw["table"])]})
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise ArtefactError(
-                "the results are damaged", where=path, got=str(error), cure="make them again"
-            ) from error
+            raise _damaged(path, error) from error
+        return experiment
 
 
-def _row(raw: Mapping[str, Any]) -> Row:
-    return Row(**{**raw, "test": Score(**raw["test"]), "validation": Score(**raw["validation"])})
+def decode(kind: Any, value: Any) -> Any:
+    """Return a value of a type from plain JSON data: dataclasses from mappings, tuples and lists from lists.
+
+    >>> decode(tuple[LearningPoint, ...], [{"step": 3, "test": {"accuracy": 1, "accuracy_se": 0, "loss": 0, "n": 9}}])
+    (LearningPoint(step=3, test=Score(accuracy=1, accuracy_se=0, loss=0, n=9)),)
+    """
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: decode(hints[name], part) for name, part in value.items()})  # type: ignore[operator]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (list, tuple):
+        return origin(decode(arguments[0], part) for part in value)
+    if origin is Mapping:
+        return {key: decode(arguments[1], part) for key, part in value.items()}
+    if arguments and type(None) in arguments:  # a dataclass or None
+        return None if value is None else decode(arguments[0], value)
+    return kind(value) if isinstance(kind, type) and issubclass(kind, StrEnum) else value
+
+
+def first(rows: Iterable[Row], role: Role) -> Row | None:
+    """Return the first row of this role, None if there is none."""
+    return next((row for row in rows if row.role == role), None)
+
+
+def _with_role(raw: Mapping[str, Any]) -> dict[str, Any]:
+    role = raw.get("role") or OLD_METHODS.get(raw["method"], raw["group"])
+    return {**{key: value for key, value in raw.items() if key != "group"}, "role": role}
+
+
+def _damaged(path: Path, error: Exception) -> ArtefactError:
+    reason = error.message if isinstance(error, ConsilienceError) else error
+    return ArtefactError(f"{path} is damaged: {reason}", cure="make it again")
