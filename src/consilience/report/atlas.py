@@ -62,14 +62,14 @@ def atlas_rows(layer: LayerAtlas) -> list[AtlasRow]:
 
 
 def _row(portrait: Portrait, layer: LayerAtlas) -> AtlasRow:
-    notes = (f"{portrait.size} unit{'' if portrait.size == 1 else 's'}",)
+    notes = [f"{portrait.size} unit{'' if portrait.size == 1 else 's'}"]
     if np.isfinite(portrait.stability):
-        notes += (f"stability {portrait.stability:.2f}",)
+        notes.append(f"stability {portrait.stability:.2f}")
     kernels = (portrait.centroid, *portrait.kernels) if portrait.centroid else ()
     return AtlasRow(
         owners=round(portrait.frequency * layer.n_members),
         percent=100 * portrait.frequency,
-        notes=notes,
+        notes=tuple(notes),
         kernels=tuple(kernel.uri(WEIGHTS) for kernel in kernels),
         patches=tuple(_tile(patch, layer) for patch in portrait.patches),
     )
@@ -83,5 +83,5 @@ def _tile(patch: Patch, layer: LayerAtlas) -> PatchTile:
 
 
 def _before(start: int, stop: int, size: int, extent: int) -> int:
-    """Return how many of the ``extent`` lines of a field lie before the image, of which it sees ``start`` to ``stop``."""
+    """Return how many of ``extent`` lines of a field lie before the image, of which it sees ``start`` to ``stop``."""
     return extent - (stop - start) if start == 0 and stop < size else 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -119,7 +120,11 @@ def learning_curves(
         step, (accuracy, error) = [point.step for point in points], _percents([point.test for point in points])
         ax.fill_between(step, accuracy - error, accuracy + error, color=color, alpha=0.16, linewidth=0)
         label = with_error(shortened(name), points[-1].test)
-        look = {"marker": marker, "markersize": 0.8 * SIZES.get(marker, 6), "markevery": -(-len(step) // 20)}
+        look: dict[str, Any] = {
+            "marker": marker,
+            "markersize": 0.8 * SIZES.get(marker, 6),
+            "markevery": -(-len(step) // 20),
+        }
         ax.plot(step, accuracy, color=color, label=label, markeredgecolor="white", markeredgewidth=0.4, **look)
     legend_beside(ax)
     note_below(ax, [text for name, points in curves.items() if (text := _below(name, points, low))])
@@ -142,7 +147,11 @@ def frequency_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
     _steps(ax, 100 * np.asarray(layer.frequency, float), FREQUENCY, "frequency")
     if np.isfinite(stability).any():
         n = len(stability)
-        look = {"markersize": 2.5 + 3.5 * min(1.0, 40 / n), "markeredgewidth": 0, "rasterized": n > MANY}
+        look: dict[str, Any] = {
+            "markersize": 2.5 + 3.5 * min(1.0, 40 / n),
+            "markeredgewidth": 0,
+            "rasterized": n > MANY,
+        }
         ax.plot(np.arange(n) + 1, stability, ".", color=STABILITY, label="stability", **look)
     ax.set(ylim=(0, 105), ylabel="share (%)")
     ax.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
@@ -240,8 +249,8 @@ def _look(series: Mapping[str, Sequence[Row]], name: str) -> tuple[str, str]:
 
 def _side_by_side(rows: Sequence[Row]) -> dict[Row, float]:
     """Return where along x each row is drawn: rows of one width around their number of parameters, in equal steps."""
-    low, high = min(row.parameters for row in rows), max(row.parameters for row in rows)
-    step = max(1.02, (high / low) ** STEP)
+    parameters = [row.parameters for row in rows] or [1]
+    step = max(1.02, (max(parameters) / min(parameters)) ** STEP)
     groups: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: row.parameters):  # equal ones stay in the order of the table
         if not groups or row.parameters > SAME * groups[-1][0].parameters:
@@ -255,8 +264,13 @@ def _series(ax: Axes, rows: Sequence[Row], places: Mapping[Row, float], look: tu
     rows = sorted(rows, key=lambda row: row.parameters)
     (y, error), (color, marker) = _percents([row.test for row in rows]), look
     joined = rows[0].role.group == "assembly" and len({row.parameters for row in rows}) == len(rows)
-    edges = {"markeredgecolor": "white", "markeredgewidth": 0.5, "markersize": SIZES.get(marker, 6)}
-    line = {"color": color, "marker": marker, "linestyle": "-" if joined else "none", "label": rows[0].method}
+    edges: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5, "markersize": SIZES.get(marker, 6)}
+    line: dict[str, Any] = {
+        "color": color,
+        "marker": marker,
+        "linestyle": "-" if joined else "none",
+        "label": rows[0].method,
+    }
     ax.errorbar([places[row] for row in rows], y, error, elinewidth=1.1, zorder=3, **line, **edges)
 
 
@@ -280,7 +294,7 @@ def _mark(ax: Axes, marks: Mapping[float, str]) -> None:
     """Draw thin vertical lines with a text above each."""
     for x, text in marks.items():
         ax.axvline(x, color="#b9b9b9", linewidth=0.7, linestyle=(0, (2, 2)), zorder=0.5)
-        place = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
+        place: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
         ax.annotate(text, (x, 1), (0, 3), ha="center", fontsize=SMALL, color=MUTED, **place)
 
 

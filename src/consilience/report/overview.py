@@ -11,9 +11,9 @@ import numpy as np
 
 from consilience.errors import InputError
 from consilience.report import figures
-from consilience.report.atlas import LayerAtlas, atlas_rows
+from consilience.report.atlas import atlas_rows
 from consilience.report.page import Illustration, illustration, render
-from consilience.report.portraits import WEIGHTS, Picture
+from consilience.report.portraits import WEIGHTS, LayerAtlas, Picture
 from consilience.report.results import Experiment, LayerSummary
 from consilience.report.scores import score_table
 from consilience.report.style import new_figure, styled

@@ -24,7 +24,12 @@ def legend_beside(ax: Axes, **options: Any) -> None:
 def legend_above(ax: Axes, handles: Sequence[Any] | None = None, n_columns: int = 4) -> None:
     """Write the legend above the axes, on the right."""
     handles = handles or ax.get_legend_handles_labels()[0]
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.09), "borderaxespad": 0, "ncols": n_columns}
+    place: dict[str, Any] = {
+        "loc": "lower right",
+        "bbox_to_anchor": (1.0, 1.09),
+        "borderaxespad": 0,
+        "ncols": n_columns,
+    }
     ax.legend(handles=handles, handlelength=1.2, handletextpad=0.5, columnspacing=1.2, **place)
 
 

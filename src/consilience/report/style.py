@@ -29,7 +29,6 @@ STYLE: Any = {
     "font.size": NORMAL,
     "axes.labelsize": NORMAL,
     "axes.titlesize": SMALL,
-    "axes.titlelocation": "left",
     "axes.edgecolor": "#999999",
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -19,7 +20,7 @@ from consilience.data import Data
 from consilience.errors import InputError
 from consilience.evaluation import Score, evaluate, mean_score
 from consilience.population.population import Population
-from consilience.report.results import Experiment, LayerSummary, LearningPoint, Row
+from consilience.report.results import Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.studies.atlas import CHANNELS, atlas, kernel_shape
 from consilience.training.fit import Training, fit_members
 from consilience.training.train import initialise
@@ -29,15 +30,17 @@ CORRECTIONS = ("none", "least-squares", "second-order", "distill")
 TRAINED_WIDTH = "2x"  # the width at which fine-tuning and training from scratch are compared
 N_CENTROIDS = 64
 GROUPS = ("members", "alternative", "assembly")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _Contest:
-    """What every row of the table is made from."""
+    """What every row of the table is made from, and the rows so far."""
 
     census: Census
     data: Data
     random_state: int
+    rows: list[Row] = field(default_factory=list)
 
     @property
     def population(self) -> Population:
@@ -51,32 +54,53 @@ class _Contest:
     @property
     def steps(self) -> int:
         """Gradient steps that each member took."""
-        told = [record["steps"] for record in self.population.metrics if "steps" in record]
-        return max(told, default=self.training.epochs * math.ceil(len(self.data.train) / self.training.batch_size))
+        steps = [record["steps"] for record in self.population.metrics if "steps" in record]
+        return max(steps, default=self.training.epochs * math.ceil(len(self.data.train) / self.training.batch_size))
 
-    def row(self, method: str, group: str, width: str, network: nn.Module, steps: int = 0, seconds: float = 0.0) -> Row:
+    def exists(self, width: str) -> bool:
+        """Return whether the census has enough clusters for a multiple of the median widths; a few members may not."""
+        return all(
+            resolve_width(width, self.population.median_width(name), "widths") <= layer.clustering.n_leaves
+            for name, layer in self.census.layers_.items()
+        )
+
+    def add(self, method: str, role: Role, width: str, network: nn.Module, steps: int = 0, seconds: float = 0) -> None:
+        """Score a network and add its row."""
         size = sum(parameter.numel() for parameter in network.parameters())
         test, validation = evaluate(network, self.data.test), evaluate(network, self.data.validation)
-        return Row(method, group, width, size, test, validation, steps, seconds)
+        self.rows.append(Row(method, role, width, size, test, validation, steps, seconds))
 
-    def train(self, network: nn.Module) -> tuple[nn.Module, list[LearningPoint], float]:
-        """Train one network as a member was trained: it, its test scores by epoch, and the seconds."""
+    def add_members(self) -> None:
+        """Add the members, their ensemble, and what can be made of them without a census."""
+        population, data = self.population, self.data
+        test = mean_score([evaluate(member.module, data.test) for member in population])
+        validation = mean_score([evaluate(member.module, data.validation) for member in population])
+        size = sum(parameter.numel() for parameter in population.members[0].module.parameters())
+        self.rows.append(Row("mean member", Role.MEAN_MEMBER, "", size, test, validation, 0, 0.0))
+        best = best_member(population, data.validation)
+        self.add("best member on validation", Role.BEST_MEMBER, "", best)
+        self.add("ensemble of the members", Role.ENSEMBLE, "", Ensemble(population))
+        if any(len(set(population.widths(layer.name))) > 1 for layer in population.architecture.hidden):
+            return
+        for method, make in (("average of parameters", parameter_average), ("MergeMany", merge_many)):
+            network, seconds = _timed(partial(make, population))
+            self.add(method, Role.ALTERNATIVE, "1x", network, 0, seconds)
+
+    def add_trained(self, role: Role, width: str, network: nn.Module) -> list[LearningPoint]:
+        """Train one network as a member was trained, add its row, and return its test scores by epoch."""
         training = replace(self.training, shuffle="independent", subset="full")
         train, test = self.data.train, self.data.test
-        start = evaluate(network, test)
-        began = time.perf_counter()
-        trained = fit_members(
-            [network], train.x, train.y, training, random_state=self.random_state, max_steps=self.steps,
-            validation=(test.x, test.y),
-        )  # fmt: skip
-        seconds = time.perf_counter() - began
+        options: dict[str, Any] = {"max_steps": self.steps, "validation": (test.x, test.y)}
+        fit = partial(fit_members, random_state=self.random_state, **options)
+        points = [LearningPoint(0, evaluate(network, test))]
+        trained, seconds = _timed(partial(fit, [network], train.x, train.y, training))
         network.load_state_dict(trained.states[0])
-        points = [LearningPoint(0, start)]
         for record in trained.metrics:
             p = record["validation_accuracy"]
             score = Score(p, math.sqrt(p * (1 - p) / len(test)), record["validation_loss"], len(test))
             points.append(LearningPoint(record["steps"], score))
-        return network, points, seconds
+        self.add(role, role, width, network, self.steps, seconds)
+        return points
 
 
 def run_experiment(
@@ -107,93 +131,67 @@ def run_experiment(
         If the data does not fit the population.
     """
     contest = _Contest(census, data, random_state)
-    _check_fits(contest.population, data)
+    population = contest.population
+    _check_fits(population, data)
     progress("members and their ensemble")
-    rows = _alternatives(contest)
+    contest.add_members()
     usable = [c for c in corrections if census.calibration_ is not None or c == "none"]
-    assembler = Assembler(census)
-    built: dict[tuple[str, str], nn.Module] = {}
-    possible = [width for width in widths if _exists(census, width)]
+    possible = [width for width in widths if contest.exists(width)]
+    trained_width = TRAINED_WIDTH if contest.exists(TRAINED_WIDTH) else "full"
+    best = "least-squares" if "least-squares" in usable else "none"
+    assembler, start = Assembler(census), None
     for correction in usable:
         for width in (*possible, "full") if correction == "none" else possible:
             progress(f"assembly {width}, {correction}")
-            began = time.perf_counter()
-            network = assembler.assemble(width, correction=correction, random_state=random_state)
-            built[width, correction] = network
+            build = partial(assembler.assemble, width, correction=correction, random_state=random_state)
+            network, seconds = _timed(build)
             steps = STEPS if correction == "distill" else 0
-            seconds = time.perf_counter() - began
-            rows.append(contest.row(f"assembly, {correction}", "assembly", width, network, steps, seconds))
-
+            contest.add(f"assembly, {correction}", Role.ASSEMBLY, width, network, steps, seconds)
+            start = network if (width, correction) == (trained_width, best) else start
     if "least-squares" in usable and len(possible) > 1:
         progress("elastic assembly")
-        began = time.perf_counter()
-        several = assembler.elastic(possible)
-        seconds = (time.perf_counter() - began) / len(possible)
+        networks, seconds = _timed(partial(assembler.elastic, possible))
         for width in possible:
-            network = several.at_width(width)
-            rows.append(contest.row("assembly, elastic", "assembly", width, network, 0, seconds))
+            network = networks.at_width(width)
+            contest.add("assembly, elastic", Role.ASSEMBLY, width, network, 0, seconds / len(possible))
 
-    best = "least-squares" if "least-squares" in usable else "none"
-    trained_width = TRAINED_WIDTH if _exists(census, TRAINED_WIDTH) else "full"
-    start = built.get((trained_width, best)) or assembler.assemble(trained_width, correction=best)
-    contestants = (
-        ("from scratch", "alternative", initialise(start, random_state)),
-        ("fine-tuned assembly", "assembly", start),
-    )
     learning: dict[str, list[LearningPoint]] = {}
-    for name, group, network in contestants:
-        progress(f"{name}, {trained_width}")
-        trained, learning[name], seconds = contest.train(network)
-        rows.append(contest.row(name, group, trained_width, trained, contest.steps, seconds))
+    start = start or assembler.assemble(trained_width, correction=best)
+    for role, network in ((Role.SCRATCH, initialise(start, random_state)), (Role.FINE_TUNED, start)):
+        progress(f"{role}, {trained_width}")
+        learning[role.value] = contest.add_trained(role, trained_width, network)
     progress("what excites the clusters")
     pictures = (data.image_shape or (0,))[0] in CHANNELS
     return Experiment(
-        title=f"{len(contest.population)} networks and one built from them: {data.name}",
-        data=_describe_data(data), population=_describe_population(contest.population),
-        census=_describe_census(census), table=sorted(rows, key=lambda row: GROUPS.index(row.group)), learning=learning,
-        layers=[_summary(layer, contest.population) for layer in census.layers_.values()],
-        centroids=_centroid_images(census, data), atlas=atlas(census, data.calibration.x) if pictures else [],
+        title=f"{len(population)} networks and one built from them: {data.name}",
+        data=_describe_data(data),
+        population=_describe_population(population),
+        census=_describe_census(census),
+        table=sorted(contest.rows, key=lambda row: GROUPS.index(row.role.group)),
+        learning=learning,
+        layers=[_summary(layer, population) for layer in census.layers_.values()],
+        centroids=_centroid_images(census, data),
+        atlas=atlas(census, data.calibration.x) if pictures else [],
         obtained=dict(obtained or {}),
-    )  # fmt: skip
-
-
-def _exists(census: Census, width: str) -> bool:
-    """Whether the census has enough clusters for this multiple of the median widths; a few members may not."""
-    population = census.population_
-    return all(
-        resolve_width(width, population.median_width(name), "widths") <= layer.clustering.n_leaves
-        for name, layer in census.layers_.items()
     )
 
 
-def _alternatives(contest: _Contest) -> list[Row]:
-    population, data = contest.population, contest.data
-    first = population.members[0].module
-    test = mean_score([evaluate(member.module, data.test) for member in population])
-    validation = mean_score([evaluate(member.module, data.validation) for member in population])
-    size = sum(parameter.numel() for parameter in first.parameters())
-    rows = [
-        Row("mean member", "members", "", size, test, validation, 0, 0.0),
-        contest.row("best member on validation", "members", "", best_member(population, data.validation)),
-        contest.row("ensemble of the members", "members", "", Ensemble(population)),
-    ]
-    if all(len(set(population.widths(layer.name))) == 1 for layer in population.architecture.hidden):
-        for method, make in (("average of parameters", parameter_average), ("MergeMany", merge_many)):
-            began = time.perf_counter()
-            network = make(population)
-            seconds = time.perf_counter() - began
-            rows.append(contest.row(method, "alternative", "1x", network, 0, seconds))
-    return rows
+def _timed(make: Callable[[], T]) -> tuple[T, float]:
+    """Return what a function returns, and the seconds that it took."""
+    began = time.perf_counter()
+    made = make()
+    return made, time.perf_counter() - began
 
 
 def _check_fits(population: Population, data: Data) -> None:
     shape, n_outputs = tuple(data.test.x.shape[1:]), population.architecture.output.width
-    if shape != population.architecture.program.input_shape or data.n_classes != n_outputs:
+    wanted = population.architecture.program.input_shape
+    if shape != wanted or data.n_classes != n_outputs:
         raise InputError(
-            "the data does not fit the population", where=data.name, got=f"inputs {shape}, {data.n_classes} classes",
-            expected=f"inputs {population.architecture.program.input_shape}, {n_outputs} classes",
+            f"{data.name} must have inputs {wanted} and {n_outputs} classes, got inputs {shape} and {data.n_classes} "
+            "classes",
             cure="pass the data the members were trained on",
-        )  # fmt: skip
+        )
 
 
 def _summary(layer: LayerCensus, population: Population) -> LayerSummary:
@@ -219,20 +217,17 @@ def _centroid_images(census: Census, data: Data) -> list[Any]:
 
 def _describe_data(data: Data) -> dict[str, Any]:
     sizes = {f"n_{part}": len(getattr(data, part)) for part in ("train", "calibration", "validation", "test")}
-    return {
-        "name": data.name,
-        **sizes,
-        "n_classes": data.n_classes,
-        "image_shape": data.image_shape and list(data.image_shape),
-    }
+    image_shape = data.image_shape and list(data.image_shape)
+    return {"name": data.name, **sizes, "n_classes": data.n_classes, "image_shape": image_shape}
 
 
 def _describe_population(population: Population) -> dict[str, Any]:
+    hidden = population.architecture.hidden
     return {
         "n_members": len(population),
         "class": type(population.members[0].module).__name__,
-        "widths": {layer.name: sorted(set(population.widths(layer.name))) for layer in population.architecture.hidden},
-        "activations": {layer.name: ", ".join(layer.activations) for layer in population.architecture.hidden},
+        "widths": {layer.name: sorted(set(population.widths(layer.name))) for layer in hidden},
+        "activations": {layer.name: ", ".join(layer.activations) for layer in hidden},
         "failed": {str(k): why for k, why in population.failed.items()},
         **population.provenance,
     }
