@@ -17,8 +17,8 @@ from consilience.data import Data, load_data
 from consilience.errors import InputError
 from consilience.nets import ConvNet
 from consilience.population import Population
-from consilience.report import Portrait, figures, render_page
-from consilience.report.embed import svg
+from consilience.report import Portrait, render_page
+from consilience.report.atlas import atlas_rows
 from consilience.report.receptive_fields import receptive_fields
 from consilience.studies.atlas import atlas, kernel_shape
 from consilience.studies.excitation import strongest
@@ -105,7 +105,7 @@ def test_what_looks_at_all_positions_sees_the_whole_image():
 
 
 def test_only_images_have_fields():
-    with pytest.raises(InputError, match=r"(?s)only images.*samples of shape \(6,\).*\(C, H, W\)"):
+    with pytest.raises(InputError, match=r"must read images of shape \(C, H, W\), got samples of shape \(6,\)"):
         boxes_in(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), torch.rand(4, 6), "0")
 
 
@@ -264,7 +264,8 @@ def test_large_and_noisy_images_still_make_a_small_figure():
     assert portrait.centroid.shape == (3, 18, 18)
     assert portrait.patches[0].picture.shape == (3, 32, 32)
     np.testing.assert_allclose(portrait.patches[0].picture.values.mean(), 0.5, atol=0.05)
-    assert len(svg(figures.frequency_atlas(layer).figure, "a")) < 320_000
+    tiles = [uri for row in atlas_rows(layer) for uri in (*row.kernels, *(patch.uri for patch in row.patches))]
+    assert sum(map(len, tiles)) < 320_000
 
 
 def test_at_most_so_many_images_are_looked_at_evenly_spread(monkeypatch: pytest.MonkeyPatch):
@@ -294,26 +295,26 @@ def test_weights_are_pictures_where_a_layer_reads_images_alone():
 
 
 @pytest.mark.parametrize(
-    ("draw", "texts"),
+    ("draw", "text"),
     [
-        (lambda census, x: atlas(Census(), x), ("the census has not been taken", "call fit first")),
-        (lambda census, x: atlas(census, x[:, 0]), ("drawn from has the wrong shape", "(12, 8, 8)", "(n, 1, 8, 8)")),
-        (lambda census, x: atlas(census, x, n_clusters=0), ("n_clusters must be 1 or more", "got:      0")),
-        (lambda census, x: atlas(census, x, n_patches=0), ("n_patches must be 1 or more", "atlas(n_patches=...)")),
-        (lambda census, x: atlas(census, x, n_kernels=-1), ("n_kernels must be 1 or more", "got:      -1")),
+        (lambda census, x: atlas(Census(), x), "call fit first"),
+        (lambda census, x: atlas(census, x[:, 0]), "x must have shape (n, 1, 8, 8)"),
+        (lambda census, x: atlas(census, x, n_clusters=0), "n_clusters must be an int >= 1, got 0"),
+        (lambda census, x: atlas(census, x, n_patches=0), "n_patches must be an int >= 1, got 0"),
+        (lambda census, x: atlas(census, x, n_kernels=-1), "n_kernels must be an int >= 1, got -1"),
     ],
 )
-def test_atlases_that_cannot_be_made_are_refused(draw: Callable, texts: tuple[str, ...]):
+def test_atlases_that_cannot_be_made_are_refused(draw: Callable, text: str):
     census = census_of([chain()], images(), 2)
-    with pytest.raises(InputError, match="(?s)" + ".*".join(map(re.escape, texts))):
+    with pytest.raises(InputError, match=re.escape(text)):
         draw(census, images())
 
 
-def test_images_that_cannot_be_shown_are_refused():
-    with pytest.raises(InputError, match=r"(?s)no images that can be shown.*\(12, 2, 8, 8\).*C = 1 or 3"):
+def test_inputs_that_cannot_be_shown_are_refused():
+    with pytest.raises(InputError, match=r"C = 1 or 3, got shape \(12, 2, 8, 8\)"):
         atlas(census_of([chain(channels=2)], images(channels=2), 2), images(channels=2))
     flat = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-    with pytest.raises(InputError, match=r"(?s)no images that can be shown.*\(12, 6\)"):
+    with pytest.raises(InputError, match=r"C = 1 or 3, got shape \(12, 6\)"):
         atlas(census_of([flat], torch.rand(12, 6), 2), torch.rand(12, 6))
 
 

@@ -602,7 +602,7 @@ def test_the_page_says_what_is_seen_and_how_it_was_obtained(page: str):
     assert len(captions) == 7
     assert "the weights of a unit from the pixels of the input" in captions[4]
     assert "The first 4 of 40 clusters of hidden.0, with the share of the 16 members that own each." in captions[5]
-    assert "from 3 × 3 pixels of the input, anywhere (red is above 0, blue below, white is 0)" in captions[5]
+    assert "from 3 × 3 pixels of the input, at any position (red is above 0, blue below, white is 0)" in captions[5]
     assert "of 1,000 images, the strongest first: 4 × 4 pixels, all that a unit sees from one position" in captions[6]
     assert "weights" not in captions[6]
     assert "1 is owned by every member, 12 by at least half, 4 by only one" in captions[2]

@@ -162,7 +162,11 @@ def _atlas_caption(layer: LayerAtlas) -> str:
 
 def _pixels(size: tuple[int, ...], image_size: tuple[int, ...]) -> str:
     """Return the pixels that weights of some size belong to, in words."""
-    return "the pixels of the input" if size == image_size else f"{size[0]} × {size[1]} pixels of the input, anywhere"
+    return (
+        "the pixels of the input"
+        if size == image_size
+        else f"{size[0]} × {size[1]} pixels of the input, at any position"
+    )
 
 
 def _colors(channels: int) -> str:

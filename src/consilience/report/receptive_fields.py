@@ -2,10 +2,10 @@
 
 Choices
 - NaN goes through every operation that reads it, whatever the weights are and whichever inputs a rectifier lets pass.
-  So a position sees the rows of pixels that make its units NaN when they are NaN. Gradients would be zero behind a
-  rectifier that is shut, and at every input but one of a maximum.
-- One run for each row of pixels and one for each column give the boxes of all positions of all layers.
-- Fast convolution algorithms that mix neighbouring outputs would spread NaN beyond a field; they are switched off.
+  So a position sees the rows of pixels that make its units NaN when they are NaN. Gradients would be zero behind an
+  inactive rectifier, and at every input but one of a maximum.
+- One forward pass for each row of pixels and one for each column give the boxes of all positions of all layers.
+- Fast convolution algorithms mix neighboring outputs and would spread NaN beyond a field; they are switched off.
 
 Axis legend: ``n`` samples, here one for each row or column of pixels, ``u`` units, ``p`` positions.
 """
@@ -53,10 +53,7 @@ def receptive_fields(network: TracedNetwork, axes: Collection[Axis]) -> dict[Axi
     """
     shape = network.architecture.program.input_shape
     if len(shape) != 3:
-        raise InputError(
-            "only images have receptive fields", where="the network's inputs", got=f"samples of shape {shape}",
-            expected="samples of shape (C, H, W)",
-        )  # fmt: skip
+        raise InputError(f"the network must read images of shape (C, H, W), got samples of shape {shape}")
     with _plain_convolutions():
         vertical, horizontal = _extents(network, axes, 1), _extents(network, axes, 2)
     return {axis: torch.stack([vertical[axis], horizontal[axis]], dim=2).flatten(1) for axis in axes}
@@ -65,15 +62,15 @@ def receptive_fields(network: TracedNetwork, axes: Collection[Axis]) -> dict[Axi
 def _extents(network: TracedNetwork, axes: Collection[Axis], dim: int) -> dict[Axis, Tensor]:
     """First and last + 1 of the rows (dim 1) or columns (dim 2) of pixels that each position sees: (p, 2)."""
     shape, widths = network.architecture.program.input_shape, network.architecture.widths
-    found: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
+    seen: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
     example = next(iter(network.state.values()))
     for lines in torch.arange(shape[dim]).split(batch_size(network)):
         x = example.new_zeros(len(lines), *shape)
         x.movedim(dim + 1, 1)[torch.arange(len(lines)), lines] = torch.nan
         values = network.values(x, list({axis.name for axis in axes}))
-        for axis, rows in found.items():
+        for axis, rows in seen.items():
             rows.append(axis.units(values[axis.name], widths, len(x)).isnan().any(1))
-    return {axis: _ends(torch.cat(rows)) for axis, rows in found.items()}
+    return {axis: _ends(torch.cat(rows)) for axis, rows in seen.items()}
 
 
 @contextlib.contextmanager

@@ -44,10 +44,10 @@ class Table:
     --------
     >>> table = Table.plain([Column("Name", is_text=True), Column("Loss")], [["a_b", "0.1"], ["c", "0.25"]])
     >>> print(table.markdown(), end="")
-    | Name  | Loss |
-    | ----- | ---: |
+    | Name | Loss |
+    | ---- | ---: |
     | a\\_b |  0.1 |
-    | c     | 0.25 |
+    | c    | 0.25 |
     """
 
     columns: Sequence[Column]

@@ -17,6 +17,7 @@ from torch.nn import functional
 from consilience.bases.hyperplanes import hyperplanes
 from consilience.census import Census, LayerCensus
 from consilience.census.census import member_networks
+from consilience.checks import check_count
 from consilience.clustering.distances import unit_norm
 from consilience.errors import InputError
 from consilience.population.checks import check_inputs
@@ -25,7 +26,7 @@ from consilience.report.receptive_fields import receptive_fields
 from consilience.studies.excitation import place_of, strongest, unit_signs
 from consilience.units.symmetry import usable_symmetry
 
-MAX_IMAGES = 1000  # that are looked at, so that a report on many members does not take longer than their census
+MAX_IMAGES = 1000  # that are searched, so that a report on many members does not take longer than their census
 # Numbers in a picture, which is shown as a thumbnail: with them a layer takes up to about 300 kB of a page.
 PATCH_NUMBERS, KERNEL_NUMBERS = 3 * 32 * 32, 1024
 CHANNELS = (1, 3)  # that a picture can have
@@ -38,16 +39,16 @@ def atlas(
 
     Parameters
     ----------
-    census : a census that has been taken, of networks of images with one channel or three.
-    x : images (n, C, H, W); of more than `MAX_IMAGES` as many are looked at, evenly spread.
-    n_clusters, n_patches : for each layer and for each cluster, at most.
-    n_kernels : members of each cluster whose weights are shown, at most, where these are weights from the inputs.
+    census : a fitted census of networks of images with one channel or three.
+    x : images (n, C, H, W); of more than `MAX_IMAGES`, that many are searched, evenly spread.
+    n_clusters : clusters of each layer, at most.
+    n_patches : patches of each cluster, at most.
+    n_kernels : members of each cluster whose weights are shown, at most, where a layer reads the inputs.
 
     Raises
     ------
     InputError
-        If the census has not been taken, x does not fit its members or is no images that can be shown, or a number is
-        below 1.
+        If the census is not fitted, x does not fit its members or is not such images, or a number is below 1.
 
     Examples
     --------
@@ -63,32 +64,26 @@ def atlas(
     networks = member_networks(census)
     check_inputs(census.population_, x, "x")
     if x.dim() != 4 or x.shape[1] not in CHANNELS:
-        raise InputError(
-            "these are no images that can be shown", got=tuple(x.shape), expected="(n, C, H, W) with C = 1 or 3"
-        )
-    for what, number in (("n_clusters", n_clusters), ("n_patches", n_patches), ("n_kernels", n_kernels)):
-        if number < 1:
-            raise InputError(f"{what} must be 1 or more", where=f"atlas({what}=...)", got=number)
+        raise InputError(f"x must be images (n, C, H, W) with C = 1 or 3, got shape {tuple(x.shape)}")
+    for argument, number in (("n_clusters", n_clusters), ("n_patches", n_patches), ("n_kernels", n_kernels)):
+        check_count(argument, number)
     images = _Images.of(x)
     places = {name: place_of(census, name) for name in census.layers_}
     fields = receptive_fields(networks[0], places.values())
     signs = {name: unit_signs(census, layer, images.x) for name, layer in census.layers_.items()}
     excitations = strongest(census, images.x, signs, n_clusters)
-    found = []
+    size = int(x.shape[2]), int(x.shape[3])
+    layers = []
     for name, layer in census.layers_.items():
         response, boxes = excitations[name].response, fields[places[name]][excitations[name].position]  # (n, c, 4)
-        portraits = tuple(
-            Portrait(
-                float(layer.frequency_[c]), int(layer.size_[c]), float(layer.stability_[c]), centroid, kernels,
-                images.patches(response[:, c], boxes[:, c], n_patches),
-            )
-            for c, (centroid, kernels) in enumerate(
-                _weights(census, layer, signs[name], x.shape[1:], response.shape[1], n_kernels)
-            )
-        )  # fmt: skip
-        size = int(x.shape[2]), int(x.shape[3])
-        found.append(LayerAtlas(name, layer.n_members, layer.n_clusters_, len(images.x), size, portraits))
-    return found
+        weights = _weights(census, layer, signs[name], x.shape[1:], response.shape[1], n_kernels)
+        portraits = []
+        for c, (centroid, kernels) in enumerate(weights):
+            numbers = float(layer.frequency_[c]), int(layer.size_[c]), float(layer.stability_[c])
+            patches = images.patches(response[:, c], boxes[:, c], n_patches)
+            portraits.append(Portrait(*numbers, centroid, kernels, patches))
+        layers.append(LayerAtlas(name, layer.n_members, layer.n_clusters_, len(images.x), size, tuple(portraits)))
+    return layers
 
 
 def kernel_shape(census: Census, layer: str, image_shape: Sequence[int]) -> tuple[int, int, int] | None:
@@ -116,10 +111,10 @@ def _weights(
     if shape is None:
         yield from [(None, ())] * n_clusters
         return
-    centroids, own = torch.from_numpy(layer.centroid_), hyperplanes(census.networks_, layer.name, {}).augmented
+    centroids, points = torch.from_numpy(layer.centroid_), hyperplanes(census.networks_, layer.name, {}).augmented
     if usable_symmetry(census.population_.architecture, layer.name).homogeneous:
         centroids = unit_norm(centroids)
-    turned = own * signs[:, None]
+    turned = points * signs[:, None]
     for c, centroid in enumerate(centroids[:n_clusters].to(turned)):
         units = np.flatnonzero(layer.labels_ == c)
         along, member = (turned[units] @ centroid).numpy(), layer.member[units]
@@ -127,31 +122,31 @@ def _weights(
         _, first = np.unique(member[order], return_index=True)
         rows = torch.cat([centroid[None], turned[units[order[first[:n]]]]])
         weights = _shrunk(rows[:, :-1].reshape(-1, *shape), KERNEL_NUMBERS).numpy()
-        largest = np.abs(weights).max() or 1.0
-        shown = tuple(Picture.of(0.5 + 0.5 * each / largest) for each in weights)
-        yield shown[0], shown[1:]
+        largest = float(np.abs(weights).max())
+        pictures = tuple(Picture.of_weights(each, largest) for each in weights)
+        yield pictures[0], pictures[1:]
 
 
 @dataclass(frozen=True)
 class _Images:
-    """The images (n, C, H, W) that are looked at, their numbers (n,) among those given, and each channel's range."""
+    """The images (n, C, H, W) that are searched, their indices (n,) among those given, and each channel's range."""
 
     x: Tensor
-    number: Tensor
+    index: Tensor
     low: Tensor
     high: Tensor
 
     @classmethod
     def of(cls, x: Tensor) -> _Images:
-        number = torch.arange(min(len(x), MAX_IMAGES)) * len(x) // min(len(x), MAX_IMAGES)
-        chosen = x[number]
-        return cls(chosen, number, chosen.amin((0, 2, 3))[:, None, None], chosen.amax((0, 2, 3))[:, None, None])
+        index = torch.arange(min(len(x), MAX_IMAGES)) * len(x) // min(len(x), MAX_IMAGES)
+        chosen = x[index]
+        return cls(chosen, index, chosen.amin((0, 2, 3))[:, None, None], chosen.amax((0, 2, 3))[:, None, None])
 
     def patches(self, response: Tensor, box: Tensor, n: int) -> tuple[Patch, ...]:
         """What is in the box (n, 4) of each of the images of strongest response (n,), the strongest first."""
         order = response.argsort(descending=True, stable=True)[:n]
         return tuple(
-            Patch(int(self.number[i]), (top, left, bottom, right), self._picture(self.x[i, :, top:bottom, left:right]))
+            Patch(int(self.index[i]), (top, left, bottom, right), self._picture(self.x[i, :, top:bottom, left:right]))
             for i, (top, left, bottom, right) in zip(order.tolist(), box[order].tolist(), strict=True)
         )
 

@@ -5,8 +5,8 @@ The response of cluster c at position p of image n is the mean pre-activation of
     r[n, c, p] = Σ_u σ_u z_u[n, p] / size_c,
 
 each in canonical scale, and with a sign σ where the activation leaves the sign free, so that all units of a cluster
-point one way. Of each image the strongest position counts. Of a layer that is written in several places, as a residual
-stream is, the first is looked at.
+have one direction. The strongest position of each image counts. Of a layer that is written in several places, such as a
+residual stream, the first place counts.
 
 Axis legend: ``U`` units of all members, one member after the other, ``u`` units of one, ``c`` cluster, ``n`` images,
 ``p`` positions.
@@ -29,7 +29,7 @@ from consilience.signals.responses import rows_of
 from consilience.units.axes import Axis
 from consilience.units.symmetry import usable_symmetry
 
-MAX_ROWS = 2000  # responses of each unit by which its sign is told
+MAX_ROWS = 2000  # responses of each unit by which its sign is found
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Excitation:
 
 
 def place_of(census: Census, layer: str) -> Axis:
-    """Return where a layer's pre-activations are looked at."""
+    """Return where a layer's pre-activations are read."""
     return census.population_.architecture.written(layer)[0]
 
 
 def unit_signs(census: Census, layer: LayerCensus, x: Tensor) -> Tensor:
-    """Return the sign of each unit (U,) that turns it the way of its cluster; all 1 where signs may not be flipped.
+    """Return the sign of each unit (U,) that gives it the direction of its cluster; all 1 where no sign is free.
 
-    That way is the centroid's, where it has weights from the inputs only, as its units have; elsewhere it is that of
-    the cluster's first unit, and responses to the images x (n, ...) are compared.
+    The direction is that of the centroid where a layer reads the inputs only. Elsewhere it is that of the cluster's
+    first unit, and responses to the images x (n, ...) are compared.
     """
     signs = torch.ones(len(layer.member), dtype=x.dtype)
     if usable_symmetry(census.population_.architecture, layer.name).flippable:
@@ -74,17 +74,17 @@ def strongest(census: Census, x: Tensor, signs: Mapping[str, Tensor], n_clusters
 
     Parameters
     ----------
-    census : a census that has been taken.
-    x : images, or any inputs; all positions of all of them are looked at, some inputs at a time.
-    signs : by layer, what `unit_signs` returns.
-    n_clusters : of each layer, at most.
+    census : a fitted census.
+    x : images or other inputs; all of their positions are searched, in batches.
+    signs : layer → the result of `unit_signs`.
+    n_clusters : clusters of each layer, at most.
     """
     networks, places = member_networks(census), {name: place_of(census, name) for name in signs}
     shares = {
         name: _shares(census.layers_[name], sign, n_clusters).split(census.population_.widths(name))
         for name, sign in signs.items()
     }
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in signs}
+    maxima: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in signs}
     for batch in x.split(min(batch_size(network) for network in networks)):
         responses = {name: x.new_zeros(()) for name in signs}
         for k, network in enumerate(networks):
@@ -94,12 +94,12 @@ def strongest(census: Census, x: Tensor, signs: Mapping[str, Tensor], n_clusters
                 responses[name] = responses[name] + torch.einsum("nup,uc->ncp", units, shares[name][k])
         for name, response in responses.items():
             best, position = response.max(2)
-            found[name].append((best, position))
-    return {name: Excitation(*(torch.cat(parts) for parts in zip(*each, strict=True))) for name, each in found.items()}
+            maxima[name].append((best, position))
+    return {name: Excitation(*map(torch.cat, zip(*parts, strict=True))) for name, parts in maxima.items()}
 
 
 def _shares(layer: LayerCensus, signs: Tensor, n_clusters: int) -> Tensor:
-    """What each unit adds to the responses of the first clusters: (U, c)."""
+    """Return what each unit adds to the responses of the first clusters, (U, c)."""
     labels = torch.from_numpy(layer.labels_)
     inside = (labels[:, None] == torch.arange(min(n_clusters, layer.n_clusters_))).to(signs)
     return signs[:, None] * inside / inside.sum(0)
