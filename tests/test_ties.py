@@ -23,7 +23,7 @@ from consilience.census.growth import grow
 from consilience.clustering.clusterers import Clustering, average, kmeans, ward
 from consilience.clustering.clusters import Clusters, in_order
 from consilience.clustering.distances import Points
-from consilience.clustering.spectral import clusters_of, spectrum
+from consilience.clustering.spectral import clusters_of, degrees, spectrum
 from consilience.comparison import find_consensus, loss_barriers
 from consilience.errors import InputError, TracingError
 from consilience.modularity.lesions import Effects
@@ -277,7 +277,8 @@ def test_eigenvectors_and_clusters_have_their_signs_and_numbers_from_the_first_n
     ring[[0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 0, 1, 2, 3, 2, 3]] = 1
     ring = ring + 0.01
     nodes = slice(0, 4), slice(4, 8)
-    found = spectrum(8, [(*nodes, jitter(ring).numpy())], 2)
+    blocks = [(*nodes, jitter(ring).numpy())]
+    found = spectrum(blocks, degrees(8, blocks), 2)
     signs = np.sign(found.vectors[:, 1])
     assert signs.tolist() == [1, 1, -1, -1] * 2
     for random_state in range(3):
