@@ -345,7 +345,7 @@ def test_a_layer_of_dead_units_is_refused() -> None:
         ({"n_clusters": "x2"}, X, "not a width\n  where:    n_clusters of layer 'hidden.0'\n  got:      'x2'"),
         ({"n_clusters": 0}, X, "not a width"),
         ({"n_clusters": 99}, X, "more clusters than units\n  where:    n_clusters of layer 'hidden.0'\n  got:      99"),
-        ({"n_clusters": {"hidden.4": 3}}, X, "no layer has this name\n  got:      'hidden.4'"),
+        ({"n_clusters": {"hidden.4": 3}}, X, "layer must be one of 'hidden.0', .*, got 'hidden.4'"),
         ({"n_resamples": -1}, X, "n_resamples must be an int, 0 or more"),
         ({"random_state": -1}, X, "random_state must be an int, 0 or more"),
         ({"n_clusters": {"readout": 3}}, X, "the outputs are not clustered"),

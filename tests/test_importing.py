@@ -263,7 +263,7 @@ NAN = torch.tensor([1.0, torch.nan, torch.inf])
         ),
         (
             changed(hidden_0_weight=torch.zeros(0, 6), hidden_0_bias=torch.zeros(0), hidden_1_weight=torch.zeros(4, 0)),
-            "a layer needs at least one unit; layer 'hidden.0'; got 0",
+            "the width of layer 'hidden.0' must be >= 1, got 0",
         ),
         (changed(readout_bias=torch.zeros(3, dtype=torch.int8)), f"{FIT}'readout.bias' of torch.int8; expected tor"),
         (changed(readout_bias=torch.zeros(3).to_sparse()), "a tensor of this type cannot be stored; readout.bias; got"),
@@ -272,7 +272,7 @@ NAN = torch.tensor([1.0, torch.nan, torch.inf])
             "a tensor is not finite; 'readout.bias'; got 2 of 3 values NaN or infinite; expected numbers that float32",
         ),
         (changed(readout_bias=torch.full((3,), 1e300, dtype=torch.float64)), "a tensor is not finite; 'readout.bias'"),
-        (changed(hidden_1_weight=torch.full((4, 5), 3e38)), "the outputs are not finite; MLP; leave this network out"),
+        (changed(hidden_1_weight=torch.full((4, 5), 3e38)), "the outputs of MLP must be finite, got NaN or infinity"),
         ({"epoch": 3, "net": STATE}, "the file holds no state dict; got 'epoch', 'net'; expected tensors by name"),
         ({**STATE, "epoch": 3}, "the file holds no state dict; got 'hidden.0.weight', 'hidden.0.bias', 'hid"),
         ({}, "the file holds no state dict; got dict; expected"),

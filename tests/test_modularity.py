@@ -352,7 +352,7 @@ def test_gradients_take_the_place_of_weights() -> None:
         ({"hidden.0": [0, 1]}, r"clusters\['hidden.0'\] must be ints \(6,\), one for each unit, got int64 \(2,\)"),
         ({"hidden.0": [0.5] * 6}, r"clusters\['hidden.0'\] must be ints \(6,\), one for each unit, got float64 \(6,\)"),
         ({"hidden.0": [0] * 6}, "clusters must be of layers of which one reads another, got hidden.0"),
-        ({"hidden.9": [0]}, "no layer has this name"),
+        ({"hidden.9": [0]}, "layer must be one of"),
         ("together", "clusters must be one of 'joint', got 'together'"),
     ],
 )

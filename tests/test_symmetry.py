@@ -14,6 +14,8 @@ from consilience.nets import ACTIVATIONS
 from consilience.units.architecture import TracedNetwork, incoming_norms, outgoing_norms, read_state
 from consilience.units.follow import find_layers
 from consilience.units.forward import forward
+from consilience.units.operations import HANDLERS
+from consilience.units.operations.elementwise import activation
 from consilience.units.proof import prove
 from consilience.units.symmetry import SYMMETRIES, balanced, can_flip, canonical, flip, permute, rescale, symmetry_of
 
@@ -86,20 +88,22 @@ def test_group_actions_do_what_they_say() -> None:
 
 def test_what_an_activation_does_not_allow_is_refused() -> None:
     x = torch.ones(5)
-    with pytest.raises(InputError, match="does not allow rescaling\n  where:    layer 'hidden.0'\n  got:      tanh"):
+    with pytest.raises(InputError, match="the activation of layer 'hidden.0' must be homogeneous, got tanh"):
         rescale(traced(random_mlp(WIDTHS, "tanh"), "tanh"), "hidden.0", x)
     relu = traced(random_mlp(WIDTHS), "relu")
-    with pytest.raises(InputError, match="does not allow sign flips"):
+    with pytest.raises(InputError, match="the activation of layer 'hidden.0' must be odd, got relu"):
         flip(relu, "hidden.0", -x)
     with pytest.raises(InputError, match="factors must be positive"):
         rescale(relu, "hidden.0", -x)
-    with pytest.raises(InputError, match="not a permutation"):
+    with pytest.raises(InputError, match="order must have each of 0…4 once"):
         permute(relu, "hidden.0", torch.zeros(5, dtype=torch.int64))
-    with pytest.raises(InputError, match="told apart by their index"):
+    with pytest.raises(
+        InputError, match=r"layer must be one whose units are interchangeable \('hidden.0', 'hidden.1'\), got 'readout'"
+    ):
         permute(relu, "readout", torch.arange(3))
     no_bias = traced(random_mlp(WIDTHS, "sigmoid", bias=False), "sigmoid", bias=False)
     assert not can_flip(no_bias.architecture, "hidden.0")
-    with pytest.raises(InputError, match="needs a bias to take its constant\n  where:    what reads layer 'hidden.0'"):
+    with pytest.raises(InputError, match="every map that reads layer 'hidden.0' must have a bias"):
         flip(no_bias, "hidden.0", -x)
     with pytest.raises(InputError, match="signs must be 1 or −1"):
         flip(traced(random_mlp(WIDTHS, "tanh"), "tanh"), "hidden.0", 2 * x)
@@ -160,7 +164,7 @@ class OrderMatters(nn.Module):
 def test_a_module_that_is_not_what_it_was_traced_as_fails_the_proof() -> None:
     net = random_mlp(WIDTHS)
     wrong = TracedNetwork(TRACED["tanh", True], read_state(net))
-    with pytest.raises(FunctionChangedError, match="the traced program changes what the module computes"):
+    with pytest.raises(FunctionChangedError, match="running the traced program in place of the module must change"):
         prove(net, wrong, inputs(8))
     prove(net, traced(net, "relu"), inputs(8))
 
@@ -168,10 +172,40 @@ def test_a_module_that_is_not_what_it_was_traced_as_fails_the_proof() -> None:
     with torch.no_grad():
         module.a.bias.copy_(torch.arange(5.0))  # argsort is the identity until units are permuted
     network = TracedNetwork(find_layers(module, inputs(4)), read_state(module))
+    with pytest.raises(FunctionChangedError, match="permuting the units of layer 'a' must change the outputs"):
+        prove(module, network, inputs(4))
+
+
+def test_layers_of_a_wrong_handler_do_not_fit_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Sequential(nn.Linear(6, 5), Twice(), nn.Linear(10, 3))
+    monkeypatch.setitem(HANDLERS, torch.ops.aten.repeat.default, activation("repeat"))
+    network = TracedNetwork(find_layers(module, inputs(4)), read_state(module))
     with pytest.raises(
-        FunctionChangedError, match=r"permuting the units changes what the module computes\n  where:    layer 'a'"
+        FunctionChangedError, match="the layers found in Sequential must fit the shapes of its parameters"
     ):
         prove(module, network, inputs(4))
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(1, 2)
+
+
+class OutOfMemory(nn.Linear):
+    """Runs with its own weight only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 8 and self.weight[0, 0] != 1:
+            raise RuntimeError("out of memory")
+        return super().forward(x)
+
+
+def test_a_failure_of_the_module_is_not_taken_for_a_wrong_layer() -> None:
+    module = nn.Sequential(nn.Linear(6, 5), OutOfMemory(5, 3))
+    nn.init.constant_(module[1].weight[:, :1], 1)
+    network = TracedNetwork(find_layers(module, inputs(4)), read_state(module))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        prove(module, network, inputs(8))
 
 
 def test_the_proof_leaves_the_module_alone() -> None:

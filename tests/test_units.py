@@ -46,23 +46,18 @@ class WrittenOut(nn.Module):
 def test_a_module_that_writes_out_its_widths_is_refused_at_others() -> None:
     net = WrittenOut()
     architecture = find_layers(net, inputs(2))
-    with pytest.raises(
-        InputError, match="the module (does not run|returns another shape) at other widths\n  where:    WrittenOut"
-    ):
+    with pytest.raises(InputError, match=r"WrittenOut must (run|return .*) at other widths, got"):
         resize(net, architecture, {"a": 7})
-    with pytest.raises(InputError, match="at other widths\n  where:    WrittenOut"):
+    with pytest.raises(InputError, match="WrittenOut must .* at other widths"):
         Population.from_modules([net, WrittenOut()], inputs(4))
 
 
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ({"hidden.0": 0}, "a layer needs at least one unit\n  where:    layer 'hidden.0'"),
-        (
-            {"readout": 4},
-            "the outputs keep their number, and so do .*\n  where:    layer 'readout'\n  got:      4\n  expected: 3",
-        ),
-        ({"hidden": 4}, "no layer has this name"),
+        ({"hidden.0": 0}, "the width of layer 'hidden.0' must be >= 1, got 0"),
+        ({"readout": 4}, "the width of layer 'readout' must stay 3, got 4"),
+        ({"hidden": 4}, "layer must be one of 'hidden.0', 'readout', got 'hidden'"),
     ],
 )
 def test_impossible_widths_are_refused(widths: dict[str, int], message: str) -> None:
@@ -107,7 +102,7 @@ def test_activations_by_layer_do_not_depend_on_the_batch_size_and_carry_ids(monk
     outputs = activations(network, x, "readout")
     torch.testing.assert_close(outputs.read, net(x).detach())
     assert torch.equal(outputs.ids, torch.arange(50))
-    with pytest.raises(InputError, match="no layer has this name\n  got:      'hidden.9'"):
+    with pytest.raises(InputError, match="layer must be one of .*, got 'hidden.9'"):
         activations(network, x, "hidden.9")
     with pytest.raises(InputError, match="each sample needs one id"):
         activations(network, x, "hidden.0", ids=ids[:3])

@@ -110,20 +110,20 @@ class TwoFaced(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("shown", "real", "what", "where"),
+    ("shown", "real", "change"),
     [
-        (torch.relu, torch.tanh, "the traced program", "the module as a whole"),
-        (torch.relu, lambda z: z.sort(-1).values.relu(), "permuting", "layer 'first'"),
-        (torch.relu, lambda z: z.clamp(0, 3.5), "rescaling", "layer 'first'"),
-        (torch.tanh, lambda z: z.tanh().relu(), "sign-flipping", "layer 'first'"),
-        (torch.sin, lambda z: z.sin() * 5 / z.shape[1], "doubling", "layer 'first'"),
+        (torch.relu, torch.tanh, "running the traced program"),
+        (torch.relu, lambda z: z.sort(-1).values.relu(), "permuting the units of layer 'first'"),
+        (torch.relu, lambda z: z.clamp(0, 3.5), "rescaling the units of layer 'first'"),
+        (torch.tanh, lambda z: z.tanh().relu(), "sign-flipping the units of layer 'first'"),
+        (torch.sin, lambda z: z.sin() * 5 / z.shape[1], "doubling the units of layer 'first'"),
     ],
 )
 def test_a_module_that_is_not_what_it_was_traced_as_is_found_out(
-    shown: Callable[[Tensor], Tensor], real: Callable[[Tensor], Tensor], what: str, where: str
+    shown: Callable[[Tensor], Tensor], real: Callable[[Tensor], Tensor], change: str
 ) -> None:
     Population.from_modules([TwoFaced(shown, shown)], ROWS)
-    with pytest.raises(FunctionChangedError, match=f"{what}(.|\n)*where: +{where}"):
+    with pytest.raises(FunctionChangedError, match=f"{change}"):
         Population.from_modules([TwoFaced(shown, real)], ROWS)
 
 

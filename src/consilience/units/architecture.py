@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from consilience.errors import InputError
-from consilience.units.axes import Axis, Section, axes_of, length
+from consilience.units.axes import Axis, Section, length
 from consilience.units.maps import Map, Weights
 from consilience.units.program import Program
 
@@ -30,7 +30,7 @@ class Layer:
     name : the first module that writes it.
     width : number of units.
     activations : the functions that its units pass through anywhere, in order.
-    interchangeable : False where something outside tells the units apart, as for the outputs.
+    interchangeable : False where units keep their index, as outputs do.
     tied : the first layer whose units are paired with these, or None.
     """
 
@@ -43,17 +43,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Architecture:
-    """All layers and maps of a module, in the order in which they are computed, and the traced program.
+    """All layers and maps of a module, and the traced program.
 
     Attributes
     ----------
-    layers, maps : as said.
+    layers, maps : in the order in which they are computed.
     program : the traced module.
     returned : the outputs, in the value that the module returns.
-    divided : parameter and dimension → what follows what along it.
+    divided : parameter and dimension → the layers and fixed features along it, in order.
     traced : layer → its width in the program's own shapes.
-    crossing : maps that are applied once for each unit of another layer, as token mixing is: they are shared by units,
-        so that units cannot be put side by side.
+    crossing : maps that are applied once for each unit of another layer, as token mixing is: these units share them
+        and cannot be put side by side.
     elementwise : traced values that are computed number by number, whatever the shape.
     """
 
@@ -73,9 +73,7 @@ class Architecture:
     def layer(self, name: str) -> Layer:
         """Return the layer called ``name``; raise `InputError` with the names there are."""
         if name not in self._by_name:
-            raise InputError(
-                "no layer has this name", got=repr(name), expected=", ".join(repr(n) for n in self._by_name)
-            )
+            raise InputError(f"layer must be one of {', '.join(map(repr, self._by_name))}, got {name!r}")
         return self._by_name[name]
 
     @property
@@ -97,16 +95,11 @@ class Architecture:
     def family(self, layer: str) -> tuple[Layer, ...]:
         """Return the layers whose units are paired with those of ``layer``, itself among them."""
         first = self.first(layer)
-        return tuple(each for each in self.layers if first in (each.name, each.tied))
+        return tuple(layer for layer in self.layers if first in (layer.name, layer.tied))
 
     def first(self, layer: str) -> str:
         """Return the name of the first layer of a family: ``layer`` itself if it is tied to none before it."""
         return self.layer(layer).tied or layer
-
-    def axes(self, layer: str) -> tuple[Axis, ...]:
-        """Return the parameter axes that index the units of a layer: dimension 0 writes them, 1 reads them."""
-        places = (axis for (name, dim), sections in self.divided.items() for axis in axes_of(name, dim, sections))
-        return tuple(axis for axis in places if axis.layer == layer)
 
     def writing(self, layer: str) -> tuple[Map, ...]:
         """Return the maps that write ``layer``."""
@@ -123,11 +116,11 @@ class Architecture:
 
     def shapes(self, widths: Mapping[str, int], state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         """Return the shape each parameter of ``state`` has at other widths; layers not named keep theirs."""
-        wanted = self._all_widths(widths)
-        new = {name: list(parameter.shape) for name, parameter in state.items()}
-        for name, dim in self.divided:
-            new[name][dim] = self._length(name, dim, wanted)
-        return {name: tuple(shape) for name, shape in new.items()}
+        all_widths = self._all_widths(widths)
+        shapes = {name: list(parameter.shape) for name, parameter in state.items()}
+        for (name, dim), sections in self.divided.items():
+            shapes[name][dim] = sum(length(section, all_widths) for section in sections)
+        return {name: tuple(shape) for name, shape in shapes.items()}
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         """Whether these are the parameters of such a network, at whatever widths."""
@@ -140,17 +133,17 @@ class Architecture:
 
     def widths_in(self, state: Mapping[str, Tensor]) -> dict[str, int]:
         """Return the layers' widths as the parameters have them."""
-        found = dict[str, int]()
+        widths = dict[str, int]()
         for layer in self.layers:
             for (name, dim), sections in self.divided.items():
                 if sections == ((layer.name, 1),):
-                    found.setdefault(self.first(layer.name), state[name].shape[dim])
-        return self._all_widths(found)
+                    widths.setdefault(self.first(layer.name), state[name].shape[dim])
+        return self._all_widths(widths)
 
     def with_widths(self, widths: Mapping[str, int]) -> Architecture:
         """Return the same layers and maps at other widths; layers not named keep theirs, tied ones follow."""
-        wanted = self._all_widths(widths)
-        return replace(self, layers=tuple(replace(layer, width=wanted[layer.name]) for layer in self.layers))
+        all_widths = self._all_widths(widths)
+        return replace(self, layers=tuple(replace(layer, width=all_widths[layer.name]) for layer in self.layers))
 
     def written(self, layer: str) -> tuple[Axis, ...]:
         """Return where, in traced values, the layer's units have been written: pre-activations, by map."""
@@ -160,8 +153,7 @@ class Architecture:
         """Return where, in traced values, the layer is read: activations by reading map, or the outputs."""
         if layer == self.returned.layer:
             return (self.returned,)
-        found = (axis for m in self.reading(layer) for axis in m.inputs if axis.layer == layer)
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(axis for m in self.reading(layer) for axis in m.inputs if axis.layer == layer))
 
     def pointwise(self, layer: str) -> bool:
         """Whether a layer is written once and read in one place, and what lies between is elementwise."""
@@ -189,10 +181,8 @@ class Architecture:
         )
 
     def _all_widths(self, widths: Mapping[str, int]) -> dict[str, int]:
-        return {each.name: widths.get(self.first(each.name), widths.get(each.name, each.width)) for each in self.layers}
-
-    def _length(self, name: str, dim: int, widths: Mapping[str, int]) -> int:
-        return sum(length(section, widths) for section in self.divided[name, dim])
+        """Widths of all layers; those of a family have the width of its first layer, if it is given."""
+        return {own.name: widths.get(self.first(own.name), widths.get(own.name, own.width)) for own in self.layers}
 
 
 @dataclass(frozen=True)

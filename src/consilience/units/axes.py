@@ -1,4 +1,4 @@
-"""Where the units of a layer lie in a tensor, and which rows of a traced value are looked at.
+"""Where the units of a layer lie in a tensor, and which rows of a traced value are used.
 
 Along one dimension of a parameter or a value, units of several layers and fixed features may follow each other
 (concatenation), and each unit may have several entries next to each other (flattened positions of its channel). What
@@ -47,9 +47,9 @@ class Axis:
 
     def take(self, tensor: Tensor, widths: Mapping[str, int]) -> Tensor:
         """Return a view in which ``dim`` indexes the units and ``dim + 1`` the entries of each."""
-        offset, units, each = self.span(widths)
-        stretch = tensor.narrow(self.dim, offset, units * each)
-        return stretch.view(*stretch.shape[: self.dim], units, each, *stretch.shape[self.dim + 1 :])
+        offset, units, block = self.span(widths)
+        stretch = tensor.narrow(self.dim, offset, units * block)
+        return stretch.view(*stretch.shape[: self.dim], units, block, *stretch.shape[self.dim + 1 :])
 
     def put(self, tensor: Tensor, widths: Mapping[str, int], part: Tensor) -> Tensor:
         """Return the tensor with ``part``, of the shape that `take` gives, in the stretch."""
@@ -58,9 +58,9 @@ class Axis:
         return changed
 
     def units(self, value: Tensor, widths: Mapping[str, int], n_samples: int) -> Tensor:
-        """Return what units do at every position of each sample: (n, u, p).
+        """Return the values of units at every position of each sample: (n, u, p).
 
-        Where samples have been divided, as videos into frames, each part of one is a position.
+        Where samples have been divided, as videos into frames, each part of a sample is a position.
         """
         units = self.take(value, widths).movedim(self.dim, 1).flatten(2)
         if len(units) == n_samples:
@@ -71,32 +71,28 @@ class Axis:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which positions of each sample are looked at: all, or evenly spread ones where there would be too many rows.
+    """Which positions of each sample are used: all, or evenly spread ones where there would be too many rows.
 
     Attributes
     ----------
     n_samples : samples in all.
-    max_rows : rows at most, but at least one for each sample.
+    max_rows : rows at most; each sample has at least one.
     """
 
     n_samples: int
     max_rows: int
 
-    def each(self, n_positions: int) -> int:
-        """Return how many positions of each sample are looked at."""
-        return min(n_positions, max(1, self.max_rows // max(1, self.n_samples)))
-
     def rows(self, start: int, count: int, n_positions: int) -> tuple[Tensor, Tensor]:
         """Return the rows of samples ``start`` … ``start + count − 1``: sample (from 0) and position of each (r,)."""
-        each = self.each(n_positions)
-        sample, place = torch.arange(count).repeat_interleave(each), torch.arange(each).repeat(count)
-        if each == n_positions:
+        per_sample = min(n_positions, max(1, self.max_rows // max(1, self.n_samples)))
+        sample, place = torch.arange(count).repeat_interleave(per_sample), torch.arange(per_sample).repeat(count)
+        if per_sample == n_positions:
             return sample, place
-        shifted = ((sample + start).double() * GOLDEN + place.double() / each) % 1
+        shifted = ((sample + start).double() * GOLDEN + place.double() / per_sample) % 1
         return sample, (shifted * n_positions).long().clamp(max=n_positions - 1)
 
     def of(self, units: Tensor, start: int) -> Tensor:
-        """Return rows (r, u) of what units do, (n, u, p), at samples from ``start``."""
+        """Return rows (r, u) of the values of units (n, u, p) of samples from ``start``."""
         if units.shape[2] == 1:
             return units[:, :, 0]
         sample, position = self.rows(start, len(units), units.shape[2])

@@ -1,4 +1,4 @@
-"""Units as they are met on the way through a program, before it is known which of them are one layer.
+"""Groups of units on the way through a program, before the walk has shown which of them are one layer.
 
 Each weight writes a *group*. Groups that are added, or read by one weight, are joined: they are one layer. Groups whose
 units come in pairs are tied: they are one family, permuted together.
@@ -19,7 +19,7 @@ class Run(NamedTuple):
     block: int
 
 
-Label = dict[int, tuple[Run, ...]]  # dimension of a value → what follows what along it; other dimensions are fixed
+Label = dict[int, tuple[Run, ...]]  # dimension of a value → the runs along it, in order; other dimensions are fixed
 
 
 @dataclass
@@ -28,9 +28,9 @@ class Group:
 
     Attributes
     ----------
-    name, width : of the layer that they will be, unless they join another.
-    activations : what they have passed through.
-    fixed : whether something tells them apart by their index.
+    name, width : of the layer that the group becomes, unless it joins another.
+    activations : what its units pass through.
+    fixed : whether its units must keep their index.
     """
 
     name: str
@@ -43,30 +43,30 @@ class Group:
 class Groups:
     """All groups, by number in order of appearance."""
 
-    found: list[Group] = field(default_factory=list)
+    members: list[Group] = field(default_factory=list)
     joined: dict[int, int] = field(default_factory=dict)  # group → an earlier one that it is one layer with
     tied: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.members)
 
     def __getitem__(self, group: int) -> Group:
-        return self.found[group]
+        return self.members[group]
 
     @property
     def names(self) -> set[str]:
         """All names in use."""
-        return {group.name for group in self.found}
+        return {group.name for group in self.members}
 
     def new(self, name: str, width: int) -> int:
         """Return the number of a new group."""
-        self.found.append(Group(name, width))
-        return len(self.found) - 1
+        self.members.append(Group(name, width))
+        return len(self.members) - 1
 
     def unique(self, name: str) -> str:
         """Return a name that is not in use, made of this one."""
-        taken, tried = self.names, (f"{name}{i or ''}" for i in itertools.count())
-        return next(each for each in tried if each not in taken)
+        taken, candidates = self.names, (f"{name}{i or ''}" for i in itertools.count())
+        return next(candidate for candidate in candidates if candidate not in taken)
 
     def root(self, group: int) -> int:
         """Return the first group of the layer that a group belongs to."""
@@ -76,10 +76,10 @@ class Groups:
 
     def widths(self, runs: Sequence[Run]) -> list[tuple[int, int | None]]:
         """Return what runs must have in common to be joined: entries of each unit, and units."""
-        return [(run.block, None if run.group is None else self.found[run.group].width) for run in runs]
+        return [(run.block, None if run.group is None else self.members[run.group].width) for run in runs]
 
     def join(self, first: Sequence[Run], second: Sequence[Run]) -> None:
-        """Make one layer of units; what meets fixed features is told apart by its index."""
+        """Make one layer of units; those that are added to fixed features keep their index."""
         for a, b in zip(first, second, strict=True):
             if a.group is None or b.group is None:
                 self.fix(a.group)
@@ -99,27 +99,27 @@ class Groups:
                 self.fix(a.group)
                 self.fix(b.group)
             elif self.root(a.group) == self.root(b.group):
-                self.found[a.group].activations.append("product")
+                self.members[a.group].activations.append("product")
             else:
-                self.found[b.group].activations.append("gate")
+                self.members[b.group].activations.append("gate")
                 self.tie(b.group, a.group)
 
     def fix(self, group: int | None) -> None:
-        """Note that a group's units are told apart by their index."""
+        """Note that a group's units must keep their index."""
         if group is not None:
-            self.found[group].fixed = True
+            self.members[group].fixed = True
 
     def pass_through(self, label: Label, name: str) -> Label:
         """Note that all units of a label pass through something; return the label."""
         for runs in label.values():
             for run in runs:
-                if run.group is not None and name not in self.found[run.group].activations:
-                    self.found[run.group].activations.append(name)
+                if run.group is not None and name not in self.members[run.group].activations:
+                    self.members[run.group].activations.append(name)
         return label
 
     def families(self) -> dict[int, int]:
         """Return, by first group of each layer, the first group of its family: all that is tied, however indirectly."""
-        first = {self.root(g): self.root(g) for g in range(len(self.found))}
+        first = {self.root(g): self.root(g) for g in range(len(self.members))}
 
         def top(group: int) -> int:
             while first[group] != group:

@@ -1,4 +1,4 @@
-"""Weighted operations as hyperplanes: linear maps, convolutions and what is done to each unit by itself.
+"""Weighted operations as hyperplanes: linear maps, convolutions, and maps of each unit by itself.
 
 A `Map` reads layers and writes one. Its weights come as ``[w; b]`` of each unit written, with a batch norm that follows
 folded in:
@@ -89,13 +89,13 @@ class Map:
     Attributes
     ----------
     name : the module that holds the weight, or the weight's own name.
-    weight, bias : parameter names; a folded norm's are in ``norm``.
-    inputs : in what it reads, the layers read (of a map per unit the one), or fixed features.
-    output : in what it writes, the layer written.
+    weight, bias : names of its parameters; those of a folded norm are in ``norm``.
+    inputs : the layers read, or fixed features, in the value read; of a map per unit, one layer.
+    output : the layer written, in the value written.
     kernel : of a convolution, else None.
     norm : the batch norm that follows, folded into the hyperplanes.
     per_unit : whether unit j reads unit j alone.
-    fitted : whether it is linear in what it reads; a layer norm's scale and shift are not.
+    fitted : whether it is linear in the value read; a layer norm's scale and shift are not.
     """
 
     name: str
@@ -142,13 +142,13 @@ class Map:
 
     def weights(self, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Weights:
         """Return the hyperplanes, folded."""
-        weight = self._own(self.weight, state, widths)
+        weight = self._part_of(self.weight, state, widths)
         weight = weight.flatten(2) if weight.dim() > 2 else weight.reshape(len(weight), -1, 1)
         if self.is_norm:
             weight = torch.ones_like(weight)
-        bias = self._own(self.bias, state, widths) if self.bias else weight.new_zeros(len(weight))
+        bias = self._part_of(self.bias, state, widths) if self.bias else weight.new_zeros(len(weight))
         if self.norm is not None:
-            gain, shift, mean, variance = (self._own(name, state, widths) for name in self.norm.names)
+            gain, shift, mean, variance = (self._part_of(name, state, widths) for name in self.norm.names)
             scale = gain / (variance + self.norm.eps).sqrt()
             weight, bias = weight * scale[:, None, None], (bias - mean) * scale + shift
         return Weights((weight,) if self.per_unit else self._parts(weight, widths), bias)
@@ -186,9 +186,10 @@ class Map:
         """
         written = self.output.units(output, widths, n_samples)
         sample, position = sampling.rows(start, n_samples, written.shape[2])
-        each, of_part = len(output) // n_samples, written.shape[2] // (len(output) // n_samples)
-        parts_of = sample * each + position // of_part  # where samples have been divided, which part
-        patches = self._patches(value, parts_of, position % of_part)  # (r, all entries read, kernel positions)
+        n_parts = len(output) // n_samples  # more than 1 where samples have been divided
+        n_positions = written.shape[2] // n_parts  # of a part
+        part = sample * n_parts + position // n_positions
+        patches = self._patches(value, part, position % n_positions)  # (r, all entries read, kernel positions)
         parts = self._parts(patches, widths)
         rows = parts[0] if self.per_unit else torch.cat([part.flatten(1) for part in parts], dim=1)
         return rows, written[sample, :, position]
@@ -212,17 +213,17 @@ class Map:
         """Split a weight (u, entries read, s), or patches (r, entries read, s), by what is read."""
         parts = []
         for axis in self.inputs:
-            offset, units, each = axis.span(widths)
-            parts.append(weight.narrow(1, offset, units * each).reshape(len(weight), units, -1))
+            offset, units, block = axis.span(widths)
+            parts.append(weight.narrow(1, offset, units * block).reshape(len(weight), units, -1))
         return tuple(parts)
 
     def _section(self, part: Tensor, axis: Axis) -> Tensor:
         """The inverse of `_parts` for one part."""
-        each = axis.block if axis.layer is not None else 1
-        return part.reshape(len(part), part.shape[1] * each, -1)
+        block = axis.block if axis.layer is not None else 1
+        return part.reshape(len(part), part.shape[1] * block, -1)
 
-    def _own(self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Tensor:
-        """What the units written have of a parameter: (u, ...)."""
+    def _part_of(self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Tensor:
+        """The entries of a parameter that belong to the units written: (u, ...)."""
         if not self.per_unit:
             return state[parameter]
         return Axis(parameter, 0, *self._place).take(state[parameter], widths).flatten(0, 1)

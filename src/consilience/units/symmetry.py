@@ -26,11 +26,11 @@ from consilience.units.maps import Map, Weights
 
 @dataclass(frozen=True)
 class Symmetry:
-    """What may be done to a unit, besides permuting it.
+    """Changes of a unit, besides its index, that leave the function alone.
 
     Attributes
     ----------
-    homogeneous : it may be rescaled by any positive factor.
+    homogeneous : whether it may be rescaled by any positive factor.
     odd_constant : c of ``f(z) + f(−z) = c``; None where no such constant exists and the sign may not be flipped.
     even_slope : m of ``f(z) − f(−z) = m z``; None where there is none.
     """
@@ -70,14 +70,13 @@ def symmetry_of(activations: Sequence[str]) -> Symmetry:
     >>> symmetry_of(["relu"]).homogeneous, symmetry_of(["tanh"]).flippable, symmetry_of(["relu", "tanh"]) == NO_SYMMETRY
     (True, True, True)
     """
-    known = [SYMMETRIES.get(name.partition("(")[0], NO_SYMMETRY) for name in activations] or [SYMMETRIES["identity"]]
-    constants, slopes = {s.odd_constant for s in known}, {s.even_slope for s in known}
-    return Symmetry(
-        homogeneous=all(s.homogeneous for s in known),
-        # Behind f with f(z) + f(−z) = c ≠ 0 nothing else may follow: the constant would have to pass through it.
-        odd_constant=constants.pop() if len(constants) == 1 and (len(known) == 1 or constants == {0.0}) else None,
-        even_slope=slopes.pop() if len(known) == 1 else None,
-    )
+    names = [name.partition("(")[0] for name in activations] or ["identity"]
+    symmetries = [SYMMETRIES.get(name, NO_SYMMETRY) for name in names]
+    if len(symmetries) == 1:
+        return symmetries[0]
+    # After f with f(z) + f(−z) = c ≠ 0 nothing else may follow: the constant would have to pass through it.
+    odd = all(symmetry.odd_constant == 0 for symmetry in symmetries)
+    return Symmetry(all(symmetry.homogeneous for symmetry in symmetries), odd_constant=0.0 if odd else None)
 
 
 def permute(network: TracedNetwork, layer: str, order: Tensor) -> TracedNetwork:
@@ -86,14 +85,11 @@ def permute(network: TracedNetwork, layer: str, order: Tensor) -> TracedNetwork:
     Raises
     ------
     InputError
-        If ``order`` (u,) is not a permutation of the layer's units, or the layer's units are told apart by their index.
+        If ``order`` (u,) is not a permutation of the layer's units, or these are not interchangeable.
     """
-    found = _interchangeable(network, layer)
-    if order.shape != (found.width,) or not torch.equal(order.sort().values, torch.arange(found.width)):
-        raise InputError(
-            "not a permutation of the layer's units", where=f"layer '{layer}'", got=order.tolist(),
-            expected=f"each of 0…{found.width - 1} once",
-        )  # fmt: skip
+    width = _interchangeable(network, layer).width
+    if order.shape != (width,) or not torch.equal(order.sort().values, torch.arange(width)):
+        raise InputError(f"order must have each of 0…{width - 1} once, got {order.tolist()}")
     return replace(network, state=_selected(network, {layer: order}))
 
 
@@ -124,13 +120,11 @@ def rescale(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwor
     InputError
         If the layer's activation is not positively homogeneous, or a factor is not positive.
     """
-    found = _interchangeable(network, layer)
-    if not symmetry_of(found.activations).homogeneous:
-        raise InputError(
-            "the activation does not allow rescaling", where=f"layer '{layer}'", got=", ".join(found.activations)
-        )
+    activations = _interchangeable(network, layer).activations
+    if not symmetry_of(activations).homogeneous:
+        raise InputError(f"the activation of layer '{layer}' must be homogeneous, got {', '.join(activations)}")
     if not bool((factors > 0).all()):
-        raise InputError("factors must be positive", where=f"layer '{layer}'", got=factors.tolist())
+        raise InputError(f"factors must be positive, got {factors.tolist()}")
     return _multiplied(network, layer, factors)
 
 
@@ -142,18 +136,14 @@ def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
     InputError
         If the activation is not odd (up to a constant), or a reader has no bias to take the constant.
     """
-    found = _interchangeable(network, layer)
-    constant = symmetry_of(found.activations).odd_constant
+    activations = _interchangeable(network, layer).activations
+    constant = symmetry_of(activations).odd_constant
     if constant is None:
-        raise InputError(
-            "the activation does not allow sign flips", where=f"layer '{layer}'", got=", ".join(found.activations)
-        )
+        raise InputError(f"the activation of layer '{layer}' must be odd, got {', '.join(activations)}")
     if not bool((signs.abs() == 1).all()):
-        raise InputError("signs must be 1 or −1", where=f"layer '{layer}'", got=signs.tolist())
+        raise InputError(f"signs must be 1 or −1, got {signs.tolist()}")
     if not can_flip(network.architecture, layer):
-        raise InputError(
-            "a sign flip needs a bias to take its constant", where=f"what reads layer '{layer}'", got="no such bias"
-        )
+        raise InputError(f"every map that reads layer '{layer}' must have a bias, which takes the constant of a flip")
     for m in network.architecture.reading(layer) if constant else ():
         weights = network.weights(m)
         flipped = (signs < 0).to(weights.bias.dtype)  # f(z) = c − f(−z) for these units
@@ -217,14 +207,10 @@ def balanced(network: TracedNetwork) -> TracedNetwork:
 
 
 def _interchangeable(network: TracedNetwork, layer: str) -> Layer:
-    found = network.architecture.layer(layer)
-    if not found.interchangeable:
-        raise InputError(
-            "the units of this layer are told apart by their index",
-            where=f"layer '{layer}'",
-            cure="choose a hidden layer",
-        )
-    return found
+    if not network.architecture.layer(layer).interchangeable:
+        hidden = ", ".join(repr(other.name) for other in network.architecture.hidden)
+        raise InputError(f"layer must be one whose units are interchangeable ({hidden}), got {layer!r}")
+    return network.architecture.layer(layer)
 
 
 def _selected(network: TracedNetwork, orders: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class Draft:
 
 @dataclass
 class Walk:
-    """What is known of the units so far.
+    """The program and the units found in it so far.
 
     Attributes
     ----------
