@@ -14,7 +14,7 @@ import statistics
 from harness import arguments, command, met, parse, save, table
 
 import consilience as cs
-from consilience.studies.commands import DEMO_BATCH_SIZE, DEMO_EPOCHS, DEMO_HIDDEN, DEMO_LEARNING_RATE, DEMO_MEMBERS
+from consilience.studies import demo
 from consilience.studies.experiment import run_experiment
 
 COLUMNS = {
@@ -29,10 +29,10 @@ COLUMNS = {
 def scores(seed: int, quick: bool) -> dict[str, float]:
     """Test accuracy in % of each column."""
     data = cs.load_data("digits", random_state=seed)
-    epochs = 2 if quick else DEMO_EPOCHS
-    training = cs.Training(epochs=epochs, batch_size=DEMO_BATCH_SIZE, learning_rate=DEMO_LEARNING_RATE)
-    net = cs.MLP(64, DEMO_HIDDEN, 10)
-    population = cs.train_population(net, data.train, DEMO_MEMBERS, training=training, random_state=seed)
+    epochs = 2 if quick else demo.EPOCHS
+    training = cs.Training(epochs=epochs, batch_size=demo.BATCH_SIZE, learning_rate=demo.LEARNING_RATE)
+    net = cs.MLP(64, demo.HIDDEN, 10)
+    population = cs.train_population(net, data.train, demo.MEMBERS, training=training, random_state=seed)
     census = cs.Census(n_resamples=0, random_state=seed).fit(population, data.calibration.x)
     experiment = run_experiment(census, data, widths=("2x",), corrections=("least-squares",), random_state=seed)
     found = {(row.method, row.width): 100 * row.test.accuracy for row in experiment.table}

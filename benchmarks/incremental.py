@@ -22,7 +22,7 @@ from sklearn.metrics import adjusted_rand_score
 import consilience as cs
 from consilience.baselines import Ensemble
 from consilience.census import Census, LayerCensus, extend_census
-from consilience.studies.commands import DEMO_BATCH_SIZE, DEMO_EPOCHS, DEMO_HIDDEN, DEMO_LEARNING_RATE
+from consilience.studies import demo
 
 MULTIPLES = (1, 2, 4)
 
@@ -54,9 +54,9 @@ def main() -> None:
     if options.data:
         data, hidden, training = cs.load_data(options.data), (64, 32), cs.Training(epochs=3, learning_rate=3e-3)
     else:
-        data, hidden = cs.load_data("digits", random_state=0), DEMO_HIDDEN
-        epochs = 2 if options.quick else DEMO_EPOCHS
-        training = cs.Training(epochs=epochs, batch_size=DEMO_BATCH_SIZE, learning_rate=DEMO_LEARNING_RATE)
+        data, hidden = cs.load_data("digits", random_state=0), demo.HIDDEN
+        epochs = 2 if options.quick else demo.EPOCHS
+        training = cs.Training(epochs=epochs, batch_size=demo.BATCH_SIZE, learning_rate=demo.LEARNING_RATE)
     net = cs.MLP(data.train.x[0].numel(), hidden, 10)
     everyone = cs.train_population(net, data.train, options.last, training=training, random_state=0)
     x = data.calibration.x

@@ -17,14 +17,13 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import consilience
-from conftest import inputs, random_mlp, random_population
-from consilience import cli
+from conftest import inputs, random_mlp, random_population, refused, run
 from consilience.census import Census
 from consilience.data import Data
 from consilience.errors import InputError
 from consilience.population import Population
 from consilience.store import save_network
-from consilience.studies.inspection import Inspection, inspect_population, inspect_source
+from consilience.studies.inspection import Inspection, inspect_population
 from zoo import TRAPS, ZOO, shaken
 
 ROOT = Path(__file__).parent.parent
@@ -106,22 +105,6 @@ def trained(width: int, inner: int, seed: int) -> dict[str, torch.Tensor]:
 
     with torch.random.fork_rng():
         return shaken(Net(width, inner), seed).state_dict()
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    capsys.readouterr()
-    cli.main([str(a) for a in arguments])
-    return capsys.readouterr().out
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as caught:
-        run(capsys, *arguments)
-    assert caught.value.code == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    return printed.err
 
 
 def untimed(text: str) -> str:
@@ -223,8 +206,8 @@ def test_artefacts_of_this_package(
     assert "hidden.0  5 " in run(capsys, "inspect", tmp_path / "network", "--example-shape", "6")
     assert "hidden.0  5 " in run(capsys, "inspect", tmp_path / "told")
     message = refused(capsys, "inspect", tmp_path / "network")
-    assert message.startswith("consilience: the shape of the inputs is not known\n")
-    assert "cure:     pass it, as in --example-shape 3,32,32" in message
+    assert message.startswith("consilience: the shape of the inputs of ")
+    assert "must be given\n  cure:     pass it, as in --example-shape 3,32,32\n" in message
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     shown = run(capsys, "inspect", tmp_path / "told")
     assert "━" in shown
@@ -232,11 +215,12 @@ def test_artefacts_of_this_package(
 
 
 def test_networks_of_ones_own_in_directories(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = inspect_source("runs", "my_nets:Net", (1, 4, 4))
-    assert [layer.widths for layer in found.layers] == [(4, 6, 4), (3, 3, 3)]
+    given = ["--module", "my_nets:Net", "--json"]
+    found = json.loads(run(capsys, "inspect", "runs", "--example-shape", "1,4,4", *given))
+    assert [layer["widths"] for layer in found["layers"]] == [[4, 6, 4], [3, 3, 3]]
     Population.from_directory("runs", "my_nets:Net", torch.randn(4, 1, 4, 4)).save("population")
-    again = inspect_source("population", "my_nets:Net")
-    assert (again.layers, again.proved) == (found.layers, found.proved)
+    again = json.loads(run(capsys, "inspect", "population", *given))
+    assert (again["layers"], again["proved"]) == (found["layers"], found["proved"])
     for arguments in (["population"], ["runs"]):
         message = refused(capsys, "inspect", *arguments)
         assert "cure:     pass --module package.module:Class" in message
@@ -254,12 +238,12 @@ def test_networks_of_ones_own_in_directories(own: Path, capsys: pytest.CaptureFi
         ("my_nets:Softmax", "16", r"unsupported operation on units: aten.softmax.int in '1' \("),
         ("my_nets:Branching", "4,4", r"Branching cannot be traced: .*data-dependent(.|\n)*replace `if"),
         ("my_nets:Net", "3,4,4", r"example_input must be inputs that Net takes, got shape \(n, 3, 4, 4\): RuntimeE"),
-        ("my_nets:Net", "1x4x4", "not the shape of an input\n  where:    --example-shape\n  got:      1x4x4\n  exp"),
-        ("my_nets:Net", "1,0,4", "not the shape of an input"),
-        ("my_nets:Net", None, "the shape of the inputs is not known\n  where:    my_nets:Net\n  cure:     pass it, as"),
+        ("my_nets:Net", "1x4x4", "--example-shape must be the sizes of one input, as in 3,32,32, got 1x4x4\n$"),
+        ("my_nets:Net", "1,0,4", "--example-shape must be the sizes of one input, as in 3,32,32, got 1,0,4\n$"),
+        ("my_nets:Net", None, "the shape of the inputs of my_nets:Net must be given\n  cure:     pass it, as"),
         ("my_nets:Nett", "1,4,4", "the Python module has nothing of this name\n(.|\n)*expected: Net, wide, Other"),
         ("my_nets:script", "1,4,4", r"the module cannot be made\n.*\n  got:      script\(\) raises SystemExit: usage"),
-        ("my_nets.Net", "1,4,4", "there is no such directory\n  where:    my_nets.Net\n  expected: a directory, or"),
+        ("my_nets.Net", "1,4,4", "there is no directory my_nets.Net\n  cure:     check the path; a class is "),
         ("my_net:Net", "1,4,4", "there is no such Python module"),
     ],
 )  # fmt: skip
@@ -314,11 +298,10 @@ def test_a_folder_of_checkpoints_becomes_one_network(images: Path, capsys: pytes
     text = run(capsys, "census", "runs", "--data", "images.npz", *own, "--out", "census", "--n-clusters", "1x")
     assert re.search(r"^stem +14 +0 +4 ", text, flags=re.MULTILINE)
     assert run(capsys, "census", "runs", "--data", "images.npz", *own, "--out", "census", "--n-clusters", "1x") == text
-    assert "a folder of checkpoints does not tell" in refused(capsys, "assemble", "census", "--out", "network")
-    run(capsys, "assemble", "census", *own, "--width", "full", "--correction", "none", "--out", "network")
-    result = json.loads(
-        run(capsys, "assemble", "census", *own, "--width", "full", "--correction", "none", "--out", "network", "--json")
-    )
+    assert "the class of the networks in the folder" in refused(capsys, "assemble", "census", "--out", "network")
+    assemble = ["assemble", "census", *own, "--width", "full", "--correction", "none", "--out", "network"]
+    run(capsys, *assemble)
+    result = json.loads(run(capsys, *assemble, "--json"))
     network = eval(result["load"], {"consilience": consilience, "torch": torch})
     assert result["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     x = torch.randn(20, 1, 4, 4)
@@ -332,19 +315,16 @@ def test_a_folder_of_checkpoints_becomes_one_network(images: Path, capsys: pytes
 def test_a_report_of_ones_own_networks_says_how_to_get_it_again(
     images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from consilience.studies import commands
-
     def experiment(census: Census, data: Data, *, obtained: dict[str, object], **others: object) -> None:
-        raise InputError("far enough", where=obtained["command"], got=f"{len(census.population_)} members, {data.name}")
+        raise InputError(f"far enough with {len(census.population_)} members and {data.name}: {obtained['command']}")
 
-    monkeypatch.setattr(commands, "run_experiment", experiment)
+    monkeypatch.setattr("consilience.studies.experiment.run_experiment", experiment)
     own = ["--data", "images.npz", "--module", "my_nets:Net"]
     run(capsys, "census", "runs", *own, "--resamples", "0", "--out", "census")
     assert "cure:     pass --data" in refused(capsys, "report", "census", *own[2:], "--out", "report")
     assert refused(capsys, "report", "census", *own, "--out", "report") == (
-        "consilience: far enough\n"
-        "  where:    consilience report census --out report --data images.npz --module my_nets:Net\n"
-        "  got:      3 members, images.npz\n"
+        "consilience: far enough with 3 members and images.npz: "
+        "consilience report census --out report --data images.npz --module my_nets:Net\n"
     )
 
 
@@ -359,10 +339,10 @@ def test_a_population_of_ones_own_goes_the_same_way(images: Path, capsys: pytest
         "network in network: 325 parameters\nto load it"
     )
     message = refused(capsys, "census", "runs", "--module", "my_nets:Net", *weights, "--out", "other")
-    assert "the shape of the inputs is not known" in message
+    assert "the shape of the inputs of runs must be given" in message
     run(capsys, "census", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4", *weights, "--out", "other")
     message = refused(capsys, "census", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4", "--out", "third")
-    assert "the population does not tell its data\n  where:    runs\n  cure:     pass --data" in message
+    assert "the data that runs was trained on is unknown\n  cure:     pass --data" in message
 
 
 # --- what the documents say ---------------------------------------------------------------------------------------

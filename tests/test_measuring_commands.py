@@ -93,10 +93,10 @@ def test_a_network_with_one_hidden_layer_and_two_outputs_has_parts(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--member", "3"], "there is no such member\n  where:    --member\n  got:      3\n  expected: 0 to 2"),
-        (["--clusters", "1"], "n_clusters must be an int >= 2, got 1"),
-        (["--clusters", "500"], "n_clusters must be an int from 2 to 96, got 500"),
-        (["--nulls", "-1"], "n_null must be an int >= 0, got -1"),
+        (["--member", "3"], "--member must be an int from 0 to 2, got 3"),
+        (["--clusters", "1"], "--clusters must be an int >= 2, got 1"),
+        (["--clusters", "500"], "--clusters must be an int from 2 to 96, got 500"),
+        (["--nulls", "-1"], "--nulls must be an int >= 0, got -1"),
     ],
 )
 def test_what_modularity_cannot_do_is_refused(
@@ -147,13 +147,13 @@ def test_compare_members_of_one_population_with_barriers(
     [
         (["relu"], ["--layers", "hiden.0"], "hidden.0"),
         (["relu"], ["--epochs", "2"], "there is no snapshot of this epoch\n  where:    epochs\n  got:      2"),
-        (["relu", "tanh/../relu"], [], "a directory is named twice"),
-        ([], [], "there is nothing to compare"),
-        (["relu"], ["--samples", "1"], "too few samples to compare on"),
+        (["relu", "tanh/../relu"], [], "compare must be given different directories"),
+        ([], [], "compare must be given at least one directory"),
+        (["relu"], ["--samples", "1"], "--samples must be an int >= 2, got 1"),
         (["network"], ["--data", "digits"], "a comparison takes at least two models"),
-        (["network", "census/../network/."], ["--samples", "9"], "a directory is named twice"),
+        (["network", "census/../network/."], ["--samples", "9"], "compare must be given different directories"),
         (["relu"], ["--samples", "15", "--clusters", "20"], "fewer samples than clusters"),
-        (["nowhere"], [], "there is no such directory"),
+        (["nowhere"], [], "there is no directory "),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from scipy.cluster.hierarchy import leaves_list
 
-from conftest import random_mlp
+from conftest import random_mlp, refused, run
 from consilience import cli
 from consilience.clustering.clusterers import average
 from consilience.clustering.distances import Points
@@ -46,8 +46,7 @@ from consilience.report.recovery import (
 )
 from consilience.report.students import rule_of
 from consilience.store import load_network, save_network
-from consilience.studies import commands
-from test_commands import files_in, refused, run
+from test_commands import files_in
 from test_report import self_contained, within
 
 SMALL = ["--units", 2, "--students", 6, "--activation", "tanh"]
@@ -125,14 +124,14 @@ def test_a_rerun_skips_what_is_finished_and_another_request_is_refused(
     done: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_in(done)
-    monkeypatch.setattr(commands, "run_recovery", None)
+    monkeypatch.setattr("consilience.studies.recovery_result.run_recovery", None)
     printed = run(capsys, "recover", *files(done), "--out", done / "from-files", *SMALL)
     assert printed.startswith("Recovered: 1 hidden layer of 2 tanh units, 3 inputs, 3 outputs.\n")
     assert printed.endswith(f"report in {done / 'from-files' / 'report.html'}\n")
     as_json = json.loads(run(capsys, "recover", *files(done), "--out", done / "from-files", *SMALL, "--json"))
     assert as_json["exact"] is True
     message = refused(capsys, "recover", *files(done), "--out", done / "from-files", *SMALL, "--seed", 1)
-    assert "the output directory holds another recovery" in message
+    assert "--out must not hold another recovery" in message
     assert "differs in seed" in message
     swapped = ["--inputs", done / "Y.npy", "--outputs", done / "X.npy"]
     assert "differs in data" in refused(capsys, "recover", *swapped, "--out", done / "from-files", *SMALL)
@@ -147,7 +146,7 @@ def test_what_a_killed_run_has_left_is_finished_with_the_same_bytes(
     (left / "recovery.json").unlink()
     (left / ".report.html.tmp").write_text("half a p")
     other = [*SMALL, "--coverage", "0.9"]
-    assert "holds another network" in refused(capsys, "recover", *files(done), "--out", left, *other)
+    assert "hold another network" in refused(capsys, "recover", *files(done), "--out", left, *other)
     run(capsys, "recover", *files(done), "--out", left, *SMALL)
     assert sorted(p.name for p in left.iterdir()) == ["network", "recovery.json", "report.html"]
     mine, theirs = files_in(left), files_in(done / "from-files")
@@ -209,7 +208,7 @@ def test_outputs_that_do_not_tell_the_network_are_warned_of(tmp_path: Path, caps
 def test_what_cannot_be_recovered_is_refused_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "run_recovery", None)
+    monkeypatch.setattr("consilience.studies.recovery_result.run_recovery", None)
     teach(tmp_path)
     good = {name: np.load(tmp_path / f"{name}.npy") for name in ("X", "Y")}
     save_network(ConvNet(1, [2], 3), tmp_path / "convnet")
@@ -237,38 +236,39 @@ def test_what_cannot_be_recovered_is_refused_before_any_work(
         words = [w for flag, name in given.items() if name for w in (flag, tmp_path / name)]
         return refused(capsys, "recover", *words, *(more or ("--out", tmp_path / "out")))
 
+    new = ("--out", tmp_path / "o")
     for text, expected in (
-        (message("nowhere.npy"), "there is no such file\n  where:    --inputs "),
-        (message(y="nowhere.npy"), "there is no such file\n  where:    --outputs "),
+        (message("nowhere.npy"), "--inputs must be a .npy file, and there is no file "),
+        (message(y="nowhere.npy"), "--outputs must be a .npy file, and there is no file "),
         (message("nan.npy"), "X has values that are not finite\n  where:    X, row 7"),
         (message("nan.npy"), f"\n  X: {tmp_path / 'nan.npy'}; Y: {tmp_path / 'Y.npy'}"),
         (message(y="constant.npy"), "the outputs are constant"),
         (message(y="short.npy"), "each input needs a row of outputs\n  where:    Y\n  got:      199\n  expected: 200"),
         (message("cube.npy"), "not a matrix\n  where:    X\n  got:      (1, 200, 3)"),
-        (message("words.npy"), "these are not real numbers"),
+        (message("words.npy"), "--inputs must hold real numbers, got <U1 in "),
         (message("objects.npy"), "arrays of objects are never unpickled"),
-        (message("both.npz"), "this is no .npy file of numbers"),
-        (message("cut.npy"), "this is no .npy file of numbers"),
-        (message(None, "Y.npy"), "outputs say nothing without their inputs"),
-        (
-            message("X.npy", None),
-            "give outputs or a teacher, and not both\n  where:    --outputs, --teacher\n  got:      neither",
-        ),
-        (message("X.npy", "Y.npy", "teacher"), "got:      both"),
+        (message("both.npz"), "--inputs must be a .npy file of numbers, got "),
+        (message("cut.npy"), "--inputs must be a .npy file of numbers, got "),
+        (message(None, "Y.npy"), "--inputs must be given with --outputs"),
+        (message("X.npy", None), "one of --outputs and --teacher must be given, got neither"),
+        (message("X.npy", "Y.npy", "teacher"), "one of --outputs and --teacher must be given, got both"),
         (message(None, None, "nowhere"), "there is no such artefact"),
-        (message(None, None, "convnet"), "the teacher is not an MLP\n  where:    --teacher "),
-        (message(None, None, "foreign"), "the teacher is not an MLP"),
-        (message(None, None, "deep"), "the teacher has another depth"),
-        (message("wide.npy", None, "teacher"), "the inputs do not fit the teacher"),
+        (message(None, None, "convnet"), "--teacher must be an MLP, written by consilience.save_network, got ConvNet"),
+        (message(None, None, "foreign"), "--teacher must be an MLP, written by consilience.save_network, got torch"),
+        (message(None, None, "deep"), "--layers must be 2, the depth of the teacher "),
+        (message("wide.npy", None, "teacher"), "--inputs must have the teacher's shape (n, 3), got (200, 5) in "),
         (message("X.npy", "Y.npy", None, "--out", tmp_path / "taken"), "thesis.tex"),
-        (message("X.npy", "Y.npy", None, "--out", tmp_path / "teacher"), "the directory holds something else"),
-        (message("X.npy", "Y.npy", None, "--out", tmp_path / "X.npy"), "a file is in the way"),
-        (message("X.npy", "Y.npy", None, "--out", tmp_path / "o", "--expansion", "wide"), "not an expansion"),
         (
-            message("X.npy", "Y.npy", None, "--out", tmp_path / "o", "--units", 2, 2, "--layers", 3),
-            "--units and --layers",
+            message("X.npy", "Y.npy", None, "--out", tmp_path / "teacher"),
+            "--out must be new, empty, or hold an",
         ),
-        (message(None, None, "teacher", "--out", tmp_path / "o", "--samples", 1), "too few inputs"),
+        (message("X.npy", "Y.npy", None, "--out", tmp_path / "X.npy"), "X.npy (a file)"),
+        (message("X.npy", "Y.npy", None, *new, "--expansion", "wide"), '--expansion must be a number or "auto", got'),
+        (
+            message("X.npy", "Y.npy", None, *new, "--units", 2, 2, "--layers", 3),
+            "--layers must be the number of --un",
+        ),
+        (message(None, None, "teacher", *new, "--samples", 1), "--samples must be an int >= 2, got 1"),
     ):
         assert expected in text, text
     assert files_in(tmp_path) == before

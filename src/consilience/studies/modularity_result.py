@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from consilience.checks import check_count
 from consilience.data import Dataset
 from consilience.errors import InputError
 from consilience.evaluation import evaluate
@@ -92,14 +93,10 @@ def run_modularity(
     InputError
         If there is no such member, or a setting does not fit a network.
     """
-    if not 0 <= shown < len(population):
-        raise InputError("there is no such member", where="--member", got=shown, expected=f"0 to {len(population) - 1}")
+    check_count("--member", shown, least=0, most=len(population) - 1)
     for other, built in others.items():
         if len(built) > 1:
-            raise InputError(
-                "one network is expected", where=f"--{other}", got=f"{len(built)} networks",
-                cure="give the directory of one",
-            )  # fmt: skip
+            raise InputError(f"--{other} must be the directory of one network, got {len(built)} networks")
     if samples is not None:
         for member in (*population, *(m for built in others.values() for m in built)):
             check_labelled(member.network, samples.x, samples.y)

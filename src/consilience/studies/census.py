@@ -1,0 +1,106 @@
+"""The command ``census``: the clusters of the units of a population, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from consilience.names import Clusterer, Distance, Grounding
+from consilience.studies.request import POSITIONAL, Options, Output, argument, identity
+from consilience.studies.result import Result, run_cached
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from consilience.census import Census, LayerCensus
+    from consilience.population import Population
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Options, Output):
+    """Cluster the units of a population, layer by layer."""
+
+    population: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
+    """Directory of the population, or a folder of checkpoints."""
+    data: str | None = None
+    """Calibration data; by default the data that the population was trained on."""
+    module: str | None = None
+    """Class of your own networks, as in package.module:Class, or a function that returns one; it is imported."""
+    example_shape: str | None = None
+    """Shape of one input of a folder of checkpoints, as in 3,32,32; by default that of the data."""
+    grounding: Grounding = "activations"
+    """How deeper layers are expressed in common coordinates; weights needs no data."""
+    distance: Distance = "activation"
+    """Distance between units; activation needs data."""
+    clusterer: Clusterer = "ward"
+    """Clustering method; one census with ward, average or two-stage gives assemblies of any width."""
+    n_clusters: str = "2x"
+    """Clusters in each layer: a number, or a multiple of the members' median width."""
+    resamples: int = field(default=10, metadata=argument("n_resamples"))
+    """Resamples of the members that measure the stability of clusters."""
+
+
+def run(request: Request) -> Result:
+    """Return a table of the layers: units, clusters, how many are frequent, and their stability."""
+    from consilience.store import check_destination
+    from consilience.studies.networks import open_population, parse_shape
+    from consilience.studies.samples import data_of
+
+    check_destination(request.out, "census")
+    shape = parse_shape(request.example_shape)
+    x = None
+    if request.data is not None or request.grounding == "activations" or request.distance == "activation":
+        x = data_of(request.population, request.data, request.seed).calibration.x
+        shape = shape or tuple(x.shape[1:])
+    population = open_population(request.population, request.module, shape, request.seed)
+    layers = taken(request, population, x).layers_
+    left_out = population.provenance.get("left_out", {})
+    longest = max(14, *map(len, layers)) + 2
+    lines = [
+        f"census in {request.out}",
+        f"{'layer':<{longest}}{'units':>7}{'dead':>6}{'clusters':>10}{'in half the members':>21}{'stability':>11}",
+        *(_row(layer, longest) for layer in layers.values()),
+        *(f"left out: {name}: {reason}" for name, reason in left_out.items()),
+    ]
+    as_json = {name: _as_json(layer) for name, layer in layers.items()}
+    return Result("\n".join(lines), {"out": str(request.out), "layers": as_json, "left_out": left_out})
+
+
+def taken(request: Request, population: Population, x: Tensor | None) -> Census:
+    """Return the census, read if it is finished."""
+    from consilience.census import Census, load_census, save_census
+    from consilience.population.storage import population_fingerprint
+    from consilience.studies.progress import stages
+
+    def make() -> Census:
+        n_clusters = int(request.n_clusters) if request.n_clusters.isdecimal() else request.n_clusters
+        census = Census(
+            request.grounding, request.distance, request.clusterer, n_clusters, request.resamples, request.seed
+        )
+        with stages(f"census of {len(population)} members"):
+            return census.fit(population, x)
+
+    def write(census: Census, directory: Path, config: dict[str, Any]) -> None:
+        shape = tuple(population.example_input.shape[1:])
+        save_census(census, directory, request.population, {**config, "example_shape": shape})
+
+    key = identity(request, population=population_fingerprint(population)[:16])
+    return run_cached(request.out, "census", key, make, write, lambda directory: load_census(directory, population))
+
+
+def _row(layer: LayerCensus, longest: int) -> str:
+    common = int((layer.frequency_ >= 0.5).sum())
+    measured = [value for value in layer.stability_.tolist() if not math.isnan(value)]
+    stability = sum(measured) / len(measured) if measured else math.nan
+    counts = f"{len(layer.member):>7}{layer.n_dead_:>6}{layer.n_clusters_:>10}{common:>21}"
+    return f"{layer.name:<{longest}}{counts}{stability:>11.2f}"
+
+
+def _as_json(layer: LayerCensus) -> dict[str, Any]:
+    stability = [None if math.isnan(value) else value for value in layer.stability_.tolist()]
+    counts = {"n_units": len(layer.member), "n_dead": layer.n_dead_}
+    return {**counts, "frequency": layer.frequency_.tolist(), "size": layer.size_.tolist(), "stability": stability}

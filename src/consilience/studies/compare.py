@@ -1,0 +1,109 @@
+"""The command ``compare``: which networks behave alike, at which layers, and from which epoch on?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from consilience.errors import InputError
+from consilience.names import ActivationMeasure, ClusteringMeasure, Positions, Reduction, SampleClusterer
+from consilience.studies.request import POSITIONAL, Options, Output, argument, command_line, identity
+from consilience.studies.result import Result, run_paged
+
+KIND, FILE = "comparison", "comparison.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Options, Output):
+    """Measure which networks behave alike, at which layers, and from which epoch on. Networks of any kinds are compared
+    by how they cluster the same samples. Writes comparison.json and report.html.
+    """
+
+    sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = field(
+        metadata=POSITIONAL
+    )
+    """Populations, networks, or folders of checkpoints, with at least two networks in total."""
+    data: str | None = None
+    """Labeled data; by default the data that the first population was trained on."""
+    samples: int = 1000
+    """Largest number of test samples."""
+    measure: ClusteringMeasure | ActivationMeasure = "adjusted_rand"
+    """The first four compare clusterings, the others activations."""
+    layers: tuple[str, ...] = ()
+    """Names or globs of modules; by default all that have weights, except the readout, matched by name or by depth."""
+    clusters: int | None = field(default=None, metadata=argument("n_clusters"))
+    """Clusters of the samples; by default as many as classes."""
+    clusterer: SampleClusterer = "kmeans"
+    """Clustering method for the samples."""
+    reduction: Reduction = "pca"
+    """Reduction of the activations before clustering."""
+    positions: Positions = "flatten"
+    """Positions of convolutions: one coordinate for each, or their mean."""
+    epochs: tuple[int, ...] = ()
+    """Snapshots to compare (train --checkpoint-epochs); by default all."""
+    barriers: bool = False
+    """Also measure loss barriers between networks of equal shapes."""
+    module: str | None = None
+    """Class of your own networks, as in package.module:Class; it is imported."""
+    example_shape: str | None = None
+    """Shape of one input, as in 3,32,32, if a directory does not have it."""
+
+
+def run(request: Request) -> Result:
+    """Return the similarities within and between populations, and what they say."""
+    from consilience.population.storage import population_fingerprint
+    from consilience.report.comparison import render_comparison
+    from consilience.store import check_destination
+    from consilience.store.config import versions
+    from consilience.studies.comparison_result import Settings, found_text, run_comparison
+    from consilience.studies.networks import open_networks, parse_shape
+    from consilience.studies.progress import stages
+    from consilience.studies.samples import unseen
+
+    check_destination(request.out, KIND)
+    shape = parse_shape(request.example_shape)
+    populations = {
+        name: open_networks(source, request.module, shape, request.seed)
+        for name, source in zip(_names(request.sources), request.sources, strict=True)
+    }
+    fingerprints = {
+        name: [population_fingerprint(part)[:16] for part in (population, *population.snapshots.values())]
+        for name, population in populations.items()
+    }
+
+    def make() -> tuple[str, str]:
+        samples = unseen(request.sources, request.data, request.seed, request.samples)
+        settings = Settings(
+            request.measure,
+            request.layers,
+            request.clusters,
+            request.reduction,
+            request.clusterer,
+            request.positions,
+            request.epochs,
+            request.barriers,
+            request.seed,
+        )
+        obtained = {"command": command_line(request), "seed": request.seed, "versions": versions()}
+        with stages("comparing") as progress:
+            result = run_comparison(populations, samples, settings, obtained, progress)
+        return found_text(result), render_comparison(result)
+
+    return run_paged(request, KIND, FILE, identity(request, networks=fingerprints), make)
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    """Return what the populations are called: the shortest ends of their paths that differ."""
+    places = [Path(source).resolve() for source in sources]
+    if not sources:
+        raise InputError("compare must be given at least one directory")
+    if len(set(places)) < len(places):
+        raise InputError(f"compare must be given different directories, got {' '.join(sources)}")
+    depth = 1
+    while len({place.parts[-depth:] for place in places}) < len(places):
+        depth += 1
+    return ["/".join(place.parts[-depth:]) for place in places]

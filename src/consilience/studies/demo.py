@@ -1,0 +1,41 @@
+"""The command ``demo``: train, census, assemble and report on scikit-learn's digits, without reading anything twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from consilience.studies import assemble, census, report, train
+from consilience.studies.request import OUTPUT, Options, command_line, identity
+from consilience.studies.result import Result
+
+# The demo's members: as small as digits allow, so that there is something to gain from a larger network.
+HIDDEN, MEMBERS, EPOCHS, BATCH_SIZE, LEARNING_RATE = (32, 32), 16, 40, 64, 3e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """Run train, census, assemble and report on scikit-learn's digits. Takes less than a minute."""
+
+    out: Path = field(default=Path("demo"), metadata=OUTPUT)
+    """Directory to write: population/, census/, network/ and report/."""
+
+
+def run(request: Request) -> Result:
+    """Return what ``report`` prints; every step that is finished is read instead of run."""
+    out, seed = request.out, request.seed
+    training = train.Request(
+        out=out / "population",
+        seed=seed,
+        hidden=HIDDEN,
+        members=MEMBERS,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+    )
+    population, data = train.trained(training)
+    taking = census.Request(out=out / "census", seed=seed, population=training.out)
+    taken = census.taken(taking, population, data.calibration.x)
+    assemble.assembled(assemble.Request(out=out / "network", seed=seed, census=taking.out), taken)
+    reporting = report.Request(out=out / "report", seed=seed, census=taking.out)
+    return report.reported(reporting, lambda: (taken, data, identity(training)), command_line(request))

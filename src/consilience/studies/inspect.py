@@ -1,0 +1,37 @@
+"""The command ``inspect``: the layers of networks, found and proved."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
+
+import tyro
+
+from consilience.studies.request import POSITIONAL, Options
+from consilience.studies.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """Find the layers of networks, prove them, and print them. Writes nothing."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODULE|DIR")] = field(metadata=POSITIONAL)
+    """package.module:Class, or a function in place of the class; or a directory: a population, a network, or a folder
+    of checkpoints."""
+    module: str | None = None
+    """Class of your own networks in a directory, as in package.module:Class; it is imported."""
+    example_shape: str | None = None
+    """Shape of one input, as in 3,32,32, if the directory does not have it."""
+
+
+def run(request: Request) -> Result:
+    """Return the layers; nothing is written."""
+    from consilience.studies.inspection import inspect_population
+    from consilience.studies.networks import open_networks, parse_shape
+
+    began = time.perf_counter()
+    shape = parse_shape(request.example_shape)
+    population = open_networks(request.source, request.module, shape, request.seed)
+    inspection = inspect_population(population, time.perf_counter() - began)
+    return Result(str(inspection), asdict(inspection), inspection)

@@ -1,0 +1,78 @@
+"""The command ``modularity``: do networks split into parts, and what do these do?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from consilience.names import Null
+from consilience.studies.request import INPUT, POSITIONAL, Options, Output, argument, command_line, identity
+from consilience.studies.result import Result, run_paged
+
+KIND, FILE = "modularity", "modularity.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Options, Output):
+    """Measure whether networks split into weakly connected clusters. Writes modularity.json and report.html: n-cuts of
+    all networks against shuffled copies, and for one of them its clusters, what they do, and how few weights each class
+    needs.
+    """
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = field(metadata=POSITIONAL)
+    """A population, a network, or a folder of checkpoints."""
+    assembly: Path | None = field(default=None, metadata=INPUT)
+    """A network that was built from the members, to compare with them."""
+    member: int = 0
+    """Member that is shown in detail."""
+    clusters: int = field(default=12, metadata=argument("n_clusters"))
+    """Clusters of units, inputs and outputs among them."""
+    null: Null = "permute"
+    """How to shuffle weights: all weights of a matrix (as published), only those that are not zero, or so that every
+    unit keeps its degree."""
+    nulls: int = field(default=50, metadata=argument("n_null"))
+    """Shuffled copies of each network."""
+    circuits: int = 50_000
+    """Look for circuits in a network of at most this many weights; 0 for none."""
+    data: str | None = None
+    """Labeled data for accuracies, lesions and circuits; by default the data that the population was trained on."""
+    module: str | None = None
+    """Class of your own networks, as in package.module:Class; it is imported."""
+    example_shape: str | None = None
+    """Shape of one input, as in 3,32,32, if the directory does not have it."""
+
+
+def run(request: Request) -> Result:
+    """Return the n-cuts of all networks beside those of shuffled copies, and what they say."""
+    from consilience.population.storage import population_fingerprint
+    from consilience.report.modularity import render_modularity
+    from consilience.store import check_destination
+    from consilience.store.config import versions
+    from consilience.studies.modularity_result import Settings, found_text, run_modularity
+    from consilience.studies.networks import open_networks, parse_shape
+    from consilience.studies.progress import stages
+    from consilience.studies.samples import labelled
+
+    check_destination(request.out, KIND)
+    shape = parse_shape(request.example_shape)
+    population = open_networks(request.source, request.module, shape, request.seed)
+    key, others = identity(request, networks=population_fingerprint(population)[:16]), {}
+    if request.assembly is not None:
+        shape = tuple(population.example_input.shape[1:])
+        others["assembly"] = open_networks(str(request.assembly), request.module, shape, request.seed)
+        key["assembly"] = population_fingerprint(others["assembly"])[:16]
+
+    def make() -> tuple[str, str]:
+        samples = labelled(request.source, request.data, request.seed)
+        settings = Settings(request.clusters, request.null, request.nulls, request.circuits, request.seed)
+        obtained = {"command": command_line(request), "seed": request.seed, "versions": versions()}
+        with stages(f"modularity of {len(population)} networks") as progress:
+            result = run_modularity(
+                population, request.member, request.source, others, samples, settings, obtained, progress
+            )
+        return found_text(result), render_modularity(result)
+
+    return run_paged(request, KIND, FILE, key, make)

@@ -1,0 +1,113 @@
+"""Networks as a population, wherever they come from: a class, an artefact, or a folder of checkpoints."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from consilience.errors import InputError
+from consilience.population import Population, load_population
+from consilience.population.factories import make_module
+from consilience.population.storage import fill
+from consilience.store import load_network, read_artefact, read_config
+from consilience.store.config import CONFIG
+from consilience.store.network import FOREIGN
+from consilience.training.train import N_EXAMPLES
+from consilience.units.follow import find_layers
+
+MODULE = "pass --module package.module:Class"
+Shape = Sequence[int] | None
+
+
+def open_networks(source: str, module: str | None, example_shape: Shape, random_state: int) -> Population:
+    """Return networks as a population, traced and proved.
+
+    Parameters
+    ----------
+    source : ``"package.module:Class"``, or a function in place of the class; or a directory: a population or network of
+        this package, or a folder of checkpoints.
+    module : ``"package.module:Class"`` of the networks in a directory, if the class is not one of this package.
+    example_shape : shape of one sample; the inputs are random. Not needed where the directory has it.
+    random_state : seed of the inputs, and of the initial values of a class.
+
+    Raises
+    ------
+    InputError, ArtefactError
+        If there is no such class or directory, a module or shape is needed and not given, or the networks fail on
+        inputs of this shape.
+    TracingError, FunctionChangedError
+        If the networks use an unsupported operation, or the proof of their layers fails.
+    """
+    path = Path(source)
+    if ":" in source and not path.exists():
+        x = _random_inputs(example_shape, random_state, source)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_state)
+            return Population.from_modules([make_module(source)], x)
+    if not path.is_dir():
+        raise InputError(f"there is no directory {source}", cure="check the path; a class is package.module:Class")
+    if (path / CONFIG).is_file() and read_config(path)["kind"] == "network":
+        return _open_network(path, module, example_shape, random_state)
+    return open_population(path, module, example_shape, random_state)
+
+
+def open_population(
+    directory: Path, module: str | None, example_shape: Shape = None, random_state: int = 0
+) -> Population:
+    """Read a population, or the networks in a folder of checkpoints; its provenance names those that were skipped.
+
+    The parameters are those of `open_networks`; only a folder of checkpoints needs the shape.
+    """
+    if (directory / CONFIG).is_file() or not directory.is_dir():
+        _check_module(module, read_config(directory).get("members", []), directory)
+        return load_population(directory, None if module is None else make_module(module))
+    if module is None:
+        raise InputError(
+            f"the class of the networks in the folder of checkpoints {directory} must be given",
+            cure=f"{MODULE}; for a population of this package, check the path",
+        )
+    x = _random_inputs(example_shape, random_state, directory)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\d+ of \d+ checkpoints are left out")
+        return Population.from_directory(directory, module, x)
+
+
+def parse_shape(text: str | None) -> tuple[int, ...] | None:
+    """Return the shape of one sample from text such as ``3,32,32``."""
+    if text is None:
+        return None
+    sizes = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in sizes):
+        raise InputError(f"--example-shape must be the sizes of one input, as in 3,32,32, got {text}")
+    return tuple(map(int, sizes))
+
+
+def _random_inputs(shape: Shape, random_state: int, source: object) -> Tensor:
+    """Return normally distributed inputs (n, \\*shape) on which networks are traced and proved."""
+    if shape is None:
+        raise InputError(
+            f"the shape of the inputs of {source} must be given", cure="pass it, as in --example-shape 3,32,32"
+        )
+    return torch.randn(N_EXAMPLES, *shape, generator=torch.Generator().manual_seed(random_state))
+
+
+def _open_network(directory: Path, module: str | None, example_shape: Shape, random_state: int) -> Population:
+    config = read_config(directory)
+    _check_module(module, [config.get("net", {})], directory)
+    x = _random_inputs(example_shape or config.get("example_shape"), random_state, directory)
+    if module is None:
+        return Population.from_modules([load_network(directory)], x)
+    template = make_module(module)
+    tensors = read_artefact(directory, "network").tensors
+    return Population.from_modules([fill(template, find_layers(template, x), tensors, directory)], x)
+
+
+def _check_module(module: str | None, descriptions: Sequence[Mapping[str, str]], directory: Path) -> None:
+    """Raise if networks are of a class that is not one of this package and not given."""
+    foreign = next((net for net in descriptions if net.get("type") == FOREIGN), None)
+    if foreign is not None and module is None:
+        raise InputError(f"the class of the networks in {directory} must be given, {foreign.get('class')}", cure=MODULE)

@@ -1,0 +1,177 @@
+"""The command ``recover``: the network behind given outputs.
+
+The result is a directory of three parts, each complete or not there: ``network/``, ``report.html`` and, written last,
+``recovery.json``. Without the last, the others were left by an interrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from consilience.errors import ArtefactError, InputError
+from consilience.names import Activation, Rule
+from consilience.studies.request import INPUT, Options, Output, argument, command_line, identity
+from consilience.studies.result import PAGE, Result, refuse_another
+
+if TYPE_CHECKING:
+    from consilience.recovery import ExpandAndCluster
+    from consilience.studies.unknown_network import UnknownNetwork
+
+KIND, NETWORK, FILE = "recovery", "network", "recovery.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Options, Output):
+    """Recover an unknown network, its size and its weights, from its outputs. Writes network/, recovery.json and
+    report.html. The exit status is 0 if the recovered network explains the outputs as well as the students that it was
+    built from, 1 if it does not (do not trust it then), and 2 if the command failed.
+    """
+
+    inputs: Path | None = field(default=None, metadata=INPUT)
+    """Inputs (n, d), a .npy file."""
+    outputs: Path | None = field(default=None, metadata=INPUT)
+    """Outputs (n, o) of the unknown network for these inputs, a .npy file."""
+    teacher: Path | None = field(default=None, metadata=INPUT)
+    """Instead of outputs, the directory of a saved MLP, to measure how close the recovery comes. Only its outputs are
+    used to recover it; its activation is searched for too, unless --activation names it."""
+    samples: int = 600
+    """Number of Gaussian inputs for a teacher, without --inputs."""
+    units: tuple[int, ...] = field(default=(), metadata=argument("n_units"))
+    """Units expected in each hidden layer; by default the smallest number that fits is searched for."""
+    layers: int = field(default=1, metadata=argument("n_layers"))
+    """Number of hidden layers, without --units."""
+    expansion: str = "4"
+    """Width of the students divided by --units: a number, or "auto"."""
+    students: int = field(default=20, metadata=argument("n_students"))
+    """Networks that are trained on the outputs."""
+    activation: Literal["auto"] | Activation = "auto"
+    """Activation of the unknown network; "auto" tries all. Networks of tanh and of sigmoid units are the same
+    functions, so either may be found for the other."""
+    coverage: float = 0.8
+    """Share of the students that must contain a unit."""
+    max_angle: float = math.pi / 12
+    """Largest angle between these copies of a unit, in radians."""
+    rule: Rule = "plateau"
+    """Where to cut the tree of units: in the longest plateau, or as in the paper."""
+    noise: float = 0.0
+    """Standard deviation of the noise on the outputs, divided by that of the outputs."""
+
+
+def run(request: Request) -> Result:
+    """Return what was recovered; the status is 1 if it is not exact."""
+    from consilience.store import check_destination, fingerprint, read_config
+    from consilience.studies.artefacts import digest_of
+
+    found = _finished(request.out)
+    estimator = _estimator(request)
+    unknown = _unknown(request, estimator.n_layers)
+    key = identity(request, data=fingerprint({"x": unknown.x, "y": unknown.y})[:16])
+    key |= {} if request.teacher is None else {"teacher": digest_of(request.teacher)}
+    if found is None:
+        if check_destination(request.out / NETWORK, "network"):  # of an interrupted run
+            refuse_another(request.out, "network", read_config(request.out / NETWORK).get("request"), key)
+        found = _recovered(request, estimator, unknown, key)
+    refuse_another(request.out, KIND, found["request"], key)
+    network = [f"network in {request.out / NETWORK}"] if found["saved_network"] else []
+    text = "\n".join([*found["summary"], *network, f"report in {request.out / PAGE}"])
+    return Result(text, {"out": str(request.out), **found}, status=0 if found["exact"] else 1)
+
+
+def _recovered(
+    request: Request, estimator: ExpandAndCluster, unknown: UnknownNetwork, key: dict[str, Any]
+) -> dict[str, Any]:
+    """Recover the network, write it, the page and ``recovery.json``, and return what this says."""
+    from consilience.report.recovery import render_recovery
+    from consilience.store import atomic_write, save_network
+    from consilience.store.config import versions
+    from consilience.studies.progress import stages
+    from consilience.studies.recovery_result import found_text, run_recovery
+
+    obtained = {"command": command_line(request), "seed": request.seed, "versions": versions(), **key}
+    with stages(f"recovering a network from {len(unknown.x)} outputs"):
+        result = run_recovery(unknown, estimator, obtained)
+    if estimator.model_ is not None and not result.unsaved:
+        save_network(estimator.model_, request.out / NETWORK, {"request": key})
+    text = found_text(result, estimator, key)
+    atomic_write(request.out / PAGE, render_recovery(result).encode())
+    atomic_write(request.out / FILE, text.encode())
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def _estimator(request: Request) -> ExpandAndCluster:
+    from consilience.recovery import ExpandAndCluster
+
+    units = request.units
+    if len(units) > 1 and request.layers not in (1, len(units)):
+        raise InputError(
+            f"--layers must be the number of --units, {len(units)}, got {request.layers}", cure="pass one of them"
+        )
+    return ExpandAndCluster(
+        n_units=units[0] if len(units) == 1 else units or None,
+        n_layers=max(request.layers, len(units)),
+        expansion=_expansion(request.expansion),
+        n_students=request.students,
+        coverage=request.coverage,
+        max_angle=request.max_angle,
+        activation=request.activation,
+        rule=request.rule,
+        noise=request.noise,
+        random_state=request.seed,
+    )
+
+
+def _expansion(text: str) -> float | str:
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise InputError(f'--expansion must be a number or "auto", got {text!r}') from None
+
+
+def _unknown(request: Request, n_layers: int) -> UnknownNetwork:
+    from consilience.studies.unknown_network import from_files, from_teacher
+
+    inputs, outputs, teacher = request.inputs, request.outputs, request.teacher
+    if teacher is not None and outputs is None:
+        return from_teacher(teacher, inputs, request.samples, n_layers, request.seed)
+    if teacher is not None or outputs is None:
+        got = "neither" if outputs is None else "both"
+        raise InputError(f"one of --outputs and --teacher must be given, got {got}")
+    if inputs is None:
+        raise InputError("--inputs must be given with --outputs")
+    return from_files(inputs, outputs)
+
+
+def _finished(directory: Path) -> dict[str, Any] | None:
+    """Return what ``recovery.json`` says if a complete recovery is there, None if one can be written.
+
+    Raises
+    ------
+    ArtefactError
+        If anything else is there, or it is damaged.
+    """
+    from consilience.store import check_destination
+    from consilience.store.config import listing
+
+    if directory.exists():
+        names = {name for part in (NETWORK, FILE, PAGE) for name in (part, f".{part}.tmp", f".{part}.old")}
+        if not directory.is_dir() or {entry.name for entry in directory.iterdir()} - names:
+            got = listing(directory) if directory.is_dir() else "a file"
+            raise ArtefactError(
+                f"--out must be new, empty, or hold an earlier recovery, got {directory} ({got})",
+                cure="choose another directory",
+            )
+    has_network = check_destination(directory / NETWORK, "network")
+    if not (directory / FILE).exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads((directory / FILE).read_bytes())
+        complete = (directory / PAGE).is_file() and has_network == found["saved_network"]
+        if found["kind"] != KIND or not isinstance(found["request"], dict) or not isinstance(found["summary"], list):
+            raise ValueError("it is not one of consilience")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ArtefactError(f"{directory / FILE} is damaged: {error}", cure="delete that directory") from error
+    return found if complete else None

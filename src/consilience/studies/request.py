@@ -1,0 +1,81 @@
+"""What a command is asked to do: its options, and which of them identify its result.
+
+Each command has a frozen dataclass ``Request`` of plain values, which the command line reads. The metadata of a field
+has its role: `INPUT` (a place, identified by what it holds), `OUTPUT`, `PRESENTATION` or, without one, an option that
+belongs to the identity of the request. Importing a request does not import torch, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+INPUT, OUTPUT, PRESENTATION = {"role": "input"}, {"role": "output"}, {"role": "presentation"}
+POSITIONAL = {"role": "input", "positional": True}  # an input that is given without a flag
+ADDED = {"role": "added"}  # an option that older requests lack; at its default, the identity is as it was then
+
+
+def argument(name: str) -> dict[str, str]:
+    """Return the metadata of an option that the rooms call by another name, for errors."""
+    return {"argument": name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every command."""
+
+    seed: int = field(default=0, metadata=argument("random_state"))
+    """Seed of all random numbers."""
+    threads: int = field(default=1, metadata=PRESENTATION)
+    """Threads for linear algebra. One is fastest for small networks; the last bits of results may depend on it."""
+    json: bool = field(default=False, metadata=PRESENTATION)
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where a command writes."""
+
+    out: Path = field(metadata=OUTPUT)
+    """Directory to write: new, empty, or with an earlier result of this command."""
+
+
+def identity(request: Options, **inputs: object) -> dict[str, Any]:
+    """Return what determines a result, as JSON holds it: the options, and a digest of each input."""
+    options = {
+        option.name: getattr(request, option.name)
+        for option in fields(request)
+        if (role := option.metadata.get("role")) is None
+        or (role == ADDED["role"] and getattr(request, option.name) != option.default)
+    }
+    return json.loads(json.dumps({**options, **inputs}))  # type: ignore[no-any-return]
+
+
+def command_line(request: Options) -> str:
+    """Return what to type for the same result; options at their defaults are left out."""
+    places, flags = list[str](), list[str]()
+    for option in fields(request):
+        value = getattr(request, option.name)
+        words = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
+        if "positional" in option.metadata:
+            places += words
+        elif option.metadata != PRESENTATION and value != option.default:
+            flags += [flag(option.name, value)] if isinstance(value, bool) else [flag(option.name), *words]
+    return shlex.join(["consilience", type(request).__module__.rpartition(".")[2], *places, *flags])
+
+
+def flag(name: str, value: object = True) -> str:
+    """Return the flag of an option."""
+    return f"--{'' if value else 'no-'}{name.replace('_', '-')}"
+
+
+def in_options(message: str, request: Options) -> str:
+    """Return the message of an error with the flag of an option in place of the argument that it begins with."""
+    word, _, rest = message.partition(" ")
+    for option in fields(request):
+        if word == option.metadata.get("argument", option.name) and "positional" not in option.metadata:
+            return f"{flag(option.name)} {rest}"
+    return message

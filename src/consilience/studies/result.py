@@ -1,0 +1,97 @@
+"""What a command gives, and how a finished result is found again instead of made twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from consilience.errors import ArtefactError
+from consilience.studies.request import Output
+
+if TYPE_CHECKING:
+    from rich.console import RichCast
+
+PAGE = "report.html"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command prints: text for people (on a terminal a table, if there is one), or an object for JSON.
+
+    ``status`` is the exit status: 0 for success.
+    """
+
+    text: str
+    as_json: dict[str, Any]
+    table: RichCast | None = None
+    status: int = 0
+
+
+def run_cached(
+    directory: Path,
+    kind: str,
+    identity: dict[str, Any],
+    make: Callable[[], T],
+    write: Callable[[T, Path, dict[str, Any]], object],
+    read: Callable[[Path], T],
+) -> T:
+    """Return the result of a request: read if it is finished, else made and written, complete or not at all.
+
+    Parameters
+    ----------
+    directory, kind : where the artefact lies, and what it is.
+    identity : of the request (`consilience.studies.request.identity`); kept in the artefact.
+    make, write, read : the work; ``write`` gets the value, the directory and entries of ``config.json``.
+
+    Raises
+    ------
+    ArtefactError
+        If the directory holds anything but a result of this request. Nothing has changed.
+    """
+    from consilience.store import check_destination, read_config
+
+    if check_destination(directory, kind):
+        refuse_another(directory, kind, read_config(directory).get("request"), identity)
+        return read(directory)
+    value = make()
+    write(value, directory, {"request": identity})
+    return value
+
+
+def refuse_another(directory: Path, kind: str, held: dict[str, Any] | None, identity: dict[str, Any]) -> None:
+    """Raise if the result in a directory was made for another request."""
+    held = held or {}
+    differing = sorted(name for name in {*held, *identity} if held.get(name) != identity.get(name))
+    if differing:
+        raise ArtefactError(
+            f"--out must not hold another {kind}, got {directory} with a result that differs in {', '.join(differing)}",
+            cure="choose another --out, or delete that directory",
+        )
+
+
+def run_paged(
+    request: Output, kind: str, file: str, identity: dict[str, Any], make: Callable[[], tuple[str, str]]
+) -> Result:
+    """Return what a measurement says: its table, its sentences, and where its page is.
+
+    Parameters
+    ----------
+    request, kind, identity : as in `run_cached`.
+    file : name of the JSON file that holds the measurement, with a table and a summary.
+    make : returns the text of this file and of the page; called if the measurement is not finished.
+    """
+    from consilience.store import write_artefact
+
+    def write(texts: tuple[str, str], directory: Path, config: dict[str, Any]) -> None:
+        write_artefact(directory, kind, config, {}, extra_files={file: texts[0], PAGE: texts[1]})
+
+    def read(directory: Path) -> tuple[str, str]:
+        return (directory / file).read_text(), ""
+
+    found = json.loads(run_cached(request.out, kind, identity, make, write, read)[0])
+    lines = [found["table"], *found["summary"], "", f"report in {request.out / PAGE}"]
+    return Result("\n".join(lines), {"out": str(request.out), **found})

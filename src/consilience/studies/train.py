@@ -1,0 +1,137 @@
+"""The command ``train``: a population of networks, trained in one vectorized pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+from consilience.errors import InputError
+from consilience.names import Activation, Net, Optimizer, Shuffle, Subset
+from consilience.studies.request import ADDED, Options, Output, argument, identity
+from consilience.studies.result import Result, run_cached
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from consilience.data import Data
+    from consilience.population import Population
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Options, Output):
+    """Train a population of networks in one vectorized pass. An interrupted run resumes after its last epoch."""
+
+    data: str = "digits"
+    """"digits", a .npz file (x_train, y_train, x_test, y_test), a .parquet file, or hf:NAME."""
+    net: Net = "mlp"
+    """Kind of network; convnet and resnet take images."""
+    hidden: tuple[int, ...] = (32, 32)
+    """Units of each hidden layer; channels of each convolution of a convnet, or of each stage of a resnet."""
+    blocks: int = 1
+    """Blocks in each stage of a resnet."""
+    batch_norm: bool = True
+    """Use batch normalization after the convolutions of a convnet or resnet."""
+    activation: Activation = "relu"
+    """Activation of the hidden layers."""
+    dropout: float = 0.0
+    """Probability of dropping a hidden unit of an mlp, or a channel before the readout of a convnet."""
+    members: int = field(default=16, metadata=argument("n_members"))
+    """Number of networks."""
+    epochs: int = 10
+    """Passes over the training data."""
+    batch_size: int = 128
+    """Samples in each step."""
+    optimizer: Optimizer = "adam"
+    """Optimizer; each member has its own state."""
+    learning_rate: float = 1e-3
+    """Learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 0.0
+    """L2 penalty, as in torch.optim."""
+    shuffle: Shuffle = "independent"
+    """Order of the samples: independent for each member, or shared by all."""
+    subset: Subset = "full"
+    """Samples that each member is trained on."""
+    concentration: float = 0.5
+    """Concentration of the Dirichlet subsets: small values give each member few classes."""
+    checkpoint_epochs: tuple[int, ...] = field(default=(), metadata=ADDED)
+    """Epochs after which to keep a snapshot of the members, for compare."""
+
+
+def run(request: Request) -> Result:
+    """Return the number of members and their mean accuracy on validation data."""
+    from consilience.evaluation import evaluate, mean_score
+
+    population, data = trained(request)
+    score = mean_score([evaluate(member.module, data.validation) for member in population])
+    failed = "".join(f"\n  member {k} failed: {why}" for k, why in population.failed.items())
+    accuracy = f"validation accuracy {100 * score.accuracy:.2f} % on average"
+    as_json = {
+        "out": str(request.out),
+        "n_members": len(population),
+        "validation_accuracy": score.accuracy,
+        "failed": {str(k): why for k, why in population.failed.items()},
+    }
+    return Result(f"{len(population)} members in {request.out}: {accuracy}{failed}", as_json)
+
+
+def trained(request: Request) -> tuple[Population, Data]:
+    """Return the population, read if it is finished, and the data."""
+    from consilience.data import load_data
+    from consilience.population import load_population, save_population
+    from consilience.store import check_destination
+    from consilience.store.config import beside
+    from consilience.studies.progress import bar
+    from consilience.training import Training, train_population
+    from consilience.training.resume import delete_checkpoint
+
+    check_destination(request.out, "population")
+    data = load_data(request.data, random_state=request.seed)
+    resume_state = beside(request.out.resolve(), "checkpoint")
+
+    def make() -> Population:
+        training = Training(**{option.name: getattr(request, option.name) for option in fields(Training)})
+        net = _network(request, data)
+        with bar(f"training {request.members} members") as progress:
+            return train_population(
+                net,
+                data.train,
+                request.members,
+                training=training,
+                validation=data.validation,
+                random_state=request.seed,
+                checkpoint=resume_state,
+                progress=progress,
+                checkpoint_epochs=request.checkpoint_epochs,
+            )
+
+    population = run_cached(request.out, "population", identity(request), make, save_population, load_population)
+    delete_checkpoint(resume_state)
+    return population, data
+
+
+def _network(request: Request, data: Data) -> nn.Module:
+    """Return the network to train."""
+    from consilience.nets import MLP, ConvNet, ResNet
+
+    allowed = {"mlp": ("dropout",), "convnet": ("dropout",), "resnet": ("blocks",)}[request.net]
+    for name, default in (("dropout", 0), ("blocks", 1)):
+        value = getattr(request, name)
+        if value != default and name not in allowed:
+            raise InputError(f"--{name} must be left out with --net {request.net}, got {value}")
+    if not 0 <= request.dropout < 1:
+        raise InputError(f"--dropout must be a probability in [0, 1), got {request.dropout}")
+    hidden, n_classes, activation = request.hidden, data.n_classes, request.activation
+    if request.net == "mlp":
+        return MLP(data.train.x[0].numel(), hidden, n_classes, activation, dropout=request.dropout)
+    if data.image_shape is None:
+        raise InputError(
+            f"--data must hold images (n, C, H, W) for --net {request.net}, got inputs {tuple(data.train.x.shape)} "
+            f"in {data.name}",
+            cure="use --net mlp, or data whose rows are not flattened",
+        )
+    channels, batch_norm = data.image_shape[0], request.batch_norm
+    if request.net == "convnet":
+        return ConvNet(channels, hidden, n_classes, activation, batch_norm, request.dropout)
+    return ResNet(channels, hidden, n_classes, request.blocks, activation, batch_norm)
