@@ -464,7 +464,7 @@ WITH_NAN[4, 2] = torch.nan
     ("clusters", "message"),
     [
         ({"hidden.0": np.zeros(6, int)}, "clusters['hidden.0'] must be ints (7,), one for each unit, got int64 (6,)"),
-        ({"hidden.7": np.zeros(7, int)}, ", got 'hidden.7'"),
+        ({"hidden.7": np.zeros(7, int)}, "layer must be one of 'hidden.0', 'hidden.1', 'readout', got 'hidden.7'"),
         ({"readout": np.zeros(3, int)}, "a layer with clusters or lesions must be hidden, got 'readout'"),
         ({"hidden.0": np.zeros(7)}, "clusters['hidden.0'] must be ints (7,), one for each unit, got float64 (7,)"),
         ({"hidden.0": np.full(7, -2)}, "clusters['hidden.0'] must be >= 0, or -1 for no cluster, got -2"),
