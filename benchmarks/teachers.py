@@ -29,8 +29,9 @@ from torch.nn import functional
 import consilience as cs
 from consilience.nets.activations import ACTIVATIONS
 from consilience.recovery import clusters
+from consilience.recovery.cuts import cuts
 from consilience.recovery.fit import fit_precisely
-from consilience.recovery.standard import Standard
+from consilience.recovery.standardization import Standardization
 from consilience.recovery.student import Function, Student, symmetry_of_function
 from consilience.training.train import initialise
 
@@ -222,7 +223,7 @@ def solve(problem: Problem) -> Row:
             result["reason"] = f"given up after {problem.limit} s"
         except cs.ConsilienceError as error:
             result["reason"] = str(error).splitlines()[0]
-            if result["reason"].startswith("no student"):
+            if result["reason"].startswith("students must reach"):
                 result["converged"] = 0.0
         except Exception as error:  # a fault of the estimator is a row of the table, not the end of the benchmark
             result["reason"] = f"**{type(error).__name__}**: {str(error).splitlines()[0][:80]}"
@@ -303,7 +304,7 @@ class Race:
 def race(problem: Problem) -> Race:
     """Recover the teacher, then train its students by themselves, twice."""
     row, known = solve(problem), task(problem)
-    x, y = Standard.of(known.x)(known.x), Standard.of(known.y, each=False)(known.y)
+    x, y = Standardization.of(known.x)(known.x), Standardization.of_all(known.y)(known.y)
     function = FUNCTIONS[problem.activation]
     estimator = cs.ExpandAndCluster(**problem.options)
     assert not isinstance(estimator.expansion, str)
@@ -389,7 +390,7 @@ def sweep(n_units: int) -> Sweep:
 
     began = time.perf_counter()
     with mock.patch.object(clusters, "average", clocked):
-        cut: Callable[[], list[clusters.Cut]] = partial(clusters.cuts, units, 0.5, np.pi / 12)
+        cut: Callable[[], list[clusters.Cut]] = partial(cuts, units, 0.5, np.pi / 12)
         (found, *_), seconds, megabytes = measured(cut)
     wall = time.perf_counter() - began
     return Sweep(len(rows), len(found.kept), spent[0], seconds - spent[0], wall, megabytes)

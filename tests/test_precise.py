@@ -135,15 +135,14 @@ def test_bad_input() -> None:
     x, y = problem()
     nan = y.clone()
     nan[3, 0] = float("nan")
-    with pytest.raises(InputError, match="nothing to fit"):
-        fit_precisely([], x, y)
-    with pytest.raises(InputError, match="unknown method"):
-        fit_precisely(students(1), x, y, method="newton")
-    with pytest.raises(InputError, match="nothing but values"):
-        fit_precisely([*students(1), *students(1, width=5)], x, y)
-    with pytest.raises(InputError, match="row of targets"):
-        fit_precisely(students(1), x, y[:-1])
-    with pytest.raises(InputError, match="y has values that are not finite"):
-        fit_precisely(students(1), x, nan)
-    with pytest.raises(InputError, match="constant"):
-        fit_precisely(students(1), x, torch.ones_like(y))
+    for modules, targets, method, message in (
+        ([], y, None, "modules must hold at least one network"),
+        (students(1), y, "newton", "method must be one of .*, got 'newton'"),
+        ([*students(1), *students(1, width=5)], y, None, r"modules\[1\] must have the parameters of modules\[0\]"),
+        (students(1), y[:-1], None, "y must have one row for each of the 80 rows of x"),
+        (students(1), y[:, :, None], None, r"y must have shape \(n, outputs\)"),
+        (students(1), nan, None, "y must be finite"),
+        (students(1), torch.ones_like(y), None, "y must have rows that differ"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fit_precisely(modules, x, targets, method=method)

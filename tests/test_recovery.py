@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,10 +14,11 @@ import consilience as cs
 from consilience.errors import InputError, TrainingError
 from consilience.nets.activations import ACTIVATIONS
 from consilience.recovery import ExpandAndCluster, IdentifiabilityWarning
-from consilience.recovery.clusters import StudentUnits, _Forest, cuts
+from consilience.recovery.clusters import StudentUnits, UnitTree
+from consilience.recovery.cuts import cuts, plateaus
 from consilience.recovery.distance import distance
+from consilience.recovery.guesses import EXPANSIONS, guess_width, smallest_expansion
 from consilience.recovery.rebuild import as_good, medians, relative_error, turned, without_excess
-from consilience.recovery.search import EXPANSIONS, guess_width, smallest_expansion
 from consilience.recovery.student import Student, symmetry_of_function
 
 pytestmark = pytest.mark.numerical
@@ -160,7 +160,7 @@ def test_noise() -> None:
     apart = found.distance_to(net)
     assert found.n_units_ == (2,)
     assert apart.function_error < 1e-3  # an average over what is seen is nearer than any of it
-    with pytest.raises(TrainingError, match="no student reaches the outputs"):
+    with pytest.raises(TrainingError, match="students must reach a loss"):
         recovered(x, y + 0.1 * torch.randn_like(y), noise=0.0)
 
 
@@ -182,7 +182,7 @@ def test_a_failure_is_never_called_a_success() -> None:
     strict = recovered(x, net, n_units=3, max_angle=1e-9, coverage=1.0)
     assert not strict.diagnostics_.exact
     assert strict.diagnostics_.reason
-    with pytest.raises(InputError, match="no recovered network"):
+    with pytest.raises(InputError, match="needs a recovered network"):
         ExpandAndCluster().distance_to(net)
 
 
@@ -342,25 +342,16 @@ def test_what_has_no_weight_is_dropped() -> None:
 
 
 def test_the_sweep_counts_what_cutting_everywhere_counts() -> None:
-    some = units(5, 3, noise=0.2)
-    forest = _Forest(some, cuts(some, 0.6, 0.5)[0].merges, 0.6, 0.5, published=False)
-    heights = [0.0, *forest.merges[:, 2]]
-    for step in range(0, len(heights) - 1, 3):
-        if heights[step + 1] > heights[step] > 0:
-            kept = forest.cut(heights[step], heights[step + 1], np.ones(len(some))).clusters
-            n_alive = sum(not cluster.dropped or "outgoing" in cluster.dropped for cluster in kept)
-            assert n_alive == forest.survivors[step]
-
-
-def test_the_sweep_is_linear() -> None:
-    seconds = []
-    for n_students in (50, 400):
-        some = units(n_students, 3)
-        merges = cuts(some, 0.6, 0.5)[0].merges
-        began = time.process_time()
-        _Forest(some, merges, 0.6, 0.5, published=False)
-        seconds.append(time.process_time() - began)
-    assert seconds[1] < 40 * seconds[0]  # 8 if linear, 64 if quadratic
+    nodes = UnitTree(units(5, 3, noise=0.2))
+    alive = (nodes.n_students >= 3) & (nodes.angles <= 0.5)
+    heights = [0.0, *nodes.tree.heights]
+    for step, height in enumerate(heights[:-1]):
+        if height < heights[step + 1]:
+            roots = nodes.tree.roots(nodes.tree.n_merges_below(height))
+            assert alive[roots].sum() == nodes.n_survivors(alive)[step]
+    for plateau in plateaus(nodes, alive):
+        clusters = nodes.clusters_at(math.sqrt(plateau.below * plateau.above))
+        assert alive[clusters].sum() == plateau.n_clusters
 
 
 def test_bad_input() -> None:
@@ -368,26 +359,35 @@ def test_bad_input() -> None:
     y = net(x).detach()
     nan = x.clone()
     nan[4, 1] = float("nan")
-    for options, words in (
-        ({"n_units": 0}, "must be positive"), ({"n_units": []}, "must be positive"),
-        ({"n_units": 2.0}, "must be positive"), ({"n_students": 1}, "takes two"),
-        ({"noise": float("nan")}, "noise"), ({"noise": 0.8}, "noise"), ({"expansion": float("nan")}, "narrower"),
-        ({"coverage": 1.5}, "not a share"), ({"max_angle": 4.0}, "not an angle"), ({"rule": "other"}, "unknown rule"),
-        ({"activation": "swish"}, "unknown activation"), ({"expansion": "big"}, "unknown expansion"),
-        ({"expansion": 0.5}, "narrower"), ({"noise": -1.0}, "positive"),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=words):
+    for options, message in (
+        ({"n_units": 0}, "n_units must be one int >= 1"),
+        ({"n_units": []}, "n_units must be one int >= 1"),
+        ({"n_units": 2.0}, "n_units must be an int >= 1, got 2.0"),
+        ({"n_students": 1}, "n_students must be an int >= 2, got 1"),
+        ({"noise": float("nan")}, r"noise must be a number in \[0, 0.7\), got nan"),
+        ({"noise": 0.8}, r"noise must be a number in \[0, 0.7\), got 0.8"),
+        ({"noise": -1.0}, "noise must be a number in"),
+        ({"tolerance": 0.0}, "tolerance must be a number > 0, got 0.0"),
+        ({"expansion": float("nan")}, 'expansion must be a number >= 1 or "auto", got nan'),
+        ({"expansion": 0.5}, "expansion must be a number >= 1"),
+        ({"expansion": "big"}, "expansion must be a number >= 1"),
+        ({"coverage": 1.5}, r"coverage must be a number in \[0, 1\], got 1.5"),
+        ({"coverage": 0.0}, "coverage must be a number > 0"),
+        ({"max_angle": 4.0}, "max_angle must be a number in"),
+        ({"rule": "other"}, "rule must be one of 'plateau', 'published', got 'other'"),
+        ({"activation": "swish"}, "activation must be a function or one of .*, got 'swish'"),
+    ):
+        with pytest.raises(InputError, match=message):
             recovered(x, y, **options)
-    with pytest.raises(InputError, match="row 4"):
-        recovered(nan, y)
-    with pytest.raises(InputError, match="outputs are constant"):
-        recovered(x, torch.ones_like(y))
-    with pytest.raises(InputError, match="inputs are constant"):
-        recovered(torch.ones_like(x), y)
-    with pytest.raises(InputError, match="row of outputs"):
-        recovered(x, y[:-1])
-    with pytest.raises(InputError, match="not a matrix"):
-        recovered(x[:, :, None], y)
+    for x_given, y_given, message in (
+        (nan, y, "X must be finite, .* first row 4"),
+        (x, torch.ones_like(y), "Y must have rows that differ, got 20 equal rows"),
+        (torch.ones_like(x), y, "X must have rows that differ"),
+        (x, y[:-1], "Y must have one row for each of the 20 rows of X"),
+        (x[:, :, None], y, r"X must have shape \(samples, features\), got \(20, 3, 1\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recovered(x_given, y_given)
 
 
 def test_too_few_inputs_are_told() -> None:

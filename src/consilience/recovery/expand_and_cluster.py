@@ -5,22 +5,32 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from consilience.checks import (
+    check_choice,
+    check_count,
+    check_finite,
+    check_number,
+    check_positive,
+    check_rows,
+    is_number,
+)
 from consilience.errors import InputError, TrainingError
 from consilience.nets.activations import ACTIVATIONS
 from consilience.nets.mlp import MLP
-from consilience.recovery.clusters import RULES, Cut
+from consilience.recovery.clusters import Cut
+from consilience.recovery.cuts import RULES
 from consilience.recovery.distance import Distance, distance
-from consilience.recovery.layers import Outcome, Settings, Stage, recover
-from consilience.recovery.search import Trial, best_activation, guess_width, smallest_expansion
-from consilience.recovery.standard import Standard
-from consilience.recovery.student import Function, Student, symmetry_of_function
+from consilience.recovery.guesses import Trial, best_activation, guess_width, smallest_expansion
+from consilience.recovery.recover import Settings, Stage, recover
+from consilience.recovery.standardization import Standardization, undone
+from consilience.recovery.student import Function, Student
 
 N_FRESH = 2000  # inputs on which functions are compared
 
@@ -35,16 +45,16 @@ class Diagnostics:
 
     Attributes
     ----------
-    exact : whether the network is as good as the students it was made of: its error on the outputs given is theirs or
-        less, but for what wider networks gain by fitting noise; without noise, at most the tolerance, too. If not, do
-        not trust it. What it does where there were no inputs is not known.
-    error : its mean squared error as a share of the outputs' variance.
-    students_error : the students', the median of those used.
-    stages : by hidden layer reached: the students' losses and status, which were used, the cut and its clusters, those
-        kept and those dropped and by which rule, and units removed as excess.
-    activations : what each candidate gave, best first, with ``activation="auto"``.
+    exact : whether the network is as good as the students it was made of: its error is theirs or less, except for what
+        wider networks gain by fitting noise; and without noise at most the tolerance. If False, do not trust it. The
+        network may be wrong where there were no inputs.
+    error : mean squared error of the network as a share of the outputs' variance.
+    students_error : the same of the students, the median of those used.
+    stages : by hidden layer reached: the students' losses and status, the students used, the cut with the clusters kept
+        and dropped, and the number of units removed as excess.
+    activations : result of each candidate, best first, with ``activation="auto"``.
     student_widths : of the students, by hidden layer.
-    reason : why it is not exact; "" if it is.
+    reason : why the network is not exact; "" if it is.
     """
 
     exact: bool
@@ -56,6 +66,7 @@ class Diagnostics:
     reason: str
 
 
+@dataclass(eq=False)
 class ExpandAndCluster:
     """Recover the size and the parameters of a perceptron from inputs and outputs.
 
@@ -63,14 +74,14 @@ class ExpandAndCluster:
 
     Parameters
     ----------
-    n_units : the size expected of each hidden layer, an int for one layer; None searches for the smallest that fits.
+    n_units : expected size of each hidden layer, an int for one layer; None searches for the smallest that fits.
     expansion : students' width over ``n_units``; "auto" for the smallest at which most students reach the outputs.
-    n_students : how many.
-    n_layers : hidden layers, where ``n_units`` does not tell.
+    n_students : number of students.
+    n_layers : number of hidden layers, where ``n_units`` is None or an int.
     coverage : share of the students that a cluster must hold (γ).
     max_angle : radians within which its units must point (β).
     activation : a name of `consilience.nets.activations.ACTIVATIONS`, an elementwise function, or "auto".
-    rule : "plateau", or "published" for the cut of the paper, without what is done about its faults.
+    rule : "plateau", or "published" for the cut of the paper.
     noise : standard deviation of noise on the outputs, as a share of theirs; students need not get below it.
     tolerance : mean squared error, as a share of the variance, at which students are done.
     max_iterations : of each student's training.
@@ -78,11 +89,11 @@ class ExpandAndCluster:
 
     Attributes
     ----------
-    model_ : an `MLP` in float64; where signs could not be told, or the activation has no name, a `Student`.
+    model_ : an `MLP` in float64; where the signs are unknown, or the activation has no name, a `Student`.
     n_units_ : units of each hidden layer.
     activation_ : its name; "custom" for a function.
     clusters_ : by hidden layer, the cut of the students' tree.
-    diagnostics_ : how it went; look at ``diagnostics_.exact``.
+    diagnostics_ : how the recovery went; look at ``diagnostics_.exact``.
 
     Examples
     --------
@@ -93,33 +104,18 @@ class ExpandAndCluster:
     ((2,), True)
     """
 
-    def __init__(
-        self,
-        n_units: int | Sequence[int] | None = None,
-        expansion: float | str = 4,
-        n_students: int = 20,
-        n_layers: int = 1,
-        coverage: float = 0.8,
-        max_angle: float = np.pi / 12,
-        activation: str | Function = "auto",
-        rule: str = "plateau",
-        noise: float = 0.0,
-        tolerance: float = 1e-14,
-        max_iterations: int = 200,
-        random_state: int = 0,
-    ) -> None:
-        self.n_units = n_units
-        self.expansion = expansion
-        self.n_students = n_students
-        self.n_layers = n_layers
-        self.coverage = coverage
-        self.max_angle = max_angle
-        self.activation = activation
-        self.rule = rule
-        self.noise = noise
-        self.tolerance = tolerance
-        self.max_iterations = max_iterations
-        self.random_state = random_state
+    n_units: int | Sequence[int] | None = None
+    expansion: float | str = 4
+    n_students: int = 20
+    n_layers: int = 1
+    coverage: float = 0.8
+    max_angle: float = np.pi / 12
+    activation: str | Function = "auto"
+    rule: str = "plateau"
+    noise: float = 0.0
+    tolerance: float = 1e-14
+    max_iterations: int = 200
+    random_state: int = 0
 
     def fit(self, X: ArrayLike, Y: ArrayLike | Callable[[Tensor], Tensor]) -> ExpandAndCluster:
         """Recover the network behind Y.
@@ -132,7 +128,7 @@ class ExpandAndCluster:
         Raises
         ------
         InputError
-            If a setting makes no sense, or inputs or outputs are not finite, constant or of the wrong shape.
+            If a parameter is out of range, or inputs or outputs are not finite, constant or of the wrong shape.
         TrainingError
             If no student comes near the outputs.
 
@@ -143,7 +139,7 @@ class ExpandAndCluster:
         """
         self._check()
         x, y = check_samples(X, Y)
-        with torch.random.fork_rng(devices=[]):  # fresh modules draw values that nobody uses
+        with torch.random.fork_rng(devices=[]):  # fresh modules draw initial values
             self._recover(x, y)
         return self
 
@@ -162,7 +158,7 @@ class ExpandAndCluster:
         """
         student = getattr(self, "_student", None)
         if student is None:
-            raise InputError("there is no recovered network", where="distance_to", cure="call fit first")
+            raise InputError("distance_to needs a recovered network, got none", cure="call fit first")
         if x is None:
             generator = torch.Generator().manual_seed(self.random_state)
             drawn = torch.randn(N_FRESH, len(self._fresh.mean), generator=generator, dtype=torch.float64)
@@ -172,85 +168,77 @@ class ExpandAndCluster:
         return distance(student, copy.deepcopy(teacher), self._symmetry, fresh)
 
     def _recover(self, x: Tensor, y: Tensor) -> None:
-        inputs, outputs = Standard.of(x), Standard.of(y, each=False)
+        inputs, outputs = Standardization.of(x), Standardization.of_all(y)
         x, y = inputs(x), outputs(y)
         settings, trials, widths = self._settings(x, y)
         _warn(x, y, widths, settings)
         outcome = recover(x, y, widths, settings)
         first = outcome.stages[0]
         if not first.used:
+            lowest = ", ".join(f"{loss:.1e}" for loss in first.students.losses.sort().values[:5].tolist())
             raise TrainingError(
-                "no student reaches the outputs", where=f"{self.n_students} students of widths {widths}",
-                got="losses " + ", ".join(f"{loss:.1e}" for loss in first.students.losses.sort().values[:5].tolist()),
-                expected=f"at most {settings.converged:.1e} of the variance",
-                cure="raise expansion, n_units or max_iterations, try another activation, or, if outputs are noisy, "
-                "set noise",
-            )  # fmt: skip
+                f"students must reach a loss of {settings.converged:.1e} of the outputs' variance, got {lowest} for "
+                f"{self.n_students} students of widths {widths}",
+                cure="raise expansion, n_units or max_iterations, try another activation, or set noise if outputs are "
+                "noisy",
+            )
         self.clusters_: tuple[Cut | None, ...] = tuple(stage.cut for stage in outcome.stages)
-        self.activation_ = (
-            trials[0].name if trials else self.activation if isinstance(self.activation, str) else "custom"
-        )
+        self.activation_ = self.activation if isinstance(self.activation, str) else "custom"
+        if trials:
+            self.activation_ = trials[0].name
         self._symmetry, self._fresh = settings.symmetry, inputs
-        self._student = None if outcome.network is None else _raw(outcome.network, inputs, outputs)
+        self._student = None if outcome.network is None else undone(outcome.network, inputs, outputs)
         self.model_: nn.Module | None = None if self._student is None else self._as_module(self._student)
         self.n_units_: tuple[int, ...] = () if self._student is None else self._student.widths
         self.diagnostics_ = Diagnostics(
-            outcome.exact, outcome.error, first.error, outcome.stages, trials, widths, _reason(outcome)
+            exact=outcome.exact,
+            error=outcome.error,
+            students_error=first.error,
+            stages=outcome.stages,
+            activations=trials,
+            student_widths=widths,
+            reason=outcome.reason,
         )
 
     def _check(self) -> None:
-        sizes = list(self.n_units) or [0] if isinstance(self.n_units, Sequence) else [self.n_units]
-        positive = {"n_layers": self.n_layers, "max_iterations": self.max_iterations}
-        for name, value in (*positive.items(), *(("n_units", size) for size in sizes if size is not None)):
-            if not isinstance(value, int) or value < 1:
-                raise InputError("a number that must be positive", where=name, got=value, expected="an int ≥ 1")
-        if not isinstance(self.n_students, int) or self.n_students < 2:
-            raise InputError("what students share takes two of them", where="n_students", got=self.n_students,
-                             expected="an int ≥ 2")  # fmt: skip
-        if not 0 < self.coverage <= 1:
-            raise InputError("not a share of the students", where="coverage", got=self.coverage, expected="in (0, 1]")
-        if not 0 < self.max_angle <= np.pi / 2:
-            raise InputError("not an angle", where="max_angle", got=self.max_angle, expected="radians in (0, π/2]")
-        if self.rule not in RULES:
-            raise InputError("unknown rule", where="rule", got=repr(self.rule), expected=", ".join(map(repr, RULES)))
-        if not 0 <= self.noise < 0.7 or not self.tolerance > 0:
-            raise InputError(
-                "errors are positive, and noise leaves half of the outputs' variance", where="noise, tolerance",
-                got=f"noise={self.noise}, tolerance={self.tolerance}", expected="noise in [0, 0.7), tolerance > 0",
-            )  # fmt: skip
-        if isinstance(self.expansion, str) and self.expansion != "auto":
-            raise InputError(
-                "unknown expansion", where="expansion", got=repr(self.expansion), expected='a number or "auto"'
-            )
-        if not isinstance(self.expansion, str) and not 1 <= self.expansion < np.inf:
-            raise InputError("students cannot be narrower than the teacher", where="expansion", got=self.expansion,
-                             expected="at least 1")  # fmt: skip
-        known = (
-            self.activation in (*ACTIVATIONS, "auto") if isinstance(self.activation, str) else callable(self.activation)
-        )
-        if not known:
-            raise InputError(
-                "unknown activation", where="activation", got=repr(self.activation),
-                expected=", ".join([*ACTIVATIONS, '"auto"', "or a function"]),
-            )  # fmt: skip
+        sizes = self.n_units if isinstance(self.n_units, Sequence) else [self.n_units or 1]
+        if self.n_units == 0 or not sizes:
+            raise InputError(f"n_units must be one int >= 1 or one for each layer, got {self.n_units!r}")
+        for size in sizes:
+            check_count("n_units", size)
+        check_count("n_layers", self.n_layers)
+        check_count("max_iterations", self.max_iterations)
+        check_count("n_students", self.n_students, least=2)
+        for name, value, most in (("coverage", self.coverage, 1), ("max_angle", self.max_angle, np.pi / 2)):
+            check_positive(name, value)
+            check_number(name, value, 0, most)
+        check_choice("rule", self.rule, RULES)
+        check_number("noise", self.noise, 0, below=0.7)  # half of the outputs' variance
+        check_positive("tolerance", self.tolerance)
+        if self.expansion != "auto" and not (is_number(self.expansion) and self.expansion >= 1):
+            raise InputError(f'expansion must be a number >= 1 or "auto", got {self.expansion!r}')
+        if not callable(self.activation) and self.activation not in (*ACTIVATIONS, "auto"):
+            names = ", ".join(map(repr, (*ACTIVATIONS, "auto")))
+            raise InputError(f"activation must be a function or one of {names}, got {self.activation!r}")
 
     def _settings(self, x: Tensor, y: Tensor) -> tuple[Settings, tuple[Trial, ...], tuple[int, ...]]:
-        """The activation, the students' widths, and what else there is to set."""
-
-        def with_function(function: Function) -> Settings:
-            return Settings(
-                function, symmetry_of_function(function), self.n_students, self.coverage, self.max_angle, self.rule,
-                self.tolerance, self.max_iterations, self.noise**2, self.random_state,
-            )  # fmt: skip
-
+        """Return the settings with the activation, what other activations gave, and the students' widths."""
+        settings = Settings(
+            function=self.activation if callable(self.activation) else ACTIVATIONS.get(self.activation, torch.tanh),
+            n_students=self.n_students,
+            coverage=self.coverage,
+            max_angle=self.max_angle,
+            rule=self.rule,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            noise=self.noise**2,
+            random_state=self.random_state,
+        )
         sizes = (self.n_units,) * self.n_layers if isinstance(self.n_units, int) else self.n_units
         trials: tuple[Trial, ...] = ()
         if self.activation == "auto":
-            trials = best_activation(x, y, sizes, self.n_layers, with_function)
-            function = ACTIVATIONS[trials[0].name]
-        else:
-            function = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
-        settings = with_function(function)
+            trials = best_activation(x, y, sizes, self.n_layers, settings)
+            settings = replace(settings, function=ACTIVATIONS[trials[0].name])
         if sizes is None:
             sizes = guess_width(x, y, self.n_layers, settings)
         factor = smallest_expansion(x, y, sizes, settings) if isinstance(self.expansion, str) else self.expansion
@@ -259,9 +247,8 @@ class ExpandAndCluster:
     def _as_module(self, student: Student) -> nn.Module:
         if self.activation_ == "custom" or student.path is not None:
             return student.eval()
-        model = MLP(
-            student.layers[0].in_features, student.widths, student.readout.out_features, activation=self.activation_
-        ).double()
+        d, o = student.layers[0].in_features, student.readout.out_features
+        model = MLP(d, student.widths, o, activation=self.activation_).double()
         model.load_state_dict({**model.state_dict(), **student.state_dict()})
         return model.eval()
 
@@ -278,84 +265,33 @@ def check_samples(X: ArrayLike, Y: ArrayLike | Callable[[Tensor], Tensor]) -> tu
     if callable(Y):
         asked = x.to(X.dtype) if isinstance(X, Tensor) and X.is_floating_point() else x
         if isinstance(Y, nn.Module):
-            Y = copy.deepcopy(Y).eval()  # to be asked, not to be changed
+            Y = copy.deepcopy(Y).eval()  # stays as it is
             asked = x.to(next((p.dtype for p in Y.parameters()), x.dtype))
         with torch.no_grad():
             Y = Y(asked)
     y = _matrix(Y, "Y")
-    if len(x) != len(y):
-        raise InputError("each input needs a row of outputs", where="Y", got=len(y), expected=len(x))
-    if bool((x == x[0]).all()):
-        raise InputError("the inputs are constant", where="X", got=f"{len(x)} rows", cure="there is nothing to tell")
-    if len(x) < 2 or bool((y == y[0]).all()):
-        raise InputError(
-            "the outputs are constant", where="Y", got=f"{len(y)} rows", cure="there is nothing to recover"
-        )
+    check_rows(y, len(x), "Y", inputs="X")
+    for name, values in (("X", x), ("Y", y)):
+        if bool((values == values[0]).all()):
+            raise InputError(f"{name} must have rows that differ, got {len(values)} equal rows")
     return x, y
 
 
-def _matrix(values: ArrayLike | Tensor, name: str) -> Tensor:
-    found = values.detach().double() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, dtype=float))
-    found = found[:, None] if found.dim() == 1 else found
-    if found.dim() != 2 or not found.numel():
-        raise InputError("not a matrix", where=name, got=tuple(found.shape), expected="(samples, features)")
-    if not bool(torch.isfinite(found).all()):
-        bad = int((~torch.isfinite(found)).any(1).nonzero()[0, 0])
-        raise InputError(f"{name} has values that are not finite", where=f"{name}, row {bad}", cure="remove such rows")
-    return found
+def _matrix(values: ArrayLike | Tensor, argument: str) -> Tensor:
+    tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, dtype=float))
+    matrix = (tensor[:, None] if tensor.dim() == 1 else tensor).double()
+    if matrix.dim() != 2 or not matrix.numel():
+        raise InputError(f"{argument} must have shape (samples, features), got {tuple(matrix.shape)}")
+    check_finite(matrix, argument)
+    return matrix
 
 
 def _warn(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> None:
     n_parameters = sum(p.numel() for p in settings.student(x, widths, y).parameters())
     if y.numel() < n_parameters:
-        warnings.warn(
+        message = (
             f"students of widths {tuple(widths)} have {n_parameters} parameters, and there are {len(y)} × {y.shape[1]} "
             f"= {y.numel()} output values: they can fit anything, and recovery is not identifiable; give more inputs "
-            "or a smaller expansion",
-            IdentifiabilityWarning, stacklevel=4,
-        )  # fmt: skip
-
-
-def _raw(student: Student, inputs: Standard, outputs: Standard) -> Student:
-    """Return the network for inputs and outputs as they came; it does not look at inputs that are constant."""
-    raw = Student(
-        len(inputs.mean), student.widths, len(outputs.mean), student.function, student.path is not None
-    ).double()
-    raw.load_state_dict({**student.state_dict(), **{
-        name: _widened(value, inputs) for name, value in student.state_dict().items()
-        if name in ("hidden.0.weight", "path.weight")
-    }})  # fmt: skip
-    with torch.no_grad():
-        first = raw.layers[0]
-        first.bias.sub_(first.weight @ inputs.mean)
-        raw.readout.weight.mul_(outputs.scale[:, None])
-        raw.readout.bias.copy_(raw.readout.bias * outputs.scale + outputs.mean)
-        if raw.path is not None:
-            raw.path.weight.mul_(outputs.scale[:, None])
-            raw.readout.bias.sub_(raw.path.weight @ inputs.mean)
-    return raw
-
-
-def _widened(weight: Tensor, inputs: Standard) -> Tensor:
-    """Weights (u, d) of inputs as they came, zero for those that are constant."""
-    wide = weight.new_zeros(len(weight), len(inputs.mean))
-    wide[:, inputs.varies] = weight / inputs.scale[inputs.varies]
-    return wide
-
-
-def _reason(outcome: Outcome) -> str:
-    if outcome.exact:
-        return ""
-    last = outcome.stages[-1]
-    if not last.used:
-        return f"no student of layer {len(outcome.stages)} reaches the outputs"
-    if len(last.used) < 2:
-        return f"one student of layer {len(outcome.stages)} alone reaches the outputs"
-    if outcome.network is None:
-        return f"no cluster of layer {len(outcome.stages)} survives"
-    if outcome.network.path is not None:
-        return "the signs of its units could not be told, and it has a linear path"
-    students = outcome.stages[0].error
-    if outcome.error <= students:
-        return f"error {outcome.error:.1e}: training stopped before it could tell; raise max_iterations"
-    return f"the network's error {outcome.error:.1e} is above the students' {students:.1e}"
+            "or a smaller expansion"
+        )
+        warnings.warn(message, IdentifiabilityWarning, stacklevel=4)

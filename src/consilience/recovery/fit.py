@@ -5,10 +5,10 @@ stops far above that. Levenberg-Marquardt solves, for residuals r and their Jaco
 
     (JᵀJ + μ I) δ = −Jᵀ r,
 
-exactly and for all networks side by side, with a damping μ of each network's own (Marquardt 1963). Networks wider than
-their task have a singular JᵀJ, and valleys in which a step is only as long as μ is small: it falls fast, as long as the
-factorisation stays possible. Networks with too many parameters for that take L-BFGS (Liu and Nocedal 1989); tasks too
-large for either are trained by Adam in float32, with a rate that is lowered where the loss stays.
+exactly and for all networks side by side, with one damping μ per network (Marquardt 1963). Networks wider than their
+task have a singular JᵀJ, and valleys in which only a small μ allows long steps: it falls fast, as long as the
+factorization succeeds. Networks with too many parameters for that are fitted by L-BFGS (Liu and Nocedal 1989); problems
+too large for both by Adam in float32, with a rate that falls where the loss does not.
 
 Axis legend: ``k`` networks, ``n`` samples, ``o`` outputs, ``p`` parameters of one network.
 """
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, stack_module_state, vmap
 
+from consilience.checks import check_choice, check_finite, check_rows
 from consilience.errors import InputError
 from consilience.seeds import REDRAW, seed
 from consilience.training.train import initialise
@@ -42,17 +43,17 @@ PLATEAU = 5  # epochs without a lower loss, after which Adam's rate is halved
 
 
 @dataclass(frozen=True)
-class Precise:
-    """What a fit gives.
+class Fit:
+    """Fitted networks.
 
     Attributes
     ----------
-    modules : the fitted networks in float64, on new memory.
+    modules : the networks in float64, on new memory.
     losses : (k,) mean squared error as a share of the targets' variance; ``inf`` where it is not finite.
-    status : of each network: "converged" (loss at most the tolerance), "stalled" (it falls no further), "unfinished"
-        (the iterations ran out) or "diverged" (not finite, though drawn anew).
+    status : of each network: "converged" (loss at most the tolerance), "stalled" (the loss falls no further),
+        "unfinished" (all iterations used) or "diverged" (not finite, although initialized twice).
     iterations : of each network, second-order steps tried; for Adam, epochs.
-    redrawn : networks that diverged and were started once more.
+    redrawn : networks that diverged and were initialized once more.
     """
 
     modules: tuple[nn.Module, ...]
@@ -80,72 +81,62 @@ def fit_precisely(
     max_iterations: int = 100,
     warm_up: int = WARM_UP,
     random_state: int = 0,
-) -> Precise:
+) -> Fit:
     """Fit networks of one architecture to targets, each by itself and all at once.
 
     Parameters
     ----------
-    modules : initialised networks that differ in their parameters alone; copied, not changed.
+    modules : initialized networks that differ only in the values of their parameters; copied, not changed.
     x : inputs (n, ...).
     y : targets (n, o).
     method : one of `METHODS`; by default the most precise that is affordable (`method_for`).
-    tolerance : mean squared error, as a share of the targets' variance, at which a network is done.
+    tolerance : mean squared error, as a share of the targets' variance, at which the fit of a network ends.
     max_iterations : second-order steps; for "adam", epochs.
     warm_up : steps of Adam on all samples before second-order steps.
-    random_state : seed of initial values drawn anew, and of the order of batches.
+    random_state : seed of new initial values and of the order of batches.
 
     Raises
     ------
     InputError
-        If there is no network, the method is unknown, networks differ in more than their parameters, targets are
-        constant, or anything is not finite.
+        If there is no network, the method is unknown, parameters differ in shape, targets are constant, or values are
+        not finite.
     """
     _check(modules, x, y, method)
     method = method or method_for(modules[0], len(x))
-    fitted = _fit(modules, x, y, method, tolerance, max_iterations, warm_up, random_state)
-    again = tuple(k for k, loss in enumerate(fitted.losses) if not math.isfinite(loss))
-    if not again:
-        return fitted
-    fresh = [initialise(modules[k], seed(random_state, REDRAW, k)) for k in again]
-    second = _fit(fresh, x, y, method, tolerance, max_iterations, warm_up, random_state)
-    modules, losses = list(fitted.modules), fitted.losses.clone()
-    status, iterations = list(fitted.status), list(fitted.iterations)
-    for row, k in enumerate(again):
-        modules[k], losses[k] = second.modules[row], second.losses[row]
-        status[k], iterations[k] = second.status[row], second.iterations[row]
-    return Precise(tuple(modules), losses, tuple(status), tuple(iterations), again)
-
-
-def _fit(
-    modules: Sequence[nn.Module], x: Tensor, y: Tensor, method: str, tolerance: float, max_iterations: int,
-    warm_up: int, random_state: int,
-) -> Precise:  # fmt: skip
     dtype = torch.float32 if method == "adam" else torch.float64
-    stack = _Stack(modules, x.to(dtype), y.to(dtype))
-    if method == "adam":
-        iterations = _batched_adam(stack, max_iterations, random_state)
-        losses = stack.losses(stack.theta)
-    else:
-        stack.warm_up(warm_up)
-        search = _levenberg_marquardt if method == "levenberg-marquardt" else _quasi_newton
-        losses, iterations = search(stack, tolerance, max_iterations)
-    finite = torch.isfinite(losses)
-    status = tuple(
-        "diverged"
-        if not fine
-        else "converged"
-        if loss <= tolerance
-        else "unfinished"
-        if n >= max_iterations
-        else "stalled"
-        for fine, loss, n in zip(finite.tolist(), losses.tolist(), iterations, strict=True)
-    )
-    return Precise(
-        tuple(module.double() for module in stack.modules()),
-        torch.where(finite, losses, math.inf).double(),
-        status,
-        tuple(iterations),
-    )
+
+    def fit(networks: Sequence[nn.Module]) -> Fit:
+        stack = _Stack(networks, x.to(dtype), y.to(dtype))
+        if method == "adam":
+            iterations = _batched_adam(stack, max_iterations, random_state)
+            losses = stack.losses(stack.theta)
+        else:
+            stack.warm_up(warm_up)
+            search = _levenberg_marquardt if method == "levenberg-marquardt" else _quasi_newton
+            losses, iterations = search(stack, tolerance, max_iterations)
+        losses = torch.where(torch.isfinite(losses), losses, math.inf).double()
+        status = [_status(loss, n, tolerance, max_iterations) for loss, n in zip(losses, iterations, strict=True)]
+        return Fit(tuple(module.double() for module in stack.modules()), losses, tuple(status), tuple(iterations))
+
+    first = fit(modules)
+    again = tuple(k for k, loss in enumerate(first.losses) if not math.isfinite(loss))
+    if not again:
+        return first
+    second = fit([initialise(modules[k], seed(random_state, REDRAW, k)) for k in again])
+    networks, losses = list(first.modules), first.losses.clone()
+    status, iterations = list(first.status), list(first.iterations)
+    for row, k in enumerate(again):
+        networks[k], losses[k] = second.modules[row], second.losses[row]
+        status[k], iterations[k] = second.status[row], second.iterations[row]
+    return Fit(tuple(networks), losses, tuple(status), tuple(iterations), again)
+
+
+def _status(loss: Tensor, n_iterations: int, tolerance: float, max_iterations: int) -> str:
+    if not math.isfinite(loss):
+        return "diverged"
+    if loss <= tolerance:
+        return "converged"
+    return "unfinished" if n_iterations >= max_iterations else "stalled"
 
 
 class _Stack:
@@ -222,7 +213,7 @@ class _Stack:
 
 
 class _Adam:
-    """Adam (Kingma and Ba 2015) with a rate of each network's own."""
+    """Adam (Kingma and Ba 2015) with one rate per network."""
 
     def __init__(self, theta: Tensor, rate: float) -> None:
         self.rates = theta.new_full((len(theta), 1), rate)
@@ -238,7 +229,7 @@ class _Adam:
 
 
 def _levenberg_marquardt(stack: _Stack, tolerance: float, max_iterations: int) -> tuple[Tensor, list[int]]:
-    """Move ``stack.theta`` to where no network gets better; return the losses (k,) and the steps each has tried."""
+    """Move ``stack.theta`` to where no network improves; return the losses (k,) and the steps tried per network."""
     theta = stack.theta
     losses, (gram, slope) = stack.losses(theta), stack.normal_equations(theta)
     damping = FIRST_DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1)
@@ -274,7 +265,7 @@ def _levenberg_marquardt(stack: _Stack, tolerance: float, max_iterations: int) -
 
 
 def _solve(gram: Tensor, slope: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """Return steps (k, p), and which networks (k,) have one: the others' damping is too small for rounding."""
+    """Return steps (k, p), and the networks (k,) that have one: the damping of the others is too small for rounding."""
     damped = gram + torch.diag_embed(damping[:, None].expand(-1, gram.shape[1]))
     factor, failed = torch.linalg.cholesky_ex(damped)
     step = -torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
@@ -288,9 +279,13 @@ def _quasi_newton(stack: _Stack, tolerance: float, max_iterations: int) -> tuple
     for k in range(len(stack.theta)):
         theta = stack.theta[k : k + 1].clone().requires_grad_(True)
         optimizer = torch.optim.LBFGS(
-            [theta], max_iter=PATIENCE, history_size=50, line_search_fn="strong_wolfe", tolerance_grad=0,
+            [theta],
+            max_iter=PATIENCE,
+            tolerance_grad=0,
             tolerance_change=0,
-        )  # fmt: skip
+            history_size=50,
+            line_search_fn="strong_wolfe",
+        )
 
         def closure(theta: Tensor = theta, optimizer: torch.optim.Optimizer = optimizer) -> float:
             optimizer.zero_grad()
@@ -312,7 +307,7 @@ def _quasi_newton(stack: _Stack, tolerance: float, max_iterations: int) -> tuple
 
 
 def _batched_adam(stack: _Stack, epochs: int, random_state: int) -> list[int]:
-    """Train by Adam in batches; a network whose loss does not fall for some epochs goes on at half its rate."""
+    """Train by Adam in batches; halve the rate of a network whose loss does not fall for `PLATEAU` epochs."""
     adam, generator = _Adam(stack.theta, FIRST_RATE), torch.Generator().manual_seed(random_state)
     waited = torch.zeros(len(stack.theta))
     best = torch.full((len(stack.theta),), math.inf)
@@ -337,21 +332,17 @@ def _batched_adam(stack: _Stack, epochs: int, random_state: int) -> list[int]:
 
 def _check(modules: Sequence[nn.Module], x: Tensor, y: Tensor, method: str | None) -> None:
     if not modules:
-        raise InputError("there is nothing to fit", where="modules", got="no modules")
-    if method is not None and method not in METHODS:
-        raise InputError("unknown method", where="method", got=repr(method), expected=", ".join(METHODS))
+        raise InputError("modules must hold at least one network, got none")
+    if method is not None:
+        check_choice("method", method, METHODS)
     shapes = [{name: tuple(value.shape) for name, value in module.named_parameters()} for module in modules]
-    if any(each != shapes[0] for each in shapes):
-        raise InputError(
-            "networks are fitted side by side only where they differ in nothing but values", where="modules",
-            got=f"parameters {next(each for each in shapes if each != shapes[0])}", expected=shapes[0],
-        )  # fmt: skip
-    if y.dim() != 2 or len(y) != len(x):
-        raise InputError(
-            "each input needs a row of targets", where="y", got=tuple(y.shape), expected=f"({len(x)}, outputs)"
-        )
-    for name, values in (("x", x), ("y", y)):
-        if not bool(torch.isfinite(values).all()):
-            raise InputError(f"{name} has values that are not finite", where=name, cure="remove these samples")
+    for k, other in enumerate(shapes):
+        if other != shapes[0]:
+            raise InputError(f"modules[{k}] must have the parameters of modules[0], {shapes[0]}, got {other}")
+    check_rows(y, len(x), "y")
+    if y.dim() != 2:
+        raise InputError(f"y must have shape (n, outputs), got {tuple(y.shape)}")
+    check_finite(x, "x")
+    check_finite(y, "y")
     if float(y.var(0, correction=0).mean()) == 0:
-        raise InputError("the targets are constant", where="y", cure="there is nothing to fit")
+        raise InputError(f"y must have rows that differ, got {len(y)} equal rows")

@@ -12,8 +12,7 @@ import numpy as np
 from consilience.errors import InputError
 from consilience.nets import MLP
 from consilience.recovery import ExpandAndCluster, IdentifiabilityWarning
-from consilience.recovery.clusters import SMALLEST_OUTGOING
-from consilience.recovery.layers import CONVERGED, Stage
+from consilience.recovery.recover import CONVERGED, Stage
 from consilience.report.recovery import (
     Comparison,
     RecoveryResult,
@@ -83,18 +82,18 @@ def _result(
 
 
 def _layer(stage: Stage, name: str, estimator: ExpandAndCluster) -> StudentLayer:
-    cut, units, published = stage.cut, stage.units, estimator.rule == "published"
+    cut, units = stage.cut, stage.units
     clusters = [
         UnitCluster(c.units.tolist(), c.n_students, c.angle, c.outgoing, c.dropped)
         for c in (cut.clusters if cut else ())
     ]
-    survivors = [c.outgoing for c in clusters if not c.dropped.startswith(("students", "angle"))]
+    needed = cut.needed if cut else max(2, math.ceil(estimator.coverage * len(stage.used) - 1e-9))
     return StudentLayer(
         name, stage.students.losses.tolist(), stage.students.status, stage.students.iterations, stage.used,
         np.zeros((0, 0)) if units is None else units.hyperplanes, units is not None and units.projective,
-        cut.merges if cut else None, cut.height if cut else math.nan, cut.plateau if cut else (math.nan, math.nan),
-        clusters, max(2, math.ceil(estimator.coverage * len(stage.used) - 1e-9)), published,
-        0.0 if published else SMALLEST_OUTGOING * max(survivors, default=0.0), stage.n_excess,
+        cut.tree.to_linkage() if cut else None,
+        cut.height if cut else math.nan, cut.plateau if cut else (math.nan, math.nan),
+        clusters, needed, estimator.rule == "published", cut.smallest_outgoing if cut else 0.0, stage.n_excess,
     )  # fmt: skip
 
 

@@ -1,26 +1,28 @@
 """Expand-and-Cluster, layer by layer: train wide students, cluster the units of their first layer, go on above it.
 
-What the layers below have been found to be is what the next students read, so that each of them is one layer shorter:
-the last are networks of one hidden layer. Where signs are free up to a linear term, students read the inputs of the
-layer below beside its units, through a linear path; their hyperplanes on it say which signs were wrong
-(`consilience.recovery.rebuild.turned`), and it is left out from there on.
+The next students read the units recovered below, so that each of them is one layer shorter: the last have one hidden
+layer. Where signs are free up to a linear term, students read the inputs of the layer below beside its units,
+through a linear path. Their hyperplanes on it say which signs were wrong (`consilience.recovery.rebuild.turned`); then
+the path is left out.
 
-Of several ways to cut a tree, the first that leads to a network as good as the students is taken; else the best.
+Of the cuts of a tree, the first is taken that leads to a network as good as the students; else the best.
 
-Everything here is in standardised inputs and outputs. Axis legend as in `consilience.recovery.rebuild`.
+All inputs and outputs here are standardized. Axis legend as in `consilience.recovery.rebuild`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from consilience.recovery.clusters import Cut, StudentUnits, cuts
-from consilience.recovery.fit import Precise, fit_precisely
+from consilience.recovery.clusters import Cut, StudentUnits
+from consilience.recovery.cuts import cuts
+from consilience.recovery.fit import Fit, fit_precisely
 from consilience.recovery.rebuild import (
     ROUNDING,
     as_good,
@@ -32,12 +34,12 @@ from consilience.recovery.rebuild import (
     without_excess,
     without_path,
 )
-from consilience.recovery.student import Function, Student
+from consilience.recovery.student import Function, Student, symmetry_of_function
 from consilience.seeds import STUDENTS, seed
 from consilience.training.train import initialise
 from consilience.units.symmetry import Symmetry
 
-MAX_CUTS = 4  # ways to cut a tree that are tried
+MAX_CUTS = 4  # of a tree that are tried
 CONVERGED = 1e-6  # error, as a share of the variance, that a student must reach, unless noise allows for less
 NEARLY = 1e-3  # error that layers may be found with, before all are fitted together
 NEAR_BEST, PRECISE = 30.0, 1e-10  # a student's error over the lower quartile above which it does not count; any below
@@ -49,17 +51,16 @@ class Settings:
 
     Attributes
     ----------
-    function, symmetry : the activation, and what it allows.
+    function : the activation.
     n_students : of each layer.
-    coverage, max_angle, rule : as for `consilience.recovery.clusters.cuts`.
+    coverage, max_angle, rule : as for `consilience.recovery.cuts.cuts`.
     tolerance : error at which students are done.
     max_iterations : of their training.
-    noise : share of the outputs' variance that is known to be noise.
+    noise : share of the outputs' variance that is noise.
     random_state : seed.
     """
 
     function: Function
-    symmetry: Symmetry
     n_students: int
     coverage: float
     max_angle: float
@@ -69,10 +70,20 @@ class Settings:
     noise: float
     random_state: int
 
+    @cached_property
+    def symmetry(self) -> Symmetry:
+        """The symmetries of the activation."""
+        return symmetry_of_function(self.function)
+
     @property
     def converged(self) -> float:
         """The error that a student must reach."""
         return max(CONVERGED, 2 * self.noise)
+
+    @property
+    def removes_excess(self) -> bool:
+        """Whether units that a network does not need are removed: not in the published method."""
+        return self.rule != "published"
 
     def student(self, x: Tensor, widths: Sequence[int], y: Tensor) -> Student:
         """Return a student for inputs x (n, d) and outputs y (n, o), with a linear path where signs need one."""
@@ -86,20 +97,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Stage:
-    """What was done for one layer.
+    """The recovery of one layer.
 
     Attributes
     ----------
-    students : their losses, status and iterations.
-    n_parameters : of each.
+    students : with their losses, status and iterations.
+    n_parameters : of each student.
     used : students whose units were clustered.
-    units : those units.
-    cut : of their tree; None if no student could be used or nothing survives.
-    n_cuts : ways to cut the tree that were tried.
-    n_excess : units removed after rebuilding, because nothing needs them; the last layer's stage counts all layers'.
+    units : these students' units.
+    cut : of the units' tree; None if there are no usable students or no surviving clusters.
+    n_cuts : number of cuts that were tried.
+    n_excess : units removed after rebuilding, as the network does not need them; the last stage counts all layers.
     """
 
-    students: Precise
+    students: Fit
     n_parameters: int
     used: tuple[int, ...]
     units: StudentUnits | None = None
@@ -116,20 +127,39 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A network and how it came about.
+    """A recovered network, and the stages that led to it.
 
     Attributes
     ----------
     network : None where a layer has no surviving cluster.
     error : mean squared error as a share of the outputs' variance.
-    stages : by hidden layer, those reached.
-    exact : whether the network is as good as the students and, where there is no noise, to their tolerance.
+    stages : of the hidden layers reached.
+    exact : whether the network is as good as the students and, without noise, reaches their tolerance.
     """
 
     network: Student | None
     error: float
     stages: tuple[Stage, ...]
     exact: bool
+
+    @property
+    def reason(self) -> str:
+        """Why the network is not exact; "" if it is."""
+        if self.exact:
+            return ""
+        last, layer = self.stages[-1], f"layer {len(self.stages)}"
+        if not last.used:
+            return f"no student of {layer} reaches the outputs"
+        if len(last.used) < 2:
+            return f"only one student of {layer} reaches the outputs"
+        if self.network is None:
+            return f"no cluster of {layer} survives"
+        if self.network.path is not None:
+            return "the signs of its units are unknown, and it has a linear path"
+        students = self.stages[0].error
+        if self.error <= students:
+            return f"error {self.error:.1e}: training stopped too early; raise max_iterations"
+        return f"the network's error {self.error:.1e} is above the students' {students:.1e}"
 
 
 def recover(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> Outcome:
@@ -141,12 +171,12 @@ def recover(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> 
 
 
 def _together(outcome: Outcome, x: Tensor, y: Tensor, settings: Settings) -> Outcome:
-    """Fit all layers at once: each was found with what those below it had been found to be until then."""
+    """Fit all layers at once; until now each was fitted to inexact layers below."""
     if outcome.network is None:
         return outcome
     first, stages = outcome.stages[0], outcome.stages
     network, error = refined(outcome.network, x, y)
-    if _exact(network, error, first, y, settings) and settings.rule != "published":
+    if _exact(network, error, first, y, settings) and settings.removes_excess:
         network, error, n_excess = without_excess(network, error, x, y, settings.noise > 0)
         stages = (*stages[:-1], replace(stages[-1], n_excess=stages[-1].n_excess + n_excess))
     return Outcome(network, error, stages, _exact(network, error, first, y, settings))
@@ -178,30 +208,30 @@ class _Below:
 
 
 def _above(x: Tensor, below: _Below | None, y: Tensor, widths: tuple[int, ...], settings: Settings) -> Outcome:
-    """Recover all layers from one on. What its students read is x (n, d): with a layer below, that layer's units and,
-    where their signs are free, what it reads itself.
+    """Recover a layer and those above it. Its students read x (n, d): with a layer below, that layer's units and, where
+    their signs are free, the inputs of that layer.
     """
     stage, plans = _train_and_cut(x, y, widths, settings if below is None else settings.above)
     best = Outcome(None, float("inf"), (stage,), False)
     for tried, cut in enumerate(plans, 1):
-        found = replace(stage, cut=cut, n_cuts=tried)
+        stage = replace(stage, cut=cut, n_cuts=tried)
         assert stage.units is not None
         hyperplanes = medians(stage.units, cut)
-        own = below
-        if own is not None and settings.symmetry.even_slope is not None:
-            own, hyperplanes = _signed(own, hyperplanes, settings.symmetry.even_slope)
-        features = x if own is None else own.units(settings.function)
+        signed = below
+        if signed is not None and settings.symmetry.even_slope is not None:
+            signed, hyperplanes = _signed(signed, hyperplanes, settings.symmetry.even_slope)
+        features = x if signed is None else signed.units(settings.function)
         if len(widths) == 1:
-            outcome = _last(features, y, hyperplanes, found, settings, alone=own is None)
+            outcome = _last(features, y, hyperplanes, stage, settings, alone=signed is None)
         else:
             here = _Below(features, hyperplanes)
             above = here.units(settings.function)
             if settings.symmetry.even_slope is not None:
                 above = torch.cat([above, features], dim=1)
             rest = _above(above, here, y, widths[1:], settings)
-            outcome = Outcome(rest.network, rest.error, (found, *rest.stages), rest.exact)
-        if own is not None and outcome.network is not None:
-            outcome = replace(outcome, network=_stacked(own, outcome.network))
+            outcome = Outcome(rest.network, rest.error, (stage, *rest.stages), rest.exact)
+        if signed is not None and outcome.network is not None:
+            outcome = replace(outcome, network=_stacked(signed, outcome.network))
         if below is None and len(widths) > 1:
             outcome = _together(outcome, x, y, settings)
         if best.network is None or outcome.error < best.error or outcome.exact:
@@ -215,16 +245,20 @@ def _train_and_cut(x: Tensor, y: Tensor, widths: tuple[int, ...], settings: Sett
     template = settings.student(x, widths, y)
     seeds = (seed(settings.random_state, STUDENTS, len(widths), k) for k in range(settings.n_students))
     students = fit_precisely(
-        [initialise(template, each) for each in seeds], x, y, tolerance=settings.tolerance,
-        max_iterations=settings.max_iterations, random_state=settings.random_state,
-    )  # fmt: skip
+        [initialise(template, number) for number in seeds],
+        x,
+        y,
+        tolerance=settings.tolerance,
+        max_iterations=settings.max_iterations,
+        random_state=settings.random_state,
+    )
     used = usable(students.losses, settings)
     n_parameters = sum(p.numel() for p in template.parameters())
     if not used:
         return Stage(students, n_parameters, ()), []
     units = units_of([students.modules[k] for k in used], used, settings.symmetry)
-    found = cuts(units, settings.coverage, settings.max_angle, settings.rule, MAX_CUTS)
-    return Stage(students, n_parameters, used, units), found
+    best = cuts(units, settings.coverage, settings.max_angle, settings.rule, MAX_CUTS)
+    return Stage(students, n_parameters, used, units), best
 
 
 def usable(losses: Tensor, settings: Settings) -> tuple[int, ...]:
@@ -248,10 +282,8 @@ def units_of(students: Sequence[torch.nn.Module], numbers: Sequence[int], symmet
         outgoing.append(columns)
     owner = np.repeat(np.array(numbers), [len(rows) for rows in hyperplanes])
     odd = symmetry.odd_constant is not None
-    return StudentUnits(
-        torch.cat(hyperplanes).numpy(), torch.cat(outgoing).numpy(), owner,
-        projective=odd or symmetry.even_slope is not None, odd=odd,
-    )  # fmt: skip
+    projective = odd or symmetry.even_slope is not None
+    return StudentUnits(torch.cat(hyperplanes).numpy(), torch.cat(outgoing).numpy(), owner, projective, odd)
 
 
 def _last(x: Tensor, y: Tensor, hyperplanes: Tensor, stage: Stage, settings: Settings, alone: bool) -> Outcome:
@@ -262,7 +294,7 @@ def _last(x: Tensor, y: Tensor, hyperplanes: Tensor, stage: Stage, settings: Set
     def good(error: float, network: Student) -> bool:
         return as_good(error, network, stage.error, stage.n_parameters, y, settings.noise > 0)
 
-    if good(error, network) and settings.rule != "published":
+    if good(error, network) and settings.removes_excess:
         network, error, n_excess = without_excess(network, error, x, y, settings.noise > 0)
         stage = replace(stage, n_excess=n_excess)
     if slope is not None:
@@ -283,9 +315,8 @@ def _signed(below: _Below, hyperplanes: Tensor, slope: float) -> tuple[_Below, T
 
 def _stacked(below: _Below, above: Student) -> Student:
     """Return a network with one layer more below."""
-    network = Student(
-        below.x.shape[1], [len(below.hyperplanes), *above.widths], above.readout.out_features, above.function
-    ).double()
+    widths = [len(below.hyperplanes), *above.widths]
+    network = Student(below.x.shape[1], widths, above.readout.out_features, above.function).double()
     with torch.no_grad():
         network.layers[0].weight.copy_(below.hyperplanes[:, :-1])
         network.layers[0].bias.copy_(below.hyperplanes[:, -1])
