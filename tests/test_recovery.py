@@ -232,9 +232,9 @@ def test_distance_counts_missing_and_excess_units() -> None:
     with torch.no_grad():
         smaller.layers[0].weight[1] = torch.tensor([5.0, -3.0, 9.0])
     assert (distance(smaller, net, symmetry, x).missing, distance(smaller, net, symmetry, x).excess) == (2, 1)
-    with pytest.raises(InputError, match="another depth"):
+    with pytest.raises(InputError, match="teacher must have 1 hidden layers, got 2"):
         distance(smaller, teacher(widths=(2, 2)), symmetry, x)
-    with pytest.raises(InputError, match="not a chain"):
+    with pytest.raises(InputError, match="teacher must be a chain of linear layers"):
         distance(smaller, teacher("relu", widths=(2,)), symmetry, x)
 
 

@@ -1,7 +1,7 @@
-"""How far a recovered network is from its teacher, once the symmetries of units are taken out.
+"""Distance of a recovered network from its teacher, after the symmetries of units are removed.
 
 Layer by layer, units are paired by the angles of their hyperplanes ``[w; b]`` (the assignment with the smallest sum),
-with the sign free where the activation allows it; a recovered unit then takes the place, the sign and the scale of its
+up to the sign where the activation allows it. A recovered unit then takes the place, the sign and the scale of the
 teacher's unit, and the layer above is compared in that order.
 
 Axis legend: ``r`` units of the recovered network, ``t`` of the teacher, ``d`` entries of a hyperplane with its bias.
@@ -21,7 +21,7 @@ from consilience.recovery.student import Function, Student
 from consilience.units.symmetry import Symmetry
 
 FAR = 0.1  # radians, above which two hyperplanes are not the same unit
-SAME_FUNCTION = 1e-5  # how near a teacher must come to what its linear layers and the activation give
+SAME_FUNCTION = 1e-5  # of the largest output: error up to which linear layers and activation are the whole teacher
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Distance:
     Attributes
     ----------
     pairs : by hidden layer, (recovered unit, teacher's unit).
-    missing, excess : units of the teacher without a partner, and recovered ones, in all layers together.
+    missing, excess : number of the teacher's units, and of recovered units, without a partner, over all layers.
     worst_angle : radians between paired hyperplanes, at most; NaN without pairs.
     worst_error : relative error of paired units' parameters, incoming and outgoing, at most; NaN without pairs.
     function_error : root mean squared error of the outputs on fresh inputs, as a share of their standard deviation.
     weights : by layer with the readout, the teacher's [w; b] (rows of paired units; all of the readout) and the
-        recovered ones in their place, sign and scale; 0 for what units without partner read or give.
+        recovered ones in the same order, sign and scale; 0 where units have no partner.
     """
 
     pairs: tuple[tuple[tuple[int, int], ...], ...]
@@ -71,14 +71,14 @@ def distance(model: Student, teacher: nn.Module, symmetry: Symmetry, x: Tensor) 
     theirs = _chain(teacher, model.function, x)
     if len(theirs) != len(model.layers):
         raise InputError(
-            "the teacher has another depth", where="distance_to(teacher)", got=f"{len(theirs) - 1} hidden layers",
-            expected=len(model.widths), cure="give n_units one size for each hidden layer",
-        )  # fmt: skip
+            f"teacher must have {len(model.widths)} hidden layers, got {len(theirs) - 1}",
+            cure="give n_units one size for each hidden layer",
+        )
     ours = [_affine(layer) for layer in model.layers]
     with torch.no_grad():
-        found = model(x)
-        wanted = teacher.double()(x).reshape(found.shape)
-        function_error = float(((wanted - found).square().mean() / wanted.var(0, correction=0).mean()).sqrt())
+        outputs = model(x)
+        wanted = teacher.double()(x).reshape(outputs.shape)
+        function_error = float(((wanted - outputs).square().mean() / wanted.var(0, correction=0).mean()).sqrt())
     pairs, weights, angles, errors, missing, excess = [], [], list[float](), list[float](), 0, 0
     for i, (teacher_rows, teacher_above) in enumerate(pairwise(theirs)):
         own, above = ours[i], ours[i + 1]
@@ -103,11 +103,8 @@ def distance(model: Student, teacher: nn.Module, symmetry: Symmetry, x: Tensor) 
         ours[i + 1] = aligned
         weights.append((teacher_rows[[t for _, t, _ in matched]], turned))
     weights.append((theirs[-1], ours[-1]))
-    nan = float("nan")
-    return Distance(
-        tuple(pairs), missing, excess, max(angles, default=nan), max(errors, default=nan), function_error,
-        tuple(weights),
-    )  # fmt: skip
+    worst_angle, worst_error = (max(values, default=float("nan")) for values in (angles, errors))
+    return Distance(tuple(pairs), missing, excess, worst_angle, worst_error, function_error, tuple(weights))
 
 
 def _matched(own: Tensor, theirs: Tensor, symmetry: Symmetry) -> list[tuple[int, int, float]]:
@@ -117,12 +114,12 @@ def _matched(own: Tensor, theirs: Tensor, symmetry: Symmetry) -> list[tuple[int,
     projective = symmetry.odd_constant is not None or symmetry.even_slope is not None
     closeness = cosine.abs() if projective else cosine
     rows, columns = linear_sum_assignment(torch.acos(closeness.clamp(-1, 1)).numpy())
-    found = []
+    pairs = []
     for j, t in zip(rows.tolist(), columns.tolist(), strict=True):
         sign = -1.0 if projective and cosine[j, t] < 0 else 1.0
         if _angle(own[j] * sign, theirs[t]) <= FAR:
-            found.append((j, t, sign))
-    return found
+            pairs.append((j, t, sign))
+    return pairs
 
 
 def _angle(a: Tensor, b: Tensor) -> float:
@@ -132,7 +129,7 @@ def _angle(a: Tensor, b: Tensor) -> float:
 
 
 def _chain(teacher: nn.Module, function: Function, x: Tensor) -> list[Tensor]:
-    """The [w; b] of each linear layer; refused unless they and the activation are the whole function."""
+    """Return the [w; b] of each linear layer; raise unless they and the activation are the whole function."""
     linears = _linears(teacher)
     rows = [_affine(layer) for layer in linears]
     fits = bool(rows) and all(len(a) == b.shape[1] - 1 for a, b in pairwise(rows))
@@ -146,9 +143,9 @@ def _chain(teacher: nn.Module, function: Function, x: Tensor) -> list[Tensor]:
         if h.shape == wanted.shape and (h - wanted).abs().max() <= SAME_FUNCTION * wanted.abs().max():
             return rows
     raise InputError(
-        "the teacher is not a chain of linear layers with this activation", where="distance_to(teacher)",
-        got=type(teacher).__name__, cure="compare outputs instead, or recover with the teacher's activation",
-    )  # fmt: skip
+        f"teacher must be a chain of linear layers with the recovered activation, got {type(teacher).__name__}",
+        cure="compare outputs instead, or recover with the teacher's activation",
+    )
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:
