@@ -28,7 +28,7 @@ from consilience.modularity.clusterability import Clusterability
 from consilience.modularity.nulls import NULLS
 from consilience.nets.activations import ACTIVATIONS
 from consilience.recovery import ExpandAndCluster
-from consilience.recovery.clusters import RULES
+from consilience.recovery.cuts import RULES
 from consilience.report.results import Experiment
 from consilience.signals.record import POSITIONS
 from consilience.store import load_network
