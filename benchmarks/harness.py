@@ -172,7 +172,7 @@ def save(file: Path, value: Any) -> None:
 
 def save_plot(file: Path, figure: Figure) -> None:
     """Write a figure as SVG, the same bytes each time."""
-    from consilience.report.embed import svg
+    from consilience.report.page import svg
 
     file.write_text(svg(figure, file.stem) + "\n")
 

@@ -18,7 +18,6 @@ from consilience.errors import InputError
 from consilience.nets import ConvNet
 from consilience.population import Population
 from consilience.report import Portrait, render_page
-from consilience.report.atlas import atlas_rows
 from consilience.report.receptive_fields import receptive_fields
 from consilience.studies.atlas import atlas, kernel_shape
 from consilience.studies.excitation import strongest
@@ -264,8 +263,8 @@ def test_large_and_noisy_images_still_make_a_small_figure():
     assert portrait.centroid.shape == (3, 18, 18)
     assert portrait.patches[0].picture.shape == (3, 32, 32)
     np.testing.assert_allclose(portrait.patches[0].picture.values.mean(), 0.5, atol=0.05)
-    tiles = [uri for row in atlas_rows(layer) for uri in (*row.kernels, *(patch.uri for patch in row.patches))]
-    assert sum(map(len, tiles)) < 320_000
+    pictures = [each for p in layer.portraits for each in (*p.weights, *(patch.picture for patch in p.patches))]
+    assert sum(len(picture.uri()) for picture in pictures) < 320_000
 
 
 def test_at_most_so_many_images_are_looked_at_evenly_spread(monkeypatch: pytest.MonkeyPatch):

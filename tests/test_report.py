@@ -41,7 +41,6 @@ from consilience.report import (
     summary_sentences,
     write_page,
 )
-from consilience.report.atlas import atlas_rows
 from consilience.report.portraits import WEIGHTS
 from consilience.report.scores import accuracy, loss, seconds
 from consilience.report.tables import Cell, Column, Table
@@ -373,7 +372,7 @@ def test_what_cannot_be_drawn_is_refused():
         (lambda: figures.learning_curves({"a": []}), "learning must have curves", "0 points"),
         (lambda: figures.frequency_curve(replace(layer(), size=[1])), "hidden.0", "40 frequencies, 1 sizes"),
         (lambda: figures.size_curve(LayerSummary("a", 0, 0, 1, [], [], [])), "a must have clusters", "0 frequencies"),
-        (lambda: atlas_rows(atlas(n=0)), "the atlas of hidden.0 must have clusters", "0 clusters"),
+        (lambda: render_page(experiment(atlas=[atlas(n=0)])), "the atlas of hidden.0 must have clusters", "0 clusters"),
         (lambda: Picture.of(np.zeros((2, 3, 3))), "a picture must have", "C = 1 or 3", "shape (2, 3, 3) and 18 bytes"),
         (lambda: Picture((1, 2, 2), "AAAA"), "a picture must have", "shape (1, 2, 2) and 3 bytes"),
         (lambda: render_page(experiment(centroids=images(2, channels=2))), "a picture must have", "(2, 8, 8)"),
@@ -411,23 +410,13 @@ def test_weights_are_red_above_zero_blue_below_and_as_large_as_their_scale():
     np.testing.assert_allclose(Picture.of_weights(np.zeros((3, 1, 1))).values, 0.5, atol=0.5 / 255)
 
 
-def test_an_atlas_has_a_row_for_each_cluster():
-    rows = atlas_rows(atlas())
-    assert [each.owners for each in rows] == [4, 3, 2, 1]
-    assert [each.notes for each in rows[::3]] == [("7 units", "stability 0.50"), ("1 unit", "stability 0.50")]
-    portrait = atlas().portraits[0]
-    assert rows[0].percent == 25
-    assert rows[0].kernels == tuple(each.uri(WEIGHTS) for each in (portrait.centroid, *portrait.kernels))
-    assert [tile.uri for tile in rows[0].patches] == [patch.picture.uri() for patch in portrait.patches]
-    assert atlas_rows(atlas(kernel=0))[0].kernels == ()
-    unmeasured = replace(atlas(), portraits=(replace(portrait, stability=NAN),))
-    assert atlas_rows(unmeasured)[0].notes == ("7 units",)
-
-
 def test_patches_lie_where_the_image_lies_in_the_field_of_a_unit():
-    tiles = atlas_rows(atlas(n=1))[0].patches  # of fields of 4 × 4 pixels
-    places = [(tile.left, tile.top, tile.width, tile.height) for tile in tiles]
-    assert places == [(25, 50, 75, 50), (0, 0, 100, 100), (0, 0, 50, 100)]
+    made = atlas(n=1)  # of fields of 4 × 4 pixels
+    assert [made.place(patch) for patch in made.portraits[0].patches] == [
+        (25, 50, 75, 50),
+        (0, 0, 100, 100),
+        (0, 0, 50, 100),
+    ]
 
 
 # --- the table and the sentences --------------------------------------------------------------------------------------
@@ -489,7 +478,7 @@ def test_sentences_give_the_distance_to_the_ensemble():
     text = " ".join(summary_sentences(experiment()))
     assert "Accuracy on 360 test samples: mean member 95.83 ± 1.05 %" in text
     assert "Narrowest assembly (assembly, distill; 1x; 6 % of the ensemble's parameters): 96.90 ± 0.91 %" in text
-    assert "0.88 ± 1.20 points below the ensemble, which is within noise" in text
+    assert "0.88 ± 1.20 points (within noise) below the ensemble." in text
     assert "Best assembly below full width, by validation accuracy (assembly, distill; 4x" in text
     assert "best alternative (optimal transport; 1x) 95.00 ± 1.15 %" in text
 
@@ -497,7 +486,7 @@ def test_sentences_give_the_distance_to_the_ensemble():
 @pytest.mark.parametrize(
     ("tuned", "scratch", "verdict"),
     [
-        (98.06, 96.4, "1.66 ± 1.22 points above the network, which is within noise."),
+        (98.06, 96.4, "1.66 ± 1.22 points (within noise) above the network."),
         (98.06, 94.0, "4.06 ± 1.45 points above the network."),
         (94.0, 98.06, "4.06 ± 1.45 points below the network."),
     ],
@@ -589,7 +578,7 @@ def test_the_page_holds_every_number_of_the_table(page: str):
     for each in table():
         numbers = [f"{each.parameters:,}", f"{each.steps:,}", seconds(each.seconds)]
         for scored in (each.test, each.validation):
-            numbers += [accuracy(scored.accuracy, scored.accuracy_se), loss(scored.loss)]
+            numbers += [accuracy(scored), loss(scored.loss)]
         start = rf'<tr><th scope="row">{re.escape(each.method)}</th><td class="text">{each.width}</td>'
         lines = re.findall(f"{start}.*</tr>", page)
         assert len(lines) == 1
@@ -611,6 +600,24 @@ def test_the_page_says_what_is_seen_and_how_it_was_obtained(page: str):
     assert "prefers-color-scheme: dark" in page
     for sentence in summary_sentences(experiment()):
         assert str(Markup.escape(sentence)) in page.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_an_atlas_has_a_row_for_each_cluster():
+    made = replace(atlas(), portraits=(*atlas().portraits[:3], replace(atlas().portraits[3], stability=NAN)))
+    page = render_page(experiment(atlas=[made, atlas("hidden.1", kernel=0)]))
+    first, second = re.findall(r'(?s)<table class="atlas">(.*?)</table>', page)
+    headings = ["owned by", "centroid", "units of members", "what excites it most"]
+    assert re.findall('<th scope="col"[^>]*>(.*?)</th>', first) == headings
+    assert re.findall('<th scope="col"[^>]*>(.*?)</th>', second) == [headings[0], headings[3]]
+    _, *rows = first.split("<tr>")[1:]
+    owners = [re.findall(r'<th scope="row">(.*)\n.*width: (.*)%.*\n<small>(.*)</small>', text)[0] for text in rows]
+    assert owners[::3] == [("4/16", "25.0", "7 units"), ("1/16", "6.2", "1 unit")]
+    assert ["stability 0.50" in text for text in rows] == [True, True, True, False]
+    portrait = made.portraits[0]
+    weights = [each.uri(WEIGHTS) for each in (portrait.centroid, *portrait.kernels)]
+    shown = re.findall('src="(.*?)"', rows[0])
+    assert shown == [*weights, *(patch.picture.uri() for patch in portrait.patches)]
+    assert "left: 25%; top: 50%; width: 75%; height: 50%" in rows[0]
 
 
 def test_the_page_shows_the_most_frequent_centroids_in_their_own_scale():

@@ -6,25 +6,25 @@ tables and lists of definitions. All text is escaped. The same results give the 
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from consilience.report.embed import svg
 from consilience.report.style import WIDTH
 
-ENVIRONMENT = Environment(
-    loader=PackageLoader("consilience.report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+OPTIONS: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+ENVIRONMENT = Environment(loader=PackageLoader("consilience.report"), **OPTIONS)
+
+
+UNDATED = {"Date": None, "Creator": None, "Format": None, "Type": None}  # nothing that differs between runs or versions
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,35 @@ class Illustration:
     ----------
     svg : the picture.
     alternative : what it shows, for screen readers.
-    caption : text below it.
     is_broad : whether it is as wide as the page.
     """
 
     svg: Markup
     alternative: str
-    caption: str
     is_broad: bool
 
 
-def illustration(drawn: Axes | Figure, name: str, alternative: str, caption: str) -> Illustration:
+def illustration(drawn: Axes | Figure, name: str, alternative: str) -> Illustration:
     """Return a figure, or the figure of axes, for a page; ids in its SVG begin with ``name``."""
     figure = drawn.figure.get_figure(root=True) if isinstance(drawn, Axes) else drawn
     assert isinstance(figure, Figure)
-    return Illustration(Markup(svg(figure, name)), alternative, caption, figure.get_figwidth() == WIDTH)
+    return Illustration(Markup(svg(figure, name)), alternative, figure.get_figwidth() == WIDTH)
+
+
+def svg(figure: Figure, name: str) -> str:
+    """Return the figure as an ``<svg>`` element whose ids all begin with ``name``, so that two in one page do not mix.
+
+    Text is drawn as outlines: it is as wide on every machine as in the layout. Same figure, same string.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever the user's style is
+        mpl.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "path", "image.composite_image": False})
+        figure.savefig(buffer, format="svg", metadata=UNDATED)
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' id="image[0-9a-f]+"', "", text)  # equal images would have equal ids, to which nothing refers
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text).strip()
 
 
 def render(template: str, **context: Any) -> str:
@@ -68,7 +82,7 @@ def shell(title: str, subtitle: str, summary: str, reading: str, sections: Itera
 def framed(ax: Axes, name: str, alternative: str, caption: str) -> str:
     """Return the figure of these axes with its caption. Goes when every page has a template."""
     parts: Any = ENVIRONMENT.get_template("parts.html.j2").module
-    return str(parts.illustrate(illustration(ax, name, alternative, caption)))
+    return str(parts.illustrate(illustration(ax, name, alternative), caption))
 
 
 def unbroken(text: str) -> str:

@@ -9,6 +9,7 @@ import base64
 import io
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import matplotlib as mpl
 import numpy as np
@@ -116,6 +117,11 @@ class Portrait:
     kernels: tuple[Picture, ...]
     patches: tuple[Patch, ...]
 
+    @property
+    def weights(self) -> tuple[Picture, ...]:
+        """Return the centroid and the kernels, where they are pictures."""
+        return (self.centroid, *self.kernels) if self.centroid else ()
+
 
 @dataclass(frozen=True)
 class LayerAtlas:
@@ -138,9 +144,36 @@ class LayerAtlas:
     image_size: tuple[int, int]
     portraits: tuple[Portrait, ...]
 
-    @property
+    def check(self) -> None:
+        """Raise an `InputError` if there is no cluster, or a cluster that nothing excites."""
+        if not self.portraits or not all(portrait.patches for portrait in self.portraits):
+            got = f"{len(self.portraits)} clusters"
+            raise InputError(f"the atlas of {self.name} must have clusters, each with patches, got {got}")
+
+    @cached_property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of the largest patch, in pixels of the image."""
         boxes = np.array([patch.box for portrait in self.portraits for patch in portrait.patches])
         height, width = (boxes[:, 2:] - boxes[:, :2]).max(0)
         return int(height), int(width)
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether a patch lies at the border of its image, where units see less than their field."""
+        patches = [patch for portrait in self.portraits for patch in portrait.patches]
+        return any(self.place(patch)[2:] != (100, 100) for patch in patches)
+
+    def place(self, patch: Patch) -> tuple[float, float, float, float]:
+        """Return left, top, width and height of a patch in the field of a unit, in %.
+
+        The field is as large as the largest patch; a patch at the border of the image lacks a part of it.
+        """
+        left, width = _place(patch.box[1], patch.box[3], self.image_size[1], self.patch_size[1])
+        top, height = _place(patch.box[0], patch.box[2], self.image_size[0], self.patch_size[0])
+        return left, top, width, height
+
+
+def _place(start: int, stop: int, size: int, extent: int) -> tuple[float, float]:
+    """Return where lines start … stop − 1 of an image begin in a field of ``extent`` lines, and their length, in %."""
+    before = extent - (stop - start) if start == 0 and stop < size else 0
+    return 100 * before / extent, 100 * (stop - start) / extent

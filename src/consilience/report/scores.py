@@ -8,28 +8,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from consilience.evaluation import Score
 from consilience.report.results import Row
 from consilience.report.tables import Cell, Column, Table
 
 GROUPS = {"members": "Members", "alternative": "Alternatives", "assembly": "Assemblies"}
-Goodness = Callable[[Row], float] | None
+Goodness = Callable[[Row], float]
 
-WRITE: tuple[tuple[str, str, Callable[[Row], str], Goodness], ...] = (  # over, heading, text of a cell, how good it is
-    ("", "Method", lambda row: row.method, None),
-    ("", "Width", lambda row: row.width, None),
-    ("", "Parameters", lambda row: f"{row.parameters:,}", None),
-    ("Test", "accuracy (%)", lambda row: accuracy(row.test.accuracy, row.test.accuracy_se), lambda r: r.test.accuracy),
-    ("Test", "loss", lambda row: loss(row.test.loss), lambda row: -row.test.loss),
-    (
-        "Validation",
-        "accuracy (%)",
-        lambda row: accuracy(row.validation.accuracy, row.validation.accuracy_se),
-        lambda row: row.validation.accuracy,
-    ),
-    ("Validation", "loss", lambda row: loss(row.validation.loss), lambda row: -row.validation.loss),
-    ("", "Steps", lambda row: f"{row.steps:,}", None),
-    ("", "Seconds", lambda row: seconds(row.seconds), None),
+
+@dataclass(frozen=True)
+class Value:
+    """A column: heading, the samples it is about, how a cell is written, and how good it is (None: neither)."""
+
+    heading: str
+    over: str
+    write: Callable[[Row], str]
+    goodness: Goodness | None = None
+
+
+def _scores(over: str, of: Callable[[Row], Score]) -> tuple[Value, Value]:
+    """Return the columns of accuracy and loss on test or validation samples."""
+    return (
+        Value("accuracy (%)", over, lambda row: accuracy(of(row)), lambda row: of(row).accuracy),
+        Value("loss", over, lambda row: loss(of(row).loss), lambda row: -of(row).loss),
+    )
+
+
+VALUES = (
+    Value("Method", "", lambda row: row.method),
+    Value("Width", "", lambda row: row.width),
+    Value("Parameters", "", lambda row: f"{row.parameters:,}"),
+    *_scores("Test", lambda row: row.test),
+    *_scores("Validation", lambda row: row.validation),
+    Value("Steps", "", lambda row: f"{row.steps:,}"),
+    Value("Seconds", "", lambda row: seconds(row.seconds)),
 )
 
 
@@ -39,12 +53,10 @@ def score_table(rows: Sequence[Row]) -> Table:
     The headings "Test" and "Validation" have their numbers of samples, if these are the same for all rows.
     """
     counts = {"Test": {row.test.n for row in rows}, "Validation": {row.validation.n for row in rows}}
-    over = {name: f"{name} (n = {n.copy().pop():,})" if len(n) == 1 else name for name, n in counts.items()}
-    columns = [Column(heading, over.get(about, ""), heading in ("Method", "Width")) for about, heading, *_ in WRITE]
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.role.group, []).append(row)
-    return Table(columns, {GROUPS[name]: _cells(members) for name, members in groups.items()})
+    over = {name: f"{name} (n = {min(n):,})" if len(n) == 1 else name for name, n in counts.items()}
+    columns = [Column(v.heading, over.get(v.over, ""), v.heading in ("Method", "Width")) for v in VALUES]
+    groups = dict.fromkeys(row.role.group for row in rows)
+    return Table(columns, {GROUPS[name]: _cells([row for row in rows if row.role.group == name]) for name in groups})
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -52,12 +64,13 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return score_table(rows).markdown()
 
 
-def accuracy(share: float, error: float) -> str:
-    """Write an accuracy and its standard error, shares of 1, in %.
+def accuracy(score: Score) -> str:
+    """Write an accuracy and its standard error in %.
 
-    >>> accuracy(0.9722, 0.0087)
+    >>> accuracy(Score(0.9722, 0.0087, 0.1, 360))
     '97.22 ± 0.87'
     """
+    share, error = score.accuracy, score.accuracy_se
     return f"{100 * share:.2f} ± {100 * error:.2f}" if math.isfinite(share) else "–"
 
 
@@ -80,14 +93,14 @@ def seconds(value: float) -> str:
 
 
 def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
-    texts = [[write(row) for *_, write, _ in WRITE] for row in rows]
-    best = [_best(rows, write, goodness) for *_, write, goodness in WRITE]
+    best = [_best(rows, value) for value in VALUES]
+    texts = [[value.write(row) for value in VALUES] for row in rows]
     return [[Cell(text, text == mark) for text, mark in zip(line, best, strict=True)] for line in texts]
 
 
-def _best(rows: Sequence[Row], write: Callable[[Row], str], goodness: Goodness) -> str | None:
+def _best(rows: Sequence[Row], value: Value) -> str | None:
     """Return how the best value of a column is written, so that rows that read the same are marked alike."""
-    if goodness is None or len(rows) < 2:
+    if value.goodness is None or len(rows) < 2:
         return None
-    ranked = [(value, write(row)) for row in rows if math.isfinite(value := goodness(row))]
+    ranked = [(goodness, value.write(row)) for row in rows if math.isfinite(goodness := value.goodness(row))]
     return max(ranked)[1] if ranked else None

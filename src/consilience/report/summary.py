@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from consilience.evaluation import Score
 from consilience.report.results import REFERENCES, Experiment, Role, Row, first
@@ -17,34 +16,6 @@ from consilience.report.scores import accuracy
 
 NOISE = 2.0  # standard errors
 FULL = "full"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Of two accuracies, first minus second, and its standard error; both in 0…1."""
-
-    value: float
-    error: float
-
-    @classmethod
-    def of(cls, a: Score, b: Score) -> Difference:
-        """Subtract, as if the two were independent."""
-        return cls(a.accuracy - b.accuracy, math.hypot(a.accuracy_se, b.accuracy_se))
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether it is less than two standard errors."""
-        return abs(self.value) < NOISE * self.error or self.value == 0
-
-    def __str__(self) -> str:
-        return f"{100 * abs(self.value):.2f} ± {100 * self.error:.2f} points"
-
-    def against(self, what: str) -> str:
-        """Say where the first is, measured from the second."""
-        if self.value == 0:
-            return f"equal to {what}"
-        noise = ", which is within noise" if self.is_noise else ""
-        return f"{self} {'above' if self.value > 0 else 'below'} {what}{noise}"
 
 
 def summary_sentences(experiment: Experiment) -> list[str]:
@@ -81,8 +52,8 @@ def _assemblies(table: Sequence[Row]) -> list[str]:
 
 def _against_ensemble(heading: str, row: Row, ensemble: Row) -> str:
     share = 100 * row.parameters / max(1, ensemble.parameters)
-    difference = Difference.of(row.test, ensemble.test).against("the ensemble")
-    return f"{heading} ({_named(row)}; {share:.0f} % of the ensemble's parameters): {_reached(row)}, {difference}."
+    name = f"{heading} ({_named(row)}; {share:.0f} % of the ensemble's parameters)"
+    return f"{name}: {_reached(row)}, {_difference(row.test, ensemble.test)} the ensemble."
 
 
 def _alternative(table: Sequence[Row]) -> str:
@@ -95,10 +66,9 @@ def _alternative(table: Sequence[Row]) -> str:
     if not other or not rivals:
         return ""
     rival = _best(rivals)
-    difference = Difference.of(rival.test, other.test).against("it")
     return (
         f"Without gradient steps: best alternative ({_named(other)}) {_reached(other)}; assembly of the same width "
-        f"({rival.method}) {_reached(rival)}, {difference}."
+        f"({rival.method}) {_reached(rival)}, {_difference(rival.test, other.test)} it."
     )
 
 
@@ -115,7 +85,7 @@ def _pair(tuned: Row, scratch: Row) -> str:
     return (
         f"After {tuned.steps:,} gradient steps{' each' if equal else ''}, besides the members' training: fine-tuned "
         f"assembly{width} {_reached(tuned)}, network of that width from scratch {_reached(scratch)}{unequal}; the "
-        f"assembly is {Difference.of(tuned.test, scratch.test).against('the network')}."
+        f"assembly is {_difference(tuned.test, scratch.test)} the network."
     )
 
 
@@ -129,13 +99,27 @@ def _learning(experiment: Experiment) -> str:
     steps = sorted(step for step in tuned.keys() & scratch.keys() if step > 0)
     if not steps:
         return ""
-    differences = {step: Difference.of(tuned[step], scratch[step]) for step in steps}
-    clear = [step for step in steps if not differences[step].is_noise]
-    ahead = [step for step in clear if differences[step].value > 0]
+    clear = [step for step in steps if not _is_noise(tuned[step], scratch[step])]
+    ahead = [step for step in clear if tuned[step].accuracy > scratch[step].accuracy]
     text = f"ahead by more than noise at {len(ahead)} of {len(steps)} points"
     text += f" (last at step {ahead[-1]:,})" if ahead else ""
     behind = f", behind by more than noise at {len(clear) - len(ahead)}" if len(clear) > len(ahead) else ""
     return f"Along the way, at equal steps, the fine-tuned assembly is {text}{behind}."
+
+
+def _is_noise(a: Score, b: Score) -> bool:
+    """Whether the difference is less than two standard errors, as if the two scores were independent."""
+    difference, error = abs(a.accuracy - b.accuracy), math.hypot(a.accuracy_se, b.accuracy_se)
+    return difference < NOISE * error or difference == 0
+
+
+def _difference(a: Score, b: Score) -> str:
+    """Say where the first is, measured from the second."""
+    difference, error = a.accuracy - b.accuracy, math.hypot(a.accuracy_se, b.accuracy_se)
+    if difference == 0:
+        return "equal to"
+    noise = " (within noise)" if _is_noise(a, b) else ""
+    return f"{100 * abs(difference):.2f} ± {100 * error:.2f} points{noise} {'above' if difference > 0 else 'below'}"
 
 
 def _best(rows: Sequence[Row]) -> Row:
@@ -148,4 +132,4 @@ def _named(row: Row) -> str:
 
 
 def _reached(row: Row) -> str:
-    return f"{accuracy(row.test.accuracy, row.test.accuracy_se)} %"
+    return f"{accuracy(row.test)} %"
