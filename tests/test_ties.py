@@ -285,6 +285,14 @@ def test_eigenvectors_and_clusters_have_their_signs_and_numbers_from_the_first_n
         assert clusters_of(found, random_state).tolist() == [0, 0, 1, 1] * 2
 
 
+def test_of_equal_parts_of_a_graph_the_first_is_divided(jitter: Jitter) -> None:
+    part = torch.full((4, 4), 0.1, dtype=torch.float64) + torch.block_diag(torch.ones(2, 2), torch.ones(2, 2))
+    blocks = [(slice(0, 8), slice(8, 16), jitter(torch.block_diag(part, part)).numpy())]
+    found = spectrum(blocks, degrees(16, blocks), 3)
+    first_part = [0, 1, 2, 3, 8, 9, 10, 11]
+    assert np.flatnonzero(np.abs(found.vectors[:, 2]) > 1e-6).tolist() == first_part
+
+
 def test_what_varies_by_rounding_explains_nothing(jitter: Jitter) -> None:
     """A constant of 1e4 has a variance of 1e-8 by rounding; least squares would put any weight on it."""
     x, y = double(100, 3), double(100, 2, seed=1)

@@ -27,13 +27,14 @@ from sklearn.cluster import KMeans
 
 from consilience.clustering.samples import numbered
 from consilience.errors import InputError
-from consilience.ties import first_largest
+from consilience.ties import descending, first_largest
 
 FloatArray = NDArray[np.float64]
 Block = tuple[slice, slice, FloatArray]  # nodes, nodes, and the weights of edges between them, 0 or more
 
 DENSE = 300  # nodes up to which all eigenvectors at once are faster than a few by iteration
 N_INIT = 10  # of k-means, as published
+EQUAL = 1e-9  # eigenvalues that differ by less are equal: equal parts of a graph have equal ones
 NEGLIGIBLE = 1e-20  # weights that decay alone acts on, as those of constant pixels, get there in training
 
 
@@ -122,7 +123,7 @@ def spectrum(blocks: Sequence[Block], degree: FloatArray, k: int) -> Spectrum:
             own = matrix[nodes][:, nodes]
             pieces.append((nodes, *_largest(own, np.sqrt(degree[nodes]), min(k, len(nodes)))))
     values = np.concatenate([found for _, found, _ in pieces])
-    order = np.argsort(-values, kind="stable")[:k]
+    order = descending(values, EQUAL)[:k]
     column = {int(which): place for place, which in enumerate(order)}
     vectors, first = np.zeros((n_nodes, k)), 0
     for nodes, found, own in pieces:
