@@ -13,32 +13,15 @@ from consilience.nets.convnet import ConvNet, ConvNetConfig
 from consilience.nets.mlp import MLP, MLPConfig
 from consilience.nets.resnet import ResNet, ResNetConfig
 
-__all__ = [
-    "ACTIVATIONS",
-    "MLP",
-    "NETS",
-    "ConvNet",
-    "ConvNetConfig",
-    "MLPConfig",
-    "ResNet",
-    "ResNetConfig",
-    "build",
-]
-
 NETS: dict[str, type[nn.Module]] = {"MLP": MLP, "ConvNet": ConvNet, "ResNet": ResNet}
+__all__ = ["ACTIVATIONS", "MLP", "NETS", "ConvNet", "ConvNetConfig", "MLPConfig", "ResNet", "ResNetConfig", "build"]
 
 
 def build(kind: str, config: Mapping[str, Any]) -> nn.Module:
-    """Return a new network of class ``NETS[kind]`` with the given config.
-
-    Raises
-    ------
-    InputError
-        If the class is not one of this package's, or the config does not fit it.
-    """
+    """Return a new network of class ``NETS[kind]`` with the given config; raise `InputError` if it does not fit."""
     if kind not in NETS:
-        raise InputError("unknown network class", got=repr(kind), expected=", ".join(NETS), cure="pass module=")
+        raise InputError(f"the class of a network must be one of {', '.join(NETS)}, got {kind!r}", cure="pass module=")
     try:
         return NETS[kind](**config)
     except TypeError as error:
-        raise InputError(f"the config does not fit {kind}", got=dict(config), expected=str(error)) from error
+        raise InputError(f"config must fit {kind}, got {dict(config)}: {error}") from error

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from consilience.errors import InputError
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "leaky_relu": functional.leaky_relu,
@@ -22,18 +20,3 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "elu": functional.elu,
 }
-
-
-def check_activation(activation: str, net: str) -> None:
-    """Refuse a name that is not one of `ACTIVATIONS`, on behalf of a class of networks.
-
-    Raises
-    ------
-    InputError
-        If the activation is unknown.
-    """
-    if activation not in ACTIVATIONS:
-        raise InputError(
-            "unknown activation", where=f"{net}(activation=...)", got=repr(activation),
-            expected=", ".join(ACTIVATIONS), cure="choose one of these, or write your own nn.Module",
-        )  # fmt: skip

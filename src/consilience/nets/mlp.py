@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from consilience.errors import InputError
-from consilience.nets.activations import ACTIVATIONS, check_activation
+from consilience.checks import check_number
+from consilience.nets.activations import ACTIVATIONS
+from consilience.nets.net import Net, check_sizes, of_type
 
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """Everything needed to build an `MLP`; what `config.json` of a saved network holds."""
+    """The arguments of an `MLP`; what `config.json` of a saved network holds."""
 
     n_inputs: int
     widths: tuple[int, ...]
@@ -23,8 +23,13 @@ class MLPConfig:
     bias: bool = True
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        check_sizes(self)
+        check_number("dropout", self.dropout, 0, 1)
 
-class MLP(nn.Module):
+
+class MLP(Net):
     """Linear layers ``hidden.0``, ``hidden.1``, …, then ``readout``.
 
     Parameters
@@ -36,11 +41,6 @@ class MLP(nn.Module):
     bias : whether the linear layers have biases.
     dropout : probability of dropping a hidden unit while training.
 
-    Raises
-    ------
-    InputError
-        If a size is not positive or the activation is unknown.
-
     Examples
     --------
     >>> import torch
@@ -51,29 +51,14 @@ class MLP(nn.Module):
     (32, 16)
     """
 
-    def __init__(
-        self,
-        n_inputs: int,
-        widths: Sequence[int],
-        n_outputs: int,
-        activation: str = "relu",
-        bias: bool = True,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        sizes = [n_inputs, *widths, n_outputs]
-        if not widths or min(sizes) < 1:
-            raise InputError(
-                "an MLP needs positive sizes and at least one hidden layer",
-                where="MLP",
-                got=f"n_inputs={n_inputs}, widths={list(widths)}, n_outputs={n_outputs}",
-                cure="e.g. MLP(64, [32, 32], 10)",
-            )
-        check_activation(activation, "MLP")
-        self.activation = activation
-        self.hidden = nn.ModuleList(nn.Linear(i, o, bias=bias) for i, o in pairwise(sizes[:-1]))
-        self.dropout = nn.Dropout(dropout)
-        self.readout = nn.Linear(sizes[-2], n_outputs, bias=bias)
+    Config = MLPConfig
+
+    def build(self, config: MLPConfig) -> None:
+        """Make the layers."""
+        sizes = (config.n_inputs, *config.widths)
+        self.hidden = nn.ModuleList(nn.Linear(i, o, bias=config.bias) for i, o in pairwise(sizes))
+        self.dropout = nn.Dropout(config.dropout)
+        self.readout = nn.Linear(sizes[-1], config.n_outputs, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs (n, ...) to outputs (n, n_outputs)."""
@@ -85,13 +70,8 @@ class MLP(nn.Module):
 
     @property
     def config(self) -> MLPConfig:
-        """The sizes as they are now: read from the layers, so that a resized network tells its new widths."""
-        layers = [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
-        return MLPConfig(
-            n_inputs=layers[0].in_features,
-            widths=tuple(layer.out_features for layer in layers),
-            n_outputs=self.readout.out_features,
-            activation=self.activation,
-            bias=self.readout.bias is not None,
-            dropout=self.dropout.p,
-        )
+        """The arguments that give a network of these sizes."""
+        layers = of_type(self.hidden, nn.Linear)
+        widths, n_outputs = tuple(layer.out_features for layer in layers), self.readout.out_features
+        bias = self.readout.bias is not None
+        return MLPConfig(layers[0].in_features, widths, n_outputs, self.activation, bias, self.dropout.p)

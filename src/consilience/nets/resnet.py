@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from consilience.errors import InputError
-from consilience.nets.activations import ACTIVATIONS, check_activation
+from consilience.nets.activations import ACTIVATIONS
+from consilience.nets.net import Net, check_sizes, check_widths, of_type
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """Everything needed to build a `ResNet`; what `config.json` of a saved network holds."""
+    """The arguments of a `ResNet`; what `config.json` of a saved network holds."""
 
     n_channels: int
     widths: tuple[int, ...] = (16, 32, 64)
@@ -23,6 +24,21 @@ class ResNetConfig:
     activation: str = "relu"
     batch_norm: bool = True
     inner_widths: tuple[tuple[int, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        check_sizes(self)
+        inner = self.inner_widths
+        if inner is None:
+            inner = tuple((width,) * self.blocks_per_stage for width in self.widths)
+        object.__setattr__(self, "inner_widths", tuple(map(tuple, inner)))
+        for widths in inner:
+            check_widths("inner_widths of a stage", widths)
+        if [len(widths) for widths in inner] != [self.blocks_per_stage] * len(self.widths):
+            raise InputError(
+                f"inner_widths must be {len(self.widths)} stages of {self.blocks_per_stage} widths each, got {inner}",
+                cure="leave it out; the blocks are then as wide inside as their stream",
+            )
 
 
 class Block(nn.Module):
@@ -54,12 +70,12 @@ class Block(nn.Module):
         return activation(self.norm2(self.conv2(inner)) + self.shortcut_norm(self.shortcut(x)))
 
 
-class ResNet(nn.Module):
+class ResNet(Net):
     """``stem``, then stages of blocks ``stages.0.0``, ``stages.0.1``, …, ``stages.1.0``, …, then ``readout``.
 
     The stem is a 3×3 convolution, ``stem_norm`` and the activation. All blocks of a stage write into one residual
     stream; the first block of every stage but the first halves height and width and projects the stream of the stage
-    before with a 1×1 convolution. The readout sees each channel's mean over positions.
+    before with a 1×1 convolution. The readout reads each channel's mean over positions.
 
     Parameters
     ----------
@@ -68,14 +84,8 @@ class ResNet(nn.Module):
     n_outputs : outputs (classes).
     blocks_per_stage : b; with three stages it is the ResNet-(6b + 2): 1 gives ResNet-8, 2 gives ResNet-14.
     activation : one of `ACTIVATIONS`.
-    batch_norm : whether every convolution is followed by batch normalisation, and has no bias. Otherwise the norms are
-        ``nn.Identity``.
+    batch_norm : whether every convolution is followed by a batch norm, and has no bias. Otherwise norms do nothing.
     inner_widths : for each stage, channels between the two convolutions of each block; by default, the stream's.
-
-    Raises
-    ------
-    InputError
-        If a size is not positive, ``inner_widths`` are not one for each block, or the activation is unknown.
 
     References
     ----------
@@ -91,51 +101,26 @@ class ResNet(nn.Module):
     ((8, 16), ((6,), (12,)))
     """
 
-    def __init__(
-        self,
-        n_channels: int,
-        widths: Sequence[int] = (16, 32, 64),
-        n_outputs: int = 10,
-        blocks_per_stage: int = 1,
-        activation: str = "relu",
-        batch_norm: bool = True,
-        inner_widths: Sequence[Sequence[int]] | None = None,
-    ) -> None:
-        super().__init__()
-        inner_widths = [[width] * blocks_per_stage for width in widths] if inner_widths is None else inner_widths
-        if not widths or min(n_channels, *widths, n_outputs, blocks_per_stage) < 1:
-            raise InputError(
-                "a ResNet needs positive sizes and at least one stage",
-                where="ResNet",
-                got=f"n_channels={n_channels}, widths={list(widths)}, n_outputs={n_outputs}, "
-                f"blocks_per_stage={blocks_per_stage}",
-                cure="e.g. ResNet(3, [16, 32, 64], 10)",
-            )
-        blocks = [len(inner) for inner in inner_widths]
-        if blocks != [blocks_per_stage] * len(widths) or min(map(min, inner_widths)) < 1:
-            raise InputError(
-                "a ResNet needs one positive inner width for each block", where="ResNet(inner_widths=...)",
-                got=[list(inner) for inner in inner_widths],
-                expected=f"{len(widths)} stages of {blocks_per_stage} widths each",
-                cure="leave it out; the blocks are then as wide inside as their stream",
-            )  # fmt: skip
-        check_activation(activation, "ResNet")
-        self.activation = activation
-        self.stem = nn.Conv2d(n_channels, widths[0], 3, padding=1, bias=not batch_norm)
-        self.stem_norm = _norm(widths[0], batch_norm)
+    Config = ResNetConfig
+
+    def build(self, config: ResNetConfig) -> None:
+        """Make the layers."""
+        assert config.inner_widths is not None
+        below, normed = config.widths[0], config.batch_norm
+        self.stem = nn.Conv2d(config.n_channels, below, 3, padding=1, bias=not normed)
+        self.stem_norm = _norm(below, normed)
         self.stages = nn.ModuleList()
-        below = widths[0]
-        for number, (width, inner) in enumerate(zip(widths, inner_widths, strict=True)):
-            first = Block(below, inner[0], width, 2 if number else 1, batch_norm)
-            self.stages.append(nn.ModuleList([first, *(Block(width, i, width, 1, batch_norm) for i in inner[1:])]))
+        for number, (width, inner) in enumerate(zip(config.widths, config.inner_widths, strict=True)):
+            first = Block(below, inner[0], width, 2 if number else 1, normed)
+            self.stages.append(nn.ModuleList([first, *(Block(width, i, width, 1, normed) for i in inner[1:])]))
             below = width
-        self.readout = nn.Linear(below, n_outputs)
+        self.readout = nn.Linear(below, config.n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs (n, n_channels, h, w) to outputs (n, n_outputs)."""
         activation = ACTIVATIONS[self.activation]
         x = activation(self.stem_norm(self.stem(x)))
-        for stage in self._stages:
+        for stage in self._blocks:
             for block in stage:
                 x = block(x, activation)
         outputs: Tensor = self.readout(functional.adaptive_avg_pool2d(x, 1).flatten(1))
@@ -143,22 +128,20 @@ class ResNet(nn.Module):
 
     @property
     def config(self) -> ResNetConfig:
-        """The sizes as they are now: read from the layers, so that a resized network tells its new widths."""
-        stages = self._stages
+        """The arguments that give a network of these sizes."""
         return ResNetConfig(
             n_channels=self.stem.in_channels,
-            widths=tuple(stage[-1].conv2.out_channels for stage in stages),
+            widths=tuple(blocks[-1].conv2.out_channels for blocks in self._blocks),
             n_outputs=self.readout.out_features,
-            blocks_per_stage=len(stages[0]),
+            blocks_per_stage=len(self._blocks[0]),
             activation=self.activation,
             batch_norm=isinstance(self.stem_norm, nn.BatchNorm2d),
-            inner_widths=tuple(tuple(block.conv1.out_channels for block in stage) for stage in stages),
+            inner_widths=tuple(tuple(block.conv1.out_channels for block in blocks) for blocks in self._blocks),
         )
 
     @property
-    def _stages(self) -> list[list[Block]]:
-        stages = [stage for stage in self.stages if isinstance(stage, nn.ModuleList)]
-        return [[block for block in stage if isinstance(block, Block)] for stage in stages]
+    def _blocks(self) -> list[list[Block]]:
+        return [of_type(stage, Block) for stage in of_type(self.stages, nn.ModuleList)]
 
 
 def _norm(width: int, batch_norm: bool) -> nn.Module:

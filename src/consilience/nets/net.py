@@ -1,0 +1,58 @@
+"""What all networks of this package have in common: they are built from a frozen config, and tell it again."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from torch import nn
+
+from consilience.checks import check_choice, check_count, is_count
+from consilience.errors import InputError
+from consilience.nets.activations import ACTIVATIONS
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+class Net(nn.Module):
+    """A network with the arguments of its ``Config``, a frozen dataclass that checks them.
+
+    A subclass makes its layers in ``build``, and reads ``config`` from them, so that a resized network has its new
+    widths there.
+    """
+
+    Config: ClassVar[type]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        config = self.Config(*args, **kwargs)
+        self.activation: str = config.activation
+        self.build(config)
+
+    def __init_subclass__(cls) -> None:
+        cls.__signature__ = inspect.signature(cls.Config)  # type: ignore[attr-defined]
+
+    def build(self, config: Any) -> None:
+        """Make the layers."""
+        raise NotImplementedError
+
+
+def check_sizes(config: Any) -> None:
+    """Raise unless all ints of a config are sizes >= 1, its widths one or more of them, and its activation known."""
+    for argument, value in vars(config).items():
+        if argument.startswith("n_") or argument == "blocks_per_stage":
+            check_count(argument, value)
+    check_widths("widths", config.widths)
+    check_choice("activation", config.activation, ACTIVATIONS)
+
+
+def check_widths(argument: str, widths: Sequence[int]) -> None:
+    """Raise unless widths are one or more ints >= 1."""
+    if not widths or not all(map(is_count, widths)):
+        raise InputError(f"{argument} must be one or more ints >= 1, got {list(widths)}")
+
+
+def of_type(parts: Iterable[nn.Module], kind: type[Part]) -> list[Part]:
+    """Return the parts of one class."""
+    return [part for part in parts if isinstance(part, kind)]
