@@ -55,6 +55,15 @@ def chain(*sizes: int, seed: int = 0, activation: type[nn.Module] = nn.ReLU) -> 
         return nn.Sequential(*parts[:-1])
 
 
+def broken(value: float) -> MLP:
+    """A network whose second layer is constant, or not finite."""
+    net = random_mlp([5, 4])
+    with torch.no_grad():
+        net.hidden[1].weight.zero_()
+        net.hidden[1].bias.fill_(value)
+    return net
+
+
 X, Y = blobs()
 QUICK: dict[str, Any] = {"n_null": 0, "consensus": None}
 
@@ -311,8 +320,7 @@ class Sometimes(nn.Module):
 def test_a_layer_that_some_batches_do_not_call_is_refused(tmp_path: Path) -> None:
     x = torch.ones(600, 6) * torch.where(torch.arange(600) < 256, 1.0, -1.0)[:, None]
     for cache in (None, tmp_path):
-        message = r"not called for every batch(.|\n)*'model 0', layer 'extra'(.|\n)*sample 256 on(.|\n)*leave this"
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=r"not called for every batch(.|\n)*layer 'extra'(.|\n)*sample 256 on"):
             compared([Sometimes(), Sometimes()], x, layers="extra", cache=cache)
 
 
@@ -351,23 +359,26 @@ def test_places_are_names_globs_mappings_or_depths() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("hidden.3", r"no module that the forward pass calls matches(.|\n)*model 'model 0'(.|\n)*mean 'hidden"),
-        (["hiden.*"], r"got:      'hiden.\*'(.|\n)*did you mean 'hidden"),
-        ("hidden", "no module that the forward pass calls matches"),  # a list, which is never called
-        ({"p": "hidden.*"}, r"several match(.|\n)*place 'p', model 'model 0'(.|\n)*hidden.0, hidden.1"),
-        ({"p": ["x", "y"]}, r"place 'p', model 'model 0'(.|\n)*'x' or 'y'"),
-        ([], "no layer to compare"),
+        ("hidden.3", r"layers of model 'model 0' must match a module .*, got 'hidden.3'\n.*did you mean 'hidden"),
+        (["hiden.*"], r"got 'hiden.\*'\n.*did you mean 'hidden"),
+        ("hidden", "must match a module that the forward pass calls, got 'hidden'"),  # a list, which is never called
+        ({"p": "hidden.*"}, r"place 'p' of model 'model 0' must be one module, got hidden.0, hidden.1 for 'hidden.\*'"),
+        (
+            {"p": ["x", "y"]},
+            r"place 'p' of model 'model 0' must match a module .*, got 'x' or 'y'\n.*modules are hidden.0",
+        ),
+        ([], r"layers must name at least one module, got \[\]"),
     ],
 )
-def test_layers_that_cannot_be_found_are_refused_with_the_nearest(layers: Any, message: str) -> None:
+def test_layers_that_match_nothing_are_refused_with_the_nearest(layers: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         compared([random_mlp([4, 4]), random_mlp([4, 4], seed=1)], layers=layers)
 
 
 def test_layers_that_differ_between_models_are_refused() -> None:
-    with pytest.raises(InputError, match=r"different names(.|\n)*model '1'(.|\n)*0, 2, 4(.|\n)*mapping"):
+    with pytest.raises(InputError, match=r"got 0, 2, 4 in model '1' and 0, 2 in model '0'\n.*a mapping"):
         places("[024]", chain(6, 5, 3), chain(6, 5, 4, 3))
-    with pytest.raises(InputError, match="no layer with weights before its last"):
+    with pytest.raises(InputError, match="layers=None needs a layer with weights before the last one, got none"):
         places(None, chain(6, 5, 3), nn.Linear(6, 3))
 
 
@@ -435,10 +446,10 @@ def test_groups_are_the_cut_with_the_best_silhouette() -> None:
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [
-        ([[0, np.nan], [np.nan, 0]], "not finite"),
-        ([[0, 1.0], [2, 0]], "not a matrix of distances"),
-        ([[1.0, 0], [0, 1]], "not a matrix of distances"),
-        ([[0.0]], "m ≥ 2"),
+        ([[0, np.nan], [np.nan, 0]], "distances must be finite, got NaN or infinity in 2 of 4 entries"),
+        ([[0, 1.0], [2, 0]], "distances must be >= 0, symmetric, and 0 on the diagonal"),
+        ([[1.0, 0], [0, 1]], "distances must be >= 0, symmetric, and 0 on the diagonal"),
+        ([[0.0]], r"distances must have shape \(m, m\) with m >= 2, got \(1, 1\)"),
     ],
 )
 def test_what_is_no_distance_is_refused(matrix: Any, message: str) -> None:
@@ -648,7 +659,7 @@ def test_barriers_need_one_function_of_the_parameters() -> None:
     relu, tanh = [[random_mlp([8], activation, seed=k) for k in (0, 1)] for activation in ("relu", "tanh")]
     found = loss_barriers([relu[0], tanh[0], relu[1], tanh[1]], X, Y)
     assert np.isnan(found).tolist() == [[(i + j) % 2 == 1 for j in range(4)] for i in range(4)]
-    with pytest.raises(InputError, match="no two models compute one function"):
+    with pytest.raises(InputError, match="models must have two that compute the same function"):
         loss_barriers([relu[0], tanh[0]], X, Y)
 
 
@@ -658,18 +669,29 @@ def test_barriers_need_equal_shapes() -> None:
     assert np.isnan(found[0, 1])
     assert np.isnan(found[1, 2])
     assert np.isfinite(found[0, 2])
-    with pytest.raises(InputError, match="one function of parameters of the same names and shapes"):
+    with pytest.raises(InputError, match="models must have two that compute the same function"):
         loss_barriers([narrow, wide], X, Y)
-    with pytest.raises(InputError, match="labels do not fit the outputs"):
-        loss_barriers([narrow, narrow], X, Y + 1)
-    with pytest.raises(InputError, match=r"labels do not fit(.|\n)*labels \(1,\) and outputs \(3,\)"):
-        loss_barriers([narrow, narrow], X, Y[:, None])
-    with pytest.raises(InputError, match="a loss is not finite"):
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (Y + 1, "y must be labels from 0 to 2, got 3 in row"),
+        (Y[:, None], r"y must be integer labels \(90,\), got int64 \(90, 1\)"),
+        (Y[1:], "y must have one row for each of the 90 rows of x"),
+        (torch.zeros(90, 2), r"y must have shape \(n, 3\), as the outputs, got \(90, 2\)"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(y: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        loss_barriers([random_mlp([4]), random_mlp([4])], X, y)
+
+
+def test_barriers_need_finite_losses_and_two_ends() -> None:
+    with pytest.raises(InputError, match="the loss must be finite between models 'model 0' and 'model 1'"):
         loss_barriers([broken(float("nan")), broken(float("nan"))], X, Y)
-    with pytest.raises(InputError, match="each input needs a target"):
-        loss_barriers([narrow, narrow], X, Y[1:])
-    with pytest.raises(InputError, match="a line has two ends"):
-        loss_barriers([narrow, narrow], X, Y, n_points=1)
+    with pytest.raises(InputError, match="n_points must be an int >= 2, got 1"):
+        loss_barriers([random_mlp([4]), random_mlp([4])], X, Y, n_points=1)
 
 
 # ----------------------------------------------------------------------------------------------------------- cache
@@ -722,7 +744,7 @@ def test_a_recording_that_is_killed_leaves_no_layer(tmp_path: Path, monkeypatch:
     shard = next(tmp_path.glob("*-00000"))
     for spoil in (lambda: next(shard.glob("*.safetensors")).write_bytes(b"damaged"), lambda: shutil.rmtree(shard)):
         spoil()
-        with pytest.raises(ArtefactError, match="recorded activations are lost or damaged") as lost:
+        with pytest.raises(ArtefactError, match="recorded activations are missing or damaged") as lost:
             compared(models, cache=tmp_path)
         named = Path(str(lost.value.cure).removeprefix("delete ").partition("*")[0])
         assert named.parent == tmp_path
@@ -730,72 +752,62 @@ def test_a_recording_that_is_killed_leaves_no_layer(tmp_path: Path, monkeypatch:
             shutil.rmtree(path)
         assert (compared(models, cache=tmp_path).labels_["hidden.0"] == plain.labels_["hidden.0"]).all()
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="a file is in the way"):
+    with pytest.raises(InputError, match="cache must be a directory, got the file"):
         compared(models, cache=tmp_path / "file")
 
 
 # ----------------------------------------------------------------------------------------------------- bad input
 
 
-def broken(value: float) -> MLP:
-    """A network whose second layer is constant, or not finite."""
-    net = random_mlp([5, 4])
-    with torch.no_grad():
-        net.hidden[1].weight.zero_()
-        net.hidden[1].bias.fill_(value)
-    return net
-
-
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"measure": "randd"}, "unknown measure"),
-        ({"clusterer": "dbscan"}, r"unknown clusterer(.|\n)*'kmeans', 'ward'"),
-        ({"reduction": "tsne"}, "unknown reduction"),
-        ({"positions": "mean"}, "unknown positions"),
-        ({"consensus": "median"}, "unknown consensus"),
-        ({"n_clusters": 1}, r"n_clusters=...\)(.|\n)*an int ≥ 2"),
-        ({"n_clusters": 91}, r"fewer samples than clusters(.|\n)*90(.|\n)*at least 91"),
-        ({"n_components": 0}, "n_components"),
-        ({"n_null": 1}, "a spread takes two"),
-        ({"random_state": -1}, "random_state"),
-        ({"random_state": 2**32}, r"a seed that makes no sense(.|\n)*from 0 to 4294967295"),
+        ({"measure": "randd"}, "measure must be one of 'adjusted_rand', .*'rsa', got 'randd'"),
+        ({"clusterer": "dbscan"}, "clusterer must be one of 'kmeans', 'ward', .*, got 'dbscan'"),
+        ({"reduction": "tsne"}, "reduction must be one of 'pca', 'umap', 'none', got 'tsne'"),
+        ({"positions": "mean"}, "positions must be one of 'flatten', 'pool', got 'mean'"),
+        ({"consensus": "median"}, "consensus must be one of 'average', 'spectral', got 'median'"),
+        ({"n_clusters": 1}, "n_clusters must be an int >= 2, got 1"),
+        ({"n_clusters": 91}, "X must have at least 91 samples, one for each cluster, got 90"),
+        ({"n_components": 0}, "n_components must be an int >= 1, got 0"),
+        ({"n_null": 1}, "n_null must be an int >= 2, got 1\n.*0 skips the null"),
+        ({"random_state": -1}, "random_state must be an int from 0 to 4294967295, got -1"),
+        ({"random_state": 2**32}, "random_state must be an int from 0 to 4294967295, got 4294967296"),
     ],
 )
-def test_parameters_that_make_no_sense_are_refused(parameters: dict[str, Any], message: str) -> None:
+def test_parameters_out_of_range_are_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         compared([random_mlp([4]), random_mlp([4], seed=1)], **parameters)
 
 
 def test_umap_is_refused_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consilience.comparison.checks.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"UMAP is not installed(.|\n)*pip install umap-learn"):
+    monkeypatch.setattr("consilience.comparison.model_comparison.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"without the package umap-learn, got 'umap'\n.*pip install umap-learn"):
         compared([random_mlp([4]), random_mlp([4])], reduction="umap")
 
 
-def test_models_that_cannot_be_compared_are_refused() -> None:
-    net = random_mlp([5, 4], seed=1)
-    with pytest.raises(InputError, match=r"at least two models(.|\n)*1"):
-        compared([net])
-    with pytest.raises(InputError, match="one module where several"):
-        compared(chain(6, 5, 3))
-    with pytest.raises(InputError, match="not a module"):
-        compared({"a": net, "b": "c"})
-    with pytest.raises(InputError, match=r"constant(.|\n)*'flat', layer 'hidden.1'"):
-        compared({"fine": net, "flat": broken(1.0)})
-    with pytest.raises(InputError, match=r"activations are not finite(.|\n)*'bad', layer 'hidden.1'(.|\n)*90 samples"):
-        compared({"fine": net, "bad": broken(float("nan"))})
-    with pytest.raises(InputError, match=r"does not take these inputs(.|\n)*model 'wide'"):
-        compared({"fine": net, "wide": chain(7, 5, 3)})
-    for whole in (X.byte(), X > 0):
-        with pytest.raises(InputError, match=r"does not take these inputs(.|\n)*cure: +convert to float"):
-            compared([net, net], whole)
-    with pytest.raises(InputError, match=r"two models have one name(.|\n)*1, '1'"):
-        compared({1: net, "1": random_mlp([5, 4], seed=2)})
-    with pytest.raises(InputError, match=r"number of clusters is not known(.|\n)*3, 4"):
-        compared([chain(6, 5, 3), chain(6, 5, 4)])
-    with pytest.raises(InputError, match="fewer samples differ than there should be clusters"):
-        compared([net, net], X[:1].repeat(20, 1) + torch.arange(20)[:, None] % 2)
+NET = random_mlp([5, 4], seed=1)
+
+
+@pytest.mark.parametrize(
+    ("models", "x", "message"),
+    [
+        ([NET], X, "models must be at least two, got 1"),
+        (chain(6, 5, 3), X, "models must be a list, a mapping .*, got one Sequential"),
+        ({"a": NET, "b": "c"}, X, r"models\['b'\] must be an nn.Module, got str"),
+        ({"fine": NET, "flat": broken(1.0)}, X, r"constant(.|\n)*'flat', layer 'hidden.1'"),
+        ({"fine": NET, "bad": broken(float("nan"))}, X, r"not finite(.|\n)*'bad', layer 'hidden.1'(.|\n)*90 samples"),
+        ({"fine": NET, "wide": chain(7, 5, 3)}, X, r"X must be inputs of model 'wide', got float32 \(90, 6\)"),
+        ([NET, NET], X.byte(), r"X must be inputs of model 'model 0', got uint8(.|\n)*cure: +convert to float"),
+        ([NET, NET], X > 0, r"X must be inputs of model 'model 0', got bool(.|\n)*cure: +convert to float"),
+        ({1: NET, "1": random_mlp([5, 4], seed=2)}, X, "names of models must differ as text, got 1, '1'"),
+        ([chain(6, 5, 3), chain(6, 5, 4)], X, r"n_clusters must be given unless .*, got o = 3, 4\n.*or pass y"),
+        ([NET, NET], X[:1].repeat(20, 1) + torch.arange(20)[:, None] % 2, "fewer samples differ than"),
+    ],
+)
+def test_models_that_cannot_be_compared_are_refused(models: Any, x: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compared(models, x)
 
 
 def test_samples_must_be_the_same_in_the_same_order() -> None:
@@ -804,22 +816,22 @@ def test_samples_must_be_the_same_in_the_same_order() -> None:
     def fit(ids: Any, x: Any = X) -> ModelComparison:
         return ModelComparison(**QUICK).fit(models, x, ids=ids)
 
-    with pytest.raises(InputError, match=r"in different orders(.|\n)*model 'b', sample 88"):
+    with pytest.raises(InputError, match=r"of model 'b' must be those of model 'a', got 89 in place of 88 .*\n.*sort"):
         fit({"a": ids, "b": [*ids[:88], 89, 88]})
-    with pytest.raises(InputError, match=r"different ids(.|\n)*model 'b', sample 3(.|\n)*1 that model 'a'"):
+    with pytest.raises(InputError, match=r"got 1000 in place of 3 for sample 3\n.*1 ids are not of model 'a'"):
         fit({"a": ids, "b": [*ids[:3], 1000, *ids[4:]]})
-    with pytest.raises(InputError, match=r"an id of its own(.|\n)*89 different"):
+    with pytest.raises(InputError, match="ids must be 90 different ints or strings, got 90, 89 of them different"):
         fit([*ids[:89], 0])
-    with pytest.raises(InputError, match=r"different numbers of inputs(.|\n)*model 'b'"):
+    with pytest.raises(InputError, match="X of model 'b' must have one row for each of the 90 rows of X of model 'a'"):
         fit(None, {"a": X, "b": X[:50]})
-    with pytest.raises(InputError, match="a model has no X"):
+    with pytest.raises(InputError, match="X must have a value for model 'b', got a"):
         fit(None, {"a": X})
-    with pytest.raises(InputError, match=r"inputs are not finite(.|\n)*sample 2"):
+    with pytest.raises(InputError, match="X must be finite, got NaN or infinity in 1 of 90 rows, first row 2"):
         fit(None, torch.where(torch.arange(90)[:, None] == 2, torch.nan, X))
-    with pytest.raises(InputError, match="one label"):
+    with pytest.raises(InputError, match=r"y must be one class for each of the 90 samples, got int64 \(89,\)"):
         compared(models, y=Y[1:])
     for value in (0.5, np.nan, np.inf):
-        with pytest.raises(InputError, match="labels are not classes"):
+        with pytest.raises(InputError, match="y must be one class .*, got floats that are not whole numbers"):
             compared(models, y=np.where(np.arange(90) == 7, value, Y))
     assert (compared(models, y=Y.double()).labels_["hidden.0"] == compared(models, y=Y).labels_["hidden.0"]).all()
     same = fit({"a": np.array(ids), "b": torch.tensor(ids)}, {"a": X, "b": X.double().numpy()})
@@ -841,18 +853,18 @@ def test_a_measure_that_is_undefined_names_the_model_and_the_place(measure: str)
     with torch.no_grad():
         models["even"][0].weight.copy_(torch.eye(6))
         models["even"][0].bias.zero_()
-    with pytest.raises(InputError, match=r"where: +'even', place '0'\n"):
+    with pytest.raises(InputError, match="activations of model 'even', place '0' must have samples at different"):
         compared(models, torch.eye(6), measure=measure, layers="0", n_clusters=2)
 
 
 def test_epochs_without_a_snapshot_are_refused() -> None:
     nets = [random_mlp([4]), random_mlp([4], seed=1)]
     population = Population.from_modules(nets, X[:8]).with_snapshot(2, nets)
-    with pytest.raises(InputError, match=r"no snapshot of this epoch(.|\n)*got:      3(.|\n)*one of 2"):
+    with pytest.raises(InputError, match="epochs must be one of 2, got 3"):
         ModelComparison().fit(population, X, epochs=[2, 3])
-    with pytest.raises(InputError, match="populations with snapshots"):
+    with pytest.raises(InputError, match="epochs must be empty for models without snapshots, got 2"):
         ModelComparison().fit(nets, X, epochs=[2])
-    with pytest.raises(InputError, match="call fit first"):
+    with pytest.raises(InputError, match="layer_matrix_ must be read after fit"):
         _ = ModelComparison().layer_matrix_
-    with pytest.raises(InputError, match=r"layer_index_(.|\n)*call fit first"):
+    with pytest.raises(InputError, match="layer_index_ must be read after fit"):
         _ = ModelComparison().layer_index_

@@ -21,7 +21,6 @@ ORDER = [
 ]
 KNOWN_CIRCLES = {
     frozenset(f"consilience.population.{file}" for file in ("checkpoints", "population", "storage")),
-    frozenset({"consilience.comparison.checks", "consilience.comparison.model_comparison"}),
 }
 MODULES = {
     ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path

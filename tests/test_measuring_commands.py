@@ -146,13 +146,13 @@ def test_compare_members_of_one_population_with_barriers(
     ("sources", "flags", "message"),
     [
         (["relu"], ["--layers", "hiden.0"], "hidden.0"),
-        (["relu"], ["--epochs", "2"], "there is no snapshot of this epoch\n  where:    epochs\n  got:      2"),
+        (["relu"], ["--epochs", "2"], "epochs must be one of 1, 6, got 2"),
         (["relu", "tanh/../relu"], [], "compare must be given different directories"),
         ([], [], "compare must be given at least one directory"),
         (["relu"], ["--samples", "1"], "--samples must be an int >= 2, got 1"),
-        (["network"], ["--data", "digits"], "a comparison takes at least two models"),
+        (["network"], ["--data", "digits"], "models must be at least two, got 1"),
         (["network", "census/../network/."], ["--samples", "9"], "compare must be given different directories"),
-        (["relu"], ["--samples", "15", "--clusters", "20"], "fewer samples than clusters"),
+        (["relu"], ["--samples", "15", "--clusters", "20"], "samples, one for each cluster"),
         (["nowhere"], [], "there is no directory "),
     ],
 )

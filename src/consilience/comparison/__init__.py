@@ -1,6 +1,5 @@
 """Which networks behave alike: clusterings of one data set by their activations, compared across networks."""
 
-from consilience.clustering.samples import cluster_activations, majority_labels, purity
 from consilience.comparison.barriers import loss_barriers
 from consilience.comparison.consensus import Consensus, find_consensus
 from consilience.comparison.groups import Groups, group_models
@@ -10,12 +9,10 @@ from consilience.comparison.similarity import (
     Measure,
     Null,
     as_distance,
-    bootstrap_interval,
     clustering_similarities,
     null_z,
     representation_similarities,
 )
-from consilience.signals.record import record
 
 __all__ = [
     "MEASURES",
@@ -25,15 +22,10 @@ __all__ = [
     "ModelComparison",
     "Null",
     "as_distance",
-    "bootstrap_interval",
-    "cluster_activations",
     "clustering_similarities",
     "find_consensus",
     "group_models",
     "loss_barriers",
-    "majority_labels",
     "null_z",
-    "purity",
-    "record",
     "representation_similarities",
 ]

@@ -1,10 +1,10 @@
-"""Recorded activations, one layer at a time, kept on disk where a directory is given.
+"""Recorded activations, one layer at a time, kept on disk if a directory is given.
 
 A layer of a model is an artefact without tensors, named by a key, and artefacts of rows beside it, ``KEY-00000`` and so
-on. The rows are written while the model runs, the layer's own artefact last of all: a layer is complete or not there.
+on. The rows are written while the model runs, and the layer's own artefact last: a layer is complete or missing.
 
-The key is made of the model's parameters and buffers, the inputs, the ids, the layer's name, how positions are treated,
-and what the layer returns on the first samples; the last tells apart models that differ in what is no parameter.
+The key is a hash of the model's parameters and buffers, the inputs, the ids, the layer's name, the treatment of
+positions, and the layer's values on the first samples, as models with equal parameters may compute different functions.
 
 Axis legend: ``n`` sample, ``d`` feature.
 """
@@ -27,8 +27,8 @@ from consilience.signals.record import record, stream
 from consilience.store import check_destination, fingerprint, read_artefact, write_artefact
 
 KIND, ROWS = "activations", "activation-rows"
-SHARD_BYTES = 2**26  # of rows that wait for being written, of all layers together
-N_PROBE = 16  # samples on which a layer is looked at for its key
+SHARD_BYTES = 2**26  # of rows of all layers together that wait in memory
+N_PROBE = 16  # samples whose values are part of the key
 
 
 def recorded(
@@ -42,22 +42,21 @@ def recorded(
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield (name, activations (n, d) in float32) for each of a model's layers, in order; the caller may change them.
 
-    Without a cache all layers are recorded in one pass and each is forgotten once it has been yielded. With one, layers
-    that are not in it are recorded into it in one pass, of which `SHARD_BYTES` and a batch wait in memory, and then
-    each is read: in memory is only the one that was yielded last.
+    Without a cache, all layers are recorded in one pass. With one, missing layers are recorded to disk in one pass,
+    with `SHARD_BYTES` and a batch in memory; then one layer at a time is read.
 
     Raises
     ------
     InputError
         If activations are not finite, or have no row per sample.
     ArtefactError
-        If something else lies in the cache where a layer should, or what was written is damaged.
+        If the cache has another artefact in place of a layer, or a damaged one.
     """
     names = list(dict.fromkeys(names))
     if cache is None:
-        found = record(module, names, x, positions, model)
+        values = record(module, names, x, positions, model)
         for name in names:
-            yield name, found.pop(name)
+            yield name, values.pop(name)
         return
     keys = _keys(module, names, x, ids, positions, model)
     missing = [name for name in names if not check_destination(cache / keys[name], KIND)]
@@ -93,36 +92,33 @@ def _write(
     for batch in stream(module, list(keys), x, positions, model):
         for name, rows in batch.items():
             waiting[name].append(rows)
-        if sum(each.nbytes for held in waiting.values() for each in held) >= SHARD_BYTES:
+        if sum(rows.nbytes for batches in waiting.values() for rows in batches) >= SHARD_BYTES:
             for name in waiting:
                 flush(name)
     for name, key in keys.items():
         if waiting[name]:
             flush(name)
-        config = {
-            "layer": name, "model": model, "positions": positions, "ids": ids, "n_features": width[name],
-            "n_shards": n_shards[name],
-        }  # fmt: skip
-        write_artefact(cache / key, KIND, config, {})
+        config = {"layer": name, "model": model, "positions": positions, "ids": ids}
+        write_artefact(cache / key, KIND, {**config, "n_features": width[name], "n_shards": n_shards[name]}, {})
 
 
 def _read(cache: Path, key: str, ids: Ids) -> NDArray[np.float32]:
     config = read_artefact(cache / key, KIND).config
     if config["ids"] != list(ids):
-        raise ArtefactError("recorded activations are of other samples", where=cache / key, cure="delete them")
-    found = np.empty((len(ids), config["n_features"]), dtype=np.float32)
+        raise ArtefactError(f"{cache / key} must be of the samples given, got other ids", cure="delete it")
+    activations = np.empty((len(ids), config["n_features"]), dtype=np.float32)
     start = 0
     for index in range(config["n_shards"]):
         try:
             rows = read_artefact(_shard(cache, key, index), ROWS).tensors["rows"].numpy()
         except ArtefactError as error:
             raise ArtefactError(
-                "recorded activations are lost or damaged", where=_shard(cache, key, index), got=error.message,
-                cure=f"delete {cache / key}*; the layer is then recorded anew",
-            ) from error  # fmt: skip
-        found[start : start + len(rows)] = rows
+                f"recorded activations are missing or damaged: {error.message}",
+                cure=f"delete {cache / key}*; the layer is then recorded again",
+            ) from error
+        activations[start : start + len(rows)] = rows
         start += len(rows)
-    return found
+    return activations
 
 
 def _shard(cache: Path, key: str, index: int) -> Path:

@@ -1,4 +1,4 @@
-"""What one model makes of the samples: a clustering of them at every place, from activations that are then forgotten.
+"""What one model makes of the samples: a clustering of them at every place, from its activations there.
 
 Axis legend: ``n`` sample, ``d`` feature, ``c`` coordinate after reduction.
 """
@@ -6,7 +6,7 @@ Axis legend: ``n`` sample, ``d`` feature, ``c`` coordinate after reduction.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,32 +19,28 @@ from consilience.comparison.inputs import Ids
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """One model's view of the samples.
+class Clusterings:
+    """Clusterings of the samples by one model.
 
     Attributes
     ----------
     labels : place → (n,) clusters.
-    points : place → (n, c) standardised and reduced activations; empty if they were not to be kept.
-    activations : place → (n, d) as recorded; empty if they were not to be kept.
+    points : place → (n, c) standardized and reduced activations, if they are kept.
+    activations : place → (n, d) activations as recorded, if they are kept.
     """
 
     labels: Mapping[str, Labels]
     points: Mapping[str, Points]
     activations: Mapping[str, NDArray[np.floating]]
 
-    def without_points(self) -> View:
-        """Return the view without its points."""
-        return replace(self, points={})
-
 
 @dataclass(frozen=True)
-class Viewing:
-    """How models look at samples; the parameters are those of `ModelComparison`.
+class PlaceClusterer:
+    """Clusters the samples at each place; parameters are those of `ModelComparison`.
 
     Attributes
     ----------
-    keep_points, keep_activations : whether views hold them.
+    keep_activations : whether clusterings keep the activations.
     """
 
     positions: str
@@ -54,42 +50,40 @@ class Viewing:
     n_clusters: int
     random_state: int
     cache: Path | None
-    keep_points: bool
     keep_activations: bool
 
-    def view(self, module: nn.Module, places: Mapping[str, str], x: Tensor, ids: Ids, model: str) -> View:
-        """Return a model's view of inputs x (n, ...) with these ids, at places → names of its modules.
+    def fit(
+        self, module: nn.Module, places: Mapping[str, str], x: Tensor, ids: Ids, model: str, keep_points: bool = False
+    ) -> Clusterings:
+        """Cluster inputs x (n, ...) with these ids, at places → names of the model's modules.
 
         Raises
         ------
         InputError
-            If activations are constant, not finite, or differ in fewer samples than there should be clusters; it names
-            the model and the layer.
+            If activations are constant, not finite, or differ in fewer samples than clusters; it names the model and
+            the layer.
         """
         labels, points, activations = dict[str, Labels](), dict[str, Points](), dict[str, NDArray[np.floating]]()
-        for name, found in recorded(module, list(places.values()), x, ids, self.positions, self.cache, model):
-            where = f"{model}, layer '{name}'"
-            own = [place for place in places if places[place] == name]
-            for place in own:
-                needed = self.keep_activations or place != own[-1]
-                reduced = reduce(
-                    found.copy() if needed else found, self.reduction, self.n_components, self.random_state, where
-                )
-                labels[place] = cluster(reduced, self.clusterer, self.n_clusters, self.random_state, where)
-                if self.keep_points:
-                    points[place] = reduced
-                if self.keep_activations:
-                    activations[place] = found
-        return View(labels, points, activations)
+        for layer, values in recorded(module, list(places.values()), x, ids, self.positions, self.cache, model):
+            where = f"{model}, layer '{layer}'"
+            # a layer may be at several places, which have the same clustering
+            of_layer = [place for place, name in places.items() if name == layer]
+            if self.keep_activations:
+                activations |= dict.fromkeys(of_layer, values.copy())
+            reduced = reduce(values, self.reduction, self.n_components, self.random_state, where)
+            labels |= dict.fromkeys(of_layer, self._labels(reduced, where))
+            if keep_points:
+                points |= dict.fromkeys(of_layer, reduced)
+        return Clusterings(labels, points, activations)
 
-    def combined(self, views: Sequence[View], model: str) -> View:
-        """Return the view of a model at several times of its training: their reduced activations side by side.
-
-        These stand for the activations, too.
-        """
-        points = {place: np.concatenate([view.points[place] for view in views], axis=1) for place in views[0].points}
-        labels = {
-            place: cluster(own, self.clusterer, self.n_clusters, self.random_state, f"{model}, place '{place}'")
-            for place, own in points.items()
+    def fit_together(self, clusterings: Sequence[Clusterings], model: str) -> Clusterings:
+        """Cluster a model's reduced activations at several epochs, side by side; these are its activations, too."""
+        points = {
+            place: np.concatenate([epoch.points[place] for epoch in clusterings], axis=1)
+            for place in clusterings[0].points
         }
-        return View(labels, {}, points if self.keep_activations else {})
+        labels = {place: self._labels(values, f"{model}, place '{place}'") for place, values in points.items()}
+        return Clusterings(labels, {}, points if self.keep_activations else {})
+
+    def _labels(self, points: Points, where: str) -> Labels:
+        return cluster(points, self.clusterer, self.n_clusters, self.random_state, where)

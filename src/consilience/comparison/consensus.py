@@ -1,7 +1,7 @@
-"""The clustering of the data that all models agree on, and the samples on which they do not.
+"""The clustering of the samples that models agree on, and the samples on which they disagree.
 
-The *co-association* of two samples is the share of the models that put them into one cluster (Fred and Jain 2005). With
-B the one-hot clusterings of all models side by side it is B Bᵀ/m, of which only blocks of rows are ever made.
+The *co-association* of two samples is the share of models that put them into one cluster (Fred and Jain 2005). With B
+the one-hot clusterings of all models side by side it is B Bᵀ/m, which is computed in blocks of rows.
 
 Axis legend: ``m`` model, ``n`` sample, ``c`` cluster of any model.
 """
@@ -18,8 +18,9 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import aslinearoperator, eigsh
 from sklearn.cluster import KMeans
 
-from consilience.clustering.samples import check_seed, numbered
-from consilience.comparison.groups import cut
+from consilience.checks import check_choice, check_count
+from consilience.clustering.samples import LARGEST_SEED, numbered
+from consilience.clustering.tree import Tree
 from consilience.errors import InputError
 
 METHODS = ("average", "spectral")
@@ -30,14 +31,14 @@ N_STARTS = 10  # of k-means in the few spectral coordinates
 
 @dataclass(frozen=True, eq=False)
 class Consensus:
-    """What many clusterings of the same samples agree on.
+    """What several clusterings of the same samples agree on.
 
     Attributes
     ----------
     labels : (n,) clusters, numbered by their first samples.
-    disagreement : (n,) mean over the other samples of 4 p (1 − p), with p the co-association: 0 where all models agree
-        on whether the two are together, 1 where half of them think so.
-    disputed : (n,) the samples, those with the largest disagreement first.
+    disagreement : (n,) mean over the other samples of 4 p (1 − p), with p the co-association: 0 if all models agree on
+        whether the two samples are together, 1 if half of them put them together.
+    disputed : (n,) the samples in descending order of disagreement.
     """
 
     labels: NDArray[np.int64]
@@ -52,69 +53,58 @@ def find_consensus(labels: ArrayLike, n_clusters: int, method: str = "average", 
     ----------
     labels : (m, n) clusters of n samples in m models.
     n_clusters : k ≤ n, of the consensus.
-    method : "average" (linkage on 1 − co-association; every pair of samples is looked at, so that n is limited to
-        `MAX_SAMPLES`) or "spectral" (normalised cut of the co-associations, from the singular vectors of B; samples
-        that all models have together stay together, so that there may be fewer clusters).
+    method : "average" (linkage on 1 − co-association, of at most `MAX_SAMPLES` samples because it takes all pairs) or
+        "spectral" (normalized cut of the co-associations, from the singular vectors of B; samples that all models have
+        together stay together, so that there may be fewer clusters).
     random_state : seed of "spectral".
 
     Raises
     ------
     InputError
-        If the labels are no matrix, the method is unknown, there are fewer or too many samples, or the seed makes no
-        sense.
+        If the labels are not a matrix, the method is unknown, there are too few or too many samples, or the seed is out
+        of range.
 
     Examples
     --------
-    >>> found = find_consensus([[0, 0, 1, 1, 1], [0, 0, 0, 1, 1], [1, 1, 0, 0, 0]], 2)
-    >>> found.labels, found.disputed[0]
+    >>> consensus = find_consensus([[0, 0, 1, 1, 1], [0, 0, 0, 1, 1], [1, 1, 0, 0, 0]], 2)
+    >>> consensus.labels, consensus.disputed[0]
     (array([0, 0, 1, 1, 1]), np.int64(2))
     """
     given = np.asarray(labels)
-    if given.ndim != 2 or given.shape[1] < 2 or not 1 <= n_clusters <= given.shape[1]:
-        raise InputError(
-            "these are not clusterings of enough samples", where="find_consensus",
-            got=f"labels of shape {given.shape}, n_clusters={n_clusters}", expected="(m, n), n ≥ 2 and n ≥ n_clusters",
-        )  # fmt: skip
-    check_method(method, given.shape[1], where="method")
-    check_seed(random_state, "random_state")
-    together = np.empty(given.shape[1] * (given.shape[1] - 1) // 2) if method == "average" else None
+    if given.ndim != 2 or given.shape[1] < 2:
+        raise InputError(f"labels must have shape (m, n) with n >= 2, got {given.shape}")
     m, n = given.shape
+    check_count("n_clusters", n_clusters, 1, n)
+    check_method(method, n, "method")
+    check_count("random_state", random_state, 0, LARGEST_SEED)
+    apart = np.empty(n * (n - 1) // 2) if method == "average" else None
     disagreement = np.empty(n)
     for start, block in _coassociation(given):
-        together_in = np.rint(m * block)  # whole numbers of models, so that sums are exact and equal ones tie
-        disagreement[start : start + len(block)] = (together_in * (m - together_in)).sum(1, dtype=np.float64)
-        if together is not None:
-            _fill(together, start, block)
+        n_together = np.rint(m * block)  # whole numbers of models, so that sums are exact and equal ones tie
+        disagreement[start : start + len(block)] = (n_together * (m - n_together)).sum(1, dtype=np.float64)
+        if apart is not None:
+            _fill(apart, start, block)
     disagreement *= 4 / (m * m * (n - 1))
-    if together is None:
-        found = numbered(_spectral(given, n_clusters, random_state))
+    if apart is None:
+        consensus = numbered(_spectral(given, n_clusters, random_state))
     else:
-        merges = linkage(np.subtract(1, together, out=together), "average")
-        found = cut(merges, n_clusters)
-    return Consensus(found, disagreement, np.argsort(-disagreement, kind="stable"))
+        consensus = Tree.from_linkage(linkage(np.subtract(1, apart, out=apart), "average")).cut(n_clusters)
+    return Consensus(consensus, disagreement, np.argsort(-disagreement, kind="stable"))
 
 
-def check_method(method: str, n_samples: int, where: str) -> None:
-    """Refuse an unknown method, or one that cannot take so many samples.
-
-    Raises
-    ------
-    InputError
-        As said.
-    """
-    if method not in METHODS:
-        raise InputError("unknown consensus", where=where, got=repr(method), expected=", ".join(METHODS))
+def check_method(method: str, n_samples: int, argument: str) -> None:
+    """Raise unless the method exists and can take so many samples."""
+    check_choice(argument, method, METHODS)
     if method == "average" and n_samples > MAX_SAMPLES:
         raise InputError(
-            "too many samples for average linkage", where=where, got=n_samples, expected=f"at most {MAX_SAMPLES}",
-            cure='use "spectral"',
-        )  # fmt: skip
+            f"{argument} must be 'spectral' for more than {MAX_SAMPLES} samples, got 'average' for {n_samples}"
+        )
 
 
 def _one_hot(labels: NDArray[np.integer]) -> csr_array:
     """B (n, c): which clusters of all models a sample is in."""
     m, n = labels.shape
-    columns = np.stack([np.unique(own, return_inverse=True)[1] for own in labels])
+    columns = np.stack([np.unique(of_model, return_inverse=True)[1] for of_model in labels])
     offsets = np.concatenate([[0], np.cumsum(columns.max(1) + 1)])
     columns += offsets[:-1, None]
     ones = np.ones(m * n, dtype=np.float32)
@@ -122,7 +112,7 @@ def _one_hot(labels: NDArray[np.integer]) -> csr_array:
 
 
 def _coassociation(labels: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield (first row, rows (b, n)) of the shares of models that have two samples together."""
+    """Yield (first row, rows (b, n)) of the co-associations."""
     one_hot, (m, n) = _one_hot(labels).toarray(), labels.shape
     rows = max(1, BLOCK // n)
     for start in range(0, n, rows):
@@ -130,7 +120,7 @@ def _coassociation(labels: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[n
 
 
 def _fill(condensed: NDArray[np.float64], start: int, block: NDArray[np.float32]) -> None:
-    """Put rows of a square matrix where they belong in SciPy's condensed one."""
+    """Write rows of a square matrix to their places in SciPy's condensed matrix."""
     n = block.shape[1]
     for i, row in enumerate(block, start):
         begin = i * n - i * (i + 1) // 2
@@ -140,8 +130,8 @@ def _fill(condensed: NDArray[np.float64], start: int, block: NDArray[np.float32]
 def _spectral(labels: NDArray[np.integer], n_clusters: int, random_state: int) -> NDArray[np.integer]:
     """Cluster the rows of the leading left singular vectors of D^{−1/2} B, with D the degrees B Bᵀ 1 (Ng et al. 2001).
 
-    They are the leading eigenvectors of the normalised co-associations D^{−1/2} B Bᵀ D^{−1/2}. Equal rows of B count
-    as one, with the root of their number as a factor: this leaves the directions of the vectors' rows as they are.
+    They are the leading eigenvectors of the normalized co-associations D^{−1/2} B Bᵀ D^{−1/2}. Equal rows of B are one
+    row, times the root of their number, which keeps the directions of the vectors' rows.
     """
     different, inverse, counts = np.unique(labels, axis=1, return_inverse=True, return_counts=True)
     if n_clusters >= len(counts):
@@ -151,7 +141,7 @@ def _spectral(labels: NDArray[np.integer], n_clusters: int, random_state: int) -
     scaled = diags_array((counts / degrees) ** 0.5) @ one_hot
     operator = aslinearoperator(scaled)
     n_vectors = min(n_clusters, min(scaled.shape) - 1)
-    # svds would not seed what is drawn after a breakdown, as where no two different rows share a cluster
+    # svds does not seed the vectors that it draws after a breakdown, e.g. if no two different rows share a cluster
     vectors = eigsh(operator @ operator.T, n_vectors, rng=np.random.default_rng(random_state))[1]
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     kmeans = KMeans(n_clusters, n_init=N_STARTS, random_state=random_state)

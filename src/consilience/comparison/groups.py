@@ -1,4 +1,4 @@
-"""Which models belong together: average linkage on their distances, cut where the silhouette is best.
+"""Which models belong together: average linkage of their distances, cut at the best silhouette.
 
 Axis legend: ``m`` model.
 """
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
+from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import silhouette_score
 
-from consilience.clustering.samples import Labels, numbered
+from consilience.clustering.tree import Tree
 from consilience.errors import InputError
 from consilience.ties import rounded
+
+EQUAL = 1e-12  # silhouettes that differ by less are equal up to rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,27 +29,30 @@ class Groups:
     labels : (m,) group of each model, numbered by their first models.
     silhouette : mean over the models of (b − a)/max(a, b), with a the mean distance to the own group and b to the
         nearest other one; NaN for a single group.
-    merges : SciPy's linkage matrix (m − 1, 4).
-    order : (m,) the models in the order of the tree's leaves, in which a matrix shows its groups.
+    tree : of the models.
     """
 
     labels: NDArray[np.int64]
     silhouette: float
-    merges: NDArray[np.float64]
-    order: NDArray[np.int64]
+    tree: Tree
 
     @property
     def n_groups(self) -> int:
-        """How many there are."""
+        """Number of groups."""
         return int(self.labels.max()) + 1
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """The models in the order of the tree's leaves, in which a matrix shows its groups: (m,)."""
+        return self.tree.leaf_order()
 
 
 def group_models(distances: ArrayLike) -> Groups:
     """Return groups of models from the distances between them.
 
-    The tree of average linkage is cut at each number of groups from 2 to m − 1, and the number with the largest mean
-    silhouette (Rousseeuw 1987) is taken, of equals the smallest. If none is positive, as for fewer than three models,
-    they are one group: silhouettes cannot compare one group with several.
+    The tree of average linkage is cut at each number of groups from 2 to m − 1. The number with the largest mean
+    silhouette (Rousseeuw 1987) is chosen, the smallest of equal ones. If none is positive, as for fewer than three
+    models, all models are one group, which has no silhouette.
 
     Parameters
     ----------
@@ -65,33 +70,21 @@ def group_models(distances: ArrayLike) -> Groups:
     """
     matrix = np.asarray(distances, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
-        raise InputError("not a matrix of distances", where="distances", got=matrix.shape, expected="(m, m), m ≥ 2")
+        raise InputError(f"distances must have shape (m, m) with m >= 2, got {matrix.shape}")
     if not np.isfinite(matrix).all():
+        n_bad = int((~np.isfinite(matrix)).sum())
         raise InputError(
-            "a distance is not finite", where="distances",
-            got=f"{int((~np.isfinite(matrix)).sum())} NaN or infinite of {matrix.size}",
-            cure="group only models that can all be compared",
-        )  # fmt: skip
-    if (matrix < 0).any() or np.diagonal(matrix).any() or not np.allclose(matrix, matrix.T, rtol=0, atol=1e-9):
-        raise InputError(
-            "not a matrix of distances", where="distances", got="negative, not symmetric, or not 0 to self"
+            f"distances must be finite, got NaN or infinity in {n_bad} of {matrix.size} entries",
+            cure="leave out models that cannot be compared",
         )
+    if (matrix < 0).any() or np.diagonal(matrix).any() or not np.allclose(matrix, matrix.T, rtol=0, atol=1e-9):
+        raise InputError("distances must be >= 0, symmetric, and 0 on the diagonal, got another matrix")
     matrix = rounded((matrix + matrix.T) / 2)
-    merges = linkage(squareform(matrix, checks=False), "average")
-    labels, best = np.zeros(len(matrix), dtype=np.int64), 0.0
+    tree = Tree.from_linkage(linkage(squareform(matrix, checks=False), "average"))
+    best, best_score = np.zeros(len(matrix), dtype=np.int64), 0.0
     for n_groups in range(2, len(matrix)):
-        found = cut(merges, n_groups)
-        score = float(silhouette_score(matrix, found, metric="precomputed"))
-        if score > best + 1e-12:  # equal to rounding is equal
-            labels, best = found, score
-    return Groups(labels, best or np.nan, merges, leaves_list(merges).astype(np.int64))
-
-
-def cut(merges: NDArray[np.float64], n_clusters: int) -> Labels:
-    """Return the labels of exactly so many clusters of a tree, given as SciPy's linkage matrix.
-
-    A cut at a height has fewer clusters where several merges are equally high; so the merges' ranks stand for heights.
-    """
-    ranked = merges.copy()
-    ranked[:, 2] = np.arange(1, len(merges) + 1)
-    return numbered(fcluster(ranked, n_clusters, "maxclust"))
+        labels = tree.cut(n_groups)
+        score = float(silhouette_score(matrix, labels, metric="precomputed"))
+        if score > best_score + EQUAL:
+            best, best_score = labels, score
+    return Groups(best, best_score or np.nan, tree)

@@ -1,4 +1,4 @@
-"""The samples that models are compared on: the same ones, in the same order, told by their ids."""
+"""The samples that models are compared on: the same for all models, in the same order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from consilience.checks import check_finite, check_rows, describe
 from consilience.errors import InputError
 
 Ids: TypeAlias = "tuple[int | str, ...]"
@@ -36,99 +37,83 @@ class Samples:
 
 
 def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any) -> Samples:
-    """Return samples as all models get them.
+    """Return the samples of all models.
 
     Parameters
     ----------
-    models : their names.
-    X : inputs (n, ...), or a mapping model → inputs, where models take inputs of different forms.
+    models : names.
+    X : inputs (n, ...), or a mapping model → inputs.
     y : labels (n,).
-    ids : n different ints or strings; or a mapping model → ids of its inputs. By default 0 … n − 1.
+    ids : n different ints or strings, or a mapping model → ids of its inputs. By default 0 … n − 1.
 
     Raises
     ------
     InputError
         If there are fewer than two samples; inputs are not finite; numbers of inputs, ids and labels differ; labels are
-        no classes; ids repeat themselves, or are not the same for all models or not in the same order.
+        not classes; ids repeat, or differ between models.
     """
-    given = {model: _of(model, X, "X") for model in models} if isinstance(X, Mapping) else {"": X}
-    checked = {model: _inputs(x, f"X, model '{model}'" if model else "X") for model, x in given.items()}
-    x = checked if isinstance(X, Mapping) else dict.fromkeys(models, checked[""])
+    if isinstance(X, Mapping):
+        x = {model: _checked_inputs(_of(model, X, "X"), f"X of model {model!r}") for model in models}
+    else:
+        x = dict.fromkeys(models, _checked_inputs(X, "X"))
     n = len(x[models[0]])
     for model in models:
-        if len(x[model]) != n:
-            raise InputError("models have different numbers of inputs", where=f"X, model '{model}'", got=len(x[model]),
-                             expected=f"{n}, as model '{models[0]}' has")  # fmt: skip
-    return Samples(x, _labels(y, n), _ids(models, ids, n))
+        check_rows(x[model], n, f"X of model {model!r}", f"X of model {models[0]!r}")
+    return Samples(x, None if y is None else _checked_labels(y, n), _common_ids(models, ids, n))
 
 
 def as_tensor(x: ArrayLike | Tensor) -> Tensor:
-    """Return a tensor of these values: they are copied where torch does not take them as they lie, or may not write."""
+    """Return a tensor of these values, which are copied if torch cannot share them."""
     return x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.require(x, requirements=["C", "W"]))
 
 
-def _of(model: str, given: Mapping[str, Any], what: str) -> Any:
-    if model not in given:
-        raise InputError(f"a model has no {what}", where=f"model '{model}'", got=", ".join(map(str, given)))
-    return given[model]
+def _of(model: str, values: Mapping[str, Any], argument: str) -> Any:
+    if model not in values:
+        raise InputError(f"{argument} must have a value for model {model!r}, got {', '.join(map(str, values))}")
+    return values[model]
 
 
-def _inputs(x: Any, where: str) -> Tensor:
-    found = as_tensor(x)
-    if found.dim() < 2 or len(found) < 2:
-        raise InputError("these are no inputs to compare on", where=where, got=tuple(found.shape),
-                         expected="(n, ...), n ≥ 2")  # fmt: skip
-    if found.is_floating_point():
-        bad = ~torch.isfinite(found).flatten(1).all(1)
-        if bool(bad.any()):
-            raise InputError(
-                "inputs are not finite", where=f"{where}, sample {int(bad.nonzero()[0])}",
-                got=f"{int(bad.sum())} samples with NaN or infinity", cure="remove these samples",
-            )  # fmt: skip
-    return found
+def _checked_inputs(x: Any, argument: str) -> Tensor:
+    inputs = as_tensor(x)
+    if inputs.dim() < 2 or len(inputs) < 2:
+        raise InputError(f"{argument} must have shape (n, ...) with n >= 2, got {tuple(inputs.shape)}")
+    check_finite(inputs, argument)
+    return inputs
 
 
-def _labels(y: ArrayLike | None, n: int) -> NDArray[np.int64] | None:
-    if y is None:
-        return None
-    given = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
-    if given.shape != (n,):
-        raise InputError("each sample needs one label", where="y", got=given.shape, expected=(n,))
-    if given.dtype.kind == "f" and not (np.isfinite(given) & (given == np.round(given))).all():
-        raise InputError("labels are not classes", where="y", got="floats that are not whole numbers",
-                         expected="(n,) ints", cure="leave y out, or give classes")  # fmt: skip
-    return np.unique(given, return_inverse=True)[1].astype(np.int64)
+def _checked_labels(y: ArrayLike, n: int) -> NDArray[np.int64]:
+    labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    whole = labels.dtype.kind != "f" or bool((np.isfinite(labels) & (labels == np.round(labels))).all())
+    if labels.shape != (n,) or not whole:
+        got = describe(labels) if whole else "floats that are not whole numbers"
+        raise InputError(f"y must be one class for each of the {n} samples, got {got}", cure="leave y out")
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
-def _ids(models: Sequence[str], ids: Any, n: int) -> Ids:
+def _common_ids(models: Sequence[str], ids: Any, n: int) -> Ids:
     if ids is None:
         return tuple(range(n))
     if not isinstance(ids, Mapping):
         return _checked_ids(ids, n, "ids")
-    found = {model: _checked_ids(_of(model, ids, "ids"), n, f"ids, model '{model}'") for model in models}
-    first = found[models[0]]
-    for model, own in found.items():
-        if own == first:
-            continue
-        where = f"ids, model '{model}', sample {next(i for i in range(n) if own[i] != first[i])}"
-        if set(own) == set(first):
-            raise InputError(
-                "the models' samples are in different orders", where=where,
-                expected=f"the order of model '{models[0]}'", cure="sort the inputs of all models by their ids",
-            )  # fmt: skip
-        raise InputError(
-            "the models' samples have different ids", where=where, got=f"{len(set(own) - set(first))} that model "
-            f"'{models[0]}' does not have", cure="compare on the samples that all models have",
-        )  # fmt: skip
+    of_model = {model: _checked_ids(_of(model, ids, "ids"), n, f"ids of model {model!r}") for model in models}
+    first = of_model[models[0]]
+    for model, other in of_model.items():
+        if other != first:
+            sample = next(i for i in range(n) if other[i] != first[i])
+            cure = (
+                "sort the inputs of all models by their ids"
+                if set(other) == set(first)
+                else f"compare on common samples: {len(set(other) - set(first))} ids are not of model {models[0]!r}"
+            )
+            got = f"{other[sample]!r} in place of {first[sample]!r} for sample {sample}"
+            raise InputError(f"ids of model {model!r} must be those of model {models[0]!r}, got {got}", cure=cure)
     return first
 
 
-def _checked_ids(ids: Any, n: int, where: str) -> Ids:
-    given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
-    found = tuple(each.item() if isinstance(each, np.generic) else each for each in given)
-    if len(found) != n or len(set(found)) != n:
-        raise InputError("each sample needs an id of its own", where=where,
-                         got=f"{len(found)} ids, {len(set(found))} different", expected=f"{n} different")  # fmt: skip
-    if not all(isinstance(each, int | str) for each in found):
-        raise InputError("an id is an int or a string", where=where, got=type(found[0]).__name__)
-    return found
+def _checked_ids(ids: Any, n: int, argument: str) -> Ids:
+    values = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
+    values = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+    if len(values) != n or len(set(values)) != n or not all(isinstance(value, int | str) for value in values):
+        got = f"{len(values)}, {len(set(values))} of them different, of {', '.join({type(v).__name__ for v in values})}"
+        raise InputError(f"{argument} must be {n} different ints or strings, got {got}")
+    return values

@@ -1,4 +1,4 @@
-"""The models of a comparison, by name."""
+"""The models of a comparison: modules by name, now and at earlier epochs."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ Models: TypeAlias = Mapping[str, nn.Module] | Mapping[str, Population] | Sequenc
 def modules_of(models: Models) -> dict[str, nn.Module]:
     """Return at least two modules by name.
 
-    Names are those given; "model 0", … of a sequence; "member 0", … of a population; of several, "NAME 0", ….
+    Names are those of a mapping; "model 0", … of a sequence; "member 0", … of a population; "NAME 0", … of several.
 
     Raises
     ------
     InputError
-        If there is one only, one is no module, or two names are the same as text.
+        If there are fewer than two, one is not a module, or two names are the same as text.
     """
     if isinstance(models, nn.Module):
-        raise InputError("one module where several are expected", where="models", got=type(models).__name__,
-                         cure="pass a list, a mapping name → module or a population")  # fmt: skip
-    found = dict[str, nn.Module]()
-    for name, model in _populations(models).items():
-        found |= {f"{name} {k}": member.module for k, member in enumerate(model)}
-    if not found:
-        given = models if isinstance(models, Mapping) else {f"model {k}": module for k, module in enumerate(models)}
-        found = {str(name): module for name, module in given.items()}  # type: ignore[misc]
-        if len(found) < len(given):
-            raise InputError("two models have one name", where="models", got=", ".join(map(repr, given)),
-                             expected="names that differ as text")  # fmt: skip
-    for name, module in found.items():
+        raise InputError(
+            f"models must be a list, a mapping name → module or a population, got one {type(models).__name__}"
+        )
+    modules: dict[str, nn.Module]
+    if populations := _populations(models):
+        modules = {
+            f"{name} {k}": m.module for name, population in populations.items() for k, m in enumerate(population)
+        }
+    else:
+        named = models if isinstance(models, Mapping) else {f"model {k}": module for k, module in enumerate(models)}
+        modules = {str(name): module for name, module in named.items()}  # type: ignore[misc]
+        if len(modules) < len(named):
+            raise InputError(f"names of models must differ as text, got {', '.join(map(repr, named))}")
+    for name, module in modules.items():
         if not isinstance(module, nn.Module):
-            raise InputError("not a module", where=f"models, '{name}'", got=type(module).__name__, expected="nn.Module")
-    if len(found) < 2:
-        raise InputError("a comparison takes at least two models", where="models", got=f"{len(found)}")
-    return found
+            raise InputError(f"models[{name!r}] must be an nn.Module, got {type(module).__name__}")
+    if len(modules) < 2:
+        raise InputError(f"models must be at least two, got {len(modules)}")
+    return modules
 
 
 def snapshots_of(models: Models, epochs: Sequence[int]) -> dict[int, dict[str, nn.Module]]:
-    """Return the modules as they were after these epochs, in ascending order: epoch → name → module.
+    """Return the modules after these epochs of training: epoch, ascending → name → module.
 
     Raises
     ------
     InputError
-        If the models are no populations, or one has no snapshot of one of the epochs.
+        If models are not populations, or one of them has no snapshot of an epoch.
     """
-    if not epochs:
-        return {}
     populations = _populations(models)
-    shared = [set(population.snapshots) for population in populations.values()]
-    known = sorted(set.intersection(*shared)) if shared else []
+    snapshots = [set(population.snapshots) for population in populations.values()]
+    shared = set.intersection(*snapshots) if snapshots else set()
     for epoch in epochs:
-        if epoch not in known:
+        if epoch not in shared:
+            wanted = f"one of {', '.join(map(str, sorted(shared)))}" if shared else "empty for models without snapshots"
             raise InputError(
-                "there is no snapshot of this epoch", where="epochs", got=epoch,
-                expected="one of " + ", ".join(map(str, known)) if known else "populations with snapshots",
+                f"epochs must be {wanted}, got {epoch}",
                 cure="train_population(..., checkpoint_epochs=[...]) keeps them",
-            )  # fmt: skip
+            )
     return {
         epoch: modules_of({name: population.snapshots[epoch] for name, population in populations.items()})
         for epoch in sorted(set(epochs))
@@ -70,10 +70,10 @@ def snapshots_of(models: Models, epochs: Sequence[int]) -> dict[int, dict[str, n
 
 
 def _populations(models: Models) -> dict[str, Population]:
-    """The models by name if they are populations; nothing if they are not."""
+    """The models by name if they are populations, else nothing."""
     if isinstance(models, Population):
         return {"member": models}
     if isinstance(models, Mapping) and models:
-        populations = {str(name): each for name, each in models.items() if isinstance(each, Population)}
+        populations = {str(name): model for name, model in models.items() if isinstance(model, Population)}
         return populations if len(populations) == len(models) else {}
     return {}

@@ -1,6 +1,6 @@
-"""How alike networks' activations on the same samples are, when units need not correspond.
+"""Similarity of networks' activations on the same samples, if units need not correspond.
 
-All start from *views*: activations centred over samples, at unit Frobenius norm, so that shifts and scales are out.
+All measures compare *views*: activations centred over samples, at unit Frobenius norm, and so without shift and scale.
 Only the Gram matrix of samples, X Xᵀ, then matters: wide activations are replaced by n columns with the same one.
 
 Axis legend: ``m`` views, ``n`` samples, ``d`` units, of any number in each view.
@@ -9,12 +9,15 @@ Axis legend: ``m`` views, ``n`` samples, ``d`` units, of any number in each view
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 from scipy.spatial.distance import cdist
 
+from consilience.checks import check_finite, describe
 from consilience.errors import InputError
 
 Array = NDArray[np.float64]
@@ -23,90 +26,81 @@ N_EPS = 4  # a spread below so many units of their last digit is rounding of the
 AT_ONCE = 2**22  # distances of samples at a time, in all views together
 
 
-def view(activations: ArrayLike, where: str, min_samples: int) -> Array:
-    """Return activations (n, d) centred, at unit Frobenius norm, float64, with their Gram matrix: (n, min(d, n)).
+@dataclass(frozen=True, eq=False)
+class View:
+    """Activations as measures compare them.
+
+    Attributes
+    ----------
+    x : (n, min(d, n)) centred, at unit Frobenius norm.
+    name : what errors call the activations.
+    """
+
+    x: Array
+    name: str
+
+
+def view(activations: ArrayLike, name: str, min_samples: int) -> View:
+    """Return activations (n, d) as a view.
 
     Raises
     ------
     InputError
         If they are not real numbers (n, d), not finite, of too few samples, or the same for every sample.
     """
-    x = np.asarray(activations)
-    if x.dtype.kind not in "fiu" or x.ndim != 2 or x.shape[1] == 0:
+    given = np.asarray(activations)
+    if given.dtype.kind not in "fiu" or given.ndim != 2 or given.shape[1] == 0:
         raise InputError(
-            "activations are not a matrix of numbers", where=where, got=f"{x.dtype} of shape {x.shape}",
-            expected="(n, d)", cure="flatten what a sample gives",
-        )  # fmt: skip
-    if len(x) < min_samples:
-        raise InputError("too few samples to compare", where=where, got=len(x), expected=f"at least {min_samples}")
-    precision = np.finfo(x.dtype if x.dtype.kind == "f" else np.float64).eps
-    x = x.astype(np.float64)
-    bad = ~np.isfinite(x).all(1)
-    if bad.any():
-        raise InputError(
-            "activations are not finite", where=f"{where}, row {int(bad.argmax())}",
-            got=f"{int(bad.sum())} rows with NaN or infinity", cure="leave out these samples, or this network",
-        )  # fmt: skip
+            f"{name} must be numbers (n, d) with d >= 1, got {describe(given)}", cure="flatten each sample"
+        )
+    if len(given) < min_samples:
+        raise InputError(f"{name} must have at least {min_samples} samples, got {len(given)}")
+    precision = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
+    x = given.astype(np.float64)
+    check_finite(torch.from_numpy(np.ascontiguousarray(x)), name)
     largest = np.abs(x).max()
     x = x / (largest if largest > 0 else 1)  # so that no square overflows
     norm = np.linalg.norm(x)
     x = x - x.mean(0)
     if np.linalg.norm(x) <= N_EPS * precision * norm:
-        raise InputError(
-            "activations are the same for every sample", where=where, cure="leave out this layer, or this network"
-        )
+        raise InputError(f"{name} must vary over samples, got one value for each unit", cure="leave out this layer")
     if x.shape[1] > len(x):
         x = np.asarray(np.linalg.qr(x.T, mode="r")).T
-    centred: Array = x / np.linalg.norm(x)
-    return centred
+    return View(x / np.linalg.norm(x), name)
 
 
-def cka(views: Sequence[Array]) -> Array:
-    """Linear centred kernel alignment ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖) (Kornblith et al. 2019, equation 4).
+def cka(views: Sequence[View]) -> Array:
+    """Linear centred kernel alignment ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖) (Kornblith et al. 2019, equation 4): (m, m), in [0, 1].
 
-    Biased: towards 1 where units are many and samples few.
-
-    Parameters
-    ----------
-    views : m views (n, d_k), as `view` makes them.
-
-    Returns
-    -------
-    (m, m), in [0, 1].
+    Biased towards 1 if units are many and samples few.
     """
-    crossed = _crossed(views)
-    own = np.diag(crossed)
-    return np.clip(crossed / np.sqrt(np.outer(own, own)), 0, 1)
+    return _normalized(_squared_products(views), 0)
 
 
-def unbiased_cka(views: Sequence[Array]) -> Array:
+def unbiased_cka(views: Sequence[View]) -> Array:
     """Linear CKA with the unbiased estimator of HSIC (Song et al. 2012, equation 5; Nguyen et al. 2021): (m, m).
 
     With k and l the diagonals of the Gram matrices, whose rows sum to 0 and whose trace is 1 in views,
-    n (n − 3) HSIC₁ = ‖XᵀY‖² − n/(n − 2) k·l + 1/((n − 1)(n − 2)). About 0 for unrelated activations, where it may be
-    negative: in [−1, 1].
+    n (n − 3) HSIC₁ = ‖XᵀY‖² − n/(n − 2) k·l + 1/((n − 1)(n − 2)). In [−1, 1]: about 0 for unrelated activations.
 
     Raises
     ------
     InputError
         If a view's HSIC₁ with itself is 0: all pairs of samples equally far apart, or one sample apart from the rest.
     """
-    n = len(views[0])
-    diagonals = np.stack([np.square(x).sum(1) for x in views])
-    crossed = _crossed(views)
-    hsic = crossed - n / (n - 2) * (diagonals @ diagonals.T) + 1 / ((n - 1) * (n - 2))
-    own = np.diag(hsic)
-    for k in np.flatnonzero(own <= ROUNDING * np.diag(crossed)):
+    n = len(views[0].x)
+    diagonals = np.stack([np.square(view.x).sum(1) for view in views])
+    products = _squared_products(views)
+    hsic = products - n / (n - 2) * (diagonals @ diagonals.T) + 1 / ((n - 1) * (n - 2))
+    for k in np.flatnonzero(np.diag(hsic) <= ROUNDING * np.diag(products)).tolist():
         raise InputError(
-            "the unbiased similarity of activations with themselves is 0/0", where=f"activations[{k}]",
-            got="all samples equally far apart, or one of them apart from the rest",
+            f"{views[k].name} must have samples at different distances, got equal ones, or all but one sample equal",
             cure="use 'cka' or 'procrustes', or leave out this layer",
-        )  # fmt: skip
-    similarity: Array = np.clip(hsic / np.sqrt(np.outer(own, own)), -1, 1)
-    return similarity
+        )
+    return _normalized(hsic, -1)
 
 
-def procrustes(views: Sequence[Array]) -> Array:
+def procrustes(views: Sequence[View]) -> Array:
     """Orthogonal Procrustes distance min_Q ‖X Q − Y‖, Q orthogonal, of views padded with zeros to one width: (m, m).
 
     The Euclidean distance, not the angle (which is 2 arcsin of its half): √(2 − 2 ‖XᵀY‖₊), with the sum of singular
@@ -118,40 +112,45 @@ def procrustes(views: Sequence[Array]) -> Array:
         left, right = _singular_vectors(x.T @ y)
         return float(np.linalg.norm(x @ (left @ right) - y))  # by the formula, rounding alone would be 1e-8
 
-    found = _of_pairs(views, distance)
-    np.fill_diagonal(found, 0)
-    return np.minimum(found, np.sqrt(2))
+    distances = _of_pairs(views, distance)
+    np.fill_diagonal(distances, 0)
+    return np.minimum(distances, np.sqrt(2))
 
 
-def rsa(views: Sequence[Array]) -> Array:
+def rsa(views: Sequence[View]) -> Array:
     """Representational similarity analysis (Kriegeskorte et al. 2008): correlation of the distances of samples, (m, m).
 
-    Distances are Euclidean, of each pair of samples once; their correlation is Pearson's, not Spearman's, because ranks
-    of distances that tie would be decided by rounding. In [−1, 1].
+    Distances are Euclidean, of each pair of samples once; their correlation is Pearson's, not Spearman's, because
+    rounding would decide the ranks of equal distances. In [−1, 1].
 
     Raises
     ------
     InputError
         If all samples are equally far apart in a view.
     """
-    n = len(views[0])
-    typical = np.sqrt(2 / (n - 1))  # of a view: root mean square; moments about it lose no digits
+    n = len(views[0].x)
+    typical = np.sqrt(2 / (n - 1))  # root mean square distance in a view; moments about it lose no digits
     sums, products = np.zeros(len(views)), np.zeros((len(views), len(views)))
     rows = max(1, AT_ONCE // (n * len(views)))
     for start in range(0, n, rows):
         once = np.triu_indices(min(rows, n - start), 1, n - start)
-        apart = np.stack([cdist(x[start : start + rows], x[start:])[once] for x in views]) - typical
+        apart = np.stack([cdist(view.x[start : start + rows], view.x[start:])[once] for view in views]) - typical
         sums += apart.sum(1)
         products += apart @ apart.T
     n_pairs = n * (n - 1) / 2
     covariance = products - np.outer(sums, sums) / n_pairs
-    own = np.diag(covariance)
-    for k in np.flatnonzero(own <= ROUNDING * n_pairs * typical**2):
+    for k in np.flatnonzero(np.diag(covariance) <= ROUNDING * n_pairs * typical**2).tolist():
         raise InputError(
-            "all samples are equally far apart, so that distances have no correlation", where=f"activations[{k}]",
+            f"{views[k].name} must have samples at different distances, got equal ones",
             cure="use 'cka' or 'procrustes', or leave out this layer",
-        )  # fmt: skip
-    return np.clip(covariance / np.sqrt(np.outer(own, own)), -1, 1)
+        )
+    return _normalized(covariance, -1)
+
+
+def _normalized(products: Array, low: float) -> Array:
+    """Products of pairs, divided by the roots of those of each view with itself, in [low, 1]."""
+    squares = np.diag(products)
+    return np.clip(products / np.sqrt(np.outer(squares, squares)), low, 1)
 
 
 def _singular_vectors(matrix: Array) -> tuple[Array, Array]:
@@ -162,15 +161,15 @@ def _singular_vectors(matrix: Array) -> tuple[Array, Array]:
     return left, right
 
 
-def _crossed(views: Sequence[Array]) -> Array:
-    """‖XᵀY‖² of each pair (m, m)."""
+def _squared_products(views: Sequence[View]) -> Array:
+    """‖XᵀY‖² of each pair: (m, m)."""
     return _of_pairs(views, lambda x, y: float(np.square(x.T @ y).sum()))
 
 
-def _of_pairs(views: Sequence[Array], value: Callable[[Array, Array], float]) -> Array:
-    """A symmetric function of each pair, itself included (m, m)."""
-    found = np.empty((len(views), len(views)))
-    for i, x in enumerate(views):
-        for j, y in enumerate(views[: i + 1]):
-            found[i, j] = found[j, i] = value(x, y)
-    return found
+def _of_pairs(views: Sequence[View], value: Callable[[Array, Array], float]) -> Array:
+    """A symmetric function of each pair, of a view with itself included: (m, m)."""
+    values = np.empty((len(views), len(views)))
+    for i, first in enumerate(views):
+        for j, second in enumerate(views[: i + 1]):
+            values[i, j] = values[j, i] = value(first.x, second.x)
+    return values

@@ -1,9 +1,9 @@
-"""How alike networks see the same samples: measures, what each leaves alone, what chance gives, how sure a value is.
+"""Measures of how similarly networks respond to the same samples, their invariances, and their values by chance.
 
 A measure compares *clusterings* (each sample's cluster) or *representations* (each sample's activations), all pairs at
-once. `MEASURES` has them all, with what they declare of themselves.
+once. `MEASURES` has all of them, with their properties.
 
-Axis legend: ``m`` models, ``p`` others they are compared with, ``n`` samples, ``d`` units, ``r`` resamples.
+Axis legend: ``m`` models, ``p`` others they are compared with, ``n`` samples, ``d`` units.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from consilience.checks import check_choice, check_count
 from consilience.clustering.partitions import (
     Labels,
     Partitions,
@@ -23,9 +24,9 @@ from consilience.clustering.partitions import (
     rand,
     variation_of_information,
 )
-from consilience.comparison.representations import cka, procrustes, rsa, unbiased_cka, view
+from consilience.comparison.representations import View, cka, procrustes, rsa, unbiased_cka, view
 from consilience.errors import InputError
-from consilience.seeds import HALVES, SHUFFLES, numpy_generator
+from consilience.seeds import SHUFFLES, numpy_generator
 
 Array = NDArray[np.float64]
 Kind = Literal["clusterings", "representations"]
@@ -34,7 +35,7 @@ CONSTANT = 1e-9  # a standard deviation below this is rounding: measures are of 
 
 @dataclass(frozen=True)
 class Measure:
-    """A similarity, or a distance, and what it declares of itself; the tests hold it to that.
+    """A similarity, or a distance, and its properties, which the tests check.
 
     Attributes
     ----------
@@ -43,11 +44,11 @@ class Measure:
     range : least and largest value.
     larger_is_more_similar : False for distances.
     symmetric : whether the order of two models does not matter.
-    invariances : changes of one model that leave it alone. "relabelling" of clusters; of activations, "permutation" and
-        "rotation" of units, "scaling" by one number, "per-unit scaling", "translation" by one vector for all samples,
-        "invertible linear" maps of units.
-    pairwise : the function of all models that gives the matrix.
-    min_samples : the fewest it is defined for.
+    invariances : changes of one model that do not change the value. "relabelling" of clusters; of activations,
+        "permutation" and "rotation" of units, "scaling" by one number, "per-unit scaling", "translation" by one vector
+        for all samples, "invertible linear" maps of units.
+    pairwise : function of all models (`Partitions` or a list of `View`) that returns the matrix.
+    min_samples : the fewest samples for which it is defined.
     """
 
     name: str
@@ -61,19 +62,19 @@ class Measure:
 
     @property
     def best(self) -> float:
-        """Of a model with itself."""
+        """Value of a model with itself."""
         return self.range[self.larger_is_more_similar]
 
 
-def _of_clusterings(name: str, lowest: float, highest: float, larger: bool, pairwise: Callable[..., Array]) -> Measure:
-    return Measure(name, "clusterings", (lowest, highest), larger, True, frozenset({"relabelling"}), pairwise)
+def _of_clusterings(name: str, low: float, high: float, larger: bool, pairwise: Callable[..., Array]) -> Measure:
+    return Measure(name, "clusterings", (low, high), larger, True, frozenset({"relabelling"}), pairwise)
 
 
 def _of_representations(
-    name: str, lowest: float, highest: float, larger: bool, pairwise: Callable[..., Array], min_samples: int
+    name: str, low: float, high: float, larger: bool, pairwise: Callable[[Sequence[View]], Array], min_samples: int
 ) -> Measure:
-    shape = frozenset({"permutation", "rotation", "scaling", "translation"})
-    return Measure(name, "representations", (lowest, highest), larger, True, shape, pairwise, min_samples)
+    invariances = frozenset({"permutation", "rotation", "scaling", "translation"})
+    return Measure(name, "representations", (low, high), larger, True, invariances, pairwise, min_samples)
 
 
 _ALL = (
@@ -90,35 +91,30 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}
 
 
 def get_measure(measure: str | Measure, of: Kind | None = None) -> Measure:
-    """Return a measure by its name; one that is a measure already as it is.
+    """Return a measure by name, or the measure given.
 
     Raises
     ------
     InputError
-        If there is none of this name, or it does not compare what ``of`` says.
+        If there is none of this name, or it does not compare ``of``.
     """
-    names = [name for name, known in MEASURES.items() if of in (None, known.of)]
-    if isinstance(measure, str) and measure not in MEASURES:
-        raise InputError("unknown measure", where="measure", got=repr(measure), expected=", ".join(names))
-    found = MEASURES[measure] if isinstance(measure, str) else measure
-    if of not in (None, found.of):
-        raise InputError(
-            f"this measure compares {found.of}, not {of}", where="measure", got=repr(found.name),
-            expected=", ".join(names),
-        )  # fmt: skip
-    return found
+    if isinstance(measure, str):
+        check_choice("measure", measure, [name for name, known in MEASURES.items() if of in (None, known.of)])
+        measure = MEASURES[measure]
+    if of not in (None, measure.of):
+        raise InputError(f"measure must compare {of}, got {measure.name!r}, which compares {measure.of}")
+    return measure
 
 
 def clustering_similarities(
-    labels: Labels, measure: str | Measure = "adjusted_rand",
-    others: Labels | None = None,
-) -> Array:  # fmt: skip
-    """Compare clusterings of the same samples, each with each.
+    labels: Labels, measure: str | Measure = "adjusted_rand", others: Labels | None = None
+) -> Array:
+    """Compare clusterings of the same samples, every two of them.
 
     Parameters
     ----------
-    labels : (m, n) ints, the cluster of each sample. What they are called does not matter: −1 is one like any other.
-    measure : its name.
+    labels : (m, n) ints, the cluster of each sample; −1 is a cluster like any other.
+    measure : name of one of clusterings.
     others : (p, n) to compare them with instead.
 
     Returns
@@ -139,28 +135,28 @@ def clustering_similarities(
            [1.  , 1.  , 0.33],
            [0.33, 0.33, 1.  ]])
     """
-    found = get_measure(measure, "clusterings")
-    ours = Partitions.of(labels, "labels")
+    measure = get_measure(measure, "clusterings")
+    first = Partitions.of(labels, "labels")
     if others is None:
-        _check_several(len(ours), "labels")
-        return found.pairwise(ours)
-    theirs = Partitions.of(others, "others")
-    if theirs.n_samples != ours.n_samples:
-        raise InputError(
-            "clusterings of different numbers of samples", where="others", got=theirs.n_samples,
-            expected=f"{ours.n_samples}, as in labels", cure="cluster the same samples everywhere",
-        )  # fmt: skip
-    return found.pairwise(ours, theirs)
+        _check_several(len(first), "labels")
+        return measure.pairwise(first)
+    second = Partitions.of(others, "others")
+    if second.n_samples != first.n_samples:
+        raise InputError(f"others must have {first.n_samples} samples, as labels, got {second.n_samples}")
+    return measure.pairwise(first, second)
 
 
-def representation_similarities(activations: Iterable[ArrayLike], measure: str | Measure = "unbiased_cka") -> Array:
-    """Compare activations on the same samples, in the same order, each model with each.
+def representation_similarities(
+    activations: Iterable[ArrayLike], measure: str | Measure = "unbiased_cka", names: Sequence[str] | None = None
+) -> Array:
+    """Compare activations on the same samples, in the same order, every two models.
 
     Parameters
     ----------
-    activations : m matrices (n, d_k), d_k may differ. They are read once, and of each no more than n columns are kept:
-        a generator that loads them one by one never holds two wide ones.
-    measure : its name.
+    activations : m matrices (n, d_k), d_k may differ. They are read once, and at most n columns of each are kept: a
+        generator that loads them one by one never holds two wide ones.
+    measure : name of one of representations.
+    names : m names of the activations in errors.
 
     Returns
     -------
@@ -169,8 +165,8 @@ def representation_similarities(activations: Iterable[ArrayLike], measure: str |
     Raises
     ------
     InputError
-        If the measure is not one of representations, there is one model only, the models differ in samples, activations
-        are not finite or the same for all samples, or the measure is undefined for them (see `unbiased_cka`, `rsa`).
+        If the measure is not one of representations, there is one model only, models differ in samples, activations are
+        not finite or the same for all samples, or the measure is undefined for them (see `unbiased_cka`, `rsa`).
 
     Examples
     --------
@@ -180,58 +176,55 @@ def representation_similarities(activations: Iterable[ArrayLike], measure: str |
            [1.   , 1.   , 0.997],
            [0.997, 0.997, 1.   ]])
     """
-    found = get_measure(measure, "representations")
-    views: list[Array] = []
-    for k, each in enumerate(activations):
-        views.append(view(each, f"activations[{k}]", found.min_samples))
-        if len(views[k]) != len(views[0]):
-            raise InputError(
-                "activations on different numbers of samples", where=f"activations[{k}]", got=len(views[k]),
-                expected=f"{len(views[0])}, as in activations[0]", cure="record all on the same samples, in one order",
-            )  # fmt: skip
+    measure = get_measure(measure, "representations")
+    views: list[View] = []
+    for k, values in enumerate(activations):
+        name = f"activations[{k}]" if names is None else f"activations of {names[k]}"
+        views.append(view(values, name, measure.min_samples))
+        if len(views[k].x) != len(views[0].x):
+            n, reference = len(views[0].x), views[0].name
+            raise InputError(f"{name} must have {n} samples, as {reference}, got {len(views[k].x)}")
     _check_several(len(views), "activations")
-    return found.pairwise(views)
+    return measure.pairwise(views)
 
 
 def as_distance(values: ArrayLike, measure: str | Measure) -> Array:
     """Return a measure's values (m, m) as distances for hierarchical clustering: symmetric, 0 on the diagonal.
 
-    Of a similarity, 1 − value; of a distance, itself.
+    For a similarity, 1 − value; for a distance, the value.
 
     Raises
     ------
     InputError
         If the values are not a symmetric matrix, not finite, or out of the measure's range.
     """
-    found, matrix = get_measure(measure), np.asarray(values, dtype=np.float64)
+    measure, matrix = get_measure(measure), np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise InputError("values are not a square matrix", where="values", got=matrix.shape, expected="(m, m)")
+        raise InputError(f"values must have shape (m, m), got {matrix.shape}")
     if not np.isfinite(matrix).all():
-        raise InputError("values are not finite", where="values", got="NaN or infinity")
+        raise InputError("values must be finite, got NaN or infinity")
     if not np.allclose(matrix, matrix.T, rtol=0, atol=CONSTANT):
-        raise InputError("values are not symmetric", where="values", cure="compare models with themselves, not others")
-    low, high = found.range
+        raise InputError("values must be symmetric, got another matrix", cure="compare models with themselves")
+    low, high = measure.range
     if matrix.min() < low - CONSTANT or matrix.max() > high + CONSTANT:
-        raise InputError(
-            "values are out of the measure's range", where="values", got=f"{matrix.min():.4g} to {matrix.max():.4g}",
-            expected=f"{found.name}: {low:.4g} to {high:.4g}",
-        )  # fmt: skip
-    apart = found.best - matrix if found.larger_is_more_similar else matrix
-    apart = np.maximum((apart + apart.T) / 2, 0)
-    np.fill_diagonal(apart, 0)
-    return apart
+        got = f"{matrix.min():.4g} to {matrix.max():.4g}"
+        raise InputError(f"values of {measure.name} must be from {low:.4g} to {high:.4g}, got {got}")
+    distances = measure.best - matrix if measure.larger_is_more_similar else matrix
+    distances = np.maximum((distances + distances.T) / 2, 0)
+    np.fill_diagonal(distances, 0)
+    return distances
 
 
 @dataclass(frozen=True)
 class Null:
-    """A measure of clusterings beside what chance gives, all (m, m).
+    """Values of a measure of clusterings, compared with those by chance; all (m, m).
 
     Attributes
     ----------
-    value : of the clusterings as they are.
+    value : of the clusterings.
     mean, sd : over shuffles of the samples.
-    z : (value − mean) / sd: of a similarity large, of a distance very negative, where models agree more than by chance.
-        NaN where the sd is 0: a clustering into one cluster, or into n, looks the same shuffled.
+    z : (value − mean) / sd: large for a similarity, very negative for a distance, if models agree more than by chance.
+        NaN if the sd is 0: shuffles do not change a clustering into one cluster, or into n.
     """
 
     value: Array
@@ -240,29 +233,26 @@ class Null:
     z: Array
 
 
-def null_z(
-    labels: Labels, measure: str | Measure = "adjusted_rand", n_null: int = 100,
-    random_state: int = 0,
-) -> Null:  # fmt: skip
-    """Compare clusterings with what they would give if they had nothing to do with each other.
+def null_z(labels: Labels, measure: str | Measure = "adjusted_rand", n_null: int = 100, random_state: int = 0) -> Null:
+    """Compare the similarities of clusterings with those of shuffled ones.
 
-    The null keeps the sizes of all clusters and gives the samples of one of two models other ids. One shuffle serves
-    all pairs: i as it is against j shuffled, and j as it is against i shuffled, which are two draws for the pair.
+    A shuffle keeps the sizes of all clusters and permutes the samples of one of two models. One shuffle serves all
+    pairs: i as it is against j shuffled, and j as it is against i shuffled, are two draws for the pair.
 
     Parameters
     ----------
     labels : (m, n) ints.
     measure : name of one of clusterings.
-    n_null : shuffles, 2 or more.
+    n_null : number of shuffles, 2 or more.
     random_state : seed.
 
     Raises
     ------
     InputError
-        As `clustering_similarities`; or if a number makes no sense.
+        As `clustering_similarities`; or if a number is out of range.
     """
-    _check_count("n_null", n_null, 2)
-    _check_count("random_state", random_state, 0)
+    check_count("n_null", n_null, 2)
+    check_count("random_state", random_state, 0)
     value = clustering_similarities(labels, measure)
     rows, rng = np.asarray(labels), numpy_generator(random_state, SHUFFLES)
     sums, squares = np.zeros_like(value), np.zeros_like(value)
@@ -278,62 +268,6 @@ def null_z(
     return Null(value, value + mean, sd, np.divide(-mean, sd, out=np.full_like(sd, np.nan), where=sd > 0))
 
 
-def bootstrap_interval(
-    models: Sequence[ArrayLike] | NDArray[np.number], measure: str | Measure = "adjusted_rand", n_resamples: int = 200,
-    level: float = 0.95, random_state: int = 0,
-) -> tuple[Array, Array]:  # fmt: skip
-    """Return between which values a measure would lie on other samples like these: low (m, m), high (m, m).
-
-    A resample with replacement would hold samples twice. Those are together in every clustering and at distance 0 in
-    every representation, so that models would look more alike than they are (of unrelated clusterings into K equal
-    clusters the adjusted Rand index would be about K/n). A resample therefore is half of the samples, without
-    replacement and the same for all models: values on halves vary about the one on all n samples as that one varies
-    about its expectation, with variance σ²/(n/2) − σ²/n = σ²/n (the delete-d jackknife, Shao & Wu 1989, d = n/2).
-    The interval holds the middle ``level`` of the values on halves; it is moved from their mean to the value on all
-    samples, because some measures depend on n, and cut at the measure's range.
-
-    Parameters
-    ----------
-    models : labels (m, n), or activations, a list of m matrices (n, d_k); as the measure compares.
-    measure : its name.
-    n_resamples : halves, 2 or more.
-    level : share of the halves inside, in (0, 1).
-    random_state : seed.
-
-    Raises
-    ------
-    InputError
-        As `clustering_similarities` or `representation_similarities`, also if a half of the samples gives reason; or if
-        a number makes no sense.
-    """
-    _check_count("n_resamples", n_resamples, 2)
-    _check_count("random_state", random_state, 0)
-    if not 0 < level < 1:
-        raise InputError("not a share of the resamples", where="level", got=level, expected="in (0, 1)")
-    found = get_measure(measure)
-    compare: Callable[[list[NDArray], Measure], Array] = clustering_similarities
-    each = [np.asarray(model) for model in models]
-    if found.of == "representations":
-        compare = representation_similarities
-        each = [view(x, f"activations[{k}]", found.min_samples) for k, x in enumerate(each)]  # made narrow only once
-    value = compare(each, found)
-    n = len(each[0])
-    if n // 2 < found.min_samples:
-        raise InputError(
-            "too few samples to halve", where="models", got=n, expected=f"at least {2 * found.min_samples}"
-        )
-    rng = numpy_generator(random_state, HALVES)
-    halves = (rng.permutation(n)[: n // 2] for _ in range(n_resamples))
-    drawn = np.stack([compare([model[half] for model in each], found) for half in halves])  # (r, m, m)
-    low, high = np.quantile(drawn - drawn.mean(0), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return np.clip(value + low, *found.range), np.clip(value + high, *found.range)
-
-
-def _check_several(n_models: int, where: str) -> None:
+def _check_several(n_models: int, argument: str) -> None:
     if n_models < 2:
-        raise InputError("there is nothing to compare", where=where, got=f"{n_models} models", expected="2 or more")
-
-
-def _check_count(name: str, number: int, least: int) -> None:
-    if not isinstance(number, int) or number < least:
-        raise InputError("a number that makes no sense", where=name, got=repr(number), expected=f"an int ≥ {least}")
+        raise InputError(f"{argument} must be of at least 2 models, got {n_models}")

@@ -99,7 +99,7 @@ def run_comparison(
         n_samples=len(samples), n_clusters=comparison.n_clusters_, layers=comparison.places_,
         matrices=comparison.matrix_, z=comparison.z_, epochs=comparison.epochs_, combined=comparison.combined_,
         layer_matrix=comparison.layer_matrix_, layer_index=comparison.layer_index_,
-        groups={name: GroupsOf(g.labels, g.silhouette, g.merges) for name, g in comparison.groups_.items()},
+        groups={name: GroupsOf(g.labels, g.silhouette, g.tree.to_linkage()) for name, g in comparison.groups_.items()},
         purity=comparison.purity_, agreement_with_families=agreement, disputed_place=place,
         disputed=_disputed(comparison, place, samples), barriers=barriers, obtained=obtained,
     )  # fmt: skip
