@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from consilience.evaluation import Score
 from consilience.report import figures
-from consilience.report.overview import render_page, write_page
+from consilience.report.overview import render_page
 from consilience.report.portraits import LayerAtlas, Patch, Picture, Portrait
 from consilience.report.results import Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.report.scores import markdown_table
@@ -25,5 +25,4 @@ __all__ = [
     "markdown_table",
     "render_page",
     "summary_sentences",
-    "write_page",
 ]

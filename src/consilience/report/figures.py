@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from consilience.errors import InputError
@@ -52,12 +52,7 @@ def accuracy_against_width(table: Sequence[Row], ax: Axes | None = None) -> Axes
 
     One line for each correction of the assembly, widths written above; points for all other methods; horizontal lines
     for the mean member, the best member and the ensemble. Rows far below the others (`fence`) are named under the axes.
-    Rows of one width are drawn side by side, so that their bars are seen.
-
-    Raises
-    ------
-    InputError
-        If the table is empty.
+    Rows of one width are drawn side by side, so that their bars are seen. Raises an `InputError` if the table is empty.
     """
     if not table:
         raise InputError("table must have a row, got none")
@@ -74,10 +69,10 @@ def accuracy_against_width(table: Sequence[Row], ax: Axes | None = None) -> Axes
     for row in (row for row in table if row not in references):
         series.setdefault(row.method, []).append(row)
     points = [row for rows in series.values() for row in rows]
-    places = _side_by_side([row for row in points if row in shown])
+    places, looks = _side_by_side([row for row in points if row in shown]), _looks(series)
     for name, rows in series.items():
         if visible := [row for row in rows if row in shown]:
-            _series(ax, visible, places, _look(series, name))
+            _series(ax, visible, places, looks[name])
     _parameters(ax, points or table)
     legend_beside(ax)
     missing = [row for row in table if row not in shown]
@@ -91,12 +86,8 @@ def learning_curves(
 ) -> Axes:
     """Draw test accuracy (%) against gradient steps, with 1-standard-error bands; the ensemble of ``table`` as a line.
 
-    The range fits the second half of every curve. A curve that starts below it is named under the axes.
-
-    Raises
-    ------
-    InputError
-        If there is no curve, or one without points.
+    The range fits the second half of every curve. A curve that starts below it is named under the axes. Raises an
+    `InputError` if there is no curve, or one without points.
     """
     if not learning or not all(learning.values()):
         got = {name: f"{len(points)} points" for name, points in learning.items()}
@@ -120,12 +111,8 @@ def learning_curves(
         step, (accuracy, error) = [point.step for point in points], _percents([point.test for point in points])
         ax.fill_between(step, accuracy - error, accuracy + error, color=color, alpha=0.16, linewidth=0)
         label = with_error(shortened(name), points[-1].test)
-        look: dict[str, Any] = {
-            "marker": marker,
-            "markersize": 0.8 * SIZES.get(marker, 6),
-            "markevery": -(-len(step) // 20),
-        }
-        ax.plot(step, accuracy, color=color, label=label, markeredgecolor="white", markeredgewidth=0.4, **look)
+        (line,) = ax.plot(step, accuracy, color=color, marker=marker, markevery=-(-len(step) // 20), label=label)
+        line.set(markersize=0.8 * SIZES.get(marker, 6), markeredgecolor="white", markeredgewidth=0.4)
     legend_beside(ax)
     note_below(ax, [text for name, points in curves.items() if (text := _below(name, points, low))])
     return ax
@@ -135,24 +122,16 @@ def learning_curves(
 def frequency_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
     """Draw the share of the members that own each cluster (steps), and the stability of the clusters (dots), in %.
 
-    Thin lines mark 1, 2, 4, … times the median width of the members.
-
-    Raises
-    ------
-    InputError
-        If the layer has no cluster, or not one frequency, size and stability for each.
+    Thin lines mark 1, 2, 4, … times the median width of the members. Raises an `InputError` if the layer has no
+    cluster, or not one frequency, size and stability for each.
     """
     ax = _axes(layer, ax)
     stability = 100 * np.asarray(layer.stability, float)
     _steps(ax, 100 * np.asarray(layer.frequency, float), FREQUENCY, "frequency")
     if np.isfinite(stability).any():
         n = len(stability)
-        look: dict[str, Any] = {
-            "markersize": 2.5 + 3.5 * min(1.0, 40 / n),
-            "markeredgewidth": 0,
-            "rasterized": n > MANY,
-        }
-        ax.plot(np.arange(n) + 1, stability, ".", color=STABILITY, label="stability", **look)
+        (dots,) = ax.plot(np.arange(n) + 1, stability, ".", color=STABILITY, label="stability", rasterized=n > MANY)
+        dots.set(markersize=2.5 + 3.5 * min(1.0, 40 / n), markeredgewidth=0)
     ax.set(ylim=(0, 105), ylabel="share (%)")
     ax.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
     _ranks(ax, layer)
@@ -162,13 +141,7 @@ def frequency_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
 
 @styled
 def size_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
-    """Draw the number of units of each cluster on a logarithmic scale; ranks and thin lines as in `frequency_curve`.
-
-    Raises
-    ------
-    InputError
-        As `frequency_curve`.
-    """
+    """Draw the number of units of each cluster on a logarithmic scale; everything else as in `frequency_curve`."""
     ax = _axes(layer, ax)
     size = np.asarray(layer.size, float)
     ax.set_yscale("log")
@@ -237,14 +210,14 @@ def _below(name: str, points: Sequence[LearningPoint], low: float) -> str:
     return f"{name} up to step {end.step:,} (step {start.step:,}: {percent(start.test.accuracy)})"
 
 
-def _look(series: Mapping[str, Sequence[Row]], name: str) -> tuple[str, str]:
-    """Return color and marker of a series; alternatives are grey, other assemblies have one of the other colors."""
-    role = series[name][0].role
-    known = LOOKS.get(role) or LOOKS.get(name)
-    others = [other for other, rows in series.items() if other not in LOOKS and rows[0].role not in LOOKS]
-    index = 0 if known else others.index(name)
-    color = ALTERNATIVES if role is Role.ALTERNATIVE else OTHER_COLOURS[index % len(OTHER_COLOURS)]
-    return known or (color, OTHER_MARKERS[index % len(OTHER_MARKERS)])
+def _looks(series: Mapping[str, Sequence[Row]]) -> dict[str, tuple[str, str]]:
+    """Return color and marker of each series; alternatives are grey, other assemblies have one of the other colors."""
+    looks, markers, colors = {}, cycle(OTHER_MARKERS), cycle(OTHER_COLOURS)
+    for name, rows in series.items():
+        is_grey = rows[0].role is Role.ALTERNATIVE
+        known = LOOKS.get(rows[0].role) or LOOKS.get(name)
+        looks[name] = known or (ALTERNATIVES if is_grey else next(colors), next(markers))
+    return looks
 
 
 def _side_by_side(rows: Sequence[Row]) -> dict[Row, float]:
@@ -264,14 +237,10 @@ def _series(ax: Axes, rows: Sequence[Row], places: Mapping[Row, float], look: tu
     rows = sorted(rows, key=lambda row: row.parameters)
     (y, error), (color, marker) = _percents([row.test for row in rows]), look
     joined = rows[0].role.group == "assembly" and len({row.parameters for row in rows}) == len(rows)
-    edges: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5, "markersize": SIZES.get(marker, 6)}
-    line: dict[str, Any] = {
-        "color": color,
-        "marker": marker,
-        "linestyle": "-" if joined else "none",
-        "label": rows[0].method,
-    }
-    ax.errorbar([places[row] for row in rows], y, error, elinewidth=1.1, zorder=3, **line, **edges)
+    x, line = [places[row] for row in rows], "-" if joined else "none"
+    bars = ax.errorbar(x, y, error, color=color, marker=marker, linestyle=line, label=rows[0].method, zorder=3)
+    bars.lines[2][0].set(linewidth=1.1)
+    bars.lines[0].set(markersize=SIZES.get(marker, 6), markeredgecolor="white", markeredgewidth=0.5)
 
 
 def _parameters(ax: Axes, rows: Sequence[Row]) -> None:
@@ -281,7 +250,7 @@ def _parameters(ax: Axes, rows: Sequence[Row]) -> None:
     ax.set_xlim(low / room, high * room)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.grid(visible=False, axis="x")
     marks: dict[int, list[str]] = {}
     for parameters, width in sorted({(row.parameters, row.width) for row in rows if row.width}):
@@ -296,13 +265,6 @@ def _mark(ax: Axes, marks: Mapping[float, str]) -> None:
         ax.axvline(x, color="#b9b9b9", linewidth=0.7, linestyle=(0, (2, 2)), zorder=0.5)
         place: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
         ax.annotate(text, (x, 1), (0, 3), ha="center", fontsize=SMALL, color=MUTED, **place)
-
-
-def _thousands(value: float, _: object = None) -> str:
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{name}"
-    return f"{value:g}"
 
 
 def _axes(layer: LayerSummary, ax: Axes | None) -> Axes:

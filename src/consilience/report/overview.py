@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -28,8 +27,6 @@ def render_page(experiment: Experiment) -> str:
         If the table is empty, or something in the experiment cannot be drawn.
     """
     table, learning = experiment.table, dict(sorted(experiment.learning.items()))
-    for layer in experiment.atlas:
-        layer.check()
     width = illustration(figures.accuracy_against_width(table), "width", "Accuracy against parameters")
     curves = learning and illustration(figures.learning_curves(learning, table), "learning", "Accuracy against steps")
     return render(
@@ -53,13 +50,6 @@ def render_page(experiment: Experiment) -> str:
             "Census": experiment.census,
         },
     )
-
-
-def write_page(experiment: Experiment, path: Path) -> None:
-    """Write `render_page` of an experiment to a file; nothing is written if anything fails."""
-    from consilience.store import atomic_write  # imports torch, which nothing else here needs
-
-    atomic_write(path, render_page(experiment).encode())
 
 
 def _subtitle(experiment: Experiment) -> str:

@@ -144,16 +144,12 @@ class LayerAtlas:
     image_size: tuple[int, int]
     portraits: tuple[Portrait, ...]
 
-    def check(self) -> None:
-        """Raise an `InputError` if there is no cluster, or a cluster that nothing excites."""
-        if not self.portraits or not all(portrait.patches for portrait in self.portraits):
-            got = f"{len(self.portraits)} clusters"
-            raise InputError(f"the atlas of {self.name} must have clusters, each with patches, got {got}")
-
     @cached_property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of the largest patch, in pixels of the image."""
         boxes = np.array([patch.box for portrait in self.portraits for patch in portrait.patches])
+        if not len(boxes):
+            raise InputError(f"the atlas of {self.name} must have clusters with patches, got none")
         height, width = (boxes[:, 2:] - boxes[:, :2]).max(0)
         return int(height), int(width)
 

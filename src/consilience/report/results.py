@@ -1,6 +1,6 @@
 """What the main report shows, as plain data: numbers, names and arrays, never models.
 
-`Experiment.save` writes ``results.json`` and `Experiment.load` reads it: a page can be drawn again without computing.
+`Experiment.to_json` is the text of ``results.json``, `Experiment.load` reads it: a page needs no new computation.
 """
 
 from __future__ import annotations
@@ -137,14 +137,6 @@ class Experiment:
         for row, plain in zip(self.table, raw["table"], strict=True):
             plain["group"] = row.role.group
         return json.dumps({"format_version": FORMAT_VERSION, **raw}, indent=1, sort_keys=True)
-
-    def save(self, directory: Path) -> Path:
-        """Write ``results.json`` into an existing directory."""
-        from consilience.store import atomic_write  # imports torch, which nothing else here needs
-
-        path = directory / FILE_NAME
-        atomic_write(path, self.to_json().encode())
-        return path
 
     @classmethod
     def load(cls, directory: Path) -> Experiment:
