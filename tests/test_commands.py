@@ -84,7 +84,7 @@ def test_a_rerun_skips_what_is_finished(
     before = files_in(done)
     for work in (
         "training.train_population",
-        "assembly.assemble",
+        "assembly.Assembler",
         "studies.experiment.run_experiment",
         "census.save_census",
     ):
@@ -148,8 +148,9 @@ def test_bad_artefacts_and_places_are_refused(done: Path, tmp_path: Path, capsys
     assert "thesis.tex" in refused(capsys, "train", "--out", tmp_path / "taken", *SMALL)
     assert (tmp_path / "taken" / "thesis.tex").read_text() == "precious"
     for arguments, expected in (
-        (["census", tmp_path / "nowhere"], f"there is no such artefact\n  where:    {tmp_path / 'nowhere'}"),
-        (["census", done / "network"], "must be a population, got an artefact of kind network"),
+        (["census", tmp_path / "nowhere"], f"there is no directory {tmp_path / 'nowhere'}\n"),
+        (["census", done / "network"], f"the data that {done / 'network'} was trained on is unknown\n"),
+        (["census", done / "network", "--data", "digits"], "of another kind\n"),
         (
             ["census", done / "population", "--n-clusters", "x"],
             "--n-clusters of layer 'hidden.0' must be a positive int",

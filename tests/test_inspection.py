@@ -145,7 +145,7 @@ def test_what_no_census_can_be_taken_of_is_said() -> None:
     lines = str(of_zoo("mixer")).splitlines()
     assert lines[-4:-1] == [
         "outputs: readout (3)",
-        "units told apart by their index, so that no census can be taken: blocks.0.tokens.2 (6), blocks.1.tokens.2 (6)",
+        "units not interchangeable, so that no census can be taken: blocks.0.tokens.2 (6), blocks.1.tokens.2 (6)",
         "applied once for each unit of another layer, so that no census can be taken: "
         "blocks.0.tokens.0, blocks.0.tokens.2, blocks.1.tokens.0, blocks.1.tokens.2",
     ]
@@ -324,7 +324,7 @@ def test_a_report_of_ones_own_networks_says_how_to_get_it_again(
     assert "cure:     pass --data" in refused(capsys, "report", "census", *own[2:], "--out", "report")
     assert refused(capsys, "report", "census", *own, "--out", "report") == (
         "consilience: far enough with 3 members and images.npz: "
-        "consilience report census --out report --data images.npz --module my_nets:Net\n"
+        "consilience report census --out report --module my_nets:Net --data images.npz\n"
     )
 
 
@@ -342,7 +342,7 @@ def test_a_population_of_ones_own_goes_the_same_way(images: Path, capsys: pytest
     assert "the shape of the inputs of runs must be given" in message
     run(capsys, "census", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4", *weights, "--out", "other")
     message = refused(capsys, "census", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4", "--out", "third")
-    assert "the data that runs was trained on is unknown\n  cure:     pass --data" in message
+    assert "the data that runs was trained on is unknown\n  cure:     pass --data, or" in message
 
 
 # --- what the documents say ---------------------------------------------------------------------------------------

@@ -9,29 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+import consilience as cs
+from consilience.errors import InputError
 from consilience.names import Clusterer, Distance, Grounding
-from consilience.studies.request import POSITIONAL, Options, Output, argument, identity
+from consilience.studies.request import POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, identity
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from consilience.census import Census, LayerCensus
-    from consilience.population import Population
+    from consilience.census import LayerCensus
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Options, Output):
+class Request(InputShape, OwnNetworks, Options, Output):
     """Cluster the units of a population, layer by layer."""
 
     population: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
     """Directory of the population, or a folder of checkpoints."""
     data: str | None = None
     """Calibration data; by default the data that the population was trained on."""
-    module: str | None = None
-    """Class of your own networks, as in package.module:Class, or a function that returns one; it is imported."""
-    example_shape: str | None = None
-    """Shape of one input of a folder of checkpoints, as in 3,32,32; by default that of the data."""
     grounding: Grounding = "activations"
     """How deeper layers are expressed in common coordinates; weights needs no data."""
     distance: Distance = "activation"
@@ -51,8 +48,9 @@ def run(request: Request) -> Result:
     from consilience.studies.samples import data_of
 
     check_destination(request.out, "census")
-    shape = parse_shape(request.example_shape)
-    x = None
+    if not request.population.is_dir():
+        raise InputError(f"there is no directory {request.population}", cure="check the path")
+    shape, x = parse_shape(request.example_shape), None
     if request.data is not None or request.grounding == "activations" or request.distance == "activation":
         x = data_of(request.population, request.data, request.seed).calibration.x
         shape = shape or tuple(x.shape[1:])
@@ -70,26 +68,24 @@ def run(request: Request) -> Result:
     return Result("\n".join(lines), {"out": str(request.out), "layers": as_json, "left_out": left_out})
 
 
-def taken(request: Request, population: Population, x: Tensor | None) -> Census:
+def taken(request: Request, population: cs.Population, x: Tensor | None) -> cs.Census:
     """Return the census, read if it is finished."""
-    from consilience.census import Census, load_census, save_census
     from consilience.population.storage import population_fingerprint
     from consilience.studies.progress import stages
 
-    def make() -> Census:
+    def make() -> cs.Census:
         n_clusters = int(request.n_clusters) if request.n_clusters.isdecimal() else request.n_clusters
-        census = Census(
-            request.grounding, request.distance, request.clusterer, n_clusters, request.resamples, request.seed
-        )
+        census = cs.Census(request.grounding, request.distance, request.clusterer, n_clusters, request.resamples)
+        census.random_state = request.seed
         with stages(f"census of {len(population)} members"):
             return census.fit(population, x)
 
-    def write(census: Census, directory: Path, config: dict[str, Any]) -> None:
+    def write(census: cs.Census, directory: Path, config: dict[str, Any]) -> None:
         shape = tuple(population.example_input.shape[1:])
-        save_census(census, directory, request.population, {**config, "example_shape": shape})
+        cs.save_census(census, directory, request.population, {**config, "example_shape": shape})
 
     key = identity(request, population=population_fingerprint(population)[:16])
-    return run_cached(request.out, "census", key, make, write, lambda directory: load_census(directory, population))
+    return run_cached(request.out, "census", key, make, write, lambda directory: cs.load_census(directory, population))
 
 
 def _row(layer: LayerCensus, longest: int) -> str:

@@ -11,14 +11,14 @@ import tyro
 
 from consilience.errors import InputError
 from consilience.names import ActivationMeasure, ClusteringMeasure, Positions, Reduction, SampleClusterer
-from consilience.studies.request import POSITIONAL, Options, Output, argument, command_line, identity
-from consilience.studies.result import Result, run_paged
+from consilience.studies.request import POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, identity
+from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "comparison", "comparison.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Options, Output):
+class Request(InputShape, OwnNetworks, Options, Output):
     """Measure which networks behave alike, at which layers, and from which epoch on. Networks of any kinds are compared
     by how they cluster the same samples. Writes comparison.json and report.html.
     """
@@ -47,27 +47,23 @@ class Request(Options, Output):
     """Snapshots to compare (train --checkpoint-epochs); by default all."""
     barriers: bool = False
     """Also measure loss barriers between networks of equal shapes."""
-    module: str | None = None
-    """Class of your own networks, as in package.module:Class; it is imported."""
-    example_shape: str | None = None
-    """Shape of one input, as in 3,32,32, if a directory does not have it."""
 
 
 def run(request: Request) -> Result:
     """Return the similarities within and between populations, and what they say."""
+    from consilience.comparison import ModelComparison, loss_barriers
     from consilience.population.storage import population_fingerprint
     from consilience.report.comparison import render_comparison
     from consilience.store import check_destination
-    from consilience.store.config import versions
-    from consilience.studies.comparison_result import Settings, found_text, run_comparison
+    from consilience.studies.comparison_result import found_text, run_comparison
     from consilience.studies.networks import open_networks, parse_shape
     from consilience.studies.progress import stages
     from consilience.studies.samples import unseen
 
     check_destination(request.out, KIND)
-    shape = parse_shape(request.example_shape)
+    shape, seed = parse_shape(request.example_shape), request.seed
     populations = {
-        name: open_networks(source, request.module, shape, request.seed)
+        name: open_networks(source, request.module, shape, seed)
         for name, source in zip(_names(request.sources), request.sources, strict=True)
     }
     fingerprints = {
@@ -76,21 +72,18 @@ def run(request: Request) -> Result:
     }
 
     def make() -> tuple[str, str]:
-        samples = unseen(request.sources, request.data, request.seed, request.samples)
-        settings = Settings(
-            request.measure,
-            request.layers,
-            request.clusters,
-            request.reduction,
-            request.clusterer,
-            request.positions,
-            request.epochs,
-            request.barriers,
-            request.seed,
-        )
-        obtained = {"command": command_line(request), "seed": request.seed, "versions": versions()}
+        samples = unseen(request.sources, request.data, seed, request.samples)
+        settings = {name: getattr(request, name) for name in ("measure", "reduction", "clusterer", "positions")}
+        layers, n_clusters = list(request.layers) or None, request.clusters
+        comparison = ModelComparison(layers=layers, n_clusters=n_clusters, random_state=seed, **settings)
+        barriers = None
         with stages("comparing") as progress:
-            result = run_comparison(populations, samples, settings, obtained, progress)
+            if request.barriers:
+                progress("loss barriers")
+                barriers = loss_barriers(populations, samples.x, samples.y, random_state=seed)
+            progress("activations and clusterings")
+            epochs, origin = request.epochs, obtained(request)
+            result = run_comparison(comparison, populations, samples, epochs, barriers, origin)
         return found_text(result), render_comparison(result)
 
     return run_paged(request, KIND, FILE, identity(request, networks=fingerprints), make)

@@ -1,10 +1,9 @@
-"""Which networks behave alike, where, and since when? Populations compared on the same samples, and a page."""
+"""A comparison of networks as its page shows it, and as JSON holds it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from consilience.clustering.samples import majority_labels
-from consilience.comparison import MEASURES, Groups, ModelComparison, loss_barriers
+from consilience.comparison import Groups, ModelComparison
 from consilience.comparison.consensus import MAX_SAMPLES
+from consilience.comparison.similarity import get_measure
 from consilience.data import Dataset
 from consilience.population import Population
 from consilience.report.comparison import (
@@ -25,48 +25,27 @@ from consilience.report.comparison import (
 )
 from consilience.store.config import result_text
 
-KIND, FOUND = "comparison", "comparison.json"
 DISPUTED = 12  # samples shown
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How networks are compared.
-
-    Attributes
-    ----------
-    measure, layers, n_clusters, reduction, clusterer, positions, random_state : of `ModelComparison`; layers may be ().
-    epochs : of snapshots; () for all that the populations share.
-    barriers : whether loss barriers are measured too.
-    """
-
-    measure: str
-    layers: Sequence[str]
-    n_clusters: int | None
-    reduction: str
-    clusterer: str
-    positions: str
-    epochs: Sequence[int]
-    barriers: bool
-    random_state: int
-
-
 def run_comparison(
+    comparison: ModelComparison,
     populations: Mapping[str, Population],
     samples: Dataset,
-    settings: Settings,
+    epochs: Sequence[int],
+    barriers: NDArray[np.float64] | None,
     obtained: Mapping[str, Any],
-    progress: Callable[[str], None],
 ) -> ComparisonResult:
-    """Return what there is to say of the networks of several populations, or of one.
+    """Return what the page shows of the networks of several populations, or of one.
 
     Parameters
     ----------
+    comparison : not yet fitted.
     populations : name → networks.
     samples : labelled; their ids are kept.
-    settings : of the comparison.
+    epochs : of snapshots; () for all that the populations share.
+    barriers : loss barriers (m, m), if they were measured.
     obtained : command, seed and versions, for the page.
-    progress : told what is being done.
 
     Raises
     ------
@@ -74,17 +53,8 @@ def run_comparison(
         If the networks cannot be compared in this way; see `ModelComparison.fit`.
     """
     shared = sorted(set.intersection(*(set(population.snapshots) for population in populations.values())))
-    epochs = tuple(settings.epochs) or tuple(shared)
-    comparison = ModelComparison(
-        settings.measure, list(settings.layers) or None, settings.n_clusters, settings.reduction,
-        clusterer=settings.clusterer, positions=settings.positions, random_state=settings.random_state,
-        consensus="average" if len(samples) <= MAX_SAMPLES else "spectral",
-    )  # fmt: skip
-    barriers = None
-    if settings.barriers:
-        progress("loss barriers")
-        barriers = loss_barriers(populations, samples.x, samples.y, random_state=settings.random_state)
-    progress("activations and clusterings")
+    epochs = tuple(epochs) or tuple(shared)
+    comparison.consensus = "average" if len(samples) <= MAX_SAMPLES else "spectral"
     comparison.fit(populations, samples.x, samples.y, samples.ids.tolist(), epochs)
     families = tuple(name for name, population in populations.items() for _ in population)
     agreement = {
@@ -92,7 +62,7 @@ def run_comparison(
         for place, groups in comparison.groups_.items()
     }
     place = _clearest(comparison.groups_, agreement)
-    measure = MEASURES[settings.measure]
+    measure = get_measure(comparison.measure)
     return ComparisonResult(
         names=comparison.names_, families=families, measure=measure.name,
         larger_is_more_similar=measure.larger_is_more_similar, value_range=measure.range,
@@ -106,7 +76,7 @@ def run_comparison(
 
 
 def found_text(result: ComparisonResult) -> str:
-    """Return what ``comparison.json`` says; numbers that are not finite are null."""
+    """Return the text of ``comparison.json``; numbers that are not finite are null."""
     body = {
         "summary": comparison_sentences(result), "table": comparison_table(result), "names": result.names,
         "families": result.families, "measure": result.measure, "layers": result.layers,
@@ -119,7 +89,7 @@ def found_text(result: ComparisonResult) -> str:
         "disputed": {"place": result.disputed_place, "ids": [sample.id for sample in result.disputed]},
         "barriers": result.barriers,
     }  # fmt: skip
-    return result_text(body, FOUND)
+    return result_text(body, "comparison.json")
 
 
 def _clearest(groups: Mapping[str, Groups], agreement: Mapping[str, float]) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from consilience.studies import assemble, census, report, train
-from consilience.studies.request import OUTPUT, Options, command_line, identity
-from consilience.studies.result import Result
+from consilience.studies.request import OUTPUT, Options, identity
+from consilience.studies.result import Result, obtained
 
 # The demo's members: as small as digits allow, so that there is something to gain from a larger network.
 HIDDEN, MEMBERS, EPOCHS, BATCH_SIZE, LEARNING_RATE = (32, 32), 16, 40, 64, 3e-3
@@ -38,4 +38,4 @@ def run(request: Request) -> Result:
     taken = census.taken(taking, population, data.calibration.x)
     assemble.assembled(assemble.Request(out=out / "network", seed=seed, census=taking.out), taken)
     reporting = report.Request(out=out / "report", seed=seed, census=taking.out)
-    return report.reported(reporting, lambda: (taken, data, identity(training)), command_line(request))
+    return report.reported(reporting, lambda: (taken, data, identity(training)), obtained(request))

@@ -8,21 +8,17 @@ from typing import Annotated
 
 import tyro
 
-from consilience.studies.request import POSITIONAL, Options
+from consilience.studies.request import POSITIONAL, InputShape, Options, OwnNetworks
 from consilience.studies.result import Result
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Options):
+class Request(InputShape, OwnNetworks, Options):
     """Find the layers of networks, prove them, and print them. Writes nothing."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODULE|DIR")] = field(metadata=POSITIONAL)
     """package.module:Class, or a function in place of the class; or a directory: a population, a network, or a folder
     of checkpoints."""
-    module: str | None = None
-    """Class of your own networks in a directory, as in package.module:Class; it is imported."""
-    example_shape: str | None = None
-    """Shape of one input, as in 3,32,32, if the directory does not have it."""
 
 
 def run(request: Request) -> Result:

@@ -9,14 +9,14 @@ from typing import Annotated
 import tyro
 
 from consilience.names import Null
-from consilience.studies.request import INPUT, POSITIONAL, Options, Output, argument, command_line, identity
-from consilience.studies.result import Result, run_paged
+from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, identity
+from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "modularity", "modularity.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Options, Output):
+class Request(InputShape, OwnNetworks, Options, Output):
     """Measure whether networks split into weakly connected clusters. Writes modularity.json and report.html: n-cuts of
     all networks against shuffled copies, and for one of them its clusters, what they do, and how few weights each class
     needs.
@@ -39,10 +39,6 @@ class Request(Options, Output):
     """Look for circuits in a network of at most this many weights; 0 for none."""
     data: str | None = None
     """Labeled data for accuracies, lesions and circuits; by default the data that the population was trained on."""
-    module: str | None = None
-    """Class of your own networks, as in package.module:Class; it is imported."""
-    example_shape: str | None = None
-    """Shape of one input, as in 3,32,32, if the directory does not have it."""
 
 
 def run(request: Request) -> Result:
@@ -50,29 +46,26 @@ def run(request: Request) -> Result:
     from consilience.population.storage import population_fingerprint
     from consilience.report.modularity import render_modularity
     from consilience.store import check_destination
-    from consilience.store.config import versions
     from consilience.studies.modularity_result import Settings, found_text, run_modularity
     from consilience.studies.networks import open_networks, parse_shape
     from consilience.studies.progress import stages
     from consilience.studies.samples import labelled
 
     check_destination(request.out, KIND)
-    shape = parse_shape(request.example_shape)
-    population = open_networks(request.source, request.module, shape, request.seed)
+    source, module, seed = request.source, request.module, request.seed
+    population = open_networks(source, module, parse_shape(request.example_shape), seed)
     key, others = identity(request, networks=population_fingerprint(population)[:16]), {}
     if request.assembly is not None:
         shape = tuple(population.example_input.shape[1:])
-        others["assembly"] = open_networks(str(request.assembly), request.module, shape, request.seed)
+        others["assembly"] = open_networks(str(request.assembly), module, shape, seed)
         key["assembly"] = population_fingerprint(others["assembly"])[:16]
 
     def make() -> tuple[str, str]:
-        samples = labelled(request.source, request.data, request.seed)
-        settings = Settings(request.clusters, request.null, request.nulls, request.circuits, request.seed)
-        obtained = {"command": command_line(request), "seed": request.seed, "versions": versions()}
+        samples = labelled(source, request.data, seed)
+        settings = Settings(request.clusters, request.null, request.nulls, request.circuits, seed)
+        origin = obtained(request)
         with stages(f"modularity of {len(population)} networks") as progress:
-            result = run_modularity(
-                population, request.member, request.source, others, samples, settings, obtained, progress
-            )
+            result = run_modularity(population, request.member, source, others, samples, settings, origin, progress)
         return found_text(result), render_modularity(result)
 
     return run_paged(request, KIND, FILE, key, make)

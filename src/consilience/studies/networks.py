@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from consilience.errors import InputError
+from consilience.census import Census, load_census
+from consilience.errors import ArtefactError, InputError
 from consilience.population import Population, load_population
 from consilience.population.factories import make_module
 from consilience.population.storage import fill
@@ -74,6 +75,15 @@ def open_population(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ checkpoints are left out")
         return Population.from_directory(directory, module, x)
+
+
+def open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
+    """Return a census, and where its population is; ``module`` is the class of the user's own networks."""
+    config = read_config(directory)
+    if config["kind"] != "census":
+        raise ArtefactError(f"{directory} must be a census, got an artefact of kind {config['kind']}")
+    population = (directory / config["population"]["path"]).resolve()
+    return load_census(directory, open_population(population, module, config.get("example_shape"))), population
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:

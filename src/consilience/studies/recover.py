@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from consilience.errors import ArtefactError, InputError
 from consilience.names import Activation, Rule
-from consilience.studies.request import INPUT, Options, Output, argument, command_line, identity
-from consilience.studies.result import PAGE, Result, refuse_another
+from consilience.studies.request import INPUT, Options, Output, argument, identity
+from consilience.studies.result import PAGE, Result, digest_of, obtained, refuse_another
 
 if TYPE_CHECKING:
     from consilience.recovery import ExpandAndCluster
@@ -63,8 +63,7 @@ class Request(Options, Output):
 
 def run(request: Request) -> Result:
     """Return what was recovered; the status is 1 if it is not exact."""
-    from consilience.store import check_destination, fingerprint, read_config
-    from consilience.studies.artefacts import digest_of
+    from consilience.store import check_destination, fingerprint
 
     found = _finished(request.out)
     estimator = _estimator(request)
@@ -73,9 +72,9 @@ def run(request: Request) -> Result:
     key |= {} if request.teacher is None else {"teacher": digest_of(request.teacher)}
     if found is None:
         if check_destination(request.out / NETWORK, "network"):  # of an interrupted run
-            refuse_another(request.out, "network", read_config(request.out / NETWORK).get("request"), key)
+            refuse_another(request.out / NETWORK, "network", key)
         found = _recovered(request, estimator, unknown, key)
-    refuse_another(request.out, KIND, found["request"], key)
+    refuse_another(request.out, KIND, key, found["request"])
     network = [f"network in {request.out / NETWORK}"] if found["saved_network"] else []
     text = "\n".join([*found["summary"], *network, f"report in {request.out / PAGE}"])
     return Result(text, {"out": str(request.out), **found}, status=0 if found["exact"] else 1)
@@ -87,13 +86,11 @@ def _recovered(
     """Recover the network, write it, the page and ``recovery.json``, and return what this says."""
     from consilience.report.recovery import render_recovery
     from consilience.store import atomic_write, save_network
-    from consilience.store.config import versions
     from consilience.studies.progress import stages
     from consilience.studies.recovery_result import found_text, run_recovery
 
-    obtained = {"command": command_line(request), "seed": request.seed, "versions": versions(), **key}
     with stages(f"recovering a network from {len(unknown.x)} outputs"):
-        result = run_recovery(unknown, estimator, obtained)
+        result = run_recovery(unknown, estimator, {**obtained(request), **key})
     if estimator.model_ is not None and not result.unsaved:
         save_network(estimator.model_, request.out / NETWORK, {"request": key})
     text = found_text(result, estimator, key)

@@ -43,6 +43,22 @@ class Output:
     """Directory to write: new, empty, or with an earlier result of this command."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnNetworks:
+    """Networks of a class that is not one of this package."""
+
+    module: str | None = None
+    """Class of your own networks, as in package.module:Class, or a function that returns one; it is imported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputShape:
+    """Inputs of networks in a directory that does not have their shape."""
+
+    example_shape: str | None = None
+    """Shape of one input, as in 3,32,32, if it is known neither from the directory nor from the data."""
+
+
 def identity(request: Options, **inputs: object) -> dict[str, Any]:
     """Return what determines a result, as JSON holds it: the options, and a digest of each input."""
     options = {

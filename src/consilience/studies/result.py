@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from consilience.errors import ArtefactError
-from consilience.studies.request import Output
+from consilience.studies.request import Options, Output, command_line
 
 if TYPE_CHECKING:
     from rich.console import RichCast
@@ -39,32 +40,34 @@ def run_cached(
     write: Callable[[T, Path, dict[str, Any]], object],
     read: Callable[[Path], T],
 ) -> T:
-    """Return the result of a request: read if it is finished, else made and written, complete or not at all.
+    """Return the result of a request: read if it is finished, else made, and written complete or not at all.
 
     Parameters
     ----------
-    directory, kind : where the artefact lies, and what it is.
+    directory, kind : of the artefact.
     identity : of the request (`consilience.studies.request.identity`); kept in the artefact.
-    make, write, read : the work; ``write`` gets the value, the directory and entries of ``config.json``.
+    make, write, read : the work; ``write`` gets the value, the directory, and entries of ``config.json``.
 
     Raises
     ------
     ArtefactError
         If the directory holds anything but a result of this request. Nothing has changed.
     """
-    from consilience.store import check_destination, read_config
+    from consilience.store import check_destination
 
     if check_destination(directory, kind):
-        refuse_another(directory, kind, read_config(directory).get("request"), identity)
+        refuse_another(directory, kind, identity)
         return read(directory)
     value = make()
     write(value, directory, {"request": identity})
     return value
 
 
-def refuse_another(directory: Path, kind: str, held: dict[str, Any] | None, identity: dict[str, Any]) -> None:
-    """Raise if the result in a directory was made for another request."""
-    held = held or {}
+def refuse_another(directory: Path, kind: str, identity: dict[str, Any], held: dict[str, Any] | None = None) -> None:
+    """Raise if the result in a directory was made for another request, by default the one in its ``config.json``."""
+    from consilience.store import read_config
+
+    held = held or read_config(directory).get("request", {})
     differing = sorted(name for name in {*held, *identity} if held.get(name) != identity.get(name))
     if differing:
         raise ArtefactError(
@@ -95,3 +98,18 @@ def run_paged(
     found = json.loads(run_cached(request.out, kind, identity, make, write, read)[0])
     lines = [found["table"], *found["summary"], "", f"report in {request.out / PAGE}"]
     return Result("\n".join(lines), {"out": str(request.out), **found})
+
+
+def obtained(request: Options) -> dict[str, Any]:
+    """Return how to get a result again, for its page."""
+    from consilience.store.config import versions
+
+    return {"command": command_line(request), "seed": request.seed, "versions": versions()}
+
+
+def digest_of(artefact: Path) -> str:
+    """Return a digest of the files of an artefact, wherever it lies."""
+    from consilience.store import read_config
+
+    files = json.dumps(read_config(artefact)["files"], sort_keys=True)
+    return hashlib.sha256(files.encode()).hexdigest()[:16]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Activation, Net, Optimizer, Shuffle, Subset
 from consilience.studies.request import ADDED, Options, Output, argument, identity
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from consilience.data import Data
-    from consilience.population import Population
+    from torch.nn import Module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,74 +62,57 @@ def run(request: Request) -> Result:
     from consilience.evaluation import evaluate, mean_score
 
     population, data = trained(request)
-    score = mean_score([evaluate(member.module, data.validation) for member in population])
-    failed = "".join(f"\n  member {k} failed: {why}" for k, why in population.failed.items())
-    accuracy = f"validation accuracy {100 * score.accuracy:.2f} % on average"
-    as_json = {
-        "out": str(request.out),
-        "n_members": len(population),
-        "validation_accuracy": score.accuracy,
-        "failed": {str(k): why for k, why in population.failed.items()},
-    }
-    return Result(f"{len(population)} members in {request.out}: {accuracy}{failed}", as_json)
+    accuracy = mean_score([evaluate(member.module, data.validation) for member in population]).accuracy
+    lines = [
+        f"{len(population)} members in {request.out}: validation accuracy {100 * accuracy:.2f} % on average",
+        *(f"  member {k} failed: {why}" for k, why in population.failed.items()),
+    ]
+    as_json = {"out": str(request.out), "n_members": len(population), "validation_accuracy": accuracy}
+    failed = {str(k): why for k, why in population.failed.items()}
+    return Result("\n".join(lines), {**as_json, "failed": failed})
 
 
-def trained(request: Request) -> tuple[Population, Data]:
+def trained(request: Request) -> tuple[cs.Population, cs.Data]:
     """Return the population, read if it is finished, and the data."""
-    from consilience.data import load_data
     from consilience.population import load_population, save_population
-    from consilience.store import check_destination
     from consilience.store.config import beside
     from consilience.studies.progress import bar
-    from consilience.training import Training, train_population
     from consilience.training.resume import delete_checkpoint
 
-    check_destination(request.out, "population")
-    data = load_data(request.data, random_state=request.seed)
-    resume_state = beside(request.out.resolve(), "checkpoint")
+    data = cs.load_data(request.data, random_state=request.seed)
+    state = beside(request.out.resolve(), "checkpoint")
 
-    def make() -> Population:
-        training = Training(**{option.name: getattr(request, option.name) for option in fields(Training)})
-        net = _network(request, data)
+    def make() -> cs.Population:
+        training = cs.Training(**{option.name: getattr(request, option.name) for option in fields(cs.Training)})
+        options: dict[str, Any] = {"training": training, "validation": data.validation, "random_state": request.seed}
+        options |= {"checkpoint": state, "checkpoint_epochs": request.checkpoint_epochs}
         with bar(f"training {request.members} members") as progress:
-            return train_population(
-                net,
-                data.train,
-                request.members,
-                training=training,
-                validation=data.validation,
-                random_state=request.seed,
-                checkpoint=resume_state,
-                progress=progress,
-                checkpoint_epochs=request.checkpoint_epochs,
-            )
+            net = _network(request, data)
+            return cs.train_population(net, data.train, request.members, progress=progress, **options)
 
-    population = run_cached(request.out, "population", identity(request), make, save_population, load_population)
-    delete_checkpoint(resume_state)
+    key = identity(request)
+    population = run_cached(request.out, "population", key, make, save_population, load_population)
+    delete_checkpoint(state)
     return population, data
 
 
-def _network(request: Request, data: Data) -> nn.Module:
+def _network(request: Request, data: cs.Data) -> Module:
     """Return the network to train."""
-    from consilience.nets import MLP, ConvNet, ResNet
-
-    allowed = {"mlp": ("dropout",), "convnet": ("dropout",), "resnet": ("blocks",)}[request.net]
-    for name, default in (("dropout", 0), ("blocks", 1)):
+    kind, hidden, n_classes, activation = request.net, request.hidden, data.n_classes, request.activation
+    for name, default, kinds in (("dropout", 0, ("mlp", "convnet")), ("blocks", 1, ("resnet",))):
         value = getattr(request, name)
-        if value != default and name not in allowed:
-            raise InputError(f"--{name} must be left out with --net {request.net}, got {value}")
+        if value != default and kind not in kinds:
+            raise InputError(f"--{name} must be left out with --net {kind}, got {value}")
     if not 0 <= request.dropout < 1:
         raise InputError(f"--dropout must be a probability in [0, 1), got {request.dropout}")
-    hidden, n_classes, activation = request.hidden, data.n_classes, request.activation
-    if request.net == "mlp":
-        return MLP(data.train.x[0].numel(), hidden, n_classes, activation, dropout=request.dropout)
+    if kind == "mlp":
+        return cs.MLP(data.train.x[0].numel(), hidden, n_classes, activation, dropout=request.dropout)
     if data.image_shape is None:
         raise InputError(
-            f"--data must hold images (n, C, H, W) for --net {request.net}, got inputs {tuple(data.train.x.shape)} "
-            f"in {data.name}",
+            f"--data must hold images (n, C, H, W) for --net {kind}, got inputs {tuple(data.train.x.shape)}",
             cure="use --net mlp, or data whose rows are not flattened",
         )
     channels, batch_norm = data.image_shape[0], request.batch_norm
-    if request.net == "convnet":
-        return ConvNet(channels, hidden, n_classes, activation, batch_norm, request.dropout)
-    return ResNet(channels, hidden, n_classes, request.blocks, activation, batch_norm)
+    if kind == "convnet":
+        return cs.ConvNet(channels, hidden, n_classes, activation, batch_norm, request.dropout)
+    return cs.ResNet(channels, hidden, n_classes, request.blocks, activation, batch_norm)
