@@ -31,11 +31,11 @@ from torch import nn
 import consilience as cs
 from consilience.assembly.pooling import class_share, pooled
 from consilience.baselines import best_member, net2wider, transplantation
-from consilience.baselines.cycles import universe_orders
+from consilience.baselines.cycle_consistent import universe_orders
 from consilience.baselines.fuse import fuse
-from consilience.baselines.growth import growth_bases
 from consilience.baselines.matching import activation_orders, merging_orders, weight_orders
 from consilience.baselines.permutations import average_of, identity
+from consilience.baselines.probabilistic import global_bases
 from consilience.baselines.transport import transport_bases, widest
 from consilience.bases.grounding import Basis, basis_of
 from consilience.clustering.distances import evenly
@@ -201,7 +201,7 @@ class Contest:
 
     def grown(self, width: str) -> dict[str, Basis]:
         """PFNM with as many units at most as the width says."""
-        return growth_bases(self.population, 0.3, math.inf, 1.0, self.multiple(width), self.seed)
+        return global_bases(self.population, 0.3, math.inf, 1.0, self.multiple(width), self.seed)
 
     def widened(self, member: int, width: str) -> nn.Module:
         """Net2Wider of one member; it may be as wide already."""

@@ -1,9 +1,9 @@
-"""What a user would try instead of an assembly."""
+"""Methods that a user would try instead of an assembly."""
 
 from consilience.baselines.concatenation import transplantation
-from consilience.baselines.cycles import cycle_matching
-from consilience.baselines.growth import probabilistic_matching
+from consilience.baselines.cycle_consistent import cycle_matching
 from consilience.baselines.matching import activation_matching, merge_many, weight_matching
+from consilience.baselines.probabilistic import probabilistic_matching
 from consilience.baselines.simple import Ensemble, best_member, parameter_average
 from consilience.baselines.transport import transport_fusion
 from consilience.baselines.widening import net2wider

@@ -1,4 +1,4 @@
-"""Putting the members side by side, and keeping the largest units.
+"""Members side by side, of which the largest units are kept.
 
 Axis legend: ``k`` member, ``u`` unit of a member, ``U`` units of all members, ``c`` fused unit.
 """
@@ -10,10 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from consilience.baselines.checks import Widths, check_fusion, layer_widths
-from consilience.baselines.fuse import fuse
+from consilience.baselines.fuse import Widths, basis_from, check_fusion, fuse, layer_widths
 from consilience.bases.grounding import Basis
-from consilience.bases.hyperplanes import Projection
 from consilience.errors import InputError
 from consilience.population.checks import check_side_by_side
 from consilience.population.population import Population
@@ -47,20 +45,18 @@ def transplantation(
     Raises
     ------
     InputError
-        If the width is not understood or above the number of units there are, the correction is unknown, or its data is
-        missing or unfit.
+        If the width is not understood or above the number of units of all members, the correction is unknown, or its
+        data is missing or unfit.
     """
-    check_fusion(population, correction, calibration, where="transplantation")
+    check_fusion(population, correction, calibration)
     check_side_by_side(population)
     names = [layer.name for layer in population.architecture.free]
     widths = layer_widths(population, width, {name: population.median_width(name) for name in names})
     for name, n_kept in widths.items():
-        total = sum(population.widths(name))
-        if n_kept > total:
-            raise InputError(
-                "there are not this many units to keep", where=f"layer '{name}'", got=n_kept,
-                expected=f"at most {total}, the units of all members", cure="ask for less, or add members",
-            )  # fmt: skip
+        most = sum(population.widths(name))
+        if n_kept > most:
+            cure = "ask for less, or add members"
+            raise InputError(f"width of layer '{name}' must be at most {most}, all units, got {n_kept}", cure=cure)
     bases = transplanted_bases(population, widths)
     return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
 
@@ -73,7 +69,7 @@ def transplanted_bases(population: Population, widths: Mapping[str, int]) -> dic
         kept = torch.from_numpy(largest_first[:n_kept]).sort().values
         ones = torch.eye(sum(population.widths(name)), dtype=population.example_input.dtype)[:, kept]
         shares = ones.split(list(population.widths(name)))
-        bases[name] = Basis(shares, tuple(Projection(one, one.new_zeros(len(one))) for one in shares))
+        bases[name] = basis_from(shares, shares)
     return bases
 
 

@@ -17,11 +17,15 @@ from consilience.bases.construction import Draft
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection
 from consilience.census.census import without_data
+from consilience.checks import Width, check_choice, resolve_width
+from consilience.errors import InputError
 from consilience.population.checks import check_inputs
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.axes import Axis
+
+Widths = Width | Mapping[str, Width]
 
 
 def fuse(
@@ -38,33 +42,22 @@ def fuse(
     Parameters
     ----------
     population : the population; its first member is the template.
-    bases : of every hidden layer that is tied to none before it, with one mixing and one projection per member.
-    members : the networks that are mixed; by default those of the population, their parameters as they are.
-    correction : "none", "moments", "least-squares", "second-order" or "distill".
-    calibration : inputs (n, ...) without labels; not needed for "none".
+    bases : of every hidden layer that is not tied to an earlier one, with one mixing and one projection per member.
+    members : the networks to mix; by default those of the population, their parameters as they are.
+    correction, calibration : as in `consilience.assemble`; checked by `check_fusion`.
     random_state : seed of the distillation.
-
-    Raises
-    ------
-    InputError
-        If the correction is unknown, or calibration data is missing or does not fit.
     """
-    check_correction(correction, calibration)
-    if calibration is not None:
-        check_inputs(population, calibration, "calibration")
     widths = {name: basis.width for name, basis in bases.items()}
     members = population.networks if members is None else members
     x = population.example_input
     responses = without_data(members, x) if calibration is None else Responses(members, calibration)
-    return build(
-        population, responses, widths, _Given(bases), pooling=mean(responses), correction=correction,
-        random_state=random_state,
-    )  # fmt: skip
+    plan, pooling = _Given(bases), mean(responses)
+    return build(population, responses, widths, plan, pooling=pooling, correction=correction, random_state=random_state)
 
 
 @dataclass(frozen=True)
 class _Given:
-    """Bases that are known before anything is built."""
+    """Bases that do not depend on the layers below as built."""
 
     bases: Mapping[str, Basis]
 
@@ -73,9 +66,14 @@ class _Given:
         return self.bases[draft.architecture.first(layer)]
 
     def express(self, draft: Draft, axis: Axis) -> Sequence[Projection]:
-        """Return its projections as they are: the method has said how members are read off."""
+        """Return the projections of the basis as they are."""
         assert axis.layer is not None
         return draft.bases[axis.layer].projections
+
+
+def basis_from(mixing: Sequence[Tensor], reading: Sequence[Tensor]) -> Basis:
+    """Return the basis with these A and P, each (u, c) per member, and no offsets."""
+    return Basis(tuple(mixing), tuple(Projection(p, p.new_zeros(len(p))) for p in reading))
 
 
 def placed(architecture: Architecture, bases: Mapping[str, Basis]) -> dict[Axis, Sequence[Projection]]:
@@ -86,3 +84,35 @@ def placed(architecture: Architecture, bases: Mapping[str, Basis]) -> dict[Axis,
         for layer in architecture.family(name)
         for axis in architecture.read(layer.name)
     }
+
+
+def check_fusion(population: Population, correction: str, calibration: Tensor | None) -> None:
+    """Raise for an empty population, an unknown correction, and calibration data that is missing or does not fit."""
+    if len(population) == 0:
+        cure = "train members, or give modules to Population.from_modules"
+        raise InputError("population must have at least 1 member, got none", cure=cure)
+    check_correction(correction, calibration)
+    if calibration is not None:
+        check_inputs(population, calibration, "calibration")
+
+
+def needed(calibration: Tensor | None) -> Tensor:
+    """Return the calibration data of a method that compares activations, or raise."""
+    if calibration is None:
+        cure = "pass unlabelled inputs (n, ...), or use a method that compares weights"
+        raise InputError("calibration must be inputs for a method that compares activations, got None", cure=cure)
+    return calibration
+
+
+def layer_widths(population: Population, width: Widths, default: Mapping[str, int]) -> dict[str, int]:
+    """Return the width of each hidden layer: an int, a multiple of the members' median, or a dict by layer.
+
+    Layers that a dict does not name get their ``default``.
+    """
+    names = [layer.name for layer in population.architecture.free]
+    if not isinstance(width, Mapping):
+        width = dict.fromkeys(names, width)
+    for name in width:
+        check_choice("width", name, names)
+    chosen: dict[str, Width] = {**default, **width}
+    return {name: resolve_width(chosen[name], population.median_width(name), "width") for name in names}

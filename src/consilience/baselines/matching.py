@@ -1,4 +1,4 @@
-"""Permuting members onto a reference, or onto each other's mean, by linear assignment; then averaging.
+"""Averages of members that are permuted onto a reference, or onto each other's mean, by linear assignment.
 
 Axis legend: ``k`` member, ``u`` unit of a member, ``c`` fused unit, ``i`` input, ``s`` kernel position, ``n`` sample.
 """
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from consilience.baselines.checks import check_choice, check_equal_widths, check_fusion, check_member, needed
-from consilience.baselines.fuse import fuse
+from consilience.baselines.fuse import check_fusion, fuse, needed
 from consilience.baselines.permutations import Block, Orders, assign, average_of, blocks_of, identity, reorder
+from consilience.checks import check_choice, check_count
+from consilience.population.checks import check_equal_widths
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
 
-ROUNDING = 1e-12  # of the sum of all gains: what a step gains less than this is no gain
+ROUNDING = 1e-12  # of the sum of all gains: a smaller gain is rounding
 SEEN = ("activations", "pre-activations")
 
 
@@ -47,27 +48,23 @@ def weight_matching(
     InputError
         If widths differ, the reference does not exist, the correction is unknown, or its data is missing or unfit.
     """
-    check_fusion(population, correction, calibration, where="weight_matching")
-    check_equal_widths(population, where="weight_matching")
-    check_member(population, reference, where="weight_matching(reference=...)")
+    check_fusion(population, correction, calibration)
+    check_equal_widths(population)
+    check_count("reference", reference, least=0, most=len(population) - 1)
     bases = average_of(population, weight_orders(population, reference, random_state))
     return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
 
 
 def merge_many(
-    population: Population,
-    *,
-    correction: str = "none",
-    calibration: Tensor | None = None,
-    random_state: int = 0,
+    population: Population, *, correction: str = "none", calibration: Tensor | None = None, random_state: int = 0
 ) -> nn.Module:
     """Average the members after permuting each onto the mean of the others until nothing moves (MergeMany).
 
     Each step raises ``Σ_{a<b} ⟨Θ_a, Θ_b⟩`` over the reordered members, so it ends. Source: Ainsworth, Hayase &
     Srinivasa 2023, Algorithm 3. Parameters and errors are those of `weight_matching`, without a reference.
     """
-    check_fusion(population, correction, calibration, where="merge_many")
-    check_equal_widths(population, where="merge_many")
+    check_fusion(population, correction, calibration)
+    check_equal_widths(population)
     bases = average_of(population, merging_orders(population, random_state))
     return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
 
@@ -81,10 +78,10 @@ def activation_matching(
     calibration: Tensor | None = None,
     random_state: int = 0,
 ) -> nn.Module:
-    """Average the members after permuting each onto a reference by what its units do.
+    """Average the members after permuting each onto a reference by its units' activations.
 
     Layer by layer, the permutation that maximises ``Σ_c corr(a_ref[:, c], a⁽ᵏ⁾[:, order[c]])`` over calibration data:
-    one linear assignment. A unit that is constant correlates with none. Source: Li et al. 2016, section 3;
+    one linear assignment. Constant units have correlation 0. Source: Li et al. 2016, section 3;
     Ainsworth, Hayase & Srinivasa 2023, section 3.1, have the uncentred product in place of the correlation.
 
     Parameters
@@ -101,11 +98,11 @@ def activation_matching(
     InputError
         As in `weight_matching`, and if there is no calibration data.
     """
-    x = needed(calibration, where="activation_matching")
-    check_fusion(population, correction, x, where="activation_matching")
-    check_equal_widths(population, where="activation_matching")
-    check_member(population, reference, where="activation_matching(reference=...)")
-    check_choice(seen, SEEN, where="activation_matching(seen=...)")
+    x = needed(calibration)
+    check_fusion(population, correction, x)
+    check_equal_widths(population)
+    check_count("reference", reference, least=0, most=len(population) - 1)
+    check_choice("seen", seen, SEEN)
     bases = average_of(population, activation_orders(population, x, reference, seen))
     return fuse(population, bases, correction=correction, calibration=x, random_state=random_state)
 
@@ -145,8 +142,8 @@ def activation_orders(population: Population, x: Tensor, reference: int, seen: s
     orders: list[Orders] = [{} for _ in population]
     responses = Responses(population.networks, x)
     for layer in population.architecture.free:
-        done = responses.read(layer.name) if seen == "activations" else responses.written(layer.name)
-        z = [_standardized(each) for each in done]
+        values = responses.read(layer.name) if seen == "activations" else responses.written(layer.name)
+        z = [_standardized(member) for member in values]
         for k, order in enumerate(orders):
             order[layer.name] = assign(z[reference].T @ z[k])
     return orders

@@ -1,4 +1,4 @@
-"""Networks as blocks of weights whose units may be reordered, and the basis that an order of each member's units makes.
+"""Networks as blocks of weights whose units can be reordered, and the basis that averages reordered members.
 
 Axis legend: ``k`` member, ``u`` unit of a member, ``c`` fused unit, ``i`` input, ``s`` kernel position.
 """
@@ -12,8 +12,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from consilience.baselines.fuse import basis_from
 from consilience.bases.grounding import Basis
-from consilience.bases.hyperplanes import Projection
 from consilience.population.population import Population
 from consilience.ties import rounded
 
@@ -79,7 +79,4 @@ def identity(widths: Mapping[str, int]) -> Orders:
 
 def _average(orders: Sequence[Tensor], dtype: torch.dtype) -> Basis:
     ones = [torch.eye(len(order), dtype=dtype)[order].T.contiguous() for order in orders]
-    return Basis(
-        tuple(one / len(orders) for one in ones),
-        tuple(Projection(one, torch.zeros(len(one), dtype=dtype)) for one in ones),
-    )
+    return basis_from([one / len(orders) for one in ones], ones)

@@ -1,4 +1,4 @@
-"""What costs nothing to try: one of the members, all of them together, or the mean of their parameters."""
+"""Baselines without any matching: the best member, the ensemble, the mean of the parameters."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from consilience.data import Dataset
-from consilience.errors import InputError
 from consilience.evaluation import evaluate
+from consilience.population.checks import check_equal_widths
 from consilience.population.population import Population
 
 
 class Ensemble(nn.Module):
-    """The mean of the members' outputs, ``f(x) = (1/N) Σ_k f_k(x)``: what a full-width assembly equals.
+    """The mean of the members' outputs, ``f(x) = (1/N) Σ_k f_k(x)``, which a full-width assembly equals.
 
     Inputs (n, ...), outputs (n, o).
     """
@@ -29,7 +29,7 @@ class Ensemble(nn.Module):
 
 
 def best_member(population: Population, validation: Dataset) -> nn.Module:
-    """Return the member with the highest validation accuracy (of those that tie, the one with the smallest loss)."""
+    """Return the member with the highest validation accuracy (on ties, with the smallest loss)."""
     scores = [evaluate(member.module, validation) for member in population]
     best = max(range(len(scores)), key=lambda k: (scores[k].accuracy, -scores[k].loss))
     return population.members[best].module
@@ -43,15 +43,8 @@ def parameter_average(population: Population) -> nn.Module:
     InputError
         If members' widths differ.
     """
+    check_equal_widths(population)
     states = [member.network.state for member in population]
-    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in states]
-    for k, shape in enumerate(shapes):
-        if shape != shapes[0]:
-            raise InputError(
-                "only members of equal widths can be averaged", where=f"member {k}",
-                got={layer.name: layer.width for layer in population.members[k].network.architecture.layers},
-                expected={layer.name: layer.width for layer in population.architecture.layers}, cure="use an assembly",
-            )  # fmt: skip
     average = copy.deepcopy(population.members[0].module)
     average.load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]}, strict=False)
     return average

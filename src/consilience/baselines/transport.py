@@ -1,4 +1,4 @@
-"""Aligning members of any widths to an anchor by optimal transport between their units; then averaging.
+"""Average of members of any widths that are aligned to an anchor by optimal transport between their units.
 
 Axis legend: ``k`` member, ``u`` unit of a member, ``c`` unit of the anchor, ``n`` sample.
 """
@@ -11,10 +11,10 @@ from scipy.optimize import linear_sum_assignment, linprog
 from scipy.sparse import eye_array, kron, vstack
 from torch import Tensor, nn
 
-from consilience.baselines.checks import check_choice, check_fusion, check_member, needed
-from consilience.baselines.fuse import fuse, placed
+from consilience.baselines.fuse import basis_from, check_fusion, fuse, needed, placed
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection, hyperplanes
+from consilience.checks import check_choice, check_count
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.ties import rounded
@@ -59,12 +59,12 @@ def transport_fusion(
     InputError
         If the reference or ground does not exist, the correction is unknown, or data is missing or unfit.
     """
-    check_choice(ground, GROUNDS, where="transport_fusion(ground=...)")
-    x = needed(calibration, where="transport_fusion") if ground == "activations" else None
-    check_fusion(population, correction, calibration, where="transport_fusion")
-    if reference is not None:
-        check_member(population, reference, where="transport_fusion(reference=...)")
-    bases = transport_bases(population, widest(population) if reference is None else reference, x)
+    check_choice("ground", ground, GROUNDS)
+    x = needed(calibration) if ground == "activations" else None
+    check_fusion(population, correction, calibration)
+    reference = widest(population) if reference is None else reference
+    check_count("reference", reference, least=0, most=len(population) - 1)
+    bases = transport_bases(population, reference, x)
     return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
 
 
@@ -80,20 +80,20 @@ def transport_bases(population: Population, reference: int, x: Tensor | None) ->
     bases: dict[str, Basis] = {}
     responses = None if x is None else Responses(population.networks, x)
     for layer in anchor.architecture.free:
-        mixing, projections = [], []
+        mixing, reading = [], []
         for k, network in enumerate(population.networks):
             if k == reference:
                 cost = 1 - torch.eye(layer.width, dtype=torch.float64)
             elif responses is None:
-                below = {axis: (each[reference], each[k]) for axis, each in placed(anchor.architecture, bases).items()}
+                below = {axis: (p[reference], p[k]) for axis, p in placed(anchor.architecture, bases).items()}
                 cost = _between_hyperplanes(anchor, network, layer.name, below)
             else:
                 mine, theirs = (responses.read(layer.name)[i].double().T for i in (k, reference))
                 cost = torch.cdist(mine, theirs)
             plan = transport(cost).to(dtype)
             mixing.append(plan / plan.sum(0) / len(population))
-            projections.append(Projection(plan / plan.sum(1, keepdim=True), plan.new_zeros(len(plan))))
-        bases[layer.name] = Basis(tuple(mixing), tuple(projections))
+            reading.append(plan / plan.sum(1, keepdim=True))
+        bases[layer.name] = basis_from(mixing, reading)
     return bases
 
 
@@ -110,13 +110,10 @@ def transport(cost: Tensor) -> Tensor:
         plan[rows, columns] = 1 / n_units
         return plan
     # In units of 1/(u·c) all masses are whole numbers.
-    sums = vstack([
-        kron(eye_array(n_units), np.ones((1, n_anchor))),
-        kron(np.ones((1, n_units)), eye_array(n_anchor)),
-    ])  # fmt: skip
+    rows, columns = kron(eye_array(n_units), np.ones((1, n_anchor))), kron(np.ones((1, n_units)), eye_array(n_anchor))
     masses = np.concatenate([np.full(n_units, n_anchor), np.full(n_anchor, n_units)])
-    found = linprog(prices.ravel(), A_eq=sums.tocsr(), b_eq=masses, method="highs-ds")
-    return torch.from_numpy(np.round(found.x)).view_as(cost).to(cost.dtype) / (n_units * n_anchor)
+    solution = linprog(prices.ravel(), A_eq=vstack([rows, columns]).tocsr(), b_eq=masses, method="highs-ds")
+    return torch.from_numpy(np.round(solution.x)).view_as(cost).to(cost.dtype) / (n_units * n_anchor)
 
 
 def _between_hyperplanes(

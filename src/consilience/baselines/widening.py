@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from consilience.assembly.norms import with_statistics
-from consilience.baselines.checks import Widths, check_fusion, check_member, layer_widths
-from consilience.baselines.fuse import fuse
+from consilience.baselines.fuse import Widths, basis_from, check_fusion, fuse, layer_widths
 from consilience.bases.grounding import Basis
-from consilience.bases.hyperplanes import Projection
+from consilience.checks import check_count, check_number
 from consilience.errors import InputError
 from consilience.population.checks import check_side_by_side
 from consilience.population.population import Population
@@ -56,34 +55,28 @@ def net2wider(
         If the width is not understood or below the member's, the member does not exist, the noise is negative, the
         correction is unknown, or its data is missing or unfit.
     """
-    check_fusion(population, correction, calibration, where="net2wider")
+    check_fusion(population, correction, calibration)
     check_side_by_side(population)
-    coupled = [m.name for m in population.architecture.maps if not m.fitted]
-    if coupled:
-        raise InputError(
-            "copies of some units change the mean and variance of a layer norm", where=", ".join(map(repr, coupled)),
-            cure="widen networks with batch norms, or none",
-        )  # fmt: skip
-    check_member(population, member, where="net2wider(member=...)")
-    if not 0 <= noise < torch.inf:
-        raise InputError("not a size of noise", where="net2wider(noise=...)", got=noise, expected="0 or more, finite")
+    for m in population.architecture.maps:
+        if not m.fitted:
+            cure = "copies of units change its statistics: widen networks with batch norms, or none"
+            raise InputError(f"population must be networks without layer norm, got {m.name!r}", cure=cure)
+    check_count("member", member, least=0, most=len(population) - 1)
+    check_number("noise", noise, least=0)
     network = population.networks[member]
     own = {layer.name: layer.width for layer in network.architecture.free}
     widths = layer_widths(population, width, own)
     for name, wanted in widths.items():
         if wanted < own[name]:
-            raise InputError(
-                "a network can only be widened", where=f"layer '{name}'", got=wanted,
-                expected=f"at least {own[name]}, the width of member {member}", cure="ask for more, or for an assembly",
-            )  # fmt: skip
+            least = f"{own[name]}, the width of member {member}"
+            cure = "ask for more, or for an assembly"
+            raise InputError(f"width of layer '{name}' must be at least {least}, got {wanted}", cure=cure)
     generator = torch.Generator().manual_seed(random_state)
     copied = replication(network, widths, generator)
-    bases = {
-        name: replicated_basis(sources, own[name], population.example_input.dtype) for name, sources in copied.items()
-    }
-    wider = fuse(
-        population, bases, members=[network], correction=correction, calibration=calibration, random_state=random_state
-    )
+    dtype = population.example_input.dtype
+    bases = {name: replicated_basis(sources, own[name], dtype) for name, sources in copied.items()}
+    options = {"correction": correction, "calibration": calibration, "random_state": random_state}
+    wider = fuse(population, bases, members=[network], **options)
     if noise > 0:
         for name in copied:
             perturb_copies(wider, network, name, noise, generator)
@@ -105,7 +98,7 @@ def replication(network: TracedNetwork, widths: Mapping[str, int], generator: to
 def replicated_basis(sources: Tensor, width: int, dtype: torch.dtype) -> Basis:
     """Return the basis in which unit c stands for unit ``sources[c]`` of the one member."""
     copies = torch.eye(width, dtype=dtype)[:, sources]
-    return Basis((copies,), (Projection(copies / copies.sum(1, keepdim=True), torch.zeros(width, dtype=dtype)),))
+    return basis_from([copies], [copies / copies.sum(1, keepdim=True)])
 
 
 def perturb_copies(

@@ -15,6 +15,15 @@ def check_inputs(population: Population, x: Tensor, argument: str) -> None:
     checks.check_inputs(x, program.input_shape, population.example_input.dtype, argument)
 
 
+def check_equal_widths(population: Population) -> None:
+    """Raise unless all members have the same width in each layer."""
+    for layer in population.architecture.free:
+        widths = population.widths(layer.name)
+        if len(set(widths)) > 1:
+            cure = "use transport_fusion, probabilistic_matching or an assembly"
+            raise InputError(f"members must have equal widths, got {widths} in layer '{layer.name}'", cure=cure)
+
+
 def check_side_by_side(population: Population) -> None:
     """Refuse members whose units cannot be put side by side in one network that computes what they compute.
 

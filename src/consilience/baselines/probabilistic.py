@@ -1,4 +1,4 @@
-"""Matching members' units to global ones, of which there are as many as the units call for; then averaging owners.
+"""Probabilistic matching of the members' units to global units, whose number is inferred (PFNM).
 
 Axis legend: ``k`` member, ``u`` unit of a member, ``c`` global unit, ``d`` coordinate, ``r`` rank of a new global unit.
 """
@@ -13,10 +13,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from consilience.baselines.checks import check_fusion
-from consilience.baselines.fuse import fuse, placed
+from consilience.baselines.fuse import basis_from, check_fusion, fuse, placed
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection, hyperplanes
+from consilience.checks import check_choice, check_count
 from consilience.errors import InputError
 from consilience.population.population import Population
 from consilience.ties import rounded
@@ -36,7 +36,7 @@ def probabilistic_matching(
     calibration: Tensor | None = None,
     random_state: int = 0,
 ) -> nn.Module:
-    """Fuse members by matching their units to global ones, and growing new ones (PFNM).
+    """Fuse members by matching their units to global ones, and opening new ones (PFNM).
 
     Units v (incoming weights on the global units below, bias, and outgoing weights where they lead to the outputs) are
     noisy copies of global units: ``v ~ N(θ_c, σ²)``, ``θ_c ~ N(0, σ0²)``; which member owns which is a beta process of
@@ -48,20 +48,19 @@ def probabilistic_matching(
 
     in sweeps over all members until nothing changes. Source: Yurochkin et al. 2019, Proposition 2 (prior mean 0).
     Layers are taken from the inputs up, so that incoming weights can be expressed in the global units below. A global
-    unit is the posterior mean ``S_c / (ρ + m_c)``. Its weights to the outputs are the sum over its owners divided by N,
-    and not the published mean over owners: that is what preserves the mean of the members' outputs, to which a unit of
-    one member adds only a share of 1/N.
+    unit is the posterior mean ``S_c / (ρ + m_c)``. Its weights to the outputs are the sum over its owners divided by N.
+    The published mean over owners would not preserve the mean of the members' outputs.
 
     Parameters
     ----------
     population : members of any widths.
-    sigma : how far copies stray, as a share of the root mean square length of the layer's units v, so that one value
-        suits weights of any scale and layers of any size. Smaller: fewer matches, more growth. Members trained on
-        digits or MNIST hardly grow at 0.5, to about twice their width at 0.3, and to four times at 0.2.
-    sigma0 : spread of global units, in the same measure. The default, a flat prior, shrinks nothing, so that identical
-        members give themselves back; finite values scale global units down by m/(ρ + m).
-    gamma : how readily new units are opened. With at most 1, a perfect match is always better than a new unit.
-    max_width : most global units in a layer, one number or by layer; None for no limit.
+    sigma : standard deviation of copies, as a share of the root mean square length of the layer's units v. A smaller
+        value gives fewer matches and more global units: from members trained on digits or MNIST hardly more than their
+        width at 0.5, about twice at 0.3, four times at 0.2.
+    sigma0 : standard deviation of global units, in the same unit. The default, a flat prior, does not shrink, so that
+        identical members give themselves back; finite values scale global units down by m/(ρ + m).
+    gamma : concentration: how readily new units are opened. With at most 1, a perfect match beats a new unit.
+    max_width : largest number of global units in a layer, one number or by layer; None for no limit.
     correction, calibration : as in `consilience.assemble`.
     random_state : seed of the order of members, and of a distillation.
 
@@ -71,18 +70,16 @@ def probabilistic_matching(
         If a parameter is not positive, a cap is below a member's width or names no layer, the correction is unknown, or
         its data is missing or unfit.
     """
-    check_fusion(population, correction, calibration, where="probabilistic_matching")
+    check_fusion(population, correction, calibration)
     for name, value in (("sigma", sigma), ("sigma0", sigma0), ("gamma", gamma)):
-        if not value > 0:
-            raise InputError(
-                "not a positive number", where=f"probabilistic_matching({name}=...)", got=value, expected="> 0"
-            )
+        if not value > 0:  # infinity is allowed
+            raise InputError(f"{name} must be > 0, got {value}")
     caps = _caps(population, max_width)
-    bases = growth_bases(population, sigma, sigma0, gamma, caps, random_state)
+    bases = global_bases(population, sigma, sigma0, gamma, caps, random_state)
     return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
 
 
-def growth_bases(
+def global_bases(
     population: Population,
     sigma: float,
     sigma0: float,
@@ -99,10 +96,7 @@ def growth_bases(
         n_global = 1 + max(int(each.max()) for each in owners)
         ones = [torch.eye(n_global, dtype=population.example_input.dtype)[each] for each in owners]
         counts = torch.stack([one.sum(0) for one in ones]).sum(0)
-        bases[layer.name] = Basis(
-            tuple(one / (rho + counts) for one in ones),
-            tuple(Projection(one, one.new_zeros(len(one))) for one in ones),
-        )
+        bases[layer.name] = basis_from([one / (rho + counts) for one in ones], ones)
     return bases
 
 
@@ -205,16 +199,10 @@ def _pool(points: Sequence[Tensor], owners: Sequence[Tensor | None]) -> tuple[Te
 
 def _caps(population: Population, max_width: int | Mapping[str, int] | None) -> dict[str, int | None]:
     names = [layer.name for layer in population.architecture.free]
-    given = max_width if isinstance(max_width, Mapping) else dict.fromkeys(names, max_width)
-    for name, cap in given.items():
-        if name not in names:
-            raise InputError(
-                "no hidden layer has this name", where="max_width", got=repr(name), expected=", ".join(map(repr, names))
-            )
-        most = max(population.widths(name))
-        if cap is not None and cap < most:
-            raise InputError(
-                "the cap is below a member's width", where=f"max_width of layer '{name}'", got=cap,
-                expected=f"at least {most}", cure="raise it: no two units of one member share a global unit",
-            )  # fmt: skip
-    return {name: given.get(name) for name in names}
+    caps = max_width if isinstance(max_width, Mapping) else dict.fromkeys(names, max_width)
+    for name, cap in caps.items():
+        check_choice("max_width", name, names)
+        if cap is not None:
+            cure = "no two units of one member share a global unit: give at least the members' widths"
+            check_count(f"max_width of layer '{name}'", cap, least=max(population.widths(name)), cure=cure)
+    return {name: caps.get(name) for name in names}

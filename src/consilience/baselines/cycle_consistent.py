@@ -1,4 +1,4 @@
-"""Permuting all members into one universe at once, so that any two are matched consistently; then averaging there.
+"""Average of members that are permuted into one universe at once, so that any two are matched consistently.
 
 - The objective has a term for every pair of members, but is computed from sums over members: O(N).
 - Along a line it is a polynomial of degree 4, so the line search is exact.
@@ -17,9 +17,9 @@ import torch
 from numpy.polynomial import Polynomial
 from torch import Tensor, nn
 
-from consilience.baselines.checks import check_equal_widths, check_fusion
-from consilience.baselines.fuse import fuse
+from consilience.baselines.fuse import check_fusion, fuse
 from consilience.baselines.permutations import Block, Orders, assign, average_of, blocks_of
+from consilience.population.checks import check_equal_widths
 from consilience.population.population import Population
 from consilience.ties import DOUBLE, first_largest
 
@@ -30,11 +30,7 @@ Soft = dict[str, Tensor]  # by layer, (k, u, c): one doubly stochastic matrix fo
 
 
 def cycle_matching(
-    population: Population,
-    *,
-    correction: str = "none",
-    calibration: Tensor | None = None,
-    random_state: int = 0,
+    population: Population, *, correction: str = "none", calibration: Tensor | None = None, random_state: int = 0
 ) -> nn.Module:
     """Average the members after permuting all of them into a common universe (C2M3).
 
@@ -46,9 +42,9 @@ def cycle_matching(
     by Frank–Wolfe steps over doubly stochastic P, each towards the permutations that the gradient points to, and then
     takes the nearest permutations. Source: Crisostomi et al. 2024 (Frank–Wolfe matching of n models).
 
-    Where the paper starts from identities or barycentres for all members, this starts from the identity for one member,
-    which numbers the universe, and barycentres for the others. From the published starts members must first agree on a
-    numbering, and mostly get stuck half-way, even where all are permuted copies of one network.
+    The paper starts from identities or barycentres for all members. This starts from the identity for one member, which
+    numbers the universe, and barycentres for the others: from the published starts members must first agree on a
+    numbering, which mostly fails, even for permuted copies of one network.
 
     Parameters
     ----------
@@ -61,8 +57,8 @@ def cycle_matching(
     InputError
         If widths differ, the correction is unknown, or its data is missing or unfit.
     """
-    check_fusion(population, correction, calibration, where="cycle_matching")
-    check_equal_widths(population, where="cycle_matching")
+    check_fusion(population, correction, calibration)
+    check_equal_widths(population)
     bases = average_of(population, universe_orders(population, random_state))
     return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
 
@@ -86,7 +82,7 @@ def start(population: Population, first: int) -> Soft:
 
 
 def frank_wolfe(blocks: Sequence[Block], soft: Soft) -> Soft:
-    """Return P after steps from where it is until they gain nothing to speak of."""
+    """Return P after steps until the gain is at most `TOLERANCE`."""
     soft = {name: p.clone() for name, p in soft.items()}
     placed = [into_universe(block, soft) for block in blocks]
     while step(blocks, soft, placed) > TOLERANCE:
@@ -164,13 +160,9 @@ def along(blocks: Sequence[Block], soft: Soft, change: Soft, placed: Sequence[Te
                 curvature += into_universe(moving, change, left=False)
         if block.reads:
             slope += into_universe(replace(block, values=into_universe(block, soft, right=False)), change, left=False)
-    return Polynomial([
-        pairs(placed, placed),
-        2 * pairs(placed, one),
-        2 * pairs(placed, two) + pairs(one, one),
-        2 * pairs(one, two),
-        pairs(two, two),
-    ])  # fmt: skip
+    constant, linear = pairs(placed, placed), 2 * pairs(placed, one)
+    quadratic = 2 * pairs(placed, two) + pairs(one, one)
+    return Polynomial([constant, linear, quadratic, 2 * pairs(one, two), pairs(two, two)])
 
 
 def highest(line: Polynomial) -> float:
@@ -184,4 +176,4 @@ def highest(line: Polynomial) -> float:
 
 def nearest_permutations(slopes: Tensor) -> Tensor:
     """Return the permutation matrices P (k, u, c) that maximise ``⟨slopes, P⟩`` for each member."""
-    return torch.stack([torch.eye(len(each), dtype=each.dtype)[assign(each)] for each in slopes])
+    return torch.stack([torch.eye(len(gain), dtype=gain.dtype)[assign(gain)] for gain in slopes])
