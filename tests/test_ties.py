@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from consilience.baselines.cycles import highest, universe_orders
 from torch import Tensor, nn
 
 from conftest import inputs, random_mlp
 from consilience.assembly.reconstruction import forward_selection
 from consilience.baselines import cycles
 from consilience.baselines.concatenation import transplanted_bases
-from consilience.baselines.cycles import highest, universe_orders
 from consilience.baselines.permutations import assign
 from consilience.baselines.transport import transport
 from consilience.bases.grounding import basis_of_groups

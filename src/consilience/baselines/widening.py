@@ -75,8 +75,14 @@ def net2wider(
     copied = replication(network, widths, generator)
     dtype = population.example_input.dtype
     bases = {name: replicated_basis(sources, own[name], dtype) for name, sources in copied.items()}
-    options = {"correction": correction, "calibration": calibration, "random_state": random_state}
-    wider = fuse(population, bases, members=[network], **options)
+    wider = fuse(
+        population,
+        bases,
+        members=[network],
+        correction=correction,
+        calibration=calibration,
+        random_state=random_state,
+    )
     if noise > 0:
         for name in copied:
             perturb_copies(wider, network, name, noise, generator)
