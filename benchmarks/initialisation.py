@@ -26,7 +26,7 @@ from torch import nn
 
 import consilience as cs
 from consilience.baselines import Ensemble, best_member, net2wider, transplantation
-from consilience.training.fit import fit_members
+from consilience.training import Run, fit_members
 from consilience.training.train import initialise
 
 TUNED = 5  # epochs of fine-tuning the assembly, and of everything at equal steps
@@ -59,8 +59,8 @@ def train(starts: dict[str, nn.Module], data: cs.Data, rate: float, epochs: int,
 
         print(f"seed {seed}: {epochs} epochs at {rate:g} of {'; '.join(starts)}", flush=True)
         training, x, y = cs.Training(epochs=epochs, learning_rate=rate, shuffle="shared"), data.train.x, data.train.y
-        fit_members(list(starts.values()), x, y, training, random_state=seed, checkpoint=file.parent,
-                    checkpoint_every=0, progress=look)  # fmt: skip
+        run = Run(training, seed)
+        fit_members(list(starts.values()), x, y, run, checkpoint=file.parent, checkpoint_every=0, progress=look)
     return curves, networks
 
 
@@ -190,7 +190,7 @@ def main() -> None:
         found.append(one_seed(data, population, seed, int(n * ratio + TUNED), int((n - 1) * ratio + TUNED)))
     x, y, once = data.train.x, data.train.y, cs.Training(epochs=1)
     epoch, all_members = (
-        measured(lambda nets=nets: fit_members(nets, x, y, once, random_state=0))[1] for nets in ([wide], modules)
+        measured(lambda nets=nets: fit_members(nets, x, y, Run(once)))[1] for nets in ([wide], modules)
     )
     lines, rows = report(Ledger(found, n, ratio, epoch, recipe.epochs * all_members / n))
     header = f"""# Initialisation: the fine-tuned assembly and its rivals

@@ -50,8 +50,7 @@ from consilience.modularity import (
 from consilience.modularity.cross import within_clusters
 from consilience.modularity.graph import traced
 from consilience.modularity.nulls import Null
-from consilience.training import Callback
-from consilience.training.fit import Training, fit_members
+from consilience.training import Callback, Run, Training, fit_members
 from consilience.training.train import initialise
 from consilience.units.architecture import TracedNetwork
 
@@ -106,10 +105,8 @@ def mnist(options: argparse.Namespace) -> Iterator[Row]:
             began = time.perf_counter()
             steps = options.epochs * -(-len(data.train) // 128)
             pruning = (MagnitudePruning(1, max(2, steps // 2)),) if phase == "pruned" else ()
-            found = fit_members(
-                members, data.train.x, data.train.y, Training(epochs=options.epochs), random_state=len(phase),
-                callbacks=(*callbacks, *pruning),
-            )  # fmt: skip
+            run = Run(Training(epochs=options.epochs), len(phase), callbacks=(*callbacks, *pruning))
+            found = fit_members(members, data.train.x, data.train.y, run)
             for member, state in zip(members, found.states, strict=True):
                 member.load_state_dict(state)
             yield from scored(members, name, phase, data, (time.perf_counter() - began) / len(members), options.quick)
@@ -252,9 +249,8 @@ def convnet(options: argparse.Namespace) -> Iterator[Row]:
     }  # fmt: skip
     for name, callbacks in settings.items():
         members = [initialise(net, 200 + seed) for seed in range(options.seeds)]
-        found = fit_members(
-            members, data.train.x, data.train.y, Training(epochs=options.epochs), random_state=0, callbacks=callbacks
-        )
+        run = Run(Training(epochs=options.epochs), callbacks=callbacks)
+        found = fit_members(members, data.train.x, data.train.y, run)
         for seed, (member, state) in enumerate(zip(members, found.states, strict=True)):
             member.load_state_dict(state)
             yield of_convnet(name, seed, traced(member, example), member, clusters, data, options)

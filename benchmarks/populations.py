@@ -22,7 +22,7 @@ from torch import nn
 import consilience as cs
 from consilience.seeds import INITIALISATION
 from consilience.seeds import seed as first_values
-from consilience.training.fit import fit_members
+from consilience.training import Run, fit_members
 from consilience.training.train import N_EXAMPLES, initialise
 
 
@@ -133,7 +133,7 @@ def obtain_convolutional(
     def train() -> cs.Population:
         modules = [initialise(net, first_values(seed, INITIALISATION, k)).to(device) for k in range(recipe.n_members)]
         for training in stages:
-            trained = fit_members(modules, data.train.x, data.train.y, training, random_state=seed)
+            trained = fit_members(modules, data.train.x, data.train.y, Run(training, seed))
             for module, state in zip(modules, trained.states, strict=True):
                 module.load_state_dict(state)
         return cs.Population.from_modules(

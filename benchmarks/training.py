@@ -23,7 +23,7 @@ from harness import arguments, parse
 from torch import Tensor, nn
 from torch.nn import functional
 
-from consilience.training.fit import Training, fit_members
+from consilience.training import Run, Training, fit_members
 from consilience.training.sampling import epoch_order
 
 
@@ -77,7 +77,7 @@ def measure(case: Case, repeats: int) -> tuple[float, float, float]:
         start = time.perf_counter()
         plain_loop(copies, x, y, training, case.steps)
         middle = time.perf_counter()
-        trained = fit_members(nets, x, y, training, random_state=0, max_steps=case.steps)
+        trained = fit_members(nets, x, y, Run(training, max_steps=case.steps))
         loop.append(middle - start)
         together.append(time.perf_counter() - middle)
         for net, state in zip(copies, trained.states, strict=True):
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     options = parse(parser)
     repeats = 1 if options.quick else options.repeats
-    fit_members([make_net((2, 2, 2))], torch.randn(4, 2), torch.arange(4) % 2, Training(), random_state=0)  # imports
+    fit_members([make_net((2, 2, 2))], torch.randn(4, 2), torch.arange(4) % 2, Run(Training()))  # imports
     print(f"torch {torch.__version__}, 1 thread, batch 128, Adam, float32, median of {repeats}")
     print("members x sizes           batches       loop ms/step   vectorised     ratio   target   difference")
     for case in (replace(case, steps=2) for case in CASES) if options.quick else CASES:

@@ -130,7 +130,7 @@ def broken_npz(path: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("nan", "nan"), ("shapes", r"\(59,\)"), ("class missing", "none of class 1"), ("cut", "damaged")],
+    [("nan", "nan"), ("shapes", r"\(59,\)"), ("class missing", "none of class 1"), ("cut", "npz of plain arrays")],
 )
 def test_bad_data_is_one_clear_error_and_nothing_on_disk(
     kind: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -150,7 +150,7 @@ def test_bad_artefacts_and_places_are_refused(done: Path, tmp_path: Path, capsys
     for arguments, expected in (
         (["census", tmp_path / "nowhere"], f"there is no directory {tmp_path / 'nowhere'}\n"),
         (["census", done / "network"], f"the data that {done / 'network'} was trained on is unknown\n"),
-        (["census", done / "network", "--data", "digits"], "of another kind\n"),
+        (["census", done / "network", "--data", "digits"], "must be an artefact of kind population, got network\n"),
         (
             ["census", done / "population", "--n-clusters", "x"],
             "--n-clusters of layer 'hidden.0' must be a positive int",
@@ -159,7 +159,7 @@ def test_bad_artefacts_and_places_are_refused(done: Path, tmp_path: Path, capsys
         (["assemble", done / "census", "--width", "999"], "do not exist"),
         (["assemble", done / "census", "--width", "large"], "--width must be"),
         (["report", done / "census", "--data", "nothing.npz"], "nothing.npz"),
-        (["train", *SMALL[:-1], "-1"], "learning_rate"),
+        (["train", *SMALL[:-1], "-1"], "--learning-rate must be a number > 0, got -1"),
         (["train", "--threads", "0"], "--threads must be an int >= 1, got 0"),
         (["train", "--seed", "-1"], "--seed must be"),
     ):

@@ -19,9 +19,7 @@ ORDER = [
     *("store", "evaluation", "population", "training", "census", "assembly", "baselines", "recovery"),
     *("modularity", "comparison", "report", "studies", "cli"),
 ]
-KNOWN_CIRCLES = {
-    frozenset(f"consilience.population.{file}" for file in ("checkpoints", "population", "storage")),
-}
+KNOWN_CIRCLES: set[frozenset[str]] = set()
 MODULES = {
     ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in SOURCE.rglob("*.py")

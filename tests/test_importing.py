@@ -20,7 +20,7 @@ from conftest import inputs, random_mlp
 from consilience.errors import InputError, TracingError
 from consilience.nets import MLP
 from consilience.population import Population
-from consilience.population import population as population_module
+from consilience.population import member as member_module
 from consilience.store import save_network
 
 X = inputs(8)
@@ -158,7 +158,9 @@ def test_batch_norms_keep_their_running_statistics_at_unequal_widths(tmp_path: P
     assert torch.equal(torch.stack([module(x) for module in modules]), torch.stack([net(x) for net in nets[:3]]))
     assert [int(module.norm1.num_batches_tracked) for module in modules] == [3, 3, 0]
     reason = population.provenance["left_out"]["3.safetensors"]
-    assert reason.startswith(f"{FIT}'norm2.running_var' (2,); expected (3,) at these widths, as in Convolutional")
+    assert reason.startswith(
+        "the file must have (3,) at these widths of a Convolutional, got 'norm2.running_var' (2,);"
+    )
     population.save(tmp_path / "saved")
     loaded = Population.load(tmp_path / "saved", module=Convolutional())
     assert torch.equal(loaded.logits(x), population.logits(x))
@@ -166,8 +168,8 @@ def test_batch_norms_keep_their_running_statistics_at_unequal_widths(tmp_path: P
 
 def test_members_of_one_class_are_traced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = []
-    original = population_module.find_layers
-    monkeypatch.setattr(population_module, "find_layers", lambda m, x: traced.append(m) or original(m, x))
+    original = member_module.find_layers
+    monkeypatch.setattr(member_module, "find_layers", lambda m, x: traced.append(m) or original(m, x))
     for k, width in enumerate([5, 7, 4, 5]):
         save_file(random_mlp([width]).state_dict(), tmp_path / f"{k}.safetensors")
     Population.from_directory(tmp_path, MLP(6, [2], 3), X)
@@ -243,51 +245,58 @@ def test_the_account_is_saved_with_the_population(tmp_path: Path) -> None:
 
 # --- what is left out ---------------------------------------------------------------------------------------------
 
-FIT = "the parameters do not fit the module given; got "
-DICT = "state dict, as in MLP; pass a module of the members' class"
-CLASS = "as in MLP; pass a module of the members' class"
+FIT = "the file must have {} of a MLP, got {}; pass a module of the members' class"
+CURE = "save its state_dict with safetensors"
+NO_STATE = "the file must hold one state dict, tensors by name, or these under one of state_dict, model_state_dict, "
+UNPICKLED = "the file must hold nothing but tensors, numbers and texts, got {}, which cannot be read without unpick"
+DAMAGED = "the file must be a complete checkpoint, got "
 NAN = torch.tensor([1.0, torch.nan, torch.inf])
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (changed(readout_bias=None), f"{FIT}missing: 'readout.bias'; expected the 6 tensors of its {DICT}"),
-        (changed(a=X, b=X, c=X, d=X), f"{FIT}not expected: 'a', 'b', 'c' and 1 more; expected the 6 tensors"),
-        (changed(hidden_1_weight=torch.zeros(4, 6)), f"{FIT}'hidden.1.weight' (4, 6); expected (4, 5) at these widths"),
-        (changed(hidden_0_weight=torch.zeros(5, 7)), f"{FIT}'hidden.0.weight' (5, 7); expected (5, 6) at these widths"),
-        (changed(hidden_0_weight=torch.zeros(5)), f"{FIT}'hidden.0.weight' (5,); expected 2 axes, {CLASS}"),
+        (changed(readout_bias=None), FIT.format("the 6 tensors", "missing: 'readout.bias'")),
+        (changed(a=X, b=X, c=X, d=X), FIT.format("the 6 tensors", "not expected: 'a', 'b', 'c' and 1 more")),
+        (changed(hidden_1_weight=torch.zeros(4, 6)), FIT.format("(4, 5) at these widths", "'hidden.1.weight' (4, 6)")),
+        (changed(hidden_0_weight=torch.zeros(5, 7)), FIT.format("(5, 6) at these widths", "'hidden.0.weight' (5, 7)")),
+        (changed(hidden_0_weight=torch.zeros(5)), FIT.format("2 axes", "'hidden.0.weight' (5,)")),
         (
             changed(readout_weight=torch.zeros(2, 4), readout_bias=torch.zeros(2)),
-            f"{FIT}'readout.weight' (2, 4); expected (3, 4) at these widths, {CLASS}",
+            FIT.format("(3, 4) at these widths", "'readout.weight' (2, 4)"),
         ),
         (
             changed(hidden_0_weight=torch.zeros(0, 6), hidden_0_bias=torch.zeros(0), hidden_1_weight=torch.zeros(4, 0)),
             "the width of layer 'hidden.0' must be >= 1, got 0",
         ),
-        (changed(readout_bias=torch.zeros(3, dtype=torch.int8)), f"{FIT}'readout.bias' of torch.int8; expected tor"),
-        (changed(readout_bias=torch.zeros(3).to_sparse()), "a tensor of this type cannot be stored; readout.bias; got"),
+        (
+            changed(readout_bias=torch.zeros(3, dtype=torch.int8)),
+            FIT.format("torch.float32", "'readout.bias' of torch.int8"),
+        ),
+        (
+            changed(readout_bias=torch.zeros(3).to_sparse()),
+            "readout.bias must be a dense tensor of a common type",
+        ),
         (
             changed(readout_bias=NAN),
-            "a tensor is not finite; 'readout.bias'; got 2 of 3 values NaN or infinite; expected numbers that float32",
+            "'readout.bias' must have values that float32 can hold, got 2 of 3 NaN or infinite",
         ),
-        (changed(readout_bias=torch.full((3,), 1e300, dtype=torch.float64)), "a tensor is not finite; 'readout.bias'"),
-        (changed(hidden_1_weight=torch.full((4, 5), 3e38)), "the outputs of MLP must be finite, got NaN or infinity"),
-        ({"epoch": 3, "net": STATE}, "the file holds no state dict; got 'epoch', 'net'; expected tensors by name"),
-        ({**STATE, "epoch": 3}, "the file holds no state dict; got 'hidden.0.weight', 'hidden.0.bias', 'hid"),
-        ({}, "the file holds no state dict; got dict; expected"),
-        ([1, 2], "the file holds no state dict; got list; expected"),
-        ({"model": STATE, "state_dict": STATE}, "the file holds several state dicts; got 'state_dict', 'model'"),
-        (b"hello", "the file is damaged, or no checkpoint; got KeyError: 101; save its state_dict with safetensors"),
-        (b"not a checkpoint", "the file cannot be read without unpickling, which may run code; got an unknown format"),
-        (b"", "the file is damaged, or no checkpoint; got EOFError; save its state_dict with safetensors"),
         (
-            random_mlp([5, 4]),
-            "the file cannot be read without unpickling, which may run code; got consilience.nets.mlp.MLP; expected "
-            "nothing but tensors, numbers and texts; save its state_dict with safetensors",
+            changed(readout_bias=torch.full((3,), 1e300, dtype=torch.float64)),
+            "'readout.bias' must have values that float32 can hold, got 3 of 3 NaN or infinite",
         ),
+        (changed(hidden_1_weight=torch.full((4, 5), 3e38)), "the outputs of MLP must be finite, got NaN or infinity"),
+        ({"epoch": 3, "net": STATE}, f"{NO_STATE}model, module, got 'epoch', 'net'; {CURE}"),
+        ({**STATE, "epoch": 3}, f"{NO_STATE}model, module, got 'hidden.0.weight', 'hidden.0.bias', 'hid"),
+        ({}, f"{NO_STATE}model, module, got dict; "),
+        ([1, 2], f"{NO_STATE}model, module, got list; "),
+        ({"model": STATE, "state_dict": STATE}, f"{NO_STATE}model, module, got 'state_dict', 'model'; "),
+        (b"hello", f"{DAMAGED}KeyError: 101; {CURE}"),
+        (b"not a checkpoint", UNPICKLED.format("an unknown format")),
+        (b"", f"{DAMAGED}EOFError; {CURE}"),
+        (random_mlp([5, 4]), UNPICKLED.format("consilience.nets.mlp.MLP") + f"ling, which may run code; {CURE}"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path: Path, content: object, reason: str) -> None:
     found = reason_for(tmp_path, content)
     assert found.startswith(reason)
@@ -299,7 +308,7 @@ def test_a_truncated_safetensors_is_left_out(tmp_path: Path) -> None:
     data = (tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "whole.safetensors").unlink()
     reason = reason_for(tmp_path, data[:-9], "b.safetensors")
-    assert reason.startswith("the file is damaged, or no checkpoint; got SafetensorError: ")
+    assert reason.startswith(f"{DAMAGED}SafetensorError: ")
 
 
 class _Evil:
@@ -347,31 +356,31 @@ def test_a_member_unlike_the_first_is_left_out(tmp_path: Path) -> None:
     population = quietly(tmp_path, _Scaled)
     assert population.provenance["imported"] == {"a.safetensors": {"member": 0}, "c.safetensors": {"member": 1}}
     reason = population.provenance["left_out"]["b.safetensors"]
-    assert reason.startswith("members differ in something that is not a parameter; got another function of the same")
+    assert reason.startswith(
+        "the file must compute what member 0 computes of the same parameters, got another function"
+    )
 
 
 def test_a_member_whose_proof_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         save_file(random_mlp([5, 4]).state_dict(), tmp_path / f"{name}.safetensors")
-    original = population_module.prove
+    original = member_module.prove
     proved = []
 
     def prove(module: nn.Module, network: object, x: Tensor) -> None:
         proved.append(module)
         if len(proved) % 2 == 1:
-            raise InputError("this one is not proved", where="layer 'hidden.0'", got=2, expected=1)
+            raise InputError("layer 'hidden.0' must be proved, got 2", cure="none")
         original(module, network, x)
 
-    monkeypatch.setattr(population_module, "prove", prove)
+    monkeypatch.setattr(member_module, "prove", prove)
     population = quietly(tmp_path)
-    reason = "this one is not proved; layer 'hidden.0'; got 2; expected 1"
+    reason = "layer 'hidden.0' must be proved, got 2; none"
     assert population.provenance == {
         "imported": {"b.safetensors": {"member": 0}},
         "left_out": {"a.safetensors": reason},
     }
-    with pytest.raises(
-        InputError, match=rf"cannot be used\n  where:    .*a\.safetensors\n  got:      {reason}\n  cure:"
-    ):
+    with pytest.raises(InputError, match=rf"a\.safetensors must be a checkpoint that can be used, got: {reason}\n"):
         Population.from_directory(tmp_path, make_mlp, X, strict=True)
 
 
@@ -379,15 +388,15 @@ def test_what_is_left_out_is_told_once_where_the_user_called(tmp_path: Path) -> 
     save_file(STATE, tmp_path / "a.safetensors")
     (tmp_path / "b.pt").write_bytes(b"")
     torch.save(changed(readout_bias=None), tmp_path / "c.pt")
-    with pytest.warns(UserWarning, match="left out") as told:
+    with pytest.warns(UserWarning, match="are skipped") as told:
         Population.from_directory(tmp_path, make_mlp, X)
     (warning,) = told
     assert warning.filename == __file__
     assert re.fullmatch(
-        rf"2 of 3 checkpoints are left out\n  where:    {re.escape(str(tmp_path))}\n"
-        r"  got:      b\.pt: the file is damaged, or no checkpoint; .*\n"
-        r"            c\.pt: the parameters do not fit the module given; got missing: 'readout.bias'; .*\n"
-        r"  cure:     mend them or move them away; with strict=True the first of them is an error",
+        rf"2 of 3 checkpoints in {re.escape(str(tmp_path))} are skipped:\n"
+        r"  b\.pt: the file must be a complete checkpoint, got .*\n"
+        r"  c\.pt: the file must have the 6 tensors of a MLP, got missing: 'readout.bias'; .*\n"
+        r"  cure: repair them or move them away; with strict=True the first of them is an error",
         str(warning.message),
     )
 
@@ -398,10 +407,8 @@ def test_strictly_the_first_problem_is_an_error_before_any_proof(
     save_file(STATE, tmp_path / "a.safetensors")
     torch.save(changed(readout_bias=NAN), tmp_path / "b.pt")
     (tmp_path / "c.pt").write_bytes(b"")
-    monkeypatch.setattr(population_module, "prove", None)
-    message = (
-        rf"a checkpoint cannot be used\n  where:    {re.escape(str(tmp_path / 'b.pt'))}\n  got:      a tensor is not"
-    )
+    monkeypatch.setattr(member_module, "prove", None)
+    message = rf"{re.escape(str(tmp_path / 'b.pt'))} must be a checkpoint that can be used, got: 'readout.bias' must"
     with pytest.raises(InputError, match=message):
         Population.from_directory(tmp_path, make_mlp, X, strict=True)
 
@@ -409,10 +416,7 @@ def test_strictly_the_first_problem_is_an_error_before_any_proof(
 def test_if_none_can_be_used_each_is_listed(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"")
     torch.save(changed(readout_bias=None), tmp_path / "b.pt")
-    message = (
-        r"none of the checkpoints can be used\n.*\n  got:      a.pt: the file is .*\n            b.pt: the par.*\n"
-        "  expected: state dicts of MLP"
-    )
+    message = r"must have state dicts of MLP, got\n  a.pt: the file must be .*\n  b.pt: the file must have the 6"
     with pytest.raises(InputError, match=message):
         Population.from_directory(tmp_path, make_mlp, X)
 
@@ -482,35 +486,35 @@ def test_the_module_is_imported_from_the_current_directory(own: Path, name: str)
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("own_nets.small", "this does not tell what to import\n  where:    module='own_nets.small'\n  expected: 'pack"),
-        ("own_nets/small.py:Net", "this does not tell what to import"),
-        ("own_nets.small:", "this does not tell what to import"),
-        ("own_nets.large:Net", "there is no such Python module\n  where:    module='own_nets.large:Net'\n  got: "),
-        ("no_nets.small:Net", "there is no such Python module\n(.|\n)*cure:     run this from the directory"),
         (
-            "own_nets.lame:Net",
-            "the Python module cannot be imported\n.*\n  got:      ModuleNotFoundError: No module named 'a_package",
+            "own_nets.small",
+            "module must be 'package.module:Class', or a function in place of the class, got 'own",
         ),
+        ("own_nets/small.py:Net", "module must be 'package.module:Class'"),
+        ("own_nets.small:", "module must be 'package.module:Class'"),
+        ("own_nets.large:Net", "module='own_nets.large:Net' must be in a Python module that can be imported, got Mod"),
         (
-            "own_nets.script:Net",
-            "the Python module cannot be imported\n.*\n  got:      SystemExit: usage: script.py DATA",
+            "no_nets.small:Net",
+            "that can be imported, got ModuleNotFoundError: .*\n  cure:     run this from the dir",
         ),
+        ("own_nets.lame:Net", "that can be imported, got ModuleNotFoundError: No module named 'a_package[^\n]*$"),
+        ("own_nets.script:Net", "that can be imported, got SystemExit: usage: script.py DATA"),
         (
             "own_nets.small:Nett",
-            "has nothing of this name\n.*\n  got:      Nett\n  expected: Net, Sized, make, broken, nothing",
+            "must be one of Net, Sized, make, broken, nothing, ready in own_nets.small, got 'Nett'",
         ),
         (
             "own_nets.small:Sized",
-            "it takes arguments to make a module\n  where:    module='own_nets.small:Sized'\n  got:      Sized: "
-            "missing a required argument: 'width'\n.*\n  cure:     give a factory, such as `def make",
+            "module='own_nets.small:Sized' must be callable without arguments, got Sized: missing a required argument: "
+            "'width'\n  cure:     pass a function, such as `def make",
         ),
-        ("own_nets.small:broken", r"the module cannot be made\n.*\n  got:      broken\(\) raises OSError: no disk"),
-        ("own_nets.small:nothing", r"no module was made\n.*\n  got:      nothing\(\) returns NoneType"),
-        ("own_nets.small:number", "not a module, nor anything that makes one\n.*\n  got:      int"),
-        (MLP, "it takes arguments to make a module\n  where:    module\n  got:      MLP: missing"),
-        (3, "not a module, nor anything that makes one\n  where:    module\n  got:      int"),
+        ("own_nets.small:broken", r"must make a module, got OSError from broken\(\): no disk"),
+        ("own_nets.small:nothing", r"must make an nn.Module, got NoneType from nothing\(\)"),
+        ("own_nets.small:number", "must be an nn.Module, a function that returns one, or .*, got int"),
+        (MLP, "module must be callable without arguments, got MLP: missing"),
+        (3, "module must be an nn.Module, a function that returns one, or 'package.module:Class', got int"),
     ],
-)  # fmt: skip
+)
 def test_a_module_that_cannot_be_had_is_refused(own: Path, module: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Population.from_directory(own, module, X)
@@ -525,16 +529,14 @@ def test_bad_folders_and_inputs_are_refused_before_the_checkpoints_are_read(
     def never() -> nn.Module:
         raise AssertionError("the module is not needed yet")
 
-    with pytest.raises(InputError, match=r"there is no such folder\n  where:    .*missing\n  cure:     check the path"):
+    with pytest.raises(InputError, match=r"directory must be a folder, got .*missing\n  cure:     check the path"):
         Population.from_directory(tmp_path / "missing", never, X)
     (tmp_path / "a.txt").write_text("")
-    message = (
-        r"there is no checkpoint in the folder\n.*\n  expected: files \*.safetensors, \*.pt, \*.pth, or \*/model.safe"
-    )
+    message = r"must have files \*.safetensors, \*.pt, \*.pth, or \*/model.safetensors, got none"
     with pytest.raises(InputError, match=message):
         Population.from_directory(tmp_path, never, X)
     (tmp_path / "a.pt").write_bytes(b"")
-    with pytest.raises(InputError, match="the example input is not finite\n  where:    example_input"):
+    with pytest.raises(InputError, match="example_input must be finite, got NaN or infinity in 8 of 8 rows"):
         Population.from_directory(tmp_path, never, X * torch.nan)
     monkeypatch.setattr("consilience.population.checkpoints._read", None)
     with pytest.raises(InputError, match="example_input must be inputs that"):

@@ -328,7 +328,7 @@ def test_the_full_assembly_is_the_ensemble_of_all_members(activation: str, groun
 
 def test_nothing_is_clustered_or_traced_again_and_old_members_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     census = fitted([random_mlp([6, 5], seed=k) for k in range(3)])
-    monkeypatch.setattr("consilience.population.population.find_layers", None)
+    monkeypatch.setattr("consilience.population.member.find_layers", None)
     monkeypatch.setattr("consilience.clustering.clusterers.linkage", None)
     monkeypatch.setattr(Points, "distances", None)
     extended = extend_census(census, [random_mlp([6, 5], seed=5)])
@@ -432,15 +432,12 @@ def test_real_members_are_added_as_a_fresh_census_would_have_it(population: Popu
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ([], r"there is no member to add\n  where:    modules\n  got:      no modules"),
-        (random_mlp([6, 4]), "one module where several are expected\n.*\n  got:      MLP\n.*\n  cure:     put it into"),
-        ([random_mlp([6, 4], "tanh")], "members differ in their activations\n  where:    member 2"),
-        ([random_mlp([6])], "members differ in their layers\n  where:    member 2"),
-        ([nn.Sequential(nn.Linear(6, 3))], "members differ in their layers"),
-        (
-            [MLP(6, [6, 4], 2)],
-            "members differ in their output size\n  where:    member 2\n  got:      2\n  expected: 3",
-        ),
+        ([], "modules must have at least one trained module, got none"),
+        (random_mlp([6, 4]), "modules must be a sequence of modules, .*, got one MLP\n  cure:     put it into"),
+        ([random_mlp([6, 4], "tanh")], "member 2 must have the activations of member 0"),
+        ([random_mlp([6])], "member 2 must have the layers of member 0"),
+        ([nn.Sequential(nn.Linear(6, 3))], "member 2 must have the layers of member 0"),
+        ([MLP(6, [6, 4], 2)], "member 2 must have the output size of member 0, 3, got 2"),
     ],
 )
 def test_what_does_not_belong_to_the_population_is_refused(modules: list[nn.Module], message: str) -> None:
@@ -455,12 +452,12 @@ def test_refusals_of_new_members_say_how_these_are_counted() -> None:
     with torch.no_grad():
         broken.hidden[0].weight[0, 0] = torch.nan
     for module, message in (
-        (broken, "a parameter or buffer is not finite"),
+        (broken, "'hidden.0.weight' must be finite"),
         (other_input, "example_input must be inputs that"),
     ):
         with pytest.raises(ConsilienceError, match=message) as caught:
             extend_census(census, [module])
-        assert caught.value.__notes__ == ["this is member 2 of the population, the old members being the first"]
+        assert caught.value.__notes__ == ["this is member 2 of the population"]
 
 
 @pytest.mark.parametrize("clusterer", sorted(set(CLUSTERERS) - set(LINKAGES)))

@@ -15,7 +15,7 @@ from consilience import cli
 from consilience.data import load_data
 from consilience.modularity import Clusterability
 from consilience.nets import MLP
-from consilience.population import Population, load_population, save_population
+from consilience.population import Population
 from consilience.store import read_config, save_network
 
 FEW = ["--clusters", "4", "--nulls", "4"]
@@ -50,7 +50,7 @@ def test_modularity_of_a_population_and_its_assembly(
     assert [row["name"] for row in found["networks"]] == ["member 0", "member 1", "member 2", "assembly"]
     assert [row["kind"] for row in found["networks"]] == ["member"] * 3 + ["assembly"]
     assert found["shown"] == f"member 1 of {trained / 'relu'}"
-    direct = Clusterability(4, n_null=4).fit(load_population(trained / "relu").members[1].network)
+    direct = Clusterability(4, n_null=4).fit(Population.load(trained / "relu").members[1].network)
     assert found["n_cut"] == pytest.approx(direct.n_cut_) == found["networks"][1]["n_cut"]
     assert np.allclose(found["null_values"], direct.null_)
     assert found["labels"]["hidden.0"] == direct.labels_["hidden.0"].tolist()
@@ -177,21 +177,21 @@ def test_networks_are_compared_on_samples_that_none_was_trained_on(
 
 
 def test_a_rerun_sees_other_snapshots(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    population = load_population(trained / "tanh")
-    save_population(replace(population, snapshots={}), tmp_path / "tanh")
+    population = Population.load(trained / "tanh")
+    replace(population, snapshots={}).save(tmp_path / "tanh")
     arguments = ["compare", tmp_path / "tanh", "--data", "digits", "--samples", 60, "--out", tmp_path / "compared"]
     run(capsys, *arguments)
-    save_population(population, tmp_path / "tanh")
+    population.save(tmp_path / "tanh")
     assert "a result that differs in networks" in refused(capsys, *arguments)
 
 
 def test_populations_of_one_name_are_told_apart_by_their_folders(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    population = load_population(trained / "relu")
+    population = Population.load(trained / "relu")
     for folder in ("a", "b"):
         plain = Population(population.members, population.example_input)
-        save_population(plain, tmp_path / folder / "members")
+        plain.save(tmp_path / folder / "members")
     found = json.loads(run(
         capsys, "compare", tmp_path / "a" / "members", tmp_path / "b" / "members", "--data", "digits", "--samples",
         "60", "--out", tmp_path / "compared", "--json",

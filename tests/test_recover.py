@@ -250,7 +250,7 @@ def test_what_cannot_be_recovered_is_refused_before_any_work(
         (message(None, "Y.npy"), "--inputs must be given with --outputs"),
         (message("X.npy", None), "one of --outputs and --teacher must be given, got neither"),
         (message("X.npy", "Y.npy", "teacher"), "one of --outputs and --teacher must be given, got both"),
-        (message(None, None, "nowhere"), "there is no such artefact"),
+        (message(None, None, "nowhere"), "nowhere must be the directory of an artefact"),
         (message(None, None, "convnet"), "--teacher must be an MLP, written by consilience.save_network, got ConvNet"),
         (message(None, None, "foreign"), "--teacher must be an MLP, written by consilience.save_network, got torch"),
         (message(None, None, "deep"), "--layers must be 2, the depth of the teacher "),

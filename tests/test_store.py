@@ -196,20 +196,20 @@ def test_files_can_be_read_by_whoever_the_umask_lets(tmp_path):
     ("arguments", "text"),
     [
         ({"config": {"kind": 1, "files": 2}}, ("names of the header", "kind, files")),
-        ({"config": {"a": {"b": [1, {"c": object()}]}}}, ("cannot be written as JSON", "config.a.b[1].c", "object")),
-        ({"config": {"a": {1: 2}}}, ("key of the config is not a string", "config.a", "1")),
-        ({"tensors": {"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)}}, ("same name", "a/b")),
-        ({"tensors": {"a": {"b": [1.0]}}}, ("not a tensor", "a/b", "list")),
-        ({"tensors": {1: torch.ones(1)}}, ("name of a tensor must be a string", "1")),
-        ({"tensors": {"__metadata__": torch.ones(1)}}, ("cannot have this name", "__metadata__")),
-        ({"tensors": {"a": torch.ones(2, dtype=torch.complex128)}}, ("cannot be stored", "a\n", "complex128")),
-        ({"tensors": {"a": torch.eye(2).to_sparse()}}, ("cannot be stored", "sparse_coo", "to_dense")),
-        ({"tensors": {"a": torch.ones(2, device="meta")}}, ("has no values yet", "a\n")),
-        ({"tensors": nn.LazyLinear(2).state_dict()}, ("has no values yet", "weight")),
-        ({"shard_bytes": 0}, ("a shard needs a size", "0")),
-        ({"extra_files": {"../escape": b""}}, ("an extra file cannot have this name", "../escape")),
-        ({"extra_files": {"config.json": b""}}, ("an extra file cannot have this name", "config.json")),
-        ({"extra_files": {"more.safetensors": b""}}, ("an extra file cannot have this name",)),
+        ({"config": {"a": {"b": [1, {"c": object()}]}}}, ("config.a.b[1].c", "object")),
+        ({"config": {"a": {1: 2}}}, ("keys of config.a must be strings, got 1",)),
+        ({"tensors": {"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)}}, ("two called a/b",)),
+        ({"tensors": {"a": {"b": [1.0]}}}, ("a/b must be a tensor, got list",)),
+        ({"tensors": {1: torch.ones(1)}}, ("names of tensors must be strings, got 1",)),
+        ({"tensors": {"__metadata__": torch.ones(1)}}, ("tensors must not be called __metadata__",)),
+        ({"tensors": {"a": torch.ones(2, dtype=torch.complex128)}}, ("a must be a dense tensor", "complex128")),
+        ({"tensors": {"a": torch.eye(2).to_sparse()}}, ("a must be a dense tensor", "sparse_coo", "to_dense")),
+        ({"tensors": {"a": torch.ones(2, device="meta")}}, ("a must have values",)),
+        ({"tensors": nn.LazyLinear(2).state_dict()}, ("must have values, got none yet",)),
+        ({"shard_bytes": 0}, ("shard_bytes must be an int >= 1, got 0",)),
+        ({"extra_files": {"../escape": b""}}, ("extra_files must have names such as README.md, got ", "../escape")),
+        ({"extra_files": {"config.json": b""}}, ("extra_files must have names", "config.json")),
+        ({"extra_files": {"more.safetensors": b""}}, ("extra_files must have names",)),
     ],
 )  # fmt: skip
 def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path, arguments, text):
@@ -231,17 +231,17 @@ SECOND = "tensors-00002-of-00002.safetensors"
 
 
 def test_missing_and_foreign_directories_are_told_apart(tmp_path, thing):
-    with refused(ArtefactError, "no such artefact", "absent", "check the path"):
+    with refused(ArtefactError, "absent must be the directory of an artefact, got no directory", "check the path"):
         read_artefact(tmp_path / "absent", "thing")
-    with refused(ArtefactError, "no such artefact", "config.json", "a directory"):
+    with refused(ArtefactError, "config.json must be the directory of an artefact"):
         read_artefact(thing / "config.json", "thing")
     (thing / "config.json").unlink()
-    with refused(ArtefactError, "no artefact: it has no config.json", "thing", "tensors-00001-of-00002.safetensors"):
+    with refused(ArtefactError, "thing must be an artefact with a config.json, got tensors-00001-of-00002.safetensors"):
         read_artefact(thing, "thing")
 
 
 def test_another_kind_is_refused_but_its_config_can_be_read(thing):
-    with refused(ArtefactError, "another kind", "got:      thing", "expected: census"):
+    with refused(ArtefactError, "thing must be an artefact of kind census, got thing"):
         read_artefact(thing, "census")
     assert read_config(thing)["seed"] == 0
 
@@ -249,14 +249,16 @@ def test_another_kind_is_refused_but_its_config_can_be_read(thing):
 @pytest.mark.parametrize("content", [b"", b'{"kind": "thi', b"\xff\xfe\x00", b"[" * 100_000])
 def test_a_config_that_is_no_json_is_damaged(thing, content):
     (thing / "config.json").write_bytes(content)
-    with refused(ArtefactError, "config.json is damaged", "config.json", "write it again"):
+    with refused(ArtefactError, "config.json must be JSON, got ", "write it again"):
         read_config(thing)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"model_type": "bert"}', '{"kind": "x", "format_version": 1}'])
 def test_a_config_of_something_else_is_refused(thing, content):
     (thing / "config.json").write_text(content)
-    with refused(ArtefactError, "config.json is not one of consilience", "kind, format_version, versions, files"):
+    with refused(
+        ArtefactError, "config.json must be a config of consilience, with kind, format_version, versions, files"
+    ):
         read_config(thing)
 
 
@@ -265,20 +267,20 @@ def test_a_config_of_something_else_is_refused(thing, content):
 )
 def test_an_unknown_format_version_is_told_with_its_cure(thing, version, cure):
     edit_config(thing, format_version=version)
-    with refused(ArtefactError, "format version is unknown", f"got:      {version}\n", "expected: 1\n", cure):
+    with refused(ArtefactError, f"config.json must have format version 1, got {version!r}\n", cure):
         read_artefact(thing, "thing")
 
 
 @pytest.mark.parametrize("files", [{"../secret.safetensors": "0"}, {"/etc/passwd": "0"}, {"a": 1}, ["a"], {"..": ""}])
 def test_files_outside_the_directory_are_never_read(thing, files):
     edit_config(thing, files=files)
-    with refused(ArtefactError, "lists files that cannot be its own"):
+    with refused(ArtefactError, "must list files inside its directory, got "):
         read_artefact(thing, "thing")
 
 
 def test_a_missing_shard_is_named(thing):
     (thing / SECOND).unlink()
-    with refused(ArtefactError, "a file of the artefact is missing", SECOND):
+    with refused(ArtefactError, f"{SECOND} must be a file of the artefact, got none"):
         read_artefact(thing, "thing")
 
 
@@ -288,7 +290,7 @@ def test_a_truncated_shard_is_named(tmp_path, length):
     path = write_artefact(tmp_path / "cut", "thing", {}, {"a": torch.arange(50.0)})
     content = (path / SHARD).read_bytes()
     (path / SHARD).write_bytes(content[: int(length * len(content))])
-    with refused(ArtefactError, "a file of the artefact is damaged", SHARD, "SHA-256"):
+    with refused(ArtefactError, f"{SHARD} must have SHA-256 ", ", got "):
         read_artefact(path, "thing")
 
 
@@ -299,7 +301,7 @@ def test_one_changed_byte_is_enough(tmp_path, place, flip):
     content = bytearray((path / SHARD).read_bytes())
     content[int(place * len(content))] ^= flip
     (path / SHARD).write_bytes(content)
-    with refused(ArtefactError, "a file of the artefact is damaged", SHARD):
+    with refused(ArtefactError, f"{SHARD} must have SHA-256 "):
         read_artefact(path, "thing")
 
 
@@ -307,7 +309,7 @@ def test_a_shard_that_was_never_safetensors_is_refused(thing):
     (thing / SECOND).write_bytes(b"pickle")
     files = {SECOND: hashlib.sha256(b"pickle").hexdigest()}
     edit_config(thing, files=files)
-    with refused(ArtefactError, "cannot be read", SECOND):
+    with refused(ArtefactError, f"{SECOND} must be a safetensors file, got "):
         read_artefact(thing, "thing")
 
 
@@ -337,57 +339,60 @@ def test_an_artefact_that_lacks_a_file_is_not_finished(thing):
 def user_folder(path: Path) -> tuple[str, ...]:
     path.mkdir()
     (path / "thesis.tex").write_text("years of work")
-    return "the directory holds something else", "thesis.tex", "expected: a free place", "choose another directory"
+    return "place must be free, empty, or an artefact of kind thing, got thesis.tex", "choose another directory"
 
 
 def user_file(path: Path) -> tuple[str, ...]:
     path.write_text("years of work")
-    return "a file is in the way", "place"
+    return "place must be free, empty, or an artefact of kind thing, got a file", ""
 
 
 def other_kind(path: Path) -> tuple[str, ...]:
     write_artefact(path, "census", {}, {})
-    return "the directory holds something else", "got:      an artefact of kind census", "of kind thing"
+    return "an artefact of kind thing, got one of kind census", "choose another directory"
 
 
 def newer_format(path: Path) -> tuple[str, ...]:
     write_artefact(path, "thing", {}, {})
     edit_config(path, format_version=2)
-    return "the directory holds something else", "the format version is unknown"
+    return (
+        "place must be free, empty, or an artefact of kind thing, got config.json",
+        "must have format version 1, got 2",
+    )
 
 
 def other_config(path: Path) -> tuple[str, ...]:
     path.mkdir()
     (path / "config.json").write_text('{"model_type": "bert"}')
-    return "the directory holds something else", "not one of consilience"
+    return "place must be free, empty, or an artefact of kind thing, got config.json", "a config of consilience"
 
 
 def note_inside(path: Path) -> tuple[str, ...]:
     write_artefact(path, "thing", {}, {})
     (path / "my-notes.txt").write_text("years of work")
-    return "files that are not its own", "my-notes.txt", "move them away"
+    return "place must hold the artefact's files alone, got my-notes.txt", "move them away"
 
 
 def artefact_inside(path: Path) -> tuple[str, ...]:
     write_artefact(path, "thing", {}, {})
     write_artefact(path / "inner", "thing", {}, TENSORS)
-    return "files that are not its own", "inner"
+    return "place must hold the artefact's files alone, got inner", "move them away"
 
 
 def file_above(path: Path) -> tuple[str, ...]:
     path.parent.rmdir()
     path.parent.write_text("years of work")
-    return "no directory can be made here", "is a file"
+    return "above must be a writable directory, got a file", ""
 
 
 def taken_temporary(path: Path) -> tuple[str, ...]:
     user_folder(path.with_name(".place.tmp"))
-    return "a name that is needed for a moment is taken", ".place.tmp", "move it away"
+    return ".place.tmp must be free for a moment", "move it away"
 
 
 def taken_old(path: Path) -> tuple[str, ...]:
     user_file(path.with_name(".place.old"))
-    return "a name that is needed for a moment is taken", ".place.old"
+    return ".place.old must be free for a moment", "move it away"
 
 
 @pytest.mark.parametrize(
@@ -409,7 +414,7 @@ def test_whatever_is_in_the_way_is_refused_and_stays(tmp_path, occupy):
 
 def test_the_current_directory_cannot_be_replaced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with refused(ArtefactError, "current directory", "choose a directory inside it"):
+    with refused(ArtefactError, "got the current directory", "choose a directory inside it"):
         check_destination(".", "thing")
     write_artefact("inside", "thing", {}, TENSORS)
     assert check_destination(tmp_path / "inside", "thing")
@@ -512,7 +517,7 @@ def test_the_kill_between_the_renames_is_told_to_readers_and_mended_for_writers(
         write_artefact(place, "thing", {"seed": 1}, TENSORS)
     monkeypatch.undo()
     assert sorted(os.listdir(tmp_path)) == [".thing.old", ".thing.tmp"]
-    with refused(ArtefactError, "no such artefact", "rename", ".thing.old back", "died"):
+    with refused(ArtefactError, "got no directory", "rename", ".thing.old back", "died"):
         read_artefact(place, "thing")
     assert check_destination(place, "thing") is True
     assert read_artefact(place, "thing").config["seed"] == 0
@@ -552,7 +557,7 @@ def test_atomic_write_replaces_a_file_whole(tmp_path):
     atomic_write(tmp_path / "new" / "page.html", b"one")
     atomic_write(tmp_path / "new" / "page.html", b"two")
     assert snapshot(tmp_path / "new") == {"page.html": b"two"}
-    with refused(ArtefactError, "a directory is in the way of a file", "new"):
+    with refused(ArtefactError, "new must be the path of a file, got a directory"):
         atomic_write(tmp_path / "new", b"")
 
 
@@ -649,7 +654,7 @@ def test_any_module_is_filled_in_place(tmp_path):
 def test_a_module_of_others_asks_for_a_module(tmp_path):
     path = save_network(nn.Linear(2, 2), tmp_path / "net")
     with refused(
-        InputError, "can only be read into a module", "torch.nn.modules.linear:Linear", "load_network(directory"
+        InputError, "module must be given", "got none for torch.nn.modules.linear:Linear", "load_network(directory"
     ):
         load_network(path)
 
@@ -673,7 +678,7 @@ def test_a_subclass_of_ours_is_a_module_of_others(tmp_path):
 def test_a_module_that_does_not_fit_is_told_how_and_left_alone(tmp_path, module, texts):
     path = save_network(nn.Linear(2, 3), tmp_path / "net")
     before = fingerprint(module.state_dict())
-    with refused(ArtefactError, "the parameters do not fit the network", "model.safetensors", *texts):
+    with refused(ArtefactError, "model.safetensors must hold the parameters of a ", *texts):
         load_network(path, module)
     assert fingerprint(module.state_dict()) == before
 
@@ -681,15 +686,15 @@ def test_a_module_that_does_not_fit_is_told_how_and_left_alone(tmp_path, module,
 @pytest.mark.parametrize(
     ("net", "texts"),
     [
-        (None, ("does not tell the type",)),
-        ("MLP", ("does not tell the type", "got:      MLP")),
-        ({"type": "os:system", "config": {}}, ("no network can be built from the config", "os:system")),
-        ({"type": "MLP", "config": {"n_inputs": 6}}, ("no network can be built from the config", "config.json")),
-        ({"type": "MLP"}, ("no network can be built from the config",)),
+        (None, ("must have the type of the network, got None",)),
+        ("MLP", ("must have the type of the network, got MLP",)),
+        ({"type": "os:system", "config": {}}, ("must describe a network, got ", "os:system")),
+        ({"type": "MLP", "config": {"n_inputs": 6}}, ("config.json must describe a network, got ",)),
+        ({"type": "MLP"}, ("must describe a network, got ",)),
         ({"type": "MLP", "config": {"n_inputs": 6, "widths": [5], "n_outputs": 3}},
-         ("parameters do not fit", "hidden.0.weight is (4, 6), not (5, 6)")),
+         ("must hold the parameters of a MLP", "hidden.0.weight is (4, 6), not (5, 6)")),
         ({"type": "MLP", "config": {"n_inputs": 6, "widths": [4, 4], "n_outputs": 3}},
-         ("parameters do not fit", "hidden.1.weight is missing")),
+         ("must hold the parameters of a MLP", "hidden.1.weight is missing")),
     ],
 )  # fmt: skip
 def test_a_config_that_does_not_fit_is_told(tmp_path, net, texts):
@@ -702,13 +707,13 @@ def test_a_config_that_does_not_fit_is_told(tmp_path, net, texts):
 def test_a_network_whose_config_lies_is_not_saved(tmp_path):
     net = MLP(6, [4], 3)
     net.register_buffer("scale", torch.ones(1))
-    with refused(InputError, "config of the network does not describe it", "MLP", "scale is not expected"):
+    with refused(InputError, "the config of MLP must describe its parameters, got scale is not expected"):
         save_network(net, tmp_path / "net")
     assert snapshot(tmp_path) == {}
 
 
 def test_the_name_net_and_the_header_are_taken(tmp_path):
-    with refused(InputError, "the name net is taken"):
+    with refused(InputError, "extra_config must not use the name net"):
         save_network(nn.Linear(1, 1), tmp_path / "net", {"net": 1})
     with refused(InputError, "names of the header", "kind"):
         save_network(nn.Linear(1, 1), tmp_path / "net", {"kind": 1})
@@ -722,10 +727,10 @@ def test_a_network_is_checked_and_replaced_like_any_artefact(tmp_path):
     shutil.copytree(path, tmp_path / "copy")
     assert load_network(tmp_path / "copy").config.widths == (5,)
     (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-1])
-    with refused(ArtefactError, "damaged", "model.safetensors"):
+    with refused(ArtefactError, "model.safetensors must have SHA-256 "):
         load_network(path)
     write_artefact(tmp_path / "thing", "thing", {}, {})
-    with refused(ArtefactError, "another kind", "thing", "network"):
+    with refused(ArtefactError, "must be an artefact of kind network, got thing"):
         load_network(tmp_path / "thing")
-    with refused(ArtefactError, "holds something else", "kind thing"):
+    with refused(ArtefactError, "an artefact of kind network, got one of kind thing"):
         save_network(MLP(6, [4], 3), tmp_path / "thing")

@@ -403,7 +403,7 @@ def test_what_is_hard_is_proved_or_refused_by_name(name: str) -> None:
 def test_running_statistics_that_are_not_finite_are_refused_by_name(buffer: str, value: float) -> None:
     module = ZOO["resnet18"].module()
     module.stages[1][0].norm2.get_buffer(buffer)[2] = value
-    with pytest.raises(InputError, match=f"not finite\n  where: +'stages.1.0.norm2.{buffer}'"):
+    with pytest.raises(InputError, match=f"'stages.1.0.norm2.{buffer}' must be finite"):
         Population.from_modules([module], ZOO["resnet18"].inputs())
 
 

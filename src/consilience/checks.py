@@ -98,7 +98,8 @@ def check_inputs(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, argument
 def check_rows(values: Tensor, n: int, argument: str, inputs: str = "x") -> None:
     """Raise unless there is one row of values for each of the n inputs."""
     if values.ndim == 0 or len(values) != n:
-        raise InputError(f"{argument} must have one row for each of the {n} rows of {inputs}, got {describe(values)}")
+        message = f"{argument} must have one row for each of the {n} rows of {inputs}, got {describe(values)}"
+        raise InputError(message, cure="check that both are of the same samples")
 
 
 def check_labels(y: Tensor, n: int, argument: str, n_classes: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How good a network is on labelled data."""
+"""Accuracy and loss of a network on labeled data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from consilience.checks import check_labels
 from consilience.errors import InputError
 from consilience.signals.batches import BATCH_SIZE
 
@@ -35,7 +36,7 @@ class Score:
 
 
 def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset) -> Score:
-    """Score a network, in eval mode if it has one, on samples with integer labels.
+    """Return accuracy and loss of a network, in eval mode if it has one, on samples with integer labels.
 
     Raises
     ------
@@ -47,20 +48,12 @@ def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset) -> Score:
 
     from consilience.units.forward import eval_mode
 
-    if len(dataset) == 0 or dataset.y.is_floating_point() or int(dataset.y.min()) < 0:
-        raise InputError(
-            "only samples with labels can be scored",
-            where="evaluate",
-            got=f"{len(dataset)} targets of {dataset.y.dtype}",
-            expected="integer labels, 0 or more",
-        )
+    check_labels(dataset.y, len(dataset), "y")
     with eval_mode(network):
         outputs = torch.cat([network(batch) for batch in dataset.x.split(BATCH_SIZE)])
-    if outputs.dim() != 2 or outputs.shape[1] <= int(dataset.y.max()):
-        raise InputError(
-            "the outputs do not fit the labels", where="evaluate", got=f"outputs of shape {tuple(outputs.shape)}",
-            expected=f"({len(dataset)}, at least {int(dataset.y.max()) + 1})",
-        )  # fmt: skip
+    if outputs.dim() != 2:
+        raise InputError(f"outputs must have shape (n, classes), got {tuple(outputs.shape)}")
+    check_labels(dataset.y, len(outputs), "y", outputs.shape[1])
     accuracy = float((outputs.argmax(1) == dataset.y).double().mean())
     loss = float(functional.cross_entropy(outputs.double(), dataset.y))
     return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(dataset)), loss, len(dataset))

@@ -17,7 +17,7 @@ from consilience.clustering.clusters import Clusters
 from consilience.clustering.tree import Tree
 from consilience.errors import ArtefactError
 from consilience.population.population import Population
-from consilience.population.storage import load_population, population_fingerprint
+from consilience.population.storage import population_fingerprint
 from consilience.store import read_artefact, write_artefact
 from consilience.units.symmetry import canonical
 
@@ -74,7 +74,7 @@ def load_census(directory: str | os.PathLike[str], population: Population | None
     artefact = read_artefact(directory, KIND)
     recorded = artefact.config["population"]
     if population is None:
-        population = load_population(Path(os.path.normpath(artefact.directory / recorded["path"])))
+        population = Population.load(Path(os.path.normpath(artefact.directory / recorded["path"])))
     found = population_fingerprint(population)
     if found != recorded["fingerprint"]:
         raise ArtefactError(

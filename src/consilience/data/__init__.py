@@ -1,4 +1,4 @@
-"""What the members are trained, looked at and judged on: rows with labels, split and shuffled once, checked first."""
+"""Data: rows with labels, checked, shuffled and split once."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """One function from a name or a file to `Data`: read, check, shuffle, split.
 
-- Everything is checked before the shuffle, so that an error tells the row of the *source*.
+- Everything is checked before the shuffle, so that an error names the row of the *source*.
 - Rows are shuffled before any split: in some sources neighbours are not exchangeable (consecutive MNIST training rows
   alternate between two groups of writers, and a model of one group loses 10 points on the other).
-- A source with a test set of its own keeps it; of one without, every class gives the same share to each part.
+- A source with a test set keeps it; without one, every class gives the same share to each part.
 - Nothing is unpickled.
 """
 
@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from consilience.checks import check_count, describe
 from consilience.data.dataset import Data, Dataset, check_dataset
 from consilience.errors import InputError
+from consilience.seeds import generator
 
 KNOWN = '"digits", a path to an .npz or .parquet file, or "hf:NAME" for a data set of the Hugging Face hub'
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -34,7 +36,7 @@ DAMAGED = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.Bad
 
 @dataclass(frozen=True)
 class _Source:
-    """What a reader returns: arrays as they were stored, x (n, ...) and y (n,); no test set is (None, None)."""
+    """Arrays as they were stored, x (n, ...) and y (n,); no test set is (None, None)."""
 
     name: str
     x: np.ndarray
@@ -62,8 +64,8 @@ def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibr
     Returns
     -------
     Data
-        With a test set of its own, the source gives ``validation`` min(5000, n // 6) of its n training rows and
-        ``train`` the others; without, each class gives 20 % of its rows to ``test`` and 15 % to ``validation``.
+        From a source with a test set, ``validation`` has min(5000, n // 6) of its n training rows and ``train`` the
+        others; without one, each class gives 20 % of its rows to ``test`` and 15 % to ``validation``.
         ``calibration`` is a random part of ``train``, meant to be used without its labels. ``ids`` count the rows of
         the source, training rows first, then test rows.
 
@@ -79,29 +81,34 @@ def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibr
     >>> len(data.train), len(data.validation), len(data.test), data.image_shape, data.n_classes
     (1169, 269, 359, (1, 8, 8), 10)
     """
-    _check_at_least("random_state", random_state, 0)
-    _check_at_least("n_calibration", n_calibration, 1)
+    check_count("random_state", random_state, least=0)
+    check_count("n_calibration", n_calibration)
     raw = _read(source)
-    rows = Dataset(_inputs(raw.x, f"{raw.name}: train.x"), _labels(raw.y, f"{raw.name}: train.y"), _ids(raw.x))
-    test = _test_rows(raw)
+    rows = _dataset(raw.x, raw.y, f"{raw.name}: train")
+    test = None
+    if raw.x_test is not None and raw.y_test is not None:
+        if raw.x.shape[1:] != raw.x_test.shape[1:] or raw.x.dtype.kind != raw.x_test.dtype.kind:
+            got = f"{describe(raw.x)} and {describe(raw.x_test)}"
+            raise InputError(f"{raw.name}: x_train and x_test must have one type and rows of one shape, got {got}")
+        test = _dataset(raw.x_test, raw.y_test, f"{raw.name}: test", first_id=len(rows))
     n_classes = 1 + max((int(part.y.max()) for part in (rows, test) if part is not None and len(part.y)), default=0)
     check_dataset(rows, n_classes, where=f"{raw.name}: train")
     if test is not None:
         check_dataset(test, where=f"{raw.name}: test")
 
-    generator = torch.Generator().manual_seed(int(random_state))
-    order = torch.randperm(len(rows), generator=generator)
+    order = torch.randperm(len(rows), generator=generator(random_state))
     if test is None:
         train, validation, test = (rows.take(part) for part in _stratified(rows.y, order))
     else:
         n_validation = min(VALIDATION_ROWS, len(rows) // VALIDATION_PART)
         train, validation = rows.take(order[n_validation:]), rows.take(order[:n_validation])
     if not (len(train) and len(validation) and len(test)):
+        got = f"{len(rows)} rows of {n_classes} classes"
         raise InputError(
-            "there are too few rows to split", where=raw.name, got=f"{len(rows)} rows of {n_classes} classes",
-            expected="at least one row each for train, validation and test", cure="pass at least 10 rows of each class",
-        )  # fmt: skip
-    check_dataset(train, n_classes, where=f"{raw.name}: what the split leaves for train")
+            f"{raw.name} must have rows for each of train, validation and test, got {got}",
+            cure="pass at least 10 rows of each class",
+        )
+    check_dataset(train, n_classes, where=f"{raw.name}: the split's train")
     calibration = train.take(torch.arange(min(n_calibration, len(train))))  # random, because train is shuffled
     return Data(raw.name, train, calibration, validation, test, n_classes)
 
@@ -114,9 +121,9 @@ def _read(source: str | os.PathLike[str]) -> _Source:
     path = Path(source).expanduser() if isinstance(source, str | os.PathLike) else Path()
     reader = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix.lower())
     if reader is None:
-        raise InputError("unknown data", where="load_data(source)", got=repr(source), expected=KNOWN)
+        raise InputError(f"source must be {KNOWN}, got {source!r}")
     if not path.is_file():
-        raise InputError("there is no such file", where="load_data(source)", got=path, cure="check the path")
+        raise InputError(f"source must be a file, got {path}", cure="check the path")
     return reader(path)
 
 
@@ -136,16 +143,13 @@ def _read_npz(path: Path) -> _Source:
             names = archive.files
             arrays = [archive[key] for key in NPZ_KEYS if key in names]
     except DAMAGED as error:
-        raise InputError(
-            "the file is damaged, or not an .npz of plain arrays", where=path, got=error,
-            cure="copy or download it again; arrays of Python objects are never read",
-        ) from error  # fmt: skip
+        cure = "copy or download it again; arrays of Python objects are never read"
+        raise InputError(f"{path} must be an .npz of plain arrays, got {error}", cure=cure) from error
     missing = [key for key in NPZ_KEYS if key not in names]
     if missing:
-        raise InputError(
-            "the file lacks some arrays", where=path, got=", ".join(names) or "none",
-            expected=", ".join(NPZ_KEYS), cure=f"add {', '.join(missing)} with numpy.savez",
-        )  # fmt: skip
+        got = ", ".join(names) or "none"
+        cure = f"add {', '.join(missing)} with numpy.savez"
+        raise InputError(f"{path} must have arrays {', '.join(NPZ_KEYS)}, got {got}", cure=cure)
     return _Source(path.name, *arrays)
 
 
@@ -155,17 +159,15 @@ def _read_parquet(path: Path) -> _Source:
 
         frame = pandas.read_parquet(path)
     except ImportError as error:
-        raise InputError(
-            "reading .parquet needs pandas and pyarrow", where=path, got=error,
-            cure="pip install pandas pyarrow, or save the data as .npz",
-        ) from error  # fmt: skip
+        cure = "pip install pandas pyarrow, or save the data as .npz"
+        raise InputError(f"reading {path} needs pandas and pyarrow, got {error}", cure=cure) from error
     except Exception as error:  # the engines' own errors have no common class
-        raise InputError("the file is damaged, or not .parquet", where=path, got=error, cure="copy it again") from error
-    label = _column(LABEL_COLUMNS, list(frame.columns), where=path)
+        raise InputError(f"{path} must be a .parquet file, got {error}", cure="copy it again") from error
+    label = _column(LABEL_COLUMNS, list(frame.columns), path)
     try:
         x = frame.drop(columns=label).to_numpy(dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise InputError("some columns are not numbers", where=path, got=error, cure="drop or encode them") from error
+        raise InputError(f"{path} must have columns of numbers, got {error}", cure="drop or encode them") from error
     return _Source(path.name, x, frame[label].to_numpy())
 
 
@@ -174,92 +176,66 @@ def _read_hub(name: str) -> _Source:
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise InputError(
-            "data sets of the Hugging Face hub need the package datasets", where=where, got=error,
-            cure="pip install 'consilience[hub]'",
-        ) from error  # fmt: skip
+        cure = "pip install 'consilience[hub]'"
+        raise InputError(f"reading {where} needs the package datasets, got {error}", cure=cure) from error
     try:
         splits = load_dataset(name)
     except Exception as error:  # network, name, script and format errors have no common class
-        raise InputError(
-            "the data set cannot be loaded from the Hugging Face hub", where=where,
-            got=f"{type(error).__name__}: {error}", cure="check the name and the connection",
-        ) from error  # fmt: skip
+        got = f"{type(error).__name__}: {error}"
+        cure = "check the name and the connection"
+        raise InputError(f"{where} must be a data set of the Hugging Face hub, got {got}", cure=cure) from error
     if "train" not in splits:
-        raise InputError("the data set has no training rows", where=where, got=", ".join(splits), expected="train")
+        raise InputError(f"{where} must have a split train, got {', '.join(splits)}")
     train = _hub_arrays(splits["train"], f"{where} train")
     return _Source(where, *train, *(_hub_arrays(splits["test"], f"{where} test") if "test" in splits else ()))
 
 
 def _hub_arrays(split: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels uint8 (n, H, W) or (n, H, W, 3) and the labels (n,) of one split."""
-    image, label = (_column(known, split.column_names, where) for known in (IMAGE_COLUMNS, LABEL_COLUMNS))
+    image, label = (_column(names, split.column_names, where) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
     pictures = [picture if picture.mode in ("L", "RGB") else picture.convert("RGB") for picture in split[image]]
     pixels = [np.asarray(picture) for picture in pictures]
     shapes = sorted({array.shape for array in pixels})
     if len(shapes) > 1:
-        raise InputError(
-            "the images differ in size", where=where, got=f"{len(shapes)} sizes, e.g. {shapes[0]} and {shapes[-1]}",
-            expected="one size", cure="resize them, and save them as .npz",
-        )  # fmt: skip
+        got = f"{len(shapes)} sizes, e.g. {shapes[0]} and {shapes[-1]}"
+        raise InputError(f"images of {where} must have one size, got {got}", cure="resize them, and save them as .npz")
     return np.stack(pixels), np.asarray(split[label])
 
 
-def _column(known: tuple[str, ...], columns: list[str], where: object) -> str:
-    found = [name for name in known if name in columns]
-    if len(found) != 1:  # a second column of labels would leak the answer into x
+def _column(names: tuple[str, ...], columns: list[str], where: object) -> str:
+    present = [name for name in names if name in columns]
+    if len(present) != 1:  # a second column of labels would leak the answer into x
         raise InputError(
-            "exactly one column must have one of these names", where=where,
-            got=f"columns {', '.join(map(str, columns))}", expected=" or ".join(known),
+            f"{where} must have exactly one column {' or '.join(names)}, got columns {', '.join(map(str, columns))}",
             cure="rename or drop columns",
-        )  # fmt: skip
-    return found[0]
+        )
+    return present[0]
+
+
+def _dataset(x: np.ndarray, y: np.ndarray, where: str, first_id: int = 0) -> Dataset:
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        cure = "y.ravel() for a column, y.argmax(1) for one-hot, y.astype(int) for floats"
+        raise InputError(f"{where}.y must be integer labels (n,), got {describe(y)}", cure=cure)
+    labels = torch.from_numpy(y.astype(np.int64))
+    return Dataset(_inputs(x, f"{where}.x"), labels, torch.arange(first_id, first_id + len(x)))
 
 
 def _inputs(array: np.ndarray, where: str) -> Tensor:
     """Return float32 (n, ...): bytes are pixels, scaled to [0, 1], with channels first; floating point stays."""
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which the check finds
             return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
     channels_first = array.ndim == 4 and array.shape[-1] > 4 >= array.shape[1]
     if array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or channels_first:
-        raise InputError(
-            "the inputs are neither images nor a table", where=where, got=f"{array.dtype} {array.shape}",
-            expected="bytes uint8 (n, H, W), (n, H, W, C) or (n, d), or floating point (n, ...)",
-            cure="x.transpose(0, 2, 3, 1) puts channels last; x.astype('float32') makes a table of numbers",
-        )  # fmt: skip
+        wanted = "bytes uint8 (n, H, W), (n, H, W, C) or (n, d), or floating point (n, ...)"
+        cure = "x.transpose(0, 2, 3, 1) puts channels last; x.astype('float32') makes a table of numbers"
+        raise InputError(f"{where} must be {wanted}, got {describe(array)}", cure=cure)
     pixels = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if array.ndim == 3:
         pixels = pixels.unsqueeze(1)
     if array.ndim == 4:
         pixels = pixels.permute(0, 3, 1, 2)
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-
-
-def _labels(array: np.ndarray, where: str) -> Tensor:
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise InputError(
-            "the labels must be whole numbers, one per row", where=where, got=f"{array.dtype} {array.shape}",
-            expected="integers (n,)", cure="y.ravel() for a column, y.argmax(1) for one-hot, y.astype(int) for floats",
-        )  # fmt: skip
-    return torch.from_numpy(array.astype(np.int64))
-
-
-def _ids(array: np.ndarray, first: int = 0) -> Tensor:
-    return torch.arange(first, first + len(array))
-
-
-def _test_rows(raw: _Source) -> Dataset | None:
-    if raw.x_test is None or raw.y_test is None:
-        return None
-    if raw.x.shape[1:] != raw.x_test.shape[1:] or raw.x.dtype.kind != raw.x_test.dtype.kind:
-        raise InputError(
-            "training and test inputs are not alike", where=raw.name,
-            got=f"train {raw.x.dtype} {raw.x.shape}, test {raw.x_test.dtype} {raw.x_test.shape}",
-            expected="the same type, and rows of the same shape",
-        )  # fmt: skip
-    x, y = _inputs(raw.x_test, f"{raw.name}: test.x"), _labels(raw.y_test, f"{raw.name}: test.y")
-    return Dataset(x, y, _ids(raw.x_test, first=len(raw.x)))
 
 
 def _stratified(y: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,10 +248,3 @@ def _stratified(y: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         part[of_class[:n_test]] = 2
         part[of_class[n_test : n_test + n_validation]] = 1
     return order[part == 0], order[part == 1], order[part == 2]
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int | np.integer) or value < least:
-        raise InputError(
-            f"{name} must be a whole number of at least {least}", where=f"load_data({name}=...)", got=repr(value)
-        )

@@ -1,4 +1,4 @@
-"""What calibration data must be, for a census as for whatever else is built of a population."""
+"""Checks of calibration data and members before they are merged."""
 
 from __future__ import annotations
 
@@ -25,25 +25,24 @@ def check_equal_widths(population: Population) -> None:
 
 
 def check_side_by_side(population: Population) -> None:
-    """Refuse members whose units cannot be put side by side in one network that computes what they compute.
+    """Raise unless the members' units can be put side by side in one network that computes what they compute.
 
     Raises
     ------
     InputError
-        If weights are shared by the units of another layer, or units inside are told apart by their index.
+        If weights are shared by the units of another layer, or units of a hidden layer are not interchangeable.
     """
     architecture = population.architecture
+    cure = "such networks can be compared, not merged"
     if architecture.crossing:
-        raise InputError(
-            "weights are shared by the units of another layer, so that units cannot be put side by side",
-            where=", ".join(map(repr, architecture.crossing)),
-            cure="networks that mix tokens in this way can be compared, not merged",
-        )  # fmt: skip
+        names = ", ".join(map(repr, architecture.crossing))
+        raise InputError(f"each weight must be of one layer's units, got {names} shared with another layer", cure=cure)
     fixed = [layer.name for layer in architecture.layers if not layer.interchangeable]
     fixed.remove(architecture.output.name)
     if fixed:
+        names = ", ".join(f"'{name}'" for name in fixed)
         raise InputError(
-            "units inside the network are told apart by their index, so that members' cannot be put side by side",
-            where=", ".join(f"layer '{name}'" for name in fixed),
-            cure="what adds to the inputs, or multiplies with a fixed mask, can be compared, not merged",
-        )  # fmt: skip
+            f"units of every hidden layer must be interchangeable, got layers {names}, which add to the inputs or "
+            "multiply with a fixed mask",
+            cure=cure,
+        )

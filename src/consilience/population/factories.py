@@ -1,6 +1,6 @@
-"""A module of the user's own, from itself, from what makes it, or from where either can be imported.
+"""A user's module, given itself, by a function that makes it, or by the name under which either can be imported.
 
-The code that runs is the code that the user has named, nothing that an artefact tells.
+Only code that the user names is run, never code named in an artefact.
 """
 
 from __future__ import annotations
@@ -44,58 +44,48 @@ def make_module(given: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:
             return _made(_imported(given), f"module={given!r}")
 
 
-def _made(given: Any, where: str) -> nn.Module:
+def _made(given: Any, argument: str) -> nn.Module:
     """Return a module, or what a function without arguments makes."""
     if isinstance(given, nn.Module):
         return given
     if not callable(given):
-        raise InputError(
-            "not a module, nor anything that makes one", where=where, got=type(given).__name__,
-            expected="an nn.Module, a function that returns one, or 'package.module:Class'",
-        )  # fmt: skip
+        wanted = "an nn.Module, a function that returns one, or 'package.module:Class'"
+        raise InputError(f"{argument} must be {wanted}, got {type(given).__name__}")
     name = getattr(given, "__qualname__", repr(given))
     try:
         inspect.signature(given).bind()
     except TypeError as error:
         raise InputError(
-            "it takes arguments to make a module", where=where, got=f"{name}: {error}",
-            expected="a function or class that can be called without arguments",
-            cure=f"give a factory, such as `def make(): return {name}(...)`",
-        ) from error  # fmt: skip
+            f"{argument} must be callable without arguments, got {name}: {error}",
+            cure=f"pass a function, such as `def make(): return {name}(...)`",
+        ) from error
     try:
         made = given()
     except (Exception, SystemExit) as error:
-        raise InputError(
-            "the module cannot be made", where=where, got=f"{name}() raises {type(error).__name__}: {error}"
-        ) from error
+        raise InputError(f"{argument} must make a module, got {type(error).__name__} from {name}(): {error}") from error
     if not isinstance(made, nn.Module):
-        raise InputError("no module was made", where=where, got=f"{name}() returns {type(made).__name__}",
-                         expected="an nn.Module")  # fmt: skip
+        raise InputError(f"{argument} must make an nn.Module, got {type(made).__name__} from {name}()")
     return made
 
 
 def _imported(path: str) -> object:
-    """Return what ``package.module:name`` names."""
+    """Return the object at ``package.module:name``."""
     source, _, name = path.partition(":")
-    where, form = f"module={path!r}", "'package.module:Class', or a function in place of the class"
     if not all(part.isidentifier() for part in (*source.split("."), name)):
-        raise InputError("this does not tell what to import", where=where, expected=form)
+        raise InputError(f"module must be 'package.module:Class', or a function in place of the class, got {path!r}")
     try:
         module = importlib.import_module(source)
     except (Exception, SystemExit) as error:  # an import runs the user's code, perhaps a whole script
-        lost = isinstance(error, ModuleNotFoundError) and f"{source}.".startswith(f"{error.name}.")
+        absent = isinstance(error, ModuleNotFoundError) and f"{source}.".startswith(f"{error.name}.")
         raise InputError(
-            "there is no such Python module" if lost else "the Python module cannot be imported", where=where,
-            got=f"{type(error).__name__}: {error}",
-            cure="run this from the directory that holds it, or install it" if lost else None,
-        ) from error  # fmt: skip
+            f"module={path!r} must be in a Python module that can be imported, got {type(error).__name__}: {error}",
+            cure="run this from the directory that holds it, or install it" if absent else None,
+        ) from error
     if not hasattr(module, name):
-        raise InputError(
-            "the Python module has nothing of this name", where=where, got=name,
-            expected=", ".join(n for n, v in vars(module).items() if getattr(v, "__module__", None) == source) or form,
-        )  # fmt: skip
-    found: object = getattr(module, name)
-    return found
+        names = ", ".join(n for n, v in vars(module).items() if getattr(v, "__module__", None) == source)
+        raise InputError(f"module={path!r} must be one of {names or 'no names'} in {source}, got {name!r}")
+    imported: object = getattr(module, name)
+    return imported
 
 
 @contextmanager

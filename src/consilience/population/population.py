@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilience.checks import is_count
-from consilience.errors import ConsilienceError, InputError
-from consilience.units.architecture import Architecture, TracedNetwork, read_state
-from consilience.units.follow import find_layers
-from consilience.units.proof import prove
-from consilience.units.resize import SIZE_ATTRIBUTES
-
-
-@dataclass(frozen=True)
-class Member:
-    """One network of a population.
-
-    Attributes
-    ----------
-    module : the network itself, in eval mode.
-    network : its layers and parameters; the parameters share memory with the module.
-    """
-
-    module: nn.Module
-    network: TracedNetwork
+from consilience.checks import check_count, check_finite
+from consilience.errors import InputError
+from consilience.population.checkpoints import import_checkpoints
+from consilience.population.member import Member, copies, join_members
+from consilience.population.storage import Contents, read_population, write_population
+from consilience.units.architecture import Architecture, TracedNetwork
 
 
 @dataclass(frozen=True)
@@ -45,8 +30,8 @@ class Population:
     failed : members that training gave up on: index at training → why. They are not in ``members``.
     provenance : how the population came about; goes into its ``config.json``.
     metrics : one record per epoch and member, as `train_population` leaves them.
-    snapshots : epoch of training (from 1, ascending) → the members as they were after it, in the same order; a
-        population without snapshots of its own.
+    snapshots : epoch of training (from 1, ascending) → the members as they were after it, in the same order, as a
+        population without snapshots.
     """
 
     members: tuple[Member, ...]
@@ -76,18 +61,15 @@ class Population:
             If a module is not understood, or the proof of its layers fails.
         """
         if not modules:
-            raise InputError("a population needs at least one member", got="no modules")
-        if not bool(torch.isfinite(example_input).all()):
-            raise InputError(
-                "the example input is not finite", where="example_input", cure="remove NaN and infinite values"
-            )
-        return cls(_joined((), modules, example_input), example_input, **details)
+            raise InputError("modules must have at least one module, got none")
+        check_finite(example_input, "example_input")
+        return cls(join_members((), copies(modules), example_input), example_input, **details)
 
     def with_members(self, modules: Sequence[nn.Module] | Population) -> Population:
         """Return the population with further members, after the old ones; this one stays as it is.
 
         The old members are kept, not traced again. The new ones are proved, and traced where no member is like them.
-        ``provenance["n_added"]`` counts the members that came in this way. Snapshots stay behind: they are of the old
+        ``provenance["n_added"]`` counts the members that came in this way. Snapshots are left out: they are of the old
         members alone.
 
         Parameters
@@ -111,24 +93,22 @@ class Population:
         """
         if isinstance(modules, nn.Module):
             raise InputError(
-                "one module where several are expected", where="modules", got=type(modules).__name__,
-                expected="a sequence of modules, or a population", cure="put it into a list",
-            )  # fmt: skip
-        new = [member.module for member in modules] if isinstance(modules, Population) else list(modules)
-        if not new:
-            raise InputError(
-                "there is no member to add", where="modules", got="no modules", cure="pass at least one trained module"
+                f"modules must be a sequence of modules, or a population, got one {type(modules).__name__}",
+                cure="put it into a list",
             )
+        new = copies([m.module for m in modules] if isinstance(modules, Population) else modules)
+        if not new:
+            raise InputError("modules must have at least one trained module, got none")
         provenance = {**self.provenance, "n_added": self.provenance.get("n_added", 0) + len(new)}
-        members = _joined(self.members, new, self.example_input, first=len(self))
+        members = join_members(self.members, new, self.example_input)
         return replace(self, members=members, provenance=provenance, snapshots={})
 
     def with_snapshot(self, epoch: int, modules: Sequence[nn.Module]) -> Population:
         """Return the population with its members as they were after an epoch; this one stays as it is.
 
-        The snapshot is found in ``snapshots[epoch]``, in place of an older one. Its members are proved, and not traced
-        again: they share the programs of this population's members. Its ``provenance["epoch"]`` is the epoch, and its
-        metrics end there; ``failed`` and the rest are as here.
+        ``snapshots[epoch]`` is the snapshot, in place of an older one. Its members are proved, and not traced again:
+        they share the programs of this population's members. Its ``provenance["epoch"]`` is the epoch, and its metrics
+        end there; ``failed`` and the rest are as here.
 
         Parameters
         ----------
@@ -138,7 +118,7 @@ class Population:
         Raises
         ------
         InputError
-            If the epoch is not a number from 1, there is not one module for each member with tensors of its names and
+            If the epoch is not an int from 1, there is not one module for each member with tensors of its names and
             shapes, or a parameter or output is not finite.
         TracingError, FunctionChangedError
             If a module is not understood, or the proof of its layers fails.
@@ -151,35 +131,55 @@ class Population:
         >>> population.snapshots[1].provenance
         {'epoch': 1}
         """
-        if not is_count(epoch):
-            raise InputError("this is no epoch", where="epoch", got=repr(epoch), expected="an integer of 1 or more")
-        members = _joined(self.members, list(modules), self.example_input)[len(self) :]
+        check_count("epoch", epoch)
+        names = [f"member {k}" for k in range(len(modules))]
+        members = join_members(self.members, copies(modules), self.example_input, names)[len(self) :]
         now, then = ([_shapes(member.module) for member in kept] for kept in (self.members, members))
         if now != then:
             unlike = [k for k, (mine, theirs) in enumerate(zip(now, then, strict=False)) if mine != theirs]
-            raise InputError(
-                "a snapshot is not of the same members", where="modules",
-                got=f"member {unlike[0]} with other tensors" if unlike else f"{len(then)} modules",
-                expected=f"{len(now)} modules, each with tensors of its member's names and shapes",
-            )  # fmt: skip
-        snapshot = replace(
-            self, members=members, snapshots={}, provenance={**self.provenance, "epoch": epoch},
-            metrics=tuple(record for record in self.metrics if record["epoch"] <= epoch),
-        )  # fmt: skip
-        return replace(self, snapshots=dict(sorted({**self.snapshots, epoch: snapshot}.items())))
+            got = f"other tensors in member {unlike[0]}" if unlike else f"{len(then)} modules"
+            raise InputError(f"modules must be {len(now)}, each with tensors of its member's shapes, got {got}")
+        return self._with_snapshots({epoch: members})
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write the population as an artefact; see `consilience.population.storage.save_population`."""
-        from consilience.population.storage import save_population  # storage knows populations, not the reverse
+    def _with_snapshots(self, snapshots: Mapping[int, Sequence[Member]]) -> Population:
+        every = dict(self.snapshots)
+        for epoch, members in snapshots.items():
+            provenance = {**self.provenance, "epoch": epoch}
+            metrics = tuple(record for record in self.metrics if record["epoch"] <= epoch)
+            every[epoch] = replace(self, members=tuple(members), snapshots={}, provenance=provenance, metrics=metrics)
+        return replace(self, snapshots=dict(sorted(every.items())))
 
-        return save_population(self, directory)
+    def save(self, directory: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None) -> Path:
+        """Write the population as an artefact; the same population gives the same bytes.
+
+        Raises
+        ------
+        ArtefactError
+            If the directory holds anything but a population. Nothing has changed.
+        """
+        kept = {epoch: snapshot.members for epoch, snapshot in self.snapshots.items()}
+        contents = Contents(self.members, self.example_input, self.failed, self.provenance, self.metrics, kept)
+        return write_population(contents, directory, extra_config)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Population:
-        """Read a population; see `consilience.population.storage.load_population`."""
-        from consilience.population.storage import load_population
+        """Read what `save` wrote. Members are traced, one of each kind, and proved unless the artefact has their proof.
 
-        return load_population(directory, module)
+        Parameters
+        ----------
+        directory : of the population.
+        module : a module of the members' class, for members that are not of `consilience.nets`; of any widths.
+
+        Raises
+        ------
+        InputError
+            If ``module`` is needed and not given.
+        ArtefactError
+            If the directory is no population, or damaged, or the parameters do not fit.
+        """
+        found = read_population(directory, module)
+        population = cls(tuple(found.members), found.example_input, found.failed, found.provenance, found.metrics)
+        return population._with_snapshots(found.snapshots)
 
     @classmethod
     def from_directory(
@@ -190,10 +190,51 @@ class Population:
         *,
         strict: bool = False,
     ) -> Population:
-        """Build a population from a folder of checkpoints; see `import_population`."""
-        from consilience.population.checkpoints import import_population
+        """Build a population from a folder of checkpoints, one member each, in the order of their names.
 
-        return import_population(directory, module, example_input, strict=strict)
+        Parameters
+        ----------
+        directory : the folder. Every checkpoint in it is a member, so two of one network count twice.
+        module : what the checkpoints are of: a module of the members' class, of any widths; or a function without
+            arguments, or a class, that makes one; or where to import one of these from, as in
+            ``"package.module:Class"``, the current directory first.
+        example_input : (n, ...) inputs of the right shape, n ≥ 1. Checkpoints of other floating types are converted to
+            its type.
+        strict : raise at the first checkpoint that cannot be used, instead of skipping it.
+
+        Returns
+        -------
+        A population with ``provenance["imported"]``, file → its number among the members (``member``) and what was done
+        to its content (``found_under``, ``prefix_removed``, ``converted``); and ``provenance["left_out"]``, file →
+        reason.
+
+        Raises
+        ------
+        InputError
+            If the folder or the module cannot be used, or not one checkpoint can; if ``strict``, if any cannot.
+        TracingError
+            If the module is not understood.
+
+        Warns
+        -----
+        UserWarning
+            If checkpoints are skipped: how many, and why each.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> from consilience.nets import MLP
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(MLP(4, [5], 2).state_dict(), f"{folder}/a.pt")
+        ...     torch.save({"model": MLP(4, [9], 2).state_dict()}, f"{folder}/b.pt")
+        ...     population = Population.from_directory(folder, MLP(4, [1], 2), torch.randn(8, 4))
+        >>> population.widths("hidden.0")
+        (5, 9)
+        >>> population.provenance["imported"]
+        {'a.pt': {'member': 0}, 'b.pt': {'member': 1, 'found_under': 'model'}}
+        """
+        members, provenance = import_checkpoints(directory, module, example_input, strict=strict)
+        return cls(members, example_input, provenance=provenance)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -227,116 +268,3 @@ class Population:
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
-
-
-def _joined(old: Sequence[Member], modules: Sequence[nn.Module], x: Tensor, first: int = 0) -> tuple[Member, ...]:
-    """Return old members and new ones, whose layers are found and proved on inputs x; all must be of one kind.
-
-    Errors count the new ones from ``first`` on.
-    """
-    members = list(old)
-    known = [(member.module, member.network.architecture) for member in old]
-    for number, module in enumerate(modules, first):
-        try:
-            members.append(_member(module, x, known))
-        except ConsilienceError as error:
-            counted = ", the old members being the first" if first else ""
-            error.add_note(f"this is member {number} of the population{counted}")
-            raise
-    _check_alike(members, x, [*range(len(old)), *range(first, first + len(modules))])
-    return tuple(members)
-
-
-def _member(module: nn.Module, x: Tensor, known: list[tuple[nn.Module, Architecture]]) -> Member:
-    if not isinstance(module, nn.Module):
-        raise InputError("not a module", got=type(module).__name__, expected="a trained nn.Module")
-    module = copy.deepcopy(module).eval()
-    state = read_state(module)
-    for name, value in state.items():
-        if not bool(torch.isfinite(value).all()):
-            raise InputError("a parameter or buffer is not finite", where=f"'{name}'", cure="leave this member out")
-    for other, traced in known:  # tracing takes 0.2 s; like modules share a program, and the proof follows all the same
-        shapes = {name: tuple(value.shape) for name, value in state.items()}
-        alike = traced.fits(state) and traced.shapes(traced.widths_in(state), read_state(other)) == shapes
-        alike = alike and {v.dtype for v in state.values()} == {v.dtype for v in read_state(other).values()}
-        own = set(traced.program.parameters.values())
-        if alike and _plain(other, own) == _plain(module, own):
-            architecture = traced.with_widths(traced.widths_in(state))
-            break
-    else:
-        architecture = find_layers(module, x)
-        known.append((module, architecture))
-    network = TracedNetwork(architecture, state)
-    prove(module, network, x)
-    return Member(module, network)
-
-
-def _plain(module: nn.Module, own: Container[str]) -> list[tuple[object, ...]]:
-    """What makes two modules run the same operations: their parts' classes, buffers, and what is no tensor or size.
-
-    ``own``: names of what each module may have its own of, the statistics of batch norms among them.
-    """
-    sizes = {"training", "groups", *(name for names in SIZE_ATTRIBUTES.values() for name in names)}
-    described: list[tuple[object, ...]] = [
-        (name, str(buffer.dtype), tuple(buffer.flatten().tolist()))
-        for name, buffer in module.named_buffers()
-        if name not in own and not name.endswith("num_batches_tracked")
-    ]
-    for name, part in module.named_modules():
-        described.append((name, type(part)))
-        for key, value in vars(part).items():
-            if not key.startswith("_") and key not in sizes:
-                parts = value if isinstance(value, tuple) else (value,)
-                simple = all(p is None or isinstance(p, bool | int | float | str) or callable(p) for p in parts)
-                described.append((name, key, value if simple else id(value)))
-    return described
-
-
-def _unlike(mine: tuple[object, ...], theirs: tuple[object, ...]) -> tuple[object, object]:
-    """The first parts in which two structures differ; nothing twice if they do not."""
-    for a, b in zip(mine, theirs, strict=False):
-        if a != b:
-            return _unlike(a, b) if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) else (a, b)
-    return (None, None) if len(mine) == len(theirs) else (mine, theirs)
-
-
-def _equal_outputs(one: TracedNetwork, other: TracedNetwork, x: Tensor) -> bool:
-    outputs = one(x)
-    return float((other(x) - outputs).abs().max()) <= 1e-5 * float(outputs.abs().max().clamp(min=0.1))
-
-
-def _check_alike(members: Sequence[Member], x: Tensor, numbers: Sequence[int]) -> None:
-    """Refuse members that differ in more than their parameters and widths; say in what, and by their numbers which."""
-    architectures = [member.network.architecture for member in members]
-    first = architectures[0]
-    for k, other in enumerate(architectures):
-        for what, mine, theirs in (
-            ("input shape", other.program.input_shape, first.program.input_shape),
-            ("output size", other.output.width, first.output.width),
-            ("layers", [layer.name for layer in other.layers], [layer.name for layer in first.layers]),
-            (
-                "activations",
-                [layer.activations for layer in other.layers],
-                [layer.activations for layer in first.layers],
-            ),
-            ("maps between layers", *_unlike(other.structure, first.structure)),
-        ):
-            if mine != theirs:
-                raise InputError(
-                    f"members differ in their {what}",
-                    where=f"member {numbers[k]}",
-                    got=mine,
-                    expected=f"{theirs}, as member 0 has",
-                    cure="leave this member out, or build one population per kind",
-                )
-    for k, member in enumerate(members):  # the first member's program must compute them all
-        own = member.network
-        here = TracedNetwork(first.with_widths(architectures[k].widths), own.state)
-        # Roundings may grow in single precision; another function is another one in double precision too.
-        if not _equal_outputs(own, here, x) and not _equal_outputs(own.double(), here.double(), x.double()):
-            raise InputError(
-                "members differ in something that is not a parameter", where=f"member {numbers[k]}",
-                got="another function of the same parameters, as with other buffers or another scaling of the inputs",
-                expected="what member 0 computes, with parameters and widths of its own",
-                cure="give all members the same buffers and preprocessing",
-            )  # fmt: skip

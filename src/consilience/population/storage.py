@@ -1,172 +1,129 @@
-"""A population on disk: ``config.json``, sharded safetensors and, if it was trained here, ``metrics.jsonl``."""
+"""A population on disk: ``config.json``, sharded safetensors and, if it was trained here, ``metrics.jsonl``.
+
+The config has the proof of every member: on loading, members whose program and numbers are those that this version
+of the package and of torch has proved are not proved again.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from consilience.errors import ArtefactError, ConsilienceError, InputError
-from consilience.population.population import Population
+from consilience.errors import ConsilienceError, InputError
+from consilience.population.member import Member, join_members
 from consilience.store import Artefact, fingerprint, read_artefact, write_artefact
+from consilience.store.config import versions
 from consilience.store.network import FOREIGN, build_described, describe_network
 from consilience.units.architecture import Architecture
+from consilience.units.fill import fill
 from consilience.units.follow import find_layers
-from consilience.units.resize import resize
 
 KIND = "population"
 METRICS = "metrics.jsonl"
 
 
-def save_population(
-    population: Population, directory: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None
-) -> Path:
-    """Write a population; the same population gives the same bytes.
+@dataclass(frozen=True)
+class Contents:
+    """What the directory of a population holds; see `consilience.population.Population`, whose snapshots are these."""
 
-    Raises
-    ------
-    ArtefactError
-        If the directory holds anything but a population. Nothing has changed.
-    """
+    members: Sequence[Member]
+    example_input: Tensor
+    failed: Mapping[int, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
+    snapshots: Mapping[int, Sequence[Member]] = field(default_factory=dict)
+
+
+def write_population(
+    contents: Contents, directory: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a population; see `Population.save`."""
+    by_epoch = {str(epoch): kept for epoch, kept in contents.snapshots.items()}
+    proofs = {"members": _proofs(contents.members), **{epoch: _proofs(kept) for epoch, kept in by_epoch.items()}}
     config = {
         **(extra_config or {}),
-        "members": [describe_network(member.module) for member in population],
-        "failed": {str(k): why for k, why in population.failed.items()},
-        "provenance": population.provenance,
+        "members": [describe_network(member.module) for member in contents.members],
+        "failed": {str(k): why for k, why in contents.failed.items()},
+        "provenance": contents.provenance,
+        "proved": {**versions(), **proofs},
     }
-    tensors: dict[str, Any] = {"example_input": population.example_input, "members": population_tensors(population)}
-    if population.snapshots:
-        config["snapshots"] = list(population.snapshots)
-        tensors["snapshots"] = {str(e): population_tensors(kept) for e, kept in population.snapshots.items()}
-    lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in population.metrics)
+    tensors: dict[str, Any] = {"example_input": contents.example_input, "members": member_tensors(contents.members)}
+    if by_epoch:
+        config["snapshots"] = list(contents.snapshots)
+        tensors["snapshots"] = {epoch: member_tensors(kept) for epoch, kept in by_epoch.items()}
+    lines = "".join(json.dumps(record, sort_keys=True) + "\n" for record in contents.metrics)
     return write_artefact(directory, KIND, config, tensors, extra_files={METRICS: lines} if lines else None)
 
 
-def load_population(directory: str | os.PathLike[str], module: nn.Module | None = None) -> Population:
-    """Read a population; its members are traced and proved again, those of its snapshots proved.
-
-    Parameters
-    ----------
-    directory : what `save_population` wrote.
-    module : a module of the members' class, for members that are not of `consilience.nets`; of any widths.
-
-    Raises
-    ------
-    InputError
-        If ``module`` is needed and not given.
-    ArtefactError
-        If the directory is no population, or damaged, or the parameters do not fit.
-    """
+def read_population(directory: str | os.PathLike[str], module: nn.Module | None = None) -> Contents:
+    """Read a population; see `Population.load`."""
     artefact = read_artefact(directory, KIND)
-    example = artefact.tensors["example_input"]
-    given = None if module is None else (module, find_layers(module, example))
-    modules = _members(artefact, "members", given)
-    metrics = artefact.directory / METRICS
+    x, config, metrics = artefact.tensors["example_input"], artefact.config, artefact.directory / METRICS
+    given = None if module is None else (module, find_layers(module, x))
+    proved = config.get("proved", {})
+    current = all(
+        version not in ("unknown", "") and proved.get(name) == version for name, version in versions().items()
+    )
+
+    def members(old: Sequence[Member], names: tuple[object, ...], proofs: Sequence[str]) -> tuple[Member, ...]:
+        modules = _modules(artefact, names, given)
+        return join_members(old, modules, x, proofs=proofs if current else ())[len(old) :]
+
     try:
-        population = Population.from_modules(
-            modules, example, provenance=artefact.config["provenance"],
-            failed={int(k): why for k, why in artefact.config["failed"].items()},
-            metrics=tuple(json.loads(line) for line in metrics.read_text().splitlines()) if metrics.exists() else (),
-        )  # fmt: skip
-        for epoch in artefact.config.get("snapshots", ()):
-            population = population.with_snapshot(epoch, _members(artefact, f"snapshots/{epoch}", given))
-        return population
+        first = members((), ("members",), proved.get("members", ()))
+        snapshots = {
+            epoch: members(first, ("snapshots", epoch), proved.get(str(epoch), ()))
+            for epoch in config.get("snapshots", ())
+        }
     except ConsilienceError as error:
         error.add_note(f"in the population {artefact.directory}")
         raise
+    return Contents(
+        members=first,
+        example_input=x,
+        failed={int(k): why for k, why in config["failed"].items()},
+        provenance=config["provenance"],
+        metrics=tuple(json.loads(line) for line in metrics.read_text().splitlines()) if metrics.exists() else (),
+        snapshots=snapshots,
+    )
 
 
-def fill(module: nn.Module, architecture: Architecture, state: Mapping[str, Tensor], where: object) -> nn.Module:
-    """Return a copy of a module with the parameters and buffers of ``state``, and with the widths that they have.
-
-    Parameters
-    ----------
-    module : of any widths; it stays as it is, and so do the types of its tensors.
-    architecture : its layers, from `find_layers`.
-    state : tensors by name. Batch norm's ``num_batches_tracked``, which older versions did not save, may be missing.
-    where : what the state was read from, for messages.
-
-    Raises
-    ------
-    ArtefactError
-        If names are missing or not expected, or a tensor has a kind of number or a shape that the module has at no
-        widths.
-    InputError
-        If the module does not run at these widths.
-    """
-    own = module.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    extra = [name for name in state if name not in own]
-    problems = [f"{what}: {_some(names)}" for what, names in (("missing", missing), ("not expected", extra)) if names]
-    if problems:
-        raise _unfit(module, where, "; ".join(problems), f"the {len(own)} tensors of its state dict")
-    for name, value in state.items():
-        if value.dim() != own[name].dim():
-            raise _unfit(module, where, f"'{name}' {tuple(value.shape)}", f"{own[name].dim()} axes")
-        if value.is_floating_point() != own[name].is_floating_point():
-            raise _unfit(module, where, f"'{name}' of {value.dtype}", f"{own[name].dtype}")
-    found = architecture.widths_in(state)
-    widths = {layer.name: found[layer.name] for layer in architecture.hidden}
-    for name, shape in architecture.shapes(widths, own).items():
-        if name in state and tuple(state[name].shape) != shape:
-            raise _unfit(module, where, f"'{name}' {tuple(state[name].shape)}", f"{shape} at these widths")
-    filled = resize(module, architecture, widths)
-    filled.load_state_dict(state, strict=False)  # names have been compared
-    return filled
+def member_tensors(members: Iterable[Member]) -> dict[str, dict[str, Any]]:
+    """Return the members' tensors by number and name."""
+    return {str(k): dict(member.module.state_dict()) for k, member in enumerate(members)}
 
 
-def _unfit(module: nn.Module, where: object, got: str, expected: str) -> ArtefactError:
-    return ArtefactError(
-        "the parameters do not fit the module given", where=where, got=got,
-        expected=f"{expected}, as in {type(module).__name__}", cure="pass a module of the members' class",
-    )  # fmt: skip
+def population_fingerprint(members: Iterable[Member]) -> str:
+    """Return a SHA-256 of all members' tensors, by which a census identifies its population."""
+    return fingerprint(member_tensors(members))
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+def _proofs(members: Iterable[Member]) -> list[str]:
+    return [member.proof for member in members]
 
 
-def _members(artefact: Artefact, folder: str, given: tuple[nn.Module, Architecture] | None) -> list[nn.Module]:
-    """Return the members whose tensors lie under this name."""
+def _modules(
+    artefact: Artefact, names: tuple[object, ...], given: tuple[nn.Module, Architecture] | None
+) -> list[nn.Module]:
+    """Return the networks whose tensors lie under these names."""
     modules = []
     for k, description in enumerate(artefact.config["members"]):
-        prefix = f"{folder}/{k}/"
-        state = {
-            name.removeprefix(prefix): value for name, value in artefact.tensors.items() if name.startswith(prefix)
-        }
-        modules.append(_build(description, state, given, f"member {k} of {artefact.directory}"))
+        state = artefact.part(*names, k)
+        if description["type"] != FOREIGN:
+            modules.append(build_described(description))
+            modules[-1].load_state_dict(state)
+        elif given is None:
+            raise InputError(
+                f"module must be given for members that are not of consilience.nets, got none for "
+                f"{description.get('class')}",
+                cure="pass module=, a module of that class",
+            )
+        else:
+            modules.append(fill(*given, state, f"member {k} of {artefact.directory}"))
     return modules
-
-
-def _build(
-    description: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    given: tuple[nn.Module, Architecture] | None,
-    where: str,
-) -> nn.Module:
-    """Return the network that was saved."""
-    if description["type"] != FOREIGN:
-        built = build_described(description)
-        built.load_state_dict(state)
-        return built
-    if given is None:
-        raise InputError(
-            "the members' class is not one of this package's", where=where, got=description.get("class"),
-            cure="pass module=, a module of that class",
-        )  # fmt: skip
-    return fill(*given, state, where)
-
-
-def population_tensors(population: Population) -> dict[str, dict[str, Any]]:
-    """Return the members' tensors by number and name."""
-    return {str(k): dict(member.module.state_dict()) for k, member in enumerate(population)}
-
-
-def population_fingerprint(population: Population) -> str:
-    """Return a SHA-256 of all members' parameters: what a census says it was taken of."""
-    return fingerprint(population_tensors(population))

@@ -1,13 +1,13 @@
-"""Inputs for those who have none: what the members' first weights say about the inputs they were trained on.
+"""Synthetic inputs, drawn from what the members' first weights show about the inputs they were trained on.
 
 Gradient descent moves the weights that read the inputs only along inputs, so the second moment of these weights follows
 that of the inputs, on top of what the initial values put into every direction alike. With W (u, i) the first weights of
-all members, imagined inputs are drawn from
+all members, inputs are drawn from
 
     N(0, Wᵀ W / u),
 
-scaled so that pre-activations have standard deviation 1. They are no pictures of anything, but a census and an assembly
-that look at them compare units along the directions that count.
+scaled so that pre-activations have standard deviation 1. They look like nothing, but a census and an assembly on
+them compare units along the directions that count.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from consilience.checks import check_count
 from consilience.errors import InputError
 from consilience.population.population import Population
+from consilience.seeds import generator
 
 
 def imagine_inputs(population: Population, n: int = 2000, *, random_state: int = 0) -> Tensor:
@@ -34,8 +36,7 @@ def imagine_inputs(population: Population, n: int = 2000, *, random_state: int =
     InputError
         If n is less than 2, or what reads the inputs does not have one weight for each of them.
     """
-    if not isinstance(n, int) or n < 2:
-        raise InputError("not a number of inputs", where="imagine_inputs(n=...)", got=repr(n), expected="2 or more")
+    check_count("n", n, least=2)
     example = population.example_input
     weights = []
     for network in population.networks:
@@ -44,13 +45,12 @@ def imagine_inputs(population: Population, n: int = 2000, *, random_state: int =
                 weights.append(network.weights(m).matrix)
                 if weights[-1].shape[1] != example[0].numel():
                     raise InputError(
-                        "inputs cannot be imagined from weights that are shared between positions", where=f"'{m.name}'",
-                        got=f"{weights[-1].shape[1]} weights for {example[0].numel()} inputs",
+                        f"'{m.name}' must have one weight for each of {example[0].numel()} inputs, got "
+                        f"{weights[-1].shape[1]}, shared between positions",
                         cure="pass calibration data",
-                    )  # fmt: skip
+                    )
     first = torch.cat(weights).double()
-    generator = torch.Generator().manual_seed(random_state)
-    x = torch.randn(n, len(first), generator=generator, dtype=torch.float64) @ first
+    x = torch.randn(n, len(first), generator=generator(random_state), dtype=torch.float64) @ first
     response = float((x @ first.T).std())
     imagined: Tensor = (x / (response or 1.0)).to(example.dtype).view(n, *example.shape[1:])
     return imagined

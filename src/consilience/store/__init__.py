@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from consilience.store.artefact import Artefact, read_artefact, write_artefact
+from consilience.store.codec import decode, encode, plain, subset
 from consilience.store.config import FORMAT_VERSION, read_config
-from consilience.store.destination import atomic_write, check_destination
+from consilience.store.destination import atomic_write, check_destination, new_file, partial_path
 from consilience.store.network import load_network, save_network
 from consilience.store.tensors import fingerprint
 
@@ -13,10 +14,16 @@ __all__ = [
     "Artefact",
     "atomic_write",
     "check_destination",
+    "decode",
+    "encode",
     "fingerprint",
     "load_network",
+    "new_file",
+    "partial_path",
+    "plain",
     "read_artefact",
     "read_config",
     "save_network",
+    "subset",
     "write_artefact",
 ]

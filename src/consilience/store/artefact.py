@@ -18,22 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from consilience.checks import check_count
 from consilience.errors import ArtefactError, InputError
-from consilience.store.config import CONFIG, FORMAT_VERSION, HEADER, config_text, is_plain_name, plain, read_config
-from consilience.store.destination import UNFINISHED, atomic_write, check_destination, new_directory
-from consilience.store.tensors import Tensors, check_tensor, fingerprint, flatten, shards_of, unshared
-
-__all__ = [
-    "FORMAT_VERSION",
-    "Artefact",
-    "atomic_write",
-    "check_destination",
-    "fingerprint",
-    "read_artefact",
-    "read_config",
-    "write_artefact",
-    "write_files",
-]
+from consilience.store.codec import plain, subset
+from consilience.store.config import AGAIN, CONFIG, HEADER, config_text, is_plain_name, read_config
+from consilience.store.destination import UNFINISHED, check_destination, new_directory
+from consilience.store.tensors import Tensors, flatten, shards_of, unshared
 
 SHARD_BYTES = 2**30  # so that no part of a large population needs more than 1 GiB beside it to be written
 
@@ -53,6 +43,10 @@ class Artefact:
     tensors: dict[str, Tensor]
     directory: Path
 
+    def part(self, *names: object) -> dict[str, Tensor]:
+        """Return the tensors inside ``names[0]/names[1]/…``, by the rest of their names."""
+        return subset(self.tensors, "".join(f"{name}/" for name in names))
+
 
 def write_artefact(
     directory: str | os.PathLike[str],
@@ -61,6 +55,7 @@ def write_artefact(
     tensors: Tensors,
     *,
     shard_bytes: int = SHARD_BYTES,
+    single_file: str | None = None,
     extra_files: Mapping[str, bytes | str] | None = None,
 ) -> Path:
     """Write an artefact, in place of an older one of its kind if there is one; return its directory.
@@ -74,6 +69,7 @@ def write_artefact(
     tensors : tensors by name, or mappings of them, to any depth; ``{"a": {"b": t}}`` is stored as ``"a/b"``. They may
         share memory, which is stored once for each name.
     shard_bytes : the size above which a new ``tensors-00001-of-00002.safetensors`` is begun; one tensor is never cut.
+    single_file : name of the one file that takes all tensors, instead of shards.
     extra_files : further files by name, e.g. a ``README.md``. Readers do not look at them.
 
     Raises
@@ -83,50 +79,16 @@ def write_artefact(
     ArtefactError
         If the directory holds anything else (see `check_destination`). Nothing has changed.
     """
-    flat = flatten(tensors)
-    if shard_bytes < 1:
-        raise InputError("a shard needs a size", where="write_artefact(shard_bytes=...)", got=shard_bytes)
-    return write_files(directory, kind, config, shards_of(flat, shard_bytes), extra_files or {})
-
-
-def read_artefact(directory: str | os.PathLike[str], kind: str) -> Artefact:
-    """Read an artefact of this kind, and make sure that every number in it is the one that was written.
-
-    Raises
-    ------
-    ArtefactError
-        If it is missing, no artefact, of another kind or of an unknown format version; or if one of its
-        ``*.safetensors`` is missing or not, byte for byte, what was written.
-    """
-    path = Path(directory)
-    config = read_config(path)
-    if config["kind"] != kind:
-        raise ArtefactError("the artefact is of another kind", where=path, got=config["kind"], expected=kind)
-    tensors: dict[str, Tensor] = {}
-    for name, digest in sorted(config["files"].items()):
-        if name.endswith(".safetensors"):
-            tensors |= _read_shard(path / name, digest)
-    return Artefact(config, dict(sorted(tensors.items())), path)
-
-
-def write_files(
-    directory: str | os.PathLike[str],
-    kind: str,
-    config: Mapping[str, Any],
-    shards: Mapping[str, Mapping[str, Tensor]],
-    extra_files: Mapping[str, bytes | str],
-) -> Path:
-    """Do what `write_artefact` does, with tensors already sorted into files, ``{file name: {name: tensor}}``."""
+    check_count("shard_bytes", shard_bytes)
+    flat, extra_files = flatten(tensors), extra_files or {}
+    shards = shards_of(flat, shard_bytes) if single_file is None else {single_file: flat}
     for name in extra_files:
         if not is_plain_name(name) or name in (CONFIG, UNFINISHED) or name.endswith(".safetensors"):
-            raise InputError("an extra file cannot have this name", got=repr(name), expected="e.g. README.md")
+            raise InputError(f"extra_files must have names such as README.md, got {name!r}")
     clash = [key for key in HEADER if key in config]
     if clash:
-        raise InputError("the config uses names of the header", got=", ".join(clash), cure="rename them")
+        raise InputError(f"config must not use names of the header, got {', '.join(clash)}", cure="rename them")
     body = plain(config, "config")
-    for shard in shards.values():
-        for name, tensor in shard.items():
-            check_tensor(name, tensor)
     check_destination(directory, kind)
     with new_directory(directory) as new:
         for name, shard in shards.items():
@@ -138,19 +100,35 @@ def write_files(
     return Path(directory)
 
 
+def read_artefact(directory: str | os.PathLike[str], kind: str) -> Artefact:
+    """Read an artefact of this kind, and check that every number in it is the one that was written.
+
+    Raises
+    ------
+    ArtefactError
+        If it is missing, no artefact, of another kind or of an unknown format version; or if one of its
+        ``*.safetensors`` is missing or not, byte for byte, what was written.
+    """
+    path = Path(directory)
+    config = read_config(path, kind)
+    tensors: dict[str, Tensor] = {}
+    for name, digest in sorted(config["files"].items()):
+        if name.endswith(".safetensors"):
+            tensors |= _read_shard(path / name, digest)
+    return Artefact(config, dict(sorted(tensors.items())), path)
+
+
 def _read_shard(path: Path, digest: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ArtefactError("a file of the artefact is missing", where=path, cure="copy it again, or write it again")
+        raise ArtefactError(f"{path} must be a file of the artefact, got none", cure=AGAIN)
     try:
-        found = _digest(path)
-        if found != digest:
-            raise ArtefactError(
-                "a file of the artefact is damaged", where=path, got=f"{path.stat().st_size} bytes, SHA-256 {found}",
-                expected=f"SHA-256 {digest}", cure="copy it again, or write it again",
-            )  # fmt: skip
+        actual = _digest(path)
+        if actual != digest:
+            got = f"{path.stat().st_size} bytes of SHA-256 {actual}"
+            raise ArtefactError(f"{path} must have SHA-256 {digest}, got {got}", cure=AGAIN)
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ArtefactError("a file of the artefact cannot be read", where=path, got=error) from error
+        raise ArtefactError(f"{path} must be a safetensors file, got {error}", cure=AGAIN) from error
 
 
 def _digest(path: Path) -> str:

@@ -3,7 +3,7 @@
 - Complete or not there. ``NAME`` is written as ``.NAME.tmp`` beside it and then renamed; an artefact that it replaces
   is called ``.NAME.old`` for the time between the two renames, and is put back if the process dies there.
 - A directory of ours that is not complete holds a file `UNFINISHED`. Nothing else is ever deleted.
-- One process at a time writes a given directory. A reader who meets it in the middle of a replacement is refused.
+- One process at a time writes a given directory. A reader in the middle of a replacement gets an error.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from consilience.errors import ArtefactError
@@ -21,7 +21,7 @@ UNFINISHED = "UNFINISHED"
 
 
 def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
-    """Tell, before any expensive work, whether its result can be written here, and whether it is here already.
+    """Check, before any expensive work, whether its result can be written here; return whether it is here already.
 
     An artefact whose replacement was interrupted is put back first.
 
@@ -54,7 +54,7 @@ def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
 def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """Lend an empty directory to fill; put it in place of ``directory`` when all went well, remove it when not.
 
-    To be called after `check_destination`, which tells whether anything of value is in the way.
+    To be called after `check_destination`, which raises if anything of value is in the way.
     """
     target = Path(directory).resolve()
     temporary = beside(target, "tmp")
@@ -74,21 +74,16 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write one file, so that whoever looks sees either the old content or all of the new.
-
-    Raises
-    ------
-    ArtefactError
-        If the path is a directory.
-    """
+@contextmanager
+def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lend the name of a file to write; put it in place of ``path`` when all went well, remove it when not."""
     target = Path(path).resolve()
     if target.is_dir():
-        raise ArtefactError("a directory is in the way of a file", where=target, cure="choose another path")
+        raise ArtefactError(f"{target} must be the path of a file, got a directory", cure="choose another path")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(target, "tmp")
+    temporary = partial_path(target)
     try:
-        temporary.write_bytes(data)
+        yield temporary
         _sync(temporary)
         os.replace(temporary, target)
     except BaseException:
@@ -97,46 +92,47 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     _sync(target.parent)
 
 
+def partial_path(path: Path) -> Path:
+    """Return the name under which a file is written; a killed process may leave it behind."""
+    return beside(path, "tmp")
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write one file, so that whoever looks sees either the old content or all of the new."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def _check_held(path: Path, kind: str) -> bool:
     """Return whether the directory holds a complete artefact of this kind; raise unless it can be replaced."""
-    expected = f"a free place, an empty directory, or an artefact of kind {kind}"
+    rule, cure = f"{path} must be free, empty, or an artefact of kind {kind}", "choose another directory"
     if not path.is_dir():
-        raise ArtefactError("a file is in the way", where=path, expected=expected, cure="choose another directory")
+        raise ArtefactError(f"{rule}, got a file", cure=cure)
     if not any(path.iterdir()):
         return False
     try:
         config = read_config(path)
     except ArtefactError as error:
-        raise ArtefactError(
-            "the directory holds something else", where=path, got=f"{listing(path)} ({error.message})",
-            expected=expected, cure="choose another directory",
-        ) from error  # fmt: skip
+        raise ArtefactError(f"{rule}, got {listing(path)} ({error.message})", cure=cure) from error
     if config["kind"] != kind:
-        raise ArtefactError(
-            "the directory holds something else", where=path, got=f"an artefact of kind {config['kind']}",
-            expected=expected, cure="choose another directory",
-        )  # fmt: skip
+        raise ArtefactError(f"{rule}, got one of kind {config['kind']}", cure=cure)
     foreign = sorted({entry.name for entry in path.iterdir()} - {CONFIG, *config["files"]})
     if foreign:
         raise ArtefactError(
-            "the artefact holds files that are not its own", where=path, got=", ".join(foreign),
-            cure="move them away, or choose another directory",
-        )  # fmt: skip
+            f"{path} must hold the artefact's files alone, got {', '.join(foreign)}", cure="move them away"
+        )
     return all((path / name).is_file() for name in config["files"])
 
 
 def _check_replaceable(target: Path) -> None:
     if target.exists() and (target == Path.cwd() or os.path.ismount(target)):
         raise ArtefactError(
-            "the current directory or a mounted one cannot be replaced by a new one", where=target,
+            f"{target} must be a directory that can be replaced, got the current directory or a mounted one",
             cure="choose a directory inside it",
-        )  # fmt: skip
+        )
     above = next(parent for parent in target.parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ArtefactError(
-            "no directory can be made here", where=target, got=f"{above} is a file or not writable",
-            cure="choose another directory",
-        )  # fmt: skip
+        raise ArtefactError(f"{above} must be a writable directory, got a file or no permission", cure="choose another")
 
 
 def _check_ours(path: Path) -> None:
@@ -146,13 +142,10 @@ def _check_ours(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         if (path / UNFINISHED).is_file() or not any(path.iterdir()):
             return
-        try:
+        with suppress(ArtefactError):
             read_config(path)
-        except ArtefactError:
-            pass
-        else:
             return
-    raise ArtefactError("a name that is needed for a moment is taken", where=path, cure="move it away")
+    raise ArtefactError(f"{path} must be free for a moment, got a file or directory", cure="move it away")
 
 
 def _swap_in(temporary: Path, target: Path) -> None:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, InputError
-from consilience.store.artefact import Artefact, read_artefact, write_files
-from consilience.store.config import CONFIG, plain
+from consilience.nets import build
+from consilience.store.artefact import Artefact, read_artefact, write_artefact
+from consilience.store.codec import plain
+from consilience.store.config import CONFIG
 
 KIND = "network"
 MODEL = "model.safetensors"
@@ -45,17 +47,14 @@ def save_network(
     """
     extra = dict(extra_config or {})
     if "net" in extra:
-        raise InputError("the name net is taken", where="save_network(extra_config)", cure="rename it")
+        raise InputError("extra_config must not use the name net", cure="rename it")
     net = describe_network(module)
     tensors = module.state_dict()
     if net["type"] != FOREIGN:
-        problems = _differences(build_described(net).state_dict(), tensors)
-        if problems:
-            raise InputError(
-                "the config of the network does not describe it", where=net["type"], got=problems,
-                expected="the parameters that its config builds", cure="let the config follow what changed the network",
-            )  # fmt: skip
-    return write_files(directory, KIND, {**extra, "net": net}, {MODEL: tensors}, {})
+        differences = _differences(build_described(net).state_dict(), tensors)
+        if differences:
+            raise InputError(f"the config of {net['type']} must describe its parameters, got {differences}")
+    return write_artefact(directory, KIND, {**extra, "net": net}, tensors, single_file=MODEL)
 
 
 def load_network(directory: str | os.PathLike[str], module: nn.Module | None = None) -> nn.Module:
@@ -85,12 +84,12 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
     built = module is None
     if module is None:
         module = _build(artefact)
-    problems = _differences(module.state_dict(), artefact.tensors)
-    if problems:
+    differences = _differences(module.state_dict(), artefact.tensors)
+    if differences:
         raise ArtefactError(
-            "the parameters do not fit the network", where=artefact.directory / MODEL, got=problems,
-            expected=f"those of a {type(module).__name__}", cure="pass a module like the one that was saved",
-        )  # fmt: skip
+            f"{artefact.directory / MODEL} must hold the parameters of a {type(module).__name__}, got {differences}",
+            cure="pass a module like the one that was saved",
+        )
     if built:
         for name, value in module.state_dict(keep_vars=True).items():
             value.data = value.data.to(artefact.tensors[name].dtype)
@@ -113,8 +112,6 @@ def describe_network(module: nn.Module) -> dict[str, Any]:
 
 def build_described(net: Mapping[str, Any]) -> nn.Module:
     """Return a new network of ``consilience.nets`` from what `describe_network` says of it."""
-    from consilience.nets import build  # only here: a store of other things needs no networks
-
     with torch.random.fork_rng(devices=[]):  # initial values are thrown away, and must not cost random numbers
         return build(net["type"], net["config"])
 
@@ -123,17 +120,17 @@ def _build(artefact: Artefact) -> nn.Module:
     where = artefact.directory / CONFIG
     net = artefact.config.get("net")
     if not isinstance(net, dict) or "type" not in net:
-        raise ArtefactError("the config does not tell the type of the network", where=where, got=net)
+        raise ArtefactError(f"net in {where} must have the type of the network, got {net}")
     if net["type"] == FOREIGN:
         raise InputError(
-            "this network can only be read into a module", where=artefact.directory, got=net.get("class"),
-            expected="one of consilience.nets", cure="build such a module and call load_network(directory, module)",
-        )  # fmt: skip
+            f"module must be given for a network that is not of consilience.nets, got none for {net.get('class')}",
+            cure="build such a module and call load_network(directory, module)",
+        )
     try:
         return build_described(net)
     except Exception as error:  # the config may hold anything, and any of it may be refused at any depth
         raise ArtefactError(
-            "no network can be built from the config", where=where, got=error, cure="pass module="
+            f"net in {where} must describe a network, got {net}: {error}", cure="pass module="
         ) from error
 
 
@@ -141,9 +138,5 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
     """Return, in words, how the names and shapes of ``found`` differ from ``expected``; nothing if they do not."""
     missing = [f"{name} is missing" for name in expected if name not in found]
     extra = [f"{name} is not expected" for name in found if name not in expected]
-    shapes = [
-        f"{name} is {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
-        for name in expected
-        if name in found and found[name].shape != expected[name].shape
-    ]
-    return "; ".join(missing + extra + shapes)
+    shapes = [(name, tuple(found[name].shape), tuple(value.shape)) for name, value in expected.items() if name in found]
+    return "; ".join(missing + extra + [f"{name} is {a}, not {b}" for name, a, b in shapes if a != b])

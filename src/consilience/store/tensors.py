@@ -13,10 +13,8 @@ from torch.nn.parameter import is_lazy
 
 from consilience.errors import InputError
 
-DTYPES = {
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64,
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
-}  # fmt: skip
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+DTYPES = {*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 
 Tensors: TypeAlias = "Mapping[str, Tensor | Tensors]"
 
@@ -55,7 +53,7 @@ def flatten(tensors: Tensors) -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     for name, value in _leaves(tensors, ""):
         if name in flat:
-            raise InputError("two tensors have the same name", where="tensors", got=name, cure="rename one of them")
+            raise InputError(f"tensors must have different names, got two called {name}")
         check_tensor(name, value)
         flat[name] = value
     return dict(sorted(flat.items()))
@@ -90,16 +88,16 @@ def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def check_tensor(name: str, value: Any) -> None:
     """Raise an `InputError` unless a file can hold this under this name."""
     if name == "__metadata__":  # the one name that the file format keeps for itself
-        raise InputError("a tensor cannot have this name", where="tensors", got=name, cure="rename it")
+        raise InputError(f"tensors must not be called {name}", cure="rename it")
     if not isinstance(value, Tensor):
-        raise InputError("this is not a tensor", where=name, got=type(value).__name__, cure="put it into the config")
+        raise InputError(f"{name} must be a tensor, got {type(value).__name__}", cure="put it into the config")
     if is_lazy(value) or value.is_meta:
-        raise InputError("a tensor has no values yet", where=name, cure="run the module once on an input")
+        raise InputError(f"{name} must have values, got none yet", cure="run the module once on an input")
     if value.dtype not in DTYPES or value.layout != torch.strided:
         raise InputError(
-            "a tensor of this type cannot be stored", where=name, got=f"{value.dtype}, {value.layout}",
-            expected="dense, of a common type", cure="convert it, e.g. .to(torch.float64) or .to_dense()",
-        )  # fmt: skip
+            f"{name} must be a dense tensor of a common type, got {value.dtype}, {value.layout}",
+            cure="convert it, e.g. .to(torch.float64) or .to_dense()",
+        )
 
 
 def _packed(tensor: Tensor) -> Tensor:
@@ -110,7 +108,7 @@ def _packed(tensor: Tensor) -> Tensor:
 def _leaves(tensors: Tensors, prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tensors.items():
         if not isinstance(key, str):
-            raise InputError("the name of a tensor must be a string", where=f"tensors {prefix}", got=repr(key))
+            raise InputError(f"names of tensors must be strings, got {prefix}{key!r}")
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}/")
         else:

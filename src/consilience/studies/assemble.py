@@ -61,9 +61,9 @@ def run(request: Request) -> Result:
 
 def assembled(request: Request, census: cs.Census) -> Module:
     """Return the network, read if it is finished."""
-    from consilience.population.storage import fill
     from consilience.store import read_artefact
     from consilience.studies.progress import stages
+    from consilience.units.fill import fill
 
     def make() -> Module:
         width = int(request.width) if request.width.isdecimal() else request.width

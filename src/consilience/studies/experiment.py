@@ -22,7 +22,7 @@ from consilience.evaluation import Score, evaluate, mean_score
 from consilience.population.population import Population
 from consilience.report.results import Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.studies.atlas import CHANNELS, atlas, kernel_shape
-from consilience.training.fit import Training, fit_members
+from consilience.training import Run, Training, fit_members
 from consilience.training.train import initialise
 
 WIDTHS = ("1x", "2x", "4x")
@@ -90,10 +90,9 @@ class _Contest:
         """Train one network as a member was trained, add its row, and return its test scores by epoch."""
         training = replace(self.training, shuffle="independent", subset="full")
         train, test = self.data.train, self.data.test
-        options: dict[str, Any] = {"max_steps": self.steps, "validation": (test.x, test.y)}
-        fit = partial(fit_members, random_state=self.random_state, **options)
+        run = Run(training, self.random_state, validation=(test.x, test.y), max_steps=self.steps)
         points = [LearningPoint(0, evaluate(network, test))]
-        trained, seconds = _timed(partial(fit, [network], train.x, train.y, training))
+        trained, seconds = _timed(partial(fit_members, [network], train.x, train.y, run))
         network.load_state_dict(trained.states[0])
         for record in trained.metrics:
             p = record["validation_accuracy"]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from consilience.census import Census, load_census
 from consilience.errors import ArtefactError, InputError
-from consilience.population import Population, load_population
+from consilience.population import Population
 from consilience.population.factories import make_module
-from consilience.population.storage import fill
 from consilience.store import load_network, read_artefact, read_config
 from consilience.store.config import CONFIG
 from consilience.store.network import FOREIGN
 from consilience.training.train import N_EXAMPLES
+from consilience.units.fill import fill
 from consilience.units.follow import find_layers
 
 MODULE = "pass --module package.module:Class"
@@ -65,7 +65,7 @@ def open_population(
     """
     if (directory / CONFIG).is_file() or not directory.is_dir():
         _check_module(module, read_config(directory).get("members", []), directory)
-        return load_population(directory, None if module is None else make_module(module))
+        return Population.load(directory, None if module is None else make_module(module))
     if module is None:
         raise InputError(
             f"the class of the networks in the folder of checkpoints {directory} must be given",
@@ -73,7 +73,7 @@ def open_population(
         )
     x = _random_inputs(example_shape, random_state, directory)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"\d+ of \d+ checkpoints are left out")
+        warnings.filterwarnings("ignore", message=r"\d+ of \d+ checkpoints in .* are skipped")
         return Population.from_directory(directory, module, x)
 
 

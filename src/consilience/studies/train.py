@@ -74,10 +74,10 @@ def run(request: Request) -> Result:
 
 def trained(request: Request) -> tuple[cs.Population, cs.Data]:
     """Return the population, read if it is finished, and the data."""
-    from consilience.population import load_population, save_population
+    from consilience.population import Population
     from consilience.store.config import beside
     from consilience.studies.progress import bar
-    from consilience.training.resume import delete_checkpoint
+    from consilience.training.resume import delete_resume_state
 
     data = cs.load_data(request.data, random_state=request.seed)
     state = beside(request.out.resolve(), "checkpoint")
@@ -91,8 +91,8 @@ def trained(request: Request) -> tuple[cs.Population, cs.Data]:
             return cs.train_population(net, data.train, request.members, progress=progress, **options)
 
     key = identity(request)
-    population = run_cached(request.out, "population", key, make, save_population, load_population)
-    delete_checkpoint(state)
+    population = run_cached(request.out, "population", key, make, Population.save, Population.load)
+    delete_resume_state(state)
     return population, data
 
 

@@ -2,7 +2,7 @@
 
 - A penalty is differentiated alone, on the member's own rows of the stack, and its gradient is added to that of the
   task's loss. Whatever it gives, NaN included, it cannot reach the other members, which keep their bits.
-- A parameter that a network does not use has no gradient, and optimisers pass it by; with callbacks its gradient is 0,
+- A parameter that a network does not use has no gradient, and optimizers skip it; with callbacks its gradient is 0,
   for every member, so that a penalty of one on it does not bring weight decay to the others. Weight decay then acts on
   it, as it does not without callbacks.
 
@@ -16,20 +16,21 @@ from collections.abc import Container, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from consilience.checks import describe
 from consilience.errors import InputError
 from consilience.training.stack import Stack
 
 
 class Callback:
-    """Something that takes part in training: a term of the loss, a change after each step, or both.
+    """A term of the loss, a change after each step, or both.
 
-    What a callback does must be a function of its settings and its arguments alone. It remembers nothing from call to
-    call and draws no random numbers, but from a generator of its own made from the member and the step: a resumed run
+    What a callback does must be a function of its settings and its arguments alone. It keeps nothing from call to call
+    and draws no random numbers, except from a generator that it makes from the member and the step: a resumed run
     does not repeat earlier calls, and members of one architecture take turns within a step.
 
-    Its ``repr`` tells its settings, as that of a dataclass does; a checkpoint knows a callback by it. The repr of a
-    tensor is rounded, and shortened where it is long: a callback that holds tensors says in a ``__repr__`` of its own
-    what they were made from, or gives their `consilience.training.resume.digest`.
+    Its ``repr`` must contain its settings, as that of a dataclass does; a resume state identifies a callback by it. The
+    repr of a tensor is rounded, and shortened where it is long: the ``__repr__`` of a callback that holds tensors must
+    contain what they were made from, or their `consilience.training.resume.digest`.
 
     Examples
     --------
@@ -40,9 +41,9 @@ class Callback:
     ...
     ...     def penalty(self, member, module_parameters):
     ...         return self.strength / 2 * sum(value.square().sum() for value in module_parameters.values())
-    >>> from consilience.training.fit import Training, fit_members
+    >>> from consilience.training import Run, Training, fit_members
     >>> x, y, net = torch.randn(20, 2), torch.arange(20) % 2, torch.nn.Linear(2, 2)
-    >>> trained = fit_members([net], x, y, Training(epochs=2), random_state=0, callbacks=[Decay(0.1)])
+    >>> trained = fit_members([net], x, y, Run(Training(epochs=2), callbacks=[Decay(0.1)]))
     """
 
     def penalty(self, member: int, module_parameters: Mapping[str, Tensor]) -> Tensor | None:
@@ -68,47 +69,26 @@ class Callback:
         """
 
 
-def check_callbacks(callbacks: Sequence[Callback]) -> None:
-    """Refuse what is no callback.
-
-    Raises
-    ------
-    InputError
-        If something is not an instance of `Callback`.
-    """
+def check_callbacks(callbacks: Sequence[Callback], *, resumable: bool = False) -> None:
+    """Raise an `InputError` unless all are callbacks; for a ``resumable`` run, unless their repr has all settings."""
     for number, callback in enumerate(callbacks):
         if not isinstance(callback, Callback):
+            raise InputError(f"callbacks[{number}] must be an instance of a subclass of Callback, got {callback!r}")
+        if resumable and not has_full_repr(callback):
             raise InputError(
-                "not a callback", where=f"callbacks[{number}]", got=repr(callback),
-                expected="an instance of a class derived from consilience.population.Callback",
-            )  # fmt: skip
-
-
-def callback_identities(callbacks: Sequence[Callback]) -> list[str]:
-    """Return what a checkpoint knows callbacks by: the repr of each.
-
-    Raises
-    ------
-    InputError
-        If a repr does not tell all settings.
-    """
-    for number, callback in enumerate(callbacks):
-        if not tells_settings(callback):
-            raise InputError(
-                "a checkpoint cannot tell a callback from others", where=f"callbacks[{number}]", got=repr(callback),
-                expected="a repr with all settings, without an address or an ellipsis",
+                f"callbacks[{number}] must have a repr with all settings, without an address or an ellipsis, for a run "
+                f"that can be resumed, got {callback!r}",
                 cure="make the callback a dataclass, or give it a __repr__",
-            )  # fmt: skip
-    return [repr(callback) for callback in callbacks]
+            )
 
 
-def tells_settings(callback: Callback) -> bool:
-    """Tell whether a callback's repr is one of its settings: without an address, and without tensors cut short."""
+def has_full_repr(callback: Callback) -> bool:
+    """Return whether a callback's repr contains its settings: no address, and no tensor cut short."""
     return not any(sign in repr(callback) for sign in (" at 0x", "..."))
 
 
 class StackCallbacks:
-    """Callbacks at work on one stack.
+    """Callbacks that act on the members of one stack.
 
     Parameters
     ----------
@@ -173,13 +153,11 @@ class StackCallbacks:
 
 
 def _check_penalty(penalty: object, callback: Callback, member: int) -> None:
-    where = f"{type(callback).__name__}.penalty of member {member}"
+    name = f"{type(callback).__name__}.penalty of member {member}"
     if not isinstance(penalty, Tensor) or penalty.ndim or not penalty.is_floating_point():
-        got = f"{tuple(penalty.shape)} of {penalty.dtype}" if isinstance(penalty, Tensor) else type(penalty).__name__
-        raise InputError("a penalty is not a scalar", where=where, got=got, expected="a tensor () of floats, or None")
+        raise InputError(f"{name} must return a tensor () of floats, or None, got {describe(penalty)}")
     if not penalty.requires_grad and bool(penalty.isfinite()):
         raise InputError(
-            "a penalty does not depend on the parameters", where=where, got="a tensor without a gradient",
-            expected="a function of the parameters given, or None",
-            cure="compute it from them without detach(), item() or no_grad()",
-        )  # fmt: skip
+            f"{name} must depend on the parameters, got a tensor without a gradient",
+            cure="compute it from them without detach(), item() or no_grad(), or return None",
+        )

@@ -1,14 +1,18 @@
-"""The hyperparameters of one training run, and which values make sense."""
+"""What a training run is made of: its hyperparameters, and everything else that decides its result."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
 
-from consilience.checks import is_count
+from consilience.checks import check_choice, check_count, check_number, check_positive, is_count
 from consilience.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from consilience.training.callbacks import Callback
 
 Optimizer = Literal["adam", "sgd"]
 Shuffle = Literal["independent", "shared"]
@@ -17,7 +21,7 @@ Subset = Literal["full", "bootstrap", "disjoint", "dirichlet"]
 
 @dataclass(frozen=True)
 class Training:
-    """Hyperparameters of one training run; `check_training` tells whether they make sense.
+    """Hyperparameters of one training run; `check_training` checks their ranges.
 
     Attributes
     ----------
@@ -40,39 +44,51 @@ class Training:
     concentration: float = 0.5
 
 
-def check_training(training: Training) -> None:
-    """Refuse hyperparameters that make no sense, by name.
+@dataclass(frozen=True)
+class Run:
+    """One training run: everything but data and networks that decides its result.
 
-    Raises
-    ------
-    InputError
-        If a value is out of its range, or two of them do not go together.
+    Attributes
+    ----------
+    training : hyperparameters.
+    random_state : seed of subsets, orders and dropout.
+    validation : inputs and targets on which every member is evaluated after each epoch.
+    max_steps : exact number of gradient steps of each member, in place of ``training.epochs``; may end within an epoch.
+    members, n_members : the members' numbers in a larger population of ``n_members``, if only some of it is trained
+        here; they get the same subsets and orders as there. By default the modules are the population.
+    callbacks : penalties and changes after each step of every member. A member whose penalty is not finite is frozen.
+    snapshot_epochs : the epochs, from 1 and ascending, after which the members' parameters are kept.
     """
-    for name, value in asdict(training).items():
-        allowed, expected = RULES[name]
-        try:
-            good = allowed(value)
-        except TypeError:  # not to be compared with a number
-            good = False
-        if not good:
-            raise InputError(
-                "a hyperparameter is out of range", where=f"Training({name}=...)", got=repr(value), expected=expected
-            )
+
+    training: Training
+    random_state: int = 0
+    validation: tuple[Tensor, Tensor] | None = None
+    max_steps: int | None = None
+    members: Sequence[int] | None = None
+    n_members: int | None = None
+    callbacks: Sequence[Callback] = ()
+    snapshot_epochs: Sequence[int] = ()
+
+
+def check_training(training: Training) -> None:
+    """Raise an `InputError` unless every hyperparameter is in its range."""
+    for name in ("epochs", "batch_size"):
+        check_count(name, getattr(training, name))
+    for name, allowed in (("optimizer", Optimizer), ("shuffle", Shuffle), ("subset", Subset)):
+        check_choice(name, getattr(training, name), get_args(allowed))
+    check_positive("learning_rate", training.learning_rate)
+    check_positive("concentration", training.concentration)
+    check_number("momentum", training.momentum, 0, below=1)
+    check_number("weight_decay", training.weight_decay, 0)
     if training.shuffle == "shared" and training.subset != "full":
         raise InputError(
-            "members with different samples cannot share their batches", where="Training(shuffle=..., subset=...)",
-            got=f"shuffle='shared', subset={training.subset!r}", cure="use shuffle='independent', or subset='full'",
-        )  # fmt: skip
+            f"shuffle must be 'independent' for members with different samples, got 'shared' with {training.subset!r}",
+            cure="use shuffle='independent', or subset='full'",
+        )
 
 
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "epochs": (is_count, "an integer of 1 or more"),
-    "batch_size": (is_count, "an integer of 1 or more"),
-    "optimizer": (lambda value: value in get_args(Optimizer), " or ".join(get_args(Optimizer))),
-    "learning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
-    "momentum": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "weight_decay": (lambda value: 0 <= value < math.inf, "a number of 0 or more"),
-    "shuffle": (lambda value: value in get_args(Shuffle), " or ".join(get_args(Shuffle))),
-    "subset": (lambda value: value in get_args(Subset), ", ".join(get_args(Subset))),
-    "concentration": (lambda value: 0 < value < math.inf, "a number above 0"),
-}
+def check_epochs(epochs: Sequence[int], last: int, argument: str) -> None:
+    """Raise an `InputError` unless these are epochs from 1 to ``last``, ascending, each once."""
+    is_sequence = isinstance(epochs, Sequence) and not isinstance(epochs, str)
+    if not is_sequence or not all(is_count(e, 1, last) for e in epochs) or list(epochs) != sorted({*epochs}):
+        raise InputError(f"{argument} must be ascending ints from 1 to {last}, each once, got {epochs!r}")

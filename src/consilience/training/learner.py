@@ -1,7 +1,7 @@
-"""One stack of members, its optimiser, and who has failed.
+"""One stack of members, its optimizer, and its failed members.
 
 - The gradient of the sum of the members' losses is each member's own gradient, and Adam and SGD work element by
-  element, so one optimiser on stacked parameters does what one for each member does.
+  element, so one optimizer on stacked parameters does what one for each member does.
 - Nothing is ever reduced over members but the number that answers "is any loss not finite?", so a member that diverges
   cannot reach the others. Its parameters are put back after every later step; the stack keeps its shape, and with it
   the others keep their bits. The same goes for its running statistics, which each step computes in a copy.
@@ -33,7 +33,7 @@ class Learner:
     ----------
     stack : the members; its ``trainable`` tensors and ``statistics`` are changed.
     training : hyperparameters.
-    callbacks : those that take part in it, if any.
+    callbacks : penalties and changes after each step, if any.
 
     Attributes
     ----------
@@ -105,12 +105,12 @@ class Learner:
                 self._freeze(~finite, f"{what} not finite after the last step")
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything that changes in training, by name: parameters, statistics, and the optimiser's state."""
-        found = {f"parameter.{name}": value.detach() for name, value in self.stack.trainable.items()}
-        found |= {f"statistic.{name}": value for name, value in self.stack.statistics.items()}
+        """Return everything that changes in training, by name: parameters, statistics, and the optimizer's state."""
+        tensors = {f"parameter.{name}": value.detach() for name, value in self.stack.trainable.items()}
+        tensors |= {f"statistic.{name}": value for name, value in self.stack.statistics.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.{number}.{name}": v for name, v in state.items() if isinstance(v, Tensor)}
-        return found
+            tensors |= {f"optimizer.{number}.{name}": v for name, v in state.items() if isinstance(v, Tensor)}
+        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], failed: Mapping[int, str]) -> None:
         """Set what `tensors` returned; raises KeyError where a parameter or statistic is missing."""
@@ -137,7 +137,7 @@ class Learner:
             gradients, penalties = self.callbacks.add_gradients(gradients, self.failed)
             self._check(penalties, f"penalty not finite {when}")
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            # vmap gives transposed gradients, and fused optimisers read them as if they lay in memory as the parameter
+            # vmap gives transposed gradients, and fused optimizers read them as if they lay in memory as the parameter
             # does, without a word (torch 2.13).
             parameter.grad = None if gradient is None else gradient.contiguous()
         self.optimizer.step()
@@ -167,7 +167,7 @@ class Learner:
 
 
 def make_optimizer(parameters: list[Tensor], training: Training) -> torch.optim.Optimizer:
-    """Return the optimiser, fused: the fastest of torch's implementations for stacked parameters."""
+    """Return the optimizer, fused: the fastest of torch's implementations for stacked parameters."""
     rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, fused=True)

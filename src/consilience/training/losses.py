@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from consilience.checks import check_finite, check_labels, check_rows, check_targets, describe
 from consilience.errors import InputError
-
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Samples(NamedTuple):
@@ -23,61 +22,43 @@ class Samples(NamedTuple):
     y: Tensor
 
 
-def check_samples(x: Tensor, y: Tensor, device: torch.device, name: str = "") -> Samples:
+def as_samples(x: Tensor, y: Tensor, device: torch.device, name: str = "") -> Samples:
     """Return samples on a device, with labels as int64.
 
     Raises
     ------
     InputError
-        If there are none, inputs and targets do not belong together, or a value is not finite.
+        If there are none, a target is missing, a value is not finite, or targets are neither labels nor vectors.
     """
-    if len(x) != len(y) or len(x) == 0:
-        raise InputError(
-            "inputs and targets differ in number, or there are none",
-            where=f"{name}x, {name}y",
-            got=f"{len(x)} and {len(y)}",
-        )
-    if not (y.ndim == 1 and y.dtype in INTEGERS) and not (y.ndim == 2 and y.is_floating_point()):
-        raise InputError(
-            "the targets are neither labels nor vectors", where=f"{name}y", got=f"{tuple(y.shape)} of {y.dtype}",
-            expected="integers (n,) or floats (n, d)",
-        )  # fmt: skip
-    for part, values in (("x", x), ("y", y)):
-        if not bool(values.isfinite().all()):
-            raise InputError("the data is not finite", where=f"{name}{part}", cure="remove NaN and infinite values")
+    if len(x) == 0:
+        raise InputError(f"{name}x must have at least one row, got {describe(x)}")
+    check_rows(y, len(x), f"{name}y", f"{name}x")
+    if y.is_floating_point():
+        if y.ndim != 2:
+            raise InputError(f"{name}y must be integer labels (n,) or floats (n, outputs), got {describe(y)}")
+        check_finite(y, f"{name}y")
+    else:
+        check_labels(y, len(x), f"{name}y")
+    check_finite(x, f"{name}x")
     return Samples(x.detach().to(device), y.detach().to(device) if y.is_floating_point() else y.to(device, torch.int64))
 
 
-def check_targets(samples: Samples, outputs: Tensor, name: str = "") -> None:
-    """Refuse targets that do not fit the members' outputs (n, c).
-
-    Raises
-    ------
-    InputError
-        If a label has no output, or vectors differ in length or type.
-    """
-    y = samples.y
+def check_fit(samples: Samples, outputs: Tensor, name: str = "") -> None:
+    """Raise an `InputError` unless targets fit the members' outputs (n, c)."""
     if outputs.ndim != 2:
-        raise InputError("a member's outputs are not vectors", where="modules", got=tuple(outputs.shape),
-                         expected="(n, outputs)", cure="flatten the last layer's outputs")  # fmt: skip
-    if y.is_floating_point():
-        if y.shape[1:] != outputs.shape[1:] or y.dtype != outputs.dtype:
-            raise InputError(
-                "the targets do not fit the members' outputs", where=f"{name}y", got=f"(n, {y.shape[1]}) of {y.dtype}",
-                expected=f"(n, {outputs.shape[1]}) of {outputs.dtype}",
-            )  # fmt: skip
-    elif int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
         raise InputError(
-            "there are labels without an output", where=f"{name}y", got=f"labels from {int(y.min())} to {int(y.max())}",
-            expected=f"0 to {outputs.shape[1] - 1}", cure="number the classes from 0, or give the members more outputs",
-        )  # fmt: skip
+            f"a member's outputs must have shape (n, c), got {tuple(outputs.shape)}", cure="flatten the last layer"
+        )
+    check_targets(samples.y, outputs, f"{name}y")
+    if samples.y.is_floating_point() and samples.y.dtype != outputs.dtype:
+        raise InputError(f"{name}y must be of {outputs.dtype}, as the outputs, got {samples.y.dtype}")
 
 
 def member_losses(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the members' mean losses (k,).
 
     Cross-entropy of outputs (k, n, c) and labels (k, n), or squared error of outputs and targets (k, n, c), averaged
-    over samples (and c). Outside of vmap: on all samples in one row it takes fewer operations than a vectorised loss.
+    over samples (and c). Outside of vmap: on all samples in one row it takes fewer operations than a vectorized loss.
     """
     if targets.is_floating_point():
         return functional.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
@@ -103,5 +84,5 @@ class Means:
 
     def result(self) -> dict[str, list[float]]:
         """Return the means by name, a number for each member."""
-        found = {"loss": self.loss} if self.correct is None else {"loss": self.loss, "accuracy": self.correct}
-        return {name: (total / self.samples).tolist() for name, total in found.items()}
+        totals = {"loss": self.loss} if self.correct is None else {"loss": self.loss, "accuracy": self.correct}
+        return {name: (total / self.samples).tolist() for name, total in totals.items()}

@@ -1,36 +1,36 @@
-"""A checkpoint: one file from which an interrupted run goes on.
+"""The resume state of a killed run: one file from which it continues.
 
-- One safetensors file holds the tensors and, as a tensor of bytes, the JSON of everything else, so there is no pair of
-  files to fall out of step. It is written under another name, flushed to the disk, then renamed: a kill at any moment
-  leaves the old checkpoint or the new one.
-- It carries the identity of its run (hyperparameters, data, initial networks), and no other run can pick it up.
+- One safetensors file holds the tensors and, as a tensor of bytes, the JSON of everything else, so that no two files
+  can disagree. It is replaced atomically: a kill at any moment leaves the old state or the new one.
+- It carries the identity of its run (hyperparameters, data, initial networks); any other run refuses it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from consilience.errors import ArtefactError
+from consilience.store import new_file, partial_path, plain
 
 FILE = "training.safetensors"
-PARTIAL = FILE + ".partial"
 FORMAT = "consilience training checkpoint 1"
 PROGRESS = "progress"
+States = tuple[dict[str, Tensor], ...]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ResumeState:
     """The state of a run between two epochs.
 
     Attributes
@@ -38,95 +38,121 @@ class Checkpoint:
     epoch : epochs finished.
     failed : member → why it is frozen.
     metrics : records so far.
-    tensors : parameters and optimiser state by name.
+    tensors : parameters, statistics and optimizer state by name.
+    snapshots : epoch → each member's state dict after it.
     """
 
-    epoch: int
-    failed: dict[int, str]
-    metrics: list[dict[str, Any]]
-    tensors: dict[str, Tensor]
+    epoch: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    snapshots: dict[int, States] = field(default_factory=dict)
 
 
-def write_checkpoint(directory: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
-    """Replace the checkpoint in ``directory`` (created), all at once."""
-    progress = {"epoch": checkpoint.epoch, "failed": checkpoint.failed, "metrics": checkpoint.metrics}
-    # The records go into a tensor: safetensors' own metadata must stay below 100 MB.
-    text = torch.frombuffer(bytearray(json.dumps(progress, allow_nan=False).encode()), dtype=torch.uint8)
-    tensors = {name: value.contiguous() for name, value in checkpoint.tensors.items()}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        partial = directory / PARTIAL
-        save_file(
-            tensors | {PROGRESS: text}, partial, metadata={"format": FORMAT, "identity": json.dumps(dict(identity))}
-        )
-        _flush(partial)
-        os.replace(partial, directory / FILE)
-        _flush(directory)
-    except (OSError, SafetensorError) as error:
-        raise ArtefactError("the checkpoint cannot be written", where=directory, got=error,
-                            cure="choose a directory that can be written to") from error  # fmt: skip
+class ResumeFile:
+    """Where the resume state of one run is kept.
 
-
-def read_checkpoint(directory: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
-    """Return the checkpoint in ``directory``, or None where there is none.
-
-    Raises
-    ------
-    ArtefactError
-        If the file is damaged, or belongs to a run with another identity.
+    Parameters
+    ----------
+    directory : created when the first state is written.
+    identity : everything that decides the run's result, as JSON can hold it.
+    every : seconds between two states, at least.
     """
-    path = directory / FILE
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        found = json.loads(metadata["identity"])
-        progress = json.loads(tensors.pop(PROGRESS).numpy().tobytes())
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ArtefactError("the checkpoint is damaged", where=path, got=error,
-                            cure="delete it; the run then starts anew") from error  # fmt: skip
-    if metadata.get("format") != FORMAT:
-        raise ArtefactError("the checkpoint has another format", where=path, got=metadata.get("format"),
-                            expected=FORMAT, cure="delete it; the run then starts anew")  # fmt: skip
-    here = json.loads(json.dumps(dict(identity)))
-    differences = [name for name in sorted({*found, *here}) if found.get(name) != here.get(name)]
-    if differences:
-        raise ArtefactError(
-            "the checkpoint belongs to another run", where=path,
-            got="; ".join(f"{name} = {found.get(name)}" for name in differences),
-            expected="; ".join(f"{name} = {here.get(name)}" for name in differences),
-            cure="choose another directory, or delete this checkpoint",
-        )  # fmt: skip
-    failed = {int(member): reason for member, reason in progress["failed"].items()}
-    return Checkpoint(progress["epoch"], failed, progress["metrics"], tensors)
+
+    def __init__(self, directory: Path, identity: Mapping[str, Any], every: float) -> None:
+        self.path, self.every, self.written = directory / FILE, every, time.monotonic()
+        self.identity = json.loads(json.dumps(plain(identity, "identity")))
+
+    @property
+    def due(self) -> bool:
+        """Whether the last state was written long enough ago."""
+        return time.monotonic() - self.written >= self.every
+
+    def write(self, state: ResumeState) -> None:
+        """Replace the state on disk, all at once."""
+        progress = {"epoch": state.epoch, "failed": state.failed, "metrics": state.metrics}
+        # The records go into a tensor: safetensors' own metadata must stay below 100 MB.
+        text = torch.frombuffer(bytearray(json.dumps(progress, allow_nan=False).encode()), dtype=torch.uint8)
+        tensors = {name: value.contiguous() for name, value in state.tensors.items()} | {PROGRESS: text}
+        for epoch, states in state.snapshots.items():
+            for position, kept in enumerate(states):
+                tensors |= {f"snapshot/{epoch}/{position}/{name}": value for name, value in kept.items()}
+        try:
+            with new_file(self.path) as partial:
+                save_file(tensors, partial, metadata={"format": FORMAT, "identity": json.dumps(self.identity)})
+        except (OSError, SafetensorError) as error:
+            cure = "choose a directory that can be written to"
+            raise ArtefactError(f"checkpoint must be a writable directory, got {error}", cure=cure) from error
+        self.written = time.monotonic()
+
+    def read(self, modules: Sequence[nn.Module]) -> ResumeState:
+        """Return the state on disk, or that of a run that begins where there is none.
+
+        Parameters
+        ----------
+        modules : the members, whose names and devices a snapshot has.
+
+        Raises
+        ------
+        ArtefactError
+            If the file is damaged, or belongs to a run with another identity.
+        """
+        if not self.path.exists():
+            return ResumeState()
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            progress = json.loads(tensors.pop(PROGRESS).numpy().tobytes())
+            identity, epoch = json.loads(metadata["identity"]), progress["epoch"]
+            self._check_identity(identity, metadata.get("format"))
+            snapshots = {
+                e: tuple(_snapshot(tensors, f"snapshot/{e}/{k}/", module) for k, module in enumerate(modules))
+                for e in identity.get("snapshot_epochs", ())
+                if e <= epoch
+            }
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise self.damaged(error) from error
+        failed = {int(member): reason for member, reason in progress["failed"].items()}
+        return ResumeState(epoch, failed, progress["metrics"], tensors, snapshots)
+
+    def damaged(self, error: Exception) -> ArtefactError:
+        """Return the error of a state that cannot be used."""
+        message = f"{self.path} must be a complete resume state, got {type(error).__name__}: {error}"
+        return ArtefactError(message, cure="delete it; the run then starts from the beginning")
+
+    def _check_identity(self, found: Mapping[str, Any], file_format: str | None) -> None:
+        if file_format != FORMAT:
+            raise self.damaged(ValueError(f"format {file_format!r} instead of {FORMAT!r}"))
+        names = [name for name in sorted({*found, *self.identity}) if found.get(name) != self.identity.get(name)]
+        if names:
+            theirs, ours = ("; ".join(f"{n} = {run.get(n)}" for n in names) for run in (found, self.identity))
+            raise ArtefactError(
+                f"{self.path} must be the resume state of this run, with {ours}, got {theirs}",
+                cure="choose another directory, or delete this file",
+            )
 
 
-def delete_checkpoint(directory: Path) -> None:
-    """Remove the checkpoint, and the directory if nothing else is in it; does nothing where there is none."""
-    for name in (FILE, PARTIAL):
-        (directory / name).unlink(missing_ok=True)
+def _snapshot(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensors[prefix + name].to(value.device) for name, value in module.state_dict().items()}
+
+
+def delete_resume_state(directory: Path) -> None:
+    """Remove the resume state, and the directory if it is then empty; does nothing where there is none."""
+    for path in (directory / FILE, partial_path(directory / FILE)):
+        path.unlink(missing_ok=True)
     if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()
 
 
 def digest(items: Iterable[Tensor | str]) -> str:
     """Return a fingerprint of tensors (shape, type and every byte) and texts."""
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for item in items:
         if isinstance(item, Tensor):
-            found.update(f"{tuple(item.shape)} {item.dtype}".encode())
-            found.update(item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            total.update(f"{tuple(item.shape)} {item.dtype}".encode())
+            total.update(item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:
-            found.update(item.encode())
-        found.update(b"\0")
-    return found.hexdigest()[:16]
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            total.update(item.encode())
+        total.update(b"\0")
+    return total.hexdigest()[:16]

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from consilience.checks import is_count
+from consilience.checks import check_choice, check_count, check_labels
 from consilience.errors import InputError
-from consilience.seeds import OWN_ORDER, SHARED_ORDER, SUBSET, seed
-from consilience.training.hyperparameters import Shuffle, Subset, Training
+from consilience.seeds import OWN_ORDER, SHARED_ORDER, SUBSET, generator, numpy_generator
+from consilience.training.hyperparameters import Run, Shuffle, Subset
 
 # A member with fewer samples than this learns nothing worth a census; a Dirichlet draw that leaves one is drawn again.
 FEWEST = 4
@@ -51,52 +52,43 @@ def member_subsets(
     >>> [len(rows) for rows in member_subsets(torch.zeros(10), 3, "disjoint", 0.5, random_state=0)]
     [4, 3, 3]
     """
+    check_choice("subset", kind, get_args(Subset))
     n = len(y)
-    if n < 1 or n_members < 1:
-        raise InputError("there is nothing to share out", where="subset", got=f"{n} samples, {n_members} members")
     if kind == "full":
         return (torch.arange(n),) * n_members
     if kind == "bootstrap":
-        return tuple(
-            torch.randint(n, (n,), generator=_generator(random_state, SUBSET, member)) for member in range(n_members)
-        )
+        streams = [generator(random_state, SUBSET, member) for member in range(n_members)]
+        return tuple(torch.randint(n, (n,), generator=stream) for stream in streams)
     if n < n_members:
         raise InputError(
-            "more members than samples", where=f"subset={kind!r}", got=f"{n_members} members, {n} samples",
+            f"n_members must be at most the {n} samples for subset={kind!r}, got {n_members}",
             cure="use fewer members, or subset='bootstrap'",
-        )  # fmt: skip
+        )
     if kind == "disjoint":
-        return torch.randperm(n, generator=_generator(random_state, SUBSET)).tensor_split(n_members)
-    if kind == "dirichlet":
-        return _dirichlet(y, n_members, concentration, random_state)
-    raise InputError("unknown subset", got=repr(kind), expected="full, bootstrap, disjoint, dirichlet")
+        return torch.randperm(n, generator=generator(random_state, SUBSET)).tensor_split(n_members)
+    return _dirichlet(y, n_members, concentration, random_state)
 
 
 def _dirichlet(y: Tensor, n_members: int, concentration: float, random_state: int) -> tuple[Tensor, ...]:
-    if y.is_floating_point() or y.ndim != 1:
-        raise InputError(
-            "Dirichlet subsets need class labels", where="subset='dirichlet'", got=f"y {tuple(y.shape)} of {y.dtype}",
-            expected="integer labels (n,)", cure="use subset='disjoint' or 'bootstrap'",
-        )  # fmt: skip
+    check_labels(y, len(y), "y of subset='dirichlet'")
     classes, counts = y.unique(return_counts=True)
-    rng = np.random.default_rng([random_state, SUBSET])
+    rng = numpy_generator(random_state, SUBSET)
     for _ in range(DRAWS):
-        shares = rng.dirichlet(np.full(n_members, concentration), size=len(classes))  # (c, k)
-        edges = np.round(np.cumsum(shares, axis=1) * counts.cpu().numpy()[:, None]).astype(int)
+        shares = rng.dirichlet([concentration] * n_members, size=len(classes))  # (c, k)
+        edges = (shares.cumsum(axis=1) * counts.cpu().numpy()[:, None]).round().astype(int)
         edges[:, -1] = counts.cpu().numpy()  # the sum of the shares is 1 only to rounding
-        sizes = np.diff(edges, axis=1, prepend=0).sum(axis=0)
-        if sizes.min() >= FEWEST:
+        if np.diff(edges.sum(axis=0), prepend=0).min() >= FEWEST:
             break
     else:
         raise InputError(
-            f"no draw gives every member at least {FEWEST} samples", where="subset='dirichlet'",
-            got=f"{n_members} members, {len(y)} samples, concentration={concentration}, {DRAWS} draws",
+            f"subset='dirichlet' must give each of {n_members} members {FEWEST} of {len(y)} samples, got fewer in "
+            f"{DRAWS} draws with concentration={concentration}",
             cure="use a larger concentration, fewer members or more data",
-        )  # fmt: skip
+        )
     parts: list[list[Tensor]] = [[] for _ in range(n_members)]
     for number, label in enumerate(classes):
         rows = (y == label).nonzero().flatten().cpu()
-        rows = rows[torch.randperm(len(rows), generator=_generator(random_state, SUBSET, number))]
+        rows = rows[torch.randperm(len(rows), generator=generator(random_state, SUBSET, number))]
         for part, piece in zip(parts, rows.tensor_split(edges[number, :-1].tolist()), strict=True):
             part.append(piece)
     return tuple(torch.cat(part) for part in parts)
@@ -114,11 +106,9 @@ def epoch_order(indices: Tensor, epoch: int, member: int, shuffle: Shuffle, rand
     >>> order.sort().values.tolist()
     [0, 0, 1, 1, 2, 2]
     """
-    if shuffle == "shared":
-        generator = _generator(random_state, SHARED_ORDER, epoch)
-    else:
-        generator = _generator(random_state, OWN_ORDER, member, epoch)
-    passes = [torch.randperm(len(indices), generator=generator) for _ in range(math.ceil(length / len(indices)))]
+    keys = (SHARED_ORDER, epoch) if shuffle == "shared" else (OWN_ORDER, member, epoch)
+    stream = generator(random_state, *keys)
+    passes = [torch.randperm(len(indices), generator=stream) for _ in range(math.ceil(length / len(indices)))]
     return indices[torch.cat(passes)[:length]]
 
 
@@ -164,27 +154,22 @@ class Schedule:
         return order
 
 
-def make_schedule(
-    y: Tensor, n_modules: int, training: Training, random_state: int, *,
-    members: Sequence[int] | None = None, n_members: int | None = None, max_steps: int | None = None,
-) -> Schedule:  # fmt: skip
-    """Return the schedule of ``n_modules`` members, by default of a whole population, and for ``training.epochs``.
+def make_schedule(y: Tensor, n_modules: int, run: Run) -> Schedule:
+    """Return the schedule of ``n_modules`` members.
 
     Raises
     ------
     InputError
         If the members' numbers or the number of steps are out of range, or subsets cannot be drawn.
     """
-    numbers = tuple(range(n_modules) if members is None else members)
-    total = n_modules if n_members is None else n_members
+    training = run.training
+    numbers = tuple(range(n_modules) if run.members is None else run.members)
+    total = n_modules if run.n_members is None else run.n_members
     if len(set(numbers)) != n_modules or not all(0 <= number < total for number in numbers):
-        raise InputError(
-            "the members' numbers do not fit", where="members, n_members", got=f"{list(numbers)} of {total}",
-            expected=f"{n_modules} different numbers from 0 to below n_members",
-        )  # fmt: skip
-    if max_steps is not None and not is_count(max_steps):
-        raise InputError("the number of steps is out of range", where="max_steps", got=max_steps, expected="1 or more")
-    subsets = member_subsets(y, total, training.subset, training.concentration, random_state)
+        raise InputError(f"members must be {n_modules} different ints from 0 to {total - 1}, got {list(numbers)}")
+    if run.max_steps is not None:
+        check_count("max_steps", run.max_steps)
+    subsets = member_subsets(y, total, training.subset, training.concentration, run.random_state)
     length = round(sum(map(len, subsets)) / total)
     per_epoch = math.ceil(length / training.batch_size)
     return Schedule(
@@ -192,11 +177,7 @@ def make_schedule(
         subsets=tuple(subsets[number] for number in numbers),
         length=length,
         steps_per_epoch=per_epoch,
-        steps=training.epochs * per_epoch if max_steps is None else max_steps,
+        steps=training.epochs * per_epoch if run.max_steps is None else run.max_steps,
         shuffle=training.shuffle,
-        random_state=random_state,
+        random_state=run.random_state,
     )
-
-
-def _generator(random_state: int, stream: int, *keys: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed(random_state, stream, *keys))

@@ -1,8 +1,8 @@
 """Members of one architecture as one function of stacked parameters.
 
 - Members are put into one `Stack` when they are of the same class and agree in every setting and in the names, shapes
-  and types of their parameters and buffers. What settings cannot show (a lambda, a tensor attribute) is seen by
-  comparing each member's own outputs on a few samples with those of the stack; members that differ get another stack.
+  and types of their parameters and buffers. Then each member's own outputs on a few samples are compared with those of
+  the stack, because settings do not show everything (a lambda, a tensor attribute); members that differ get another.
 - The modules given are copied, never changed.
 - Running statistics of batch normalisation are each member's own; training changes them as it would those of a module.
 - Members are run all at once by `torch.func.vmap`. On a CPU it makes k convolutions into a grouped one, which is fast
@@ -23,20 +23,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, is_dataclass
-from enum import Enum
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, stack_module_state, vmap
 
+from consilience.checks import describe
 from consilience.errors import InputError
+from consilience.units.same import same_outputs, settings
 
 PROBE = 32  # samples for the comparison of functions: enough that most units are on for some and off for others
-# Outputs agree when they differ by less than this many roundings of the largest output: a sum over a thousand inputs
-# in another order differs by about 30, another activation by far more.
-ROUNDINGS = 1000
-INTERNAL = frozenset(vars(nn.Module()))  # torch's own attributes, the training flag among them
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Samples × positions of one step from which k convolutions on a CPU are faster than a grouped one. With 8 members, 2 or
 # 3 layers of 4 to 32 channels, 8 × 8 to 28 × 28 pixels and batches of 32 and 128, the two cross between 2^13 and 2^15.
@@ -67,6 +64,11 @@ class Stack:
     statistics: dict[str, Tensor]
     layout: torch.memory_format | None
     example_output: Tensor
+
+    @property
+    def name(self) -> str:
+        """The first member, for errors."""
+        return _name(self.positions[0], self.template)
 
     def outputs(self, x: Tensor, *, own: bool = False, statistics: dict[str, Tensor] | None = None) -> Tensor:
         """Map inputs (n, ...), or with ``own`` one batch for each member (k, n, ...), to outputs (k, n, ...).
@@ -134,44 +136,25 @@ def stack_members(modules: Sequence[nn.Module], x: Tensor, batch_size: int) -> l
         ]
 
 
-def settings(module: nn.Module) -> tuple[str, ...]:
-    """Return what a module and its parts were built with, as far as plain attributes tell."""
-    found = []
-    for path, part in module.named_modules():
-        found.append(f"{path}: {type(part).__module__}.{type(part).__qualname__}")
-        for name, value in vars(part).items():
-            if name in INTERNAL:
-                continue
-            if isinstance(value, (str, int, float, tuple, list, Enum)) or is_dataclass(value):
-                text = repr(value)
-            else:
-                text = getattr(value, "__qualname__", "")  # of a function
-            if text and " at 0x" not in text:
-                found.append(f"{path}.{name}={text}")
-    return tuple(found)
-
-
 def _signature(module: nn.Module) -> object:
     parameters = tuple((name, p.shape, p.dtype, p.requires_grad) for name, p in module.named_parameters())
     buffers = tuple((name, b.shape, b.dtype) for name, b in module.named_buffers())
-    return type(module), parameters, buffers, settings(module)
+    return type(module), module.training, parameters, buffers, settings(module)
 
 
 def _outputs_alone(position: int, module: nn.Module, probe: Tensor) -> Tensor:
-    """Return a module's outputs in eval mode, after looking for what cannot be trained in a stack."""
-    where = f"modules[{position}] ({type(module).__name__})"
+    """Return a module's outputs in eval mode; raises an `InputError` for what cannot be trained in a stack."""
+    name = _name(position, module)
     if not any(p.requires_grad for p in module.parameters()):
-        raise InputError("a member has no parameters to train", where=where)
+        raise InputError(f"{name} must have parameters to train, got none")
     devices = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers(), probe)}
     if len(devices) > 1:
-        raise InputError("members are on different devices", where=where, got=", ".join(sorted(devices)),
-                         cure="move all modules to one device first")  # fmt: skip
+        raise InputError(f"{name} must be on one device with x, got {sorted(devices)}", cure="move all to one device")
     for path, part in module.named_modules():
         if isinstance(part, BATCH_NORMS) and part.track_running_stats and part.momentum is None:
             raise InputError(
-                "batch normalisation with a cumulative average cannot be trained", where=f"{where}, {path!r}",
-                got="momentum=None", expected="a number", cure="give it a momentum, such as torch's default of 0.1",
-            )  # fmt: skip
+                f"{path} of {name} must have a number as momentum, got None", cure="set 0.1, torch's default"
+            )
     twin = copy.deepcopy(module)
     try:
         outputs = twin.eval()(probe)
@@ -180,20 +163,18 @@ def _outputs_alone(position: int, module: nn.Module, probe: Tensor) -> Tensor:
             twin.train()(probe)
     except Exception as error:
         raise InputError(
-            "a member cannot take the inputs", where=where,
-            got=f"x (n, {', '.join(map(str, probe.shape[1:]))}) of {probe.dtype}: {_first_line(error)}",
+            f"{name} must take inputs x, got {describe(probe)}: {first_line(error)}",
             cure="pass inputs of the shape and type that the member was made for",
-        ) from error  # fmt: skip
+        ) from error
     if not isinstance(outputs, Tensor):
-        raise InputError("a member does not return a tensor", where=where, got=type(outputs).__name__)
+        raise InputError(f"{name} must return a tensor, got {describe(outputs)}")
     statistics = _statistics(module)
-    for name, buffer in twin.named_buffers():
-        if name not in statistics and not torch.equal(buffer.nan_to_num(), before[name].nan_to_num()):
+    for buffer_name, buffer in twin.named_buffers():
+        if buffer_name not in statistics and not torch.equal(buffer.nan_to_num(), before[buffer_name].nan_to_num()):
             raise InputError(
-                "a buffer changes during training", where=f"{where}, buffer {name!r}",
-                expected="constant buffers, or running statistics of batch normalisation",
-                cure="use a network without this buffer",
-            )  # fmt: skip
+                f"buffers of {name} must be constant or statistics of a batch norm, got {buffer_name!r} that changes "
+                "during training"
+            )
     return outputs
 
 
@@ -211,7 +192,6 @@ def _split_by_function(
 ) -> list[Stack]:
     stacks = []
     while group:
-        name = type(modules[group[0]]).__name__
         stack = _stack(modules, group, alone, probe, positions)
         try:
             together = stack.outputs(probe)
@@ -219,14 +199,13 @@ def _split_by_function(
             stack.rehearse(probe)
         except Exception as error:
             raise InputError(
-                "a module cannot be trained in one pass with others", where=f"modules[{group[0]}] ({name})",
-                got=_first_line(error), expected="operations that torch.func.vmap knows",
-            ) from error  # fmt: skip
-        same = [_agree(together[row], alone[position]) for row, position in enumerate(group)]
+                f"{stack.name} must use operations that torch.func.vmap knows, got {first_line(error)}"
+            ) from error
+        same = [same_outputs(together[row], alone[position]) for row, position in enumerate(group)]
         if not same[0]:
-            raise InputError("a module computes something else under torch.func.vmap than alone",
-                             where=f"modules[{group[0]}] ({name})",
-                             cure="make its outputs a function of its inputs")  # fmt: skip
+            raise InputError(
+                f"{stack.name} must compute a function of its inputs alone, got others under torch.func.vmap"
+            )
         if not all(same):
             stack = _stack(modules, [p for p, s in zip(group, same, strict=True) if s], alone, probe, positions)
             stack.template.train()
@@ -237,19 +216,16 @@ def _split_by_function(
 
 def _stack(modules: Sequence[nn.Module], group: list[int], alone: list[Tensor], probe: Tensor, positions: int) -> Stack:
     members = [modules[position] for position in group]
-    parameters = [dict(module.named_parameters()) for module in members]
-    buffers = [dict(module.named_buffers()) for module in members]
-    trains = {name: value.requires_grad for name, value in parameters[0].items()}
-    stacked = {name: torch.stack([own[name].detach() for own in parameters]).contiguous() for name in trains}
-    kept = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0]}
-    template, statistics = copy.deepcopy(members[0]).eval(), _statistics(members[0])
+    parameters, buffers = stack_module_state(members)
+    trains = {name for name, value in members[0].named_parameters() if value.requires_grad}
+    statistics = _statistics(members[0])
+    template = copy.deepcopy(members[0]).eval()
     return Stack(
         positions=tuple(group),
         template=template,
-        trainable={name: value.requires_grad_() for name, value in stacked.items() if trains[name]},
-        constant={name: value for name, value in stacked.items() if not trains[name]}
-        | {name: value for name, value in kept.items() if name not in statistics},
-        statistics={name: value for name, value in kept.items() if name in statistics},
+        trainable={n: v.detach().contiguous().requires_grad_() for n, v in parameters.items() if n in trains},
+        constant={n: v.detach() for n, v in (parameters | buffers).items() if n not in trains | statistics},
+        statistics={n: v for n, v in buffers.items() if n in statistics},
         layout=_layout(template, probe, positions),
         example_output=alone[group[0]],
     )
@@ -269,7 +245,7 @@ def _layout(template: nn.Module, probe: Tensor, positions: int) -> torch.memory_
 
 
 def _corrupts_memory(convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
-    """Tell whether channels last are out of the question.
+    """Return whether a convolution must not run with channels last.
 
     With them, oneDNN writes the gradient of a 1×1 convolution with a stride past its workspace if there are fewer
     channels than numbers in a vector register, 8 or 16 (uxlfoundation/oneDNN issue 6035; torch 2.13).
@@ -278,14 +254,10 @@ def _corrupts_memory(convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
     return pixel and max(convolution.stride) > 1 and convolution.weight.shape[1] < 16
 
 
-def _agree(together: Tensor, alone: Tensor) -> bool:
-    """Tell whether outputs are equal but for rounding; outputs that are not finite tell nothing, and training will."""
-    if together.shape != alone.shape:
-        return False
-    if not bool(alone.isfinite().all()):
-        return True
-    return bool((together - alone).abs().max() <= ROUNDINGS * torch.finfo(alone.dtype).eps * alone.abs().max())
+def _name(position: int, module: nn.Module) -> str:
+    return f"modules[{position}] ({type(module).__name__})"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return an error in one line, for another error."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

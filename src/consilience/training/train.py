@@ -1,4 +1,4 @@
-"""A population from nothing: fresh members, trained side by side, traced and proved."""
+"""A population of fresh members, trained side by side, traced and proved."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from consilience.checks import check_count
 from consilience.data import Dataset, check_dataset
 from consilience.errors import InputError
 from consilience.population.population import Population
-from consilience.seeds import INITIALISATION, SETTLING, seed
-from consilience.training.callbacks import Callback, tells_settings
-from consilience.training.fit import Progress, Training, check_epochs, check_training, fit_members
+from consilience.seeds import INITIALISATION, SETTLING, generator, global_seed, seed
+from consilience.training.callbacks import Callback, has_full_repr
+from consilience.training.fit import Progress, fit_members
+from consilience.training.hyperparameters import Run, Training, check_epochs, check_training
 
 N_EXAMPLES = 16  # inputs on which members are traced and proved
 SETTLING_BATCHES = 16
@@ -35,25 +37,24 @@ def train_population(
     callbacks: Sequence[Callback] = (),
     checkpoint_epochs: Sequence[int] = (),
 ) -> Population:
-    """Train ``n_members`` networks from fresh initial values in one vectorised pass.
+    """Train ``n_members`` networks from fresh initial values in one vectorized pass.
 
     Parameters
     ----------
-    net : a module to be copied and initialised anew for each member; or a function that returns a fresh one; or several
+    net : a module to be copied and initialized anew for each member; or a function that returns a fresh one; or several
         modules (of other widths, say), which the members take in turn.
-    train : labelled samples.
+    train : labeled samples.
     n_members : N ≥ 1.
     training : hyperparameters; `Training()` by default.
-    validation : if given, scored after every epoch, for the metrics.
-    random_state : seed of everything. Member k does not depend on how many others there are,
-        unless they share out the data (disjoint, dirichlet).
-    checkpoint : directory for a checkpoint after every epoch; a killed run that is started again goes on from there and
-        ends
-        with the same bytes.
+    validation : if given, evaluated after every epoch, for the metrics.
+    random_state : seed of everything. Member k does not depend on how many others there are, unless they share out the
+        data (disjoint, dirichlet).
+    checkpoint : directory for a resume state after every epoch; a killed run that is started again continues there and
+        ends with the same bytes.
     progress : called with (steps done, steps in all).
     callbacks : terms of the loss, and changes after each step; see `consilience.training.callbacks.Callback`.
-    checkpoint_epochs : the epochs, from 1 and ascending, after which the members are kept as they are, in
-        ``snapshots``. The one after epoch e is what a run of e epochs gives.
+    checkpoint_epochs : the epochs, from 1 and ascending, after which the members are kept, in ``snapshots``. The
+        snapshot of epoch e is what a run of e epochs gives.
 
     Returns
     -------
@@ -63,16 +64,15 @@ def train_population(
     Raises
     ------
     InputError
-        If the data has NaN, a class without samples or the wrong shape, or a hyperparameter, a callback or an epoch to
-        keep makes no sense.
+        If the data has NaN, a class without samples or the wrong shape, or a hyperparameter, a callback or an epoch is
+        out of range.
     TracingError
-        If the module's operations are not understood; before any training.
+        If the module has operations that are not supported; before any training.
     TrainingError
         If every member failed.
     """
-    if n_members < 1:
-        raise InputError("a population needs at least one member", where="n_members", got=n_members)
     training = training or Training()
+    check_count("n_members", n_members)
     check_training(training)
     check_epochs(checkpoint_epochs, training.epochs, "checkpoint_epochs")
     modules = [_fresh(net, k, seed(random_state, INITIALISATION, k)) for k in range(n_members)]
@@ -80,12 +80,10 @@ def train_population(
     kinds = modules[: len(net) if isinstance(net, Sequence) else 1]
     architecture = Population.from_modules(kinds, examples).architecture  # raises before any training
     if not train.y.is_floating_point():
-        check_dataset(train, n_classes=architecture.output.width, where="the training data")
-    trained = fit_members(
-        modules, train.x, train.y, training, random_state=random_state, checkpoint=checkpoint, progress=progress,
-        validation=None if validation is None else (validation.x, validation.y), callbacks=callbacks,
-        snapshot_epochs=checkpoint_epochs,
-    )  # fmt: skip
+        check_dataset(train, n_classes=architecture.output.width, where="train")
+    held_out = None if validation is None else (validation.x, validation.y)
+    run = Run(training, random_state, held_out, callbacks=callbacks, snapshot_epochs=checkpoint_epochs)
+    trained = fit_members(modules, train.x, train.y, run, checkpoint=checkpoint, progress=progress)
 
     def settled(states: Sequence[Mapping[str, Tensor]]) -> list[nn.Module]:
         """Return the members that never failed in these states; the same modules each time."""
@@ -98,10 +96,9 @@ def train_population(
 
     provenance = {"n_trained": n_members, "random_state": random_state, "training": asdict(training)}
     if callbacks:
-        provenance["callbacks"] = [repr(c) if tells_settings(c) else type(c).__qualname__ for c in callbacks]
-    population = Population.from_modules(
-        settled(trained.states), examples, failed=trained.failed, metrics=trained.metrics, provenance=provenance
-    )
+        provenance["callbacks"] = [repr(c) if has_full_repr(c) else type(c).__qualname__ for c in callbacks]
+    details = {"failed": trained.failed, "metrics": trained.metrics, "provenance": provenance}
+    population = Population.from_modules(settled(trained.states), examples, **details)
     for epoch, states in trained.snapshots.items():
         population = population.with_snapshot(epoch, settled(states))
     return population
@@ -116,11 +113,9 @@ def settle_norms(module: nn.Module, x: Tensor, batch_size: int, random_state: in
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     if not any(norm.track_running_stats for norm in norms):
         return
-    generator = torch.Generator().manual_seed(random_state)
     n_batches = max(1, min(SETTLING_BATCHES, len(x) // batch_size))
-    rows = torch.randperm(len(x), generator=generator)[: n_batches * batch_size]
-    with torch.random.fork_rng(devices=[]):  # of dropout
-        torch.manual_seed(random_state)
+    rows = torch.randperm(len(x), generator=generator(random_state))[: n_batches * batch_size]
+    with global_seed(random_state):  # of dropout
         update_bn((x[batch] for batch in rows.split(batch_size)), module)
 
 
@@ -133,17 +128,13 @@ def initialise(module: nn.Module, random_state: int) -> nn.Module:
         If a part has parameters and no ``reset_parameters``.
     """
     module = copy.deepcopy(module)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+    with global_seed(random_state):
         for name, part in module.named_modules():
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):
                 reset()
             elif next(part.parameters(recurse=False), None) is not None:
-                raise InputError(
-                    "a module does not know how to draw its initial values", where=f"'{name}' ({type(part).__name__})",
-                    cure="give it a method reset_parameters()",
-                )  # fmt: skip
+                raise InputError(f"'{name}' must have a method reset_parameters(), got a {type(part).__name__} without")
     return module
 
 
@@ -153,8 +144,7 @@ def _fresh(net: nn.Module | Callable[[], nn.Module] | Sequence[nn.Module], k: in
         return initialise(net, random_state)
     if isinstance(net, Sequence):
         if not net:
-            raise InputError("no module to train", where="net", got="an empty sequence")
+            raise InputError("net must have at least one module, got an empty sequence")
         return initialise(net[k % len(net)], random_state)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+    with global_seed(random_state):
         return net()

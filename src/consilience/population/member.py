@@ -1,0 +1,173 @@
+"""A member: one network with its layers found and proved.
+
+Tracing takes 0.2 s or more, so that members that run the same program share it. The proof is each member's own; its
+fingerprint (of program, example inputs and tensors) is kept, so that a member that was proved is not proved again.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from consilience.checks import describe
+from consilience.errors import ConsilienceError, InputError
+from consilience.store import fingerprint
+from consilience.units.architecture import Architecture, TracedNetwork, read_state
+from consilience.units.follow import find_layers
+from consilience.units.proof import prove
+from consilience.units.same import same_outputs, same_program
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a population.
+
+    Attributes
+    ----------
+    module : the network itself, in eval mode.
+    network : its layers and parameters; the parameters share memory with the module.
+    proof : fingerprint of what was proved, program, example inputs and tensors; empty for a member that was not.
+    """
+
+    module: nn.Module
+    network: TracedNetwork
+    proof: str = ""
+
+
+def copies(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return copies, so that changes of the user's modules do not reach a population."""
+    return [copy.deepcopy(module) for module in modules]
+
+
+def join_members(
+    old: Sequence[Member],
+    modules: Sequence[nn.Module],
+    x: Tensor,
+    names: Sequence[str] = (),
+    proofs: Collection[str] = (),
+) -> tuple[Member, ...]:
+    """Return old members and new ones of the same kind, traced where no member is like them, and proved.
+
+    Parameters
+    ----------
+    old : members, which stay as they are.
+    modules : new networks; they are put in eval mode and belong to the members from now on.
+    x : (n, ...) inputs on which members are traced and proved.
+    names : of the new ones, for errors; their numbers by default.
+    proofs : fingerprints of what need not be proved again.
+
+    Raises
+    ------
+    InputError
+        If a parameter or output is not finite, or members differ in more than parameters and widths.
+    TracingError, FunctionChangedError
+        If a module is not understood, or the proof of its layers fails.
+    """
+    members = list(old)
+    names = names or [f"member {k}" for k in range(len(old), len(old) + len(modules))]
+    for name, module in zip(names, modules, strict=True):
+        try:
+            members.append(_member(module, x, members, proofs))
+        except ConsilienceError as error:
+            error.add_note(f"this is {name} of the population")
+            raise
+    _check_alike(members, x, [*(f"member {k}" for k in range(len(old))), *names])
+    return tuple(members)
+
+
+def _member(module: nn.Module, x: Tensor, others: Sequence[Member], proofs: Collection[str]) -> Member:
+    if not isinstance(module, nn.Module):
+        raise InputError(f"a member must be a trained nn.Module, got {describe(module)}")
+    module = module.eval()
+    state = read_state(module)
+    for name, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(f"'{name}' must be finite, got NaN or infinity", cure="leave this member out")
+    network = _sharing(module, others, x) or TracedNetwork(find_layers(module, x), state)
+    proof = _fingerprint(network, x)
+    if proof not in proofs:
+        prove(module, network, x)
+    return Member(module, network, proof)
+
+
+def _sharing(module: nn.Module, others: Sequence[Member], x: Tensor) -> TracedNetwork | None:
+    """Return a module's layers and parameters by the program of a member that is like it, None without such a one."""
+    state, programs = read_state(module), set[int]()
+    for other in others:
+        traced = other.network.architecture
+        if id(traced.program) in programs:
+            continue
+        programs.add(id(traced.program))
+        if _fits(traced, other, state) and same_program(other.module, module, set(traced.program.parameters.values())):
+            network = TracedNetwork(traced.with_widths(traced.widths_in(state)), state)
+            with torch.no_grad():
+                if same_outputs(network(x), module(x)):  # or they differ in what attributes do not show
+                    return network
+    return None
+
+
+def _fits(traced: Architecture, other: Member, state: dict[str, Tensor]) -> bool:
+    theirs = other.network.state
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    return (
+        traced.fits(state)
+        and traced.shapes(traced.widths_in(state), theirs) == shapes
+        and {value.dtype for value in state.values()} == {value.dtype for value in theirs.values()}
+    )
+
+
+def _fingerprint(network: TracedNetwork, x: Tensor) -> str:
+    """Return a SHA-256 of all that a proof depends on, but for the versions of torch and of this package."""
+    architecture = network.architecture
+    operations = "\n".join(str(node.format_node()) for node in architecture.program.nodes)
+    constants = {name: value.detach() for name, value in architecture.program.constants.items()}
+    numbers = fingerprint({"constants": constants, "state": network.state, "x": x})
+    return hashlib.sha256(f"{operations}\n{architecture.structure}\n{numbers}".encode()).hexdigest()
+
+
+def _unlike(mine: tuple[object, ...], theirs: tuple[object, ...]) -> tuple[object, object]:
+    """Return the first parts in which two structures differ; None twice if they do not."""
+    for a, b in zip(mine, theirs, strict=False):
+        if a != b:
+            return _unlike(a, b) if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) else (a, b)
+    return (None, None) if len(mine) == len(theirs) else (mine, theirs)
+
+
+def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> None:
+    """Raise an `InputError` if members differ in more than their parameters and widths."""
+    architectures = [member.network.architecture for member in members]
+    first = architectures[0]
+    for name, other in zip(names, architectures, strict=True):
+        for what, mine, theirs in (
+            ("input shape", other.program.input_shape, first.program.input_shape),
+            ("output size", other.output.width, first.output.width),
+            ("layers", [layer.name for layer in other.layers], [layer.name for layer in first.layers]),
+            ("activations", [i.activations for i in other.layers], [i.activations for i in first.layers]),
+            ("maps between layers", *_unlike(other.structure, first.structure)),
+        ):
+            if mine != theirs:
+                raise InputError(
+                    f"{name} must have the {what} of member 0, {theirs}, got {mine}",
+                    cure="leave this member out, or build one population per kind",
+                )
+    for name, member in zip(names, members, strict=True):  # the first member's program must compute them all
+        architecture = member.network.architecture
+        if architecture.program is first.program:
+            continue
+        here = TracedNetwork(first.with_widths(architecture.widths), member.network.state)
+        # Roundings may grow in single precision; another function is another one in double precision too.
+        if not _agree(here, member.network, x) and not _agree(here.double(), member.network.double(), x.double()):
+            raise InputError(
+                f"{name} must compute what member 0 computes of the same parameters, got another function",
+                cure="give all members the same buffers and preprocessing",
+            )
+
+
+def _agree(one: TracedNetwork, other: TracedNetwork, x: Tensor) -> bool:
+    outputs = other(x)
+    return float((one(x) - outputs).abs().max()) <= 1e-5 * float(outputs.abs().max().clamp(min=0.1))

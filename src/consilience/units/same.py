@@ -1,0 +1,68 @@
+"""Whether two modules run the same program, as far as can be told without tracing them or running them.
+
+What plain attributes do not show (a lambda, an object) is left to a comparison of outputs, which whoever asks makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import is_dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from consilience.units.resize import SIZE_ATTRIBUTES
+
+INTERNAL = frozenset(vars(nn.Module()))  # torch's own attributes, the training flag among them
+SIZES = frozenset({"groups", *(name for names in SIZE_ATTRIBUTES.values() for name in names)})
+ROUNDINGS = 1000  # of the largest output: a sum over a thousand inputs in another order differs by about 30
+
+
+def settings(module: nn.Module, but_for: Container[str] = ()) -> tuple[str, ...]:
+    """Return the classes of a module and its parts, and their plain attributes but for those of some names."""
+    lines = []
+    for path, part in module.named_modules():
+        lines.append(f"{path}: {type(part).__module__}.{type(part).__qualname__}")
+        for name, value in vars(part).items():
+            if name in INTERNAL or name in but_for:
+                continue
+            if isinstance(value, (str, int, float, tuple, list, Enum)) or is_dataclass(value):
+                text = repr(value)
+            else:
+                text = getattr(value, "__qualname__", "")  # of a function
+            if text and " at 0x" not in text:
+                lines.append(f"{path}.{name}={text}")
+    return tuple(lines)
+
+
+def same_program(a: nn.Module, b: nn.Module, states: Container[str]) -> bool:
+    """Return whether settings (but for sizes) and buffers agree.
+
+    Parameters
+    ----------
+    a, b : modules in the same mode.
+    states : names of the parameters and buffers that are each module's own, as statistics of batch norms.
+    """
+    return settings(a, SIZES) == settings(b, SIZES) and _same(_constants(a, states), _constants(b, states))
+
+
+def same_outputs(ours: Tensor, theirs: Tensor) -> bool:
+    """Return whether outputs are equal but for rounding; True where ``theirs`` are not finite, which tell nothing."""
+    if ours.shape != theirs.shape:
+        return False
+    if not bool(theirs.isfinite().all()):
+        return True
+    return bool((ours - theirs).abs().max() <= ROUNDINGS * torch.finfo(theirs.dtype).eps * theirs.abs().max())
+
+
+def _constants(module: nn.Module, states: Container[str]) -> dict[str, Tensor]:
+    return {
+        name: buffer
+        for name, buffer in module.named_buffers()
+        if name not in states and not name.endswith("num_batches_tracked")
+    }
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(v.dtype == b[name].dtype and torch.equal(v, b[name]) for name, v in a.items())
