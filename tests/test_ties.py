@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from consilience.baselines.cycles import highest, universe_orders
 from torch import Tensor, nn
 
 from conftest import inputs, random_mlp
 from consilience.assembly.reconstruction import forward_selection
-from consilience.baselines import cycles
+from consilience.baselines import cycle_consistent
 from consilience.baselines.concatenation import transplanted_bases
+from consilience.baselines.cycle_consistent import highest, universe_orders
 from consilience.baselines.permutations import assign
 from consilience.baselines.transport import transport
 from consilience.bases.grounding import basis_of_groups
@@ -172,12 +172,12 @@ def test_equal_gains_leave_units_in_place(jitter: Jitter) -> None:
 
 
 def test_members_that_are_copies_find_one_universe(jitter: Jitter, monkeypatch: pytest.MonkeyPatch) -> None:
-    gradient = cycles.gradient
+    gradient = cycle_consistent.gradient
 
     def rounded_otherwise(*arguments: Any) -> dict[str, Tensor]:
         return {name: jitter(slope) for name, slope in gradient(*arguments).items()}
 
-    monkeypatch.setattr(cycles, "gradient", rounded_otherwise)
+    monkeypatch.setattr(cycle_consistent, "gradient", rounded_otherwise)
     net = random_mlp([6, 5], seed=3).double()
     first = Population.from_modules([net], inputs(8).double()).networks[0]
     modules = [net]
