@@ -1,0 +1,285 @@
+"""What a measurement of modularity gives: the networks as a table, the one shown in detail, and a verdict.
+
+An n-cut is reported beside those of shuffled copies. Networks of different sizes are compared by how far the n-cut is
+*below* that of their own copies, as a share of it: z and the n-cut of copies both grow with the number of units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from consilience.errors import InputError
+from consilience.modularity import Circuit, Clusterability, CrossModularity
+from consilience.modularity.graph import Part
+from consilience.modularity.lesions import Effects, Lesions
+from consilience.modularity.specialisation import Specialisation
+from consilience.report.tables import Column, Table
+
+CHANCE = 0.05  # p up to which a network is called more modular than by chance
+LESS = 2.0  # z above which it is called less modular
+BEYOND = 2.0  # standard deviations of random sets beyond which a lesion counts
+MOST = 5  # decimals; a spread that is 0 to so many is rounding
+NULLS = {
+    "permute": "networks with the same weights shuffled",
+    "permute-nonzero": "networks with the same weights shuffled, zeros in their places,",
+    "degree-preserving": "networks rewired so that every unit keeps the number and sum of its edges",
+}
+CRITERIA = {"class": "the published criterion (the class's own samples)", "one-vs-rest": "one against the rest"}
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One network.
+
+    Attributes
+    ----------
+    name, kind : of the network; a "member", an "assembly" or a "network".
+    accuracy : 0 to 1; None if there are no labelled data.
+    n_units, n_removed : units, inputs and outputs included; those without an edge.
+    n_cut : of its clusters.
+    null_mean, null_sd : of the n-cuts of its shuffled copies.
+    z, p : of the n-cut among these; low is modular.
+    cross, cross_null : mean cross-cluster modularity of its weight matrices, and of shuffled matrices; NaN if unknown.
+    """
+
+    name: str
+    kind: str
+    accuracy: float | None
+    n_units: int
+    n_removed: int
+    n_cut: float
+    null_mean: float
+    null_sd: float
+    z: float
+    p: float
+    cross: float
+    cross_null: float
+
+    @classmethod
+    def of(
+        cls, name: str, kind: str, accuracy: float | None, fitted: Clusterability, cross: Sequence[CrossModularity]
+    ) -> NetworkRow:
+        """Return the row of a network from its n-cuts and the C of its matrices."""
+        null = fitted.null_ if len(fitted.null_) > 1 else np.full(2, math.nan)
+        return cls(
+            name,
+            kind,
+            accuracy,
+            fitted.graph_.n_nodes,
+            sum(map(len, fitted.removed_.values())),
+            fitted.n_cut_,
+            *(float(null.mean()), float(null.std(ddof=1))),
+            *(fitted.z_, fitted.p_),
+            mean_and_sd([c.value for c in cross])[0],
+            mean_and_sd([float(c.null.mean()) for c in cross])[0],
+        )
+
+    @property
+    def below(self) -> float:
+        """1 − n-cut / mean of the null: how far the n-cut is below its copies', as a share; NaN without a null."""
+        return 1 - self.n_cut / self.null_mean if self.null_mean > 0 else math.nan
+
+    @property
+    def verdict(self) -> str:
+        """Whether the network is more or less modular than by chance."""
+        if self.p <= CHANCE:
+            return "more modular than by chance"
+        if self.z > LESS:
+            return "less modular than its shuffled copies"
+        return "no more modular than by chance"
+
+
+@dataclass(frozen=True, eq=False)
+class ModularityResult:
+    """Everything on the page of a measurement of modularity.
+
+    Attributes
+    ----------
+    rows : all networks.
+    shown : index of the row that is shown in detail.
+    name : of that network.
+    detail : its clusters, n-cuts and spectrum.
+    matrices : its weight matrices, and C of each; None where C was not measured.
+    probe, lesions : accuracies with clusters off, if there are labelled data.
+    circuits : weights that classes need; () if they were not measured.
+    obtained : command, seed, versions.
+    """
+
+    rows: Sequence[NetworkRow]
+    shown: int
+    name: str
+    detail: Clusterability
+    matrices: Sequence[tuple[Part, CrossModularity | None]] = ()
+    probe: Specialisation | None = None
+    circuits: Sequence[Circuit] = ()
+    lesions: Lesions | None = None
+    obtained: Mapping[str, Any] = field(default_factory=dict)
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """Return a number with so many decimals; a dash for None and NaN.
+
+    >>> decimal(8.884), decimal(float("nan")), decimal(-0.04, 1)
+    ('8.88', '–', '0.0')
+    """
+    return f"{round(value, digits) + 0.0:.{digits}f}" if value is not None and math.isfinite(value) else "–"
+
+
+def with_spread(mean: float, sd: float, digits: int = 2) -> str:
+    """Return a mean ± a standard deviation, with as many decimals as one digit of the latter needs.
+
+    >>> with_spread(9.18, 0.03), with_spread(9.1803, 0.0041), with_spread(9.18, float("nan"))
+    ('9.18 ± 0.03', '9.180 ± 0.004', '9.18')
+    """
+    if not sd >= 0.5 * 10**-MOST or not math.isfinite(mean):
+        return decimal(mean, digits)
+    digits = min(MOST, max(digits, math.ceil(-math.log10(sd))))
+    return f"{decimal(mean, digits)} ± {decimal(sd, digits)}"
+
+
+def mean_and_sd(values: Sequence[float | None]) -> tuple[float, float]:
+    """Return mean and standard deviation of the finite values; NaN where there are none, or only one.
+
+    >>> mean_and_sd([1.0, 3.0, None, float("nan")])
+    (2.0, 1.4142135623730951)
+    """
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    mean = float(np.mean(finite)) if finite else math.nan
+    return mean, float(np.std(finite, ddof=1)) if len(finite) > 1 else math.nan
+
+
+def beyond(effects: Effects) -> np.ndarray:
+    """Return which clusters cost more accuracy than random sets, by more than two standard deviations: (c,)."""
+    limit: np.ndarray = effects.mean + BEYOND * np.nan_to_num(effects.sd)
+    return effects.single > limit
+
+
+Cells = dict[str, tuple[Callable[[NetworkRow], float | None], int]]
+NUMBERS: Cells = {  # heading → value and decimals
+    "Accuracy (%)": (lambda row: None if row.accuracy is None else 100 * row.accuracy, 2),
+    "Units": (lambda row: row.n_units, 0),
+    "No edge": (lambda row: row.n_removed, 0),
+    "n-cut": (lambda row: row.n_cut, 2),
+    "Shuffled": (lambda row: row.null_mean, 2),
+    "Below (%)": (lambda row: 100 * row.below, 1),
+    "z": (lambda row: row.z, 1),
+    "p": (lambda row: row.p, 2),
+    "C": (lambda row: row.cross, 2),
+    "C shuffled": (lambda row: row.cross_null, 2),
+}
+
+
+def table_of(rows: Sequence[NetworkRow]) -> Table:
+    """Return the table of networks; several members are followed by a row of their means and standard deviations.
+
+    Raises
+    ------
+    InputError
+        If there is no network.
+    """
+    if not rows:
+        raise InputError("rows must have one network or more, got none")
+    columns = [Column("Network", is_text=True), Column("Kind", is_text=True), *map(Column, NUMBERS)]
+    cells = [[row.name, row.kind, *_numbers(row)] for row in rows]
+    members = [index for index, row in enumerate(rows) if row.kind == "member"]
+    if len(members) > 1:
+        spreads = {
+            heading: with_spread(*mean_and_sd([value(rows[index]) for index in members]), digits)
+            for heading, (value, digits) in NUMBERS.items()
+        }
+        means = [f"mean ± sd of {len(members)} members", "members", *(spreads | {"p": ""}).values()]
+        cells.insert(members[-1] + 1, means)
+    return Table.plain(columns, cells)
+
+
+def modularity_table(rows: Sequence[NetworkRow]) -> str:
+    """Return the table of networks as markdown."""
+    return table_of(rows).markdown()
+
+
+def modularity_sentences(result: ModularityResult) -> list[str]:
+    """Return whether the network is more modular than by chance, then what was measured of its clusters."""
+    return [_verdict(result), *_members(result.rows), *_assemblies(result.rows), *_lesions(result), *_circuits(result)]
+
+
+def _numbers(row: NetworkRow) -> list[str]:
+    texts = {heading: decimal(value(row), digits) for heading, (value, digits) in NUMBERS.items()}
+    texts["Shuffled"] = with_spread(row.null_mean, row.null_sd)
+    texts["p"] = f"{row.p:.2g}" if math.isfinite(row.null_mean) and math.isfinite(row.p) else "–"
+    return list(texts.values())
+
+
+def _verdict(result: ModularityResult) -> str:
+    row, detail = result.rows[result.shown], result.detail
+    text = f"The units of {result.name} split into {len(detail.sizes_)} parts with an n-cut of {decimal(row.n_cut)}"
+    null = detail.null_[np.isfinite(detail.null_)]
+    if not len(null) or not math.isfinite(row.n_cut):
+        return f"{text}, which was not compared with shuffled copies: it says nothing by itself."
+    z = f"z = {decimal(row.z, 1)}, " if math.isfinite(row.z) else ""
+    shuffled = f"{NULLS[detail.null]} have {with_spread(*mean_and_sd(null.tolist()))}"
+    verdict = row.verdict
+    if row.p > CHANCE and row.p == 1 / (len(null) + 1):
+        verdict = f"no copy is as modular, but {len(null)} are too few to exclude chance"
+    return f"{text}; {shuffled} ({z}p = {row.p:.2g}): {verdict}."
+
+
+def _members(rows: Sequence[NetworkRow]) -> list[str]:
+    members = [row for row in rows if row.kind == "member" and math.isfinite(row.p) and math.isfinite(row.null_mean)]
+    if len(members) < 2:
+        return []
+    more = sum(row.p <= CHANCE for row in members)
+    less = sum(row.p > CHANCE and row.z > LESS for row in members)
+    return [
+        f"Of {len(members)} members, {more} are more modular than by chance (p ≤ {CHANCE}) and {less} less modular "
+        f"than shuffled copies (z > {LESS:g})."
+    ]
+
+
+def _assemblies(rows: Sequence[NetworkRow]) -> list[str]:
+    below = [row.below for row in rows if row.kind == "member" and math.isfinite(row.below)]
+    sentences = []
+    for row in rows if below else ():
+        if row.kind == "assembly" and math.isfinite(row.below):
+            mean, sd = mean_and_sd([100 * value for value in below])
+            more, less = row.below > max(below), row.below < min(below)
+            against = "more modular than every member" if more else "less modular than every member"
+            chance = f", but not beyond chance (p = {row.p:.2g})" if more and row.p > CHANCE else ""
+            sentences.append(
+                f"The n-cut of {row.name} is {_side(100 * row.below)} its shuffled copies', that of the members "
+                f"{_side(mean, sd)} theirs: {against if more or less else 'within the range of the members'}{chance}."
+            )
+    return sentences
+
+
+def _side(below: float, sd: float = math.nan) -> str:
+    return f"{with_spread(abs(below), sd, 1)} % {'below' if below >= 0 else 'above'}"
+
+
+def _lesions(result: ModularityResult) -> list[str]:
+    if result.lesions is None or result.probe is None:
+        return []
+    effects, drop = result.lesions.accuracy, np.nan_to_num(result.probe.drop, nan=-math.inf)
+    label, column = np.unravel_index(int(drop.argmax()), drop.shape)
+    return [
+        f"With a cluster off, {int(beyond(effects).sum())} of {len(effects.single)} cost more accuracy than as many "
+        f"random units (by over {BEYOND:g} of their standard deviations); class {label} loses most "
+        f"({decimal(100 * float(drop[label, column]), 0)} points without cluster {result.probe.labels[column]})."
+    ]
+
+
+def _circuits(result: ModularityResult) -> list[str]:
+    sentences = []
+    for criterion in sorted({circuit.criterion for circuit in result.circuits}):
+        circuits = [circuit for circuit in result.circuits if circuit.criterion == criterion]
+        size, tpr, tnr = (mean_and_sd([getattr(c, name) for c in circuits])[0] for name in ("size", "tpr", "tnr"))
+        constant = " At so low a TNR the circuits are constant predictors." if tnr < 0.5 else ""
+        sentences.append(
+            f"By {CRITERIA[criterion]}, a class needs {decimal(100 * size, 1)} % of the weights (mean of "
+            f"{len(circuits)} classes; TPR {decimal(tpr)}, TNR {decimal(tnr)}).{constant}"
+        )
+    return sentences
