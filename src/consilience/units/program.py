@@ -52,6 +52,10 @@ class Program:
         """Names of the parameters, without statistics."""
         return frozenset(self.parameters.values()) - self.statistics
 
+    def __deepcopy__(self, memo: object) -> Program:
+        """Return the program itself: it never changes, and its symbolic shapes cannot be copied."""
+        return self
+
     def double(self) -> Program:
         """Return the program with its constants in double precision."""
         constants = {name: c.double() if c.is_floating_point() else c for name, c in self.constants.items()}
