@@ -122,8 +122,11 @@ def of_zoo(name: str) -> Inspection:
 def test_symmetries_are_those_that_the_proof_used() -> None:
     found = of_zoo("tanh-convnet")
     assert {layer.name: layer.symmetries for layer in found.layers} == {
-        "0": ("permute", "flip"), "4": ("permute", "flip"), "7": ("permute", "rescale"), "12": ("permute", "flip"),
-    }  # fmt: skip
+        "0": ("permute", "flip"),
+        "4": ("permute", "flip"),
+        "7": ("permute", "rescale"),
+        "12": ("permute", "flip"),
+    }
     assert found.proved == {"permuted": 4, "rescaled": 1, "flipped": 3, "doubled": 4}
     assert str(found).splitlines()[-1] == (
         "found and proved in 0.0 s: every layer permuted and doubled, 1 rescaled, 3 flipped: "
@@ -246,7 +249,7 @@ def test_networks_of_ones_own_in_directories(own: Path, capsys: pytest.CaptureFi
         ("my_nets.Net", "1,4,4", "there is no directory my_nets.Net\n  cure:     check the path; a class is "),
         ("my_net:Net", "1,4,4", "module='my_net:Net' must be in a Python module that can be imported, got Mod"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_inspected_is_refused(
     own: Path, capsys: pytest.CaptureFixture[str], source: str, shape: str | None, message: str
 ) -> None:
@@ -262,7 +265,7 @@ def test_what_cannot_be_inspected_is_refused(
         ({"conv1.weight": torch.ones(3, 4, 5, 5)}, "at these widths of a Net, got 'conv1.weight' (3"),
         ({"stem.weight": torch.ones(4, 2, 3, 3)}, "at these widths of a Net, got 'stem.weight' (4"),
     ],
-)  # fmt: skip
+)
 def test_checkpoints_that_cannot_be_used_are_refused(
     own: Path, capsys: pytest.CaptureFixture[str], change: dict[str, torch.Tensor | None], reason: str
 ) -> None:

@@ -157,12 +157,11 @@ def test_compare_members_of_one_population_with_barriers(
     ],
 )
 def test_what_cannot_be_compared_is_refused(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sources: list[str], flags: list[str],
-    message: str,
-) -> None:  # fmt: skip
+    trained: Path, capsys: pytest.CaptureFixture[str], sources: list[str], flags: list[str], message: str
+) -> None:
     paths = [trained / source for source in sources]
-    assert message in refused(capsys, "compare", *paths, "--out", tmp_path / "compared", *flags)
-    assert not (tmp_path / "compared").exists()
+    assert message in refused(capsys, "compare", *paths, "--out", trained / "compared", *flags)
+    assert not (trained / "compared").exists()
 
 
 def test_networks_are_compared_on_samples_that_none_was_trained_on(
@@ -192,10 +191,8 @@ def test_populations_of_one_name_are_told_apart_by_their_folders(
     for folder in ("a", "b"):
         plain = Population(population.members, population.example_input)
         plain.save(tmp_path / folder / "members")
-    found = json.loads(run(
-        capsys, "compare", tmp_path / "a" / "members", tmp_path / "b" / "members", "--data", "digits", "--samples",
-        "60", "--out", tmp_path / "compared", "--json",
-    ))  # fmt: skip
+    flags = ["--data", "digits", "--samples", "60", "--out", tmp_path / "compared", "--json"]
+    found = json.loads(run(capsys, "compare", *(tmp_path / folder / "members" for folder in ("a", "b")), *flags))
     assert found["names"][0] == "a/members 0"
     assert found["families"][3] == "b/members"
     assert np.array(found["matrices"]["hidden.0"])[0, 3] == 1  # the same networks

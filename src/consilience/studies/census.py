@@ -12,7 +12,16 @@ import tyro
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Clusterer, Distance, Grounding
-from consilience.studies.request import POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, identity
+from consilience.studies.request import (
+    POSITIONAL,
+    InputShape,
+    Options,
+    Output,
+    OwnNetworks,
+    argument,
+    arguments,
+    identity,
+)
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:
@@ -75,8 +84,7 @@ def taken(request: Request, population: cs.Population, x: Tensor | None) -> cs.C
 
     def make() -> cs.Census:
         n_clusters = int(request.n_clusters) if request.n_clusters.isdecimal() else request.n_clusters
-        census = cs.Census(request.grounding, request.distance, request.clusterer, n_clusters, request.resamples)
-        census.random_state = request.seed
+        census = cs.Census(**{**arguments(request, cs.Census), "n_clusters": n_clusters})
         with stages(f"census of {len(population)} members"):
             return census.fit(population, x)
 

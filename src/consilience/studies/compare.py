@@ -9,9 +9,19 @@ from typing import Annotated
 
 import tyro
 
+import consilience as cs
 from consilience.errors import InputError
 from consilience.names import ActivationMeasure, ClusteringMeasure, Positions, Reduction, SampleClusterer
-from consilience.studies.request import POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, identity
+from consilience.studies.request import (
+    POSITIONAL,
+    InputShape,
+    Options,
+    Output,
+    OwnNetworks,
+    argument,
+    arguments,
+    identity,
+)
 from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "comparison", "comparison.json"
@@ -51,7 +61,7 @@ class Request(InputShape, OwnNetworks, Options, Output):
 
 def run(request: Request) -> Result:
     """Return the similarities within and between populations, and what they say."""
-    from consilience.comparison import ModelComparison, loss_barriers
+    from consilience.comparison import loss_barriers
     from consilience.population.storage import population_fingerprint
     from consilience.report.comparison import render_comparison
     from consilience.store import check_destination
@@ -73,17 +83,15 @@ def run(request: Request) -> Result:
 
     def make() -> tuple[str, str]:
         samples = unseen(request.sources, request.data, seed, request.samples)
-        settings = {name: getattr(request, name) for name in ("measure", "reduction", "clusterer", "positions")}
-        layers, n_clusters = list(request.layers) or None, request.clusters
-        comparison = ModelComparison(layers=layers, n_clusters=n_clusters, random_state=seed, **settings)
+        settings = {**arguments(request, cs.ModelComparison), "layers": list(request.layers) or None}
         barriers = None
         with stages("comparing") as progress:
             if request.barriers:
                 progress("loss barriers")
                 barriers = loss_barriers(populations, samples.x, samples.y, random_state=seed)
             progress("activations and clusterings")
-            epochs, origin = request.epochs, obtained(request)
-            result = run_comparison(comparison, populations, samples, epochs, barriers, origin)
+            comparison, origin = cs.ModelComparison(**settings), obtained(request)
+            result = run_comparison(comparison, populations, samples, request.epochs, barriers, origin)
         return found_text(result), render_comparison(result)
 
     return run_paged(request, KIND, FILE, identity(request, networks=fingerprints), make)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import consilience as cs
 from consilience.errors import ArtefactError, InputError
 from consilience.names import Activation, Rule
-from consilience.studies.request import INPUT, Options, Output, argument, identity
+from consilience.studies.request import INPUT, Options, Output, argument, arguments, identity
 from consilience.studies.result import PAGE, Result, digest_of, obtained, refuse_another
 
 if TYPE_CHECKING:
-    from consilience.recovery import ExpandAndCluster
     from consilience.studies.unknown_network import UnknownNetwork
 
 KIND, NETWORK, FILE = "recovery", "network", "recovery.json"
@@ -81,7 +81,7 @@ def run(request: Request) -> Result:
 
 
 def _recovered(
-    request: Request, estimator: ExpandAndCluster, unknown: UnknownNetwork, key: dict[str, Any]
+    request: Request, estimator: cs.ExpandAndCluster, unknown: UnknownNetwork, key: dict[str, Any]
 ) -> dict[str, Any]:
     """Recover the network, write it, the page and ``recovery.json``, and return what this says."""
     from consilience.report.recovery import render_recovery
@@ -99,33 +99,17 @@ def _recovered(
     return json.loads(text)  # type: ignore[no-any-return]
 
 
-def _estimator(request: Request) -> ExpandAndCluster:
-    from consilience.recovery import ExpandAndCluster
-
-    units = request.units
-    if len(units) > 1 and request.layers not in (1, len(units)):
-        raise InputError(
-            f"--layers must be the number of --units, {len(units)}, got {request.layers}", cure="pass one of them"
-        )
-    return ExpandAndCluster(
-        n_units=units[0] if len(units) == 1 else units or None,
-        n_layers=max(request.layers, len(units)),
-        expansion=_expansion(request.expansion),
-        n_students=request.students,
-        coverage=request.coverage,
-        max_angle=request.max_angle,
-        activation=request.activation,
-        rule=request.rule,
-        noise=request.noise,
-        random_state=request.seed,
-    )
-
-
-def _expansion(text: str) -> float | str:
+def _estimator(request: Request) -> cs.ExpandAndCluster:
+    units, depth = request.units, max(request.layers, len(request.units))
+    if units and depth != len(units):
+        raise InputError(f"--layers must be the number of --units, {len(units)}, got {depth}", cure="pass one of them")
     try:
-        return text if text == "auto" else float(text)
+        expansion = request.expansion if request.expansion == "auto" else float(request.expansion)
     except ValueError:
-        raise InputError(f'--expansion must be a number or "auto", got {text!r}') from None
+        raise InputError(f'--expansion must be a number or "auto", got {request.expansion!r}') from None
+    n_units = units[0] if len(units) == 1 else units or None
+    changes = {"n_units": n_units, "n_layers": depth, "expansion": expansion}
+    return cs.ExpandAndCluster(**{**arguments(request, cs.ExpandAndCluster), **changes})
 
 
 def _unknown(request: Request, n_layers: int) -> UnknownNetwork:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ ADDED = {"role": "added"}  # an option that older requests lack; at its default,
 
 
 def argument(name: str) -> dict[str, str]:
-    """Return the metadata of an option that the rooms call by another name, for errors."""
+    """Return the metadata of an option that is a parameter of another name."""
     return {"argument": name}
 
 
@@ -68,6 +70,12 @@ def identity(request: Options, **inputs: object) -> dict[str, Any]:
         or (role == ADDED["role"] and getattr(request, option.name) != option.default)
     }
     return json.loads(json.dumps({**options, **inputs}))  # type: ignore[no-any-return]
+
+
+def arguments(request: Options, called: Callable[..., object]) -> dict[str, Any]:
+    """Return the options that are parameters of a function or class, by its names for them."""
+    values = {option.metadata.get("argument", option.name): getattr(request, option.name) for option in fields(request)}
+    return {name: values[name] for name in signature(called).parameters if name in values}
 
 
 def command_line(request: Options) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Activation, Net, Optimizer, Shuffle, Subset
-from consilience.studies.request import ADDED, Options, Output, argument, identity
+from consilience.studies.request import ADDED, Options, Output, argument, arguments, identity
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def trained(request: Request) -> tuple[cs.Population, cs.Data]:
     state = beside(request.out.resolve(), "checkpoint")
 
     def make() -> cs.Population:
-        training = cs.Training(**{option.name: getattr(request, option.name) for option in fields(cs.Training)})
+        training = cs.Training(**arguments(request, cs.Training))
         options: dict[str, Any] = {"training": training, "validation": data.validation, "random_state": request.seed}
         options |= {"checkpoint": state, "checkpoint_epochs": request.checkpoint_epochs}
         with bar(f"training {request.members} members") as progress:
