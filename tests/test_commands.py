@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from inspect import signature
 from pathlib import Path
 from typing import get_args
@@ -33,7 +34,8 @@ from consilience.report.results import Experiment
 from consilience.signals.record import POSITIONS
 from consilience.store import load_network
 from consilience.studies import census, compare, modularity, recover, train
-from consilience.studies.request import Options, arguments, command_line, identity, in_options
+from consilience.studies.request import Options, command_line, identity, in_options
+from consilience.studies.request import arguments as options_of
 from consilience.training import Training
 
 SMALL = ["--members", "4", "--hidden", "12", "10", "--epochs", "20", "--batch-size", "64", "--learning-rate", "3e-3"]
@@ -155,7 +157,7 @@ def test_bad_artefacts_and_places_are_refused(done: Path, tmp_path: Path, capsys
             ["census", done / "population", "--n-clusters", "x"],
             "--n-clusters of layer 'hidden.0' must be a positive int",
         ),
-        (["assemble", done / "population"], "must be a census, got an artefact of kind population"),
+        (["assemble", done / "population"], "must be an artefact of kind census, got population"),
         (["assemble", done / "census", "--width", "999"], "do not exist"),
         (["assemble", done / "census", "--width", "large"], "--width must be"),
         (["report", done / "census", "--data", "nothing.npz"], "nothing.npz"),
@@ -199,8 +201,8 @@ def test_networks_of_convolutions_are_trained_too(
         (["--net", "resnet", "--dropout", "0.2"], "--dropout must be left out with --net resnet, got 0.2"),
         (["--blocks", "2"], "--blocks must be left out with --net mlp, got 2"),
         (["--net", "convnet", "--blocks", "0"], "--blocks must be left out with --net convnet, got 0"),
-        (["--net", "resnet", "--blocks", "0"], "ResNet"),
-        (["--net", "convnet", "--hidden", "0"], "ConvNet"),
+        (["--net", "resnet", "--blocks", "0"], "--blocks must be an int >= 1, got 0"),
+        (["--net", "convnet", "--hidden", "0"], "--hidden must be one or more ints >= 1, got [0]"),
         (["--dropout", "1"], "--dropout must be a probability in [0, 1), got 1.0"),
         (["--net", "convnet", "--data", "rows.npz"], "--data must hold images (n, C, H, W) for --net convnet"),
     ],
@@ -252,10 +254,8 @@ def test_options_take_the_names_that_the_rooms_know(option: object, table: objec
 def test_options_have_the_defaults_of_the_rooms(
     request_type: type[Options], called: type, others: dict[str, object]
 ) -> None:
-    places = {
-        name: Path(name) for name in ("out", "population", "source") if name in signature(request_type).parameters
-    }
-    options = arguments(request_type(**places, **({"sources": ()} if request_type is compare.Request else {})), called)
+    required = [option.name for option in fields(request_type) if option.default is MISSING]
+    options = options_of(request_type(**{name: Path("there") for name in required}), called)
     defaults = {name: parameter.default for name, parameter in signature(called).parameters.items()}
     assert len(options) >= 4
     assert options == {name: others.get(name, defaults[name]) for name in options}

@@ -10,7 +10,7 @@ import tyro
 
 import consilience as cs
 from consilience.names import Correction, Pooling
-from consilience.studies.request import POSITIONAL, Options, Output, OwnNetworks, identity
+from consilience.studies.request import POSITIONAL, Options, Output, OwnNetworks
 from consilience.studies.result import Result, digest_of, run_cached
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def assembled(request: Request, census: cs.Census) -> Module:
         member, tensors = census.population_.members[0], read_artefact(directory, "network").tensors
         return fill(member.module, member.network.architecture, tensors, directory)
 
-    key = identity(request, census=digest_of(request.census))
-    return run_cached(request.out, "network", key, make, write, read)
+    return run_cached(request, "network", {"census": digest_of(request.census)}, make, write, read)
 
 
 def _input_shape(census: cs.Census) -> tuple[int, ...]:

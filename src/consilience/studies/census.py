@@ -20,7 +20,6 @@ from consilience.studies.request import (
     OwnNetworks,
     argument,
     arguments,
-    identity,
 )
 from consilience.studies.result import Result, run_cached
 
@@ -92,8 +91,8 @@ def taken(request: Request, population: cs.Population, x: Tensor | None) -> cs.C
         shape = tuple(population.example_input.shape[1:])
         cs.save_census(census, directory, request.population, {**config, "example_shape": shape})
 
-    key = identity(request, population=population_fingerprint(population)[:16])
-    return run_cached(request.out, "census", key, make, write, lambda directory: cs.load_census(directory, population))
+    inputs = {"population": population_fingerprint(population)[:16]}
+    return run_cached(request, "census", inputs, make, write, lambda directory: cs.load_census(directory, population))
 
 
 def _row(layer: LayerCensus, longest: int) -> str:

@@ -20,7 +20,6 @@ from consilience.studies.request import (
     OwnNetworks,
     argument,
     arguments,
-    identity,
 )
 from consilience.studies.result import Result, obtained, run_paged
 
@@ -94,7 +93,7 @@ def run(request: Request) -> Result:
             result = run_comparison(comparison, populations, samples, request.epochs, barriers, origin)
         return found_text(result), render_comparison(result)
 
-    return run_paged(request, KIND, FILE, identity(request, networks=fingerprints), make)
+    return run_paged(request, KIND, FILE, {"networks": fingerprints}, make)
 
 
 def _names(sources: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from consilience.names import Null
-from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, identity
+from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument
 from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "modularity", "modularity.json"
@@ -54,11 +54,11 @@ def run(request: Request) -> Result:
     check_destination(request.out, KIND)
     source, module, seed = request.source, request.module, request.seed
     population = open_networks(source, module, parse_shape(request.example_shape), seed)
-    key, others = identity(request, networks=population_fingerprint(population)[:16]), {}
+    inputs, others = {"networks": population_fingerprint(population)[:16]}, {}
     if request.assembly is not None:
         shape = tuple(population.example_input.shape[1:])
         others["assembly"] = open_networks(str(request.assembly), module, shape, seed)
-        key["assembly"] = population_fingerprint(others["assembly"])[:16]
+        inputs["assembly"] = population_fingerprint(others["assembly"])[:16]
 
     def make() -> tuple[str, str]:
         samples = labelled(source, request.data, seed)
@@ -68,4 +68,4 @@ def run(request: Request) -> Result:
             result = run_modularity(population, request.member, source, others, samples, settings, origin, progress)
         return found_text(result), render_modularity(result)
 
-    return run_paged(request, KIND, FILE, key, make)
+    return run_paged(request, KIND, FILE, inputs, make)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from consilience.census import Census, load_census
-from consilience.errors import ArtefactError, InputError
+from consilience.errors import InputError
 from consilience.population import Population
 from consilience.population.factories import make_module
 from consilience.store import load_network, read_artefact, read_config
@@ -79,9 +79,7 @@ def open_population(
 
 def open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
     """Return a census, and where its population is; ``module`` is the class of the user's own networks."""
-    config = read_config(directory)
-    if config["kind"] != "census":
-        raise ArtefactError(f"{directory} must be a census, got an artefact of kind {config['kind']}")
+    config = read_config(directory, "census")
     population = (directory / config["population"]["path"]).resolve()
     return load_census(directory, open_population(population, module, config.get("example_shape"))), population
 

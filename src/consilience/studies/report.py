@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 import consilience as cs
-from consilience.studies.request import POSITIONAL, Options, Output, OwnNetworks, identity
+from consilience.studies.request import POSITIONAL, Options, Output, OwnNetworks
 from consilience.studies.result import PAGE, Result, digest_of, obtained, run_cached
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def reported(request: Request, inputs: Callable[[], Inputs], origin: dict[str, A
         files = {FILE_NAME: experiment.to_json(), PAGE: render_page(experiment)}
         write_artefact(directory, "report", config, {}, extra_files=files)
 
-    key = identity(request, census=digest_of(request.census))
-    experiment = run_cached(request.out, "report", key, make, write, Experiment.load)
+    experiment = run_cached(request, "report", {"census": digest_of(request.census)}, make, write, Experiment.load)
     text = [markdown_table(experiment.table), "", *summary_sentences(experiment), "", f"report in {request.out / PAGE}"]
     return Result("\n".join(text), json.loads(experiment.to_json()))

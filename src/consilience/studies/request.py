@@ -61,7 +61,7 @@ class InputShape:
     """Shape of one input, as in 3,32,32, if it is known neither from the directory nor from the data."""
 
 
-def identity(request: Options, **inputs: object) -> dict[str, Any]:
+def identity(request: Options | Output, **inputs: object) -> dict[str, Any]:
     """Return what determines a result, as JSON holds it: the options, and a digest of each input."""
     options = {
         option.name: getattr(request, option.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from consilience.errors import ArtefactError
-from consilience.studies.request import Options, Output, command_line
+from consilience.studies.request import Options, Output, command_line, identity
 
 if TYPE_CHECKING:
     from rich.console import RichCast
@@ -33,9 +33,9 @@ class Result:
 
 
 def run_cached(
-    directory: Path,
+    request: Output,
     kind: str,
-    identity: dict[str, Any],
+    inputs: dict[str, Any],
     make: Callable[[], T],
     write: Callable[[T, Path, dict[str, Any]], object],
     read: Callable[[Path], T],
@@ -44,8 +44,8 @@ def run_cached(
 
     Parameters
     ----------
-    directory, kind : of the artefact.
-    identity : of the request (`consilience.studies.request.identity`); kept in the artefact.
+    request, inputs : what identifies the result (`consilience.studies.request.identity`); kept in the artefact.
+    kind : of the artefact.
     make, write, read : the work; ``write`` gets the value, the directory, and entries of ``config.json``.
 
     Raises
@@ -55,20 +55,21 @@ def run_cached(
     """
     from consilience.store import check_destination
 
-    if check_destination(directory, kind):
-        refuse_another(directory, kind, identity)
-        return read(directory)
+    key = identity(request, **inputs)
+    if check_destination(request.out, kind):
+        refuse_another(request.out, kind, key)
+        return read(request.out)
     value = make()
-    write(value, directory, {"request": identity})
+    write(value, request.out, {"request": key})
     return value
 
 
-def refuse_another(directory: Path, kind: str, identity: dict[str, Any], held: dict[str, Any] | None = None) -> None:
+def refuse_another(directory: Path, kind: str, key: dict[str, Any], held: dict[str, Any] | None = None) -> None:
     """Raise if the result in a directory was made for another request, by default the one in its ``config.json``."""
     from consilience.store import read_config
 
     held = held or read_config(directory).get("request", {})
-    differing = sorted(name for name in {*held, *identity} if held.get(name) != identity.get(name))
+    differing = sorted(name for name in {*held, *key} if held.get(name) != key.get(name))
     if differing:
         raise ArtefactError(
             f"--out must not hold another {kind}, got {directory} with a result that differs in {', '.join(differing)}",
@@ -77,13 +78,13 @@ def refuse_another(directory: Path, kind: str, identity: dict[str, Any], held: d
 
 
 def run_paged(
-    request: Output, kind: str, file: str, identity: dict[str, Any], make: Callable[[], tuple[str, str]]
+    request: Output, kind: str, file: str, inputs: dict[str, Any], make: Callable[[], tuple[str, str]]
 ) -> Result:
     """Return what a measurement says: its table, its sentences, and where its page is.
 
     Parameters
     ----------
-    request, kind, identity : as in `run_cached`.
+    request, kind, inputs : as in `run_cached`.
     file : name of the JSON file that holds the measurement, with a table and a summary.
     make : returns the text of this file and of the page; called if the measurement is not finished.
     """
@@ -95,7 +96,7 @@ def run_paged(
     def read(directory: Path) -> tuple[str, str]:
         return (directory / file).read_text(), ""
 
-    found = json.loads(run_cached(request.out, kind, identity, make, write, read)[0])
+    found = json.loads(run_cached(request, kind, inputs, make, write, read)[0])
     lines = [found["table"], *found["summary"], "", f"report in {request.out / PAGE}"]
     return Result("\n".join(lines), {"out": str(request.out), **found})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Activation, Net, Optimizer, Shuffle, Subset
-from consilience.studies.request import ADDED, Options, Output, argument, arguments, identity
+from consilience.studies.request import ADDED, Options, Output, argument, arguments
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ class Request(Options, Output):
     """"digits", a .npz file (x_train, y_train, x_test, y_test), a .parquet file, or hf:NAME."""
     net: Net = "mlp"
     """Kind of network; convnet and resnet take images."""
-    hidden: tuple[int, ...] = (32, 32)
+    hidden: tuple[int, ...] = field(default=(32, 32), metadata=argument("widths"))
     """Units of each hidden layer; channels of each convolution of a convnet, or of each stage of a resnet."""
-    blocks: int = 1
+    blocks: int = field(default=1, metadata=argument("blocks_per_stage"))
     """Blocks in each stage of a resnet."""
     batch_norm: bool = True
     """Use batch normalization after the convolutions of a convnet or resnet."""
@@ -74,7 +74,6 @@ def run(request: Request) -> Result:
 
 def trained(request: Request) -> tuple[cs.Population, cs.Data]:
     """Return the population, read if it is finished, and the data."""
-    from consilience.population import Population
     from consilience.store.config import beside
     from consilience.studies.progress import bar
     from consilience.training.resume import delete_resume_state
@@ -90,8 +89,7 @@ def trained(request: Request) -> tuple[cs.Population, cs.Data]:
             net = _network(request, data)
             return cs.train_population(net, data.train, request.members, progress=progress, **options)
 
-    key = identity(request)
-    population = run_cached(request.out, "population", key, make, Population.save, Population.load)
+    population = run_cached(request, "population", {}, make, cs.Population.save, cs.Population.load)
     delete_resume_state(state)
     return population, data
 
