@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import zoo
 from consilience.assembly import CORRECTIONS, assemble
+from consilience.assembly.assembler import Assembler
 from consilience.assembly.correction import least_squares
 from consilience.assembly.norms import with_statistics, without_norms
 from consilience.assembly.plan import CensusPlan
-from consilience.baselines import (  # fmt: skip
+from consilience.baselines import (
     activation_matching,
     merge_many,
     net2wider,
@@ -21,16 +24,16 @@ from consilience.baselines import (  # fmt: skip
     transport_fusion,
     weight_matching,
 )
-from consilience.bases.construction import Draft
+from consilience.bases.construction import Draft, construct
 from consilience.bases.grounding import groups_of
 from consilience.census import Census
 from consilience.errors import InputError
 from consilience.nets import ConvNet, ResNet
 from consilience.population import Population
+from consilience.population.population import Member
 from consilience.signals.responses import Responses, rows_of, stream
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Sampling
-from consilience.units.follow import find_layers
 from consilience.units.resize import resize
 from consilience.units.symmetry import can_flip, flip, permute, rescale, symmetry_of
 from zoo import ZOO, shaken
@@ -39,11 +42,6 @@ pytestmark = pytest.mark.numerical
 
 X = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 FRESH = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-MIXED_TOKENS, COUPLED, TOLD_APART = {"mixer"}, {"layer-norm-mlp"}, {"residual-mlp", "told-apart-by-a-mask"}
-OWN_DATA = {"control-flow", "control-flow-the-other-way"}  # these scale their inputs, each in its way
-LONG = {"resnet50"}  # built of the same parts as resnet18
-MERGED = sorted(set(ZOO) - LONG - MIXED_TOKENS - COUPLED - TOLD_APART - OWN_DATA)
-
 NETS = {
     "convnet": lambda seed: ConvNet(3, [(6, 5), (4, 7), (6, 6)][seed], 4),
     "convnet with norms": lambda seed: ConvNet(3, [(6, 5), (4, 7), (6, 6)][seed], 4, batch_norm=True),
@@ -53,8 +51,14 @@ NETS = {
 }
 
 
+@cache
 def population_of(name: str) -> Population:
     return Population.from_modules([shaken(NETS[name](seed), seed).eval() for seed in range(3)], X[:8])
+
+
+@cache
+def assembler_of(name: str) -> Assembler:
+    return Assembler(Census(n_resamples=0).fit(population_of(name), X))
 
 
 def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -65,64 +69,61 @@ def ensemble(population: Population, x: Tensor) -> Tensor:
     return population.logits(x).mean(0)
 
 
-@pytest.mark.parametrize("name", MERGED)
-def test_full_width_is_the_ensemble(name: str) -> None:
-    x = ZOO[name].inputs()
-    population = Population.from_modules([ZOO[name].module(0), ZOO[name].module(1)], x)
-    with_data = Census(n_resamples=0).fit(population, x)
-    without = Census("weights", "cosine", n_resamples=0).fit(population)
-    for census, correction in ((with_data, "least-squares"), (with_data, "moments"), (without, "none")):
-        with torch.no_grad():
-            assert_close(assemble(census, "full", correction=correction)(x), ensemble(population, x))
-
-
-@pytest.mark.parametrize("name", sorted(MIXED_TOKENS | TOLD_APART & set(ZOO)))
-def test_networks_whose_units_cannot_be_put_side_by_side_are_refused(name: str) -> None:
-    x = ZOO[name].inputs()
-    population = Population.from_modules([ZOO[name].module(0), ZOO[name].module(1)], x)
-    with pytest.raises(InputError, match="must be of one layer's units|must be interchangeable"):
-        Census(n_resamples=0).fit(population, x)
-
-
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("correction", CORRECTIONS[:3])
 def test_full_width_of_members_of_unequal_widths(name: str, correction: str) -> None:
-    population = population_of(name)
-    net = assemble(Census(n_resamples=0).fit(population, X), "full", correction=correction)
+    net = assembler_of(name).assemble("full", correction=correction)
     with torch.no_grad():
-        assert_close(net(FRESH), ensemble(population, FRESH))
+        assert_close(net(FRESH), ensemble(population_of(name), FRESH))
 
 
-def scrambled(population: Population) -> Population:
-    """The same members with their units permuted, rescaled and flipped."""
+def permuted(network: TracedNetwork, seed: int) -> TracedNetwork:
+    """The same function with its units in another order."""
+    for layer in network.architecture.free:
+        order = torch.randperm(layer.width, generator=torch.Generator().manual_seed(seed))
+        network = permute(network, layer.name, order)
+    return network
+
+
+def scrambled(network: TracedNetwork, seed: int) -> TracedNetwork:
+    """The same function with its units permuted, rescaled and flipped."""
+    g = torch.Generator().manual_seed(seed)
+    for layer in network.architecture.hidden:
+        network = permute(network, layer.name, torch.randperm(layer.width, generator=g))
+        if symmetry_of(layer.activations).homogeneous:
+            network = rescale(network, layer.name, 0.5 + torch.rand(layer.width, generator=g))
+        if can_flip(network.architecture, layer.name):
+            network = flip(network, layer.name, torch.randint(0, 2, (layer.width,), generator=g) * 2.0 - 1)
+    return network
+
+
+def rewritten(members: Sequence[Member], change: Callable[[TracedNetwork, int], TracedNetwork]) -> Population:
+    """Members with other parameters; the k-th with those of ``change(network, k)``."""
     modules = []
-    for k, member in enumerate(population):
-        network, g = member.network, torch.Generator().manual_seed(k)
-        for layer in network.architecture.hidden:
-            network = permute(network, layer.name, torch.randperm(layer.width, generator=g))
-            if symmetry_of(layer.activations).homogeneous:
-                network = rescale(network, layer.name, 0.5 + torch.rand(layer.width, generator=g))
-            if can_flip(network.architecture, layer.name):
-                network = flip(network, layer.name, torch.randint(0, 2, (layer.width,), generator=g) * 2.0 - 1)
-        module = resize(member.module, network.architecture, {})
-        module.load_state_dict({**member.module.state_dict(), **network.state})
-        modules.append(module)
-    return Population.from_modules(modules, population.example_input)
+    for k, member in enumerate(members):
+        network = change(member.network, k)
+        modules.append(resize(member.module, network.architecture, {}))
+        modules[-1].load_state_dict({**member.module.state_dict(), **network.state})
+    return Population.from_modules(modules, X[:8])
+
+
+@cache
+def scrambled_assembler(name: str) -> Assembler:
+    return Assembler(Census(n_resamples=0).fit(rewritten(population_of(name).members, scrambled), X))
 
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("choice", ["cut", "reconstruction"])
 def test_an_assembly_does_not_depend_on_how_units_are_written(name: str, choice: str) -> None:
-    population = population_of(name)
-    nets = [assemble(Census(n_resamples=0).fit(p, X), "1x", choice=choice) for p in (population, scrambled(population))]
+    nets = [assembler.assemble("1x", choice=choice) for assembler in (assembler_of(name), scrambled_assembler(name))]
     with torch.no_grad():
         assert_close(nets[1](FRESH), nets[0](FRESH), 1e-3)
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_census_of_copies_finds_every_unit_in_all_of_them(name: str) -> None:
-    net = shaken(NETS[name](0), 0).eval()
-    population = scrambled(Population.from_modules([net] * 3, X[:8]))
+    member = population_of(name).members[0]
+    population = rewritten([member] * 3, scrambled)
     widths = {layer.name: layer.width for layer in population.architecture.free}
     census = Census(n_clusters=widths, n_resamples=0).fit(population, X)
     for layer in census.layers_.values():
@@ -130,20 +131,18 @@ def test_a_census_of_copies_finds_every_unit_in_all_of_them(name: str) -> None:
             assert layer.frequency_.tolist() == [1.0] * len(layer.frequency_), layer.name
     if all(layer.alive.all() for layer in census.layers_.values()):
         with torch.no_grad():
-            assert_close(assemble(census, widths)(FRESH), net(FRESH), 1e-4)
+            assert_close(assemble(census, widths)(FRESH), member.module(FRESH), 1e-4)
 
 
 def test_least_squares_on_a_convolution_is_least_squares_on_its_unfolded_patches() -> None:
     population = population_of("convnet with norms")
-    census = Census(n_resamples=0).fit(population, X)
+    census = assembler_of("convnet with norms").census
     responses = Responses(census.networks_, X)
     groups = {name: groups_of(layer.labels_) for name, layer in census.layers_.items()}
     architecture = population.architecture.with_widths({name: g.shape[1] for name, g in groups.items()})
     module = resize(population.members[0].module, population.architecture, architecture.widths)
     draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
     plan, (first, second, *_) = CensusPlan(census, groups, has_data=True), architecture.maps
-    from consilience.bases.construction import construct
-
     draft.bases[first.writes] = plan.basis(draft, first.writes)
     construct(draft, first)
     for axis in second.inputs:
@@ -185,8 +184,7 @@ def test_rows_are_positions_of_each_sample_whatever_the_batches(max_rows: int, m
 
 @pytest.mark.parametrize("name", ["convnet with norms", "resnet"])
 def test_batch_norms_of_an_assembly_tell_the_truth_and_may_be_folded(name: str) -> None:
-    census = Census(n_resamples=0).fit(population_of(name), X)
-    kept, folded = (assemble(census, "1x", batch_norm=how) for how in ("kept", "folded"))
+    kept, folded = (assembler_of(name).assemble("1x", batch_norm=how) for how in ("kept", "folded"))
     norms = [part for part in kept.modules() if isinstance(part, nn.BatchNorm2d)]
     seen: dict[nn.Module, Tensor] = {}
     handles = [part.register_forward_hook(lambda p, i, o: seen.__setitem__(p, i[0])) for part in norms]
@@ -204,8 +202,8 @@ def test_batch_norms_of_an_assembly_tell_the_truth_and_may_be_folded(name: str) 
 
 
 def test_norms_of_streams_get_their_statistics_and_stay() -> None:
-    module, x = ZOO["pre-activation-resnet"].module(), ZOO["pre-activation-resnet"].inputs()
-    network = TracedNetwork(find_layers(module, x), read_state(module))
+    member, x = zoo.population_of("pre-activation-resnet").members[0], ZOO["pre-activation-resnet"].inputs()
+    module, network = member.module, member.network
     restated = with_statistics(network, x)
     assert_close(restated(x), network(x))
     stream_norm = next(m for m in network.architecture.maps if m.is_norm)
@@ -220,17 +218,8 @@ def test_norms_of_streams_get_their_statistics_and_stay() -> None:
 
 @pytest.mark.parametrize("name", ["convnet with norms", "resnet"])
 def test_baselines_give_back_a_member_from_its_permuted_copies(name: str) -> None:
-    net = shaken(NETS[name](0), 0).eval()
-    modules = []
-    for k in range(3):
-        network = TracedNetwork(find_layers(net, X), read_state(net))
-        for layer in network.architecture.free:
-            order = torch.randperm(layer.width, generator=torch.Generator().manual_seed(k))
-            network = permute(network, layer.name, order)
-        module = resize(net, network.architecture, {})
-        module.load_state_dict({**net.state_dict(), **network.state})
-        modules.append(module)
-    population = Population.from_modules(modules, X[:8])
+    member = population_of(name).members[0]
+    population = rewritten([member] * 3, permuted)
     with torch.no_grad():
         for fused in (
             weight_matching(population),
@@ -239,24 +228,22 @@ def test_baselines_give_back_a_member_from_its_permuted_copies(name: str) -> Non
             transport_fusion(population),
             net2wider(population, "2x"),
         ):
-            assert_close(fused(FRESH), net(FRESH), 1e-4)
+            assert_close(fused(FRESH), member.module(FRESH), 1e-4)
 
 
 def test_a_parameter_budget_counts_no_statistics() -> None:
-    census = Census(n_resamples=0).fit(population_of("convnet with norms"), X)
-    net = assemble(census, "parameters<=500", correction="none")
+    net = assembler_of("convnet with norms").assemble("parameters<=500", correction="none")
     assert 400 < sum(parameter.numel() for parameter in net.parameters()) <= 500
 
 
 def test_an_unknown_treatment_of_norms_is_refused() -> None:
-    census = Census(n_resamples=0).fit(population_of("convnet"), X)
-    with pytest.raises(InputError, match=r"unknown treatment of batch norms\n(.*)\n(.*)\n  expected: kept, folded"):
-        assemble(census, "1x", batch_norm="dropped")
+    with pytest.raises(InputError, match="batch_norm must be one of 'kept', 'folded', got 'dropped'"):
+        assembler_of("convnet").assemble("1x", batch_norm="dropped")
 
 
 def test_functional_norms_cannot_be_folded_which_is_said_before_the_work() -> None:
     x = ZOO["functional"].inputs()
-    census = Census(n_resamples=0).fit(Population.from_modules([ZOO["functional"].module(s) for s in (0, 1)], x), x)
+    census = Census(n_resamples=0).fit(zoo.population_of("functional"), x)
     with pytest.raises(InputError, match=r"a batch norm cannot be taken out\n(.|\n)*keep it: batch_norm=\"kept\""):
         assemble(census, "full", batch_norm="folded")
 
@@ -278,7 +265,7 @@ def test_responses_keep_no_more_rows_than_there_is_room_for(monkeypatch: pytest.
     axes |= {a for layer in networks[0].architecture.layers for a in networks[0].architecture.read(layer.name)}
     kept = sum(rows.nbytes for axis in axes for rows in responses.at(axis))
     assert 2**18 < kept <= 2**20
-    assert replace(responses.sampling).max_rows < 60 * 64
+    assert responses.sampling.max_rows < 60 * 64
 
 
 class Frames(nn.Module):
@@ -327,24 +314,22 @@ def test_a_channel_that_is_constant_under_a_norm_is_no_trouble() -> None:
 
 
 def test_depthwise_convolutions_know_themselves_at_width_one() -> None:
-    modules = [
-        shaken(nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 3, 2, groups=3), nn.ReLU(), nn.Flatten(),
-                             nn.Linear(15, 3)), seed)
-        for seed in range(2)
-    ]  # fmt: skip
+    def depthwise() -> nn.Module:
+        convolutions = nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 3, 2, groups=3)
+        return nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(15, 3))
+
+    modules = [shaken(depthwise(), seed) for seed in range(2)]
     x = torch.randn(30, 2, 8, generator=torch.Generator().manual_seed(0))
     net = assemble(Census(n_resamples=0).fit(Population.from_modules(modules, x[:4]), x), 1)
     assert (net[0].out_channels, net[2].groups, net[5].in_features) == (1, 1, 5)
 
 
 def test_what_cannot_be_put_side_by_side_is_refused_by_baselines_that_do_so() -> None:
-    x = ZOO["mixer"].inputs()
-    population = Population.from_modules([ZOO["mixer"].module(0), ZOO["mixer"].module(1)], x)
+    population = zoo.population_of("mixer")
     for method in (transplantation, net2wider):
         with pytest.raises(InputError, match="each weight must be of one layer's units"):
             method(population)
-    x = ZOO["layer-norm-mlp"].inputs()
-    population = Population.from_modules([ZOO["layer-norm-mlp"].module(0)], x)
+    population = zoo.population_of("layer-norm-mlp")
     with pytest.raises(InputError, match="copies of some units change the mean and variance of a layer norm"):
         net2wider(population)
 

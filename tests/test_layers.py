@@ -56,14 +56,11 @@ def test_layers_of_a_hand_written_forward() -> None:
 
 
 def test_layers_of_a_sequential_with_in_place_operations() -> None:
-    net = nn.Sequential(
-        nn.Flatten(), nn.Identity(), nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Dropout(),
-        nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3),
-    )  # fmt: skip
+    first = nn.Flatten(), nn.Identity(), nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Dropout()
+    net = nn.Sequential(*first, nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3))
     architecture = find_layers(net, X)
-    assert [(layer.name, layer.width, layer.activations) for layer in architecture.layers] == [
-        ("2", 5, ("relu",)), ("5", 4, ("gelu",)), ("7", 3, ()),
-    ]  # fmt: skip
+    layers = [(layer.name, layer.width, layer.activations) for layer in architecture.layers]
+    assert layers == [("2", 5, ("relu",)), ("5", 4, ("gelu",)), ("7", 3, ())]
 
 
 def test_the_traced_program_computes_what_the_module_computes_for_any_batch_and_parameters() -> None:
@@ -117,26 +114,26 @@ ODD = "unsupported operation on units: "
 PARAMETER = "unsupported operation on a parameter: "
 
 REFUSED = {
-    "softmax of units": (lambda m, x: m.c(m.b(m.a(x)).softmax(-1)), ODD + "aten.softmax.int in Lambda"),
-    "sorting units": (lambda m, x: m.c(m.a(x).sort(-1).values), ODD + "aten.sort in Lambda"),
-    "slicing units": (lambda m, x: m.c(torch.cat([m.a(x)[:, :3]] * 2, 1)), ODD + "aten.slice.Tensor in Lambda"),
-    "mixing samples": (lambda m, x: m.c(m.a(x).cumsum(0)), ODD + "aten.cumsum in Lambda"),
+    "softmax of units": (
+        lambda m, x: m.c(m.b(m.a(x)).softmax(-1)),
+        ODD + r"aten.softmax.int in Lambda, test_layers.py:\d",
+    ),
     "a free scale": (lambda m, x: m.c(m.b(m.a(x)) * m.scale), PARAMETER + "aten.mul.Tensor in Lambda"),
     "a computed weight": (lambda m, x: functional.linear(x, m.a.weight * 2), PARAMETER + "aten.mul.Tensor"),
     "reshaping units": (
         lambda m, x: m.c(m.a(x).view(-1, 2, 3).flatten(1)),
-        r"the units of a layer are divided: aten.view in Lambda, test_layers.py:\d+\n",
+        "the units of a layer are divided: aten.view in Lambda",
     ),
     "unused layers": (
         lambda m, x: m.c(torch.relu(m.a(x))),
         "all parameters of Lambda must reach the output, got 'scale', 'b.weight'",
     ),
     "no layers": (lambda m, x: x * 2, "the module returns values that no layer has written: Lambda"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_understood_is_refused_by_name(name: str) -> None:
+def test_errors_name_the_operation_its_module_and_its_line(name: str) -> None:
     function, message = REFUSED[name]
     with pytest.raises(TracingError, match=message):
         find_layers(Lambda(function), X)

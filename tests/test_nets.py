@@ -217,14 +217,6 @@ def test_impossible_networks_are_refused(make: Callable[[], nn.Module], message:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_networks_are_exported_for_any_number_of_samples(name: str) -> None:
-    net = example(name)
-    shapes = ({0: torch.export.Dim.AUTO},)
-    program = torch.export.export(net, (images(2),), dynamic_shapes=shapes, strict=False).module()
-    assert torch.allclose(program(images(7)), net(images(7)), atol=1e-6)
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("mode", [True, False])
 def test_networks_are_vectorised_over_members(name: str, mode: bool) -> None:
     nets = [example(name, seed).train(mode) for seed in range(3)]

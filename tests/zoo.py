@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from consilience.population import Population
 
 N_SAMPLES = 11  # more than any width
 
@@ -94,6 +96,11 @@ def shaken(module: nn.Module, seed: int) -> nn.Module:
     return module.eval()
 
 
+def chain(*rows: Sequence[nn.Module]) -> nn.Sequential:
+    """Rows of parts, one after the other."""
+    return nn.Sequential(*(part for row in rows for part in row))
+
+
 class Made(nn.Module):
     """Parts by name, and a function that says what to do with them."""
 
@@ -143,10 +150,10 @@ class VGG11(nn.Module):
                 parts.append(nn.MaxPool2d(2, 2))
         self.features = nn.Sequential(*parts)
         self.pool = nn.AdaptiveAvgPool2d((2, 1))
-        self.classifier = nn.Sequential(
-            nn.Linear(6 * 2, 8), nn.ReLU(inplace=True), nn.Dropout(),
-            nn.Linear(8, 5), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(5, 3),
-        )  # fmt: skip
+        self.classifier = chain(
+            (nn.Linear(6 * 2, 8), nn.ReLU(inplace=True), nn.Dropout()),
+            (nn.Linear(8, 5), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(5, 3)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(torch.flatten(self.pool(self.features(x)), 1))
@@ -154,81 +161,88 @@ class VGG11(nn.Module):
 
 def tanh_convnet() -> nn.Module:
     """Every layer can be flipped; max pooling, which is not odd, comes after relu only."""
-    return nn.Sequential(
-        nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Tanh(), nn.AvgPool2d(2),
-        nn.Conv2d(5, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Tanh(),
-        nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(6 * 2 * 1, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3),
-    )  # fmt: skip
+    return chain(
+        (nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Tanh(), nn.AvgPool2d(2)),
+        (nn.Conv2d(5, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Tanh()),
+        (nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
+        (nn.Flatten(), nn.Linear(6 * 2 * 1, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)),
+    )
 
 
 def tanh_and_max_pool() -> nn.Module:
     """Tanh is odd, a maximum is not: no unit may be flipped."""
-    return nn.Sequential(
-        nn.Conv2d(2, 5, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(5, 4, 2), nn.Tanh(), nn.AdaptiveMaxPool2d(1),
-        nn.Flatten(), nn.Linear(4, 3),
-    )  # fmt: skip
+    return chain(
+        (nn.Conv2d(2, 5, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(5, 4, 2), nn.Tanh(), nn.AdaptiveMaxPool2d(1)),
+        (nn.Flatten(), nn.Linear(4, 3)),
+    )
 
 
 def sigmoid_and_zero_padding() -> nn.Module:
     """Sigmoid is odd up to a constant, which the next bias takes only where no zeros are padded around it."""
-    return nn.Sequential(
-        nn.Conv2d(2, 5, 3), nn.Sigmoid(), nn.Conv2d(5, 4, 3, padding=1), nn.Sigmoid(), nn.Conv2d(4, 6, 2), nn.Sigmoid(),
-        nn.AvgPool2d(2, padding=1), nn.Flatten(), nn.Linear(6 * 3 * 2, 3),
-    )  # fmt: skip
+    return chain(
+        (
+            nn.Conv2d(2, 5, 3),
+            nn.Sigmoid(),
+            nn.Conv2d(5, 4, 3, padding=1),
+            nn.Sigmoid(),
+            nn.Conv2d(4, 6, 2),
+            nn.Sigmoid(),
+        ),
+        (nn.AvgPool2d(2, padding=1), nn.Flatten(), nn.Linear(6 * 3 * 2, 3)),
+    )
 
 
 def poolings() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AvgPool2d(2, stride=1, padding=1, count_include_pad=False),
-        nn.Conv2d(4, 5, 2), nn.ReLU(), nn.AdaptiveMaxPool2d((5, 4)),
-        nn.Conv2d(5, 6, 2), nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(), nn.Linear(6 * 2 * 2, 3),
-    )  # fmt: skip
+    return chain(
+        (nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AvgPool2d(2, stride=1, padding=1, count_include_pad=False)),
+        (nn.Conv2d(4, 5, 2), nn.ReLU(), nn.AdaptiveMaxPool2d((5, 4))),
+        (nn.Conv2d(5, 6, 2), nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(2)),
+        (nn.Flatten(), nn.Linear(6 * 2 * 2, 3)),
+    )
 
 
 def dropouts() -> nn.Module:
-    return nn.Sequential(
-        nn.Dropout(0.2), nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Dropout2d(0.3), nn.Conv2d(4, 5, 3), nn.ELU(),
-        nn.Flatten(), nn.Dropout(), nn.Linear(5 * 4 * 3, 6), nn.SELU(), nn.AlphaDropout(0.1), nn.Linear(6, 3),
-    )  # fmt: skip
+    return chain(
+        (nn.Dropout(0.2), nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Dropout2d(0.3), nn.Conv2d(4, 5, 3), nn.ELU()),
+        (nn.Flatten(), nn.Dropout(), nn.Linear(5 * 4 * 3, 6), nn.SELU(), nn.AlphaDropout(0.1), nn.Linear(6, 3)),
+    )
 
 
 def strides() -> nn.Module:
     """Strides, paddings and dilations, equal along the two axes of an image or not."""
-    return nn.Sequential(
-        nn.Conv2d(2, 4, (3, 5), stride=(2, 1), padding=(0, 2)), nn.ReLU(),
-        nn.Conv2d(4, 5, 3, padding="same", dilation=2), nn.ReLU(),
-        nn.Conv2d(5, 6, (2, 3), padding="valid", dilation=(1, 2)), nn.ReLU(),
-        nn.Conv2d(6, 7, 3, stride=2, padding=2, bias=False), nn.ReLU(),
-        nn.Flatten(), nn.Linear(7 * 3 * 4, 3),
-    )  # fmt: skip
+    return chain(
+        (nn.Conv2d(2, 4, (3, 5), stride=(2, 1), padding=(0, 2)), nn.ReLU()),
+        (nn.Conv2d(4, 5, 3, padding="same", dilation=2), nn.ReLU()),
+        (nn.Conv2d(5, 6, (2, 3), padding="valid", dilation=(1, 2)), nn.ReLU()),
+        (nn.Conv2d(6, 7, 3, stride=2, padding=2, bias=False), nn.ReLU()),
+        (nn.Flatten(), nn.Linear(7 * 3 * 4, 3)),
+    )
 
 
 def paddings() -> nn.Module:
     """Every way to pad an image other than with the zeros of a convolution."""
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU(),
-        nn.Conv2d(4, 5, 3, padding=1, padding_mode="circular"), nn.ReLU(),
-        nn.Conv2d(5, 6, 3, padding=1, padding_mode="replicate"), nn.ReLU(), nn.ZeroPad2d((1, 0, 2, 0)),
-        nn.Conv2d(6, 7, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7 * 8 * 5, 3),
-    )  # fmt: skip
+    return chain(
+        (nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
+        (nn.Conv2d(4, 5, 3, padding=1, padding_mode="circular"), nn.ReLU()),
+        (nn.Conv2d(5, 6, 3, padding=1, padding_mode="replicate"), nn.ReLU(), nn.ZeroPad2d((1, 0, 2, 0))),
+        (nn.Conv2d(6, 7, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7 * 8 * 5, 3)),
+    )
 
 
 def norm_after_activation() -> nn.Module:
     """A batch norm that sees activations, or pooled ones, has nothing to be folded into."""
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 2), nn.MaxPool2d(2), nn.BatchNorm2d(5),
-        nn.ReLU(), nn.Flatten(), nn.Linear(5 * 3 * 2, 6), nn.Tanh(), nn.BatchNorm1d(6), nn.Linear(6, 3),
-    )  # fmt: skip
+    return chain(
+        (nn.Conv2d(2, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 2), nn.MaxPool2d(2), nn.BatchNorm2d(5)),
+        (nn.ReLU(), nn.Flatten(), nn.Linear(5 * 3 * 2, 6), nn.Tanh(), nn.BatchNorm1d(6), nn.Linear(6, 3)),
+    )
 
 
 def fully_convolutional() -> nn.Module:
     """The outputs are the channels of a convolution, pooled."""
-    return nn.Sequential(
-        nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-    )  # fmt: skip
+    return chain(
+        (nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1)),
+        (nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
 
 
 class Convolutions1d(nn.Module):
@@ -236,11 +250,11 @@ class Convolutions1d(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv1d(2, 4, 5), nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(2),
-            nn.Conv1d(4, 5, 3, dilation=2), nn.GELU(), nn.AvgPool1d(2),
-            nn.Conv1d(5, 5, 3, groups=5), nn.Tanh(), nn.Conv1d(5, 6, 1, bias=False), nn.ReLU(),
-        )  # fmt: skip
+        self.body = chain(
+            (nn.Conv1d(2, 4, 5), nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(2)),
+            (nn.Conv1d(4, 5, 3, dilation=2), nn.GELU(), nn.AvgPool1d(2)),
+            (nn.Conv1d(5, 5, 3, groups=5), nn.Tanh(), nn.Conv1d(5, 6, 1, bias=False), nn.ReLU()),
+        )
         self.readout = nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -396,10 +410,10 @@ class InvertedResidual(nn.Module):
             self.expand = nn.Sequential(
                 nn.Conv2d(n_inputs, expanded, 1, bias=False), nn.BatchNorm2d(expanded), nn.ReLU6(inplace=True)
             )
-        self.depthwise = nn.Sequential(
-            nn.Conv2d(expanded, expanded, 3, stride, 1, groups=expanded, bias=False),
-            nn.BatchNorm2d(expanded), nn.ReLU6(inplace=True),
-        )  # fmt: skip
+        self.depthwise = chain(
+            (nn.Conv2d(expanded, expanded, 3, stride, 1, groups=expanded, bias=False),),
+            (nn.BatchNorm2d(expanded), nn.ReLU6(inplace=True)),
+        )
         self.project = nn.Sequential(nn.Conv2d(expanded, n_outputs, 1, bias=False), nn.BatchNorm2d(n_outputs))
         self.skips = stride == 1 and n_inputs == n_outputs
 
@@ -413,10 +427,10 @@ class MobileNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU6(inplace=True))
-        self.blocks = nn.Sequential(
-            InvertedResidual(4, 4, 2), InvertedResidual(2, 7, 5, stride=2), InvertedResidual(5, 8, 5),
-            InvertedResidual(5, 9, 5),
-        )  # fmt: skip
+        self.blocks = chain(
+            (InvertedResidual(4, 4, 2), InvertedResidual(2, 7, 5, stride=2), InvertedResidual(5, 8, 5)),
+            (InvertedResidual(5, 9, 5),),
+        )
         self.head = nn.Sequential(nn.Conv2d(5, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU6(inplace=True))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(6, 3))
 
@@ -751,9 +765,12 @@ def mixed_tokens(activation: Callable[[Tensor], Tensor]) -> Callable[[], nn.Modu
         return m.readout((x + m.tokens2(activation(m.tokens1(x)))).mean(-1))
 
     return lambda: Made(
-        forward, embed=nn.Conv2d(2, 5, 2, 2), tokens1=nn.Linear(12, 7), tokens2=nn.Linear(7, 12),
+        forward,
+        embed=nn.Conv2d(2, 5, 2, 2),
+        tokens1=nn.Linear(12, 7),
+        tokens2=nn.Linear(7, 12),
         readout=nn.Linear(5, 3),
-    )  # fmt: skip
+    )
 
 
 def masked(x: Tensor) -> Tensor:
@@ -761,10 +778,18 @@ def masked(x: Tensor) -> Tensor:
 
 
 def one_unit_wide() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 1, 3), nn.ReLU(), nn.Conv2d(1, 1, 2), nn.ReLU(), nn.Flatten(), nn.Linear(1 * 5 * 4, 1), nn.Tanh(),
-        nn.Linear(1, 3),
-    )  # fmt: skip
+    return chain(
+        (
+            nn.Conv2d(2, 1, 3),
+            nn.ReLU(),
+            nn.Conv2d(1, 1, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(1 * 5 * 4, 1),
+            nn.Tanh(),
+        ),
+        (nn.Linear(1, 3),),
+    )
 
 
 def perceptron(*widths: int) -> nn.Module:
@@ -786,10 +811,17 @@ def norm_after_sigmoid() -> nn.Module:
 
 def sigmoids() -> nn.Module:
     """Flips move a constant into the next bias, through a norm, past flattened positions."""
-    return nn.Sequential(
-        nn.Conv2d(2, 5, 3), nn.Sigmoid(), nn.Conv2d(5, 4, 2, bias=False), nn.BatchNorm2d(4), nn.Sigmoid(), nn.Flatten(),
-        nn.Linear(4 * 5 * 4, 7), nn.Sigmoid(), nn.Linear(7, 3),
-    )  # fmt: skip
+    return chain(
+        (
+            nn.Conv2d(2, 5, 3),
+            nn.Sigmoid(),
+            nn.Conv2d(5, 4, 2, bias=False),
+            nn.BatchNorm2d(4),
+            nn.Sigmoid(),
+            nn.Flatten(),
+        ),
+        (nn.Linear(4 * 5 * 4, 7), nn.Sigmoid(), nn.Linear(7, 3)),
+    )
 
 
 def siamese() -> nn.Module:
@@ -825,10 +857,10 @@ class ConvNextBlock(nn.Module):
 
 
 def convnext() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 5, 2, stride=2), ConvNextBlock(), ConvNextBlock(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.LayerNorm(5), nn.Linear(5, 3),
-    )  # fmt: skip
+    return chain(
+        (nn.Conv2d(2, 5, 2, stride=2), ConvNextBlock(), ConvNextBlock(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        (nn.LayerNorm(5), nn.Linear(5, 3)),
+    )
 
 
 def depthwise_residual() -> nn.Module:
@@ -840,9 +872,12 @@ def depthwise_residual() -> nn.Module:
         return m.readout(x.mean((2, 3)))
 
     return Made(
-        forward, stem=nn.Conv2d(2, 5, 3), depthwise=nn.Conv2d(5, 5, 3, padding=1, groups=5, bias=False),
-        norm=nn.BatchNorm2d(5), readout=nn.Linear(5, 3),
-    )  # fmt: skip
+        forward,
+        stem=nn.Conv2d(2, 5, 3),
+        depthwise=nn.Conv2d(5, 5, 3, padding=1, groups=5, bias=False),
+        norm=nn.BatchNorm2d(5),
+        readout=nn.Linear(5, 3),
+    )
 
 
 def spatial_pyramid(x: Tensor) -> Tensor:
@@ -910,16 +945,15 @@ TRAPS: dict[str, Specimen] = {
         convolutions(lambda z: (z * z.mean((2, 3), keepdim=True).sigmoid()).mean((2, 3))), (2, 8, 7), (layer("a", 5),)
     ),
     "before-and-after-sigmoid": Specimen(
-        lambda: Made(lambda m, x: m.b(m.a(x)) + m.c(m.a(x).sigmoid()), a=nn.Linear(6, 5), b=nn.Linear(5, 3),
-                     c=nn.Linear(5, 3)),
+        lambda: Made(
+            lambda m, x: m.b(m.a(x)) + m.c(m.a(x).sigmoid()), a=nn.Linear(6, 5), b=nn.Linear(5, 3), c=nn.Linear(5, 3)
+        ),
         (6,),
         (layer("a", 5),),
     ),
     "stream-of-relus": Specimen(stream(torch.relu), (6,), (layer("a", 5, "b", "c"),)),
     "stream-of-sigmoids": Specimen(stream(torch.sigmoid), (6,), (layer("a", 5, "b", "c"),)),
-    "sum-of-two-sigmoids": Specimen(
-        two_branches(lambda a, b: a.sigmoid() + b.sigmoid()), (6,), (layer("a", 5, "b"),)
-    ),
+    "sum-of-two-sigmoids": Specimen(two_branches(lambda a, b: a.sigmoid() + b.sigmoid()), (6,), (layer("a", 5, "b"),)),
     "sum-of-unlike-activations": Specimen(
         two_branches(lambda a, b: torch.add(a.relu(), b.tanh(), alpha=2)), (6,), (layer("a", 5, "b"),)
     ),
@@ -930,10 +964,22 @@ TRAPS: dict[str, Specimen] = {
     "gate-of-tanhs": Specimen(
         two_branches(lambda a, b: torch.tanh(a.tanh() * b.tanh())), (6,), (layer("a", 5), layer("b", 5, tied="a"))
     ),
+    "rest-of-a-gate": Specimen(between(lambda z: z * (1 - z.sigmoid())), (6,), (layer("a", 5),)),
+    "norm-of-three-copies": Specimen(
+        lambda: Made(
+            lambda m, x: m.b(m.norm(torch.cat([m.a(x)] * 3, 1)).relu()),
+            a=nn.Linear(6, 5),
+            norm=nn.BatchNorm1d(15),
+            b=nn.Linear(15, 3),
+        ),
+        (6,),
+        (layer("a", 5), *(layer(name, 5, tied="a") for name in ("norm", "norm[a]", "norm[a]1"))),
+    ),
+    "one-position": Specimen(convolutions(lambda z: z.select(3, 0).select(2, -1)), (2, 8, 7), (layer("a", 5),)),
     "quotient": Specimen(
         two_branches(lambda a, b: a.relu() / (1 + b.exp())), (6,), (layer("a", 5), layer("b", 5, tied="a"))
     ),
-}  # fmt: skip
+}
 
 
 ZOO: dict[str, Specimen] = {
@@ -1040,9 +1086,7 @@ ZOO: dict[str, Specimen] = {
         (2, 32),
         (layer("body.0", 4), layer("body.4", 5), layer("body.7", 5, tied="body.4"), layer("body.9", 6)),
     ),
-    "tanh-convnet": Specimen(
-        tanh_convnet, (2, 12, 9), (layer("0", 5), layer("4", 4), layer("7", 6), layer("12", 7))
-    ),
+    "tanh-convnet": Specimen(tanh_convnet, (2, 12, 9), (layer("0", 5), layer("4", 4), layer("7", 6), layer("12", 7))),
     "tanh-and-max-pool": Specimen(tanh_and_max_pool, (2, 8, 10), (layer("0", 5), layer("3", 4))),
     "sigmoid-and-zero-padding": Specimen(
         sigmoid_and_zero_padding, (2, 7, 6), (layer("0", 5), layer("2", 4), layer("4", 6))
@@ -1073,9 +1117,7 @@ ZOO: dict[str, Specimen] = {
     "residual-mlp": Specimen(ResidualMLP, (6,), (layer("inner", 5), layer("embed", 4, "first", "second"))),
     "used-twice": Specimen(UsedTwice, (6,), (layer("embed", 5, "shared"),)),
     "convolution-used-twice": Specimen(ConvolutionUsedTwice, (2, 8, 7), (layer("stem", 5, "shared"),)),
-    "control-flow": Specimen(
-        ControlFlow, (2, 9, 8), (layer("convs.0", 4), layer("convs.1", 5), layer("convs.2", 6))
-    ),
+    "control-flow": Specimen(ControlFlow, (2, 9, 8), (layer("convs.0", 4), layer("convs.1", 5), layer("convs.2", 6))),
     "control-flow-the-other-way": Specimen(
         partial(ControlFlow, pooled=False, normed=True),
         (2, 9, 8),
@@ -1084,4 +1126,18 @@ ZOO: dict[str, Specimen] = {
     "functional": Specimen(
         Functional, (2, 8, 10), (layer("kernel1", 5, "kernel2"), layer("kernel3", 4), layer("kernel4", 6))
     ),
-}  # fmt: skip
+}
+
+
+MIXED_TOKENS, COUPLED, TOLD_APART = {"mixer"}, {"layer-norm-mlp"}, {"residual-mlp"}
+OWN_DATA = {"control-flow", "control-flow-the-other-way"}  # these scale their inputs, each in its way
+LONG = {"resnet50"}  # built of the same parts as resnet18
+MERGED = [name for name in ZOO if name not in MIXED_TOKENS | COUPLED | TOLD_APART | OWN_DATA | LONG]
+
+
+@cache
+def population_of(name: str) -> Population:
+    """Two members where they can be merged, else one."""
+    specimen = (ZOO | TRAPS)[name]
+    seeds = (0, 1) if name in {*MERGED, *MIXED_TOKENS, *TOLD_APART} else (0,)
+    return Population.from_modules([specimen.module(seed) for seed in seeds], specimen.inputs())
