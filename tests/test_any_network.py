@@ -330,7 +330,7 @@ def test_what_cannot_be_put_side_by_side_is_refused_by_baselines_that_do_so() ->
         with pytest.raises(InputError, match="each weight must be of one layer's units"):
             method(population)
     population = zoo.population_of("layer-norm-mlp")
-    with pytest.raises(InputError, match="copies of some units change the mean and variance of a layer norm"):
+    with pytest.raises(InputError, match="population must be networks without layer norm"):
         net2wider(population)
 
 
