@@ -208,6 +208,66 @@ def test_a_damaged_population_is_refused(tmp_path: Path) -> None:
         Population.load(tmp_path / "p")
 
 
+@pytest.fixture
+def proved(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The modules that are proved from now on."""
+    modules: list[nn.Module] = []
+    prove = member_module.prove
+    monkeypatch.setattr(member_module, "prove", lambda m, network, x: modules.append(m) or prove(m, network, x))
+    return modules
+
+
+def rewrite(directory: Path, **config: object) -> None:
+    """Change the config, as another version or another hand would."""
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+
+
+def test_members_that_were_proved_are_not_proved_again(tmp_path: Path, proved: list[nn.Module]) -> None:
+    nets = [random_mlp([5], seed=k) for k in range(2)] + [random_mlp([7])]
+    Population.from_modules(nets, X).with_snapshot(1, nets[::-1][1:] + nets[2:]).save(tmp_path / "p")
+    assert len(proved) == 6
+    proved.clear()
+    loaded = Population.load(tmp_path / "p")
+    assert proved == []
+    loaded.save(tmp_path / "again")
+    assert files_in(tmp_path / "again") == files_in(tmp_path / "p")
+    loaded.with_members([nets[0]])
+    assert len(proved) == 1
+
+
+def test_a_members_proof_holds_for_its_numbers_program_and_versions_alone(
+    tmp_path: Path, proved: list[nn.Module]
+) -> None:
+    population = Population.from_modules([Hand(5), Hand(5), Hand(7)], X)
+    config = json.loads((population.save(tmp_path / "p") / "config.json").read_text())
+    for version in ("consilience", "torch"):
+        proved.clear()
+        rewrite(tmp_path / "p", proved={**config["proved"], version: "0.0.1"})
+        Population.load(tmp_path / "p", Hand())
+        assert len(proved) == 3
+    rewrite(tmp_path / "p", proved=config["proved"])
+    proved.clear()
+    Population.load(tmp_path / "p", Hand())
+    assert proved == []
+    Population.load(tmp_path / "p", Hand(activation="gelu"))  # the class has changed since
+    assert len(proved) == 3
+
+    proved.clear()
+    with torch.no_grad():  # a member that was changed after its proof
+        population.members[1].module.first.weight[0, 0] += 1
+    population.save(tmp_path / "p")
+    Population.load(tmp_path / "p", Hand())
+    assert [bool(module.first.weight.equal(population.members[1].module.first.weight)) for module in proved] == [True]
+
+    old = json.loads((tmp_path / "p" / "config.json").read_text())
+    del old["proved"]  # as versions before 0.2 wrote it
+    (tmp_path / "p" / "config.json").write_text(json.dumps(old))
+    proved.clear()
+    Population.load(tmp_path / "p", Hand())
+    assert len(proved) == 3
+
+
 def test_a_census_comes_back_with_its_population(tmp_path: Path) -> None:
     population, x = random_population([[5, 4], [6, 4], [4, 4]]), inputs(100)
     population.save(tmp_path / "p")
