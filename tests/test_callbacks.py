@@ -334,8 +334,10 @@ def test_an_interrupted_run_with_callbacks_and_snapshots_resumes_to_the_same_bit
     torch.manual_seed(0)
     modules = [MLP(6, widths, 3).double() for widths in ([8], [5], [8])]  # 2 stacks, 36 steps
     arguments: dict = {
-        "training": dataclasses.replace(SGD, optimizer=optimizer), "callbacks": CALLBACKS, "snapshot_epochs": [1, 3],
-    }  # fmt: skip
+        "training": dataclasses.replace(SGD, optimizer=optimizer),
+        "callbacks": CALLBACKS,
+        "snapshot_epochs": [1, 3],
+    }
     undisturbed = fit(modules, **arguments)
     where = tmp_path_factory.mktemp("checkpoint")
     with pytest.raises(KeyboardInterrupt):

@@ -108,9 +108,12 @@ def reason_for(directory: Path, content: object, name: str = "b.pt", module: obj
 
 
 def test_every_checkpoint_is_a_member_at_its_own_widths_in_the_order_of_names(tmp_path: Path) -> None:
-    nets = {name: random_mlp(widths, seed=k) for k, (name, widths) in enumerate(
-        [("d.pth", [7, 2]), ("b.pt", [4, 6]), ("a.safetensors", [5, 4]), ("c/model.safetensors", [5, 4])]
-    )}  # fmt: skip
+    nets = {
+        name: random_mlp(widths, seed=k)
+        for k, (name, widths) in enumerate(
+            [("d.pth", [7, 2]), ("b.pt", [4, 6]), ("a.safetensors", [5, 4]), ("c/model.safetensors", [5, 4])]
+        )
+    }
     torch.save(nets["d.pth"].state_dict(), tmp_path / "d.pth")
     torch.save(nets["b.pt"].state_dict(), tmp_path / "b.pt")
     save_file(nets["a.safetensors"].state_dict(), tmp_path / "a.safetensors")
@@ -189,7 +192,7 @@ def test_members_of_one_class_are_traced_together(tmp_path: Path, monkeypatch: p
         ),
         ({name: nn.Parameter(value) for name, value in STATE.items()}, {}),
     ],
-)  # fmt: skip
+)
 def test_the_state_dict_is_found_where_training_loops_put_it(tmp_path: Path, content: object, steps: object) -> None:
     torch.save(content, tmp_path / "a.pt")
     population = Population.from_directory(tmp_path, make_mlp, X)

@@ -111,7 +111,7 @@ class Random(nn.Module):
         (Unlike(random_mlp([5])), TracingError, "unsupported operation on units: aten.softmax"),
         (Random(), TracingError, "outputs that depend on the others"),
     ],
-)  # fmt: skip
+)
 def test_a_member_that_does_not_belong_is_refused_by_number(other: nn.Module, error: type, message: str) -> None:
     with pytest.raises(error, match=message) as caught:
         Population.from_modules([random_mlp([5]), other], X)

@@ -98,8 +98,12 @@ def test_what_is_written_is_read(tmp_path):
     assert found.tensors["b/c"].dtype == torch.bool
     assert found.tensors["b/d/e"].shape == (0, 4)
     assert {key: found.config[key] for key in config} == {
-        "seed": 3, "sizes": {"widths": [4, 5]}, "loss": [0.5, 0.25], "none": None, "é": "ü"
-    }  # fmt: skip
+        "seed": 3,
+        "sizes": {"widths": [4, 5]},
+        "loss": [0.5, 0.25],
+        "none": None,
+        "é": "ü",
+    }
     assert found.config == read_config(path)
 
 
@@ -158,9 +162,16 @@ def test_an_artefact_may_have_no_tensors(tmp_path):
 def test_memory_layout_does_not_matter(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
     tensors = {
-        "all": base, "again": base, "rows": base[:2], "overlap": base[1:], "column": base[:, 1], "turned": base.T,
-        "same": torch.ones(1).expand(5), "grad": nn.Parameter(base), "conj": (base * (1 + 2j)).conj(),
-    }  # fmt: skip
+        "all": base,
+        "again": base,
+        "rows": base[:2],
+        "overlap": base[1:],
+        "column": base[:, 1],
+        "turned": base.T,
+        "same": torch.ones(1).expand(5),
+        "grad": nn.Parameter(base),
+        "conj": (base * (1 + 2j)).conj(),
+    }
     found = read_artefact(write_artefact(tmp_path / "thing", "thing", {}, tensors), "thing").tensors
     for name, tensor in tensors.items():
         assert torch.equal(found[name], tensor.detach()), name
@@ -211,7 +222,7 @@ def test_files_can_be_read_by_whoever_the_umask_lets(tmp_path):
         ({"extra_files": {"config.json": b""}}, ("extra_files must have names", "config.json")),
         ({"extra_files": {"more.safetensors": b""}}, ("extra_files must have names",)),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path, arguments, text):
     with refused(InputError, *text):
         write_artefact(tmp_path / "a" / "thing", "thing", **{"config": {}, "tensors": {}, **arguments})
@@ -397,9 +408,19 @@ def taken_old(path: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     "occupy",
-    [user_folder, user_file, other_kind, newer_format, other_config, note_inside, artefact_inside, file_above,
-     taken_temporary, taken_old],
-)  # fmt: skip
+    [
+        user_folder,
+        user_file,
+        other_kind,
+        newer_format,
+        other_config,
+        note_inside,
+        artefact_inside,
+        file_above,
+        taken_temporary,
+        taken_old,
+    ],
+)
 def test_whatever_is_in_the_way_is_refused_and_stays(tmp_path, occupy):
     place = tmp_path / "above" / "place"
     place.parent.mkdir()
@@ -546,10 +567,15 @@ def test_a_fingerprint_depends_on_content_alone():
     changed = base.clone()
     changed[1, 2] = torch.nextafter(changed[1, 2], torch.tensor(9.0))
     others = [
-        {"a": changed, "b/c": base[0]}, {"A": base, "b/c": base[0]}, {"a": base.reshape(3, 2), "b/c": base[0]},
-        {"a": base.double(), "b/c": base[0]}, {"a": base.view(torch.int32), "b/c": base[0]}, {"a": base}, {},
+        {"a": changed, "b/c": base[0]},
+        {"A": base, "b/c": base[0]},
+        {"a": base.reshape(3, 2), "b/c": base[0]},
+        {"a": base.double(), "b/c": base[0]},
+        {"a": base.view(torch.int32), "b/c": base[0]},
+        {"a": base},
+        {},
         {"a": base, "b/c": base[0], "d": torch.empty(0)},
-    ]  # fmt: skip
+    ]
     assert len({expected, *map(fingerprint, others)}) == len(others) + 1
 
 
@@ -691,12 +717,16 @@ def test_a_module_that_does_not_fit_is_told_how_and_left_alone(tmp_path, module,
         ({"type": "os:system", "config": {}}, ("must describe a network, got ", "os:system")),
         ({"type": "MLP", "config": {"n_inputs": 6}}, ("config.json must describe a network, got ",)),
         ({"type": "MLP"}, ("must describe a network, got ",)),
-        ({"type": "MLP", "config": {"n_inputs": 6, "widths": [5], "n_outputs": 3}},
-         ("must hold the parameters of a MLP", "hidden.0.weight is (4, 6), not (5, 6)")),
-        ({"type": "MLP", "config": {"n_inputs": 6, "widths": [4, 4], "n_outputs": 3}},
-         ("must hold the parameters of a MLP", "hidden.1.weight is missing")),
+        (
+            {"type": "MLP", "config": {"n_inputs": 6, "widths": [5], "n_outputs": 3}},
+            ("must hold the parameters of a MLP", "hidden.0.weight is (4, 6), not (5, 6)"),
+        ),
+        (
+            {"type": "MLP", "config": {"n_inputs": 6, "widths": [4, 4], "n_outputs": 3}},
+            ("must hold the parameters of a MLP", "hidden.1.weight is missing"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_config_that_does_not_fit_is_told(tmp_path, net, texts):
     path = save_network(MLP(6, [4], 3), tmp_path / "net")
     edit_config(path, net=... if net is None else net)

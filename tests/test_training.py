@@ -652,44 +652,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def mixed() -> list[nn.Module]:
-    torch.manual_seed(0)
-    modules: list[nn.Module] = [MLP(6, widths, 3, dropout=0.1) for widths in ([8], [5], [8], [8])]
-    nn.init.constant_(modules[2].readout.bias, math.inf)  # fails at once, and must be remembered
-    return modules
-
-
 def interrupt_at(step: int) -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
         if done >= step:
             raise KeyboardInterrupt
 
     return progress
-
-
-@settings(max_examples=5, deadline=None)
-@given(step=st.integers(1, 70), optimizer=st.sampled_from(["adam", "sgd"]))
-def test_an_interrupted_run_resumes_to_the_same_bits(
-    tmp_path_factory: pytest.TempPathFactory, step: int, optimizer: str
-) -> None:
-    x, y = make_data()
-    training = Training(epochs=6, batch_size=16, optimizer=optimizer)  # 6 epochs of 6 steps of 2 stacks
-    undisturbed = fit(mixed(), x, y, training, validation=(x, y))
-    where = tmp_path_factory.mktemp("checkpoint") / "new"
-    with pytest.raises(KeyboardInterrupt):
-        fit(
-            mixed(), x, y, training, validation=(x, y), checkpoint=where, checkpoint_every=0,
-            progress=interrupt_at(step),
-        )  # fmt: skip
-    calls: list[tuple[int, int]] = []
-    resumed = fit(
-        mixed(), x, y, training, validation=(x, y), checkpoint=where,
-        progress=lambda *done: calls.append(done),
-    )  # fmt: skip
-    assert same_bits(undisturbed, resumed)
-    assert resumed.metrics == undisturbed.metrics
-    assert resumed.failed == undisturbed.failed == {2: "loss not finite at epoch 1, step 1"}
-    assert not calls or calls[0][0] > 12 * (step // 12)  # it did go on, not begin again
 
 
 KILLED = """
@@ -725,10 +693,8 @@ def test_a_killed_process_leaves_a_state_to_resume_from(tmp_path: Path) -> None:
 def test_checkpoints_are_written_no_more_often_than_asked_and_at_the_end(tmp_path: Path) -> None:
     x, y = make_data()
     written: list[bool] = []
-    fit(
-        make_members(1), x, y, Training(epochs=3), checkpoint=tmp_path,
-        progress=lambda *done: written.append((tmp_path / FILE).exists()),
-    )  # fmt: skip
+    progress = lambda *done: written.append((tmp_path / FILE).exists())  # noqa: E731
+    fit(make_members(1), x, y, Training(epochs=3), checkpoint=tmp_path, progress=progress)
     assert written == [False, False, True]
 
 

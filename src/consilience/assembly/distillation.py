@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from consilience import seeds
+
 STEPS = 500
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
@@ -27,7 +29,7 @@ def distill(module: nn.Module, x: Tensor, targets: Tensor, *, random_state: int 
 
 
 def _train(student: nn.Module, x: Tensor, targets: Tensor, *, random_state: int, steps: int) -> nn.Module:
-    generator = torch.Generator().manual_seed(random_state)
+    generator = seeds.generator(random_state)
     order = torch.randperm(len(x), generator=generator)
     n_held = max(1, int(HELD_OUT * len(x)))
     held, kept = order[:n_held], order[n_held:] if len(x) > 2 else order

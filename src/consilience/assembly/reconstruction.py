@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from consilience import seeds
 from consilience.assembly.pooling import output_basis
 from consilience.bases.grounding import RIDGE, Basis, basis_of_groups, groups_of
 from consilience.census.census import Census, LayerCensus
@@ -119,7 +120,7 @@ def _compressed(targets: Tensor) -> Tensor:
     """At most `MAX_TARGETS` columns that stand for all: what counts of targets is Σ_t ⟨r_t, h⟩² alone."""
     if targets.shape[1] <= MAX_TARGETS:
         return targets
-    generator = torch.Generator().manual_seed(0)
+    generator = seeds.generator(0)
     mixed = torch.randn(targets.shape[1], MAX_TARGETS, generator=generator, dtype=targets.dtype)
     compressed: Tensor = targets @ mixed / math.sqrt(MAX_TARGETS)
     return compressed

@@ -17,6 +17,7 @@ import torch
 from numpy.polynomial import Polynomial
 from torch import Tensor, nn
 
+from consilience import seeds
 from consilience.baselines.fuse import check_fusion, fuse
 from consilience.baselines.permutations import Block, Orders, assign, average_of, blocks_of
 from consilience.population.checks import check_equal_widths
@@ -65,7 +66,7 @@ def cycle_matching(
 
 def universe_orders(population: Population, random_state: int) -> list[Orders]:
     """Return each member's orders in the universe."""
-    first = int(np.random.default_rng(random_state).integers(len(population)))
+    first = int(seeds.numpy_generator(random_state).integers(len(population)))
     soft = frank_wolfe(blocks_of(population), start(population, first))
     hard = {name: nearest_permutations(p).argmax(1) for name, p in soft.items()}
     return [{name: order[k] for name, order in hard.items()} for k in range(len(population))]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from consilience import seeds
 from consilience.baselines.fuse import check_fusion, fuse, needed
 from consilience.baselines.permutations import Block, Orders, assign, average_of, blocks_of, identity, reorder
 from consilience.checks import check_choice, check_count
@@ -109,7 +110,7 @@ def activation_matching(
 
 def weight_orders(population: Population, reference: int, random_state: int) -> list[Orders]:
     """Return each member's orders towards the reference."""
-    blocks, rng = blocks_of(population), np.random.default_rng(random_state)
+    blocks, rng = blocks_of(population), seeds.numpy_generator(random_state)
     widths = _hidden_widths(population)
     target = [block.values[reference] for block in blocks]
     return [
@@ -122,7 +123,7 @@ def weight_orders(population: Population, reference: int, random_state: int) -> 
 
 def merging_orders(population: Population, random_state: int) -> list[Orders]:
     """Return each member's orders towards the mean of the others."""
-    blocks, rng = blocks_of(population), np.random.default_rng(random_state)
+    blocks, rng = blocks_of(population), seeds.numpy_generator(random_state)
     n_members = len(population)
     orders = [identity(_hidden_widths(population)) for _ in range(n_members)]
     moved = n_members > 1

@@ -13,6 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from consilience import seeds
 from consilience.baselines.fuse import basis_from, check_fusion, fuse, placed
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection, hyperplanes
@@ -88,7 +89,7 @@ def global_bases(
     random_state: int,
 ) -> dict[str, Basis]:
     """Return the basis of each hidden layer: A[u, c] = 1/(ρ + m_c) where unit u belongs to c, and P[u, c] = 1 there."""
-    rng, rho = np.random.default_rng(random_state), (sigma / sigma0) ** 2
+    rng, rho = seeds.numpy_generator(random_state), (sigma / sigma0) ** 2
     bases: dict[str, Basis] = {}
     for layer in population.architecture.free:
         points = units(population, layer.name, placed(population.architecture, bases))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from consilience import seeds
 from consilience.assembly.norms import with_statistics
 from consilience.baselines.fuse import Widths, basis_from, check_fusion, fuse, layer_widths
 from consilience.bases.grounding import Basis
@@ -71,7 +72,7 @@ def net2wider(
             least = f"{own[name]}, the width of member {member}"
             cure = "ask for more, or for an assembly"
             raise InputError(f"width of layer '{name}' must be at least {least}, got {wanted}", cure=cure)
-    generator = torch.Generator().manual_seed(random_state)
+    generator = seeds.generator(random_state)
     copied = replication(network, widths, generator)
     dtype = population.example_input.dtype
     bases = {name: replicated_basis(sources, own[name], dtype) for name, sources in copied.items()}

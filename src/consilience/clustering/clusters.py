@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from consilience import seeds
 from consilience.clustering.clusterers import Clusterer
 from consilience.clustering.distances import Points
 
@@ -79,7 +80,7 @@ def with_stability(
     n_resamples : how many times to draw; 0 leaves stability unknown.
     random_state : seed.
     """
-    generator = np.random.default_rng(random_state)
+    generator = seeds.numpy_generator(random_state)
     n_clusters, own, labels = len(clusters), member[rows], clusters.labels[rows]
     total, held = np.zeros(n_clusters), np.zeros(n_clusters)
     members = np.unique(own)

@@ -25,6 +25,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.cluster import KMeans
 
+from consilience import seeds
 from consilience.clustering.samples import numbered
 from consilience.errors import InputError
 from consilience.ties import descending, first_largest
@@ -211,8 +212,8 @@ def _largest(matrix: LinearOperator | sp.csr_array, top: FloatArray, k: int) -> 
         values, vectors = eigh(dense - 3 * np.outer(top, top), subset_by_index=[m - k + 1, m - 1])
     else:
         rest = LinearOperator((m, m), matvec=lambda x: matrix @ x - 3 * top * (top @ x), dtype=np.float64)
-        v0 = np.random.default_rng(0).normal(size=m)
-        values, vectors = eigsh(rest, k=k - 1, which="LA", v0=v0, rng=np.random.default_rng(0))
+        v0 = seeds.numpy_generator(0).normal(size=m)
+        values, vectors = eigsh(rest, k=k - 1, which="LA", v0=v0, rng=seeds.numpy_generator(0))
     return np.concatenate([np.ones(1), values[::-1]]), np.column_stack([top, vectors[:, ::-1]])
 
 

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import aslinearoperator, eigsh
 from sklearn.cluster import KMeans
 
+from consilience import seeds
 from consilience.checks import check_choice, check_count
 from consilience.clustering.samples import LARGEST_SEED, numbered
 from consilience.clustering.tree import Tree
@@ -142,7 +143,7 @@ def _spectral(labels: NDArray[np.integer], n_clusters: int, random_state: int) -
     operator = aslinearoperator(scaled)
     n_vectors = min(n_clusters, min(scaled.shape) - 1)
     # svds does not seed the vectors that it draws after a breakdown, e.g. if no two different rows share a cluster
-    vectors = eigsh(operator @ operator.T, n_vectors, rng=np.random.default_rng(random_state))[1]
+    vectors = eigsh(operator @ operator.T, n_vectors, rng=seeds.numpy_generator(random_state))[1]
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     kmeans = KMeans(n_clusters, n_init=N_STARTS, random_state=random_state)
     return np.asarray(kmeans.fit(vectors / lengths, sample_weight=counts).labels_)[inverse]

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
+from consilience import seeds
 from consilience.checks import check_choice, check_count
 from consilience.clustering.spectral import FloatArray, clusters_of, degrees, spectrum
 from consilience.errors import InputError
@@ -144,7 +145,7 @@ def cross_modularity(
 
     results = []
     for k, (part, matrix) in enumerate(matrices):
-        generator = np.random.default_rng([random_state, k])
+        generator = seeds.numpy_generator(random_state, k)
         shuffled = [permuted(matrix, generator) for _ in range(n_null)]
         null = np.array([within_clusters(each, *sides_of(part, each)) for each in shuffled])
         rows, columns = sides_of(part, matrix)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from consilience import seeds
 from consilience.checks import check_count, check_number
 from consilience.modularity.graph import node_groups, traced
 from consilience.modularity.masks import edge_factors
@@ -41,7 +42,7 @@ def clusterable_initialisation(
     check_count("n_modules", n_modules, 2)
     check_number("strength", strength, 0, 1)
     network = traced(module, example_input)
-    generator, widths = np.random.default_rng(random_state), network.architecture.widths
+    generator, widths = seeds.numpy_generator(random_state), network.architecture.widths
     labels = {name: generator.integers(n_modules, size=n) for name, n in node_groups(network).items()}
 
     def factor(read: str, written: str) -> NDArray | None:

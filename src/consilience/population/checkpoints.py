@@ -27,7 +27,7 @@ from consilience.checks import check_finite
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.factories import make_module
 from consilience.population.member import Member, join_members
-from consilience.store.tensors import check_tensor
+from consilience.store import check_tensor
 from consilience.units.fill import fill
 from consilience.units.follow import find_layers
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from consilience import seeds
 from consilience.checks import (
     check_choice,
     check_count,
@@ -160,7 +161,7 @@ class ExpandAndCluster:
         if student is None:
             raise InputError("distance_to needs a recovered network, got none", cure="call fit first")
         if x is None:
-            generator = torch.Generator().manual_seed(self.random_state)
+            generator = seeds.generator(self.random_state)
             drawn = torch.randn(N_FRESH, len(self._fresh.mean), generator=generator, dtype=torch.float64)
             fresh = drawn * (self._fresh.scale * self._fresh.varies) + self._fresh.mean
         else:

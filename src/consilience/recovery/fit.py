@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, stack_module_state, vmap
 
+from consilience import seeds
 from consilience.checks import check_choice, check_finite, check_rows
 from consilience.errors import InputError
 from consilience.seeds import REDRAW, seed
@@ -308,7 +309,7 @@ def _quasi_newton(stack: _Stack, tolerance: float, max_iterations: int) -> tuple
 
 def _batched_adam(stack: _Stack, epochs: int, random_state: int) -> list[int]:
     """Train by Adam in batches; halve the rate of a network whose loss does not fall for `PLATEAU` epochs."""
-    adam, generator = _Adam(stack.theta, FIRST_RATE), torch.Generator().manual_seed(random_state)
+    adam, generator = _Adam(stack.theta, FIRST_RATE), seeds.generator(random_state)
     waited = torch.zeros(len(stack.theta))
     best = torch.full((len(stack.theta),), math.inf)
     iterations = [0] * len(stack.theta)

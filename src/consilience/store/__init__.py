@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from consilience.store.artefact import Artefact, read_artefact, write_artefact
-from consilience.store.codec import decode, encode, plain, subset
+from consilience.store.codec import check_tensor, fingerprint, finite, plain, result_text, subset
 from consilience.store.config import FORMAT_VERSION, read_config
 from consilience.store.destination import atomic_write, check_destination, new_file, partial_path
 from consilience.store.network import load_network, save_network
-from consilience.store.tensors import fingerprint
 
 __all__ = [
     "FORMAT_VERSION",
     "Artefact",
     "atomic_write",
     "check_destination",
-    "decode",
-    "encode",
+    "check_tensor",
     "fingerprint",
+    "finite",
     "load_network",
     "new_file",
     "partial_path",
     "plain",
     "read_artefact",
     "read_config",
+    "result_text",
     "save_network",
     "subset",
     "write_artefact",

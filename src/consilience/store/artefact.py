@@ -20,10 +20,9 @@ from torch import Tensor
 
 from consilience.checks import check_count
 from consilience.errors import ArtefactError, InputError
-from consilience.store.codec import plain, subset
+from consilience.store.codec import Tensors, flatten, plain, shards_of, subset, unshared
 from consilience.store.config import AGAIN, CONFIG, HEADER, config_text, is_plain_name, read_config
 from consilience.store.destination import UNFINISHED, check_destination, new_directory
-from consilience.store.tensors import Tensors, flatten, shards_of, unshared
 
 SHARD_BYTES = 2**30  # so that no part of a large population needs more than 1 GiB beside it to be written
 

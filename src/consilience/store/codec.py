@@ -1,74 +1,128 @@
-"""Frozen dataclasses as JSON and tensors, and back.
+"""What an artefact can hold: tensors by name, and JSON.
 
-`encode` sorts the fields of a dataclass into a config and tensors; `decode` puts them together again. Arrays become
-tensors and come back as arrays where the field is one; dataclasses inside become objects and names with a ``/``.
+Nested names are joined by ``/`` and come apart again with `subset`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
-from typing import Any, TypeVar, get_origin, get_type_hints
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from consilience.errors import InputError
 
-T = TypeVar("T")
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+DTYPES = {*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+
+Tensors: TypeAlias = "Mapping[str, Tensor | Tensors]"
 
 
-def encode(record: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the plain fields of a dataclass, and its tensors by name, to be given to `write_artefact`.
+def fingerprint(tensors: Tensors) -> str:
+    """Return the SHA-256 (64 hexadecimal digits) of the tensors' names, types, shapes and bytes, in any order.
+
+    Raises
+    ------
+    InputError
+        If one of them could not be stored in an artefact.
 
     Examples
     --------
-    >>> from dataclasses import dataclass
-    >>> @dataclass(frozen=True)
-    ... class Line:
-    ...     name: str
-    ...     ends: Tensor
-    >>> encode(Line("a", torch.tensor([0, 1])))
-    ({'name': 'a'}, {'ends': tensor([0, 1])})
+    >>> a, b = torch.zeros(2), torch.ones(3)
+    >>> fingerprint({"a": a, "b": b}) == fingerprint({"b": b, "a": a})
+    True
+    >>> fingerprint({"a": a, "b": b}) == fingerprint({"a": b, "b": a})
+    False
     """
-    config: dict[str, Any] = {}
-    tensors: dict[str, Any] = {}
-    for field in fields(record):
-        name, value = field.name, getattr(record, field.name)
-        if isinstance(value, Tensor | np.ndarray):
-            tensors[name] = value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
-        elif is_dataclass(value) and not isinstance(value, type):
-            config[name], tensors[name] = encode(value)
-        elif isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values()):
-            tensors[name] = value
-        else:
-            config[name] = value
-    return config, tensors
+    total = hashlib.sha256()
+    for name, tensor in flatten(tensors).items():
+        total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        total.update(_packed(tensor).reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
-def decode(kind: type[T], config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> T:
-    """Return the dataclass that `encode` took apart; raises KeyError where a field without a default is missing."""
-    hints, values = get_type_hints(kind), dict[str, Any]()
-    for field in fields(kind):  # type: ignore[arg-type]
-        name, hint = field.name, hints[field.name]
-        inside = subset(tensors, f"{name}/")
-        if name in tensors:
-            values[name] = tensors[name] if hint in (Tensor, Tensor | None) else tensors[name].numpy()
-        elif is_dataclass(hint) and isinstance(hint, type):
-            values[name] = decode(hint, config[name], inside)
-        elif inside:
-            values[name] = inside
-        elif name in config:
-            values[name] = tuple(config[name]) if get_origin(hint) is tuple else config[name]
-    return kind(**values)
+def flatten(tensors: Tensors) -> dict[str, Tensor]:
+    """Return the tensors by their names joined by ``/``, in alphabetical order.
+
+    Raises
+    ------
+    InputError
+        If two of them get the same name, or one of them cannot be stored.
+    """
+    flat: dict[str, Tensor] = {}
+    for name, value in _leaves(tensors, ""):
+        if name in flat:
+            raise InputError(f"tensors must have different names, got two called {name}")
+        check_tensor(name, value)
+        flat[name] = value
+    return dict(sorted(flat.items()))
 
 
 def subset(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def shards_of(tensors: Mapping[str, Tensor], shard_bytes: int) -> dict[str, dict[str, Tensor]]:
+    """Return ``{file name: {name: tensor}}``, in order, each file as full as ``shard_bytes`` allows."""
+    groups: list[dict[str, Tensor]] = []
+    room = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if not groups or size > room:
+            groups.append({})
+            room = shard_bytes
+        groups[-1][name] = tensor
+        room -= size
+    return {f"tensors-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, start=1)}
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return packed tensors, no two of which share memory (safetensors refuses those)."""
+    packed: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = _packed(tensor)
+        address = value.untyped_storage().data_ptr()
+        packed[name] = value.clone() if address in seen else value
+        seen.add(address)
+    return packed
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Raise an `InputError` unless a file can hold this under this name."""
+    if name == "__metadata__":  # the one name that the file format keeps for itself
+        raise InputError(f"tensors must not be called {name}", cure="rename it")
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} must be a tensor, got {type(value).__name__}", cure="put it into the config")
+    if is_lazy(value) or value.is_meta:
+        raise InputError(f"{name} must have values, got none yet", cure="run the module once on an input")
+    if value.dtype not in DTYPES or value.layout != torch.strided:
+        raise InputError(
+            f"{name} must be a dense tensor of a common type, got {value.dtype}, {value.layout}",
+            cure="convert it, e.g. .to(torch.float64) or .to_dense()",
+        )
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    """Return it as plain values in a row on the CPU; lazily negated or conjugated views would be stored unchanged."""
+    return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+
+
+def _leaves(tensors: Tensors, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tensors.items():
+        if not isinstance(key, str):
+            raise InputError(f"names of tensors must be strings, got {prefix}{key!r}")
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, value
 
 
 def plain(value: Any, where: str) -> Any:

@@ -17,9 +17,6 @@ from typing import Any
 import torch
 
 from consilience.errors import ArtefactError
-from consilience.store.codec import finite, plain, result_text
-
-__all__ = ["CONFIG", "FORMAT_VERSION", "HEADER", "config_text", "finite", "plain", "read_config", "result_text"]
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"

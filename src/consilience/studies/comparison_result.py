@@ -23,7 +23,7 @@ from consilience.report.comparison import (
     comparison_sentences,
     comparison_table,
 )
-from consilience.store.config import result_text
+from consilience.store import result_text
 
 DISPUTED = 12  # samples shown
 

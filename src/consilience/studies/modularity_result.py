@@ -29,7 +29,7 @@ from consilience.modularity.outputs import check_labelled
 from consilience.modularity.specialisation import Specialisation
 from consilience.population import Population
 from consilience.report.modularity import ModularityResult, NetworkRow, modularity_sentences, modularity_table
-from consilience.store.config import result_text
+from consilience.store import result_text
 from consilience.units.architecture import TracedNetwork
 
 KIND, FOUND = "modularity", "modularity.json"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from consilience import seeds
 from consilience.census import Census, load_census
 from consilience.errors import InputError
 from consilience.population import Population
@@ -100,7 +101,7 @@ def _random_inputs(shape: Shape, random_state: int, source: object) -> Tensor:
         raise InputError(
             f"the shape of the inputs of {source} must be given", cure="pass it, as in --example-shape 3,32,32"
         )
-    return torch.randn(N_EXAMPLES, *shape, generator=torch.Generator().manual_seed(random_state))
+    return torch.randn(N_EXAMPLES, *shape, generator=seeds.generator(random_state))
 
 
 def _open_network(directory: Path, module: str | None, example_shape: Shape, random_state: int) -> Population:

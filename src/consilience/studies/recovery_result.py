@@ -20,7 +20,8 @@ from consilience.report.recovery import (
     UnitCluster,
     recovery_sentences,
 )
-from consilience.store.config import config_text, finite, plain
+from consilience.store import finite, plain
+from consilience.store.config import config_text
 from consilience.studies.unknown_network import UnknownNetwork
 
 KIND = "recovery"

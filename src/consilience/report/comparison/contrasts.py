@@ -13,6 +13,8 @@ from math import factorial
 import numpy as np
 from numpy.typing import NDArray
 
+from consilience import seeds
+
 Array = NDArray[np.float64]
 N_SHUFFLES = 999  # of families among models: p is a multiple of 0.001
 SEED = 61  # the same results give the same page
@@ -68,7 +70,7 @@ def chance_of(values: Array, families: Sequence[str], larger_is_more_similar: bo
     Mantel 1967, "The detection of disease clustering and a generalized regression approach".
     """
     first, second = np.triu_indices(len(values), 1)
-    pairs, rng = _pairs(values), np.random.default_rng(SEED)
+    pairs, rng = _pairs(values), seeds.numpy_generator(SEED)
     known = np.isfinite(pairs)
     first, second, pairs = first[known], second[known], pairs[known] * (1 if larger_is_more_similar else -1)
 
