@@ -57,11 +57,8 @@ class PlaceClusterer:
     ) -> Clusterings:
         """Cluster inputs x (n, ...) with these ids, at places → names of the model's modules.
 
-        Raises
-        ------
-        InputError
-            If activations are constant, not finite, or differ in fewer samples than clusters; it names the model and
-            the layer.
+        Raise an `InputError` that names the model and the layer if activations are constant, not finite, or differ in
+        fewer samples than clusters.
         """
         labels, points, activations = dict[str, Labels](), dict[str, Points](), dict[str, NDArray[np.floating]]()
         for layer, values in recorded(module, list(places.values()), x, ids, self.positions, self.cache, model):

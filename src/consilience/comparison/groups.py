@@ -1,4 +1,4 @@
-"""Which models belong together: average linkage of their distances, cut at the best silhouette.
+"""Groups of models: average linkage of their distances, cut at the best silhouette.
 
 Axis legend: ``m`` model.
 """

@@ -46,11 +46,8 @@ def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any) 
     y : labels (n,).
     ids : n different ints or strings, or a mapping model → ids of its inputs. By default 0 … n − 1.
 
-    Raises
-    ------
-    InputError
-        If there are fewer than two samples; inputs are not finite; numbers of inputs, ids and labels differ; labels are
-        not classes; ids repeat, or differ between models.
+    Raise an `InputError` if there are fewer than two samples; inputs are not finite; numbers of inputs, ids and labels
+    differ; labels are not classes; ids repeat, or differ between models.
     """
     if isinstance(X, Mapping):
         x = {model: _checked_inputs(_of(model, X, "X"), f"X of model {model!r}") for model in models}

@@ -17,11 +17,7 @@ def modules_of(models: Models) -> dict[str, nn.Module]:
     """Return at least two modules by name.
 
     Names are those of a mapping; "model 0", … of a sequence; "member 0", … of a population; "NAME 0", … of several.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two, one is not a module, or two names are the same as text.
+    Raise an `InputError` if there are fewer than two, one is not a module, or two names are the same as text.
     """
     if isinstance(models, nn.Module):
         raise InputError(
@@ -48,10 +44,7 @@ def modules_of(models: Models) -> dict[str, nn.Module]:
 def snapshots_of(models: Models, epochs: Sequence[int]) -> dict[int, dict[str, nn.Module]]:
     """Return the modules after these epochs of training: epoch, ascending → name → module.
 
-    Raises
-    ------
-    InputError
-        If models are not populations, or one of them has no snapshot of an epoch.
+    Raise an `InputError` if models are not populations, or one of them has no snapshot of an epoch.
     """
     populations = _populations(models)
     snapshots = [set(population.snapshots) for population in populations.values()]

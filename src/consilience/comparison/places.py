@@ -43,13 +43,7 @@ class Calls:
 
 
 def calls(module: nn.Module, x: Tensor, model: str) -> Calls:
-    """Run a model on the first samples of x (n, ...) and return the modules that it calls.
-
-    Raises
-    ------
-    InputError
-        If the model fails on them.
-    """
+    """Run a model on the first samples of x (n, ...) and return the modules that it calls."""
     parts = {name: part for name, part in module.named_modules(remove_duplicate=False) if name}
     order: dict[nn.Module, None] = {}
 
@@ -90,10 +84,7 @@ def find_places(models: Mapping[str, Calls], layers: Patterns | None) -> dict[st
           places are "depth 0", "depth 1", …, as many (P) as the model with the fewest such layers has, and place j is
           layer ⌊j (L − 1)/(P − 1) + ½⌋ of a model with L of them (the last one if P = 1).
 
-    Raises
-    ------
-    InputError
-        If a pattern matches nothing, or several modules of a place, or names differ between models.
+    Raise an `InputError` if a pattern matches nothing, or several modules of a place, or names differ between models.
     """
     if layers is None:
         return _by_depth({model: of_model.weighted[:-1] for model, of_model in models.items()})

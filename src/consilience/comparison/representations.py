@@ -41,13 +41,7 @@ class View:
 
 
 def view(activations: ArrayLike, name: str, min_samples: int) -> View:
-    """Return activations (n, d) as a view.
-
-    Raises
-    ------
-    InputError
-        If they are not real numbers (n, d), not finite, of too few samples, or the same for every sample.
-    """
+    """Return activations (n, d) as a view, if they are finite numbers that differ between samples."""
     given = np.asarray(activations)
     if given.dtype.kind not in "fiu" or given.ndim != 2 or given.shape[1] == 0:
         raise InputError(
@@ -83,10 +77,7 @@ def unbiased_cka(views: Sequence[View]) -> Array:
     With k and l the diagonals of the Gram matrices, whose rows sum to 0 and whose trace is 1 in views,
     n (n − 3) HSIC₁ = ‖XᵀY‖² − n/(n − 2) k·l + 1/((n − 1)(n − 2)). In [−1, 1]: about 0 for unrelated activations.
 
-    Raises
-    ------
-    InputError
-        If a view's HSIC₁ with itself is 0: all pairs of samples equally far apart, or one sample apart from the rest.
+    Undefined if a view's HSIC₁ with itself is 0: all pairs of samples equally far apart, or all but one sample equal.
     """
     n = len(views[0].x)
     diagonals = np.stack([np.square(view.x).sum(1) for view in views])
@@ -121,12 +112,8 @@ def rsa(views: Sequence[View]) -> Array:
     """Representational similarity analysis (Kriegeskorte et al. 2008): correlation of the distances of samples, (m, m).
 
     Distances are Euclidean, of each pair of samples once; their correlation is Pearson's, not Spearman's, because
-    rounding would decide the ranks of equal distances. In [−1, 1].
-
-    Raises
-    ------
-    InputError
-        If all samples are equally far apart in a view.
+    rounding would decide the ranks of equal distances. In [−1, 1]; undefined if all samples of a view are equally far
+    apart.
     """
     n = len(views[0].x)
     typical = np.sqrt(2 / (n - 1))  # root mean square distance in a view; moments about it lose no digits

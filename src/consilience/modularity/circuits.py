@@ -9,11 +9,11 @@ Choices
 - The criterion may not exceed its lowest value so far. Single weights lower it more often than blocks do, after which
   more of the other weights are needed: compare sizes at equal block sizes only. If the criterion of the whole network
   were the bound, circuits would be two to seven times as small, with more false positives.
-- The published criterion, the mean cross-entropy of the class's own samples, is minimal in a network that always
+- The published criterion, the mean cross-entropy of the samples of the class, is minimal in a network that always
   predicts this class, and circuits come close to that. "One against the rest" includes the other classes: with p the
   probability of the class,
 
-      ½ mean over own samples of −log p  +  ½ mean over all others of −log(1 − p).
+      ½ mean over samples of the class of −log p  +  ½ mean over all others of −log(1 − p).
 
 - Values that do not depend on the weights of a matrix are computed once for the matrix.
 
@@ -72,16 +72,16 @@ class Circuit:
         return self.n_left / self.n_weights
 
 
-def class_loss(outputs: Tensor, own: Tensor, label: int) -> float:
-    """Return the mean over own samples of −log p, from outputs (n, o) and own (n,) bool: the published criterion."""
-    return -float(functional.logsigmoid(_margin(outputs[own], label)).mean())
+def class_loss(outputs: Tensor, positive: Tensor, label: int) -> float:
+    """Return the mean over samples of the class of −log p, from outputs (n, o) and positive (n,) bool."""
+    return -float(functional.logsigmoid(_margin(outputs[positive], label)).mean())
 
 
-def one_vs_rest_loss(outputs: Tensor, own: Tensor, label: int) -> float:
-    """Return the balanced binary cross-entropy of p, from outputs (n, o) and own (n,) bool."""
+def one_vs_rest_loss(outputs: Tensor, positive: Tensor, label: int) -> float:
+    """Return the balanced binary cross-entropy of p, from outputs (n, o) and positive (n,) bool."""
     margin = _margin(outputs, label)
-    log_likelihood = functional.logsigmoid(torch.where(own, margin, -margin))
-    return -float(log_likelihood[own].mean() + log_likelihood[~own].mean()) / 2
+    log_likelihood = functional.logsigmoid(torch.where(positive, margin, -margin))
+    return -float(log_likelihood[positive].mean() + log_likelihood[~positive].mean()) / 2
 
 
 CRITERIA: dict[str, Callable[[Tensor, Tensor, int], float]] = {"class": class_loss, "one-vs-rest": one_vs_rest_loss}
@@ -117,16 +117,16 @@ def effective_circuit(
     check_labelled(network, x, y)
     check_choice("criterion", criterion, CRITERIA)
     check_count("block", block)
-    own = y == label
-    if not bool(own.any()):
+    positive = y == label
+    if not bool(positive.any()):
         raise InputError(f"y must have samples of class {label}, got none")
-    if bool(own.all()) and criterion == "one-vs-rest":
+    if bool(positive.all()) and criterion == "one-vs-rest":
         raise InputError(f"y must have samples of other classes than {label}, got none")
-    rows = own if criterion == "class" else torch.ones_like(own)
-    x_rows, own_rows = x[rows], own[rows]
+    rows = positive if criterion == "class" else torch.ones_like(positive)
+    x_rows, positive_rows = x[rows], positive[rows]
 
     def loss(outputs: Tensor) -> float:
-        return CRITERIA[criterion](outputs, own_rows, label)
+        return CRITERIA[criterion](outputs, positive_rows, label)
 
     lowest = before = loss(logits(network, x_rows))
     if not math.isfinite(before):
@@ -145,8 +145,8 @@ def effective_circuit(
         criterion=criterion,
         n_weights=sum(mask.numel() for mask in masks.values()),
         n_left=sum(int(mask.sum()) for mask in masks.values()),
-        tpr=float(predicted[own].double().mean()),
-        tnr=float((~predicted)[~own].double().mean()),
+        tpr=float(predicted[positive].double().mean()),
+        tnr=float((~predicted)[~positive].double().mean()),
         loss_before=before,
         loss_after=loss(outputs[rows]),
         masks=masks,

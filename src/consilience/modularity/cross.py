@@ -147,7 +147,7 @@ def cross_modularity(
     for k, (part, matrix) in enumerate(matrices):
         generator = seeds.numpy_generator(random_state, k)
         shuffled = [permuted(matrix, generator) for _ in range(n_null)]
-        null = np.array([within_clusters(each, *sides_of(part, each)) for each in shuffled])
+        null = np.array([within_clusters(copy, *sides_of(part, copy)) for copy in shuffled])
         rows, columns = sides_of(part, matrix)
         value = within_clusters(matrix, rows, columns)
         results.append(CrossModularity(part.map, part.read, part.written, value, null, rows, columns))

@@ -99,19 +99,15 @@ class UnitGraph:
         return sum(self.sizes.values())
 
     @cached_property
-    def starts(self) -> Mapping[str, int]:
-        """Index of each group's first node."""
-        ends = np.cumsum([0, *self.sizes.values()]).tolist()
-        return dict(zip(self.sizes, ends, strict=False))
-
-    def nodes(self, group: str) -> slice:
-        """Return the slice of a group's nodes."""
-        return slice(self.starts[group], self.starts[group] + self.sizes[group])
+    def nodes(self) -> Mapping[str, slice]:
+        """Nodes of each group."""
+        ends = np.cumsum([*self.sizes.values()]).tolist()
+        return {name: slice(end - self.sizes[name], end) for name, end in zip(self.sizes, ends, strict=True)}
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The weights of edges, with the nodes that they join."""
-        return tuple((self.nodes(part.written), self.nodes(part.read), part.matrix) for part in self.edges)
+        return tuple((self.nodes[part.written], self.nodes[part.read], part.matrix) for part in self.edges)
 
     @cached_property
     def degree(self) -> FloatArray:
@@ -126,7 +122,7 @@ class UnitGraph:
     @property
     def removed(self) -> dict[str, list[int]]:
         """Units without an edge, by group; groups without such units are omitted."""
-        isolated = {name: np.flatnonzero(~self.connected[self.nodes(name)]).tolist() for name in self.sizes}
+        isolated = {name: np.flatnonzero(~mask).tolist() for name, mask in self.by_group(self.connected).items()}
         return {name: units for name, units in isolated.items() if units}
 
     @cached_property
@@ -136,7 +132,7 @@ class UnitGraph:
 
     def by_group(self, values: NDArray) -> dict[str, NDArray]:
         """Split an array over nodes (m, ...) by group."""
-        return {name: values[self.nodes(name)] for name in self.sizes}
+        return {name: values[nodes] for name, nodes in self.nodes.items()}
 
 
 def unit_graph(network: nn.Module | TracedNetwork | UnitGraph, example_input: Tensor | None = None) -> UnitGraph:

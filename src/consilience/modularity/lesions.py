@@ -24,7 +24,7 @@ from consilience.modularity.outputs import check_labelled, logits
 from consilience.modularity.unit_labels import cluster_numbers, hidden_labels, hidden_layer
 from consilience.units.architecture import TracedNetwork
 
-EQUAL = 1e-6  # accuracies and losses in nats that differ by less are equal but for rounding
+EQUAL = 1e-6  # accuracies and losses in nats that differ by less are equal up to rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +47,12 @@ class Effects:
     @property
     def mean(self) -> FloatArray:
         """Mean change over random sets: (c,)."""
-        mean: FloatArray = self.random.mean(1)
-        return mean
+        return np.asarray(self.random.mean(1))
 
     @property
     def sd(self) -> FloatArray:
         """Standard deviation of the change over random sets: (c,)."""
-        sd: FloatArray = self.random.std(1, ddof=1)
-        return sd
+        return np.asarray(self.random.std(1, ddof=1))
 
     @property
     def importance(self) -> FloatArray:
@@ -73,8 +71,7 @@ class Effects:
     def p(self) -> FloatArray:
         """(1 + number of random sets that matter at least as much as the cluster) / (1 + r): (c,)."""
         at_least = (self.random >= self.single[:, None] - EQUAL).sum(1)
-        p: FloatArray = (1 + at_least) / (1 + self.random.shape[1])
-        return p
+        return np.asarray((1 + at_least) / (1 + self.random.shape[1]))
 
     @property
     def excess(self) -> FloatArray:

@@ -55,8 +55,7 @@ class BlockMask(Callback):
     Parameters
     ----------
     clusters : layer → cluster of each unit (u,), −1 for none.
-    network : a network of the kind and widths that will be trained.
-    example_input : (n, ...) inputs on which a module is traced.
+    network, example_input : as of `EigenvalueLoss`.
 
     Raises
     ------

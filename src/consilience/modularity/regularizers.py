@@ -79,7 +79,7 @@ class EigenvalueLoss:
         for part in parts_of(network):
             summed = part.weights.abs().sum(2)
             matrices.append(torch.diag(summed[:, 0]) if part.per_unit else summed)
-            places.append((graph.nodes(part.written), graph.nodes(part.read)))
+            places.append((graph.nodes[part.written], graph.nodes[part.read]))
         arrays = [matrix.detach().double().cpu().numpy() for matrix in matrices]
         blocks = [(*place, array) for place, array in zip(places, arrays, strict=True)]
         degree = degrees(graph.n_nodes, blocks)
@@ -98,21 +98,12 @@ class CrossClusterLoss:
     Parameters
     ----------
     clusters : layer → cluster of each unit (u,), of at least two layers of which one reads the other.
-    network : a network of the kind and widths that will be trained.
-    example_input : (n, ...) inputs on which a module is traced.
+    network, example_input : as of `EigenvalueLoss`.
 
     Raises
     ------
     InputError
         If clusters do not fit the layers, or no weight matrix is between two of these.
-
-    Examples
-    --------
-    >>> from consilience.modularity import contiguous
-    >>> from consilience.nets import MLP
-    >>> net = MLP(8, [12, 12], 4)
-    >>> term = CrossClusterLoss({name: contiguous(12, 3) for name in ("hidden.0", "hidden.1")}, net, torch.randn(5, 8))
-    >>> (20 * term(net)).backward()
     """
 
     def __init__(

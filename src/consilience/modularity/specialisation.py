@@ -39,8 +39,7 @@ class Specialisation:
     @property
     def drop(self) -> FloatArray:
         """Accuracy lost with a cluster off: (o, c)."""
-        drop: FloatArray = self.before[:, None] - self.off
-        return drop
+        return np.asarray(self.before[:, None] - self.off)
 
 
 def specialisation(

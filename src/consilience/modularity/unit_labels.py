@@ -30,17 +30,13 @@ def contiguous(n_units: int, n_clusters: int) -> Labels:
 
 def same_cluster(rows: Labels, columns: Labels) -> NDArray[np.bool_]:
     """Return which rows and columns are in one cluster, (u, i); those of label −1 are in none."""
-    same: NDArray[np.bool_] = (rows[:, None] == columns) & (rows >= 0)[:, None]
-    return same
+    return np.asarray((rows[:, None] == columns) & (rows >= 0)[:, None])
 
 
 def matrix_labels(clusters: Mapping[str, ArrayLike], network: TracedNetwork) -> dict[str, Labels]:
-    """Return labels of the units of some layers, or of the inputs, between which there is a weight matrix.
+    """Return labels of the units of some layers, or of the inputs.
 
-    Raises
-    ------
-    InputError
-        If a layer does not exist, labels do not fit it, or no weight matrix lies between two of the layers.
+    Raise an `InputError` if a layer does not exist, labels do not fit it, or no weight matrix is between two of them.
     """
     groups, widths = node_groups(network), network.architecture.widths
     labels = {
@@ -59,10 +55,7 @@ def matrix_labels(clusters: Mapping[str, ArrayLike], network: TracedNetwork) -> 
 def hidden_labels(clusters: Mapping[str, ArrayLike | Tensor], network: TracedNetwork) -> dict[str, Tensor]:
     """Return labels (u,) of the units of hidden layers, as int64, by the first layer of each tied family.
 
-    Raises
-    ------
-    InputError
-        If a layer does not exist or is not hidden, labels do not fit it, tied layers differ, or there is no cluster.
+    Raise an `InputError` if a layer is not hidden, labels do not fit it, tied layers differ, or there is no cluster.
     """
     families = dict[str, Tensor]()
     for name, given in clusters.items():
