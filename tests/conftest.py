@@ -53,6 +53,14 @@ def inputs(n: int, seed: int = 99, n_inputs: int = 6) -> Tensor:
     return torch.randn(n, n_inputs, generator=torch.Generator().manual_seed(seed))
 
 
+def blobs(n: int = 90, n_inputs: int = 6, k: int = 3, spread: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Samples around k centres, in no order, and which."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randperm(n, generator=generator) % k
+    centres = 3 * torch.randn(k, n_inputs, generator=generator)
+    return centres[y] + spread * torch.randn(n, n_inputs, generator=generator), y
+
+
 @pytest.fixture(scope="session")
 def digits() -> Data:
     return load_data("digits", random_state=0)

@@ -19,8 +19,8 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 from torch.nn import functional
 
-from conftest import random_mlp
-from consilience.clustering.samples import CLUSTERERS, cluster_activations, majority_labels, purity
+from conftest import blobs, random_mlp
+from consilience.clustering.samples import purity
 from consilience.comparison import ModelComparison, find_consensus, group_models, loss_barriers
 from consilience.comparison import cache as cache_of
 from consilience.comparison.places import calls, find_places
@@ -28,21 +28,12 @@ from consilience.data import Data, Dataset
 from consilience.errors import ArtefactError, InputError
 from consilience.nets import MLP, ConvNet, ResNet
 from consilience.population import Population
-from consilience.signals.record import record
 from consilience.training import Training, train_population
 
 pytestmark = pytest.mark.numerical
 
 few = settings(max_examples=8)
 seeds = st.integers(0, 10_000)
-
-
-def blobs(n: int = 90, n_inputs: int = 6, k: int = 3, spread: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Samples around k centres, in no order, and which."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randperm(n, generator=generator) % k
-    centres = 3 * torch.randn(k, n_inputs, generator=generator)
-    return centres[y] + spread * torch.randn(n, n_inputs, generator=generator), y
 
 
 def chain(*sizes: int, seed: int = 0, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -113,13 +104,6 @@ def test_a_permuted_copy_clusters_the_samples_alike(reduction: str, seed: int) -
     for matrix in found.matrix_.values():
         assert matrix[0, 1] == 1
     assert found.groups_["hidden.1"].n_groups == 1
-
-
-def test_permuted_units_give_the_same_labels_though_the_reduction_takes_random_directions() -> None:
-    generator = np.random.RandomState(0)
-    wide = generator.standard_normal((700, 600))  # of both more than 500, few components; and no clusters
-    first, second = (cluster_activations(a, 12, n_components=20) for a in (wide, wide[:, generator.permutation(600)]))
-    assert (first == second).all()
 
 
 @pytest.mark.parametrize(("activation", "sign"), [("relu", False), ("tanh", True)])
@@ -248,9 +232,6 @@ def test_layers_within_and_across_models_are_one_matrix() -> None:
     assert matrix[2, 5] == pytest.approx(adjusted_rand_score(*labels))
 
 
-# ------------------------------------------------------------------------------------------------------- recording
-
-
 class Odd(nn.Module):
     """A shared module, an in-place activation, and a part that nobody calls."""
 
@@ -261,50 +242,6 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.relu(self.again(self.relu(self.again(self.relu(self.first(x)))))))
-
-
-def test_what_is_recorded_is_what_the_module_returned_last() -> None:
-    net, x = Odd(), torch.randn(600, 6)
-    found = record(net, ["first", "again", "relu"], x, "flatten")
-    with torch.no_grad():
-        first = net.first(x)
-        again = net.again(functional.relu(net.again(functional.relu(first))))
-    assert found["first"] == pytest.approx(first.numpy(), abs=1e-6)
-    assert (found["first"] < 0).any()
-    assert calls(net, x, "odd").called == ("first", "again", "relu", "last")  # as they returned last
-    assert found["again"] == pytest.approx(again.numpy(), abs=1e-6)
-    assert found["relu"] == pytest.approx(functional.relu(again).numpy(), abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("part", "shape", "axes"),
-    [
-        (nn.Conv2d(3, 5, 2), (3, 4, 4), (2, 3)),
-        (nn.Conv1d(3, 5, 2), (3, 4), (2,)),
-        (nn.Linear(3, 5), (4, 4, 3), (1, 2)),
-        (nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), (7, 4), (1,)),
-        (nn.GRU(3, 5, batch_first=True), (7, 3), (1,)),
-    ],
-)
-def test_positions_are_flattened_or_pooled(part: nn.Module, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
-    net, x = nn.Sequential(part).eval(), torch.randn(4, *shape)
-    with torch.no_grad():
-        outputs = part.eval()(x)
-    outputs = outputs[0] if isinstance(outputs, tuple) else outputs
-    assert record(net, ["0"], x, "flatten")["0"] == pytest.approx(outputs.flatten(1).numpy(), abs=1e-5)
-    assert record(net, ["0"], x, "pool")["0"] == pytest.approx(outputs.mean(axes).numpy(), abs=1e-5)
-
-
-class ChannelsFirst(nn.LayerNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
-def test_a_norm_of_a_derived_class_may_have_its_units_first() -> None:
-    x = torch.randn(4, 3, 5, 6)
-    for norm, axes in ((ChannelsFirst(3), (2, 3)), (nn.LayerNorm(6), (1, 2))):
-        expected = norm(x).mean(axes).detach().numpy()
-        assert record(nn.Sequential(norm), ["0"], x, "pool")["0"] == pytest.approx(expected, abs=1e-6)
 
 
 class Sometimes(nn.Module):
@@ -346,6 +283,7 @@ def test_places_are_names_globs_mappings_or_depths() -> None:
     shallow, deep = chain(6, 5, 4, 3), chain(6, 5, 5, 5, 4, 3)
     assert places(None, shallow, shallow) == {"0": ("0", "0"), "2": ("2", "2")}
     assert places(None, Odd()) == {"first": ("first",), "again": ("again",)}
+    assert calls(Odd(), X, "odd").called == ("first", "again", "relu", "last")  # in the order of their last return
     assert places("[02]", shallow, deep) == {"0": ("0", "0"), "2": ("2", "2")}
     assert places(["2", "*"], shallow)["0"] == ("0",)
     assert list(places(["2", "*"], shallow)) == ["2", "0", "1", "3", "4"]
@@ -380,51 +318,6 @@ def test_layers_that_differ_between_models_are_refused() -> None:
         places("[024]", chain(6, 5, 3), chain(6, 5, 4, 3))
     with pytest.raises(InputError, match="layers=None needs a layer with weights before the last one, got none"):
         places(None, chain(6, 5, 3), nn.Linear(6, 3))
-
-
-# ----------------------------------------------------------------------------------------------------- clusterings
-
-
-@pytest.mark.parametrize("clusterer", list(CLUSTERERS))
-@pytest.mark.parametrize("reduction", ["pca", "none"])
-def test_every_clusterer_finds_blobs(clusterer: str, reduction: str) -> None:
-    x, y = blobs(150, n_inputs=8)
-    labels = cluster_activations(x, 3, clusterer=clusterer, reduction=reduction, n_components=3)
-    assert adjusted_rand_score(labels, y) == 1
-    assert labels[0] == 0  # numbered by first sample
-    assert (np.diff([np.flatnonzero(labels == c)[0] for c in range(3)]) > 0).all()
-
-
-def test_offsets_scales_and_constant_units_do_not_matter() -> None:
-    x, _ = blobs(80)
-    wide = np.concatenate([1000 + x.numpy() * np.float32([1e3, 1, 1e-3, 1, 7, 1]), np.full((80, 2), 5e4)], 1)
-    expected = cluster_activations(x, 5, reduction="none")
-    assert adjusted_rand_score(cluster_activations(wide, 5, reduction="none"), expected) > 0.99
-
-
-@pytest.mark.parametrize("clusterer", list(CLUSTERERS))
-def test_denormal_units_are_constant(clusterer: str) -> None:
-    x, _ = blobs(80)
-    with_tiny = np.concatenate([x, np.float32(1e-44) * np.arange(80)[:, None] % np.float32(5e-44)], 1)
-    labels = cluster_activations(with_tiny, 3, clusterer=clusterer)
-    assert (labels == cluster_activations(x, 3, clusterer=clusterer)).all()
-
-
-def test_spectral_clusters_of_one_sample_each_and_of_as_many_samples_as_units() -> None:
-    x, _ = blobs(6)
-    assert cluster_activations(x, 6, clusterer="spectral").tolist() == [0, 1, 2, 3, 4, 5]
-    assert len(set(cluster_activations(x, 2, clusterer="spectral", reduction="none").tolist())) == 2
-
-
-@given(labels=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=30))
-def test_majority_and_purity_count_as_by_hand(labels: list[tuple[int, int]]) -> None:
-    clusters, y = np.array(labels).T
-    majority = majority_labels(clusters, y)
-    for c in set(clusters.tolist()):
-        counts = np.bincount(y[clusters == c])
-        assert set(majority[clusters == c]) == {int(counts.argmax())}
-    total = sum(max(np.bincount(y[clusters == c])) for c in set(clusters.tolist()))
-    assert purity(clusters, y) == pytest.approx(total / len(y))
 
 
 # ------------------------------------------------------------------------------------------------ groups, consensus
@@ -602,8 +495,8 @@ def test_batch_norms_are_estimated_anew_on_the_line() -> None:
     losses = []
     for t in np.linspace(0, 1, 11):  # one batch of all samples gives their mean and unbiased variance
         net = copy.deepcopy(models[0])
-        net.load_state_dict({name: torch.lerp(a.double(), before[name].double(), t).to(a)
-                             for name, a in models[0].state_dict().items()})  # fmt: skip
+        ends = zip(models[0].state_dict().items(), before.values(), strict=True)
+        net.load_state_dict({name: torch.lerp(a.double(), b.double(), t).to(a) for (name, a), b in ends})
         with torch.no_grad():
             inner = net[0](x)
             net[1].running_mean, net[1].running_var = inner.mean(0), inner.var(0)

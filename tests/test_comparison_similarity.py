@@ -410,10 +410,8 @@ def test_distances_are_symmetric_and_zero_of_a_model_with_itself(name: str) -> N
 
 def test_the_table() -> None:
     assert all(name == measure.name for name, measure in MEASURES.items())
-    assert [*OF_CLUSTERINGS, *OF_REPRESENTATIONS] == [
-        "adjusted_rand", "rand", "adjusted_mutual_information", "variation_of_information",
-        "cka", "unbiased_cka", "procrustes", "rsa",
-    ]  # fmt: skip
+    assert OF_CLUSTERINGS == ["adjusted_rand", "rand", "adjusted_mutual_information", "variation_of_information"]
+    assert OF_REPRESENTATIONS == ["cka", "unbiased_cka", "procrustes", "rsa"]
     assert get_measure("cka") is MEASURES["cka"]
     assert get_measure(MEASURES["cka"], "representations") is MEASURES["cka"]
 
