@@ -43,8 +43,8 @@ def recorded(
     """Yield (name, activations (n, d) in float32) for each of a model's layers, in order; the caller may change them.
 
     Without a cache, all layers are recorded in one pass. With one, missing layers are recorded to disk in one pass,
-    with `SHARD_BYTES` and a batch in memory; then one layer at a time is read. Raise an `ArtefactError` if a layer in the
-    cache is damaged, or another artefact.
+    with `SHARD_BYTES` and a batch in memory; then one layer at a time is read. Raise an `ArtefactError` if a layer in
+    the cache is damaged, or another artefact.
     """
     names = list(dict.fromkeys(names))
     if cache is None:
