@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,27 +15,26 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
-from scipy.cluster.hierarchy import leaves_list
 
 from conftest import random_mlp, refused, run
 from consilience import cli
 from consilience.clustering.clusterers import average
 from consilience.clustering.distances import Points
+from consilience.clustering.tree import Tree
 from consilience.errors import InputError
 from consilience.nets import ConvNet
 from consilience.nets.activations import ACTIVATIONS
-from consilience.recovery.distance import distance
+from consilience.recovery.clusters import Cluster, Cut, StudentUnits
+from consilience.recovery.distance import Distance, distance
+from consilience.recovery.expand_and_cluster import Diagnostics
+from consilience.recovery.fit import Fit
+from consilience.recovery.guesses import Trial
+from consilience.recovery.recover import Stage
 from consilience.recovery.student import Student, symmetry_of_function
 from consilience.report.recovery import (
-    Comparison,
     RecoveryResult,
-    StudentLayer,
-    UnitCluster,
     kept_and_dropped,
     recovered_weights,
     recovery_sentences,
@@ -44,10 +43,10 @@ from consilience.report.recovery import (
     training_errors,
     tree_of_units,
 )
-from consilience.report.students import rule_of
+from consilience.report.recovery.result import rule_of
 from consilience.store import load_network, save_network
 from test_commands import files_in
-from test_report import self_contained, within
+from test_report import self_contained
 
 SMALL = ["--units", 2, "--students", 6, "--activation", "tanh"]
 
@@ -307,118 +306,115 @@ def test_recovered_weights_are_put_in_the_teachers_order_signs_and_scales(activa
         torch.testing.assert_close(found, true)
 
 
-# --- the figures ------------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def student_layer(n_units: int = 3, n_students: int = 6, n_single: int = 8, projective: bool = True) -> StudentLayer:
+def student_stage(n_units: int = 3, n_students: int = 6, n_single: int = 8, projective: bool = True) -> Stage:
     """Units of students around a few directions, one cluster of two more, and some that are alone."""
     g = np.random.default_rng(0)
-    centres = np.eye(max(n_units + 1, 4))[: n_units + 1] * 3
-    rows = [centre + 1e-5 * g.normal(size=centre.shape) for centre in centres[:-1] for _ in range(n_students)]
-    rows += [centres[-1] + 1e-3 * g.normal(size=centres[-1].shape) for _ in range(2)]
-    rows += list(g.normal(size=(n_single, centres.shape[1])) * 20)
-    hyperplanes = np.array(rows)
-    merges = average(Points(hyperplanes, projective), None, 0).tree.to_linkage()
-    clusters = [
-        UnitCluster(list(range(i * n_students, (i + 1) * n_students)), n_students, 1e-5, 2.0 - 0.1 * i, "")
-        for i in range(n_units)
-    ]
-    first = n_units * n_students
-    clusters.append(UnitCluster([first, first + 1], 2, 1e-3, 0.001, "students < 5"))
-    return StudentLayer(
-        "hidden.0", [10.0**-k for k in range(20, 20 - n_students, -1)], ["converged"] * n_students, [9] * n_students,
-        list(range(n_students - 1)), hyperplanes, projective, merges, 0.1, (0.01, 1.0), clusters, 5, False, 0.02, 1,
-    )  # fmt: skip
+    centers = np.eye(max(n_units + 1, 4))[: n_units + 1] * 3
+    rows = [center + 1e-5 * g.normal(size=center.shape) for center in centers[:-1] for _ in range(n_students)]
+    rows += [centers[-1] + 1e-3 * g.normal(size=centers[-1].shape) for _ in range(2)]
+    rows += list(g.normal(size=(n_single, centers.shape[1])) * 20)
+    hyperplanes, first = np.array(rows), n_units * n_students
+    units = StudentUnits(hyperplanes, np.ones((len(rows), 1)), np.zeros(len(rows), np.int64), projective, False)
+    tree = average(Points(hyperplanes, projective), None, 0).tree
+    clusters = [cluster(range(i * n_students, (i + 1) * n_students), 2.0 - 0.1 * i) for i in range(n_units)]
+    clusters.append(cluster([first, first + 1], 0.001, "students < 5"))
+    cut = Cut(tree, 0.1, (0.01, 1.0), 5, False, 0.02, tuple(clusters))
+    losses = torch.tensor([10.0**-k for k in range(20, 20 - n_students, -1)], dtype=torch.float64)
+    students = Fit((), losses, ("converged",) * n_students, (9,) * n_students)
+    return Stage(students, 9, tuple(range(n_students - 1)), units, cut, n_excess=1)
 
 
-def comparison() -> Comparison:
-    true = np.linspace(-1, 1, 9)
-    return Comparison(1, 0, 1e-9, 1e-8, 1e-18, {"hidden.0": (true, true + 0.1), "readout": (true[:4], true[:4])})
+def cluster(units: Sequence[int], outgoing: float, dropped: str = "") -> Cluster:
+    return Cluster(np.array(units), np.ones(len(units)), len(units), 1e-5, outgoing, dropped)
 
 
-def result(**changes: object) -> RecoveryResult:
-    made = RecoveryResult(
-        (3, 3, 2), "tanh", 200, True, "", [], 1e-30, 1e-16, 1e-6, [student_layer()], "", {"tanh": "median error 1e-16"},
-        comparison(), "", {"seed": 0, "command": "consilience recover --out runs"},
-    )  # fmt: skip
+def teacher_distance() -> Distance:
+    true = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    return Distance(((),), 1, 0, 1e-9, 1e-8, 1e-9, ((true, true + 0.1), (true[:4], true[:4])))
+
+
+def result(*stages: Stage, exact: bool = True, reason: str = "", **changes: object) -> RecoveryResult:
+    trials = (Trial("tanh", 1e-16, 2.5),)
+    found = Diagnostics(exact, 1e-30, 1e-16, stages or (student_stage(),), trials, (8,), reason)
+    made = RecoveryResult((3, 3, 2), "tanh", 200, found, 1e-6, distance=teacher_distance(), obtained={"seed": 0})
     return replace(made, **changes)
 
 
-def crowded() -> list[StudentLayer]:
-    many = student_layer(n_units=40, n_students=12, n_single=120, projective=False)
-    angled = [replace(c, dropped=f"angle {0.3 + i / 10:.1f} > 0.26") for i, c in enumerate(many.clusters[:2])]
-    weak = [replace(c, outgoing=0.0, dropped="outgoing weights < 0.01 of the largest") for c in many.clusters[2:4]]
-    return [many, replace(many, clusters=[*many.clusters[4:-1], *angled, *weak, many.clusters[-1]])]
+def crowded() -> Stage:
+    many = student_stage(n_units=40, n_students=12, n_single=120, projective=False)
+    *kept, last = many.cut.clusters
+    angled = [replace(c, dropped=f"angle {0.3 + i / 10:.1f} > 0.26") for i, c in enumerate(kept[:2])]
+    weak = [replace(c, outgoing=0.0, dropped="outgoing weights < 0.01 of the largest") for c in kept[2:4]]
+    return replace(many, cut=replace(many.cut, clusters=(*kept[4:], *angled, *weak, last)))
 
 
-@pytest.fixture(scope="module")
-def every_figure() -> list[Axes]:
-    layers = [student_layer(), student_layer(n_units=1, n_single=0), crowded()[1]]
-    twice = result(layers=[student_layer(), replace(student_layer(), name="hidden.1")], comparison=None)
-    return [
-        *(draw(layer) for draw in (tree_of_units, similarities, kept_and_dropped) for layer in layers),
-        training_errors(result()), training_errors(twice), recovered_weights(comparison()),
-    ]  # fmt: skip
+def branches(stage: Stage) -> LineCollection:
+    (lines,) = [part for part in tree_of_units(stage).axes[0].collections if isinstance(part, LineCollection)]
+    return lines
 
 
 def test_the_tree_has_every_merge_at_its_height_and_kept_clusters_numbered() -> None:
-    layer = student_layer()
-    ax = tree_of_units(layer)
-    (lines,) = [each for each in ax.collections if isinstance(each, LineCollection)]
-    segments = np.array(lines.get_segments())
-    assert len(segments) == len(layer.merges) == len(layer.hyperplanes) - 1
-    np.testing.assert_allclose(segments[:, 1, 1], np.maximum(layer.merges[:, 2], ax.get_ylim()[0]))
+    stage = student_stage()
+    ax = tree_of_units(stage).axes[0]
+    segments, n = np.array(branches(stage).get_segments()), len(stage.units)
+    np.testing.assert_allclose(segments[:, 1, 1], np.maximum(stage.cut.tree.heights, ax.get_ylim()[0]))
     leaves = segments[:, (0, 3)].reshape(-1, 2)
     leaves = leaves[np.isclose(leaves[:, 1], ax.get_ylim()[0])]
-    assert sorted(leaves[:, 0].tolist()) == list(range(len(layer.hyperplanes)))  # each leaf once, none above another
-    ax.figure.draw_without_rendering()
+    assert sorted(leaves[:, 0].tolist()) == list(range(n))  # each leaf once, none above another
     assert sorted(text.get_text() for text in ax.get_xticklabels()) == ["1", "2", "3"]
-    assert ax.get_yscale() == "log"
-    assert 0.1 in [line.get_ydata()[0] for line in ax.lines]
+    assert (ax.get_yscale(), ax.lines[0].get_ydata()[0]) == ("log", 0.1)
 
 
-def test_colours_of_the_tree_are_those_of_the_clusters() -> None:
-    layer = student_layer()
-    (lines,) = [each for each in tree_of_units(layer).collections if isinstance(each, LineCollection)]
-    colours = [mpl.colors.to_hex(colour) for colour in lines.get_colors()]
-    assert colours.count("#1c67ad") + colours.count("#74b3e3") == 3 * (6 - 1)
-    assert colours.count("#b3541e") == 1
+def test_colors_of_the_tree_are_those_of_the_clusters() -> None:
+    colors = [mpl.colors.to_hex(color) for color in branches(student_stage()).get_colors()]
+    assert colors.count("#1c67ad") + colors.count("#74b3e3") == 3 * (6 - 1)
+    assert colors.count("#b3541e") == 1
 
 
 def test_deep_trees_are_drawn_without_recursion() -> None:
     n = 3000
-    chain = np.array([[0 if i == 0 else n + i - 1, i + 1, 10.0 ** (i / n), i + 2] for i in range(n - 1)])
-    layer = replace(student_layer(), merges=chain, hyperplanes=np.zeros((n, 2)), clusters=[])
-    assert len(tree_of_units(layer).collections[-1].get_paths()) == n - 1
-    assert len(leaves_list(chain)) == n  # it is a tree
+    chain = Tree.from_linkage([[0 if i == 0 else n + i - 1, i + 1, 10.0 ** (i / n), i + 2] for i in range(n - 1)])
+    stage = student_stage()
+    units = replace(stage.units, hyperplanes=np.zeros((n, 2)))
+    deep = replace(stage, units=units, cut=replace(stage.cut, tree=chain, clusters=()))
+    assert len(branches(deep).get_paths()) == n - 1
 
 
 def test_similarities_are_in_the_order_of_the_clusters() -> None:
-    layer = student_layer()
-    turned = layer.hyperplanes * np.where(np.arange(len(layer.hyperplanes)) % 2, -1, 1)[:, None]
+    stage = student_stage()
+    turned = stage.units.hyperplanes * np.where(np.arange(len(stage.units)) % 2, -1, 1)[:, None]
     order = np.random.default_rng(1).permutation(len(turned))
     place = np.argsort(order)
-    moved = [replace(c, units=place[list(c.units)].tolist()) for c in layer.clusters]
-    shuffled = replace(layer, hyperplanes=turned[order], clusters=moved)
-    image = similarities(shuffled).images[0]
-    shown = np.asarray(image.get_array())
+    clusters = tuple(replace(c, units=place[c.units]) for c in stage.cut.clusters)
+    units = replace(stage.units, hyperplanes=turned[order])
+    shuffled = replace(stage, units=units, cut=replace(stage.cut, clusters=clusters))
+    ax = similarities(shuffled).axes[0]
+    shown = np.asarray(ax.images[0].get_array())
     assert (shown[:6, :6] > 0.99).all()
     assert (shown[6:12, :6] < 0.01).all()
-    assert image.get_clim() == (0, 1)
-    frames = [p for p in similarities(shuffled).patches if isinstance(p, Rectangle)]
+    assert ax.images[0].get_clim() == (0, 1)
+    frames = [p for p in ax.patches if isinstance(p, Rectangle) and not p.get_fill()]
     assert [(p.get_x(), p.get_width()) for p in frames] == [(-0.5, 6), (5.5, 6), (11.5, 6)]
-    signed = similarities(replace(shuffled, projective=False)).images[0]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        *("kept: 18 units", "dropped: 2 units", "single: 8 units")
+    ]
+    signed = similarities(replace(shuffled, units=replace(units, projective=False))).axes[0].images[0]
     assert np.asarray(signed.get_array())[:6, :6].min() < -0.99
     assert signed.get_clim() == (-1, 1)
 
 
 def test_clusters_stand_where_the_rules_say() -> None:
-    ax = kept_and_dropped(crowded()[1])
+    ax = kept_and_dropped(crowded()).axes[0]
     drawn = {line.get_label(): np.array(line.get_xydata()) for line in ax.lines if not line.get_label().startswith("_")}
     assert {name: len(points) for name, points in drawn.items()} == {
-        "kept (36)": 36, "dropped: angle > 0.26 (2)": 2, "dropped: outgoing weights < 0.01 of the largest (2)": 2,
+        "kept (36)": 36,
+        "dropped: angle > 0.26 (2)": 2,
+        "dropped: outgoing weights < 0.01 of the largest (2)": 2,
         "dropped: fewer than 5 students (1)": 1,
-    }  # fmt: skip
+    }
     assert (drawn["kept (36)"][:, 0] == 12).all()
     assert drawn["dropped: fewer than 5 students (1)"].tolist() == [[2, 0.001]]
     assert [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1][-1] == 4.5
@@ -426,61 +422,31 @@ def test_clusters_stand_where_the_rules_say() -> None:
 
 
 def test_errors_are_sorted_and_students_that_were_not_used_are_hollow() -> None:
-    ax = training_errors(result())
+    ax = training_errors(result()).axes[0]
     (points,) = ax.collections
-    np.testing.assert_allclose(points.get_offsets()[:, 1], sorted(student_layer().losses))
+    np.testing.assert_allclose(points.get_offsets()[:, 1], sorted(student_stage().students.losses))
     assert [tuple(face) == (1, 1, 1, 1) for face in points.get_facecolors()] == [False] * 5 + [True]
-    assert [line.get_ydata()[0] for line in ax.lines] == [1e-6, 1e-30, 1e-18]
-    assert len(training_errors(result(comparison=None, error=float("inf"))).lines) == 1
+    assert [line.get_ydata()[0] for line in ax.lines[1:]] == pytest.approx([1e-6, 1e-18, 1e-30], rel=1e-9)
+    found = replace(result().diagnostics, error=float("inf"))
+    assert len(training_errors(result(distance=None, diagnostics=found)).axes[0].lines[1:]) == 1
 
 
 def test_weights_are_drawn_against_the_teachers() -> None:
-    ax = recovered_weights(comparison())
-    diagonal, *series = ax.lines
+    diagonal, *series = recovered_weights(teacher_distance()).axes[0].lines
     assert (diagonal.get_xdata() == diagonal.get_ydata()).all()
-    for line, (true, found) in zip(series, comparison().weights.values(), strict=True):
+    for line, (true, found) in zip(series, teacher_distance().weights, strict=True):
         np.testing.assert_array_equal(line.get_xydata(), np.column_stack([true, found]))
 
 
-def test_figures_use_the_axes_given() -> None:
-    draws: list[Callable[[Axes], Axes]] = [
-        lambda ax: tree_of_units(student_layer(), ax),
-        lambda ax: similarities(student_layer(), ax),
-        lambda ax: kept_and_dropped(student_layer(), ax),
-        lambda ax: training_errors(result(), ax),
-        lambda ax: recovered_weights(comparison(), ax),
-    ]
-    for draw in draws:
-        ax = Figure().subplots()
-        assert draw(ax) is ax
-
-
-def test_no_text_covers_another_or_is_cut(every_figure: list[Axes]) -> None:
-    for ax in every_figure:
-        figure = ax.figure
-        figure.draw_without_rendering()
-        shown = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text() and within(t, ax)]
-        boxes = [Text.get_window_extent(text).padded(-1) for text in shown]
-        for text, box in zip(shown, boxes, strict=True):
-            assert min(box.x0, box.y0) >= 0, text
-            assert box.x1 <= figure.bbox.x1, text
-            assert box.y1 <= figure.bbox.y1, text
-        for (a, one), (b, other) in itertools.combinations(zip(shown, boxes, strict=True), 2):
-            assert not one.overlaps(other), (a, b)
-
-
 def test_what_cannot_be_drawn_is_refused() -> None:
-    nothing = replace(student_layer(), merges=None)
     for draw in (tree_of_units, similarities, kept_and_dropped):
-        with pytest.raises(InputError, match="a layer has no tree to draw"):
-            draw(nothing)
-    with pytest.raises(InputError, match="no student has a finite error"):
-        training_errors(result(layers=[replace(student_layer(), losses=[float("inf")] * 6)]))
-    with pytest.raises(InputError, match="no units are paired"):
-        recovered_weights(replace(comparison(), weights={"hidden.0": (np.zeros(0), np.zeros(0))}))
-
-
-# --- the page ---------------------------------------------------------------------------------------------------------
+        with pytest.raises(InputError, match="a layer must have clusters that survive, got none of 5 students"):
+            draw(replace(student_stage(), cut=None))
+    diverged = replace(student_stage().students, losses=torch.full((6,), float("inf")))
+    with pytest.raises(InputError, match="a student must have a finite error, got none in 1 layers"):
+        training_errors(result(replace(student_stage(), students=diverged)))
+    with pytest.raises(InputError, match="units must be paired"):
+        recovered_weights(replace(teacher_distance(), weights=((torch.zeros(0), torch.zeros(0)),)))
 
 
 @pytest.fixture(scope="module")
@@ -490,11 +456,8 @@ def page() -> str:
 
 def test_the_page_needs_nothing_else_and_escapes_all_text(page: str) -> None:
     bad = "<script>alert('1')</script>&"
-    made = result(
-        layers=[replace(student_layer(), name=bad), replace(student_layer(), name="hidden.1", merges=None)],
-        exact=False, reason=bad, cautions=[bad], activation=bad, unsaved=bad, trials={bad: bad},
-        obtained={"command": bad},
-    )  # fmt: skip
+    made = result(student_stage(), replace(student_stage(), cut=None), exact=False, reason=bad)
+    made = replace(made, cautions=[bad], activation=bad, unsaved=bad, uncompared=bad, obtained={"command": bad})
     for text in (page, render_recovery(made)):
         self_contained(text)
 
@@ -506,11 +469,12 @@ def test_the_page_is_the_same_whatever_the_users_style(page: str) -> None:
 
 def test_the_page_says_first_whether_it_can_be_trusted(page: str) -> None:
     assert "<h1>A network recovered: 1 hidden layer of 3 tanh units</h1>" in page
+    assert "<dt>tanh</dt><dd>median error 1.0e-16, plateau of e^2.5</dd>" in page
     page = render_recovery(result(exact=False, reason="the network's error 1.0e-03 is above the students' 1.0e-16"))
     assert "<h1>Not recovered: do not trust this network</h1>" in page
     assert "A network recovered" not in page
     assert len(re.findall("<figcaption>", page)) == 5
-    assert "1 units of the teacher have no partner" in page
+    assert "1 unit of the teacher without a partner" in page
 
 
 def test_sentences_tell_what_was_kept_and_dropped() -> None:
@@ -523,6 +487,6 @@ def test_sentences_tell_what_was_kept_and_dropped() -> None:
     assert text[3].startswith(
         "Against the teacher: 1 of its units not found, 0 found that it lacks; largest angle 1.0e-09"
     )
-    caution = recovery_sentences(result(cautions=["too few outputs"], comparison=None))
+    caution = recovery_sentences(result(cautions=["too few outputs"], distance=None))
     assert caution[1] == "CAUTION: too few outputs."
     assert not any("teacher" in sentence for sentence in caution)
