@@ -178,7 +178,7 @@ def test_counts_agree_with_counting(labels: list[int], seed: int) -> None:
 @pytest.mark.parametrize("projective", [False, True])
 def test_distances_are_what_they_say(projective: bool) -> None:
     points = np.random.default_rng(0).normal(size=(9, 4))
-    distances = Points(points, projective).distances
+    distances = Points(points, projective).distances()
     for i in range(9):
         for j in range(9):
             apart, other = np.linalg.norm(points[i] - points[j]), np.linalg.norm(points[i] + points[j])
@@ -192,7 +192,7 @@ def test_activation_distance_is_the_hyperplanes_distance_in_their_inputs_second_
     augmented = torch.cat([X, torch.ones(len(X), 1)], dim=1).double()
     moment = augmented.T @ augmented
     difference = rows[0] - rows[3]
-    assert points.distances[0, 3] ** 2 == pytest.approx(float(difference @ moment @ difference), rel=1e-4)
+    assert points.distances()[0, 3] ** 2 == pytest.approx(float(difference @ moment @ difference), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(CLUSTERERS))

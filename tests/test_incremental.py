@@ -143,12 +143,12 @@ def test_heights_are_the_linkage_of_the_clusters_that_merge_or_of_their_children
 
     def scatter(units: frozenset[int]) -> float:  # Σ over pairs of d²/n: the sum of squares around the mean
         chosen = sorted(units)
-        return float(np.square(points.distances[np.ix_(chosen, chosen)]).sum()) / 2 / len(chosen)
+        return float(np.square(points.distances()[np.ix_(chosen, chosen)]).sum()) / 2 / len(chosen)
 
     for row, (a, b, height, size) in enumerate(merges):
         left, right = below[int(a)], below[int(b)]
         if name == "average":
-            between = points.distances[np.ix_(sorted(left), sorted(right))].mean()
+            between = points.distances()[np.ix_(sorted(left), sorted(right))].mean()
         else:
             between = np.sqrt(max(2 * (scatter(left | right) - scatter(left) - scatter(right)), 0))
         assert height == pytest.approx(max(between, heights[int(a)], heights[int(b)]), rel=1e-5)
@@ -347,7 +347,8 @@ def test_the_old_census_is_unchanged() -> None:
         assert all(torch.equal(value, theirs.state[name]) for name, value in mine.state.items())
     for name, layer in census.layers_.items():
         other = before.layers_[name]
-        for part, was in ((layer, other), (layer.clusters, other.clusters), (layer.clustering, other.clustering)):
+        parts = (layer, layer.clusters, layer.clustering, layer.clustering.tree)
+        for part, was in zip(parts, (other, other.clusters, other.clustering, other.clustering.tree), strict=True):
             for key, value in vars(part).items():
                 if isinstance(value, np.ndarray):
                     assert value.tobytes() == getattr(was, key).tobytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from consilience.bases.hyperplanes import Projection
 from consilience.census.layer_units import LayerUnits, everywhere, layer_units
 from consilience.checks import Width, resolve_width
 from consilience.clustering.clusterers import CLUSTERERS, Clustering
-from consilience.clustering.clusters import Clusters, count, in_order, with_stability
+from consilience.clustering.clusters import Clusters, count, in_order
 from consilience.clustering.distances import DISTANCES
+from consilience.clustering.stability import stability
 from consilience.errors import InputError
 from consilience.population.checks import check_inputs, check_side_by_side
 from consilience.population.population import Population
@@ -204,11 +205,11 @@ class Census:
     def _cluster(self, units: LayerUnits, n_clusters: int | None) -> tuple[Clustering, Clusters]:
         clusterer = CLUSTERERS[self.clusterer]
         clustering = clusterer(units.points, n_clusters, self.random_state)
-        clusters = with_stability(
-            units.count(clustering.cut(n_clusters)), units.points, np.flatnonzero(units.alive), units.member, clusterer,
-            n_resamples=self.n_resamples, random_state=self.random_state,
-        )  # fmt: skip
-        return clustering, clusters
+        clusters, live = units.count(clustering.cut(n_clusters)), units.alive
+        stable = stability(
+            units.points, clusters.labels[live], units.member[live], clusterer, self.n_resamples, self.random_state
+        )
+        return clustering, replace(clusters, stability=stable)
 
     def _check(self, population: Population, x: Tensor | None) -> None:
         for what, got, known in (

@@ -1,4 +1,4 @@
-"""Clusterers behind one small protocol: points in, a tree or labels out.
+"""Clusterers of units behind one protocol: points in, a tree or labels out.
 
 A *hierarchical* clusterer (``ward``, ``average``, ``two-stage``) returns a tree, which can be cut at any number of
 clusters. A *flat* one (``kmeans``, ``hdbscan``) returns labels. All come from SciPy, scikit-learn or, where installed,
@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
-from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
+from sklearn.cluster import HDBSCAN, MiniBatchKMeans
 
 from consilience.checks import check_count
 from consilience.clustering.distances import Points
+from consilience.clustering.kmeans import kmeans_labels
 from consilience.clustering.tree import Tree
 from consilience.errors import InputError
 from consilience.ties import first_largest
 
-SAME = 0.01  # of the median distance: closer than that is one unit to hdbscan
+SAME = 0.01  # of the median distance: points closer than this are equally close to hdbscan
 N_STARTS = 3
-MAX_TURNS = 20  # of signs; two or three are the rule
 N_MICRO = 4096  # micro-clusters of the two-stage clusterer: their tree takes about 2 s and 140 MB
 
 
@@ -67,7 +67,7 @@ class Clustering:
 
 
 class Clusterer(Protocol):
-    """Clusters points; hierarchical ones may ignore ``n_clusters``, which is None if the user left it open."""
+    """Clusters points; ``n_clusters`` is None if the user gives no number, and hierarchical clusterers ignore it."""
 
     def __call__(self, points: Points, n_clusters: int | None, random_state: int) -> Clustering:
         """Return the clustering of the points."""
@@ -85,58 +85,29 @@ def average(points: Points, n_clusters: int | None, random_state: int) -> Cluste
 
 
 def _tree(points: Points, method: str) -> Clustering:
-    merges = linkage(points.condensed, method) if len(points) > 1 else []
+    merges = linkage(points.condensed(), method) if len(points) > 1 else []
     return Clustering(Tree.from_linkage(merges), np.arange(len(points)))
 
 
 def kmeans(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
-    """Lloyd's algorithm, the best of `N_STARTS` runs from k-means++ seeds (Arthur and Vassilvitskii 2007).
+    """K-means, the best of `N_STARTS` starts (`consilience.clustering.kmeans`).
 
-    Points whose sign is free are seeded by projective distance and take, between runs of Lloyd's, the sign nearer to
-    their centre, until none changes. The points are sorted along their principal axis first, so that the result does
-    not depend on how units are numbered.
+    The points are sorted along their principal axis first, so that the result does not depend on the numbers of units.
     """
     check_count("n_clusters", n_clusters, most=len(points), cure='for kmeans give a number, e.g. "2x", or use ward')
     assert n_clusters is not None
     order = np.argsort(np.abs(points.coordinates @ _principal_axis(points.coordinates)), kind="stable")
-    x = points.coordinates[order]
-    generator = np.random.RandomState(random_state)
-    runs = [_lloyd(x, n_clusters, points.projective, generator) for _ in range(N_STARTS)]
-    best = runs[int(first_largest(torch.tensor([-run.inertia_ for run in runs], dtype=torch.float64)))]
-    labels = np.empty(len(x), dtype=np.int64)
-    labels[order] = np.unique(best.labels_, return_inverse=True)[1]
+    labels = np.empty(len(points), dtype=np.int64)
+    labels[order] = kmeans_labels(points.coordinates[order], n_clusters, N_STARTS, random_state, points.projective)
     return Clustering(None, labels)
-
-
-def _lloyd(x: NDArray[np.floating], n_clusters: int, projective: bool, generator: np.random.RandomState) -> KMeans:
-    if not projective:
-        return KMeans(n_clusters, n_init=1, random_state=generator).fit(x)
-    seeds = [int(generator.randint(len(x)))]
-    while len(seeds) < n_clusters:
-        squared = np.square(x).sum(1)[:, None] + np.square(x[seeds]).sum(1) - 2 * np.abs(x @ x[seeds].T)
-        weight = np.maximum(squared, 0).min(1)
-        weight[seeds] = 0
-        weight = weight + (1e-12 * weight.max() or 1.0) * ~np.isin(np.arange(len(x)), seeds)  # points that all coincide
-        seeds.append(int(generator.choice(len(x), p=weight / weight.sum())))
-    centres = x[seeds]
-    for _ in range(MAX_TURNS):
-        along = x @ centres.T
-        nearest = (np.square(centres).sum(1) - 2 * np.abs(along)).argmin(1)
-        turned = np.take_along_axis(along, nearest[:, None], 1) < 0
-        x = np.where(turned, -x, x)
-        fitted = KMeans(n_clusters, init=centres, n_init=1).fit(x)
-        centres = fitted.cluster_centers_
-        if not turned.any():
-            break
-    return fitted
 
 
 def hdbscan(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
     """Density clusters of at least two units; a unit in no dense region is a cluster of its own."""
     if len(points) < 2:
         return Clustering(None, np.zeros(len(points), dtype=np.int64))
-    distances = points.distances
-    same = SAME * float(np.median(distances))  # density knows no scale: it would split copies by their rounding
+    distances = points.distances()
+    same = SAME * float(np.median(distances))  # without a smallest distance, copies would be split by their rounding
     fitted = HDBSCAN(min_cluster_size=2, metric="precomputed", copy=True).fit(np.maximum(distances, same))
     labels = fitted.labels_.astype(np.int64)
     alone = labels < 0
@@ -145,7 +116,7 @@ def hdbscan(points: Points, n_clusters: int | None, random_state: int) -> Cluste
 
 
 def two_stage(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
-    """For very many units: k-means (FAISS where installed) into micro-clusters, then ward on their centres."""
+    """For very many units: k-means (FAISS where installed) into micro-clusters, then ward on their centers."""
     if len(points) <= N_MICRO:
         return ward(points, n_clusters, random_state)
     x = np.ascontiguousarray(points.coordinates, dtype=np.float32)
@@ -154,14 +125,14 @@ def two_stage(points: Points, n_clusters: int | None, random_state: int) -> Clus
     try:
         import faiss
     except ImportError:
-        fitted = MiniBatchKMeans(N_MICRO, n_init=1, random_state=random_state, batch_size=2 * N_MICRO).fit(x)
-        micro, centres = fitted.labels_, fitted.cluster_centers_
+        means = MiniBatchKMeans(N_MICRO, n_init=1, random_state=random_state, batch_size=2 * N_MICRO).fit(x)
+        micro, centers = means.labels_, means.cluster_centers_
     else:
         index = faiss.Kmeans(x.shape[1], N_MICRO, niter=10, seed=random_state)
         index.train(x)
-        micro, centres = index.index.search(x, 1)[1][:, 0], index.centroids
+        micro, centers = index.index.search(x, 1)[1][:, 0], index.centroids
     used, labels = np.unique(micro, return_inverse=True)
-    tree = ward(Points(centres[used], points.projective), None, random_state).tree
+    tree = ward(Points(centers[used], points.projective), None, random_state).tree
     return Clustering(tree, labels.astype(np.int64))
 
 

@@ -1,20 +1,18 @@
-"""How far apart two units are. Each distance is a Euclidean (or projective) one between points that stand for the
-units.
+"""Distances of units: Euclidean (or projective) distances between points that stand for the units.
 
 - ``cosine``: points are grounded hyperplanes ``[w̃; b̃]`` at unit norm, so that ‖p − q‖² = 2 − 2 cos;
 - ``l2``: points are the grounded hyperplanes themselves;
 - ``activation``: points are the units' pre-activations on calibration data, i.e. hyperplanes in the metric of their
-  inputs' second moment: ‖p − q‖² = (u − v)ᵀ E[x xᵀ] (u − v). Directions that inputs never take do not count.
+  inputs' second moment: ‖p − q‖² = (u − v)ᵀ E[x xᵀ] (u − v). Directions without inputs do not count.
 
-Units that may be rescaled are compared at unit norm; units whose sign is free by ``min(‖p − q‖, ‖p + q‖)``, the
-projective distance.
+Units with a free scale are compared at unit norm; units with a free sign by ``min(‖p − q‖, ‖p + q‖)``, the projective
+distance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,20 +43,18 @@ class Points:
     def __len__(self) -> int:
         return len(self.coordinates)
 
-    @cached_property
     def distances(self) -> NDArray[np.float64]:
-        """All pairwise distances (U, U); those that are nothing but rounding are 0."""
-        distances: NDArray[np.float64] = squareform(self.condensed)
+        """Return all pairwise distances (U, U)."""
+        distances: NDArray[np.float64] = squareform(self.condensed())
         return distances
 
-    @property
     def condensed(self) -> NDArray[np.float64]:
-        """The distances of each pair once, in SciPy's order: (U (U − 1) / 2,); some rows of the matrix at a time."""
-        if "distances" in self.__dict__:
-            known: NDArray[np.float64] = squareform(self.distances, checks=False).astype(np.float64)
-            return known
+        """Return the distance of each pair once, in SciPy's order: (U (U − 1) / 2,); pure rounding is 0.
+
+        `BLOCK` rows of the matrix are computed at a time.
+        """
         n, done = len(self), 0
-        found = np.empty(n * (n - 1) // 2)
+        distances = np.empty(n * (n - 1) // 2)
         points = self.coordinates.astype(np.float64)
         squares, floor = np.square(points).sum(1), squared_rounding(self.coordinates)
         for start in range(0, n, BLOCK):
@@ -72,16 +68,13 @@ class Points:
             gram[gram < floor] = 0
             np.sqrt(gram, out=gram)
             for i, row in enumerate(gram):
-                found[done : done + n - start - i - 1] = row[i + 1 :]
+                distances[done : done + n - start - i - 1] = row[i + 1 :]
                 done += n - start - i - 1
-        return found
+        return distances
 
     def subset(self, rows: NDArray[np.integer]) -> Points:
-        """Return some of the points; distances already known are not computed again."""
-        chosen = Points(self.coordinates[rows], self.projective)
-        if "distances" in self.__dict__:
-            chosen.__dict__["distances"] = self.distances[np.ix_(rows, rows)]
-        return chosen
+        """Return some of the points."""
+        return Points(self.coordinates[rows], self.projective)
 
 
 def squared_rounding(points: NDArray[np.floating]) -> float:

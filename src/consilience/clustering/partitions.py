@@ -1,4 +1,4 @@
-"""How alike clusterings of the same samples are: all from contingency tables, never from pairs of samples.
+"""Similarity of clusterings of the same samples, from contingency tables, never from pairs of samples.
 
 With N_ab samples in cluster a of one clustering and b of another, A_a and B_b in each, n in all:
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from consilience.checks import describe
 from consilience.errors import InputError
 
 Array = NDArray[np.float64]
@@ -55,23 +56,19 @@ class Partitions:
         """
         rows = [np.asarray(row) for row in labels] if np.iterable(labels) else []
         if not rows:
-            raise InputError("there are no clusterings", where=where, expected="labels (m, n)")
+            raise InputError(f"{where} must be labels (m, n) of at least one clustering, got none")
         for k, row in enumerate(rows):
             if row.dtype.kind not in "iu" or row.ndim != 1:
-                raise InputError(
-                    "the labels of a clustering are not a row of ints", where=f"{where}[{k}]",
-                    got=f"{row.dtype} of shape {row.shape}", expected="ints (n,)", cure="give labels (m, n)",
-                )  # fmt: skip
+                raise InputError(f"{where}[{k}] must be ints (n,), got {describe(row)}")
             if len(row) != len(rows[0]):
-                raise InputError(
-                    "clusterings of different numbers of samples", where=f"{where}[{k}]", got=len(row),
-                    expected=f"{len(rows[0])}, as in {where}[0]", cure="cluster the same samples everywhere",
-                )  # fmt: skip
+                wanted = f"{len(rows[0])} samples, as {where}[0]"
+                cure = "cluster the same samples everywhere"
+                raise InputError(f"{where}[{k}] must have {wanted}, got {len(row)}", cure=cure)
         if len(rows[0]) < 2:
-            raise InputError("too few samples to compare", where=where, got=len(rows[0]), expected="at least 2")
-        own = [np.unique(row, return_inverse=True)[1] for row in rows]
-        first = np.cumsum([0, *(int(row.max()) + 1 for row in own)])
-        clusters = np.stack(own) + first[:-1, None]
+            raise InputError(f"{where} must have at least 2 samples, got {len(rows[0])}")
+        numbers = [np.unique(row, return_inverse=True)[1] for row in rows]
+        first = np.cumsum([0, *(int(row.max()) + 1 for row in numbers)])
+        clusters = np.stack(numbers) + first[:-1, None]
         return cls(clusters, first, np.bincount(clusters.ravel()))
 
     def __len__(self) -> int:
@@ -79,18 +76,18 @@ class Partitions:
 
     @property
     def n_samples(self) -> int:
-        """How many samples."""
+        """Number of samples."""
         return int(self.clusters.shape[1])
 
     @property
     def owner(self) -> Counts:
-        """Whose each cluster is (c,)."""
+        """The clustering that has each cluster (c,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.first))
 
     def summed(self, terms: NDArray[np.number]) -> Array:
         """Return the sums over the clusters of each clustering of terms (c,): (m,)."""
-        found: Array = np.bincount(self.owner, weights=terms).astype(np.float64, copy=False)
-        return found
+        sums: Array = np.bincount(self.owner, weights=terms).astype(np.float64, copy=False)
+        return sums
 
     @property
     def entropy(self) -> Array:
@@ -164,7 +161,7 @@ def _over_cells(
     """
     within = theirs is None
     theirs = ours if theirs is None else theirs
-    found = np.empty((len(ours), len(theirs)))
+    sums = np.empty((len(ours), len(theirs)))
     owner, block = theirs.owner, max(1, AT_ONCE // ours.n_samples)
     for i in range(len(ours)):
         sizes = ours.sizes[ours.first[i] : ours.first[i + 1]]
@@ -175,10 +172,10 @@ def _over_cells(
             used, both = _counted(cell, int(high - low) * len(sizes))
             b, a = np.divmod(used, len(sizes))
             terms = term(both, sizes[a], theirs.sizes[low + b])
-            found[i, start:stop] = np.bincount(owner[low + b] - start, weights=terms)
+            sums[i, start:stop] = np.bincount(owner[low + b] - start, weights=terms)
             if within:
-                found[start:stop, i] = found[i, start:stop]
-    return found
+                sums[start:stop, i] = sums[i, start:stop]
+    return sums
 
 
 def _counted(cell: Counts, n_cells: int) -> tuple[Counts, Counts]:
@@ -198,14 +195,14 @@ def _expected_information(ours: Partitions, theirs: Partitions) -> Array:
     sizes, which = np.unique(np.concatenate([ours.sizes, theirs.sizes]), return_inverse=True)
     counts = np.zeros((len(ours) + len(theirs), len(sizes)))
     np.add.at(counts, (np.concatenate([ours.owner, len(ours) + theirs.owner]), which), 1)
-    found: Array = counts[: len(ours)] @ _expected_terms(sizes, ours.n_samples) @ counts[len(ours) :].T
-    return (found + found.T) / 2 if ours is theirs else found  # symmetric to the last digit
+    expected: Array = counts[: len(ours)] @ _expected_terms(sizes, ours.n_samples) @ counts[len(ours) :].T
+    return (expected + expected.T) / 2 if ours is theirs else expected  # symmetric to the last digit
 
 
 def _expected_terms(sizes: Counts, n: int) -> Array:
     """f(A, B) = Σ_k (k/n) log(n k / (A B)) P(k), P hypergeometric, for each pair of ascending sizes (s,): (s, s)."""
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    found = np.empty((len(sizes), len(sizes)))
+    terms = np.empty((len(sizes), len(sizes)))
     for i, a in enumerate(sizes):
         b = sizes[i:, None]
         k = np.arange(1, a + 1)
@@ -213,5 +210,5 @@ def _expected_terms(sizes: Counts, n: int) -> Array:
         of_sizes = log_factorial[a] + log_factorial[n - a] - log_factorial[n] + log_factorial[b] + log_factorial[n - b]
         of_cells = log_factorial[k] + log_factorial[a - k] + log_factorial[b - k] + log_factorial[np.maximum(rest, 0)]
         chance = np.where(rest >= 0, np.exp(of_sizes - of_cells), 0)
-        found[i, i:] = found[i:, i] = (k / n * np.log(n * k / (a * b)) * chance).sum(1)
-    return found
+        terms[i, i:] = terms[i:, i] = (k / n * np.log(n * k / (a * b)) * chance).sum(1)
+    return terms

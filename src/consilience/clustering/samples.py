@@ -1,9 +1,9 @@
 """The clustering of a data set that activations induce: standardise, reduce, cluster (Zhao 2019).
 
-- A unit's activations are brought to mean 0 and variance 1; what is constant over the samples is left out. So scales
-  and offsets of units do not matter.
-- Units are put in an order of their own, by their projection on a fixed direction of sample space, and get the sign in
-  which it is positive. So their numbering does not matter either, even where the reduction takes random directions.
+- A unit's activations are brought to mean 0 and variance 1; constant units are left out. So the result does not depend
+  on scales and offsets of units.
+- Units are sorted by their projection on a fixed direction of sample space, and take the sign in which it is positive.
+  So the result does not depend on the numbers of units, even where the reduction takes random directions.
 - Clusters are numbered by their first sample.
 
 Axis legend: ``n`` sample, ``d`` feature, ``c`` coordinate after reduction.
@@ -16,10 +16,15 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import HDBSCAN, AgglomerativeClustering, KMeans, SpectralClustering
+from sklearn.cluster import HDBSCAN, SpectralClustering
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
+from consilience.checks import check_count
+from consilience.clustering.clusterers import ward
+from consilience.clustering.distances import Points
+from consilience.clustering.kmeans import kmeans_labels
+from consilience.clustering.tree import numbered
 from consilience.errors import InputError
 
 REDUCTIONS = ("pca", "umap", "none")
@@ -32,7 +37,7 @@ N_NEIGHBOURS = 10  # of a sample in the graph of spectral clustering
 SMALLEST_SHARE = 0.01  # of the samples: fewer are no cluster to hdbscan
 LARGEST_SEED = 2**32 - 1  # of numpy.random.RandomState, on which scikit-learn's draws rest
 
-Points = NDArray[np.floating]
+Coordinates = NDArray[np.floating]
 Labels = NDArray[np.int64]
 
 
@@ -59,35 +64,34 @@ def cluster_activations(
     Raises
     ------
     InputError
-        If all units are constant, values are not finite, fewer samples differ than there should be clusters, or the
-        seed makes no sense.
+        If all units are constant, values are not finite, or fewer samples differ than clusters are asked for.
 
     Examples
     --------
     >>> cluster_activations([[0.0, 1.0], [0.1, 1.0], [5.0, 1.0], [5.2, 1.0], [0.2, 1.0]], 2)
     array([0, 0, 1, 1, 0])
     """
-    check_seed(random_state, "random_state")
+    check_count("random_state", random_state, least=0, most=LARGEST_SEED)
     values = np.asarray(activations, dtype=np.float32).copy()
     if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
-        raise InputError("not a matrix of finite values", where="activations", got=values.shape, expected="(n, d)")
+        raise InputError(f"activations must be a matrix (n, d) of finite values, got shape {values.shape}")
     points = reduce(values, reduction, n_components, random_state, where="activations")
     return cluster(points, clusterer, n_clusters, random_state, where="activations")
 
 
 def reduce(
     activations: NDArray[np.float32], reduction: str, n_components: int, random_state: int, where: str
-) -> Points:
-    """Return standardised and reduced activations (n, c); those given (n, d) are overwritten.
+) -> Coordinates:
+    """Return standardized and reduced activations (n, c); those given (n, d) are overwritten.
 
-    With no more units than coordinates PCA would only turn them, and they are left as they are.
+    With no more units than coordinates they are only standardized, as PCA would only rotate them.
 
     Raises
     ------
     InputError
         If all units are constant.
     """
-    points = _standardised(activations, random_state, where)
+    points = _standardized(activations, random_state, where)
     n_components = min(n_components, len(points))
     if reduction == "none" or points.shape[1] <= n_components:
         return points
@@ -97,51 +101,32 @@ def reduce(
         n_neighbours = min(15, len(points) - 1)  # 15 is its default
         reducer = UMAP(n_neighbours, n_components=n_components, random_state=random_state, n_jobs=1)
         return np.asarray(reducer.fit_transform(points))
-    reduced: Points = PCA(n_components, copy=False, random_state=random_state).fit_transform(points)
+    reduced: Coordinates = PCA(n_components, copy=False, random_state=random_state).fit_transform(points)
     return reduced
 
 
-def cluster(points: Points, clusterer: str, n_clusters: int, random_state: int, where: str) -> Labels:
+def cluster(points: Coordinates, clusterer: str, n_clusters: int, random_state: int, where: str) -> Labels:
     """Return the cluster (n,) of each point (n, c), numbered by their first points.
 
     Raises
     ------
     InputError
-        If fewer points differ than there should be clusters, or hdbscan finds no cluster.
+        If fewer points differ than clusters are asked for, or hdbscan finds no cluster.
     """
     n_different = len(np.unique(points, axis=0))
     if clusterer != "hdbscan" and n_different < n_clusters:
         raise InputError(
-            "fewer samples differ than there should be clusters", where=where, got=f"{n_different} of {len(points)}",
-            expected=f"at least {n_clusters}", cure="ask for fewer clusters, or leave this layer out",
-        )  # fmt: skip
-    found = CLUSTERERS[clusterer](points, n_clusters, random_state)
-    if found.max() < 0:
-        raise InputError("hdbscan finds no dense region", where=where, cure="use another clusterer")
-    return numbered(found)
-
-
-def numbered(labels: NDArray[np.integer]) -> Labels:
-    """Return clusters (n,) numbered from 0 on by their first samples."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse].astype(np.int64)
-
-
-def check_seed(random_state: int, where: str) -> None:
-    """Refuse what NumPy's generator does not take for a seed.
-
-    Raises
-    ------
-    InputError
-        As said.
-    """
-    if not isinstance(random_state, int) or not 0 <= random_state <= LARGEST_SEED:
-        raise InputError("a seed that makes no sense", where=where, got=repr(random_state),
-                         expected=f"an int from 0 to {LARGEST_SEED}")  # fmt: skip
+            f"{where} must have at least {n_clusters} samples that differ, got {n_different} of {len(points)}",
+            cure="ask for fewer clusters, or leave this layer out",
+        )
+    labels = CLUSTERERS[clusterer](points, n_clusters, random_state)
+    if labels.max() < 0:
+        raise InputError(f"{where} must have a dense region for hdbscan, got none", cure="use another clusterer")
+    return numbered(labels)
 
 
 def majority_labels(labels: ArrayLike, y: ArrayLike) -> Labels:
-    """Return, for each sample (n,), the class that most samples of its cluster have; of several, the smallest.
+    """Return, for each sample (n,), the most frequent class of its cluster; of equals, the smallest.
 
     Parameters
     ----------
@@ -155,8 +140,7 @@ def majority_labels(labels: ArrayLike, y: ArrayLike) -> Labels:
     """
     clusters, classes = np.asarray(labels), np.asarray(y)
     if clusters.shape != classes.shape or clusters.ndim != 1 or not len(clusters):
-        raise InputError("each sample needs a cluster and a class", where="majority_labels",
-                         got=f"{clusters.shape} and {classes.shape}", expected="(n,) twice")  # fmt: skip
+        raise InputError(f"labels and y must have the same shape (n,), got {clusters.shape} and {classes.shape}")
     rows = np.unique(clusters, return_inverse=True)[1]
     names, columns = np.unique(classes, return_inverse=True)
     counts = np.zeros((rows.max() + 1, len(names)), dtype=np.int64)
@@ -166,66 +150,66 @@ def majority_labels(labels: ArrayLike, y: ArrayLike) -> Labels:
 
 
 def purity(labels: ArrayLike, y: ArrayLike) -> float:
-    """Return the share of samples whose class is the majority's in their cluster: (1/n) Σ_clusters max_class count."""
+    """Return the share of samples of their cluster's most frequent class: (1/n) Σ_clusters max_class count."""
     return float(np.mean(majority_labels(labels, y) == np.asarray(y)))
 
 
-def _standardised(activations: NDArray[np.float32], random_state: int, where: str) -> NDArray[np.float32]:
+def _standardized(activations: NDArray[np.float32], random_state: int, where: str) -> NDArray[np.float32]:
     mean = activations.mean(0, dtype=np.float64)
     activations -= mean.astype(np.float32)
     spread = np.sqrt(np.einsum("nd,nd->d", activations, activations, dtype=np.float64) / len(activations))
     varies = np.flatnonzero(spread > np.maximum(SAME * np.abs(mean), TINY))
     if not len(varies):
-        raise InputError(
-            "activations are constant: every sample gives the same", where=where,
-            got=f"{activations.shape[1]} units", cure="leave this layer, or this model, out",
-        )  # fmt: skip
+        cure = "leave this layer, or this model, out"
+        raise InputError(f"{where} must vary over the samples, got {activations.shape[1]} constant units", cure=cure)
     direction = np.random.RandomState(random_state).standard_normal(len(activations)).astype(np.float32)
     along = (direction @ activations)[varies] / spread[varies]
     order = np.argsort(np.abs(along))
     columns, scale = varies[order], np.where(along < 0, -1, 1) / spread[varies]
-    standardised: NDArray[np.float32] = activations[:, columns]
-    standardised *= scale[order].astype(np.float32)
-    return standardised
+    standardized: NDArray[np.float32] = activations[:, columns]
+    standardized *= scale[order].astype(np.float32)
+    return standardized
 
 
-def _kmeans(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
-    """Lloyd's algorithm from k-means++ seeds (Arthur and Vassilvitskii 2007)."""
-    return np.asarray(KMeans(n_clusters, n_init=MEANS_STARTS, random_state=random_state).fit(points).labels_)
+def _kmeans(points: Coordinates, n_clusters: int, random_state: int) -> Labels:
+    return kmeans_labels(points, n_clusters, MEANS_STARTS, random_state)
 
 
-def _ward(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
-    return np.asarray(AgglomerativeClustering(n_clusters, linkage="ward").fit(points).labels_)
+def _ward(points: Coordinates, n_clusters: int, random_state: int) -> Labels:
+    return ward(Points(points, projective=False), n_clusters, random_state).cut(n_clusters)
 
 
-def _gmm(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
-    """A mixture of Gaussians with full covariances; the ridge keeps those of few samples regular."""
+def _gmm(points: Coordinates, n_clusters: int, random_state: int) -> NDArray[np.integer]:
+    """Mixture of Gaussians with full covariances; the ridge keeps covariances of few samples regular."""
     ridge = 1e-3 * float(points.var(0).mean())
     mixture = GaussianMixture(n_clusters, reg_covar=ridge, n_init=MIXTURE_STARTS, random_state=random_state)
     return np.asarray(mixture.fit_predict(points.astype(np.float64)))
 
 
-def _spectral(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
-    """Normalised cut of the graph of nearest neighbours, which may well fall apart into components."""
+def _spectral(points: Coordinates, n_clusters: int, random_state: int) -> NDArray[np.integer]:
+    """Normalized cut of the graph of nearest neighbors, which may have several components."""
     if n_clusters == len(points):  # ARPACK finds fewer eigenvectors than there are
         return np.arange(n_clusters)
     graph = SpectralClustering(
-        n_clusters, affinity="nearest_neighbors", n_neighbors=min(N_NEIGHBOURS, len(points) - 1),
-        assign_labels="cluster_qr", random_state=random_state,
-    )  # fmt: skip
+        n_clusters,
+        affinity="nearest_neighbors",
+        n_neighbors=min(N_NEIGHBOURS, len(points) - 1),
+        assign_labels="cluster_qr",
+        random_state=random_state,
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Graph is not fully connected", UserWarning)
         warnings.filterwarnings("ignore", "The spectral clustering API has changed", UserWarning)  # of square points
         return np.asarray(graph.fit(points).labels_)
 
 
-def _hdbscan(points: Points, n_clusters: int, random_state: int) -> NDArray[np.integer]:
-    """Density clusters (Campello et al. 2013), as many as there are; −1 for what is in none."""
+def _hdbscan(points: Coordinates, n_clusters: int, random_state: int) -> NDArray[np.integer]:
+    """Density clusters (Campello et al. 2013), of any number; −1 for samples in none."""
     smallest = max(5, round(SMALLEST_SHARE * len(points)))
     return np.asarray(HDBSCAN(min_cluster_size=min(smallest, len(points)), copy=True).fit(points).labels_)
 
 
-CLUSTERERS: dict[str, Callable[[Points, int, int], NDArray[np.integer]]] = {
+CLUSTERERS: dict[str, Callable[[Coordinates, int, int], NDArray[np.integer]]] = {
     "kmeans": _kmeans,
     "ward": _ward,
     "gmm": _gmm,

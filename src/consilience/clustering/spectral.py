@@ -4,9 +4,9 @@ With adjacency A, degrees d and D = diag d, the k smallest eigenvalues of L = I 
 eigenvectors u relax the minimal n-cut; ``y = D^{-1/2} u`` are the units' coordinates, in which k-means finds the
 clusters (Shi and Malik 2000; von Luxburg 2007, "A tutorial on spectral clustering", section 5).
 
-A is never built: all that is needed are the blocks of weights between groups of nodes, and products with them are an
-order of magnitude faster than with a sparse matrix. Every connected part is solved by itself, as one iteration cannot
-tell the equal eigenvectors of several.
+A is never built: products with the blocks of weights between groups of nodes are an order of magnitude faster than with
+a sparse matrix. Every connected part is solved by itself, as one iteration cannot separate the equal eigenvectors of
+several parts.
 
 Axis legend: ``m`` nodes, ``k`` eigenvectors, clusters.
 """
@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import LinearOperator, eigsh
-from sklearn.cluster import KMeans
 
 from consilience import seeds
-from consilience.clustering.samples import numbered
+from consilience.clustering.kmeans import kmeans_labels
 from consilience.errors import InputError
 from consilience.ties import descending, first_largest
 
@@ -34,9 +33,9 @@ FloatArray = NDArray[np.float64]
 Block = tuple[slice, slice, FloatArray]  # nodes, nodes, and the weights of edges between them, 0 or more
 
 DENSE = 300  # nodes up to which all eigenvectors at once are faster than a few by iteration
-N_INIT = 10  # of k-means, as published
+N_STARTS = 10  # of k-means, as published
 EQUAL = 1e-9  # eigenvalues that differ by less are equal: equal parts of a graph have equal ones
-NEGLIGIBLE = 1e-20  # weights that decay alone acts on, as those of constant pixels, get there in training
+NEGLIGIBLE = 1e-20  # weights that only decay acts on, as those of constant pixels, shrink to this in training
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,8 @@ class Spectrum:
 def degrees(n_nodes: int, blocks: Sequence[Block]) -> FloatArray:
     """Return each node's sum of edge weights, (m,); an edge from a node to itself counts twice.
 
-    Next to nothing is nothing: below `NEGLIGIBLE` of the largest it is 0, and the node has no edge. Coordinates divide
-    by its root, and would be rounding errors that are larger than anything else.
+    A degree below `NEGLIGIBLE` of the largest is 0, and the node has no edge: coordinates divide by its root, and would
+    be dominated by rounding errors.
     """
     total = np.zeros(n_nodes)
     for first, second, weights in blocks:
@@ -105,10 +104,7 @@ def spectrum(blocks: Sequence[Block], degree: FloatArray, k: int) -> Spectrum:
     """
     n_nodes, n_connected = len(degree), int((degree > 0).sum())
     if not 1 <= k <= n_connected:
-        raise InputError(
-            "there are not as many connected units as clusters or eigenvectors", got=f"{k} for {n_connected} units",
-            expected=f"1 to {n_connected}", cure="ask for fewer",
-        )  # fmt: skip
+        raise InputError(f"number of clusters must be from 1 to {n_connected}, the nodes with an edge, got {k}")
     root = _inverse_root(degree)
     scaled = [(first, second, root[first, None] * w * root[second]) for first, second, w in blocks]
     if _in_one_piece(degree, scaled):
@@ -119,39 +115,35 @@ def spectrum(blocks: Sequence[Block], degree: FloatArray, k: int) -> Spectrum:
         _, component = connected_components(matrix, directed=False)
         component[degree == 0] = -1
         pieces = []
-        for each in np.unique(component[component >= 0]):
-            nodes = np.flatnonzero(component == each)
-            own = matrix[nodes][:, nodes]
-            pieces.append((nodes, *_largest(own, np.sqrt(degree[nodes]), min(k, len(nodes)))))
-    values = np.concatenate([found for _, found, _ in pieces])
+        for part in np.unique(component[component >= 0]):
+            nodes = np.flatnonzero(component == part)
+            pieces.append((nodes, *_largest(matrix[nodes][:, nodes], np.sqrt(degree[nodes]), min(k, len(nodes)))))
+    values = np.concatenate([eigenvalues for _, eigenvalues, _ in pieces])
     order = descending(values, EQUAL)[:k]
-    column = {int(which): place for place, which in enumerate(order)}
-    vectors, first = np.zeros((n_nodes, k)), 0
-    for nodes, found, own in pieces:
-        for which in range(len(found)):
-            if first + which in column:
-                vectors[nodes, column[first + which]] = own[:, which]
-        first += len(found)
+    eigenvectors = [(nodes, vector) for nodes, _, columns in pieces for vector in columns.T]
+    vectors = np.zeros((n_nodes, k))
+    for column, which in enumerate(order):
+        nodes, vector = eigenvectors[which]
+        vectors[nodes, column] = vector
     return Spectrum(np.clip(1 - values[order], 0, 2), _signed(vectors), degree)
 
 
-def clusters_of(found: Spectrum, random_state: int) -> NDArray[np.int64]:
+def clusters_of(eigen: Spectrum, random_state: int) -> NDArray[np.int64]:
     """Return k-means clusters of the nodes in their spectral coordinates, (m,), −1 without an edge.
 
-    They are numbered 0 … k − 1 by their first nodes: of equally good starts of k-means, rounding would decide.
+    They are numbered 0 … k − 1 by their first nodes.
     """
-    k, connected = len(found.values), found.degree > 0
-    labels = np.full(len(found.degree), -1)
-    means = KMeans(k, n_init=N_INIT, random_state=random_state)
-    labels[connected] = numbered(means.fit_predict(found.coordinates[connected]))
+    connected = eigen.degree > 0
+    labels = np.full(len(eigen.degree), -1)
+    labels[connected] = kmeans_labels(eigen.coordinates[connected], len(eigen.values), N_STARTS, random_state)
     return labels
 
 
 def n_cut(blocks: Sequence[Block], degree: FloatArray, labels: NDArray[np.int64]) -> float:
     """Return Σ_c cut(c) / vol(c), between 0 and the number of clusters (Shi and Malik 2000).
 
-    ``cut`` is the weight of edges that leave a cluster, ``vol`` the sum of its nodes' degrees. Nodes of label −1, and
-    clusters without an edge, take no part.
+    ``cut`` is the weight of edges that leave a cluster, ``vol`` the sum of its nodes' degrees. Nodes of label −1 and
+    clusters without an edge are left out.
     """
     taking = labels >= 0
     k = int(labels.max()) + 1

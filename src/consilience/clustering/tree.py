@@ -135,9 +135,7 @@ class Tree:
         owner = np.empty(self.n_leaves, dtype=np.int64)
         left_to_right = np.argsort(starts)
         owner[self._spans[0]] = np.repeat(left_to_right, sizes[left_to_right])
-        _, first, label = np.unique(owner, return_index=True, return_inverse=True)
-        rank = np.argsort(np.argsort(first))
-        return rank[label].astype(np.int64)
+        return numbered(owner)
 
     @cached_property
     def _spans(self) -> tuple[Indices, Indices]:
@@ -153,3 +151,13 @@ class Tree:
             a, b = left[node - self.n_leaves], right[node - self.n_leaves]
             starts[a], starts[b] = starts[node], starts[node] + sizes[a]
         return starts
+
+
+def numbered(labels: NDArray[np.integer]) -> Indices:
+    """Return labels (n,) numbered from 0 on by where they occur first.
+
+    >>> numbered(np.array([7, 7, -1, 7, 3]))
+    array([0, 0, 1, 0, 2])
+    """
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from consilience.clustering.samples import Labels, Points, cluster, reduce
+from consilience.clustering.samples import Coordinates, Labels, cluster, reduce
 from consilience.comparison.cache import recorded
 from consilience.comparison.inputs import Ids
 
@@ -30,7 +30,7 @@ class Clusterings:
     """
 
     labels: Mapping[str, Labels]
-    points: Mapping[str, Points]
+    points: Mapping[str, Coordinates]
     activations: Mapping[str, NDArray[np.floating]]
 
 
@@ -60,7 +60,7 @@ class PlaceClusterer:
         Raise an `InputError` that names the model and the layer if activations are constant, not finite, or differ in
         fewer samples than clusters.
         """
-        labels, points, activations = dict[str, Labels](), dict[str, Points](), dict[str, NDArray[np.floating]]()
+        labels, points, activations = dict[str, Labels](), dict[str, Coordinates](), dict[str, NDArray[np.floating]]()
         for layer, values in recorded(module, list(places.values()), x, ids, self.positions, self.cache, model):
             where = f"{model}, layer '{layer}'"
             # a layer may be at several places, which have the same clustering
@@ -82,5 +82,5 @@ class PlaceClusterer:
         labels = {place: self._labels(values, f"{model}, place '{place}'") for place, values in points.items()}
         return Clusterings(labels, {}, points if self.keep_activations else {})
 
-    def _labels(self, points: Points, where: str) -> Labels:
+    def _labels(self, points: Coordinates, where: str) -> Labels:
         return cluster(points, self.clusterer, self.n_clusters, self.random_state, where)

@@ -20,8 +20,8 @@ from sklearn.cluster import KMeans
 
 from consilience import seeds
 from consilience.checks import check_choice, check_count
-from consilience.clustering.samples import LARGEST_SEED, numbered
-from consilience.clustering.tree import Tree
+from consilience.clustering.samples import LARGEST_SEED
+from consilience.clustering.tree import Tree, numbered
 from consilience.errors import InputError
 
 METHODS = ("average", "spectral")
