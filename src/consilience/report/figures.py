@@ -286,5 +286,8 @@ def _ranks(ax: Axes, layer: LayerSummary) -> None:
     ax.set(xlim=(0.5, n + 0.5), xlabel=f"rank of the cluster in {shortened(layer.name)}")
     ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     ax.grid(visible=False, axis="x")
-    factors = [2**power for power in range(12) if width and width * 2**power <= n]
-    _mark(ax, {width * factor + 0.5: f"{factor}x" for factor in factors})
+    marks: dict[float, str] = {}
+    for factor in (2**power for power in range(12) if width and width * 2**power <= n):
+        has_room = not marks or width * factor - max(marks) > 0.06 * n
+        marks |= {width * factor + 0.5: f"{factor}x"} if has_room else {}
+    _mark(ax, marks)

@@ -22,7 +22,7 @@ WIDTH = 8.8  # inches, 845 CSS pixels: the column of the page, so that text has 
 FONT = "DejaVu Sans"  # ships with matplotlib, so that a text is as wide on every machine
 SMALL, NORMAL = 8.0, 9.0  # points, 10.7 and 12 CSS pixels
 OTHER_COLOURS = ("#8a7a1f", "#b0486a", "#5b5fb0")  # series without a colour of their own
-OTHER_MARKERS = ("<", ">", "h", "d", "p", "8")
+OTHER_MARKERS = ("<", ">", "d", "p", "h", "8")
 
 STYLE: Any = {
     "font.family": FONT,
