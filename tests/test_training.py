@@ -385,6 +385,18 @@ def test_a_member_does_not_depend_on_those_trained_beside_it(subset: str) -> Non
     assert [record["member"] for record in two.metrics[:2]] == [3, 1]
 
 
+def test_modules_with_the_same_number_see_the_same_samples() -> None:
+    x, y = make_data()
+    first, second = make_members(2)
+    training = Training(epochs=2, batch_size=16, subset="bootstrap")
+    both = fit([first, second], x, y, training, members=[1, 1], n_members=2)
+    for row, module in enumerate((first, second)):
+        alone = fit([module], x, y, training, members=[1], n_members=2)
+        for name, value in both.states[row].items():
+            assert (value - alone.states[0][name]).abs().max() < 1e-6
+        assert [record["loss"] for record in both.metrics[row::2]] == pytest.approx([r["loss"] for r in alone.metrics])
+
+
 def test_disjoint_subsets_share_nothing_and_cover_everything() -> None:
     subsets = member_subsets(torch.zeros(23), 4, "disjoint", 0.5, 0)
     assert sorted(torch.cat(subsets).tolist()) == list(range(23))
@@ -855,7 +867,7 @@ ROW = "integer labels (n,) or floats (n, outputs)"
         ({"x": X * math.inf}, "x must be finite, got NaN or infinity in 90 of 90 rows, first row 0"),
         ({"validation": (X, Y + 1)}, "validation y must be labels from 0 to 2, got 3 in row "),
         ({"max_steps": 0}, "max_steps must be an int >= 1, got 0"),
-        ({"members": [0, 2]}, "members must be 2 different ints from 0 to 1, got [0, 2]"),
+        ({"members": [0, 2]}, "members must be 2 ints from 0 to 1, got [0, 2]"),
         ({"random_state": -1}, "random_state must be an int >= 0, got -1"),
     ],
 )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import cycle
 from typing import Any, TypeVar
 
 from torch import nn
@@ -17,7 +18,7 @@ from consilience.baselines import Ensemble, best_member, merge_many, parameter_a
 from consilience.census import Census, LayerCensus
 from consilience.checks import resolve_width
 from consilience.data import Data
-from consilience.errors import InputError
+from consilience.errors import InputError, TrainingError
 from consilience.evaluation import Score, evaluate, mean_score
 from consilience.population.population import Population
 from consilience.report.results import Experiment, LayerSummary, LearningPoint, Role, Row
@@ -86,20 +87,26 @@ class _Contest:
             network, seconds = _timed(partial(make, population))
             self.add(method, Role.ALTERNATIVE, "1x", network, 0, seconds)
 
-    def add_trained(self, role: Role, width: str, network: nn.Module) -> list[LearningPoint]:
-        """Train one network as a member was trained, add its row, and return its test scores by epoch."""
+    def add_trained(self, width: str, networks: Mapping[Role, nn.Module]) -> dict[str, list[LearningPoint]]:
+        """Train networks of one architecture as a member was trained, add their rows, and return their test scores.
+
+        They are trained side by side on the same samples in the same order; each has its share of the seconds.
+        """
         training = replace(self.training, shuffle="independent", subset="full")
-        train, test = self.data.train, self.data.test
-        run = Run(training, self.random_state, validation=(test.x, test.y), max_steps=self.steps)
-        points = [LearningPoint(0, evaluate(network, test))]
-        trained, seconds = _timed(partial(fit_members, [network], train.x, train.y, run))
-        network.load_state_dict(trained.states[0])
-        for record in trained.metrics:
+        train, test, n = self.data.train, self.data.test, len(networks)
+        run = Run(training, self.random_state, (test.x, test.y), self.steps, members=(0,) * n, n_members=1)
+        curves = {role.value: [LearningPoint(0, evaluate(network, test))] for role, network in networks.items()}
+        trained, seconds = _timed(partial(fit_members, [*networks.values()], train.x, train.y, run))
+        if trained.failed:
+            raise TrainingError(f"a network trained for comparison failed: {next(iter(trained.failed.values()))}")
+        for (role, network), state in zip(networks.items(), trained.states, strict=True):
+            network.load_state_dict(state)
+            self.add(role, role, width, network, self.steps, seconds / n)
+        for record, role in zip(trained.metrics, cycle(networks)):
             p = record["validation_accuracy"]
             score = Score(p, math.sqrt(p * (1 - p) / len(test)), record["validation_loss"], len(test))
-            points.append(LearningPoint(record["steps"], score))
-        self.add(role, role, width, network, self.steps, seconds)
-        return points
+            curves[role.value].append(LearningPoint(record["steps"], score))
+        return curves
 
 
 def run_experiment(
@@ -154,11 +161,11 @@ def run_experiment(
             network = networks.at_width(width)
             contest.add("assembly, elastic", Role.ASSEMBLY, width, network, 0, seconds / len(possible))
 
-    learning: dict[str, list[LearningPoint]] = {}
+    progress(f"training from scratch and from the assembly, {trained_width}")
     start = start or assembler.assemble(trained_width, correction=best)
-    for role, network in ((Role.SCRATCH, initialise(start, random_state)), (Role.FINE_TUNED, start)):
-        progress(f"{role}, {trained_width}")
-        learning[role.value] = contest.add_trained(role, trained_width, network)
+    learning = contest.add_trained(
+        trained_width, {Role.SCRATCH: initialise(start, random_state), Role.FINE_TUNED: start}
+    )
     progress("what excites the clusters")
     pictures = (data.image_shape or (0,))[0] in CHANNELS
     return Experiment(

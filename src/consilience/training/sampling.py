@@ -165,8 +165,8 @@ def make_schedule(y: Tensor, n_modules: int, run: Run) -> Schedule:
     training = run.training
     numbers = tuple(range(n_modules) if run.members is None else run.members)
     total = n_modules if run.n_members is None else run.n_members
-    if len(set(numbers)) != n_modules or not all(0 <= number < total for number in numbers):
-        raise InputError(f"members must be {n_modules} different ints from 0 to {total - 1}, got {list(numbers)}")
+    if len(numbers) != n_modules or not all(0 <= number < total for number in numbers):
+        raise InputError(f"members must be {n_modules} ints from 0 to {total - 1}, got {list(numbers)}")
     if run.max_steps is not None:
         check_count("max_steps", run.max_steps)
     subsets = member_subsets(y, total, training.subset, training.concentration, run.random_state)

@@ -61,7 +61,7 @@ class Trainer:
         """Train every stack for one epoch and return its records, by member."""
         records = [record for learner in self.learners for record in self._stack_epoch(learner, epoch, tick)]
         failed = self.failed
-        if len(failed) == len(self.modules):
+        if all(len(learner.failed) == learner.k for learner in self.learners):
             reasons = [f"member {member}: {reason}" for member, reason in list(failed.items())[:3]]
             reasons += ["…"] if len(failed) > 3 else []
             raise TrainingError(
