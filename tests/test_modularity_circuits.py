@@ -19,22 +19,18 @@ from conftest import inputs, random_mlp
 from consilience.data import Data
 from consilience.errors import InputError
 from consilience.modularity.circuits import Circuit, class_loss, effective_circuit, one_vs_rest_loss
+from consilience.modularity.graph import traced
 from consilience.modularity.lesions import Effects, lesions, without_units
 from consilience.modularity.specialisation import specialisation
 from consilience.nets import MLP, ConvNet, ResNet
 from consilience.population import Population
-from consilience.units.architecture import TracedNetwork, read_state
-from consilience.units.follow import find_layers
+from consilience.units.architecture import TracedNetwork
 from consilience.units.symmetry import permute
 from zoo import ZOO, shaken
 
 pytestmark = pytest.mark.numerical
 
 IMAGES = torch.randn(12, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def traced(module: nn.Module, x: Tensor) -> TracedNetwork:
-    return TracedNetwork(find_layers(module, x), read_state(module))
 
 
 @cache

@@ -23,7 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 
 from consilience.checks import check_count, check_rows, check_targets
-from consilience.comparison.inputs import as_tensor, check_samples
+from consilience.comparison.inputs import as_tensor, checked_inputs
 from consilience.comparison.modules import Models, modules_of
 from consilience.comparison.places import calls
 from consilience.errors import InputError
@@ -77,8 +77,7 @@ def loss_barriers(
     """
     named = modules_of(models)
     check_count("n_points", n_points, 2)
-    inputs = next(iter(check_samples(list(named), x, None, None).x.values()))
-    targets = as_tensor(y)
+    inputs, targets = checked_inputs(x, "x"), as_tensor(y)
     check_rows(targets, len(inputs), "y")
     for name, module in named.items():
         calls(module, inputs, name)  # or raises

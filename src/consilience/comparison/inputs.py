@@ -50,9 +50,9 @@ def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any) 
     differ; labels are not classes; ids repeat, or differ between models.
     """
     if isinstance(X, Mapping):
-        x = {model: _checked_inputs(_of(model, X, "X"), f"X of model {model!r}") for model in models}
+        x = {model: checked_inputs(_of(model, X, "X"), f"X of model {model!r}") for model in models}
     else:
-        x = dict.fromkeys(models, _checked_inputs(X, "X"))
+        x = dict.fromkeys(models, checked_inputs(X, "X"))
     n = len(x[models[0]])
     for model in models:
         check_rows(x[model], n, f"X of model {model!r}", f"X of model {models[0]!r}")
@@ -70,7 +70,8 @@ def _of(model: str, values: Mapping[str, Any], argument: str) -> Any:
     return values[model]
 
 
-def _checked_inputs(x: Any, argument: str) -> Tensor:
+def checked_inputs(x: Any, argument: str) -> Tensor:
+    """Return inputs as a tensor, or raise unless they are finite and of at least two samples."""
     inputs = as_tensor(x)
     if inputs.dim() < 2 or len(inputs) < 2:
         raise InputError(f"{argument} must have shape (n, ...) with n >= 2, got {tuple(inputs.shape)}")
