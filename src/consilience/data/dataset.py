@@ -110,18 +110,14 @@ class Data:
 def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "data") -> None:
     """Raise an `InputError` if no network could learn from the data.
 
+    It must be a `Dataset` of tensors of one length, at least one row: x floating point, y int64 labels (n,) or floats
+    (n, ...), ids int64, all of them finite.
+
     Parameters
     ----------
-    dataset : x (n, ...) and y (n,); with floating point y, the targets of a regression, y may have more dimensions.
+    dataset : what is checked.
     n_classes : if given, y must be labels, and each of 0, …, n_classes - 1 must occur.
     where : the name of the data set in the error.
-
-    Raises
-    ------
-    InputError
-        If it is not a `Dataset` of tensors; there are no rows; x, y and ids differ in length; x is not floating point;
-        x or y has a value that is NaN or infinite; labels are not int64 (n,), negative or not below ``n_classes``; or a
-        class has no row.
     """
     if not isinstance(dataset, Dataset):
         raise InputError(

@@ -60,13 +60,6 @@ def join_members(
     x : (n, ...) inputs on which members are traced and proved.
     names : of the new ones, for errors; their numbers by default.
     proofs : fingerprints of what need not be proved again.
-
-    Raises
-    ------
-    InputError
-        If a parameter or output is not finite, or members differ in more than parameters and widths.
-    TracingError, FunctionChangedError
-        If a module is not understood, or the proof of its layers fails.
     """
     members = list(old)
     names = names or [f"member {k}" for k in range(len(old), len(old) + len(modules))]

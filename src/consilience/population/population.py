@@ -68,21 +68,9 @@ class Population:
     def with_members(self, modules: Sequence[nn.Module] | Population) -> Population:
         """Return the population with further members, after the old ones; this one stays as it is.
 
-        The old members are kept, not traced again. The new ones are proved, and traced where no member is like them.
-        ``provenance["n_added"]`` counts the members that came in this way. Snapshots are left out: they are of the old
-        members alone.
-
-        Parameters
-        ----------
-        modules : trained modules (which are copied), or a population of them; at least one.
-
-        Raises
-        ------
-        InputError
-            If there are no modules, a parameter or output is not finite, or they differ from the members in more than
-            parameters and widths.
-        TracingError, FunctionChangedError
-            If a module is not understood, or the proof of its layers fails.
+        ``modules``, at least one, are copied and proved, and traced where no member is like them; errors are those of
+        `from_modules`. ``provenance["n_added"]`` counts the members that came in this way. Snapshots are left out: they
+        are of the old members alone.
 
         Examples
         --------
@@ -106,22 +94,12 @@ class Population:
     def with_snapshot(self, epoch: int, modules: Sequence[nn.Module]) -> Population:
         """Return the population with its members as they were after an epoch; this one stays as it is.
 
-        ``snapshots[epoch]`` is the snapshot, in place of an older one. Its members are proved, and not traced again:
-        they share the programs of this population's members. Its ``provenance["epoch"]`` is the epoch, and its metrics
-        end there; ``failed`` and the rest are as here.
+        ``snapshots[epoch]`` (epochs count from 1) is the snapshot, in place of an older one. Its members are proved
+        and share the programs of this population's members. Its ``provenance["epoch"]`` is the epoch, its metrics end
+        there, and ``failed`` and the rest are as here.
 
-        Parameters
-        ----------
-        epoch : of training, from 1.
-        modules : each member's network at the time, in the order of the members; they are copied.
-
-        Raises
-        ------
-        InputError
-            If the epoch is not an int from 1, there is not one module for each member with tensors of its names and
-            shapes, or a parameter or output is not finite.
-        TracingError, FunctionChangedError
-            If a module is not understood, or the proof of its layers fails.
+        ``modules`` are each member's network at the time, in the order of the members, with tensors of the same names
+        and shapes; they are copied. Errors are those of `from_modules`.
 
         Examples
         --------
@@ -177,9 +155,11 @@ class Population:
         ArtefactError
             If the directory is no population, or damaged, or the parameters do not fit.
         """
-        found = read_population(directory, module)
-        population = cls(tuple(found.members), found.example_input, found.failed, found.provenance, found.metrics)
-        return population._with_snapshots(found.snapshots)
+        contents = read_population(directory, module)
+        population = cls(
+            tuple(contents.members), contents.example_input, contents.failed, contents.provenance, contents.metrics
+        )
+        return population._with_snapshots(contents.snapshots)
 
     @classmethod
     def from_directory(

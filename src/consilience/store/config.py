@@ -85,7 +85,7 @@ def is_plain_name(name: str) -> bool:
 def versions() -> dict[str, str]:
     """Return the versions of this package and of torch."""
     try:
-        own = metadata.version("consilience")
+        version = metadata.version("consilience")
     except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        own = "unknown"
-    return {"consilience": own, "torch": str(torch.__version__)}
+        version = "unknown"
+    return {"consilience": version, "torch": str(torch.__version__)}

@@ -77,8 +77,7 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
     InputError
         If ``module`` is needed and not given.
     ArtefactError
-        If the directory is no network or damaged (see `read_artefact`), or its parameters do not fit the module, which
-        is then unchanged.
+        If the directory is no network or damaged, or its parameters do not fit the module, which is then unchanged.
     """
     artefact = read_artefact(directory, KIND)
     built = module is None
@@ -103,9 +102,9 @@ def describe_network(module: nn.Module) -> dict[str, Any]:
 
     Subclasses by others are not this package's to build.
     """
-    own = type(module).__module__.split(".")[:2] == ["consilience", "nets"]
+    built_in = type(module).__module__.split(".")[:2] == ["consilience", "nets"]
     config = getattr(module, "config", None)
-    if own and is_dataclass(config) and not isinstance(config, type):
+    if built_in and is_dataclass(config) and not isinstance(config, type):
         return {"type": type(module).__name__, "config": plain(config, "config")}
     return {"type": FOREIGN, "class": f"{type(module).__module__}:{type(module).__qualname__}"}
 

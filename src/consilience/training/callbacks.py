@@ -107,7 +107,7 @@ class StackCallbacks:
         self.leaves = [
             {name: value.detach()[row].requires_grad_() for name, value in stack.trainable.items()} for row in rows
         ]
-        self.seen = [self.leaves[row] | {name: value[row] for name, value in fixed.items()} for row in rows]
+        self.visible = [self.leaves[row] | {name: value[row] for name, value in fixed.items()} for row in rows]
 
     def rehearse(self) -> None:
         """Evaluate every penalty once, so that one that cannot be trained with raises before any work."""
@@ -127,8 +127,8 @@ class StackCallbacks:
                 continue
             penalties[row] = penalty.detach()
             if penalty.requires_grad:
-                own = torch.autograd.grad(penalty, list(leaves.values()), allow_unused=True)
-                for total, gradient in zip(added, own, strict=True):
+                gradients_of_penalty = torch.autograd.grad(penalty, list(leaves.values()), allow_unused=True)
+                for total, gradient in zip(added, gradients_of_penalty, strict=True):
                     if gradient is not None:
                         total[row] += gradient
         return added, penalties
@@ -145,7 +145,7 @@ class StackCallbacks:
         """Return the sum of a member's penalties, None where there are none."""
         total: Tensor | None = None
         for callback in self.callbacks:
-            penalty = callback.penalty(self.members[row], self.seen[row])
+            penalty = callback.penalty(self.members[row], self.visible[row])
             if penalty is not None:
                 _check_penalty(penalty, callback, self.members[row])
                 total = penalty if total is None else total + penalty

@@ -58,16 +58,16 @@ class Learner:
 
         ``done`` is the number of steps before this epoch.
         """
-        own = len(order) > 1
+        separate = len(order) > 1
         means = Means(self.k, samples.y)
         for step in range(n_steps):
             batch = order[:, step * self.batch_size : (step + 1) * self.batch_size]  # (r, n)
             rows = batch.flatten()
             inputs = samples.x.index_select(0, rows)
             targets = samples.y.index_select(0, rows).unflatten(0, batch.shape).expand(self.k, -1, *samples.y.shape[1:])
-            inputs = inputs.unflatten(0, batch.shape) if own else inputs
+            inputs = inputs.unflatten(0, batch.shape) if separate else inputs
             statistics = {name: value.clone() for name, value in self.stack.statistics.items()}
-            outputs = self.stack.outputs(inputs, own=own, statistics=statistics)  # (k, n, c)
+            outputs = self.stack.outputs(inputs, separate=separate, statistics=statistics)  # (k, n, c)
             losses = member_losses(outputs, targets)
             self._update(losses, statistics, f"at epoch {epoch + 1}, step {step + 1}")
             if self.callbacks is not None:

@@ -23,13 +23,7 @@ class Samples(NamedTuple):
 
 
 def as_samples(x: Tensor, y: Tensor, device: torch.device, name: str = "") -> Samples:
-    """Return samples on a device, with labels as int64.
-
-    Raises
-    ------
-    InputError
-        If there are none, a target is missing, a value is not finite, or targets are neither labels nor vectors.
-    """
+    """Return samples on a device, with labels as int64; raises an `InputError` if nothing can be learned from them."""
     if len(x) == 0:
         raise InputError(f"{name}x must have at least one row, got {describe(x)}")
     check_rows(y, len(x), f"{name}y", f"{name}x")

@@ -76,7 +76,7 @@ class ResumeFile:
         tensors = {name: value.contiguous() for name, value in state.tensors.items()} | {PROGRESS: text}
         for epoch, states in state.snapshots.items():
             for position, kept in enumerate(states):
-                tensors |= {f"snapshot/{epoch}/{position}/{name}": value for name, value in kept.items()}
+                tensors |= {f"snapshot/{epoch}/{position}/{name}": v.contiguous() for name, v in kept.items()}
         try:
             with new_file(self.path) as partial:
                 save_file(tensors, partial, metadata={"format": FORMAT, "identity": json.dumps(self.identity)})

@@ -42,11 +42,6 @@ def member_subsets(
     concentration : of the Dirichlet distribution; small values give each member few classes.
     random_state : seed.
 
-    Raises
-    ------
-    InputError
-        If there are more members than rows to share out, or Dirichlet shares cannot be drawn.
-
     Examples
     --------
     >>> [len(rows) for rows in member_subsets(torch.zeros(10), 3, "disjoint", 0.5, random_state=0)]
@@ -155,13 +150,7 @@ class Schedule:
 
 
 def make_schedule(y: Tensor, n_modules: int, run: Run) -> Schedule:
-    """Return the schedule of ``n_modules`` members.
-
-    Raises
-    ------
-    InputError
-        If the members' numbers or the number of steps are out of range, or subsets cannot be drawn.
-    """
+    """Return the schedule of ``n_modules`` members; raises an `InputError` if the run's options do not allow one."""
     training = run.training
     numbers = tuple(range(n_modules) if run.members is None else run.members)
     total = n_modules if run.n_members is None else run.n_members

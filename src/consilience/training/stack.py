@@ -4,7 +4,7 @@
   and types of their parameters and buffers. Then each member's own outputs on a few samples are compared with those of
   the stack, because settings do not show everything (a lambda, a tensor attribute); members that differ get another.
 - The modules given are copied, never changed.
-- Running statistics of batch normalisation are each member's own; training changes them as it would those of a module.
+- Running statistics of batch normalization are each member's own; training changes them as it would those of a module.
 - Members are run all at once by `torch.func.vmap`. On a CPU it makes k convolutions into a grouped one, which is fast
   for small maps only; for larger ones, members with convolutions are run in turn, with channels last in memory where
   that is safe (`_layout`). Results are equal to rounding. Seconds for one step of 8 members with batch norm and 128
@@ -52,7 +52,7 @@ class Stack:
     template : the function they share; a copy whose own parameters are not used.
     trainable : parameters (k, ...) by name.
     constant : parameters without ``requires_grad``, and buffers, (k, ...) by name.
-    statistics : running statistics of batch normalisation (k, ...) by name.
+    statistics : running statistics of batch normalization (k, ...) by name.
     layout : how a batch lies in memory when members are run in turn; None if they are run at once.
     example_output : outputs of the first member for a few samples.
     """
@@ -70,8 +70,8 @@ class Stack:
         """The first member, for errors."""
         return _name(self.positions[0], self.template)
 
-    def outputs(self, x: Tensor, *, own: bool = False, statistics: dict[str, Tensor] | None = None) -> Tensor:
-        """Map inputs (n, ...), or with ``own`` one batch for each member (k, n, ...), to outputs (k, n, ...).
+    def outputs(self, x: Tensor, *, separate: bool = False, statistics: dict[str, Tensor] | None = None) -> Tensor:
+        """Map inputs (n, ...), or if ``separate`` one batch for each member (k, n, ...), to outputs (k, n, ...).
 
         While the template is in train mode, ``statistics`` (by default the stack's own) are changed in place.
         """
@@ -82,12 +82,12 @@ class Stack:
             return outputs
 
         if self.layout is None:
-            run: Callable[..., Tensor] = vmap(member, in_dims=(0, 0 if own else None), randomness="different")
+            run: Callable[..., Tensor] = vmap(member, in_dims=(0, 0 if separate else None), randomness="different")
             return run(tensors, x)
-        batches = [batch.contiguous(memory_format=self.layout) for batch in (x if own else x[None])]
+        batches = [batch.contiguous(memory_format=self.layout) for batch in (x if separate else x[None])]
         rows = zip(*(value.unbind() for value in tensors.values()), strict=True)
         return torch.stack(
-            [member(dict(zip(tensors, row, strict=True)), batches[k if own else 0]) for k, row in enumerate(rows)]
+            [member(dict(zip(tensors, row, strict=True)), batches[k if separate else 0]) for k, row in enumerate(rows)]
         )
 
     def rehearse(self, x: Tensor) -> None:
@@ -97,8 +97,8 @@ class Stack:
 
     def state(self, row: int, module: nn.Module) -> dict[str, Tensor]:
         """Return the state dict of member ``row``, with the keys of ``module`` (the one it was stacked from)."""
-        own = [*module.named_parameters(), *module.named_buffers()]
-        shared = {id(value): name for name, value in own}  # the first name of what is tied
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        shared = {id(value): name for name, value in tensors}  # the first name of what is tied
         aliases = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         names = {alias: shared[id(value)] for alias, value in aliases}
         stacked = {**self.trainable, **self.constant, **self.statistics}
@@ -121,7 +121,7 @@ def stack_members(modules: Sequence[nn.Module], x: Tensor, batch_size: int) -> l
     ------
     InputError
         If a module cannot take ``x``, has nothing to train, has buffers that change in training and are not running
-        statistics of batch normalisation with a momentum, or computes something else in a stack than alone.
+        statistics of batch normalization with a momentum, or computes something else in a stack than alone.
     """
     probe = x[:PROBE]
     groups: dict[object, list[int]] = {}

@@ -120,13 +120,7 @@ def settle_norms(module: nn.Module, x: Tensor, batch_size: int, random_state: in
 
 
 def initialise(module: nn.Module, random_state: int) -> nn.Module:
-    """Return a copy of a module with initial values drawn anew, by the ``reset_parameters`` of its parts.
-
-    Raises
-    ------
-    InputError
-        If a part has parameters and no ``reset_parameters``.
-    """
+    """Return a copy of a module with initial values drawn anew, by the ``reset_parameters`` of its parts."""
     module = copy.deepcopy(module)
     with global_seed(random_state):
         for name, part in module.named_modules():
