@@ -31,10 +31,9 @@ def chain(
 ) -> nn.Sequential:
     """Convolution 3 × 3 with padding 1, maxima of 2 × 2, convolution 3 × 3; for images of 8 × 8."""
     torch.manual_seed(seed)
-    net = nn.Sequential(
-        nn.Conv2d(channels, widths[0], 3, padding=1), activation(), nn.MaxPool2d(2),
-        nn.Conv2d(widths[0], widths[1], 3), activation(), nn.Flatten(), nn.Linear(4 * widths[1], 3),
-    )  # fmt: skip
+    first, second = nn.Conv2d(channels, widths[0], 3, padding=1), nn.Conv2d(widths[0], widths[1], 3)
+    readout = nn.Linear(4 * widths[1], 3)
+    net = nn.Sequential(first, activation(), nn.MaxPool2d(2), second, activation(), nn.Flatten(), readout)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.5)
     return net
@@ -77,10 +76,8 @@ def test_fields_do_not_depend_on_the_weights():
 
 
 def test_fields_know_strides_dilation_and_sides_of_different_length():
-    net = nn.Sequential(
-        nn.Conv2d(1, 2, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(2, 1)), nn.ReLU(), nn.Flatten(),
-        nn.LazyLinear(3),
-    )  # fmt: skip
+    convolution = nn.Conv2d(1, 2, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(2, 1))
+    net = nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
     x = torch.rand(4, 1, 9, 4)
     net(x)
     rows, columns = [(0, 5), (2, 7), (4, 9)], [(0, 1), (0, 2), (1, 3), (2, 4), (3, 4)]
@@ -108,8 +105,8 @@ def test_only_images_have_fields():
         boxes_in(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), torch.rand(4, 6), "0")
 
 
-def told(portrait: Portrait) -> tuple:
-    """What tells clusters apart, whatever their order."""
+def places(portrait: Portrait) -> tuple:
+    """Image and box of each patch, which differ between clusters."""
     return tuple((patch.sample, patch.box) for patch in portrait.patches)
 
 
@@ -144,7 +141,7 @@ def test_patches_are_where_the_mean_response_of_a_cluster_is_largest(layer: str)
     fields = boxes_in(nets[0], x, layer)
     for c, portrait in enumerate(found.portraits):
         order = by_hand[:, c].amax(1).argsort(descending=True)[:7].tolist()
-        assert told(portrait) == tuple((i, tuple(fields[int(by_hand[i, c].argmax())])) for i in order)
+        assert places(portrait) == tuple((i, tuple(fields[int(by_hand[i, c].argmax())])) for i in order)
         for patch in portrait.patches:
             top, left, bottom, right = patch.box
             shown = (x[patch.sample, :, top:bottom, left:right] - x.min()) / (x.max() - x.min())
@@ -154,10 +151,10 @@ def test_patches_are_where_the_mean_response_of_a_cluster_is_largest(layer: str)
 def test_batches_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch):
     x = images(30)
     census = census_of([chain(seed=k) for k in range(2)], x)
-    wanted = [told(portrait) for layer in atlas(census, x) for portrait in layer.portraits]
+    wanted = [places(portrait) for layer in atlas(census, x) for portrait in layer.portraits]
     for room in ("studies.excitation", "report.receptive_fields"):
         monkeypatch.setattr(f"consilience.{room}.batch_size", lambda network: 7)
-    assert [told(portrait) for layer in atlas(census, x) for portrait in layer.portraits] == wanted
+    assert [places(portrait) for layer in atlas(census, x) for portrait in layer.portraits] == wanted
 
 
 def test_a_planted_pattern_is_found_where_it_was_planted():
@@ -208,10 +205,10 @@ def test_permuting_rescaling_and_flipping_units_changes_no_portrait(activation: 
     other = atlas(census_of([net, net, turned(net, 1)], x, n_clusters=3), x)
     for one, two in zip(alike, other, strict=True):
         assert len(one.portraits) == 3
-        pairs = {told(portrait): portrait for portrait in one.portraits}
-        assert set(pairs) == {told(portrait) for portrait in two.portraits}
+        pairs = {places(portrait): portrait for portrait in one.portraits}
+        assert set(pairs) == {places(portrait) for portrait in two.portraits}
         for portrait in two.portraits:
-            twin = pairs[told(portrait)]
+            twin = pairs[places(portrait)]
             assert (portrait.frequency, portrait.size) == (twin.frequency, twin.size)
             for a, b in zip((portrait.centroid, *portrait.kernels), (twin.centroid, *twin.kernels), strict=True):
                 assert (a is None) == (b is None)

@@ -147,18 +147,13 @@ class Experiment:
         try:
             raw = json.loads(path.read_text())
             version = raw.pop("format_version")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise _damaged(path, error) from error
-        if version != FORMAT_VERSION:
-            raise ArtefactError(
-                f"format version of {path} must be {FORMAT_VERSION}, got {version}",
-                cure="use the version of consilience that wrote it",
-            )
-        try:
-            experiment: Experiment = decode(cls, {**raw, "table": [*map(_with_role, raw["table"])]})
+            if version == FORMAT_VERSION:
+                return decode(cls, {**raw, "table": [*map(_with_role, raw["table"])]})  # type: ignore[no-any-return]
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise _damaged(path, error) from error
-        return experiment
+            reason = error.message if isinstance(error, ConsilienceError) else error
+            raise ArtefactError(f"{path} is damaged: {reason}", cure="make it again") from error
+        cure = "use the version of consilience that wrote it"
+        raise ArtefactError(f"format version of {path} must be {FORMAT_VERSION}, got {version}", cure=cure)
 
 
 def decode(kind: Any, value: Any) -> Any:
@@ -188,8 +183,3 @@ def first(rows: Iterable[Row], role: Role) -> Row | None:
 def _with_role(raw: Mapping[str, Any]) -> dict[str, Any]:
     role = raw.get("role") or OLD_METHODS.get(raw["method"], raw["group"])
     return {**{key: value for key, value in raw.items() if key != "group"}, "role": role}
-
-
-def _damaged(path: Path, error: Exception) -> ArtefactError:
-    reason = error.message if isinstance(error, ConsilienceError) else error
-    return ArtefactError(f"{path} is damaged: {reason}", cure="make it again")
