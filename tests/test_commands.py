@@ -33,7 +33,7 @@ from consilience.recovery.cuts import RULES
 from consilience.report.results import Experiment
 from consilience.signals.record import POSITIONS
 from consilience.store import load_network
-from consilience.studies import census, compare, modularity, recover, train
+from consilience.studies import census, compare, demo, modularity, recover, train
 from consilience.studies.request import Options, command_line, identity, in_options
 from consilience.studies.request import arguments as options_of
 from consilience.training import Training
@@ -214,6 +214,25 @@ def test_networks_that_cannot_be_trained_are_refused_first(
     broken_npz(tmp_path / "rows.npz", "not at all")
     assert message in refused(capsys, "train", *flags, "--out", tmp_path / "population")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
+
+
+@pytest.mark.slow
+def test_the_demo_gives_what_its_steps_give_and_reads_nothing_back(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("HIDDEN", (12, 10)), ("MEMBERS", 4), ("EPOCHS", 20)):
+        monkeypatch.setattr(demo, name, value)
+    with monkeypatch.context() as reading:
+        reading.setattr("consilience.store.artefact.load_file", None)
+        printed = run(capsys, "demo", "--json")
+    assert files_in(tmp_path / "demo" / "population") == files_in(done / "population")
+    shutil.copytree(done / "population", "again/population")
+    run(capsys, "census", "again/population", "--out", "again/census")
+    run(capsys, "assemble", "again/census", "--out", "again/network")
+    for kind in ("census", "network"):
+        assert files_in(tmp_path / "again" / kind) == files_in(tmp_path / "demo" / kind)
+    assert run(capsys, "demo", "--json") == printed
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

@@ -168,6 +168,7 @@ def run_experiment(
     )
     progress("what excites the clusters")
     pictures = (data.image_shape or (0,))[0] in CHANNELS
+    x = data.calibration.x if census.calibration_ is None else census.calibration_
     return Experiment(
         title=f"{len(population)} networks and one built from them: {data.name}",
         data=_describe_data(data),
@@ -177,7 +178,7 @@ def run_experiment(
         learning=learning,
         layers=[_summary(layer, population) for layer in census.layers_.values()],
         centroids=_centroid_images(census, data),
-        atlas=atlas(census, data.calibration.x) if pictures else [],
+        atlas=atlas(census, x) if pictures else [],
         obtained=dict(obtained or {}),
     )
 

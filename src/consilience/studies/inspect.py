@@ -17,8 +17,7 @@ class Request(InputShape, OwnNetworks, Options):
     """Find the layers of networks, prove them, and print them. Writes nothing."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODULE|DIR")] = field(metadata=POSITIONAL)
-    """package.module:Class, or a function in place of the class; or a directory: a population, a network, or a folder
-    of checkpoints."""
+    """package.module:Class (or a function), or the directory of a population, a network, or checkpoint files."""
 
 
 def run(request: Request) -> Result:

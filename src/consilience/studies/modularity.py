@@ -31,8 +31,7 @@ class Request(InputShape, OwnNetworks, Options, Output):
     clusters: int = field(default=12, metadata=argument("n_clusters"))
     """Clusters of units, inputs and outputs among them."""
     null: Null = "permute"
-    """How to shuffle weights: all weights of a matrix (as published), only those that are not zero, or so that every
-    unit keeps its degree."""
+    """Weights to shuffle: all of a matrix (as published), those that are not zero, or with the units' degrees kept."""
     nulls: int = field(default=50, metadata=argument("n_null"))
     """Shuffled copies of each network."""
     circuits: int = 50_000

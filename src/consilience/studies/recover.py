@@ -36,8 +36,7 @@ class Request(Options, Output):
     outputs: Path | None = field(default=None, metadata=INPUT)
     """Outputs (n, o) of the unknown network for these inputs, a .npy file."""
     teacher: Path | None = field(default=None, metadata=INPUT)
-    """Instead of outputs, the directory of a saved MLP, to measure how close the recovery comes. Only its outputs are
-    used to recover it; its activation is searched for too, unless --activation names it."""
+    """Instead of outputs, the directory of a saved MLP. Only its outputs are used; the result is compared with it."""
     samples: int = 600
     """Number of Gaussian inputs for a teacher, without --inputs."""
     units: tuple[int, ...] = field(default=(), metadata=argument("n_units"))
@@ -49,8 +48,7 @@ class Request(Options, Output):
     students: int = field(default=20, metadata=argument("n_students"))
     """Networks that are trained on the outputs."""
     activation: Literal["auto"] | Activation = "auto"
-    """Activation of the unknown network; "auto" tries all. Networks of tanh and of sigmoid units are the same
-    functions, so either may be found for the other."""
+    """Activation of the unknown network; "auto" tries all. Tanh and sigmoid networks can be the same function."""
     coverage: float = 0.8
     """Share of the students that must contain a unit."""
     max_angle: float = math.pi / 12
