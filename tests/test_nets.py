@@ -18,8 +18,8 @@ from consilience.data import Dataset
 from consilience.errors import InputError
 from consilience.nets import ACTIVATIONS, MLP, NETS, ConvNet, ConvNetConfig, ResNet, ResNetConfig, build
 from consilience.store import load_network, save_network
-from consilience.training.fit import Training, fit_members
-from consilience.training.train import initialise, train_population
+from consilience.training import Run, Training, fit_members, train_population
+from consilience.training.train import initialise
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "ConvNet": lambda: ConvNet(2, [4, 6], 3),
@@ -257,9 +257,8 @@ def test_networks_learn_from_default_initial_values(make: Callable[[], nn.Module
     y = torch.arange(60) % 3
     patterns = torch.randn(3, 2, 8, 8)
     x = patterns[y] + 0.5 * torch.randn(60, 2, 8, 8)
-    trained = fit_members(
-        [make(), make()], x, y, Training(epochs=20, batch_size=20, learning_rate=5e-3), random_state=0
-    )
+    training = Training(epochs=20, batch_size=20, learning_rate=5e-3)
+    trained = fit_members([make(), make()], x, y, Run(training, random_state=0))
     for record in trained.metrics[-2:]:
         assert record["accuracy"] > 0.9
     assert trained.metrics[0]["loss"] < 2.0  # chance is ln 3 = 1.1
@@ -269,16 +268,13 @@ def test_statistics_of_trained_members_are_those_of_the_training_data() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(256, 2, 6, 6, generator=g) * 3 + 5
     train = Dataset(x, torch.arange(256) % 3, torch.arange(256))
-    population = train_population(
-        ConvNet(2, [4], 3, batch_norm=True), train, 2, training=Training(epochs=1, batch_size=32), random_state=0
-    )
+    net, training = ConvNet(2, [4], 3, batch_norm=True), Training(epochs=1, batch_size=32)
+    population = train_population(net, train, 2, training=training, random_state=0)
     for member in population:
         before = member.module.hidden[0](x).detach()
         norm = member.module.norms[0]
         torch.testing.assert_close(norm.running_mean, before.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(norm.running_var, before.var((0, 2, 3)), rtol=0.05, atol=1e-3)
         assert not member.module.training
-    again = train_population(
-        ConvNet(2, [4], 3, batch_norm=True), train, 2, training=Training(epochs=1, batch_size=32), random_state=0
-    )
+    again = train_population(net, train, 2, training=training, random_state=0)
     assert torch.equal(again.members[1].module.norms[0].running_var, population.members[1].module.norms[0].running_var)
