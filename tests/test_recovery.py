@@ -18,7 +18,8 @@ from consilience.recovery.clusters import StudentUnits, UnitTree
 from consilience.recovery.cuts import cuts, plateaus
 from consilience.recovery.distance import distance
 from consilience.recovery.guesses import EXPANSIONS, guess_width, smallest_expansion
-from consilience.recovery.rebuild import as_good, medians, relative_error, turned, without_excess
+from consilience.recovery.network import as_good, medians, relative_error, without_excess
+from consilience.recovery.signs import turned
 from consilience.recovery.student import Student, symmetry_of_function
 
 pytestmark = pytest.mark.numerical

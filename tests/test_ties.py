@@ -28,7 +28,8 @@ from consilience.comparison import find_consensus, loss_barriers
 from consilience.errors import InputError, TracingError
 from consilience.modularity.lesions import Effects
 from consilience.population import Population
-from consilience.recovery.rebuild import turned, without_excess
+from consilience.recovery.network import without_excess
+from consilience.recovery.signs import turned
 from consilience.recovery.student import Student
 from consilience.signals.moments import Moments, ridge
 from consilience.ties import descending, first_largest, rounded

@@ -2,12 +2,12 @@
 
 The next students read the units recovered below, so that each of them is one layer shorter: the last have one hidden
 layer. Where signs are free up to a linear term, students read the inputs of the layer below beside its units,
-through a linear path. Their hyperplanes on it say which signs were wrong (`consilience.recovery.rebuild.turned`); then
+through a linear path. Their hyperplanes on it say which signs were wrong (`consilience.recovery.signs.turned`); then
 the path is left out.
 
 Of the cuts of a tree, the first is taken that leads to a network as good as the students; else the best.
 
-All inputs and outputs here are standardized. Axis legend as in `consilience.recovery.rebuild`.
+All inputs and outputs here are standardized. Axis legend as in `consilience.recovery.network`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,9 @@ from torch import Tensor
 from consilience.recovery.clusters import Cut, StudentUnits
 from consilience.recovery.cuts import cuts
 from consilience.recovery.fit import Fit, fit_precisely
-from consilience.recovery.rebuild import (
-    ROUNDING,
-    as_good,
-    hyperplanes_of,
-    medians,
-    refined,
-    straightened,
-    with_units,
-    without_excess,
-    without_path,
-)
-from consilience.recovery.student import Function, Student, symmetry_of_function
+from consilience.recovery.network import ROUNDING, as_good, medians, refined, with_units, without_excess
+from consilience.recovery.signs import straightened, without_path
+from consilience.recovery.student import Function, Student, rows_of, set_rows, symmetry_of_function
 from consilience.seeds import STUDENTS, seed
 from consilience.training.train import initialise
 from consilience.units.symmetry import Symmetry
@@ -163,7 +154,7 @@ class Outcome:
 
 
 def recover(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> Outcome:
-    """Return the network behind standardised inputs x (n, d) and outputs y (n, o).
+    """Return the network behind standardized inputs x (n, d) and outputs y (n, o).
 
     ``widths`` are the students', by hidden layer.
     """
@@ -273,7 +264,7 @@ def units_of(students: Sequence[torch.nn.Module], numbers: Sequence[int], symmet
     hyperplanes, outgoing = [], []
     for student in students:
         assert isinstance(student, Student)
-        rows = hyperplanes_of(student).double()
+        rows = rows_of(student.layers[0]).double()
         columns = student.layers[1].weight.detach().double().T
         if symmetry.homogeneous:
             norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-300)
@@ -317,9 +308,7 @@ def _stacked(below: _Below, above: Student) -> Student:
     """Return a network with one layer more below."""
     widths = [len(below.hyperplanes), *above.widths]
     network = Student(below.x.shape[1], widths, above.readout.out_features, above.function).double()
-    with torch.no_grad():
-        network.layers[0].weight.copy_(below.hyperplanes[:, :-1])
-        network.layers[0].bias.copy_(below.hyperplanes[:, -1])
-    for own, theirs in zip(network.layers[1:], above.layers, strict=True):
-        own.load_state_dict(theirs.state_dict())
+    set_rows(network.layers[0], below.hyperplanes)
+    for layer, upper in zip(network.layers[1:], above.layers, strict=True):
+        layer.load_state_dict(upper.state_dict())
     return network

@@ -1,4 +1,4 @@
-"""What students are: perceptrons with any elementwise activation and, where signs need it, a linear path beside it."""
+"""Students: perceptrons with any elementwise activation and, where signs need it, a linear path beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from consilience.units.symmetry import Symmetry
 
 Function = Callable[[Tensor], Tensor]
-CLOSE = 1e-9  # relative; what holds to this on the grid holds
+CLOSE = 1e-9  # of the largest value: identities that hold to this on the grid hold
 GRID = torch.linspace(0.01, 6, 200, dtype=torch.float64)
 
 
@@ -36,11 +36,14 @@ class Student(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs (n, d) to outputs (n, o)."""
-        h = x
-        for layer in self.hidden:
-            h = self.function(layer(h))
-        outputs: Tensor = self.readout(h)
+        outputs: Tensor = self.readout(self.units(x, len(self.hidden)))
         return outputs if self.path is None else outputs + self.path(x)
+
+    def units(self, x: Tensor, n_layers: int) -> Tensor:
+        """Return the activations (n, u) of this many hidden layers on inputs (n, d)."""
+        for layer in self.layers[:n_layers]:
+            x = self.function(layer(x))
+        return x
 
     @property
     def layers(self) -> list[nn.Linear]:
@@ -53,8 +56,20 @@ class Student(nn.Module):
         return tuple(layer.out_features for layer in self.layers[:-1])
 
 
+def rows_of(layer: nn.Linear) -> Tensor:
+    """Return the hyperplanes [w; b] of a layer (r, d + 1)."""
+    return torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
+
+
+def set_rows(layer: nn.Linear, hyperplanes: Tensor) -> None:
+    """Set the hyperplanes [w; b] of a layer (r, d + 1)."""
+    with torch.no_grad():
+        layer.weight.copy_(hyperplanes[:, :-1])
+        layer.bias.copy_(hyperplanes[:, -1])
+
+
 def symmetry_of_function(function: Function) -> Symmetry:
-    """Return what an elementwise function allows to be done to its units, found on a grid of values.
+    """Return the symmetries of units with an elementwise activation, tested on a grid of values.
 
     >>> symmetry_of_function(torch.nn.functional.softplus).even_slope, symmetry_of_function(torch.tanh).odd_constant
     (1.0, 0.0)
