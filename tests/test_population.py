@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,6 +66,29 @@ def test_members_of_one_architecture_are_traced_once_and_others_on_their_own(mon
     with pytest.raises(InputError, match="member 1 must have the activations of member 0"):
         Population.from_modules([Hand(5, "relu"), Hand(5, "gelu")], X)
     assert len(traced) == 2  # of one class and shape, but not one function
+
+
+class Configured(Hand):
+    """Has an object of its own as a config, and a function that no attribute describes."""
+
+    def __init__(self, width: int, factor: float = 1.0) -> None:
+        super().__init__(width)
+        self.config, self.scale = SimpleNamespace(width=width), lambda x: factor * x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.scale(x))
+
+
+def test_objects_of_their_own_do_not_keep_members_from_sharing_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+    original = member_module.find_layers
+    monkeypatch.setattr(member_module, "find_layers", lambda m, x: traced.append(m) or original(m, x))
+    population = Population.from_modules([Configured(5), Configured(7)], X)
+    assert population.widths("first") == (5, 7)
+    assert len(traced) == 1
+    with pytest.raises(InputError, match="member 2 must compute what member 0 computes of the same parameters"):
+        population.with_members([Configured(5, factor=2.0)])
+    assert len(traced) == 2
 
 
 def test_logits_are_the_members_outputs() -> None:

@@ -4,6 +4,4 @@ from consilience.population.member import Member
 from consilience.population.population import Population
 from consilience.population.synthetic_inputs import imagine_inputs
 
-load_population, save_population = Population.load, Population.save
-
-__all__ = ["Member", "Population", "imagine_inputs", "load_population", "save_population"]
+__all__ = ["Member", "Population", "imagine_inputs"]
