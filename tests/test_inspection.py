@@ -351,6 +351,7 @@ def test_a_population_of_ones_own_goes_the_same_way(images: Path, capsys: pytest
 # --- what the documents say ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_example_merges_residual_networks_of_ones_own() -> None:
     accuracy = runpy.run_path(str(ROOT / "examples" / "own_networks.py"))["main"]()
     assert accuracy["assembly full"] == accuracy["ensemble"]

@@ -40,6 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- modularity -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_modularity_of_a_population_and_its_assembly(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,1 +1,1 @@
-"""Whole experiments, one file per command."""
+"""Studies: one file for each command, with its request and what it runs."""

@@ -40,7 +40,7 @@ def run(request: Request) -> Result:
 
     check_destination(request.out, "network")
     census, source = open_census(request.census, request.module)
-    network = assembled(request, census)
+    network = load_or_build(request, census)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     lines = [f"network in {request.out}: {parameters} parameters"]
     as_json: dict[str, Any] = {"out": str(request.out), "parameters": parameters}
@@ -59,7 +59,7 @@ def run(request: Request) -> Result:
     return Result("\n".join(lines), as_json)
 
 
-def assembled(request: Request, census: cs.Census) -> Module:
+def load_or_build(request: Request, census: cs.Census) -> Module:
     """Return the network, read if it is finished."""
     from consilience.store import read_artefact
     from consilience.studies.progress import stages

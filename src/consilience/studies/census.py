@@ -63,7 +63,7 @@ def run(request: Request) -> Result:
         x = data_of(request.population, request.data, request.seed).calibration.x
         shape = shape or tuple(x.shape[1:])
     population = open_population(request.population, request.module, shape, request.seed)
-    layers = taken(request, population, x).layers_
+    layers = load_or_fit(request, population, x).layers_
     left_out = population.provenance.get("left_out", {})
     longest = max(14, *map(len, layers)) + 2
     lines = [
@@ -76,7 +76,7 @@ def run(request: Request) -> Result:
     return Result("\n".join(lines), {"out": str(request.out), "layers": as_json, "left_out": left_out})
 
 
-def taken(request: Request, population: cs.Population, x: Tensor | None) -> cs.Census:
+def load_or_fit(request: Request, population: cs.Population, x: Tensor | None) -> cs.Census:
     """Return the census, read if it is finished."""
     from consilience.population.storage import population_fingerprint
     from consilience.studies.progress import stages

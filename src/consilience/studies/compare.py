@@ -67,7 +67,7 @@ def run(request: Request) -> Result:
     from consilience.studies.comparison_result import found_text, run_comparison
     from consilience.studies.networks import open_networks, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import unseen
+    from consilience.studies.samples import unseen_samples
 
     check_destination(request.out, KIND)
     shape, seed = parse_shape(request.example_shape), request.seed
@@ -81,7 +81,7 @@ def run(request: Request) -> Result:
     }
 
     def make() -> tuple[str, str]:
-        samples = unseen(request.sources, request.data, seed, request.samples)
+        samples = unseen_samples(request.sources, request.data, seed, request.samples)
         settings = {**arguments(request, cs.ModelComparison), "layers": list(request.layers) or None}
         barriers = None
         with stages("comparing") as progress:

@@ -33,9 +33,9 @@ def run(request: Request) -> Result:
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
     )
-    population, data = train.trained(training)
-    taking = census.Request(out=out / "census", seed=seed, population=training.out)
-    taken = census.taken(taking, population, data.calibration.x)
-    assemble.assembled(assemble.Request(out=out / "network", seed=seed, census=taking.out), taken)
-    reporting = report.Request(out=out / "report", seed=seed, census=taking.out)
-    return report.reported(reporting, lambda: (taken, data, identity(training)), obtained(request))
+    population, data = train.load_or_train(training)
+    clustering = census.Request(out=out / "census", seed=seed, population=training.out)
+    fitted = census.load_or_fit(clustering, population, data.calibration.x)
+    assemble.load_or_build(assemble.Request(out=out / "network", seed=seed, census=clustering.out), fitted)
+    reporting = report.Request(out=out / "report", seed=seed, census=clustering.out)
+    return report.load_or_compare(reporting, lambda: (fitted, data, identity(training)), obtained(request))

@@ -48,7 +48,7 @@ def run(request: Request) -> Result:
     from consilience.studies.modularity_result import Settings, found_text, run_modularity
     from consilience.studies.networks import open_networks, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import labelled
+    from consilience.studies.samples import labeled_samples
 
     check_destination(request.out, KIND)
     source, module, seed = request.source, request.module, request.seed
@@ -60,7 +60,7 @@ def run(request: Request) -> Result:
         inputs["assembly"] = population_fingerprint(others["assembly"])[:16]
 
     def make() -> tuple[str, str]:
-        samples = labelled(source, request.data, seed)
+        samples = labeled_samples(source, request.data, seed)
         settings = Settings(request.clusters, request.null, request.nulls, request.circuits, seed)
         origin = obtained(request)
         with stages(f"modularity of {len(population)} networks") as progress:

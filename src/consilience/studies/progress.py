@@ -24,7 +24,7 @@ def bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
 
 @contextmanager
 def stages(label: str) -> Iterator[Callable[[str], None]]:
-    """Lend a callback that shows which stage of a recipe is running, on stderr if that is a terminal."""
+    """Lend a callback that shows which stage of a study is running, on stderr if that is a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda stage: None

@@ -63,19 +63,19 @@ def run(request: Request) -> Result:
     """Return what was recovered; the status is 1 if it is not exact."""
     from consilience.store import check_destination, fingerprint
 
-    found = _finished(request.out)
+    content = _finished(request.out)
     estimator = _estimator(request)
     unknown = _unknown(request, estimator.n_layers)
     key = identity(request, data=fingerprint({"x": unknown.x, "y": unknown.y})[:16])
     key |= {} if request.teacher is None else {"teacher": digest_of(request.teacher)}
-    if found is None:
+    if content is None:
         if check_destination(request.out / NETWORK, "network"):  # of an interrupted run
             refuse_another(request.out / NETWORK, "network", key)
-        found = _recovered(request, estimator, unknown, key)
-    refuse_another(request.out, KIND, key, found["request"])
-    network = [f"network in {request.out / NETWORK}"] if found["saved_network"] else []
-    text = "\n".join([*found["summary"], *network, f"report in {request.out / PAGE}"])
-    return Result(text, {"out": str(request.out), **found}, status=0 if found["exact"] else 1)
+        content = _recovered(request, estimator, unknown, key)
+    refuse_another(request.out, KIND, key, content["request"])
+    network = [f"network in {request.out / NETWORK}"] if content["saved_network"] else []
+    text = "\n".join([*content["summary"], *network, f"report in {request.out / PAGE}"])
+    return Result(text, {"out": str(request.out), **content}, status=0 if content["exact"] else 1)
 
 
 def _recovered(
@@ -147,10 +147,10 @@ def _finished(directory: Path) -> dict[str, Any] | None:
     if not (directory / FILE).exists():
         return None
     try:
-        found: dict[str, Any] = json.loads((directory / FILE).read_bytes())
-        complete = (directory / PAGE).is_file() and has_network == found["saved_network"]
-        if found["kind"] != KIND or not isinstance(found["request"], dict) or not isinstance(found["summary"], list):
+        content: dict[str, Any] = json.loads((directory / FILE).read_bytes())
+        complete = (directory / PAGE).is_file() and has_network == content["saved_network"]
+        if content["kind"] != KIND or [type(content[key]) for key in ("request", "summary")] != [dict, list]:
             raise ValueError("it is not one of consilience")
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ArtefactError(f"{directory / FILE} is damaged: {error}", cure="delete that directory") from error
-    return found if complete else None
+    return content if complete else None

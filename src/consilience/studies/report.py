@@ -41,10 +41,10 @@ def run(request: Request) -> Result:
         census, source = open_census(request.census, request.module)
         return census, data_of(source, request.data, request.seed), request_of(source)
 
-    return reported(request, inputs, obtained(request))
+    return load_or_compare(request, inputs, obtained(request))
 
 
-def reported(request: Request, inputs: Callable[[], Inputs], origin: dict[str, Any]) -> Result:
+def load_or_compare(request: Request, inputs: Callable[[], Inputs], origin: dict[str, Any]) -> Result:
     """Do what `run` does, with inputs from memory.
 
     Parameters

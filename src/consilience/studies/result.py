@@ -1,4 +1,4 @@
-"""What a command gives, and how a finished result is found again instead of made twice."""
+"""What a command gives, and how a finished result is read again instead of made twice."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def run_paged(
     def read(directory: Path) -> tuple[str, str]:
         return (directory / file).read_text(), ""
 
-    found = json.loads(run_cached(request, kind, inputs, make, write, read)[0])
-    lines = [found["table"], *found["summary"], "", f"report in {request.out / PAGE}"]
-    return Result("\n".join(lines), {"out": str(request.out), **found})
+    content = json.loads(run_cached(request, kind, inputs, make, write, read)[0])
+    lines = [content["table"], *content["summary"], "", f"report in {request.out / PAGE}"]
+    return Result("\n".join(lines), {"out": str(request.out), **content})
 
 
 def obtained(request: Options) -> dict[str, Any]:

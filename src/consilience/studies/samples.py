@@ -32,13 +32,13 @@ def data_of(population: str | Path, source: str | None, random_state: int) -> Da
     return load_data(source or request["data"], random_state=request.get("seed", random_state))
 
 
-def labelled(source: str, data: str | None, random_state: int) -> Dataset | None:
+def labeled_samples(source: str, data: str | None, random_state: int) -> Dataset | None:
     """Return the test samples of the data named, or of what a population was trained on; None if that is unknown."""
     known = data is not None or "data" in request_of(source)
     return data_of(source, data, random_state).test if known else None
 
 
-def unseen(sources: Sequence[str], data: str | None, random_state: int, n: int) -> Dataset:
+def unseen_samples(sources: Sequence[str], data: str | None, random_state: int, n: int) -> Dataset:
     """Return up to n test samples that no population was trained on, as far as the populations' requests say."""
     check_count("--samples", n, least=2)
     names = {source: request_of(source)["data"] for source in sources if "data" in request_of(source)}

@@ -61,7 +61,7 @@ def run(request: Request) -> Result:
     """Return the number of members and their mean accuracy on validation data."""
     from consilience.evaluation import evaluate, mean_score
 
-    population, data = trained(request)
+    population, data = load_or_train(request)
     accuracy = mean_score([evaluate(member.module, data.validation) for member in population]).accuracy
     lines = [
         f"{len(population)} members in {request.out}: validation accuracy {100 * accuracy:.2f} % on average",
@@ -72,7 +72,7 @@ def run(request: Request) -> Result:
     return Result("\n".join(lines), {**as_json, "failed": failed})
 
 
-def trained(request: Request) -> tuple[cs.Population, cs.Data]:
+def load_or_train(request: Request) -> tuple[cs.Population, cs.Data]:
     """Return the population, read if it is finished, and the data."""
     from consilience.store.config import beside
     from consilience.studies.progress import bar
