@@ -229,21 +229,35 @@ def read_state(module: nn.Module) -> dict[str, Tensor]:
 
 def outgoing_norms(network: TracedNetwork, layer: str, readers: Sequence[Map] | None = None) -> Tensor:
     """Return the norm of each unit's outgoing weights in the maps that read the layer, all by default: (u,)."""
-    total = torch.zeros(network.architecture.layer(layer).width, dtype=torch.float64)
-    for m in network.architecture.reading(layer) if readers is None else readers:
-        for part, axis in zip(network.weights(m).parts, m.inputs, strict=True):
-            if axis.layer == layer:
-                squares = part.double().square()
-                total += squares.sum((1, 2)) if m.per_unit else squares.sum((0, 2))
-    return total.sqrt().to(next(iter(network.state.values())).dtype)
+    maps = network.architecture.reading(layer) if readers is None else readers
+    weights, units = {m: network.weights(m) for m in maps}, network.architecture.layer(layer).width
+    return norms_read(weights, layer, units).to(next(iter(network.state.values())).dtype)
 
 
 def incoming_norms(network: TracedNetwork, layer: str, *, bias: bool = True) -> Tensor:
     """Return the norm of each unit's hyperplanes in all maps that write the layer: (u,)."""
-    total = torch.zeros(network.architecture.layer(layer).width, dtype=torch.float64)
-    for m in network.architecture.writing(layer):
-        weights = network.weights(m)
-        total += weights.matrix.double().square().sum(1)
-        if bias:
-            total += weights.bias.double().square()
-    return total.sqrt().to(next(iter(network.state.values())).dtype)
+    maps, units = network.architecture.writing(layer), network.architecture.layer(layer).width
+    weights = {m: network.weights(m) for m in maps}
+    return norms_written(weights, layer, units, bias=bias).to(next(iter(network.state.values())).dtype)
+
+
+def norms_read(weights: Mapping[Map, Weights], layer: str, units: int) -> Tensor:
+    """Return the norm of each unit's outgoing weights in the maps given, in double precision: (u,)."""
+    total = torch.zeros(units, dtype=torch.float64)
+    for m, hyperplanes in weights.items():
+        for part, axis in zip(hyperplanes.parts, m.inputs, strict=True):
+            if axis.layer == layer:
+                squares = part.double().square()
+                total += squares.sum((1, 2)) if m.per_unit else squares.sum((0, 2))
+    return total.sqrt()
+
+
+def norms_written(weights: Mapping[Map, Weights], layer: str, units: int, *, bias: bool = True) -> Tensor:
+    """Return the norm of each unit's hyperplanes in the maps given that write it, in double precision: (u,)."""
+    total = torch.zeros(units, dtype=torch.float64)
+    for m, hyperplanes in weights.items():
+        if m.writes == layer:
+            total += hyperplanes.matrix.double().square().sum(1)
+            if bias:
+                total += hyperplanes.bias.double().square()
+    return total.sqrt()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from consilience.errors import InputError
-from consilience.units.architecture import Architecture, Layer, TracedNetwork, incoming_norms, outgoing_norms
+from consilience.units.architecture import Architecture, Layer, TracedNetwork, incoming_norms, norms_read, norms_written
 from consilience.units.maps import Map, Weights
 
 
@@ -125,7 +125,7 @@ def rescale(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwor
         raise InputError(f"the activation of layer '{layer}' must be homogeneous, got {', '.join(activations)}")
     if not bool((factors > 0).all()):
         raise InputError(f"factors must be positive, got {factors.tolist()}")
-    return _multiplied(network, layer, factors)
+    return _with_factors(network, layer, factors)
 
 
 def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
@@ -153,7 +153,7 @@ def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
             if axis.layer == layer
         )
         network = network.with_weights(m, Weights(weights.parts, weights.bias + constant * moved))
-    return _multiplied(network, layer, signs)
+    return _with_factors(network, layer, signs)
 
 
 def can_flip(architecture: Architecture, layer: str) -> bool:
@@ -197,12 +197,17 @@ def balanced(network: TracedNetwork) -> TracedNetwork:
     The function is the same; the scale is one that gradient descent works well at, and near that of a fresh network,
     where either norm is about 0.5 (Stock et al. 2019). Units without incoming or outgoing weights stay as they are.
     """
-    layers = [layer for layer in network.architecture.hidden if symmetry_of(layer.activations).homogeneous]
-    for _ in range(BALANCING_SWEEPS if layers else 0):
+    architecture = network.architecture
+    layers = [layer for layer in architecture.hidden if symmetry_of(layer.activations).homogeneous]
+    weights, dtype = {m: network.weights(m) for m in architecture.maps}, next(iter(network.state.values())).dtype
+    for _ in range(BALANCING_SWEEPS):
         for layer in layers:
-            incoming, outgoing = incoming_norms(network, layer.name), outgoing_norms(network, layer.name)
+            incoming = norms_written(weights, layer.name, layer.width).to(dtype)
+            outgoing = norms_read(weights, layer.name, layer.width).to(dtype)
             ratio = torch.where((incoming > 0) & (outgoing > 0), outgoing / incoming, 1)
-            network = rescale(network, layer.name, ratio.sqrt())
+            weights |= _multiplied(weights, layer.name, ratio.sqrt())
+    for m in weights if layers else ():
+        network = network.with_weights(m, weights[m])
     return network
 
 
@@ -228,20 +233,29 @@ def _selected(network: TracedNetwork, orders: Mapping[str, Tensor]) -> dict[str,
     return state
 
 
-def _multiplied(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwork:
+def _with_factors(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwork:
     """The network with a layer's hyperplanes multiplied by non-zero factors, and what reads them divided by these."""
-    for m in network.architecture.maps:
+    architecture = network.architecture
+    weights = {m: network.weights(m) for m in (*architecture.writing(layer), *architecture.reading(layer))}
+    for m, changed in _multiplied(weights, layer, factors).items():
+        network = network.with_weights(m, changed)
+    return network
+
+
+def _multiplied(weights: Mapping[Map, Weights], layer: str, factors: Tensor) -> dict[Map, Weights]:
+    """The hyperplanes of a layer multiplied by non-zero factors, and those that read it divided by these."""
+    changed = {}
+    for m, old in weights.items():
         if m.writes != layer and layer not in m.reads:
             continue
-        weights = network.weights(m)
-        factors, bias = factors.to(weights.bias.dtype), weights.bias
+        factors, bias = factors.to(old.bias.dtype), old.bias
         read = 1 / (factors[:, None, None] if m.per_unit else factors[:, None])
-        pairs = zip(weights.parts, m.inputs, strict=True)
+        pairs = zip(old.parts, m.inputs, strict=True)
         parts = [part * read if axis.layer == layer else part for part, axis in pairs]
         if m.writes == layer:
             parts, bias = [part * factors[:, None, None] for part in parts], bias * factors
-        network = network.with_weights(m, Weights(tuple(parts), bias))
-    return network
+        changed[m] = Weights(tuple(parts), bias)
+    return changed
 
 
 def _takes_constant(m: Map) -> bool:
