@@ -354,14 +354,13 @@ def soft_case(seed: int) -> tuple[list[Block], cycle_consistent.Soft, cycle_cons
     blocks = blocks_of(random_population([[4, 3]] * 3, seed=seed))
     rng = np.random.default_rng(seed)
 
+    def doubly_stochastic(shares: np.ndarray, u: int) -> Tensor:
+        return sum(share * torch.eye(u, dtype=torch.float64)[rng.permutation(u)] for share in shares)
+
     def random_soft() -> cycle_consistent.Soft:
         shares = rng.dirichlet(np.ones(5), size=3)
-        return {
-            name: torch.stack([
-                sum(w * torch.eye(u, dtype=torch.float64)[rng.permutation(u)] for w in row) for row in shares
-            ])
-            for name, u in (("hidden.0", 4), ("hidden.1", 3))
-        }  # fmt: skip
+        widths = {"hidden.0": 4, "hidden.1": 3}
+        return {name: torch.stack([doubly_stochastic(row, u) for row in shares]) for name, u in widths.items()}
 
     return blocks, random_soft(), random_soft()
 
@@ -370,9 +369,8 @@ def pairwise(blocks: list[Block], soft: cycle_consistent.Soft) -> Tensor:
     """The objective by its definition: a term for each pair of members and each parameter."""
     total = torch.zeros((), dtype=torch.float64)
     for block in blocks:
-        left, right = (soft.get(name or "", [torch.eye(n, dtype=torch.float64)] * 3) for name, n in (
-            (block.writes, block.values.shape[1]), (block.reads, block.values.shape[2])
-        ))  # fmt: skip
+        sides = zip((block.writes, block.reads), block.values.shape[1:3], strict=True)
+        left, right = (soft.get(name or "", [torch.eye(n, dtype=torch.float64)] * 3) for name, n in sides)
         placed = [left[k].T @ block.values[k, :, :, 0] @ right[k] for k in range(3)]
         total = total + sum((a * b).sum() for a, b in itertools.combinations(placed, 2))
     return total

@@ -21,6 +21,7 @@ from consilience.recovery.guesses import EXPANSIONS, guess_width, smallest_expan
 from consilience.recovery.network import as_good, medians, relative_error, without_excess
 from consilience.recovery.signs import turned
 from consilience.recovery.student import Student, symmetry_of_function
+from consilience.units.symmetry import Symmetry
 
 pytestmark = pytest.mark.numerical
 
@@ -71,7 +72,7 @@ def test_an_activation_without_a_name() -> None:
     assert found.distance_to(net).worst_error < 1e-6
 
 
-@pytest.mark.parametrize("activation", ["tanh", "gelu"])
+@pytest.mark.parametrize("activation", ["tanh", pytest.param("gelu", marks=pytest.mark.slow)])
 def test_layer_by_layer(activation: str) -> None:
     net = teacher(activation, (2, 2), d=3, o=3, seed=4)
     found = recovered(inputs(300), net, n_units=(2, 2), n_students=6, activation=activation)
@@ -131,6 +132,7 @@ def test_size_and_expansion_unknown() -> None:
     assert found.distance_to(net).worst_angle < 1e-7
 
 
+@pytest.mark.slow
 def test_smallest_width_and_expansion() -> None:
     net, x = teacher(widths=(3,), seed=2), inputs()
     y = net(x).detach()
@@ -142,6 +144,7 @@ def test_smallest_width_and_expansion() -> None:
     assert smallest_expansion(x, y, (1,), settings) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "softplus"])
 def test_activation_unknown(activation: str) -> None:
     found = recovered(inputs(), teacher(activation, seed=3), activation="auto")
@@ -173,6 +176,7 @@ def test_published_rule_is_another_cut() -> None:
     assert theirs.clusters_[0].height != ours.clusters_[0].height
 
 
+@pytest.mark.slow
 def test_a_failure_is_never_called_a_success() -> None:
     net, x = teacher(widths=(3,), seed=2), inputs()
     few = teacher(d=2, o=1, seed=1)
@@ -239,16 +243,24 @@ def test_distance_counts_missing_and_excess_units() -> None:
         distance(smaller, teacher("relu", widths=(2,)), symmetry, x)
 
 
-@pytest.mark.parametrize("name", [*ACTIVATIONS])
-def test_symmetries_of_functions(name: str) -> None:
-    known = {
-        "identity": (True, 0.0, 2.0), "relu": (True, None, 1.0), "leaky_relu": (True, None, 1.01),
-        "tanh": (False, 0.0, None), "erf": (False, 0.0, None), "sigmoid": (False, 1.0, None),
-        "softplus": (False, None, 1.0), "gelu": (False, None, 1.0), "silu": (False, None, 1.0),
-        "elu": (False, None, None),
-    }  # fmt: skip
-    found = symmetry_of_function(ACTIVATIONS[name])
-    assert (found.homogeneous, found.odd_constant, found.even_slope) == known[name]
+@pytest.mark.parametrize(
+    ("homogeneous", "odd_constant", "even_slope", "names"),
+    [
+        (True, 0.0, 2.0, ["identity"]),
+        (True, None, 1.0, ["relu"]),
+        (True, None, 1.01, ["leaky_relu"]),
+        (False, 0.0, None, ["tanh", "erf"]),
+        (False, 1.0, None, ["sigmoid"]),
+        (False, None, 1.0, ["softplus", "gelu", "silu"]),
+        (False, None, None, ["elu"]),
+    ],
+)
+def test_symmetries_of_functions(
+    homogeneous: bool, odd_constant: float | None, even_slope: float | None, names: list[str]
+) -> None:
+    for name in names:
+        symmetry = symmetry_of_function(ACTIVATIONS[name])
+        assert symmetry == Symmetry(homogeneous, odd_constant, even_slope)
 
 
 def test_signs_from_a_linear_path() -> None:
@@ -324,11 +336,10 @@ def test_nothing_that_survives_is_no_cut() -> None:
 
 def test_units_are_counted_by_student() -> None:
     some = units(8, 3, noise=0)
-    many = StudentUnits(  # one student has eight more copies of a unit of its own
-        np.concatenate([some.hyperplanes, np.tile(some.hyperplanes[3], (8, 1))]),
-        np.concatenate([some.outgoing, np.ones((8, 2))]), np.concatenate([some.student, np.zeros(8, dtype=int)]),
-        True, True,
-    )  # fmt: skip
+    hyperplanes = np.concatenate([some.hyperplanes, np.tile(some.hyperplanes[3], (8, 1))])
+    outgoing = np.concatenate([some.outgoing, np.ones((8, 2))])
+    student = np.concatenate([some.student, np.zeros(8, dtype=int)])  # eight more copies of a unit that only it has
+    many = StudentUnits(hyperplanes, outgoing, student, True, True)
     assert len(cuts(many, 0.8, math.pi / 12)[0].kept) == 3
     assert len(cuts(many, 0.8, math.pi / 12, rule="published")[0].kept) > 3
 

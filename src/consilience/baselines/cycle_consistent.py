@@ -36,15 +36,15 @@ def cycle_matching(
     """Average the members after permuting all of them into a common universe (C2M3).
 
     One permutation P per member and hidden layer, so that ``P_ab = P_a P_bᵀ`` is consistent around any cycle. With
-    ``U_k = P_kᵀ W⁽ᵏ⁾ P'_k`` for every map, and the same for biases, it maximises over all layers jointly
+    ``U_k = P_kᵀ W⁽ᵏ⁾ P'_k`` for every map, and the same for biases, it maximizes over all layers jointly
 
         ``Σ_{a<b} ⟨U_a, U_b⟩ = ½ (‖Σ_k U_k‖² − Σ_k ‖U_k‖²)``
 
     by Frank–Wolfe steps over doubly stochastic P, each towards the permutations that the gradient points to, and then
     takes the nearest permutations. Source: Crisostomi et al. 2024 (Frank–Wolfe matching of n models).
 
-    The paper starts from identities or barycentres for all members. This starts from the identity for one member, which
-    numbers the universe, and barycentres for the others: from the published starts members must first agree on a
+    The paper starts from identities or barycenters for all members. This starts from the identity for one member, which
+    numbers the universe, and barycenters for the others: from the published starts members must first agree on a
     numbering, which mostly fails, even for permuted copies of one network.
 
     Parameters
@@ -73,7 +73,7 @@ def universe_orders(population: Population, random_state: int) -> list[Orders]:
 
 
 def start(population: Population, first: int) -> Soft:
-    """Return the identity for one member, and barycentres (all entries equal) for the others."""
+    """Return the identity for one member, and barycenters (all entries equal) for the others."""
     soft = {}
     for layer in population.architecture.free:
         p = torch.full((len(population), layer.width, layer.width), 1 / layer.width, dtype=torch.float64)
@@ -100,7 +100,7 @@ def step(blocks: Sequence[Block], soft: Soft, placed: list[Tensor]) -> float:
     soft, placed : P, and U by block (k, c, d, s); both are changed.
     """
     slopes = gradient(blocks, soft, placed)
-    # Of permutations that are equally good, the one nearest to P: a barycentre has no preference.
+    # Of permutations that are equally good, the one nearest to P: a barycenter has no preference.
     stay = {name: TIE * slope.abs().amax((1, 2), keepdim=True) * soft[name] for name, slope in slopes.items()}
     change = {name: nearest_permutations(slopes[name] + stay[name]) - p for name, p in soft.items()}
     line = along(blocks, soft, change, placed)
@@ -176,5 +176,5 @@ def highest(line: Polynomial) -> float:
 
 
 def nearest_permutations(slopes: Tensor) -> Tensor:
-    """Return the permutation matrices P (k, u, c) that maximise ``⟨slopes, P⟩`` for each member."""
+    """Return the permutation matrices P (k, u, c) that maximize ``⟨slopes, P⟩`` for each member."""
     return torch.stack([torch.eye(len(gain), dtype=gain.dtype)[assign(gain)] for gain in slopes])

@@ -33,7 +33,7 @@ def weight_matching(
 ) -> nn.Module:
     """Average the members after permuting each onto a reference by its weights (Git Re-Basin).
 
-    For each member, permutations Π of all hidden layers that maximise ``Σ_maps ⟨W_ref, Πᵀ W⁽ᵏ⁾ Π'⟩ + ⟨b_ref, Πᵀ b⁽ᵏ⁾⟩``
+    For each member, permutations Π of all hidden layers that maximize ``Σ_maps ⟨W_ref, Πᵀ W⁽ᵏ⁾ Π'⟩ + ⟨b_ref, Πᵀ b⁽ᵏ⁾⟩``
     are sought by coordinate descent: with the other layers fixed, the best permutation of one layer is a linear
     assignment. Source: Ainsworth, Hayase & Srinivasa 2023, Algorithm 1.
 
@@ -81,9 +81,9 @@ def activation_matching(
 ) -> nn.Module:
     """Average the members after permuting each onto a reference by its units' activations.
 
-    Layer by layer, the permutation that maximises ``Σ_c corr(a_ref[:, c], a⁽ᵏ⁾[:, order[c]])`` over calibration data:
+    Layer by layer, the permutation that maximizes ``Σ_c corr(a_ref[:, c], a⁽ᵏ⁾[:, order[c]])`` over calibration data:
     one linear assignment. Constant units have correlation 0. Source: Li et al. 2016, section 3;
-    Ainsworth, Hayase & Srinivasa 2023, section 3.1, have the uncentred product in place of the correlation.
+    Ainsworth, Hayase & Srinivasa 2023, section 3.1, have the uncentered product in place of the correlation.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def _hidden_widths(population: Population) -> dict[str, int]:
 
 def _standardized(values: Tensor) -> Tensor:
     """Columns at mean 0 and unit norm, constant ones at zero: products of columns are correlations."""
-    centred = values.double() - values.double().mean(0)
-    norms = torch.linalg.vector_norm(centred, dim=0)
+    centered = values.double() - values.double().mean(0)
+    norms = torch.linalg.vector_norm(centered, dim=0)
     constant = norms <= 1e-6 * torch.linalg.vector_norm(values.double(), dim=0)  # float32 rounding of a constant
-    return centred / torch.where(constant, torch.inf, norms)
+    return centered / torch.where(constant, torch.inf, norms)

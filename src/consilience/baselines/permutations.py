@@ -62,7 +62,7 @@ def reorder(blocks: Sequence[Block], values: Sequence[Tensor], layer: str, order
 
 
 def assign(gain: Tensor) -> Tensor:
-    """Return the order (c,) that maximises ``Σ_c gain[c, order[c]]`` over permutations, for a gain (c, u)."""
+    """Return the order (c,) that maximizes ``Σ_c gain[c, order[c]]`` over permutations, for a gain (c, u)."""
     return torch.from_numpy(linear_sum_assignment(rounded(gain.numpy()), maximize=True)[1])
 
 

@@ -41,7 +41,7 @@ def probabilistic_matching(
 
     Units v (incoming weights on the global units below, bias, and outgoing weights where they lead to the outputs) are
     noisy copies of global units: ``v ~ N(θ_c, σ²)``, ``θ_c ~ N(0, σ0²)``; which member owns which is a beta process of
-    concentration γ. Member by member, all units are assigned at once so as to maximise, with S_c the sum of the m_c
+    concentration γ. Member by member, all units are assigned at once so as to maximize, with S_c the sum of the m_c
     units that other members have in c, ρ = σ²/σ0² and J = N,
 
         old c: ``(‖S_c + v‖² / (ρ + m_c + 1) − ‖S_c‖² / (ρ + m_c)) / σ² + 2 log(m_c / (J − m_c))``
@@ -94,8 +94,8 @@ def global_bases(
     for layer in population.architecture.free:
         points = units(population, layer.name, placed(population.architecture, bases))
         owners = match(points, sigma, sigma0, gamma, caps[layer.name], rng)
-        n_global = 1 + max(int(each.max()) for each in owners)
-        ones = [torch.eye(n_global, dtype=population.example_input.dtype)[each] for each in owners]
+        n_global = 1 + max(int(owner.max()) for owner in owners)
+        ones = [torch.eye(n_global, dtype=population.example_input.dtype)[owner] for owner in owners]
         counts = torch.stack([one.sum(0) for one in ones]).sum(0)
         bases[layer.name] = basis_from([one / (rho + counts) for one in ones], ones)
     return bases
@@ -148,7 +148,7 @@ def match(
         _, _, owners = _pool(points, owners)
         if all(b is not None and o is not None and torch.equal(b, o) for b, o in zip(before, owners, strict=True)):
             break
-    return [each for each in owners if each is not None]
+    return [owner for owner in owners if owner is not None]
 
 
 def scores(
@@ -187,12 +187,12 @@ def _pool(points: Sequence[Tensor], owners: Sequence[Tensor | None]) -> tuple[Te
 
     Numbers are given in order of first appearance, without gaps: equal partitions have equal numbers.
     """
-    present = [each for each in owners if each is not None]
+    present = [owner for owner in owners if owner is not None]
     flat = torch.cat([torch.empty(0, dtype=torch.int64), *present]).numpy()
     _, first, old = np.unique(flat, return_index=True, return_inverse=True)
     new = torch.from_numpy(first.argsort().argsort()[old])
-    placed = iter(new.split([len(each) for each in present]))
-    renumbered = [None if each is None else next(placed) for each in owners]
+    placed = iter(new.split([len(owner) for owner in present]))
+    renumbered = [None if owner is None else next(placed) for owner in owners]
     units = torch.cat([p for p, each in zip(points, owners, strict=True) if each is not None] or [points[0][:0]])
     sums = torch.zeros(len(first), units.shape[1], dtype=units.dtype).index_add_(0, new, units)
     return sums, torch.bincount(new, minlength=len(first)).to(sums.dtype), renumbered

@@ -98,7 +98,7 @@ def transport_bases(population: Population, reference: int, x: Tensor | None) ->
 
 
 def transport(cost: Tensor) -> Tensor:
-    """Return the plan T (u, c) that minimises ``⟨cost, T⟩``, T ≥ 0, with rows summing to 1/u and columns to 1/c.
+    """Return the plan T (u, c) that minimizes ``⟨cost, T⟩``, T ≥ 0, with rows summing to 1/u and columns to 1/c.
 
     Exact: an assignment where u = c, for then a plan at a vertex is a permutation; a linear program elsewhere.
     """

@@ -88,8 +88,8 @@ def squared_rounding(points: NDArray[np.floating]) -> float:
 
 def embed(rows: Tensor, distance: str, symmetry: Symmetry) -> Points:
     """Return the points of units given as rows: hyperplanes (U, d + 1); for ``activation`` pre-activations (U, n)."""
-    normalise = distance == "cosine" or symmetry.homogeneous
-    return Points(unit_norm(rows).numpy() if normalise else rows.numpy(), projective=symmetry.flippable)
+    normalize = distance == "cosine" or symmetry.homogeneous
+    return Points(unit_norm(rows).numpy() if normalize else rows.numpy(), projective=symmetry.flippable)
 
 
 def unit_norm(rows: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ With N_ab samples in cluster a of one clustering and b of another, A_a and B_b i
 
 - pairs of samples together in both: Σ N² − n, of n² − n ordered ones (Rand index, adjusted Rand index);
 - variation of information: Σ (N/n) (log A/N + log B/N), which is H(a|b) + H(b|a), in nats;
-- adjusted mutual information: 1 − VI / (H_a + H_b − 2 E[MI]), the arithmetic mean of entropies as normaliser.
+- adjusted mutual information: 1 − VI / (H_a + H_b − 2 E[MI]), the arithmetic mean of entropies as the normalizer.
 
 In these forms clusterings that are equal up to the names of their clusters give 1, 1, 0 and 1 exactly.
 

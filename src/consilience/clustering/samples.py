@@ -1,4 +1,4 @@
-"""The clustering of a data set that activations induce: standardise, reduce, cluster (Zhao 2019).
+"""The clustering of a data set that activations induce: standardize, reduce, cluster (Zhao 2019).
 
 - A unit's activations are brought to mean 0 and variance 1; constant units are left out. So the result does not depend
   on scales and offsets of units.
@@ -33,7 +33,7 @@ TINY = float(np.finfo(np.float32).tiny)  # a spread below it has no reciprocal i
 # The best of so many starts is kept. With 3 of k-means, similarities of 32 networks on digits were lower by 0.05 within
 # a family, and groups another with every seed; 30 are no better than 10.
 MEANS_STARTS, MIXTURE_STARTS = 10, 3
-N_NEIGHBOURS = 10  # of a sample in the graph of spectral clustering
+N_NEIGHBORS = 10  # of a sample in the graph of spectral clustering
 SMALLEST_SHARE = 0.01  # of the samples: fewer are no cluster to hdbscan
 LARGEST_SEED = 2**32 - 1  # of numpy.random.RandomState, on which scikit-learn's draws rest
 
@@ -98,8 +98,8 @@ def reduce(
     if reduction == "umap":
         from umap import UMAP  # its presence is checked before any work
 
-        n_neighbours = min(15, len(points) - 1)  # 15 is its default
-        reducer = UMAP(n_neighbours, n_components=n_components, random_state=random_state, n_jobs=1)
+        n_neighbors = min(15, len(points) - 1)  # 15 is its default
+        reducer = UMAP(n_neighbors, n_components=n_components, random_state=random_state, n_jobs=1)
         return np.asarray(reducer.fit_transform(points))
     reduced: Coordinates = PCA(n_components, copy=False, random_state=random_state).fit_transform(points)
     return reduced
@@ -193,7 +193,7 @@ def _spectral(points: Coordinates, n_clusters: int, random_state: int) -> NDArra
     graph = SpectralClustering(
         n_clusters,
         affinity="nearest_neighbors",
-        n_neighbors=min(N_NEIGHBOURS, len(points) - 1),
+        n_neighbors=min(N_NEIGHBORS, len(points) - 1),
         assign_labels="cluster_qr",
         random_state=random_state,
     )

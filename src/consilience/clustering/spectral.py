@@ -1,4 +1,4 @@
-"""Eigenvectors of a graph's normalised Laplacian, and clusters from them.
+"""Eigenvectors of a graph's normalized Laplacian, and clusters from them.
 
 With adjacency A, degrees d and D = diag d, the k smallest eigenvalues of L = I − D^{-1/2} A D^{-1/2} and their
 eigenvectors u relax the minimal n-cut; ``y = D^{-1/2} u`` are the units' coordinates, in which k-means finds the
@@ -40,7 +40,7 @@ NEGLIGIBLE = 1e-20  # weights that only decay acts on, as those of constant pixe
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The smallest eigenvalues of a normalised Laplacian.
+    """The smallest eigenvalues of a normalized Laplacian.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ def adjacency(n_nodes: int, blocks: Sequence[Block]) -> sp.csr_array:
 
 
 def spectrum(blocks: Sequence[Block], degree: FloatArray, k: int) -> Spectrum:
-    """Return the k smallest eigenvalues of the normalised Laplacian and their eigenvectors, to machine precision.
+    """Return the k smallest eigenvalues of the normalized Laplacian and their eigenvectors, to machine precision.
 
     Where an eigenvalue is repeated, the eigenvectors are some orthonormal basis; the choice is the same every time.
 
@@ -192,7 +192,7 @@ def _operator(blocks: Sequence[Block], nodes: NDArray[np.int64], n_nodes: int) -
 
 
 def _largest(matrix: LinearOperator | sp.csr_array, top: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
-    """The k largest eigenvalues (k,) and eigenvectors (m, k) of the normalised adjacency of one connected part.
+    """The k largest eigenvalues (k,) and eigenvectors (m, k) of the normalized adjacency of one connected part.
 
     The first is 1, and its eigenvector is ``top`` = √d. For the others it is put below all of them, at −2.
     """

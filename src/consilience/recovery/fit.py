@@ -205,12 +205,12 @@ class _Stack:
 
     def modules(self) -> tuple[nn.Module, ...]:
         """Return the networks as modules."""
-        found = []
+        modules = []
         for theta in self.theta:
             module = copy.deepcopy(self.template)
             module.load_state_dict({**module.state_dict(), **self.split(theta.clone())})
-            found.append(module)
-        return tuple(found)
+            modules.append(module)
+        return tuple(modules)
 
 
 class _Adam:
@@ -245,14 +245,14 @@ def _levenberg_marquardt(stack: _Stack, tolerance: float, max_iterations: int) -
             iterations[k] = iteration
         step, solved = _solve(gram[rows], slope[rows], damping[rows])
         tried = theta[rows] + step
-        found = torch.where(solved, torch.nan_to_num(stack.losses(tried), nan=math.inf), math.inf)
+        tried_losses = torch.where(solved, torch.nan_to_num(stack.losses(tried), nan=math.inf), math.inf)
         predicted = (step * (damping[rows, None] * step - slope[rows])).sum(1)  # what the linear model expects to gain
-        better = found < losses[rows]
-        gain = torch.where(better, (losses[rows] - found) / predicted.clamp(min=1e-300), 0)
+        better = tried_losses < losses[rows]
+        gain = torch.where(better, (losses[rows] - tried_losses) / predicted.clamp(min=1e-300), 0)
         damping[rows] *= torch.where(better, torch.where(gain > FAIR, LESS, 1.0), MORE)
         moved = rows[better]
         theta = theta.index_copy(0, moved, tried[better])
-        losses = losses.index_copy(0, moved, found[better])
+        losses = losses.index_copy(0, moved, tried_losses[better])
         history.append(losses)
         active = torch.isfinite(losses) & (losses > tolerance)
         if len(history) > PATIENCE:
