@@ -37,8 +37,7 @@ from consilience.baselines.matching import activation_orders, merging_orders, we
 from consilience.baselines.permutations import average_of, identity
 from consilience.baselines.probabilistic import global_bases
 from consilience.baselines.transport import transport_bases, widest
-from consilience.bases.grounding import Basis, basis_of
-from consilience.clustering.distances import evenly
+from consilience.bases.grounding import Basis, Groups, basis_of_groups
 from consilience.signals.responses import Responses
 from consilience.units.symmetry import Symmetry
 
@@ -139,10 +138,10 @@ class Contest:
         responses = Responses(self.population.networks, self.x)
         bases = {}
         for layer, k in self.multiple(width).items():
-            points = torch.cat([z[evenly(z)] for z in responses.written(layer)], dim=1).T
+            points = responses.units(layer)
             labels = KMeans(k, n_init=1, random_state=self.seed).fit(points.numpy()).labels_.astype(np.int64)
-            alive = np.ones(len(points), dtype=bool)
-            bases[layer] = basis_of(points, labels, self.population.widths(layer), Symmetry(), alive)
+            groups, alive = Groups.of_labels(labels), np.ones(len(points), dtype=bool)
+            bases[layer] = basis_of_groups(points, groups, self.population.widths(layer), Symmetry(), alive)
         return bases
 
     def rivals(self) -> Iterator[Run]:

@@ -172,7 +172,7 @@ def test_corrections_follow_every_method(name: str, monkeypatch: pytest.MonkeyPa
         errors = {c: float((outputs(net, SMALL) - target).square().mean()) for c, net in fused.items()}
         if population in one:
             assert errors["least-squares"] <= errors["none"] + 1e-9
-    monkeypatch.setattr("consilience.assembly.building.distill", partial(distill, steps=20))
+    monkeypatch.setattr("consilience.assembly.build.distill", partial(distill, steps=20))
     distilled = METHODS[name](one[0], correction="distill", calibration=SMALL)
     assert bool(torch.isfinite(outputs(distilled, SMALL)).all())
 

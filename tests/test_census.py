@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import inputs, random_mlp, random_population
-from consilience.bases.grounding import Basis, basis_of, express
+from consilience.bases.grounding import Basis, Groups, basis_of_groups, express
 from consilience.bases.hyperplanes import Projection
 from consilience.census.census import Census
 from consilience.clustering.clusterers import CLUSTERERS, Clustering
@@ -20,7 +20,7 @@ from consilience.data import Data
 from consilience.errors import InputError
 from consilience.nets import MLP
 from consilience.population import Population
-from consilience.signals.responses import activations
+from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork
 from consilience.units.symmetry import NO_SYMMETRY, SYMMETRIES, can_flip, flip, permute, rescale, symmetry_of
 
@@ -84,7 +84,7 @@ def test_the_partition_does_not_depend_on_numbering_scale_or_sign(
     for name in ("hidden.0", "hidden.1"):
         order = []
         for mine, theirs in zip(first.networks_, second.networks_, strict=True):
-            a, b = (activations(net, X, name).written.T for net in (mine, theirs))
+            a, b = (Responses([net], X).written(name)[0].T for net in (mine, theirs))
             a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
             order.append((a @ b.T).abs().argmax(1) + sum(len(o) for o in order))
         assert same_partition(first.layers_[name].labels_, second.layers_[name].labels_[torch.cat(order).numpy()])
@@ -135,7 +135,7 @@ def test_one_tree_gives_every_number_of_clusters_and_they_are_nested(monkeypatch
         finer = coarser
     with pytest.raises(
         InputError,
-        match=f"clusters do not exist\n  where:    layer 'hidden.0'\n  got:      {n + 1}\n  expected: 1 to {n}",
+        match=f"width of layer 'hidden.0' must be an int from 1 to {n}, got {n + 1}",
     ):
         layer.at(n + 1)
 
@@ -150,7 +150,7 @@ def test_a_flat_clustering_keeps_its_most_frequent_clusters() -> None:
     assert len(fewer) == 3
     np.testing.assert_array_equal(fewer.frequency, layer.frequency_[:3])
     assert set(np.unique(fewer.labels)) == {-1, 0, 1, 2}
-    with pytest.raises(InputError, match="this many clusters do not exist|flat clustering cannot be cut"):
+    with pytest.raises(InputError, match="width of layer 'hidden.0' must be an int from 1 to"):
         layer.at(9)
 
 
@@ -188,7 +188,7 @@ def test_distances_are_what_they_say(projective: bool) -> None:
 def test_activation_distance_is_the_hyperplanes_distance_in_their_inputs_second_moment() -> None:
     net = random_population([[5]], "gelu").networks[0]
     rows = torch.cat([net.state["hidden.0.weight"], net.state["hidden.0.bias"][:, None]], dim=1).double()
-    points = embed(activations(net, X, "hidden.0").written.T, "activation", symmetry_of(["gelu"]))
+    points = embed(Responses([net], X).written("hidden.0")[0].T, "activation", symmetry_of(["gelu"]))
     augmented = torch.cat([X, torch.ones(len(X), 1)], dim=1).double()
     moment = augmented.T @ augmented
     difference = rows[0] - rows[3]
@@ -234,7 +234,7 @@ def test_a_basis_of_exact_multiples_reproduces_its_units() -> None:
     centres, scales = torch.randn(3, 8, generator=g), torch.rand(10, generator=g) + 0.1
     labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
     points = centres[labels] * scales[:, None]
-    basis = basis_of(points, labels, [5, 5], SYMMETRIES["relu"], np.ones(10, dtype=bool))
+    basis = basis_of_groups(points, Groups.of_labels(labels), [5, 5], SYMMETRIES["relu"], np.ones(10, dtype=bool))
     centroids = torch.cat(basis.mixing).T @ points
     torch.testing.assert_close(torch.cat([p.matrix for p in basis.projections]) @ centroids, points)
     torch.testing.assert_close(centroids.norm(dim=1), torch.ones(3))
@@ -244,7 +244,7 @@ def test_units_whose_sign_is_free_meet_in_one_centroid() -> None:
     points = torch.randn(2, 8).repeat(3, 1)
     flipped = points * torch.tensor([1.0, 1, -1, 1, -1, -1])[:, None]
     labels = np.array([0, 1, 0, 1, 0, 1])
-    basis = basis_of(flipped, labels, [2, 2, 2], SYMMETRIES["sigmoid"], np.ones(6, dtype=bool))
+    basis = basis_of_groups(flipped, Groups.of_labels(labels), [2, 2, 2], SYMMETRIES["sigmoid"], np.ones(6, dtype=bool))
     centroids = torch.cat(basis.mixing).T @ flipped
     torch.testing.assert_close(centroids.abs(), points[:2].abs())
     for projection, rows in zip(basis.projections, flipped.split(2), strict=True):
@@ -256,7 +256,7 @@ def test_a_live_unit_in_no_cluster_is_placed_on_the_nearest_centroid_and_a_dead_
     points = torch.tensor([[1.0, 0], [0, 1], [0.9, 0.1], [5, 5.1]])
     alive = np.array([True, True, True, False])
     for symmetry in (NO_SYMMETRY, SYMMETRIES["relu"], SYMMETRIES["tanh"]):
-        basis = basis_of(points, np.array([0, 1, -1, -1]), [4], symmetry, alive)
+        basis = basis_of_groups(points, Groups.of_labels(np.array([0, 1, -1, -1])), [4], symmetry, alive)
         matrix = basis.projections[0].matrix
         assert matrix[2, 0] > 0
         assert matrix[2, 1] == 0
@@ -308,7 +308,7 @@ def test_a_fit_that_fails_leaves_no_census() -> None:
     dead = random_mlp([5, 5])
     with torch.no_grad():
         dead.hidden[1].bias[:] = -100.0
-    with pytest.raises(InputError, match="every unit of this layer is dead"):
+    with pytest.raises(InputError, match="layer 'hidden.1' in which every unit is dead"):
         census.fit(Population.from_modules([dead], X), X)
     assert not hasattr(census, "layers_")
 
@@ -317,44 +317,30 @@ def test_a_layer_of_dead_units_is_refused() -> None:
     net = random_mlp([4])
     with torch.no_grad():
         net.hidden[0].bias[:] = -100.0
-    with pytest.raises(
-        InputError, match="every unit of this layer is dead: the members are constant\n  where:    layer"
-    ):
+    with pytest.raises(InputError, match="members must not be constant, got layer 'hidden.0'"):
         Census().fit(Population.from_modules([net], X), X)
 
 
 @pytest.mark.parametrize(
     ("arguments", "x", "message"),
     [
-        ({"grounding": "data"}, X, r"unknown grounding\n  where:    Census\(grounding=...\)\n  got:      'data'"),
-        ({"distance": "euclid"}, X, "unknown distance"),
-        ({"clusterer": "Ward"}, X, "unknown clusterer"),
-        ({}, None, "this census needs calibration data"),
-        ({"distance": "cosine"}, None, "this census needs calibration data"),
-        (
-            {},
-            X[:, :5],
-            r"the calibration data has the wrong shape\n  got:      \(200, 5\)\n  expected: \(n, 6\), n ≥ 2",
-        ),
-        ({}, X[:0], "the calibration data has the wrong shape"),
-        (
-            {},
-            torch.full((3, 6), torch.nan),
-            "the calibration data is not finite\n  where:    row 0\n  got:      3 rows",
-        ),
-        ({"n_clusters": "x2"}, X, "not a width\n  where:    n_clusters of layer 'hidden.0'\n  got:      'x2'"),
-        ({"n_clusters": 0}, X, "not a width"),
-        ({"n_clusters": 99}, X, "more clusters than units\n  where:    n_clusters of layer 'hidden.0'\n  got:      99"),
+        ({"grounding": "data"}, X, "grounding must be one of 'weights', 'activations', got 'data'"),
+        ({"distance": "euclid"}, X, "distance must be one of 'cosine', 'l2', 'activation', got 'euclid'"),
+        ({"clusterer": "Ward"}, X, "clusterer must be one of 'ward', .*, got 'Ward'"),
+        ({}, None, "x must be calibration inputs .*, got None"),
+        ({"distance": "cosine"}, None, "x must be calibration inputs .*, got None"),
+        ({}, X[:, :5], r"x must have shape \(n, 6\) with n >= 2, got \(200, 5\)"),
+        ({}, X[:0], "x must have shape"),
+        ({}, torch.full((3, 6), torch.nan), "x must be finite, got NaN or infinity in 3 of 3 rows"),
+        ({}, X.double(), "x must be a tensor of torch.float32, .*, got float64"),
+        ({}, X.numpy(), "x must be a tensor of torch.float32"),
+        ({"n_clusters": "x2"}, X, "n_clusters of layer 'hidden.0' must be a positive int or a multiple .*, got 'x2'"),
+        ({"n_clusters": 0}, X, "n_clusters of layer 'hidden.0' must be a positive int"),
+        ({"n_clusters": 99}, X, "n_clusters of layer 'hidden.0' must be an int from 1 to 11, got 99"),
         ({"n_clusters": {"hidden.4": 3}}, X, "layer must be one of 'hidden.0', .*, got 'hidden.4'"),
-        ({"n_resamples": -1}, X, "n_resamples must be an int, 0 or more"),
-        ({"random_state": -1}, X, "random_state must be an int, 0 or more"),
-        ({"n_clusters": {"readout": 3}}, X, "the outputs are not clustered"),
-        (
-            {},
-            X.double(),
-            "the calibration data has the wrong type\n  got:      torch.float64\n  expected: a tensor of torch.f",
-        ),
-        ({}, X.numpy(), "the calibration data has the wrong type\n  got:      ndarray"),
+        ({"n_clusters": {"readout": 3}}, X, "n_clusters must be of hidden layers, got 'readout'"),
+        ({"n_resamples": -1}, X, "n_resamples must be an int >= 0, got -1"),
+        ({"random_state": -1}, X, "random_state must be an int >= 0, got -1"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(

@@ -178,7 +178,7 @@ def test_the_numbering_of_new_points_changes_nothing(case: tuple[int, bool, str]
     points = random_points(seed, projective, 20)
     order = np.concatenate([np.arange(12), 12 + np.random.default_rng(seed).permutation(8)])
     old = CLUSTERERS[name](points.subset(np.arange(12)), None, 0)
-    first, second = (grow(old, p, name) for p in (points, points.subset(order)))
+    first, second = (grow(old, p, name) for p in (points, Points(points.coordinates[order], projective)))
     np.testing.assert_allclose(first.tree.to_linkage()[:, 2], second.tree.to_linkage()[:, 2], rtol=1e-9)
     assert all(same_partition(first.cut(k)[order], second.cut(k)) for k in range(1, 21))
 
@@ -464,16 +464,12 @@ def test_refusals_of_new_members_say_how_these_are_counted() -> None:
 @pytest.mark.parametrize("clusterer", sorted(set(CLUSTERERS) - set(LINKAGES)))
 def test_a_flat_census_is_refused(clusterer: str) -> None:
     census = fitted([random_mlp([6, 4]), random_mlp([5, 4], seed=1)], clusterer=clusterer, n_clusters=4)
-    message = (
-        f"a flat clustering has no tree to put new units into\n  where:    extend_census\n  got:      '{clusterer}'\n"
-        "  expected: ward, average, two-stage\n  cure:     fit a fresh census on all members"
-    )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"one of ward, average, two-stage, got {clusterer}\n  cure:     fit a fresh"):
         extend_census(census, [random_mlp([6, 4])])
 
 
 def test_a_census_that_has_not_been_taken_is_refused() -> None:
-    with pytest.raises(InputError, match="the census has not been taken\n  where:    Census\n  cure:     call fit"):
+    with pytest.raises(InputError, match="census must be fitted"):
         extend_census(Census(), [random_mlp([6, 4])])
 
 

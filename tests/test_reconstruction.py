@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from conftest import inputs, random_population
 from consilience.assembly import assemble, elastic, load_elastic
+from consilience.assembly.choice import forward_selection, reconstruct, unexplained
 from consilience.assembly.pooling import class_share, pooled
-from consilience.assembly.reconstruction import forward_selection, reconstruct, unexplained
 from consilience.assembly.second_order import second_order
-from consilience.assembly.selection import resolve
+from consilience.assembly.widths import resolve
 from consilience.baselines import Ensemble
+from consilience.bases.grounding import Groups
 from consilience.census.census import Census
 from consilience.data import Data
 from consilience.errors import ArtefactError, InputError
@@ -38,6 +39,13 @@ X, FRESH = inputs(300, seed=1), inputs(200, seed=2)
 def centred(*shape: int, seed: int) -> Tensor:
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return values - values.mean(0)
+
+
+def dense(groups: Groups, n_units: int) -> np.ndarray:
+    """Which units are in each group, (U, c)."""
+    inside = np.zeros((n_units, groups.n_clusters), dtype=bool)
+    inside[groups.units, groups.clusters] = True
+    return inside
 
 
 def error_of(features: Tensor, targets: Tensor, columns: list[int]) -> float:
@@ -95,7 +103,8 @@ def test_chosen_clusters_are_clusters_of_the_census_and_explain_at_least_as_much
     if layer.clustering.tree is not None:
         for a, b in layer.clustering.tree.children:
             nodes.append(nodes[a] | nodes[b])
-    for column in chosen["hidden.1"].T:
+    picked = dense(chosen.groups["hidden.1"], len(layer.member))
+    for column in picked.T:
         assert set(np.flatnonzero(column)) in nodes
     units = torch.cat(responses.written("hidden.1"), dim=1)
     unit = units / units.norm(dim=0)
@@ -106,7 +115,7 @@ def test_chosen_clusters_are_clusters_of_the_census_and_explain_at_least_as_much
 
     labels = layer.at(8).labels
     cut = np.stack([labels == label for label in range(8)], axis=1)
-    assert left(chosen["hidden.1"]) <= left(cut) * (1 + 1e-3)
+    assert left(picked) <= left(cut) * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu"])
@@ -263,7 +272,7 @@ def test_a_damaged_elastic_is_refused(tmp_path: Path) -> None:
     [
         ({"widths": ()}, r"widths must be a sequence such as \(\"1x\", \"2x\"\), got \(\)"),
         ({"widths": ("full",)}, "widths must be ints or multiples such as \"2x\", got 'full'"),
-        ({"widths": (99,)}, "clusters do not exist"),
+        ({"widths": (99,)}, "width of layer .* must be an int from 1 to .*, got 99"),
         ({"widths": "2x"}, "widths must be a sequence"),
         ({"widths": ({"hidden.0": 6, "hidden.1": 2}, "1x")}, "must be the narrower in every layer"),
         ({"correction": "distill"}, "correction must be one of 'least-squares', 'second-order', got 'distill'"),

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from conftest import inputs, random_mlp
-from consilience.assembly.reconstruction import forward_selection
+from consilience.assembly.choice import forward_selection
 from consilience.baselines import cycle_consistent
 from consilience.baselines.concatenation import transplanted_bases
 from consilience.baselines.cycle_consistent import highest, universe_orders
 from consilience.baselines.permutations import assign
 from consilience.baselines.transport import transport
-from consilience.bases.grounding import basis_of_groups
+from consilience.bases.grounding import Groups, basis_of_groups
 from consilience.census.growth import grow
 from consilience.clustering.clusterers import Clustering, average, kmeans, ward
 from consilience.clustering.clusters import Clusters, in_order
@@ -39,6 +39,7 @@ from consilience.units.trace import check_samples_apart, trace
 pytestmark = pytest.mark.numerical
 
 SEEDS = range(8)
+TOGETHER = Groups.of_labels(np.zeros(2, dtype=int))  # two units in one cluster
 Jitter = Callable[[Tensor], Tensor]
 
 
@@ -142,7 +143,7 @@ def test_the_first_of_equal_units_is_removed(jitter: Jitter) -> None:
 def test_a_centroid_of_opposite_units_points_as_the_first(n: int, jitter: Jitter) -> None:
     unit = double(1, n, seed=n)
     points = jitter(torch.cat([unit, -unit]))
-    basis = basis_of_groups(points, np.ones((2, 1), dtype=bool), [2], symmetry_of(("tanh",)), np.ones(2, dtype=bool))
+    basis = basis_of_groups(points, TOGETHER, [2], symmetry_of(("tanh",)), np.ones(2, dtype=bool))
     assert basis.mixing[0].flatten().tolist() == [0.5, -0.5]
     assert basis.projections[0].matrix.flatten().tolist() == [1, -1]
 
@@ -150,14 +151,14 @@ def test_a_centroid_of_opposite_units_points_as_the_first(n: int, jitter: Jitter
 def test_what_is_left_of_units_that_cancel_is_not_scaled_up(jitter: Jitter) -> None:
     unit = double(1, 7).float()
     points = jitter(torch.cat([unit, -unit]))
-    basis = basis_of_groups(points, np.ones((2, 1), dtype=bool), [2], symmetry_of(("relu",)), np.ones(2, dtype=bool))
+    basis = basis_of_groups(points, TOGETHER, [2], symmetry_of(("relu",)), np.ones(2, dtype=bool))
     assert float(basis.mixing[0].abs().max()) < 10
 
 
 def test_of_equal_centroids_the_first_is_the_nearest(jitter: Jitter) -> None:
     unit = double(1, 7)
     points = jitter(unit.expand(4, 7))
-    groups = np.eye(4, 3, dtype=bool)  # the last unit is in none
+    groups = Groups.of_labels(np.array([0, 1, 2, -1]))
     for activation in ("relu", "tanh", "gelu"):
         basis = basis_of_groups(points, groups, [4], symmetry_of((activation,)), np.ones(4, dtype=bool))
         assert (basis.projections[0].matrix[3] != 0).tolist() == [True, False, False]

@@ -14,7 +14,7 @@ from consilience.bases.hyperplanes import Projection, ground, hyperplanes
 from consilience.errors import InputError
 from consilience.population import Population
 from consilience.signals.moments import Moments, ridge
-from consilience.signals.responses import activations
+from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.follow import find_layers
 from consilience.units.resize import resize
@@ -89,23 +89,18 @@ def test_grounding_is_the_substitution_of_a_projection() -> None:
     torch.testing.assert_close(basis @ grounded.matrix.T + grounded.bias, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_activations_by_layer_do_not_depend_on_the_batch_size_and_carry_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_responses_do_not_depend_on_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = random_mlp([5, 4]), inputs(50)
     network = TracedNetwork(find_layers(net, x), read_state(net))
-    hidden, ids = net.hidden[0](x).detach(), torch.arange(50).flip(0)
+    hidden = net.hidden[0](x).detach()
     for batch_size in (7, 50):
         monkeypatch.setattr("consilience.signals.batches.MAX_BATCH", batch_size)
-        found = activations(network, x, "hidden.0", ids=ids)
-        torch.testing.assert_close(found.written, hidden)
-        torch.testing.assert_close(found.read, hidden.relu())
-        assert torch.equal(found.ids, ids)
-    outputs = activations(network, x, "readout")
-    torch.testing.assert_close(outputs.read, net(x).detach())
-    assert torch.equal(outputs.ids, torch.arange(50))
-    with pytest.raises(InputError, match="layer must be one of .*, got 'hidden.9'"):
-        activations(network, x, "hidden.9")
-    with pytest.raises(InputError, match="each sample needs one id"):
-        activations(network, x, "hidden.0", ids=ids[:3])
+        responses = Responses([network, network], x)
+        for written, read in zip(responses.written("hidden.0"), responses.read("hidden.0"), strict=True):
+            torch.testing.assert_close(written, hidden)
+            torch.testing.assert_close(read, hidden.relu())
+        torch.testing.assert_close(responses.units("hidden.0"), hidden.T.repeat(2, 1))
+        torch.testing.assert_close(responses.read("readout")[0], net(x).detach())
 
 
 @settings(max_examples=25)

@@ -11,19 +11,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from consilience.assembly.building import CORRECTIONS, FITTED, LAYERWISE, build_layers, check_correction, finish
+from consilience.assembly.build import FITTED, LAYERWISE, build_layers, check_correction, finish
+from consilience.assembly.choice import Choice, cut_at, reconstruct
 from consilience.assembly.elastic import ELASTIC_CORRECTIONS, Elastic, share_inputs
 from consilience.assembly.norms import check_foldable, without_norms
 from consilience.assembly.plan import CensusPlan
 from consilience.assembly.pooling import POOLINGS, check_pooling
-from consilience.assembly.reconstruction import reconstruct
-from consilience.assembly.selection import Selection, resolve, select
-from consilience.bases.grounding import groups_of
-from consilience.census.census import Census, member_networks, without_data
+from consilience.assembly.widths import Selection, resolve, select
+from consilience.bases.grounding import Groups
+from consilience.census.census import Census
 from consilience.checks import Width, check_choice
 from consilience.errors import InputError
 from consilience.population.checks import check_inputs
@@ -32,7 +30,6 @@ from consilience.units.architecture import TracedNetwork
 
 CHOICES = ("cut", "reconstruction")
 BATCH_NORMS = ("kept", "folded")
-Groups = Mapping[str, NDArray[np.bool_]]
 
 
 class Assembler:
@@ -55,21 +52,21 @@ class Assembler:
     """
 
     def __init__(self, census: Census, *, calibration: Tensor | None = None, pooling: str = "mean") -> None:
-        self._members = member_networks(census)  # raises
-        x = census.calibration_ if calibration is None else calibration
-        check_pooling(pooling, x)
+        census.check_fitted()
+        self.has_data = calibration is not None or census.calibration_ is not None
+        check_pooling(pooling, self.has_data)
         if calibration is not None:
             check_inputs(census.population_, calibration, "calibration")
-        self.census, self.calibration, self.pooling = census, x, pooling
-        self._choices: dict[Hashable, Groups] = {}
+        self.census, self.calibration, self.pooling = census, calibration, pooling
+        self._choices: dict[Hashable, Choice] = {}
         self._layers: dict[Hashable, TracedNetwork] = {}
 
     @cached_property
     def responses(self) -> Responses:
         """What the members do on the calibration data; without any, on one input of zeros."""
         if self.calibration is None:
-            return without_data(self._members, self.census.population_.example_input)
-        return Responses(self._members, self.calibration)
+            return self.census.responses_
+        return Responses(self.census.networks_, self.calibration)
 
     @cached_property
     def weights(self) -> Tensor:
@@ -90,14 +87,14 @@ class Assembler:
         Parameters
         ----------
         width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full"; see
-            `consilience.assembly.selection`.
+            `consilience.assembly.widths`.
         correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed form, layer by layer),
             "second-order" (least squares, then all layers above the first together, by L-BFGS) or "distill" (least
             squares, then a few hundred gradient steps on all layers). The last two go towards the members' pooled
             outputs. None needs labels. All but "none" need calibration data.
         choice : which clusters. "cut": those of the census's tree cut at this number, or the most frequent ones.
             "reconstruction": clusters of any height in the tree that best reconstruct the ensemble's outputs (see
-            `consilience.assembly.reconstruction`). By default the latter wherever weights are fitted to calibration
+            `consilience.assembly.choice`). By default the latter wherever weights are fitted to calibration
             data and the width is a number; else the former.
         batch_norm : "kept", with statistics estimated on the calibration data and the function as it is without; or
             "folded" into the weights before them.
@@ -113,7 +110,7 @@ class Assembler:
             If an argument is not one of those above, there are fewer clusters than units asked for, or calibration data
             is missing.
         """
-        check_correction(correction, self.calibration)
+        check_correction(correction, self.has_data)
         if choice is not None:
             check_choice("choice", choice, CHOICES)
         check_choice("batch_norm", batch_norm, BATCH_NORMS)
@@ -121,21 +118,22 @@ class Assembler:
         if batch_norm == "folded":
             check_foldable(population.members[0].module, population.architecture)
         numbers = resolve(self.census, width)
-        if choice == "reconstruction" and self.calibration is None:
+        if choice == "reconstruction" and not self.has_data:
             raise InputError("choice='reconstruction' needs calibration data", cure='use choice="cut"')
         if choice == "reconstruction" and numbers is None:
             raise InputError(
                 f'width must be a number or a multiple such as "2x" with choice="reconstruction", got {width!r}',
                 cure='use choice="cut"',
             )
-        if numbers is not None and (choice or ("reconstruction" if correction in FITTED else "cut")) != "cut":
-            key: Hashable = tuple(numbers.items())
-            layers = self._built(key, self._chosen(numbers), correction)
+        if numbers is None:
+            clusters = select(self.census, width)
+            key: Hashable = width
+            chosen = Choice({name: Groups.of_labels(each.labels) for name, each in clusters.items()}, {})
+        elif (choice or ("reconstruction" if correction in FITTED else "cut")) == "cut":
+            key, chosen = ("cut", *numbers.items()), cut_at(self.census, numbers)
         else:
-            key = "cut", width if numbers is None else tuple(numbers.items())
-            cut = {name: groups_of(clusters.labels) for name, clusters in select(self.census, width).items()}
-            layers = self._built(key, cut, correction)
-        network = self._finished(layers, correction, random_state)
+            key, chosen = tuple(numbers.items()), self._chosen(numbers)
+        network = self._finished(self._built(key, chosen, correction), correction, random_state)
         return network if batch_norm == "kept" else without_norms(network, population.architecture)
 
     def elastic(self, widths: Sequence[Width] = ("1x", "2x", "4x"), *, correction: str = "least-squares") -> Elastic:
@@ -153,7 +151,7 @@ class Assembler:
         InputError
             If there is no width, one is not a number, there are fewer clusters than that, or data is missing.
         """
-        check_correction(correction, self.calibration, allowed=ELASTIC_CORRECTIONS)
+        check_correction(correction, self.has_data, allowed=ELASTIC_CORRECTIONS)
         if isinstance(widths, str | int) or not len(widths):
             raise InputError(f'widths must be a sequence such as ("1x", "2x"), got {widths!r}')
         sizes: dict[str, dict[str, int]] = {}
@@ -171,31 +169,32 @@ class Assembler:
                     cure="use multiples, such as 1x and 2x",
                 )
         widest = sizes[ordered[-1]]
-        chosen, key = self._chosen(widest), tuple(widest.items())
         networks: dict[str, nn.Module] = {}
         for width in ordered:
-            prefix = {name: units[:, : sizes[width][name]] for name, units in chosen.items()}
-            own_key = key if sizes[width] == widest else (key, tuple(sizes[width].items()))
-            networks[width] = self._finished(self._built(own_key, prefix, correction), correction)
+            key: Hashable = tuple(widest.items())
+            chosen = self._chosen(widest)
+            if sizes[width] != widest:
+                key, chosen = (key, *sizes[width].items()), chosen.prefix(sizes[width])
+            networks[width] = self._finished(self._built(key, chosen, correction), correction)
         return share_inputs(networks, self.census.population_.architecture, self.responses.x)
 
-    def _chosen(self, numbers: Mapping[str, int]) -> Groups:
-        """The units of each cluster chosen by reconstruction, (U, c) by layer."""
+    def _chosen(self, numbers: Mapping[str, int]) -> Choice:
+        """The clusters chosen by reconstruction."""
         key = tuple(numbers.items())
         if key not in self._choices:
             self._choices[key] = reconstruct(self.census, self.responses, numbers, self.weights)
         return self._choices[key]
 
-    def _built(self, key: Hashable, groups: Groups, correction: str) -> TracedNetwork:
-        """The network of groups of units, built layer by layer."""
-        method = LAYERWISE[correction]
-        if (key, method) not in self._layers:
-            widths = {name: group.shape[1] for name, group in groups.items()}
-            plan = CensusPlan(self.census, groups, has_data=self.calibration is not None)
-            self._layers[key, method] = build_layers(
-                self.census.population_, self.responses, widths, plan, pooling=self.weights, correction=correction
+    def _built(self, key: Hashable, choice: Choice, correction: str) -> TracedNetwork:
+        """The network of the clusters chosen, built layer by layer; ``key`` tells choices apart."""
+        key = key, LAYERWISE[correction]
+        if key not in self._layers:
+            widths = {name: groups.n_clusters for name, groups in choice.groups.items()}
+            plan, population = CensusPlan(self.census, choice), self.census.population_
+            self._layers[key] = build_layers(
+                population, self.responses, widths, plan, pooling=self.weights, correction=correction
             )
-        return self._layers[key, method]
+        return self._layers[key]
 
     def _finished(self, layers: TracedNetwork, correction: str, random_state: int = 0) -> nn.Module:
         return finish(
@@ -224,7 +223,6 @@ def assemble(
     To build several from one census, use an `Assembler`, which does nothing twice. ``pooling`` and ``calibration`` are
     its parameters; the others are those of `Assembler.assemble`.
     """
-    check_choice("correction", correction, CORRECTIONS)
     return Assembler(census, calibration=calibration, pooling=pooling).assemble(
         width, correction=correction, choice=choice, batch_norm=batch_norm, random_state=random_state
     )

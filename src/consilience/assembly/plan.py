@@ -1,47 +1,38 @@
-"""The bases of an assembly, layer by layer, out of groups of a census's units."""
+"""The bases of an assembly, layer by layer, out of clusters of a census."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from consilience.bases.construction import Draft
+from consilience.assembly.choice import Choice
+from consilience.assembly.draft import Draft
 from consilience.bases.grounding import Basis, basis_of_groups, express, takes_offset
 from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.census.census import Census
-from consilience.census.layer_units import units_on_data
 from consilience.units.axes import Axis
 from consilience.units.symmetry import usable_symmetry
 
 
 @dataclass(frozen=True)
 class CensusPlan:
-    """Bases out of a census's clusters; see `consilience.assembly.building.Plan`.
-
-    Attributes
-    ----------
-    census : the census.
-    groups : by layer that is free to choose, the units of each cluster, (U, c).
-    has_data : whether activations are those on calibration data.
-    """
+    """Bases of the clusters chosen from a census; see `consilience.assembly.build.Plan`."""
 
     census: Census
-    groups: Mapping[str, NDArray[np.bool_]]
-    has_data: bool
+    choice: Choice
 
     def basis(self, draft: Draft, layer: str) -> Basis:
         """Return the basis of the clusters chosen, before the layer is built."""
-        architecture, population = draft.architecture, self.census.population_
-        first = architecture.first(layer)
-        if not self.has_data:
-            points = hyperplanes(draft.members, layer, draft.projections).augmented
+        if layer in self.choice.bases:
+            return self.choice.bases[layer]
+        responses, population = draft.responses, self.census.population_
+        if responses.has_data:
+            points = responses.units(layer)
         else:
-            points = units_on_data(draft.responses, layer)
-        symmetry, alive = usable_symmetry(architecture, layer), self.census.layers_[first].alive
-        return basis_of_groups(points, self.groups[first], population.widths(layer), symmetry, alive)
+            points = hyperplanes(draft.members, layer, draft.projections).augmented
+        first = draft.architecture.first(layer)
+        symmetry, alive = usable_symmetry(draft.architecture, layer), self.census.layers_[first].alive
+        return basis_of_groups(points, self.choice.groups[first], population.widths(layer), symmetry, alive)
 
     def express(self, draft: Draft, axis: Axis) -> Sequence[Projection]:
         """Return the members' projections on a layer as it has been built, in a place where it is read."""

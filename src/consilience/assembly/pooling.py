@@ -37,10 +37,10 @@ def class_share(responses: Responses) -> Tensor:
 POOLINGS: dict[str, Callable[[Responses], Tensor]] = {"mean": mean, "class-share": class_share}
 
 
-def check_pooling(pooling: str, x: Tensor | None) -> None:
-    """Raise unless the pooling is one of `POOLINGS`, and has calibration data x if it needs any."""
+def check_pooling(pooling: str, has_data: bool) -> None:
+    """Raise unless the pooling is one of `POOLINGS`, and there is calibration data if it needs any."""
     check_choice("pooling", pooling, POOLINGS)
-    if pooling != "mean" and x is None:
+    if pooling != "mean" and not has_data:
         raise InputError(f"pooling={pooling!r} needs calibration data", cure='pass inputs, or use pooling="mean"')
 
 

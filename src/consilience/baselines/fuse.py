@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from consilience.assembly.building import build, check_correction
+from consilience.assembly.build import build, check_correction
+from consilience.assembly.draft import Draft
 from consilience.assembly.pooling import mean
-from consilience.bases.construction import Draft
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection
-from consilience.census.census import without_data
 from consilience.checks import Width, check_choice, resolve_width
 from consilience.errors import InputError
 from consilience.population.checks import check_inputs
@@ -50,7 +49,7 @@ def fuse(
     widths = {name: basis.width for name, basis in bases.items()}
     members = population.networks if members is None else members
     x = population.example_input
-    responses = without_data(members, x) if calibration is None else Responses(members, calibration)
+    responses = Responses.without_data(members, x) if calibration is None else Responses(members, calibration)
     plan, pooling = _Given(bases), mean(responses)
     return build(population, responses, widths, plan, pooling=pooling, correction=correction, random_state=random_state)
 
@@ -91,7 +90,7 @@ def check_fusion(population: Population, correction: str, calibration: Tensor | 
     if len(population) == 0:
         cure = "train members, or give modules to Population.from_modules"
         raise InputError("population must have at least 1 member, got none", cure=cure)
-    check_correction(correction, calibration)
+    check_correction(correction, calibration is not None)
     if calibration is not None:
         check_inputs(population, calibration, "calibration")
 

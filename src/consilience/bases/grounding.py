@@ -1,4 +1,4 @@
-"""The basis of a layer, and how members' units are expressed in it (DESIGN 3.2).
+"""The basis of a layer, and how members' units are expressed in it.
 
 For member k, with activations ``a`` of its own and ``ã`` of the basis:
 
@@ -6,11 +6,12 @@ For member k, with activations ``a`` of its own and ``ã`` of the basis:
   also centroid hyperplane = the same sum of grounded hyperplanes;
 - ``projection`` (P, c) makes the member's units of centroids: ``a ≈ P ã + c``.
 
-Both follow from the labels, with the scale of each unit along its centroid. With calibration data, P is then refitted
-by ridge least squares *around* that first guess, so that where the guess is exact, as with every unit its own cluster,
-it stays.
+Both follow from groups of units, with the scale of each unit along its centroid. With calibration data, P is then
+refitted by ridge least squares *around* that first guess, so that where the guess is exact, as with every unit its own
+cluster, it stays.
 
-Axis legend: ``k`` member, ``u`` unit of one member, ``U`` units of all, ``c`` cluster, ``d`` coordinates of a point.
+Axis legend: ``k`` member, ``u`` unit of one member, ``U`` units of all, ``c`` cluster, ``d`` coordinates of a point,
+``g`` pairs of a unit and a cluster.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from consilience.units.axes import Axis
 from consilience.units.symmetry import Symmetry
 
 SMALLEST = 1e-6  # of the points' norms: a centroid, or a share of one, that is less is nothing but rounding
-RIDGE = 1e-3  # of the mean variance of the basis activations; benchmarks/ridge.py has the sweep
+RIDGE = 1e-3  # of the mean variance of the basis activations
+MAX_TURNS = 200  # of the power iteration for a principal axis
 
 
 @dataclass(frozen=True)
@@ -55,82 +57,130 @@ class Basis:
         return self.mixing[0].shape[1]
 
 
-def basis_of(
-    points: Tensor, labels: NDArray[np.int64], widths: Sequence[int], symmetry: Symmetry, alive: NDArray[np.bool_]
-) -> Basis:
-    """Return the basis that labels define: `basis_of_groups` with one group for each label.
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Which units make up each cluster. Clusters may overlap; none is empty.
 
-    ``labels`` (U,) has the cluster of each unit, −1 for none; all of 0…c−1 occur.
+    Attributes
+    ----------
+    units, clusters : (g,) pairs of a unit, counted over all members, and a cluster that it is in.
+    n_clusters : c.
     """
-    return basis_of_groups(points, groups_of(labels), widths, symmetry, alive)
+
+    units: Tensor
+    clusters: Tensor
+    n_clusters: int
+
+    @classmethod
+    def of_labels(cls, labels: NDArray[np.int64]) -> Groups:
+        """Return one group for each label; ``labels`` (U,) has the cluster of each unit, −1 for none."""
+        inside = np.flatnonzero(labels >= 0)
+        return cls(torch.from_numpy(inside), torch.from_numpy(labels[inside]), int(labels.max()) + 1)
+
+    @classmethod
+    def of_sets(cls, sets: Sequence[NDArray[np.int64]]) -> Groups:
+        """Return one group for each set of units."""
+        sizes = np.array([len(units) for units in sets])
+        clusters = np.repeat(np.arange(len(sets)), sizes)
+        return cls(torch.from_numpy(np.concatenate(sets)), torch.from_numpy(clusters), len(sets))
+
+    def prefix(self, n_clusters: int) -> Groups:
+        """Return the first ``n_clusters`` groups."""
+        kept = self.clusters < n_clusters
+        return Groups(self.units[kept], self.clusters[kept], n_clusters)
+
+    @property
+    def sizes(self) -> Tensor:
+        """(c,) units in each group."""
+        return torch.bincount(self.clusters, minlength=self.n_clusters)
 
 
-def groups_of(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which units make up each cluster, (U, c), from the cluster of each unit (U,), −1 for none."""
-    inside = np.flatnonzero(labels >= 0)
-    groups = np.zeros((len(labels), int(labels.max()) + 1), dtype=bool)
-    groups[inside, labels[inside]] = True
-    return groups
+@dataclass(frozen=True, eq=False)
+class Centroids:
+    """The centroids of groups of units.
+
+    Attributes
+    ----------
+    shares : (g,) weight of each unit in its centroid.
+    points : (c, d) where the centroids lie.
+    """
+
+    shares: Tensor
+    points: Tensor
 
 
-def basis_of_groups(
-    points: Tensor, groups: NDArray[np.bool_], widths: Sequence[int], symmetry: Symmetry, alive: NDArray[np.bool_]
-) -> Basis:
-    """Return the basis whose centroids are those of groups of units.
+def find_centroids(points: Tensor, groups: Groups, symmetry: Symmetry) -> Centroids:
+    """Return the centroids ``m_c = mean σ p`` of units' points, in double precision.
+
+    p are the points, at unit norm where units may be rescaled, and so are the centroids; σ is a sign per unit, 1 unless
+    the sign is free.
 
     Parameters
     ----------
     points : (U, d) hyperplanes, or any linear image of them (pre-activations on data); not normalised.
-    groups : (U, c) which units make up each centroid; none is empty, and they may overlap.
-    widths : units of each member; the rows of ``points`` are the members' units one member after the other.
+    groups : the units of each centroid.
     symmetry : of the layer's activation.
+    """
+    scales = _scales(points, symmetry)
+    shares = 1 / (scales[groups.units] * groups.sizes[groups.clusters])
+    if symmetry.flippable:
+        shares = shares * _signs(points, scales, groups)
+    centroids = torch.zeros(groups.n_clusters, points.shape[1], dtype=torch.float64)
+    centroids.index_add_(0, groups.clusters, points[groups.units].double() * shares[:, None])
+    if symmetry.homogeneous:
+        lengths = torch.linalg.vector_norm(centroids, dim=1)
+        lengths = torch.where(lengths > SMALLEST, lengths, 1)
+        shares, centroids = shares / lengths[groups.clusters], centroids / lengths[:, None]
+    return Centroids(shares, centroids)
+
+
+def basis_of_groups(
+    points: Tensor,
+    groups: Groups,
+    widths: Sequence[int],
+    symmetry: Symmetry,
+    alive: NDArray[np.bool_],
+    centroids: Centroids | None = None,
+) -> Basis:
+    """Return the basis whose centroids are those of groups of units.
+
+    Unit u is ``s_u`` times the centroid m that it is projected on: ``s_u = σ ν (p·m) / (m·m)`` with its norm ν if units
+    may be rescaled, ``s_u = σ`` if not.
+
+    Parameters
+    ----------
+    points, groups, symmetry : as for `find_centroids`.
+    widths : units of each member; the rows of ``points`` are the members' units one member after the other.
     alive : (U,); a live unit in no group, or in several, is projected on the nearest centroid; a dead one in no group
         on none.
-
-    Notes
-    -----
-    With p the points (at unit norm ν where units may be rescaled) and σ a sign per unit (1 unless the sign is free),
-    the centroid is ``m_c = mean σ p``, at unit norm where units may be rescaled, and unit u is ``s_u`` times it,
-    ``s_u = σ ν (p·m) / (m·m)`` if rescalable, ``s_u = σ`` if not.
+    centroids : from `find_centroids`, where they are known.
     """
-    dtype, points = points.dtype, points.double()
-    inside = torch.from_numpy(groups)
-    norms = (
-        torch.linalg.vector_norm(points, dim=1) if symmetry.homogeneous else torch.ones(len(points), dtype=points.dtype)
-    )
-    norms = torch.where(norms > 0, norms, 1)
-    p = points / norms[:, None]
-    signed = _signed(p, inside) if symmetry.flippable else inside.double()
-
-    mixing = signed / norms[:, None] / inside.sum(0)
-    centroids = mixing.T @ points
-    lengths = torch.linalg.vector_norm(centroids, dim=1)
-    lengths = torch.where(lengths > SMALLEST, lengths, 1)
+    if centroids is None:
+        centroids = find_centroids(points, groups, symmetry)
+    exact, n_groups = points.double(), torch.bincount(groups.units, minlength=len(points))
+    nearest = torch.zeros(len(points), dtype=torch.int64)
+    nearest[groups.units] = groups.clusters
+    elsewhere = n_groups != 1
+    nearest[elsewhere] = _nearest(exact[elsewhere], centroids.points, symmetry)
+    along = torch.einsum("ud,ud->u", exact, centroids.points[nearest])
+    lengths = torch.linalg.vector_norm(centroids.points, dim=1)[nearest]
+    opposed = along < -SMALLEST * torch.linalg.vector_norm(exact, dim=1) * lengths
     if symmetry.homogeneous:
-        mixing, centroids = mixing / lengths, centroids / lengths[:, None]
-
-    nearest, elsewhere = inside.int().argmax(1), inside.sum(1) != 1
-    nearest[elsewhere] = _nearest(p[elsewhere], centroids, symmetry)
-    along = (p * centroids[nearest]).sum(1)
-    scale = torch.ones_like(along)
-    if symmetry.flippable:
-        scale[_opposed(p, centroids[nearest])] = -1
-    if symmetry.homogeneous:
-        scale = norms * (along if symmetry.flippable else along.clamp(min=0))
-    placed = torch.zeros_like(mixing)
-    placed[torch.arange(len(p)), nearest] = torch.where(torch.from_numpy(alive) | inside.any(1), scale, 0)
-    offset = _flip_constant(placed, symmetry)
+        scale = along if symmetry.flippable else along.clamp(min=0)
+    else:
+        scale = torch.where(opposed, -1.0, 1.0).double() if symmetry.flippable else torch.ones_like(along)
+    scale = torch.where(torch.from_numpy(alive) | (n_groups > 0), scale, 0)
+    mixing, projection = (points.new_zeros(len(points), groups.n_clusters) for _ in range(2))
+    mixing[groups.units, groups.clusters] = centroids.shares.to(points.dtype)
+    projection[torch.arange(len(points)), nearest] = scale.to(points.dtype)
+    offset = (symmetry.odd_constant or 0.0) * (scale < 0).to(points.dtype)  # a = constant − ã for a flipped unit
     split = list(widths)
-    return Basis(
-        tuple(part.to(dtype) for part in mixing.split(split)),
-        tuple(
-            Projection(m.to(dtype), c.to(dtype)) for m, c in zip(placed.split(split), offset.split(split), strict=True)
-        ),
-    )
+    projections = zip(projection.split(split), offset.split(split), strict=True)
+    return Basis(mixing.split(split), tuple(Projection(matrix, constant) for matrix, constant in projections))
 
 
 def by_index(n_members: int, width: int, dtype: torch.dtype) -> Basis:
-    """Return the basis of a layer whose units are told apart by their index: unit i of all members is cluster i."""
+    """Return the basis of a layer whose units are not interchangeable: cluster i is unit i of all members."""
     eye = torch.eye(width, dtype=dtype)
     return Basis((eye / n_members,) * n_members, (Projection(eye, torch.zeros(width, dtype=dtype)),) * n_members)
 
@@ -138,14 +188,14 @@ def by_index(n_members: int, width: int, dtype: torch.dtype) -> Basis:
 def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, *, intercept: bool) -> Basis:
     """Return the basis with the members' projections completed, and refitted to data where there is any.
 
-    A unit that no cluster stands for (a dead one) gets its mean activation as offset: what it adds is constant. Then,
-    with the basis activations ã, each projection becomes the ridge solution of ``a ≈ P ã + c`` around what it was:
+    A unit projected on no cluster (a dead one) gets its mean activation as offset: what it adds is constant. Then, with
+    the basis activations ã, each projection becomes the ridge solution of ``a ≈ P ã + c`` around what it was:
     ``min Σ‖a − P ã − c‖² + λ‖P − P₀‖²``. One factorisation serves all members.
 
     Parameters
     ----------
-    basis : from `basis_of`.
-    activations : per member, a (n, u) on calibration data; any one input will do if ``shared`` is None.
+    basis : from `basis_of_groups`.
+    activations : per member, a (n, u) on calibration data; on any one input if ``shared`` is None.
     shared : ã (n, c), or None to leave the projections to the weights.
     intercept : whether what reads the layer has biases to take offsets (`takes_offset`); without, they stay as they
         are.
@@ -155,11 +205,15 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
     ]
     if shared is None:
         return replace(basis, projections=tuple(priors))
-    residuals = [a - shared @ p.matrix.T - p.offset for p, a in zip(priors, activations, strict=True)]
     widths = [len(p.offset) for p in priors]
     moments = Moments(shared.shape[1], sum(widths))
-    for rows, targets in zip(shared.split(MAX_BATCH), torch.cat(residuals, dim=1).split(MAX_BATCH), strict=True):
-        moments.add(rows, targets)
+    for start in range(0, len(shared), MAX_BATCH):
+        rows = slice(start, start + MAX_BATCH)
+        residuals = (
+            torch.addmm(a[rows] - p.offset, shared[rows], p.matrix.T, alpha=-1)
+            for p, a in zip(priors, activations, strict=True)
+        )
+        moments.add(shared[rows], torch.cat(list(residuals), dim=1))
     matrix, offset = ridge(moments, RIDGE, intercept=intercept)
     refitted = (
         Projection(p.matrix + m.to(p.matrix.dtype), p.offset + c.to(p.offset.dtype))
@@ -178,12 +232,18 @@ def basis_activations(basis: Basis, activations: Sequence[Tensor], symmetry: Sym
 
     For an activation that is odd up to a constant, a flipped unit counts as ``constant − a``.
     """
-    constant = symmetry.odd_constant or 0.0
-    shares = (
-        a @ mixing + constant * mixing.clamp(max=0).abs().sum(0)
-        for a, mixing in zip(activations, basis.mixing, strict=True)
-    )
-    return torch.stack(list(shares)).sum(0)
+    total = mixture(basis, activations)
+    for mixing in basis.mixing:
+        total += (symmetry.odd_constant or 0.0) * mixing.clamp(max=0).abs().sum(0)
+    return total
+
+
+def mixture(basis: Basis, values: Sequence[Tensor]) -> Tensor:
+    """Return the members' values (n, u), mixed: ``Σ_k z⁽ᵏ⁾ A⁽ᵏ⁾`` (n, c)."""
+    total = values[0] @ basis.mixing[0]
+    for z, mixing in zip(values[1:], basis.mixing[1:], strict=True):
+        total += z @ mixing
+    return total
 
 
 def takes_offset(architecture: Architecture, axis: Axis) -> bool:
@@ -191,45 +251,55 @@ def takes_offset(architecture: Architecture, axis: Axis) -> bool:
     return all(m.has_bias for m in architecture.maps if axis in m.inputs)
 
 
-def _signed(p: Tensor, groups: Tensor) -> Tensor:
-    """The groups (U, c) with a sign for each unit, so that a group's units point one way: the side of its principal
-    axis.
+def _scales(points: Tensor, symmetry: Symmetry) -> Tensor:
+    """(U,) norms of the points where units may be rescaled, else 1; 1 for points that are zero."""
+    if not symmetry.homogeneous:
+        return torch.ones(len(points), dtype=torch.float64)
+    norms = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64)
+    return torch.where(norms > 0, norms, 1)
+
+
+def _signs(points: Tensor, scales: Tensor, groups: Groups) -> Tensor:
+    """A sign for each unit of each group (g,), so that a group's units point one way: the side of its principal axis.
 
     The axis itself is turned so that the signs of its group sum to > 0, or the first is 1. Units at right angles to the
     axis have the sign 1.
     """
-    signed = groups.to(p.dtype)
-    for c in range(groups.shape[1]):
-        rows = groups[:, c].nonzero()[:, 0]
-        if len(rows) > 1:
-            gram = p[rows] @ p[rows].T
-            side = torch.linalg.eigh(gram).eigenvectors[:, -1]
-            clear = side.abs() > SMALLEST * side.abs().max()
+    signs = torch.ones(len(groups.units), dtype=torch.float64)
+    for pairs in torch.argsort(groups.clusters, stable=True).split(groups.sizes.tolist()):
+        units = groups.units[pairs]
+        side = principal_sides(points[units].double() / scales[units, None])
+        clear = side.abs() > SMALLEST * side.abs().max()
+        if len(units) > 1 and bool(clear.any()):
             side = torch.where(clear, side.sign(), 0)
             total = float(side.sum()) or float(side[clear][0])
-            signed[rows, c] = torch.where(clear, side * math.copysign(1, total), 1).to(p.dtype)
-    return signed
+            signs[pairs] = torch.where(clear, side * math.copysign(1, total), 1)
+    return signs
 
 
-def _nearest(p: Tensor, centroids: Tensor, symmetry: Symmetry) -> Tensor:
+def principal_sides(rows: Tensor) -> Tensor:
+    """Return how far rows (m, d) lie along their principal axis, up to a factor: the first left singular vector (m,).
+
+    Power iteration on their Gram matrix, from its largest row. Of several axes that are equally long, up to rounding,
+    it takes one between them.
+    """
+    gram = rows @ rows.T
+    side = gram[first_largest(gram.square().sum(1))]
+    for _ in range(MAX_TURNS):
+        turned = gram @ (side / torch.linalg.vector_norm(side).clamp(min=torch.finfo(side.dtype).tiny))
+        settled = torch.linalg.vector_norm(turned - side) <= 1e-9 * torch.linalg.vector_norm(turned)
+        side = turned
+        if bool(settled):
+            break
+    return side
+
+
+def _nearest(points: Tensor, centroids: Tensor, symmetry: Symmetry) -> Tensor:
     """Index of the centroid that reproduces each point best: (U,)."""
-    along = p @ centroids.T
+    along = points @ centroids.T
     if symmetry.flippable:
         along = along.abs()
     squares = centroids.square().sum(1)
     if symmetry.homogeneous:  # any multiple of a centroid will do: the smallest angle
         return first_largest(along / torch.where(squares > 0, squares, 1).sqrt())
     return first_largest(2 * along - squares)
-
-
-def _opposed(a: Tensor, b: Tensor) -> Tensor:
-    """Which rows of a (U, d) and b (U, d) point away from each other: (U,) bool; not those at right angles."""
-    norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
-    opposed: Tensor = (a * b).sum(1) < -SMALLEST * norms
-    return opposed
-
-
-def _flip_constant(placed: Tensor, symmetry: Symmetry) -> Tensor:
-    """``a = constant − ã`` for a unit that is flipped against its centroid: the constant goes into the offset (U,)."""
-    constant = symmetry.odd_constant or 0.0
-    return constant * (placed < 0).any(1).to(placed.dtype)

@@ -1,7 +1,8 @@
 """What recurs in a population: clusters of units, layer by layer, in order of frequency."""
 
-from consilience.census.census import Census, LayerCensus
+from consilience.census.census import Census
 from consilience.census.incremental import extend_census
+from consilience.census.layer_census import LayerCensus
 from consilience.census.storage import load_census, save_census
 
 __all__ = ["Census", "LayerCensus", "extend_census", "load_census", "save_census"]

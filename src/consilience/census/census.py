@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consilience.bases.grounding import Basis, basis_activations, basis_of, express, takes_offset
+from consilience.bases.grounding import Basis, Groups, basis_activations, basis_of_groups, express, takes_offset
 from consilience.bases.hyperplanes import Projection
-from consilience.census.layer_units import LayerUnits, everywhere, layer_units
-from consilience.checks import Width, resolve_width
+from consilience.census.layer_census import LayerCensus
+from consilience.census.layer_units import LayerUnits, layer_units
+from consilience.checks import Width, check_choice, check_count, resolve_width
 from consilience.clustering.clusterers import CLUSTERERS, Clustering
-from consilience.clustering.clusters import Clusters, count, in_order
+from consilience.clustering.clusters import Clusters, in_order
 from consilience.clustering.distances import DISTANCES
 from consilience.clustering.stability import stability
 from consilience.errors import InputError
@@ -28,97 +29,8 @@ from consilience.units.symmetry import canonical, usable_symmetry
 
 GROUNDINGS = ("weights", "activations")
 
-
-@dataclass(frozen=True)
-class LayerCensus:
-    """One layer's units and clusters.
-
-    Attributes
-    ----------
-    name : the layer.
-    member, index : (U,) whose unit each is, and which one.
-    alive : (U,) whether it does anything; dead units are in no cluster.
-    n_members : size of the population.
-    clustering : tree or labels of the live units.
-    clusters : the clusters at the census's own number, in canonical order.
-    centroid_ : (K, d) their hyperplanes ``[w̃; b̃]`` in the basis of the layer below.
-    """
-
-    name: str
-    member: NDArray[np.int64]
-    index: NDArray[np.int64]
-    alive: NDArray[np.bool_]
-    n_members: int
-    clustering: Clustering
-    clusters: Clusters
-    centroid_: NDArray[np.float32]
-
-    @property
-    def labels_(self) -> NDArray[np.int64]:
-        """(U,) cluster of each unit; −1 for dead units."""
-        return self.clusters.labels
-
-    @property
-    def frequency_(self) -> NDArray[np.float64]:
-        """(K,) share of the members that own a unit of the cluster, descending."""
-        return self.clusters.frequency
-
-    @property
-    def size_(self) -> NDArray[np.int64]:
-        """(K,) units in the cluster."""
-        return self.clusters.size
-
-    @property
-    def stability_(self) -> NDArray[np.float64]:
-        """(K,) how reliably the cluster reappears when members are resampled, 0 to 1."""
-        return self.clusters.stability
-
-    @property
-    def n_clusters_(self) -> int:
-        """Number of clusters at the census's own cut."""
-        return len(self.clusters)
-
-    @property
-    def n_dead_(self) -> int:
-        """Number of units set aside."""
-        return int((~self.alive).sum())
-
-    def at(self, n_clusters: int) -> Clusters:
-        """Return the clusters at another number, in canonical order, without clustering again.
-
-        A tree is cut; of a flat clustering the most frequent ``n_clusters`` are kept and the other units get label −1.
-
-        Raises
-        ------
-        InputError
-            If there are not that many clusters.
-        """
-        self.check_exists(n_clusters)
-        if n_clusters == self.n_clusters_:
-            return self.clusters
-        if self.clustering.tree is None:
-            labels = np.where(self.clusters.labels < n_clusters, self.clusters.labels, -1)
-            return count(labels, self.member, self.n_members)
-        labels = everywhere(self.clustering.cut(n_clusters), self.alive)
-        return in_order(count(labels, self.member, self.n_members))
-
-    def check_exists(self, n_clusters: int) -> None:
-        """Refuse a number of clusters that this layer does not have: more than leaves of its tree, or flat clusters.
-
-        Raises
-        ------
-        InputError
-            As said.
-        """
-        if not 1 <= n_clusters <= self.clustering.n_leaves:
-            raise InputError(
-                "this many clusters do not exist", where=f"layer '{self.name}'", got=n_clusters,
-                expected=f"1 to {self.clustering.n_leaves}", cure="ask for fewer, or take more members",
-            )  # fmt: skip
-
-    def each_alone(self) -> Clusters:
-        """Return every unit as its own cluster, dead ones too: the basis in which an assembly is the ensemble."""
-        return count(np.arange(len(self.member)), self.member, self.n_members)
+# Clusters a layer's live units, into so many: their tree or labels, and the clusters with stability, in any order.
+ClusterStep = Callable[[LayerUnits, int | None], tuple[Clustering, Clusters]]
 
 
 class Census:
@@ -141,7 +53,6 @@ class Census:
     layers_ : dict, layer name → `LayerCensus`.
     population_ : the population.
     calibration_ : the calibration inputs, or None.
-    networks_ : the members in canonical form: what clusters and assemblies are made of.
 
     Examples
     --------
@@ -155,6 +66,10 @@ class Census:
     >>> layer.frequency_, layer.size_
     (array([1., 1., 1., 1., 1.]), array([3, 3, 3, 3, 3]))
     """
+
+    layers_: dict[str, LayerCensus]
+    population_: Population
+    calibration_: Tensor | None
 
     def __init__(
         self,
@@ -171,6 +86,23 @@ class Census:
         self.n_clusters = n_clusters
         self.n_resamples = n_resamples
         self.random_state = random_state
+        self._responses: Responses | None = None
+
+    @property
+    def responses_(self) -> Responses:
+        """What the members, in canonical form, do on the calibration inputs. In memory only, for assemblies."""
+        self.check_fitted()
+        return self._signals()
+
+    @property
+    def networks_(self) -> tuple[TracedNetwork, ...]:
+        """The members in canonical form: what clusters and assemblies are made of."""
+        return self.responses_.networks
+
+    def check_fitted(self) -> None:
+        """Raise unless the census has been taken."""
+        if not hasattr(self, "layers_"):
+            raise InputError("census must be fitted, got one that has not been taken", cure="call fit first")
 
     def fit(self, population: Population, x: Tensor | None = None) -> Census:
         """Take the census of a population.
@@ -187,11 +119,39 @@ class Census:
             larger than the number of units.
         """
         self._check(population, x)
-        self.population_, self.calibration_ = population, x
-        self.networks_ = tuple(canonical(network) for network in population.networks)
         self.__dict__.pop("layers_", None)  # a fit that fails leaves no census
-        self.layers_ = take_layers(self, self._cluster, known_alive={})
+        self.set_members(population, x)
+        self.take_layers(self._cluster, known_alive={})
         return self
+
+    def set_members(self, population: Population, x: Tensor | None) -> None:
+        """Take a population and calibration inputs, whose responses are computed when they are first needed."""
+        self.population_, self.calibration_, self._responses = population, x, None
+
+    def take_layers(self, step: ClusterStep, known_alive: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Cluster the layers from the inputs up, each grounded in the clusters of the one below.
+
+        Parameters
+        ----------
+        step : how the units of a layer are clustered.
+        known_alive : by layer, whether the units of the first members are alive, where that has been found before.
+
+        Raises
+        ------
+        InputError
+            If every unit of a layer is dead.
+        """
+        architecture, responses = self.population_.architecture, self._signals()
+        layers: dict[str, LayerCensus] = {}
+        projections: dict[Axis, Sequence[Projection]] = {}
+        for layer in architecture.free:
+            known = known_alive.get(layer.name, np.empty(0, dtype=bool))
+            units = layer_units(responses, layer.name, projections, distance=self.distance, known_alive=known)
+            layers[layer.name], bases = self._take_layer(units, step)
+            for name, basis in bases.items():
+                for axis in _read_inside(architecture, name):
+                    projections[axis] = self._projections(axis, basis, responses.at(axis))
+        self.layers_ = layers
 
     def n_clusters_of(self, population: Population, layer: str, n_units: int) -> int | None:
         """Return how many clusters the parameters ask for in a layer, of so many units; None: the clusterer decides."""
@@ -202,6 +162,15 @@ class Census:
             return min(n_units, 2 * population.median_width(layer))
         return resolve_width(wanted, population.median_width(layer), f"n_clusters of layer '{layer}'")
 
+    def _signals(self) -> Responses:
+        if self._responses is None:
+            networks = [canonical(network) for network in self.population_.networks]
+            if self.calibration_ is None:
+                self._responses = Responses.without_data(networks, self.population_.example_input)
+            else:
+                self._responses = Responses(networks, self.calibration_)
+        return self._responses
+
     def _cluster(self, units: LayerUnits, n_clusters: int | None) -> tuple[Clustering, Clusters]:
         clusterer = CLUSTERERS[self.clusterer]
         clustering = clusterer(units.points, n_clusters, self.random_state)
@@ -211,127 +180,59 @@ class Census:
         )
         return clustering, replace(clusters, stability=stable)
 
+    def _take_layer(self, units: LayerUnits, step: ClusterStep) -> tuple[LayerCensus, dict[str, Basis]]:
+        """One layer, and the basis that its clusters are to what reads it or a layer tied to it."""
+        name, population = units.name, self.population_
+        clustering, clusters = step(units, self.n_clusters_of(population, name, len(units.points)))
+        clusters = in_order(clusters)
+        widths, groups = population.widths(name), Groups.of_labels(clusters.labels)
+        bases = {
+            layer: basis_of_groups(rows, groups, widths, usable_symmetry(population.architecture, layer), units.alive)
+            for layer, rows in units.rows.items()
+        }
+        centroids = (torch.cat(bases[name].mixing).T @ units.table.augmented).numpy()
+        index = units.table.index.numpy()
+        layer = LayerCensus(name, units.member, index, units.alive, units.n_members, clustering, clusters, centroids)
+        return layer, bases
+
+    def _projections(self, axis: Axis, basis: Basis, activations: Sequence[Tensor]) -> Sequence[Projection]:
+        """Each member's projection on the clusters in one place; refitted to data where the grounding says so."""
+        architecture, shared = self.population_.architecture, None
+        if self.grounding == "activations":
+            assert axis.layer is not None
+            shared = basis_activations(basis, activations, usable_symmetry(architecture, axis.layer))
+        return express(basis, activations, shared, intercept=takes_offset(architecture, axis)).projections
+
     def _check(self, population: Population, x: Tensor | None) -> None:
-        for what, got, known in (
-            ("grounding", self.grounding, GROUNDINGS),
-            ("distance", self.distance, DISTANCES),
-            ("clusterer", self.clusterer, tuple(CLUSTERERS)),
-        ):
-            if got not in known:
-                raise InputError(
-                    f"unknown {what}", where=f"Census({what}=...)", got=repr(got), expected=", ".join(known)
-                )
-        for what, number in (("n_resamples", self.n_resamples), ("random_state", self.random_state)):
-            if not isinstance(number, int) or number < 0:
-                raise InputError(f"{what} must be an int, 0 or more", where=f"Census({what}=...)", got=repr(number))
-        if not population.architecture.hidden:
-            raise InputError("the members have no hidden layer", where="population", cure="there is nothing to cluster")
+        check_choice("grounding", self.grounding, GROUNDINGS)
+        check_choice("distance", self.distance, DISTANCES)
+        check_choice("clusterer", self.clusterer, CLUSTERERS)
+        check_count("n_resamples", self.n_resamples, least=0)
+        check_count("random_state", self.random_state, least=0)
+        architecture = population.architecture
+        if not architecture.hidden:
+            raise InputError("population must have members with a hidden layer, got none")
         check_side_by_side(population)
-        if isinstance(self.n_clusters, Mapping):
-            for name in self.n_clusters:
-                layer = population.architecture.layer(name)  # or raises
-                if not layer.interchangeable:
-                    raise InputError("the outputs are not clustered", where="n_clusters", got=repr(name))
-                if layer.tied is not None:
-                    raise InputError(
-                        "tied layers are clustered together", where="n_clusters", got=repr(name),
-                        expected=repr(layer.tied), cure="name the first of them",
-                    )  # fmt: skip
+        for name in self.n_clusters if isinstance(self.n_clusters, Mapping) else ():
+            layer = architecture.layer(name)  # or raises
+            if not layer.interchangeable:
+                raise InputError(f"n_clusters must be of hidden layers, got {name!r}, the outputs")
+            if layer.tied is not None:
+                raise InputError(f"n_clusters must name {layer.tied!r} in place of {name!r}, which is tied to it")
         if x is not None:
             check_inputs(population, x, "x")
         elif self.grounding == "activations" or self.distance == "activation":
-            raise InputError(
-                "this census needs calibration data", where="Census.fit(x=...)", got=None,
-                cure='pass unlabelled inputs, or use grounding="weights" and distance="cosine"',
-            )  # fmt: skip
-        for layer in population.architecture.free:
-            wanted = self.n_clusters_of(population, layer.name, sum(population.widths(layer.name)))
-            if wanted is not None and wanted > sum(population.widths(layer.name)):
-                raise InputError(
-                    "more clusters than units", where=f"n_clusters of layer '{layer.name}'", got=wanted,
-                    expected=f"at most {sum(population.widths(layer.name))}", cure="ask for fewer clusters",
-                )  # fmt: skip
-
-
-# Clusters a layer's live units, into so many: their tree or labels, and the clusters with stability, in any order.
-ClusterStep = Callable[[LayerUnits, int | None], tuple[Clustering, Clusters]]
-
-
-def take_layers(
-    census: Census, step: ClusterStep, known_alive: Mapping[str, NDArray[np.bool_]]
-) -> dict[str, LayerCensus]:
-    """Return the layers of a census, from the inputs up, each grounded in the clusters of the one below.
-
-    Parameters
-    ----------
-    census : its parameters, members and calibration data are what the layers are made from.
-    step : how the units of a layer are clustered.
-    known_alive : by layer, whether the units of the first members are alive, where that has been found before.
-
-    Raises
-    ------
-    InputError
-        If every unit of a layer is dead.
-    """
-    architecture, networks, x = census.population_.architecture, census.networks_, census.calibration_
-    responses = Responses(networks, x) if x is not None else without_data(networks, census.population_.example_input)
-    layers: dict[str, LayerCensus] = {}
-    projections: dict[Axis, Sequence[Projection]] = {}
-    for layer in architecture.free:
-        units = layer_units(
-            networks, layer.name, projections, None if x is None else responses, distance=census.distance,
-            known_alive=known_alive.get(layer.name, np.empty(0, dtype=bool)),
-        )  # fmt: skip
-        layers[layer.name], bases = _take_layer(census, units, step)
-        for name, basis in bases.items():
-            for axis in _read_inside(architecture, name):
-                projections[axis] = _projections(census, axis, basis, responses.at(axis))
-    return layers
-
-
-def without_data(networks: Sequence[TracedNetwork], example_input: Tensor) -> Responses:
-    """Return responses to one input of zeros.
-
-    A constant unit does there what it does anywhere, which is all that is asked of activations without data.
-    """
-    return Responses(networks, torch.zeros_like(example_input[:1]))
-
-
-def _take_layer(census: Census, units: LayerUnits, step: ClusterStep) -> tuple[LayerCensus, dict[str, Basis]]:
-    """One layer, and the basis that its clusters are to what reads it or a layer tied to it."""
-    name, population = units.name, census.population_
-    clustering, found = step(units, census.n_clusters_of(population, name, len(units.points)))
-    clusters = in_order(found)
-    bases = {
-        layer: basis_of(
-            rows, clusters.labels, population.widths(name), usable_symmetry(population.architecture, layer), units.alive
-        )
-        for layer, rows in units.rows.items()
-    }
-    centroids = (torch.cat(bases[name].mixing).T @ units.table.augmented).numpy()
-    index = units.table.index.numpy()
-    layer = LayerCensus(name, units.member, index, units.alive, units.n_members, clustering, clusters, centroids)
-    return layer, bases
+            cure = 'pass unlabelled inputs, or use grounding="weights" and distance="cosine"'
+            raise InputError("x must be calibration inputs for this grounding and distance, got None", cure=cure)
+        for layer in architecture.free:
+            n_units = sum(population.widths(layer.name))
+            wanted = self.n_clusters_of(population, layer.name, n_units)
+            if wanted is not None:
+                check_count(f"n_clusters of layer '{layer.name}'", wanted, most=n_units, cure="ask for fewer clusters")
 
 
 def _read_inside(architecture: Architecture, layer: str) -> list[Axis]:
     """Where a layer is read by what writes hidden layers."""
-    hidden = {each.name for each in architecture.hidden}
+    hidden = {other.name for other in architecture.hidden}
     readers = [m for m in architecture.reading(layer) if m.writes in hidden]
     return [axis for axis in architecture.read(layer) if any(axis in m.inputs for m in readers)]
-
-
-def _projections(census: Census, axis: Axis, basis: Basis, own: Sequence[Tensor]) -> Sequence[Projection]:
-    """Each member's projection on the clusters in one place; refitted to data where the grounding says so."""
-    architecture, shared = census.population_.architecture, None
-    if census.grounding == "activations":
-        assert axis.layer is not None
-        shared = basis_activations(basis, own, usable_symmetry(architecture, axis.layer))
-    return express(basis, own, shared, intercept=takes_offset(architecture, axis)).projections
-
-
-def member_networks(census: Census) -> Sequence[TracedNetwork]:
-    """The members in canonical form; raises if the census has not been taken."""
-    if not hasattr(census, "layers_"):
-        raise InputError("the census has not been taken", where="Census", cure="call fit first")
-    return census.networks_

@@ -28,14 +28,19 @@ def find_alive(network: TracedNetwork, family: Sequence[str], reads: Mapping[str
     family : names of layers that are tied, or of one.
     reads : by layer, the activations (r, u) on calibration data, or None to judge by the weights.
     """
-    found = []
+    alive = []
     for layer in family:
         readers = [m for m in network.architecture.reading(layer) if not m.per_unit]
         if not readers:
             continue
-        spread = incoming_norms(network, layer, bias=False) if reads is None else reads[layer].std(0, correction=0)
+        spread = incoming_norms(network, layer, bias=False) if reads is None else _spread(reads[layer])
         contribution = spread * outgoing_norms(network, layer, readers)
-        found.append(contribution > THRESHOLD * contribution.mean())
-    if not found:
+        alive.append(contribution > THRESHOLD * contribution.mean())
+    if not alive:
         return torch.ones(network.architecture.layer(family[0]).width, dtype=torch.bool)
-    return torch.stack(found).any(0)
+    return torch.stack(alive).any(0)
+
+
+def _spread(activations: Tensor) -> Tensor:
+    """Standard deviation over samples (r, u): several times as fast as `torch.std`."""
+    return (activations - activations.mean(0)).square().mean(0).sqrt()

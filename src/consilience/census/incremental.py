@@ -18,14 +18,13 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from consilience.census.census import Census, member_networks, take_layers
+from consilience.census.census import Census
 from consilience.census.growth import LINKAGES, grow
 from consilience.census.layer_units import LayerUnits
 from consilience.clustering.clusterers import Clustering
 from consilience.clustering.clusters import Clusters
 from consilience.errors import InputError
 from consilience.population.population import Population
-from consilience.units.symmetry import canonical
 
 
 def extend_census(census: Census, modules: Sequence[nn.Module] | Population) -> Census:
@@ -70,24 +69,22 @@ def extend_census(census: Census, modules: Sequence[nn.Module] | Population) -> 
     >>> extend_census(census, [twin, twin]).layers_["hidden.0"].size_
     array([3, 3, 3, 3, 3])
     """
-    old_networks = member_networks(census)  # raises
-    if any(layer.clustering.tree is None for layer in census.layers_.values()):
+    census.check_fitted()
+    if census.clusterer not in LINKAGES:
         raise InputError(
-            "a flat clustering has no tree to put new units into", where="extend_census", got=repr(census.clusterer),
-            expected=", ".join(LINKAGES), cure="fit a fresh census on all members, or use a hierarchical clusterer",
-        )  # fmt: skip
+            f"census must be hierarchical, its clusterer one of {', '.join(LINKAGES)}, got {census.clusterer}",
+            cure="fit a fresh census on all members, or use a hierarchical clusterer",
+        )
 
     def grown(units: LayerUnits, n_clusters: int | None) -> tuple[Clustering, Clusters]:
         old = census.layers_[units.name]
         clustering = grow(old.clustering, units.points, census.clusterer)
         return clustering, with_known_stability(units.count(clustering.cut(n_clusters)), old.clusters)
 
-    population = census.population_.with_members(modules)
     extended = copy.copy(census)
-    extended.population_ = population
-    extended.networks_ = (*old_networks, *(canonical(n) for n in population.networks[len(old_networks) :]))
+    extended.set_members(census.population_.with_members(modules), census.calibration_)
     # Old units stay alive or dead, whatever rounding on another machine says: the old tree is of the live ones.
-    extended.layers_ = take_layers(extended, grown, {name: layer.alive for name, layer in census.layers_.items()})
+    extended.take_layers(grown, {name: layer.alive for name, layer in census.layers_.items()})
     return extended
 
 

@@ -16,10 +16,9 @@ from torch import Tensor
 from consilience.bases.hyperplanes import Hyperplanes, Projection, hyperplanes
 from consilience.census.dead import find_alive
 from consilience.clustering.clusters import Clusters, count
-from consilience.clustering.distances import Points, embed, evenly
+from consilience.clustering.distances import Points, embed
 from consilience.errors import InputError
 from consilience.signals.responses import Responses
-from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis
 from consilience.units.symmetry import usable_symmetry
 
@@ -57,10 +56,9 @@ class LayerUnits:
 
 
 def layer_units(
-    networks: Sequence[TracedNetwork],
+    responses: Responses,
     name: str,
     projections: Mapping[Axis, Sequence[Projection]],
-    responses: Responses | None,
     *,
     distance: str,
     known_alive: NDArray[np.bool_],
@@ -69,10 +67,9 @@ def layer_units(
 
     Parameters
     ----------
-    networks : the members in canonical form.
+    responses : of the members in canonical form, on calibration data; "activation" needs some.
     name : the layer; of a family the first.
     projections : for each place where a layer below is read, one projection per member.
-    responses : what the members do on calibration data; None without data, which "activation" needs.
     distance : see `consilience.clustering.distances`.
     known_alive : whether the units of the first members are alive, where that has been found before; may be empty.
 
@@ -81,35 +78,28 @@ def layer_units(
     InputError
         If every unit is dead.
     """
-    architecture = networks[0].architecture
+    networks, architecture = responses.networks, responses.networks[0].architecture
     family = [layer.name for layer in architecture.family(name)]
-    read = [layer for layer in family if architecture.reading(layer)]
     live = []
     for k, network in enumerate(networks):
-        reads = None if responses is None else {layer: responses.read(layer)[k] for layer in read}
-        live.append(find_alive(network, family, reads))
+        reads = {layer: responses.read(layer)[k] for layer in family if architecture.reading(layer)}
+        live.append(find_alive(network, family, reads if responses.has_data else None))
     alive = torch.cat(live).numpy()
     alive[: len(known_alive)] = known_alive
     if not alive.any():
         raise InputError(
-            "every unit of this layer is dead: the members are constant", where=f"layer '{name}'",
+            f"members must not be constant, got layer '{name}' in which every unit is dead",
             cure="check the members, or pass calibration data like what they were trained on",
-        )  # fmt: skip
+        )
     tables = {layer: hyperplanes(networks, layer, projections) for layer in family}
     if distance == "activation":
-        assert responses is not None
-        rows = {layer: units_on_data(responses, layer) for layer in family}
+        rows = {layer: responses.units(layer) for layer in family}
     else:  # what a gate is written by may not be grounded yet: the others tell its units apart
         rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}
     chosen = torch.from_numpy(alive)
     embedded = [embed(part[chosen], distance, usable_symmetry(architecture, layer)) for layer, part in rows.items()]
     points = Points(np.concatenate([part.coordinates for part in embedded], axis=1), embedded[0].projective)
     return LayerUnits(name, len(networks), tables[name], alive, rows, points)
-
-
-def units_on_data(responses: Responses, layer: str) -> Tensor:
-    """Return what all members' units of a layer do before their activation, on some of the samples: (U, r)."""
-    return torch.cat([z[evenly(z)] for z in responses.written(layer)], dim=1).T
 
 
 def everywhere(labels: NDArray[np.int64], alive: NDArray[np.bool_]) -> NDArray[np.int64]:

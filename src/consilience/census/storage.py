@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consilience.census.census import Census, LayerCensus, member_networks
+from consilience.census.census import Census
+from consilience.census.layer_census import LayerCensus
 from consilience.clustering.clusterers import Clustering
 from consilience.clustering.clusters import Clusters
 from consilience.clustering.tree import Tree
@@ -19,7 +20,6 @@ from consilience.errors import ArtefactError
 from consilience.population.population import Population
 from consilience.population.storage import population_fingerprint
 from consilience.store import read_artefact, write_artefact
-from consilience.units.symmetry import canonical
 
 KIND = "census"
 PARAMETERS = ("grounding", "distance", "clusterer", "n_clusters", "n_resamples", "random_state")
@@ -47,7 +47,7 @@ def save_census(
     ArtefactError
         If the directory holds anything but a census. Nothing has changed.
     """
-    member_networks(census)  # raises
+    census.check_fitted()
     config = {
         **(extra_config or {}),
         "census": {name: getattr(census, name) for name in PARAMETERS},
@@ -75,19 +75,15 @@ def load_census(directory: str | os.PathLike[str], population: Population | None
     recorded = artefact.config["population"]
     if population is None:
         population = Population.load(Path(os.path.normpath(artefact.directory / recorded["path"])))
-    found = population_fingerprint(population)
-    if found != recorded["fingerprint"]:
+    fingerprint = population_fingerprint(population)
+    if fingerprint != recorded["fingerprint"]:
         raise ArtefactError(
-            "the census is of another population",
-            where=artefact.directory,
-            got=f"a population with fingerprint {found[:12]}",
-            expected=recorded["fingerprint"][:12],
+            f"population must be the one the census in {artefact.directory} was taken of, with fingerprint "
+            f"{recorded['fingerprint'][:12]}, got one with {fingerprint[:12]}",
             cure="take the census again, or pass the population it was taken of",
         )
     census = Census(**artefact.config["census"])
-    census.population_ = population
-    census.networks_ = tuple(canonical(network) for network in population.networks)
-    census.calibration_ = artefact.tensors.get("calibration")
+    census.set_members(population, artefact.tensors.get("calibration"))
     census.layers_ = {
         name: _from_tensors(name, len(population), artefact.tensors, f"layer-{i}/")
         for i, name in enumerate(artefact.config["layers"])
@@ -113,8 +109,12 @@ def _from_tensors(name: str, n_members: int, tensors: Mapping[str, Tensor], pref
     arrays = {key.removeprefix(prefix): value.numpy() for key, value in tensors.items() if key.startswith(prefix)}
     tree = Tree.from_linkage(arrays["merges"]) if "merges" in arrays else None
     return LayerCensus(
-        name=name, member=arrays["member"], index=arrays["index"], alive=arrays["alive"], n_members=n_members,
+        name=name,
+        member=arrays["member"],
+        index=arrays["index"],
+        alive=arrays["alive"],
+        n_members=n_members,
         clustering=Clustering(tree, arrays["leaves"]),
         clusters=Clusters(**{field.name: arrays[field.name] for field in fields(Clusters)}),
         centroid_=arrays["centroid"],
-    )  # fmt: skip
+    )

@@ -11,8 +11,9 @@ distance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,10 +25,9 @@ from consilience.units.symmetry import Symmetry
 
 DISTANCES: Sequence[str] = ("cosine", "l2", "activation")
 BLOCK = 512  # rows of distances at a time
-MAX_SAMPLES = 2000  # calibration samples that distances look at; more change no distance by a percent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """Units as points.
 
@@ -35,10 +35,12 @@ class Points:
     ----------
     coordinates : (U, d).
     projective : whether a point and its negative are the same.
+    source : the points that these are some of, and their rows (U,); None if they are not from `subset`.
     """
 
     coordinates: NDArray[np.floating]
     projective: bool
+    source: tuple[Points, NDArray[np.integer]] | None = None
 
     def __len__(self) -> int:
         return len(self.coordinates)
@@ -49,15 +51,27 @@ class Points:
         return distances
 
     def condensed(self) -> NDArray[np.float64]:
-        """Return the distance of each pair once, in SciPy's order: (U (U − 1) / 2,); pure rounding is 0.
+        """Return the distance of each pair once, in SciPy's order: (U (U − 1) / 2,); pure rounding is 0."""
+        return self._condensed
 
-        `BLOCK` rows of the matrix are computed at a time.
-        """
+    def subset(self, rows: NDArray[np.integer]) -> Points:
+        """Return the points of ascending rows; their distances are computed once, with those of all."""
+        return Points(self.coordinates[rows], self.projective, (self, rows))
+
+    @cached_property
+    def _condensed(self) -> NDArray[np.float64]:
         n, done = len(self), 0
         distances = np.empty(n * (n - 1) // 2)
+        for i, row in enumerate(self._from_coordinates() if self.source is None else self._from_source()):
+            distances[done : done + n - i - 1] = row
+            done += n - i - 1
+        return distances
+
+    def _from_coordinates(self) -> Iterator[NDArray[np.float64]]:
+        """Yield the distances of each point to those after it; `BLOCK` rows of the matrix are in memory at a time."""
         points = self.coordinates.astype(np.float64)
         squares, floor = np.square(points).sum(1), squared_rounding(self.coordinates)
-        for start in range(0, n, BLOCK):
+        for start in range(0, len(self), BLOCK):
             rows = slice(start, start + BLOCK)
             gram = points[rows] @ points[start:].T
             if self.projective:
@@ -67,14 +81,15 @@ class Points:
             gram += squares[None, start:]
             gram[gram < floor] = 0
             np.sqrt(gram, out=gram)
-            for i, row in enumerate(gram):
-                distances[done : done + n - start - i - 1] = row[i + 1 :]
-                done += n - start - i - 1
-        return distances
+            yield from (row[i + 1 :] for i, row in enumerate(gram))
 
-    def subset(self, rows: NDArray[np.integer]) -> Points:
-        """Return some of the points."""
-        return Points(self.coordinates[rows], self.projective)
+    def _from_source(self) -> Iterator[NDArray[np.float64]]:
+        assert self.source is not None
+        source, rows = self.source
+        distances = source.condensed()
+        row_starts = np.cumsum([0, *range(len(source) - 1, 0, -1)])  # in SciPy's order, of the distances of each point
+        for k, i in enumerate(rows):
+            yield distances[row_starts[i] :].take(rows[k + 1 :] - i - 1)
 
 
 def squared_rounding(points: NDArray[np.floating]) -> float:
@@ -96,8 +111,3 @@ def unit_norm(rows: Tensor) -> Tensor:
     """Return rows at unit norm; rows that are zero stay zero."""
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / torch.where(norms > 0, norms, 1)
-
-
-def evenly(rows: Tensor) -> slice:
-    """Return a slice that takes at most `MAX_SAMPLES` rows, evenly: calibration data may come sorted."""
-    return slice(None, None, -(-len(rows) // MAX_SAMPLES))

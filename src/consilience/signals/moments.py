@@ -29,11 +29,13 @@ class Moments:
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add samples x (n, n_x) and y (n, n_y); of fits side by side (n, n_fits, n_x) and (n, n_fits, n_y)."""
         x, y = x.double(), y.double()
-        self.count += len(x)
-        self.sum_x += x.sum(0)
-        self.sum_y += y.sum(0)
-        self.sum_xx += torch.einsum("n...i,n...j->...ij", x, x)
-        self.sum_yx += torch.einsum("n...o,n...i->...oi", y, x)
+        if x.dim() > 2:
+            x, y = x.movedim(0, 1), y.movedim(0, 1)
+        self.count += x.shape[-2]
+        self.sum_x += x.sum(-2)
+        self.sum_y += y.sum(-2)
+        self.sum_xx += x.mT @ x
+        self.sum_yx += y.mT @ x
 
 
 def ridge(moments: Moments, strength: float, *, intercept: bool = True) -> tuple[Tensor, Tensor]:

@@ -10,35 +10,17 @@ Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from consilience.errors import InputError
 from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis, Sampling
 
 MAX_ROWS = 20_000  # of a layer with positions: enough for least squares of a few thousand weights per unit
 MAX_BYTES = 2**30  # of rows that are kept of all layers of all networks together
-
-
-@dataclass(frozen=True)
-class Activations:
-    """What one layer of one network does on samples, at all positions.
-
-    Attributes
-    ----------
-    written : (r, u) pre-activations: what the layer's weights give.
-    read : (r, u) activations: what the next layer, or for the outputs the user, gets to see.
-    ids, read_ids : (r,) which sample each row of either belongs to; networks are compared on equal ids.
-    """
-
-    written: Tensor
-    read: Tensor
-    ids: Tensor
-    read_ids: Tensor
+MAX_SAMPLES = 2000  # rows of a layer that distances and centroids look at; more change no distance by a percent
 
 
 def stream(
@@ -82,33 +64,9 @@ def rows_of(
     return {axis: torch.cat(rows) for axis, rows in found.items()}
 
 
-def activations(network: TracedNetwork, x: Tensor, layer: str, *, ids: Tensor | None = None) -> Activations:
-    """Return what one layer does on inputs x, in one pass and at all positions.
-
-    Of a layer that is written or read in several places, the first.
-
-    Parameters
-    ----------
-    network : the network.
-    x : inputs (n, ...).
-    layer : name of the layer.
-    ids : (n,) of the samples; their row numbers by default.
-
-    Raises
-    ------
-    InputError
-        If no layer has this name, or the ids do not fit the inputs.
-    """
-    architecture = network.architecture
-    architecture.layer(layer)  # raises
-    ids = torch.arange(len(x)) if ids is None else ids
-    if ids.shape != (len(x),):
-        raise InputError("each sample needs one id", where="ids", got=tuple(ids.shape), expected=(len(x),))
-    axes = architecture.written(layer)[0], architecture.read(layer)[0]
-    found = rows_of(network, x, axes, max_rows=2**62)
-    written, read = (found[axis] for axis in axes)
-    counts = (len(written) // len(x), len(read) // len(x))
-    return Activations(written, read, *(ids.repeat_interleave(count) for count in counts))
+def evenly(rows: Tensor) -> slice:
+    """Return a slice that takes at most `MAX_SAMPLES` rows, evenly: calibration data may come sorted."""
+    return slice(None, None, -(-len(rows) // MAX_SAMPLES))
 
 
 class Responses:
@@ -123,6 +81,7 @@ class Responses:
     def __init__(self, networks: Sequence[TracedNetwork], x: Tensor) -> None:
         self.networks, self.x = tuple(networks), x
         self._rows: list[dict[Axis, Tensor]] = []
+        self._units: dict[str, Tensor] = {}
         architecture = networks[0].architecture
         self._axes = tuple(
             dict.fromkeys(
@@ -133,6 +92,19 @@ class Responses:
         )
         units = sum(network.architecture.layer(a.layer).width for network in networks for a in self._axes if a.layer)
         self.max_rows = max(1, min(MAX_ROWS, MAX_BYTES // (x.element_size() * max(1, units))))
+
+    @classmethod
+    def without_data(cls, networks: Sequence[TracedNetwork], example_input: Tensor) -> Responses:
+        """Return responses to one input of zeros, what stands for activations where there is no calibration data.
+
+        Of all that is read off them, only the constants of dead units count, which depend on no input.
+        """
+        return cls(networks, torch.zeros_like(example_input[:1]))
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the inputs are data: more than one."""
+        return len(self.x) > 1
 
     @property
     def sampling(self) -> Sampling:
@@ -145,13 +117,19 @@ class Responses:
             self._rows = [rows_of(network, self.x, self._axes, self.max_rows) for network in self.networks]
         return [rows[axis] for rows in self._rows]
 
+    def read(self, layer: str) -> list[Tensor]:
+        """Return the activations of each network's layer, one place where it is read after the other: (r, u)."""
+        return self._all(self.networks[0].architecture.read(layer))
+
     def written(self, layer: str) -> list[Tensor]:
         """Return the pre-activations of each network's layer, one place after the other: (r, u)."""
         return self._all(self.networks[0].architecture.written(layer))
 
-    def read(self, layer: str) -> list[Tensor]:
-        """Return the activations of each network's layer, one place where it is read after the other: (r, u)."""
-        return self._all(self.networks[0].architecture.read(layer))
+    def units(self, layer: str) -> Tensor:
+        """Return the pre-activations of all networks' units of a layer on at most `MAX_SAMPLES` rows: (U, r)."""
+        if layer not in self._units:
+            self._units[layer] = torch.cat([z[evenly(z)].T for z in self.written(layer)])
+        return self._units[layer]
 
     def _all(self, axes: Sequence[Axis]) -> list[Tensor]:
         if len(axes) == 1:

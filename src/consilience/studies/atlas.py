@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from consilience.bases.hyperplanes import hyperplanes
 from consilience.census import Census, LayerCensus
-from consilience.census.census import member_networks
 from consilience.checks import check_count
 from consilience.clustering.distances import unit_norm
 from consilience.errors import InputError
@@ -61,7 +60,7 @@ def atlas(
     >>> portrait.size, len(portrait.kernels), len(portrait.patches), portrait.patches[0].picture.shape
     (4, 2, 6, (1, 3, 3))
     """
-    networks = member_networks(census)
+    networks = census.networks_
     check_inputs(census.population_, x, "x")
     if x.dim() != 4 or x.shape[1] not in CHANNELS:
         raise InputError(f"x must be images (n, C, H, W) with C = 1 or 3, got shape {tuple(x.shape)}")

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from consilience.bases.hyperplanes import hyperplanes
 from consilience.census import Census, LayerCensus
-from consilience.census.census import member_networks
 from consilience.signals.batches import batch_size
 from consilience.signals.responses import rows_of
 from consilience.units.axes import Axis
@@ -79,7 +78,7 @@ def strongest(census: Census, x: Tensor, signs: Mapping[str, Tensor], n_clusters
     signs : layer → the result of `unit_signs`.
     n_clusters : clusters of each layer, at most.
     """
-    networks, places = member_networks(census), {name: place_of(census, name) for name in signs}
+    networks, places = census.networks_, {name: place_of(census, name) for name in signs}
     shares = {
         name: _shares(census.layers_[name], sign, n_clusters).split(census.population_.widths(name))
         for name, sign in signs.items()

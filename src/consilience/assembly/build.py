@@ -1,4 +1,4 @@
-"""One network from a basis per layer, from the inputs up: construct, correct, express the members in what was built.
+"""One network from a basis per layer, from the inputs up: construct each map, correct it, go on with what it does.
 
 Nothing here knows where the bases come from: clusters of a census, or the matchings and plans of the baselines.
 """
@@ -10,12 +10,13 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from consilience.assembly.correction import least_squares, moments
 from consilience.assembly.distillation import distill
+from consilience.assembly.draft import Draft
+from consilience.assembly.layerwise import least_squares, moments
 from consilience.assembly.norms import with_statistics
 from consilience.assembly.pooling import output_basis, pooled
 from consilience.assembly.second_order import second_order
-from consilience.bases.construction import Draft, construct
+from consilience.bases.construction import construct
 from consilience.bases.grounding import Basis, by_index
 from consilience.bases.hyperplanes import Projection
 from consilience.checks import check_choice
@@ -24,13 +25,13 @@ from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Axis
-from consilience.units.maps import Map
+from consilience.units.maps import Map, Weights
 from consilience.units.proof import prove
 from consilience.units.resize import resize
 from consilience.units.symmetry import balanced
 
-Correct = Callable[[Draft, Map], None]
-LAYERWISE: dict[str, Correct | None] = {
+# What each correction does to a map right after its construction. "second-order" and "distill" go on from there.
+LAYERWISE: dict[str, Callable[[Draft, Map], Weights] | None] = {
     "none": None,
     "moments": moments,
     "least-squares": least_squares,
@@ -53,10 +54,10 @@ class Plan(Protocol):
         ...
 
 
-def check_correction(correction: str, x: Tensor | None, allowed: Sequence[str] = CORRECTIONS) -> None:
-    """Raise unless the correction is one of those allowed, and has calibration data x to work on if it needs any."""
+def check_correction(correction: str, has_data: bool, allowed: Sequence[str] = CORRECTIONS) -> None:
+    """Raise unless the correction is one of those allowed, and there is calibration data if it needs any."""
     check_choice("correction", correction, allowed)
-    if x is None and correction != "none":
+    if not has_data and correction != "none":
         or_none = ', or use correction="none"' if "none" in allowed else ""
         raise InputError(f"correction={correction!r} needs calibration data", cure=f"pass unlabelled inputs{or_none}")
 
@@ -76,8 +77,7 @@ def build(
     Parameters
     ----------
     population : the members' population; its first member is the template.
-    responses : of the networks that are mixed, in whatever form the plan's bases mean them, on calibration inputs; on
-        one of zeros if there are none (`consilience.census.census.without_data`).
+    responses : of the networks that are mixed, on calibration inputs, or `Responses.without_data`.
     widths : by hidden layer that is tied to none before it.
     plan : the bases.
     pooling : weights (k, o) of the members' outputs.
@@ -97,24 +97,22 @@ def build_layers(
     pooling: Tensor,
     correction: str,
 ) -> TracedNetwork:
-    """Return the network that `build` makes layer by layer, before what concerns several layers; balanced."""
-    architecture = population.architecture.with_widths(widths)
+    """Return the network built map by map, before the corrections of several layers together; balanced."""
     module = resize(population.members[0].module, population.architecture, widths)
-    draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
-    correct = LAYERWISE[correction]
-    hidden = {layer.name for layer in architecture.hidden}
+    architecture = population.architecture.with_widths(widths)
+    draft, correct = Draft(TracedNetwork(architecture, read_state(module)), responses), LAYERWISE[correction]
     for m in architecture.maps:
-        for axis in m.inputs:
-            if axis.layer is not None and axis not in draft.projections and not m.per_unit:
-                known = draft.bases[axis.layer].projections
-                draft.projections[axis] = plan.express(draft, axis) if axis.layer in hidden else known
+        draft = _with_inputs(draft, m, plan)
         if m.writes not in draft.bases:
-            draft.bases[m.writes] = _basis(draft, m.writes, plan, pooling)
-        construct(draft, m)
+            draft = draft.with_basis(m.writes, _basis(draft, m.writes, plan, pooling))
+        projections = draft.projections
+        if m.per_unit:
+            projections = {m.inputs[0]: draft.bases[m.reads[0]].projections}
+        draft = draft.with_weights(m, construct(m, draft.members, draft.bases[m.writes].mixing, projections))
         if correct is not None:
-            correct(draft, m)
-        if len(responses.x) > 1:
-            draft.finish(m)
+            draft = draft.with_weights(m, correct(draft, m))
+        if responses.has_data:
+            draft = draft.with_values(m)
     return balanced(draft.network)
 
 
@@ -127,11 +125,11 @@ def finish(
     correction: str,
     random_state: int = 0,
 ) -> nn.Module:
-    """Return the proved module of a network from `build_layers`, after the corrections that concern several layers."""
+    """Return the proved module of a network from `build_layers`, after the corrections of several layers together."""
     x = responses.x
     if correction == "second-order":
         network = balanced(second_order(network, x, pooled(responses, pooling)))
-    if len(x) > 1:
+    if responses.has_data:
         network = with_statistics(network, x)
     module = resize(population.members[0].module, population.architecture, network.architecture.widths)
     module.load_state_dict({**module.state_dict(), **network.state})
@@ -142,11 +140,21 @@ def finish(
     return module
 
 
+def _with_inputs(draft: Draft, m: Map, plan: Plan) -> Draft:
+    """The draft with the members' projections on all that a map reads; a map per unit needs none."""
+    for axis in m.inputs if not m.per_unit else ():
+        if axis.layer is not None and axis not in draft.projections:
+            interchangeable = draft.architecture.layer(axis.layer).interchangeable
+            own = plan.express(draft, axis) if interchangeable else draft.bases[axis.layer].projections
+            draft = draft.with_projections(axis, own)
+    return draft
+
+
 def _basis(draft: Draft, layer: str, plan: Plan, pooling: Tensor) -> Basis:
-    """The basis of a layer; where units are told apart by their index, unit i of all members is one."""
-    found, dtype = draft.architecture.layer(layer), pooling.dtype
-    if found.interchangeable:
+    """The basis of a layer; where units are not interchangeable, cluster i is unit i of all members."""
+    written = draft.architecture.layer(layer)
+    if written.interchangeable:
         return plan.basis(draft, layer)
     if layer == draft.architecture.output.name:
         return output_basis(pooling, draft.responses.x.dtype)
-    return by_index(len(draft.members), found.width, dtype)
+    return by_index(len(draft.members), written.width, pooling.dtype)

@@ -10,21 +10,18 @@ corrected right after it is constructed, so each sees the activations of the lay
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
-from consilience.bases.construction import Draft
-from consilience.bases.grounding import RIDGE, Basis
+from consilience.assembly.draft import Draft
+from consilience.bases.grounding import RIDGE, mixture
 from consilience.signals.moments import Moments, ridge
-from consilience.units.maps import Map
+from consilience.units.maps import Map, Weights
 
 CONSTANT = 1e-6  # of the spread wanted, or of the mean: a spread below it is rounding, and is not multiplied
 
 
-def moments(draft: Draft, m: Map) -> None:
-    """Reset mean and spread of a map's outputs; the map has been constructed."""
+def moments(draft: Draft, m: Map) -> Weights:
+    """Return a constructed map with the mean and spread of its outputs reset."""
     basis, responses = draft.bases[m.writes], draft.responses.at(m.output)
     target, now = mixture(basis, responses), draft.rows(m.output)
     if draft.architecture.layer(m.writes).interchangeable:
@@ -36,19 +33,19 @@ def moments(draft: Draft, m: Map) -> None:
     ratio = torch.where(varies, spread / torch.where(varies, present, 1), 1)
     old = draft.network.weights(m)
     bias = target.mean(0) + (old.bias - now.mean(0)) * ratio if m.has_bias else old.bias
-    draft.network = draft.network.with_weights(m, old.with_matrix(old.matrix * ratio[:, None], bias))
+    return old.with_matrix(old.matrix * ratio[:, None], bias)
 
 
-def least_squares(draft: Draft, m: Map) -> None:
-    """Refit a map around its construction: ``min Σ‖t − W ã − b‖² + λ‖W − W̃‖²``.
+def least_squares(draft: Draft, m: Map) -> Weights:
+    """Return a map refitted around its construction: ``min Σ‖t − W ã − b‖² + λ‖W − W̃‖²``.
 
     A map that reads the inputs is exact already: its target is linear in them. Of a map per unit, each unit is fitted
     by itself.
     """
-    if not m.reads or not m.fitted:
-        return
-    target = mixture(draft.bases[m.writes], draft.responses.at(m.output))
     old, done = draft.network.weights(m), 0
+    if not m.reads or not m.fitted:
+        return old
+    target = mixture(draft.bases[m.writes], draft.responses.at(m.output))
     fit: Moments | None = None
     for rows, outputs in draft.patches(m):
         residual = target[done : done + len(rows)] - outputs
@@ -63,9 +60,4 @@ def least_squares(draft: Draft, m: Map) -> None:
     change, shift = ridge(fit, RIDGE, intercept=m.has_bias)
     matrix = old.matrix + change.reshape(old.matrix.shape).to(old.matrix.dtype)
     bias = old.bias + shift.flatten().to(old.bias.dtype)
-    draft.network = draft.network.with_weights(m, old.with_matrix(matrix, bias))
-
-
-def mixture(basis: Basis, responses: Sequence[Tensor]) -> Tensor:
-    """Return the centroids' targets ``Σ_k z⁽ᵏ⁾ A⁽ᵏ⁾``: (n, c)."""
-    return torch.stack([z @ a for z, a in zip(responses, basis.mixing, strict=True)]).sum(0)
+    return old.with_matrix(matrix, bias)

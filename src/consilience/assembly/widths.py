@@ -17,7 +17,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from consilience.census.census import Census, LayerCensus
+from consilience.census.census import Census
+from consilience.census.layer_census import LayerCensus
 from consilience.checks import Width, resolve_width
 from consilience.clustering.clusters import Clusters, count
 from consilience.errors import InputError

@@ -1,0 +1,91 @@
+"""An assembly while it is built, from the inputs up: one map, with its basis and projections, at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from consilience.bases.grounding import Basis
+from consilience.bases.hyperplanes import Projection
+from consilience.signals.responses import Responses, rows_of, stream
+from consilience.units.architecture import Architecture, TracedNetwork
+from consilience.units.axes import Axis
+from consilience.units.maps import Map, Weights
+
+KEPT_BYTES = 2**30  # of traced values that are kept; others are computed again
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What has been built so far. Every step returns a new draft.
+
+    Attributes
+    ----------
+    network : the layers at the assembly's widths; parameters of maps not reached yet are zero.
+    responses : what the members do on the calibration inputs.
+    bases : by layer, for the layers written so far.
+    projections : of each member, by place where a layer is read, for the places reached so far.
+    values : traced values of the network that no later map changes and a later one needs, as far as there is room.
+    """
+
+    network: TracedNetwork
+    responses: Responses
+    bases: Mapping[str, Basis] = field(default_factory=dict)
+    projections: Mapping[Axis, Sequence[Projection]] = field(default_factory=dict)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The layers at the assembly's widths."""
+        return self.network.architecture
+
+    @property
+    def members(self) -> Sequence[TracedNetwork]:
+        """The networks that are mixed."""
+        return self.responses.networks
+
+    def with_basis(self, layer: str, basis: Basis) -> Draft:
+        """Return the draft with the basis of a layer."""
+        return replace(self, bases={**self.bases, layer: basis})
+
+    def with_projections(self, axis: Axis, projections: Sequence[Projection]) -> Draft:
+        """Return the draft with the members' projections on a layer in one place where it is read."""
+        return replace(self, projections={**self.projections, axis: projections})
+
+    def with_weights(self, m: Map, weights: Weights) -> Draft:
+        """Return the draft with the hyperplanes of a map."""
+        return replace(self, network=self.network.with_weights(m, weights))
+
+    def with_values(self, m: Map) -> Draft:
+        """Return the draft with what a finished map writes, if there is room, and without what no later map needs."""
+        later = self.architecture.maps[self.architecture.maps.index(m) + 1 :]
+        if any(other.output.name == m.output.name for other in later):
+            return self  # a norm of several layers, which is written layer by layer
+        values, x = dict(self.values), self.responses.x
+        room = KEPT_BYTES - sum(value.nbytes for value in values.values())
+        kept: list[Tensor] = []
+        for which, batch in stream(self.network, x, [m.output.name], known=values):
+            value = batch[m.output.name]
+            if value.nbytes * len(x) > room * (which.stop - which.start):
+                break
+            kept.append(value)
+        else:
+            values[m.output.name] = torch.cat(kept)
+        wanted = [axis.name for other in later for axis in other.inputs] + [self.architecture.program.output]
+        needed = self.architecture.program.needed(wanted, values)
+        return replace(self, values={name: value for name, value in values.items() if name in needed})
+
+    def rows(self, axis: Axis) -> Tensor:
+        """Return what the units built so far do in one place, at the positions that are looked at: (r, u)."""
+        responses = self.responses
+        return rows_of(self.network, responses.x, [axis], responses.max_rows, self.values)[axis]
+
+    def patches(self, m: Map) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what a map reads and writes, batch by batch: (r, d), or (r, u, s) of a map per unit, and (r, u)."""
+        value, widths, sampling = m.inputs[0].name, self.architecture.widths, self.responses.sampling
+        for which, batch in stream(self.network, self.responses.x, [value, m.output.name], known=self.values):
+            n_samples = which.stop - which.start
+            yield m.rows(batch[value], batch[m.output.name], widths, sampling, which.start, n_samples)
