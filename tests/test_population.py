@@ -313,7 +313,7 @@ def test_a_census_comes_back_with_its_population(tmp_path: Path) -> None:
     assert load_census(tmp_path / "moved" / "c", population).n_clusters == {"hidden.0": 7}
     with pytest.raises(ArtefactError, match="population must be the one the census in"):
         load_census(tmp_path / "moved" / "c", random_population([[5, 4], [6, 4], [4, 4]], seed=50))
-    with pytest.raises(InputError, match="the census has not been taken"):
+    with pytest.raises(InputError, match="census must be fitted"):
         save_census(Census(), tmp_path / "e", tmp_path / "p")
     assert not (tmp_path / "e").exists()
 
