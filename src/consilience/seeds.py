@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Streams. A number for each keeps them apart where the other keys agree; changing one changes results.
 SUBSET, OWN_ORDER, SHARED_ORDER, NOISE, INITIALISATION, SETTLING = 1, 2, 3, 4, 5, 6  # of training
 REDRAW, STUDENTS, SHORT_RUN, TEACHER_INPUTS = 7, 11, 12, 13  # of recovery
-SHUFFLES = 51  # of comparison
+SHUFFLES, FAMILIES = 51, 61  # of comparison
 
 
 def seed(random_state: int, stream: int, *keys: int) -> int:

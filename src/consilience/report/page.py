@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,20 +68,6 @@ def svg(figure: Figure, name: str) -> str:
 def render(template: str, **context: Any) -> str:
     """Return the page that a template makes of a context: ``title``, ``subtitle``, ``summary``, …"""
     return ENVIRONMENT.get_template(template).render(context)
-
-
-def shell(title: str, subtitle: str, summary: str, reading: str, sections: Iterable[str]) -> str:
-    """Return a page of sections in HTML. Goes when every page has a template."""
-    page = '{% extends "page.html.j2" %}{% block sections %}{{ sections }}{% endblock %}'
-    parts = Markup("\n\n".join(section for section in sections if section))
-    context = {"title": title, "subtitle": subtitle, "summary": [Markup(summary)], "reading": Markup(reading)}
-    return ENVIRONMENT.from_string(page).render(**context, sections=parts, obtained={})
-
-
-def framed(ax: Axes, name: str, alternative: str, caption: str) -> str:
-    """Return the figure of these axes with its caption. Goes when every page has a template."""
-    parts: Any = ENVIRONMENT.get_template("parts.html.j2").module
-    return str(parts.illustrate(illustration(ax, name, alternative), caption))
 
 
 def unbroken(text: str) -> str:

@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from consilience.clustering.tree import Tree
 from consilience.report.style import INK, MUTED, SMALL
 
 UNKNOWN = "#d4d4d0"  # cells without a value
+SHARP = 500  # rows or columns, beyond which a heat map is drawn at the picture's resolution
 
 
 def legend_beside(ax: Axes, **options: Any) -> None:
@@ -49,6 +51,7 @@ def heat_map(
     rows: Sequence[str] = (),
     columns: Sequence[str] = (),
     digits: int | None = None,
+    has_bar: bool = True,
 ) -> AxesImage:
     """Draw a heat map with named rows and columns, numbers in its cells (``digits`` not None) and a color bar.
 
@@ -57,7 +60,8 @@ def heat_map(
     values : (rows, columns); NaN is drawn grey.
     limits : values of the first and the last color.
     """
-    image = ax.imshow(values, cmap=colors, vmin=limits[0], vmax=limits[1], interpolation="none", aspect="auto")
+    sharp: Any = {"interpolation": "none" if max(values.shape) <= SHARP else "auto", "aspect": "auto"}
+    image = ax.imshow(values, cmap=colors, vmin=limits[0], vmax=limits[1], **sharp)
     for row, column in np.argwhere(np.isfinite(values)) if digits is not None else ():
         red, green, blue, _ = image.cmap(image.norm(values[row, column]))
         color = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
@@ -69,5 +73,23 @@ def heat_map(
     ax.grid(visible=False)
     ax.set_facecolor(UNKNOWN)
     ax.spines[:].set_visible(False)
-    ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01).outline.set_visible(False)
+    if has_bar:
+        ax.figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01).outline.set_visible(False)
     return image
+
+
+def tree_branches(tree: Tree, swapped: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the places of a tree's leaves (m,), and its merges as lines of four points (place, height), (m − 1, 4, 2).
+
+    Parameters
+    ----------
+    tree : of m leaves; it may be deep, as nothing here is recursive.
+    swapped : (m − 1,) merges whose second branch comes first.
+    """
+    m, (first, second) = tree.n_leaves, tree.children.T
+    places = np.empty(m)
+    places[tree.leaf_order(swapped)] = np.arange(m)
+    x = tree.accumulate(places, lambda one, other: (one + other) / 2)
+    y = np.concatenate([np.zeros(m), tree.heights])
+    corners = ((first, first), (first, slice(m, None)), (second, slice(m, None)), (second, second))
+    return places, np.stack([np.column_stack([x[along], y[up]]) for along, up in corners], axis=1)

@@ -10,7 +10,6 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -68,12 +67,6 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """Return a figure of this size in inches, in which the layout makes room for labels and legends."""
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def own_axes(width: float, height: float, *, left: float, right: float, bottom: float, top: float) -> Axes:
-    """Return axes on a new figure; all lengths in inches. Goes when no page uses it: see `new_figure`."""
-    figure = Figure(figsize=(width, height))
-    return figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
 
 
 def readable(colour: str) -> str:

@@ -13,16 +13,15 @@ from sklearn.metrics import adjusted_rand_score
 from consilience.clustering.samples import majority_labels
 from consilience.comparison import Groups, ModelComparison
 from consilience.comparison.consensus import MAX_SAMPLES
-from consilience.comparison.similarity import get_measure
 from consilience.data import Dataset
 from consilience.population import Population
 from consilience.report.comparison import (
     ComparisonResult,
     DisputedSample,
-    GroupsOf,
     comparison_sentences,
     comparison_table,
 )
+from consilience.report.portraits import Picture
 from consilience.store import result_text
 
 DISPUTED = 12  # samples shown
@@ -62,33 +61,36 @@ def run_comparison(
         for place, groups in comparison.groups_.items()
     }
     place = _clearest(comparison.groups_, agreement)
-    measure = get_measure(comparison.measure)
     return ComparisonResult(
-        names=comparison.names_, families=families, measure=measure.name,
-        larger_is_more_similar=measure.larger_is_more_similar, value_range=measure.range,
-        n_samples=len(samples), n_clusters=comparison.n_clusters_, layers=comparison.places_,
-        matrices=comparison.matrix_, z=comparison.z_, epochs=comparison.epochs_, combined=comparison.combined_,
-        layer_matrix=comparison.layer_matrix_, layer_index=comparison.layer_index_,
-        groups={name: GroupsOf(g.labels, g.silhouette, g.tree.to_linkage()) for name, g in comparison.groups_.items()},
-        purity=comparison.purity_, agreement_with_families=agreement, disputed_place=place,
-        disputed=_disputed(comparison, place, samples), barriers=barriers, obtained=obtained,
-    )  # fmt: skip
+        comparison, families, agreement, place, _disputed(comparison, place, samples), barriers, obtained
+    )
 
 
 def found_text(result: ComparisonResult) -> str:
     """Return the text of ``comparison.json``; numbers that are not finite are null."""
+    comparison = result.comparison
     body = {
-        "summary": comparison_sentences(result), "table": comparison_table(result), "names": result.names,
-        "families": result.families, "measure": result.measure, "layers": result.layers,
-        "n_samples": result.n_samples, "n_clusters": result.n_clusters, "matrices": result.matrices, "z": result.z,
-        "epochs": {str(epoch): matrices for epoch, matrices in result.epochs.items()}, "combined": result.combined,
+        "summary": comparison_sentences(result),
+        "table": comparison_table(result),
+        "names": comparison.names_,
+        "families": result.families,
+        "measure": result.measure.name,
+        "layers": comparison.places_,
+        "n_samples": len(comparison.ids_),
+        "n_clusters": comparison.n_clusters_,
+        "matrices": comparison.matrix_,
+        "z": comparison.z_,
+        "epochs": {str(epoch): matrices for epoch, matrices in comparison.epochs_.items()},
+        "combined": comparison.combined_,
         "groups": {
-            place: {"labels": g.labels, "silhouette": g.silhouette} for place, g in result.groups.items()
+            place: {"labels": groups.labels, "silhouette": groups.silhouette}
+            for place, groups in comparison.groups_.items()
         },
-        "agreement_with_families": result.agreement_with_families, "purity": result.purity,
+        "agreement_with_families": result.agreement,
+        "purity": comparison.purity_,
         "disputed": {"place": result.disputed_place, "ids": [sample.id for sample in result.disputed]},
         "barriers": result.barriers,
-    }  # fmt: skip
+    }
     return result_text(body, "comparison.json")
 
 
@@ -104,29 +106,28 @@ def _clearest(groups: Mapping[str, Groups], agreement: Mapping[str, float]) -> s
 def _disputed(comparison: ModelComparison, place: str, samples: Dataset) -> list[DisputedSample]:
     consensus, groups = comparison.consensus_[place], comparison.groups_[place].labels
     y = samples.y.numpy()
-    said = np.stack([majority_labels(labels, y) for labels in comparison.labels_[place]])  # (m, n)
+    classes = np.stack([majority_labels(labels, y) for labels in comparison.labels_[place]])  # (m, n)
     return [
         DisputedSample(
             str(int(samples.ids[i])),
-            _image(samples.x[i].numpy()),
+            _picture(samples.x[i].numpy()),
             str(y[i]),
             float(consensus.disagreement[i]),
-            [_view(group, said[groups == group, i]) for group in np.unique(groups)],
+            [_view(group, classes[groups == group, i]) for group in np.unique(groups)],
         )
         for i in consensus.disputed[:DISPUTED].tolist()
     ]
 
 
-def _view(group: int, said: NDArray[np.int64]) -> str:
-    """What the models of one group put a sample with, (models of the group,)."""
-    (label, count), *_ = Counter(said.tolist()).most_common(1)
-    return f"group {group}: with {label}s, {count} of {len(said)}"
+def _view(group: int, labels: NDArray[np.int64]) -> str:
+    """The class with which most models of a group put a sample, of those of all its models."""
+    (label, count), *_ = Counter(labels.tolist()).most_common(1)
+    return f"group {group}: with {label}s, {count} of {len(labels)}"
 
 
-def _image(x: NDArray[np.float32]) -> NDArray[np.float64] | None:
-    """A sample as a picture from 0 to 1: (h, w), or (h, w, 3)."""
+def _picture(x: NDArray[np.float32]) -> Picture | None:
+    """A sample as a picture, from its smallest value to its largest; None if it is no image."""
     if x.ndim != 3 or len(x) not in (1, 3):
         return None
     low, high = float(x.min()), float(x.max())
-    scaled = (x.astype(np.float64) - low) / (high - low or 1.0)
-    return scaled[0] if len(x) == 1 else scaled.transpose(1, 2, 0)
+    return Picture.of((x.astype(np.float64) - low) / (high - low or 1.0))

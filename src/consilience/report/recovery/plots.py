@@ -24,7 +24,7 @@ from consilience.errors import InputError
 from consilience.recovery.clusters import Cut, StudentUnits
 from consilience.recovery.distance import Distance
 from consilience.recovery.recover import Stage
-from consilience.report.plots import heat_map, legend_above, legend_beside
+from consilience.report.plots import heat_map, legend_above, legend_beside, tree_branches
 from consilience.report.recovery.result import RecoveryResult, rule_of
 from consilience.report.style import GRID, INK, MUTED, OTHER_COLOURS, OTHER_MARKERS, new_figure, styled
 
@@ -34,7 +34,6 @@ COLORS, MARKERS = (KEPT[0], *OTHER_COLOURS), ("o", *OTHER_MARKERS)  # of layers
 DASHED, DOTTED = (0, (4, 2)), (0, (2, 2))
 LOWEST = 1e-34  # an error of exactly 0 is drawn here
 DEEPEST = 1e-12  # of the highest merge: duplicates that are nearer to each other are drawn at this height
-SHARP = 500  # units, beyond which the matrix is drawn at the picture's resolution
 NUMBERS = 40  # along an axis, at most
 
 
@@ -52,14 +51,10 @@ def tree_of_units(stage: Stage) -> Figure:
     left, right = tree.children.T
     is_kept = (owner >= 0) & (owner < len(cut.kept))
     shares = tree.accumulate(is_kept.astype(np.float64)) / tree.sizes
-    places = np.empty(n)
-    places[tree.leaf_order(shares[left] < shares[right])] = np.arange(n)  # kept clusters on the left
-    x = tree.accumulate(places, lambda first, second: (first + second) / 2)
+    places, branches = tree_branches(tree, shares[left] < shares[right])  # kept clusters on the left
     top = 2 * float(tree.heights[-1]) or 1.0
     low = max(DEEPEST * top, min([cut.plateau[0], *tree.heights[tree.heights > 0]]) / 2)
-    y = np.maximum(np.concatenate([np.full(n, low), tree.heights]), low)
-    corners = ((left, left), (left, slice(n, None)), (right, slice(n, None)), (right, right))
-    branches = np.stack([np.column_stack([x[along], y[up]]) for along, up in corners], axis=1)
+    branches[..., 1] = np.maximum(branches[..., 1], low)
     owners = tree.accumulate(owner, lambda first, _: first)[n:]
     colors = [_color(cut, of, height) for of, height in zip(owners.tolist(), tree.heights.tolist(), strict=True)]
     figure = new_figure(3.9)
@@ -96,10 +91,9 @@ def similarities(stage: Stage) -> Figure:
     figure = new_figure(5.2, 6.0)
     ax = figure.subplots()
     if units.projective:
-        image = heat_map(ax, np.abs(cosines), colors="Blues", limits=(0, 1))
+        heat_map(ax, np.abs(cosines), colors="Blues", limits=(0, 1))
     else:
-        image = heat_map(ax, cosines, colors="RdBu_r", limits=(-1, 1))
-    image.set_interpolation("none" if n <= SHARP else "auto")
+        heat_map(ax, cosines, colors="RdBu_r", limits=(-1, 1))
     ends = np.cumsum([0, *(len(cluster.units) for cluster in cut.kept)]).tolist()
     for start, end in pairwise(ends):
         ax.add_patch(Rectangle((start - 0.5, start - 0.5), end - start, end - start, fill=False, edgecolor=CUT, lw=1.2))
