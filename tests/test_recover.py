@@ -33,12 +33,10 @@ from consilience.recovery.fit import Fit
 from consilience.recovery.guesses import Trial
 from consilience.recovery.recover import Stage
 from consilience.recovery.student import Student, symmetry_of_function
-from consilience.report.recovery import (
-    RecoveryResult,
+from consilience.report.recovery import RecoveryResult, recovery_sentences, render_recovery
+from consilience.report.recovery.plots import (
     kept_and_dropped,
     recovered_weights,
-    recovery_sentences,
-    render_recovery,
     similarities,
     training_errors,
     tree_of_units,
