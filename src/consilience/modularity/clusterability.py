@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from consilience.checks import check_choice, check_count
 from consilience.clustering.spectral import FloatArray, Spectrum, clusters_of, n_cut, spectrum
 from consilience.modularity.graph import UnitGraph, unit_graph
-from consilience.modularity.nulls import NULLS, Null, null_graph, p_lower, z_score
+from consilience.modularity.nulls import NULLS, null_graph, p_lower, z_score
+from consilience.names import Null
 from consilience.units.architecture import TracedNetwork
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from consilience.checks import check_choice
 from consilience.clustering.spectral import FloatArray
 from consilience.modularity.graph import Edges, UnitGraph
+from consilience.names import Null
 
-Null = Literal["permute", "permute-nonzero", "degree-preserving"]
 BoolArray = NDArray[np.bool_]
 TRADES = 5  # for each unit: the new places then do not depend on the old ones (Strona et al. 2014)
 SCALINGS, TOLERANCE = 200, 1e-6  # largest number of scalings, and the relative error of sums at which they end

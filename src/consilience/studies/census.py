@@ -12,15 +12,7 @@ import tyro
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Clusterer, Distance, Grounding
-from consilience.studies.request import (
-    POSITIONAL,
-    InputShape,
-    Options,
-    Output,
-    OwnNetworks,
-    argument,
-    arguments,
-)
+from consilience.studies.request import POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:

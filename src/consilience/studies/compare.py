@@ -12,15 +12,7 @@ import tyro
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import ActivationMeasure, ClusteringMeasure, Positions, Reduction, SampleClusterer
-from consilience.studies.request import (
-    POSITIONAL,
-    InputShape,
-    Options,
-    Output,
-    OwnNetworks,
-    argument,
-    arguments,
-)
+from consilience.studies.request import POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
 from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "comparison", "comparison.json"

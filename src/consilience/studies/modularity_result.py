@@ -24,9 +24,9 @@ from consilience.modularity.circuits import CRITERIA
 from consilience.modularity.cross import clusterable_matrices
 from consilience.modularity.graph import parts_of
 from consilience.modularity.lesions import Lesions
-from consilience.modularity.nulls import Null
 from consilience.modularity.outputs import check_labelled
 from consilience.modularity.specialisation import Specialisation
+from consilience.names import Null
 from consilience.population import Population
 from consilience.report.modularity import ModularityResult, NetworkRow, modularity_sentences, modularity_table
 from consilience.store import result_text

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from consilience.checks import check_choice, check_count, check_number, check_positive, is_count
 from consilience.errors import InputError
+from consilience.names import Optimizer, Shuffle, Subset
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from consilience.training.callbacks import Callback
-
-Optimizer = Literal["adam", "sgd"]
-Shuffle = Literal["independent", "shared"]
-Subset = Literal["full", "bootstrap", "disjoint", "dirichlet"]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from consilience.checks import check_choice, check_count, check_labels
 from consilience.errors import InputError
+from consilience.names import Shuffle, Subset
 from consilience.seeds import OWN_ORDER, SHARED_ORDER, SUBSET, generator, numpy_generator
-from consilience.training.hyperparameters import Run, Shuffle, Subset
+from consilience.training.hyperparameters import Run
 
 # A member with fewer samples than this learns nothing worth a census; a Dirichlet draw that leaves one is drawn again.
 FEWEST = 4
