@@ -116,7 +116,7 @@ PARAMETER = "unsupported operation on a parameter: "
 REFUSED = {
     "softmax of units": (
         lambda m, x: m.c(m.b(m.a(x)).softmax(-1)),
-        ODD + r"aten.softmax.int in Lambda, test_layers.py:\d",
+        ODD + r"aten.softmax.int in Lambda, test_units_layers.py:\d",
     ),
     "a free scale": (lambda m, x: m.c(m.b(m.a(x)) * m.scale), PARAMETER + "aten.mul.Tensor in Lambda"),
     "a computed weight": (lambda m, x: functional.linear(x, m.a.weight * 2), PARAMETER + "aten.mul.Tensor"),
