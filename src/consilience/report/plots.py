@@ -19,7 +19,7 @@ SHARP = 500  # rows or columns, beyond which a heat map is drawn at the picture'
 
 
 def legend_beside(ax: Axes, **options: Any) -> None:
-    """Write the legend to the right of the axes, in the order of the values where its lines end."""
+    """Write the legend to the right of the axes, in the order of drawing."""
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, labelspacing=0.7, **options)
 
 
