@@ -16,7 +16,7 @@ NO_SCRIPT = {"harness", "populations", "compared_networks", "assembly_table", "t
 # Arguments beside --quick, and a word of the text.
 RUNS = {
     "assembly": ("--data DATA --only A --seeds 2 --processes 1 --cache cache", "weight matching"),
-    "census": ("", "assembly 1x"),
+    "census_assembly": ("", "assembly 1x"),
     "comparison": ("--data DATA --samples 100", "adjusted Rand index"),
     "convnets": ("--data DATA --nets ConvNet --cache cache", "MergeMany"),
     "digits": ("", "zero-shot 2x"),
@@ -27,7 +27,7 @@ RUNS = {
     "recovery": ("--seeds 1 --parts noise cut", "linkage"),
     "training": ("--repeats 1", "vectorised"),
 }
-FAST = {"census", "networks", "training"}
+FAST = {"census_assembly", "networks", "training"}
 
 
 @pytest.fixture(scope="module")

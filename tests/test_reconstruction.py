@@ -258,12 +258,12 @@ def test_a_damaged_elastic_is_refused(tmp_path: Path) -> None:
         tensors[name.partition("/")[0]][name.partition("/")[2]] = value
     for changed in ({"widths": ["1x"]}, {"shared": {"hidden.7.weight": 0}}, {"nets": 3}):
         write_artefact(tmp_path / "bad", "elastic", {**config, **changed}, tensors)
-        with pytest.raises(ArtefactError, match="no elastic network can be built from the config"):
+        with pytest.raises(ArtefactError, match="must describe an elastic network"):
             load_elastic(tmp_path / "bad")
     missing = {name: value for name, value in tensors["width-0"].items() if name != "readout.bias"}
     for part in (missing, {**missing, "readout.bias": torch.zeros(7)}):
         write_artefact(tmp_path / "bad", "elastic", config, {**tensors, "width-0": part})
-        with pytest.raises(ArtefactError, match=r"the parameters do not fit the network\n  where:    width 1x"):
+        with pytest.raises(ArtefactError, match="width 1x in .* must have parameters"):
             load_elastic(tmp_path / "bad")
 
 
@@ -284,7 +284,7 @@ def test_an_elastic_of_bad_input_is_refused(arguments: dict, message: str) -> No
     census = Census(n_resamples=0).fit(random_population([[5, 4], [4, 4]]), X)
     with pytest.raises(InputError, match=message):
         elastic(census, **arguments)
-    with pytest.raises(InputError, match=r"this width is not stored\n  where:    at_width\n  got:      '3x'"):
+    with pytest.raises(InputError, match="width must be one of '1x', got '3x'"):
         elastic(census, ("1x",)).at_width("3x")
 
 
@@ -303,7 +303,7 @@ def test_an_elastic_of_foreign_modules_works_but_is_saved_by_width(tmp_path: Pat
     torch.manual_seed(0)
     net = elastic(Census(n_resamples=0).fit(Population.from_modules([_Own(), _Own()], X[:4]), X), ("1x", "2x"))
     assert isinstance(net.at_width("1x"), _Own)
-    with pytest.raises(InputError, match="only networks of consilience.nets come back"):
+    with pytest.raises(InputError, match="networks must be of consilience.nets"):
         net.save(tmp_path / "own")
     with pytest.raises(ArtefactError):
         load_elastic(tmp_path / "own")

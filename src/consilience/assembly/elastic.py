@@ -62,10 +62,8 @@ class Elastic(nn.Module):
             If this width is not stored.
         """
         if str(width) not in self.widths:
-            raise InputError(
-                "this width is not stored", where="at_width", got=repr(width),
-                expected=", ".join(map(repr, self.widths)), cure="pass it to elastic(widths=...)",
-            )  # fmt: skip
+            stored = ", ".join(map(repr, self.widths))
+            raise InputError(f"width must be one of {stored}, got {width!r}", cure="pass it to elastic(widths=...)")
         return copy.deepcopy(self.networks[self.widths.index(str(width))])
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
@@ -82,9 +80,9 @@ class Elastic(nn.Module):
         nets = [describe_network(network) for network in self.networks]
         if "config" not in nets[0]:
             raise InputError(
-                "only networks of consilience.nets come back from a directory", where="Elastic.save",
-                got=nets[0]["class"], cure="save single widths, save_network(net.at_width(...), directory)",
-            )  # fmt: skip
+                f"networks must be of consilience.nets, which alone can be built again, got {nets[0]['class']}",
+                cure="save single widths, save_network(net.at_width(...), directory)",
+            )
         tensors = {f"width-{i}": dict(network.state_dict()) for i, network in enumerate(self.networks)}
         *narrower, widest = tensors.values()
         for own in narrower:
@@ -92,9 +90,9 @@ class Elastic(nn.Module):
                 part = own.pop(name)
                 if not torch.equal(part, widest[name].narrow(dim, 0, part.shape[dim])):
                     raise InputError(
-                        "widths differ in what they share", where=f"Elastic.save, '{name}'",
+                        f"widths must share {name!r}, got one that has been changed",
                         cure="save single widths, save_network(net.at_width(...), directory)",
-                    )  # fmt: skip
+                    )
         return write_artefact(directory, KIND, {"widths": self.widths, "shared": self.shared, "nets": nets}, tensors)
 
 
@@ -115,19 +113,20 @@ def load_elastic(directory: str | os.PathLike[str]) -> Elastic:
             raise ValueError("what is shared has no such dimension")
     except Exception as error:  # the config may hold anything
         raise ArtefactError(
-            "no elastic network can be built from the config", where=artefact.directory, got=repr(error),
+            f"{artefact.directory} must describe an elastic network, got a config that fails with {error!r}",
             cure="build it again",
-        ) from error  # fmt: skip
+        ) from error
     for i, (width, network) in enumerate(networks.items()):
         prefix, left_out = f"width-{i}/", () if width == widths[-1] else shared
         own = {name.removeprefix(prefix): t for name, t in artefact.tensors.items() if name.startswith(prefix)}
         tensors = network.state_dict(keep_vars=True)
         expected = {name: tuple(value.shape) for name, value in tensors.items() if name not in left_out}
         if {name: tuple(value.shape) for name, value in own.items()} != expected:
+            got = {name: tuple(value.shape) for name, value in own.items()}
             raise ArtefactError(
-                "the parameters do not fit the network", where=f"width {width} in {artefact.directory}",
-                got={name: tuple(value.shape) for name, value in own.items()}, expected=expected, cure="build it again",
-            )  # fmt: skip
+                f"width {width} in {artefact.directory} must have parameters {expected}, got {got}",
+                cure="build it again",
+            )
         for name, value in tensors.items():
             value.data = own.get(name, value.data)
         network.eval()

@@ -77,9 +77,9 @@ def check_foldable(module: nn.Module, architecture: Architecture) -> None:
         place, own = m.norm.weight.rpartition(".")[0], module.get_submodule(m.weight.rpartition(".")[0])
         if not isinstance(module.get_submodule(place), nn.modules.batchnorm._BatchNorm) or not hasattr(own, "bias"):
             raise InputError(
-                "a batch norm cannot be taken out", where=f"'{place or m.norm.weight}', after '{m.name}'",
-                expected="nn.BatchNorm after nn.Conv or nn.Linear", cure='keep it: batch_norm="kept"',
-            )  # fmt: skip
+                f"batch_norm must be 'kept' unless each nn.BatchNorm follows an nn.Conv or nn.Linear, got "
+                f"'{place or m.norm.weight}' after '{m.name}'"
+            )
 
 
 def _restated(m: Map, network: TracedNetwork, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:

@@ -59,9 +59,13 @@ def _fit(network: TracedNetwork, x: Tensor, targets: Tensor) -> TracedNetwork:
 
     best, lowest = dict(network.state), held_out_error()
     optimizer = torch.optim.LBFGS(
-        free, max_iter=ITERATIONS, history_size=ROUNDS * ITERATIONS, line_search_fn="strong_wolfe", tolerance_change=0,
+        free,
+        max_iter=ITERATIONS,
+        history_size=ROUNDS * ITERATIONS,
+        line_search_fn="strong_wolfe",
+        tolerance_change=0,
         tolerance_grad=0,
-    )  # fmt: skip
+    )
     for _ in range(ROUNDS):
         optimizer.step(loss)
         error = held_out_error()

@@ -74,12 +74,7 @@ def _numbers(census: Census, width: Selection) -> dict[str, int]:
     if isinstance(width, Mapping):
         for name in width:
             if name not in census.layers_:
-                raise InputError(
-                    "no hidden layer has this name",
-                    where="width",
-                    got=repr(name),
-                    expected=", ".join(map(repr, census.layers_)),
-                )
+                raise InputError(f"width must name layers among {', '.join(census.layers_)}, got {name!r}")
         chosen: Mapping[str, Width] = {name: width.get(name, "1x") for name in census.layers_}
     else:
         chosen = dict.fromkeys(census.layers_, width)
@@ -96,9 +91,10 @@ def _frequent(layer: LayerCensus, threshold: float) -> Clusters:
     n_kept = int((layer.frequency_ >= threshold - 1e-12).sum())
     if n_kept == 0:
         raise InputError(
-            "no cluster is this frequent", where=f"layer '{layer.name}'", got=f"frequency>={threshold}",
-            expected=f"at most {layer.frequency_.max():.3g}, the highest frequency", cure="lower the threshold",
-        )  # fmt: skip
+            f"width must be at most frequency>={layer.frequency_.max():.3g} in layer '{layer.name}', "
+            f"got frequency>={threshold}",
+            cure="lower the threshold",
+        )
     labels = np.where(layer.labels_ < n_kept, layer.labels_, -1)
     return count(labels, layer.member, layer.n_members)
 
@@ -117,12 +113,7 @@ def _within_budget(census: Census, budget: int) -> dict[str, int]:
         return sum(math.prod(shapes[name]) for name in architecture.program.learned)
 
     if cost(0) > budget:
-        raise InputError(
-            "the parameter budget is too small",
-            where="width",
-            got=budget,
-            expected=f"at least {cost(0)}, one unit a layer",
-        )
+        raise InputError(f"width must allow >= {cost(0)} parameters, one unit a layer, got {budget}")
     low, high = 0.0, max(most[name] / median for name, median in medians.items())
     for _ in range(60):
         middle = (low + high) / 2

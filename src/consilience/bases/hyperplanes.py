@@ -20,8 +20,7 @@ from consilience.units.maps import Map, Weights
 
 @dataclass(frozen=True)
 class Projection:
-    """How one member's activations are made of the basis activations: ``a ≈ matrix · ã + offset`` (DESIGN 3.2: P and
-    c).
+    """How one member's activations are made of the basis activations: ``a ≈ matrix · ã + offset``.
 
     Attributes
     ----------

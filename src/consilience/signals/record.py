@@ -113,9 +113,8 @@ def _rows(part: nn.Module, output: Any, n_rows: int, positions: str, where: str)
     if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != n_rows:
         got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
-            "a layer's output has no row per sample", where=where, got=got,
-            expected=f"a tensor of shape ({n_rows}, ...) for {n_rows} samples", cure="leave this layer out",
-        )  # fmt: skip
+            f"{where} must return a tensor ({n_rows}, ...) for {n_rows} samples, got {got}", cure="leave this layer out"
+        )
     value = output.detach().float()
     if positions == "pool" and value.dim() > 2:
         units = value.dim() - 1 if _units_last(part, value.dim()) else 1
@@ -133,13 +132,13 @@ def _units_last(part: nn.Module, n_axes: int) -> bool:
 def _check_rows(rows: NDArray[np.float32] | None, first: int, where: str) -> None:
     if rows is None:
         raise InputError(
-            "a layer is not called for every batch", where=where, got=f"no call for the batch from sample {first} on",
+            f"{where} must be called for every batch, got no call for the batch from sample {first} on",
             cure="leave this layer out",
-        )  # fmt: skip
+        )
     bad = ~np.isfinite(rows).all(1)
     if bad.any():
         raise InputError(
-            "activations are not finite", where=where,
-            got=f"NaN or infinity in {int(bad.sum())} samples, first in sample {first + int(bad.argmax())}",
+            f"activations of {where} must be finite, got NaN or infinity in {int(bad.sum())} samples, "
+            f"first in sample {first + int(bad.argmax())}",
             cure="leave this model out",
-        )  # fmt: skip
+        )
