@@ -83,7 +83,7 @@ def chance_of(values: Array, families: Sequence[str], larger_is_more_similar: bo
             return np.nan
         return within / n_within - (float(pairs.sum()) - within) / (len(pairs) - n_within)
 
-    rng, names = numpy_generator(0, FAMILIES), np.unique(families, return_inverse=True)[1]
+    rng, names = numpy_generator(FAMILIES), np.unique(families, return_inverse=True)[1]
     observed = gap(names)
     if np.isnan(observed):
         return np.nan

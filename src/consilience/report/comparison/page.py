@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from consilience.comparison.families import finite_pairs
 from consilience.comparison.plane import Plane, plane_of
 from consilience.comparison.similarity import as_distance
@@ -31,7 +29,6 @@ def render_comparison(result: ComparisonResult) -> str:
         place=place,
         groups=comparison.groups_[place],
         plane=plane,
-        nearest=_nearest_places(result),
         pictures=_drawn(result, place, plane),
         obtained={
             "Command, seed, versions": result.obtained,
@@ -45,17 +42,6 @@ def render_comparison(result: ComparisonResult) -> str:
 def plane_at(result: ComparisonResult, place: str) -> Plane:
     """Place the models in a plane at each moment, by their distances at a place."""
     return plane_of({t: as_distance(matrices[place], result.measure) for t, matrices in result.in_time.items()})
-
-
-def _nearest_places(result: ComparisonResult) -> tuple[str, str, float] | None:
-    """Return the two places that are most alike within models, and the value between them; None if there are two."""
-    places, values = list(result.comparison.places_), plots.layers_within(result)
-    if len(places) < 3:
-        return None
-    first, second = np.triu_indices(len(places), 1)
-    sign = 1 if result.measure.larger_is_more_similar else -1
-    k = int((sign * values[first, second]).argmax())
-    return places[first[k]], places[second[k]], float(values[first[k], second[k]])
 
 
 def _drawn(result: ComparisonResult, place: str, plane: Plane) -> dict[str, Illustration]:

@@ -76,7 +76,8 @@ def layer_matrix(result: ComparisonResult) -> Figure:
     values, places = layers_within(result), [shortened(place) for place in result.comparison.places_]
     look, n = colors_of(result, [values]), len(values)
     side = min(0.8 * n, 5.0)
-    figure = new_figure(side + 0.2, side + 2.2)
+    figure = new_figure(side + 0.2, side + 2.6)
+    figure.set_layout_engine("compressed")
     ax, without = figure.subplots(), np.where(np.eye(n, dtype=bool), np.nan, values)
     image = heat_map(ax, without, rows=places, digits=2 if 72 * side / n >= WRITTEN else None, has_bar=False, **look)
     ax.set(aspect="equal", xticks=[])
@@ -213,15 +214,17 @@ def _matrices(
             for line in (ax.axhline, ax.axvline) if start else ():
                 line(start - 0.5, color=INK, linewidth=0.6)
             if column == 0:
-                strip = Rectangle((-0.035, start - 0.5), 0.025, end - start, transform=ax.get_yaxis_transform())
+                corner, width = (-0.1 / side, start - 0.5), 0.07 / side
+                strip = Rectangle(corner, width, end - start, transform=ax.get_yaxis_transform())
                 strip.set(color=looks_of(result)[family][0], linewidth=0, clip_on=False)
                 ax.add_patch(strip)
         if row == 0:
             ax.set_title(shortened(columns[column], max(4, int(side * 14))))
         if column == 0:
-            ax.set_ylabel(rows[row] if len(rows) > 1 else "", rotation=0, ha="right", va="center")
+            title = rows[row] if len(rows) > 1 else ""
+            ax.set_ylabel(title, rotation=0, ha="right", va="center", labelpad=4 if 72 * side / m >= NAMED else 12)
             if 72 * side / m >= NAMED:
-                _name(ax, result, order.tolist(), pad=8)
+                _name(ax, result, order.tolist(), pad=10)
     bar = figure.colorbar(image, ax=axes, label=label, shrink=min(1.0, 2.0 / figure.get_figheight()), anchor=(0, 1))
     bar.outline.set_visible(False)
     _legend(figure, result)
@@ -243,4 +246,5 @@ def _legend(figure: Figure, result: ComparisonResult) -> None:
             Line2D([], [], linestyle="none", marker=marker, color=color, label=shortened(name))
             for name, (color, marker) in looks_of(result).items()
         ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=4, handletextpad=0.4, columnspacing=1.2)
+        n_columns = min(len(handles), 120 // (max(len(str(handle.get_label())) for handle in handles) + 6))
+        figure.legend(handles=handles, loc="outside upper left", ncols=n_columns, handletextpad=0.4, columnspacing=1.2)
