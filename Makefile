@@ -2,16 +2,17 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-fast kernels lint clean
+.PHONY: demo test test-all kernels lint clean
 
 demo: .venv/installed
 	$(BIN)/consilience demo --out demo
 
+# Without the tests marked slow, which `make test-all` and CI run too.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
-
-test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+
+test-all: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # The numerical tests under all kernels of tests/kernels.py, or under some: make kernels KERNELS="avx2 baseline"
 kernels: .venv/installed
