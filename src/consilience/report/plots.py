@@ -26,13 +26,8 @@ def legend_beside(ax: Axes, **options: Any) -> None:
 def legend_above(ax: Axes, handles: Sequence[Any] | None = None, n_columns: int = 4) -> None:
     """Write the legend above the axes, on the right."""
     handles = handles or ax.get_legend_handles_labels()[0]
-    place: dict[str, Any] = {
-        "loc": "lower right",
-        "bbox_to_anchor": (1.0, 1.09),
-        "borderaxespad": 0,
-        "ncols": n_columns,
-    }
-    ax.legend(handles=handles, handlelength=1.2, handletextpad=0.5, columnspacing=1.2, **place)
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.4}
+    ax.legend(handles=handles, ncols=n_columns, handlelength=1.2, handletextpad=0.5, columnspacing=1.2, **place)
 
 
 def note_below(ax: Axes, texts: Sequence[str]) -> None:
