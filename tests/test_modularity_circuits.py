@@ -20,8 +20,7 @@ from consilience.data import Data
 from consilience.errors import InputError
 from consilience.modularity.circuits import Circuit, class_loss, effective_circuit, one_vs_rest_loss
 from consilience.modularity.graph import traced
-from consilience.modularity.lesions import Effects, lesions, without_units
-from consilience.modularity.specialisation import specialisation
+from consilience.modularity.lesions import Effects, lesions, specialisation, without_units
 from consilience.nets import MLP, ConvNet, ResNet
 from consilience.population import Population
 from consilience.units.architecture import TracedNetwork

@@ -1,10 +1,9 @@
 """How far two networks are apart in the loss landscape: the barrier on the line between their parameters.
 
 Networks of one architecture are in one basin if the loss does not increase on the line between them (Frankle et al.
-2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", section 2). Networks are in one basin if they
-generalize by the same mechanism, so that barriers show groups of them (Juneja et al. 2022, "Linear Connectivity Reveals
-Generalization Strategies"). Units are not matched: networks with different initial values have barriers even if they
-compute the same function.
+2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", section 2). They are in one basin if they generalize
+by the same mechanism (Juneja et al. 2022, "Linear Connectivity Reveals Generalization Strategies"). Units are not
+matched: networks with different initial values have barriers even if they compute the same function.
 
 Axis legend: ``m`` model, ``n`` sample, ``t`` point of a line, ``o`` output.
 """
@@ -23,8 +22,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 
 from consilience.checks import check_count, check_rows, check_targets
-from consilience.comparison.inputs import as_tensor, checked_inputs
-from consilience.comparison.modules import Models, modules_of
+from consilience.comparison.inputs import Models, as_tensor, checked_inputs, modules_of
 from consilience.comparison.places import calls
 from consilience.errors import InputError
 from consilience.signals.batches import BATCH_SIZE
@@ -40,18 +38,14 @@ State = dict[str, Tensor]
 
 
 def loss_barriers(
-    models: Models,
-    x: ArrayLike | Tensor,
-    y: ArrayLike | Tensor,
-    *,
-    n_points: int = 11,
-    random_state: int = 0,
+    models: Models, x: ArrayLike | Tensor, y: ArrayLike | Tensor, *, n_points: int = 11, random_state: int = 0
 ) -> NDArray[np.float64]:
-    """Return the loss barrier between every two models.
+    """Return the loss barrier between every two models: (m, m), symmetric, 0 on the diagonal.
 
     For parameters a and b, it is max over t of L((1 − t) a + t b) − [(1 − t) L(a) + t L(b)], at ``n_points`` equally
     spaced t from 0 to 1, and so 0 or more. L is the mean cross-entropy in nats for labels y, else the mean squared
-    error. Floating-point buffers are interpolated like parameters, others are those of a.
+    error. Floating-point buffers are interpolated like parameters, others are those of a. NaN is between models that
+    differ in names or shapes of parameters, or that do not have each other's outputs with each other's parameters.
 
     Statistics of batch norms are not interpolated: at each t, the ends included, they are estimated on the same batches
     of x, as at the end of training (`settle_norms`). Interpolated statistics do not fit interpolated weights, and would
@@ -64,16 +58,9 @@ def loss_barriers(
     n_points : points of a line, 2 or more, its ends included.
     random_state : seed of the batches for batch norms.
 
-    Returns
-    -------
-    ndarray
-        (m, m), symmetric, 0 on the diagonal; NaN between models whose parameters have different names or shapes, or
-        that compute different functions of them: each must have the other's outputs with the other's parameters.
-
     Raises
     ------
-    InputError
-        If there is one model, all pairs are NaN, inputs or targets do not fit the models, or a loss is not finite.
+    InputError : also if all pairs are NaN, or a loss is not finite.
     """
     named = modules_of(models)
     check_count("n_points", n_points, 2)
@@ -97,10 +84,8 @@ def loss_barriers(
         line = [_between(modules[i].state_dict(), modules[j].state_dict(), float(point)) for point in t[1:-1]]
         losses = torch.cat([ends[i], _losses(modules[i], line, inputs, targets, random_state), ends[j]])
         if not bool(torch.isfinite(losses).all()):
-            raise InputError(
-                f"the loss must be finite between models {names[i]!r} and {names[j]!r}, got NaN or infinity",
-                cure="leave out one of them",
-            )
+            message = f"the loss must be finite between models {names[i]!r} and {names[j]!r}, got NaN or infinity"
+            raise InputError(message, cure="leave out one of them")
         chord = (1 - t) * losses[0] + t * losses[-1]
         rise = float((losses - chord).max())
         barriers[i, j] = barriers[j, i] = rise if rise > DOUBLE * float(losses.abs().max()) else 0.0
@@ -136,7 +121,6 @@ def _with_state(module: nn.Module, state: State) -> nn.Module:
 
 
 def _between(a: State, b: State, t: float) -> State:
-    """(1 − t) a + t b of floating-point numbers."""
     return {
         name: torch.lerp(value, b[name].to(value), t) if value.is_floating_point() else value
         for name, value in a.items()

@@ -32,19 +32,12 @@ N_PROBE = 16  # samples whose values are part of the key
 
 
 def recorded(
-    module: nn.Module,
-    names: Sequence[str],
-    x: Tensor,
-    ids: Ids,
-    positions: str,
-    cache: Path | None,
-    model: str = "model",
+    module: nn.Module, names: Sequence[str], x: Tensor, ids: Ids, positions: str, cache: Path | None, model: str
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield (name, activations (n, d) in float32) for each of a model's layers, in order; the caller may change them.
 
     Without a cache, all layers are recorded in one pass. With one, missing layers are recorded to disk in one pass,
-    with `SHARD_BYTES` and a batch in memory; then one layer at a time is read. Raise an `ArtefactError` if a layer in
-    the cache is damaged, or another artefact.
+    with `SHARD_BYTES` and a batch in memory; then one layer at a time is read.
     """
     names = list(dict.fromkeys(names))
     if cache is None:
@@ -62,13 +55,11 @@ def recorded(
 
 def _keys(module: nn.Module, names: Sequence[str], x: Tensor, ids: Ids, positions: str, model: str) -> dict[str, str]:
     shared = [fingerprint(module.state_dict()), fingerprint({"x": x}), ids, positions]
-    probe = record(module, names, x[:N_PROBE], positions, model)
-    return {
-        name: hashlib.sha256(
-            json.dumps([*shared, name, fingerprint({"probe": torch.from_numpy(probe[name])})]).encode()
-        ).hexdigest()
-        for name in names
-    }
+    keys = {}
+    for name, rows in record(module, names, x[:N_PROBE], positions, model).items():
+        text = json.dumps([*shared, name, fingerprint({"probe": torch.from_numpy(rows)})])
+        keys[name] = hashlib.sha256(text.encode()).hexdigest()
+    return keys
 
 
 def _write(
@@ -100,16 +91,13 @@ def _read(cache: Path, key: str, ids: Ids) -> NDArray[np.float32]:
     config = read_artefact(cache / key, KIND).config
     if config["ids"] != list(ids):
         raise ArtefactError(f"{cache / key} must be of the samples given, got other ids", cure="delete it")
-    activations = np.empty((len(ids), config["n_features"]), dtype=np.float32)
-    start = 0
+    activations, start = np.empty((len(ids), config["n_features"]), dtype=np.float32), 0
     for index in range(config["n_shards"]):
         try:
             rows = read_artefact(_shard(cache, key, index), ROWS).tensors["rows"].numpy()
         except ArtefactError as error:
-            raise ArtefactError(
-                f"recorded activations are missing or damaged: {error.message}",
-                cure=f"delete {cache / key}*; the layer is then recorded again",
-            ) from error
+            cure = f"delete {cache / key}*; the layer is then recorded again"
+            raise ArtefactError(f"recorded activations are missing or damaged: {error.message}", cure=cure) from error
         activations[start : start + len(rows)] = rows
         start += len(rows)
     return activations

@@ -20,28 +20,16 @@ from consilience.comparison.inputs import Ids
 
 @dataclass(frozen=True, eq=False)
 class Clusterings:
-    """Clusterings of the samples by one model.
+    """Clusterings of the samples by one model."""
 
-    Attributes
-    ----------
-    labels : place → (n,) clusters.
-    points : place → (n, c) standardized and reduced activations, if they are kept.
-    activations : place → (n, d) activations as recorded, if they are kept.
-    """
-
-    labels: Mapping[str, Labels]
-    points: Mapping[str, Coordinates]
-    activations: Mapping[str, NDArray[np.floating]]
+    labels: Mapping[str, Labels]  # place → (n,) clusters
+    points: Mapping[str, Coordinates]  # place → (n, c) standardized and reduced activations, if they are kept
+    activations: Mapping[str, NDArray[np.floating]]  # place → (n, d) activations as recorded, if they are kept
 
 
 @dataclass(frozen=True)
 class PlaceClusterer:
-    """Clusters the samples at each place; parameters are those of `ModelComparison`.
-
-    Attributes
-    ----------
-    keep_activations : whether clusterings keep the activations.
-    """
+    """Clusters the samples at each place; parameters are those of `ModelComparison`."""
 
     positions: str
     reduction: str
@@ -55,11 +43,7 @@ class PlaceClusterer:
     def fit(
         self, module: nn.Module, places: Mapping[str, str], x: Tensor, ids: Ids, model: str, keep_points: bool = False
     ) -> Clusterings:
-        """Cluster inputs x (n, ...) with these ids, at places → names of the model's modules.
-
-        Raise an `InputError` that names the model and the layer if activations are constant, not finite, or differ in
-        fewer samples than clusters.
-        """
+        """Cluster inputs x (n, ...) with these ids, at places → names of the model's modules."""
         labels, points, activations = dict[str, Labels](), dict[str, Coordinates](), dict[str, NDArray[np.floating]]()
         for layer, values in recorded(module, list(places.values()), x, ids, self.positions, self.cache, model):
             where = f"{model}, layer '{layer}'"

@@ -37,8 +37,7 @@ class Consensus:
     Attributes
     ----------
     labels : (n,) clusters, numbered by their first samples.
-    disagreement : (n,) mean over the other samples of 4 p (1 − p), with p the co-association: 0 if all models agree on
-        whether the two samples are together, 1 if half of them put them together.
+    disagreement : (n,) mean of 4 p (1 − p) over the other samples, p the co-association: 1 where models are halved.
     disputed : (n,) the samples in descending order of disagreement.
     """
 
@@ -55,15 +54,8 @@ def find_consensus(labels: ArrayLike, n_clusters: int, method: str = "average", 
     labels : (m, n) clusters of n samples in m models.
     n_clusters : k ≤ n, of the consensus.
     method : "average" (linkage on 1 − co-association, of at most `MAX_SAMPLES` samples because it takes all pairs) or
-        "spectral" (normalized cut of the co-associations, from the singular vectors of B; samples that all models have
-        together stay together, so that there may be fewer clusters).
+        "spectral" (normalized cut; samples that all models have together stay so, so that clusters may be fewer).
     random_state : seed of "spectral".
-
-    Raises
-    ------
-    InputError
-        If the labels are not a matrix, the method is unknown, there are too few or too many samples, or the seed is out
-        of range.
 
     Examples
     --------
@@ -97,9 +89,8 @@ def check_method(method: str, n_samples: int, argument: str) -> None:
     """Raise unless the method exists and can take so many samples."""
     check_choice(argument, method, METHODS)
     if method == "average" and n_samples > MAX_SAMPLES:
-        raise InputError(
-            f"{argument} must be 'spectral' for more than {MAX_SAMPLES} samples, got 'average' for {n_samples}"
-        )
+        got = f"'average' for {n_samples}"
+        raise InputError(f"{argument} must be 'spectral' for more than {MAX_SAMPLES} samples, got {got}")
 
 
 def _one_hot(labels: NDArray[np.integer]) -> csr_array:

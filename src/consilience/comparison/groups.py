@@ -27,8 +27,7 @@ class Groups:
     Attributes
     ----------
     labels : (m,) group of each model, numbered by their first models.
-    silhouette : mean over the models of (b − a)/max(a, b), with a the mean distance to the own group and b to the
-        nearest other one; NaN for a single group.
+    silhouette : mean of (b − a)/max(a, b), a the distance to the own group, b to the nearest other; NaN for one group.
     tree : of the models.
     """
 
@@ -56,12 +55,7 @@ def group_models(distances: ArrayLike) -> Groups:
 
     Parameters
     ----------
-    distances : (m, m), symmetric, 0 on the diagonal; as `as_distance` or `loss_barriers` return.
-
-    Raises
-    ------
-    InputError
-        If it is no such matrix, or a distance is not finite.
+    distances : (m, m), finite, symmetric, 0 on the diagonal; as `as_distance` or `loss_barriers` return.
 
     Examples
     --------
@@ -72,11 +66,8 @@ def group_models(distances: ArrayLike) -> Groups:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise InputError(f"distances must have shape (m, m) with m >= 2, got {matrix.shape}")
     if not np.isfinite(matrix).all():
-        n_bad = int((~np.isfinite(matrix)).sum())
-        raise InputError(
-            f"distances must be finite, got NaN or infinity in {n_bad} of {matrix.size} entries",
-            cure="leave out models that cannot be compared",
-        )
+        got = f"NaN or infinity in {int((~np.isfinite(matrix)).sum())} of {matrix.size} entries"
+        raise InputError(f"distances must be finite, got {got}", cure="leave out models that cannot be compared")
     if (matrix < 0).any() or np.diagonal(matrix).any() or not np.allclose(matrix, matrix.T, rtol=0, atol=1e-9):
         raise InputError("distances must be >= 0, symmetric, and 0 on the diagonal, got another matrix")
     matrix = rounded((matrix + matrix.T) / 2)

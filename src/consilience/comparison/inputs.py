@@ -1,4 +1,4 @@
-"""The samples that models are compared on: the same for all models, in the same order."""
+"""The inputs of a comparison: modules by name, now and at earlier epochs, and the samples that they are compared on."""
 
 from __future__ import annotations
 
@@ -9,46 +9,80 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from consilience.checks import check_finite, check_rows, describe
 from consilience.errors import InputError
+from consilience.population.population import Population
 
+Models: TypeAlias = Mapping[str, nn.Module] | Mapping[str, Population] | Sequence[nn.Module] | Population
 Ids: TypeAlias = "tuple[int | str, ...]"
+
+
+def modules_of(models: Models) -> dict[str, nn.Module]:
+    """Return at least two modules by name.
+
+    Names are those of a mapping; "model 0", … of a sequence; "member 0", … of a population; "NAME 0", … of several.
+    """
+    if isinstance(models, nn.Module):
+        got = f"one {type(models).__name__}"
+        raise InputError(f"models must be a list, a mapping name → module or a population, got {got}")
+    modules: dict[str, nn.Module]
+    if populations := _populations(models):
+        modules = {f"{name} {k}": m.module for name, members in populations.items() for k, m in enumerate(members)}
+    else:
+        named = models if isinstance(models, Mapping) else {f"model {k}": module for k, module in enumerate(models)}
+        modules = {str(name): module for name, module in named.items()}  # type: ignore[misc]
+        if len(modules) < len(named):
+            raise InputError(f"names of models must differ as text, got {', '.join(map(repr, named))}")
+    for name, module in modules.items():
+        if not isinstance(module, nn.Module):
+            raise InputError(f"models[{name!r}] must be an nn.Module, got {type(module).__name__}")
+    if len(modules) < 2:
+        raise InputError(f"models must be at least two, got {len(modules)}")
+    return modules
+
+
+def snapshots_of(models: Models, epochs: Sequence[int]) -> dict[int, dict[str, nn.Module]]:
+    """Return the modules after these epochs of training: epoch, ascending → name → module."""
+    populations = _populations(models)
+    snapshots = [set(population.snapshots) for population in populations.values()]
+    shared = set.intersection(*snapshots) if snapshots else set()
+    for epoch in epochs:
+        if epoch not in shared:
+            wanted = f"one of {', '.join(map(str, sorted(shared)))}" if shared else "empty for models without snapshots"
+            cure = "train_population(..., checkpoint_epochs=[...]) keeps them"
+            raise InputError(f"epochs must be {wanted}, got {epoch}", cure=cure)
+    return {
+        epoch: modules_of({name: population.snapshots[epoch] for name, population in populations.items()})
+        for epoch in sorted(set(epochs))
+    }
+
+
+def _populations(models: Models) -> dict[str, Population]:
+    """The models by name if they are populations, else nothing."""
+    if isinstance(models, Population):
+        return {"member": models}
+    if isinstance(models, Mapping) and models:
+        populations = {str(name): model for name, model in models.items() if isinstance(model, Population)}
+        return populations if len(populations) == len(models) else {}
+    return {}
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs, labels and ids of n samples.
+    """Inputs, labels and ids of n samples."""
 
-    Attributes
-    ----------
-    x : model → inputs (n, ...).
-    y : (n,) labels from 0 on, or None.
-    ids : n different ints or strings.
-    """
-
-    x: Mapping[str, Tensor]
-    y: NDArray[np.int64] | None
-    ids: Ids
+    x: Mapping[str, Tensor]  # model → inputs (n, ...)
+    y: NDArray[np.int64] | None  # (n,) labels from 0 on
+    ids: Ids  # n different ints or strings
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any) -> Samples:
-    """Return the samples of all models.
-
-    Parameters
-    ----------
-    models : names.
-    X : inputs (n, ...), or a mapping model → inputs.
-    y : labels (n,).
-    ids : n different ints or strings, or a mapping model → ids of its inputs. By default 0 … n − 1.
-
-    Raise an `InputError` if there are fewer than two samples; inputs are not finite; numbers of inputs, ids and labels
-    differ; labels are not classes; ids repeat, or differ between models.
-    """
+    """Return the samples of all models, or raise unless they are the same; X and ids may be mappings by model."""
     if isinstance(X, Mapping):
         x = {model: checked_inputs(_of(model, X, "X"), f"X of model {model!r}") for model in models}
     else:
@@ -98,11 +132,9 @@ def _common_ids(models: Sequence[str], ids: Any, n: int) -> Ids:
     for model, other in of_model.items():
         if other != first:
             sample = next(i for i in range(n) if other[i] != first[i])
-            cure = (
-                "sort the inputs of all models by their ids"
-                if set(other) == set(first)
-                else f"compare on common samples: {len(set(other) - set(first))} ids are not of model {models[0]!r}"
-            )
+            cure = "sort the inputs of all models by their ids"
+            if n_foreign := len({*other} - {*first}):
+                cure = f"compare on common samples: {n_foreign} ids are not of model {models[0]!r}"
             got = f"{other[sample]!r} in place of {first[sample]!r} for sample {sample}"
             raise InputError(f"ids of model {model!r} must be those of model {models[0]!r}, got {got}", cure=cure)
     return first

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,8 +22,7 @@ from consilience.clustering.samples import CLUSTERERS, LARGEST_SEED, REDUCTIONS,
 from consilience.comparison.clusterings import Clusterings, PlaceClusterer
 from consilience.comparison.consensus import Consensus, check_method, find_consensus
 from consilience.comparison.groups import Groups, group_models
-from consilience.comparison.inputs import Samples, check_samples
-from consilience.comparison.modules import Models, modules_of, snapshots_of
+from consilience.comparison.inputs import Models, Samples, check_samples, modules_of, snapshots_of
 from consilience.comparison.places import Calls, Patterns, calls, find_places
 from consilience.comparison.similarity import (
     Measure,
@@ -40,6 +38,7 @@ from consilience.signals.record import POSITIONS
 Array = NDArray[np.float64]
 
 
+@dataclass(eq=False, repr=False)
 class ModelComparison:
     """Compare models by how they cluster the same samples.
 
@@ -48,12 +47,11 @@ class ModelComparison:
 
     Parameters
     ----------
-    measure : one of `MEASURES`, of clusterings or of representations. One of representations compares activations as
-        they are recorded, and keeps all of them in memory: m P n d numbers, and as many again for each epoch.
+    measure : one of `MEASURES`. One of representations compares activations as they are recorded, and keeps all of them
+        in memory: m P n d numbers, and as many again for each epoch.
     layers : names or globs of `named_modules`; a mapping place → names or globs (in each model, the first match); or
-        None for all layers with weights but the readout, aligned by name or, if names differ, by depth. See
-        `find_places`. The value of a linear layer or a convolution is the one before the activation. Of several calls
-        in one forward pass the last counts.
+        None for all layers with weights but the readout, aligned by name or else by depth (`find_places`). The value of
+        a linear layer or a convolution is the one before the activation; of several calls the last counts.
     n_clusters : number of clusters of the samples; None for the number of classes in y, or without y of outputs.
     reduction : "pca", "umap" (needs umap-learn) or "none".
     n_components : largest number of coordinates after the reduction.
@@ -61,26 +59,22 @@ class ModelComparison:
     positions : of convolutions and tokens: "flatten" them, or "pool" them by their mean.
     consensus : method for the clustering that all models agree on: "average", "spectral", or None for no consensus.
     n_null : shuffles of the samples for ``z_``, 2 or more; 0 skips it.
-    cache : directory in which activations are kept, so that each layer is recorded once, and one layer of a model is in
-        memory at a time. Without it, all layers of a model are in memory together.
+    cache : directory for recorded activations, so that one layer of a model is in memory at a time, instead of all.
     random_state : seed, the same for all models and places.
 
     Attributes
     ----------
-    names_ : tuple of m models.
+    names_, ids_ : tuples of the names of the m models, and of the ids of the n samples.
     places_ : dict, place → the name of its module in every model.
     n_clusters_ : number of clusters.
-    ids_ : ids of the samples.
     labels_ : dict, place → (m, n) clusters.
     matrix_ : dict, place → (m, m) values of the measure.
-    z_ : dict, place → (m, m) distances of these values from those after shuffling the samples, in standard deviations
-        (`null_z`); empty for measures of representations.
+    z_ : dict, place → (m, m) z-scores of these values (`null_z`); empty for measures of representations.
     purity_ : dict, place → (m,) share of samples in a cluster whose majority is of their class; empty without y.
     groups_ : dict, place → `Groups` of models.
     consensus_ : dict, place → `Consensus` of their clusterings; empty with consensus=None.
     epochs_ : dict, epoch → dict, place → (m, m) values of the measure; empty without epochs.
-    combined_ : dict, place → (m, m) values of the measure between models, each represented by its reduced activations
-        at all epochs side by side; empty without epochs.
+    combined_ : dict, place → (m, m) values for reduced activations at all epochs side by side; empty without epochs.
 
     Examples
     --------
@@ -95,31 +89,17 @@ class ModelComparison:
     array([0, 0, 1])
     """
 
-    def __init__(
-        self,
-        measure: str | Measure = "adjusted_rand",
-        layers: Patterns | None = None,
-        n_clusters: int | None = None,
-        reduction: str = "pca",
-        n_components: int = 50,
-        clusterer: str = "kmeans",
-        positions: str = "flatten",
-        consensus: str | None = "average",
-        n_null: int = 20,
-        cache: str | os.PathLike[str] | None = None,
-        random_state: int = 0,
-    ) -> None:
-        self.measure = measure
-        self.layers = layers
-        self.n_clusters = n_clusters
-        self.reduction = reduction
-        self.n_components = n_components
-        self.clusterer = clusterer
-        self.positions = positions
-        self.consensus = consensus
-        self.n_null = n_null
-        self.cache = cache
-        self.random_state = random_state
+    measure: str | Measure = "adjusted_rand"
+    layers: Patterns | None = None
+    n_clusters: int | None = None
+    reduction: str = "pca"
+    n_components: int = 50
+    clusterer: str = "kmeans"
+    positions: str = "flatten"
+    consensus: str | None = "average"
+    n_null: int = 20
+    cache: str | os.PathLike[str] | None = None
+    random_state: int = 0
 
     def fit(
         self,
@@ -133,22 +113,16 @@ class ModelComparison:
 
         Parameters
         ----------
-        models : at least two modules (a mapping name → module or a sequence), of any architectures; or a population, or
-            a mapping name → population.
+        models : at least two modules (a mapping name → module or a sequence), a population or a mapping of populations.
         X : inputs (n, ...), or a mapping model → inputs of the same samples, if models take different forms of them.
         y : (n,) classes; for ``purity_`` and the number of clusters.
         ids : n different ints or strings; or a mapping model → ids, which must be the same in the same order.
-        epochs : of populations with snapshots (``train_population(checkpoint_epochs=...)``), for ``epochs_`` and
-            ``combined_``.
+        epochs : of populations with snapshots (``train_population(checkpoint_epochs=...)``).
 
         Raises
         ------
-        InputError
-            If a parameter is out of range; there are fewer than two models; a layer matches nothing; there are fewer
-            samples than clusters; ids differ between models; inputs or activations are not finite, or activations
-            constant; an epoch has no snapshot.
-        ArtefactError
-            If the cache has another artefact in place of a layer, or a damaged one.
+        InputError : also if samples are fewer than clusters, activations are constant, or an epoch has no snapshot.
+        ArtefactError : if the cache has another artefact in place of a layer, or a damaged one.
         """
         measure, modules = self._check(), modules_of(models)
         names = tuple(modules)
@@ -159,16 +133,9 @@ class ModelComparison:
         n_clusters = _number_of_clusters(self.n_clusters, samples, called)
         if self.consensus is not None:
             check_method(self.consensus, len(samples), "consensus")
-        clusterer = PlaceClusterer(
-            self.positions,
-            self.reduction,
-            self.n_components,
-            self.clusterer,
-            n_clusters,
-            self.random_state,
-            None if self.cache is None else Path(self.cache),
-            keep_activations=measure.of == "representations",
-        )
+        how = self.positions, self.reduction, self.n_components, self.clusterer, n_clusters, self.random_state
+        cache = None if self.cache is None else Path(self.cache)
+        clusterer = PlaceClusterer(*how, cache, keep_activations=measure.of == "representations")
         last, early, combined = list[Clusterings](), {epoch: list[Clusterings]() for epoch in snapshots}, []
         for k, (name, module) in enumerate(modules.items()):
             layers, x, model = {place: of[k] for place, of in places.items()}, samples.x[name], f"model '{name}'"
@@ -200,9 +167,9 @@ class ModelComparison:
         """(m P, m P) values of the measure between all layers, within and across models; computed on first access."""
         self._check_fitted("layer_matrix_")
         if self._layer_matrix is None:
-            values = [self._compared(of_model)[place] for of_model in self._clusterings for place in self.places_]
+            layers = [(of_model, place) for of_model in self._clusterings for place in self.places_]
             names = [f"model '{name}', place '{place}'" for name, place in self.layer_index_]
-            self._layer_matrix = _similarities(values, self._measure, names)
+            self._layer_matrix = self._similarities(layers, names)
         return self._layer_matrix
 
     def _check_fitted(self, attribute: str) -> None:
@@ -221,10 +188,8 @@ class ModelComparison:
             check_count("n_null", self.n_null, 2, cure="0 skips the null")
         check_count("random_state", self.random_state, 0, LARGEST_SEED)
         if self.reduction == "umap" and find_spec("umap") is None:
-            raise InputError(
-                "reduction must be 'pca' or 'none' without the package umap-learn, got 'umap'",
-                cure="pip install umap-learn",
-            )
+            message = "reduction must be 'pca' or 'none' without the package umap-learn, got 'umap'"
+            raise InputError(message, cure="pip install umap-learn")
         if self.cache is not None and Path(self.cache).exists() and not Path(self.cache).is_dir():
             raise InputError(f"cache must be a directory, got the file {self.cache}")
         return get_measure(self.measure)
@@ -232,49 +197,34 @@ class ModelComparison:
     def _compare(self, y: NDArray[np.int64] | None) -> None:
         """Set all attributes that follow from the clusterings after training."""
         measure, seed = self._measure, self.random_state
-        self.labels_: dict[str, Labels] = {
-            place: np.stack([of_model.labels[place] for of_model in self._clusterings]) for place in self.places_
-        }
-        self.z_: dict[str, Array] = {}
-        if measure.of == "clusterings" and self.n_null:
-            nulls = {place: null_z(labels, measure, self.n_null, seed) for place, labels in self.labels_.items()}
-            self.z_ = {place: null.z for place, null in nulls.items()}
-            self.matrix_ = {place: null.value for place, null in nulls.items()}
-        else:
+        self.labels_, self.matrix_, self.z_ = dict[str, Labels](), dict[str, Array](), dict[str, Array]()
+        self.groups_, self.purity_, self.consensus_ = dict[str, Groups](), dict[str, Array](), dict[str, Consensus]()
+        if measure.of == "representations" or not self.n_null:
             self.matrix_ = self._matrices(self._clusterings)
-        self.groups_: dict[str, Groups] = {
-            place: group_models(as_distance(matrix, measure)) for place, matrix in self.matrix_.items()
-        }
-        self.purity_: dict[str, Array] = {}
-        if y is not None:
-            self.purity_ = {
-                place: np.array([purity(of_model, y) for of_model in labels]) for place, labels in self.labels_.items()
-            }
-        self.consensus_: dict[str, Consensus] = {}
-        if self.consensus is not None:
-            self.consensus_ = {
-                place: find_consensus(labels, self.n_clusters_, self.consensus, seed)
-                for place, labels in self.labels_.items()
-            }
+        for place in self.places_:
+            labels = self.labels_[place] = np.stack([of_model.labels[place] for of_model in self._clusterings])
+            if measure.of == "clusterings" and self.n_null:
+                null = null_z(labels, measure, self.n_null, seed)
+                self.matrix_[place], self.z_[place] = null.value, null.z
+            self.groups_[place] = group_models(as_distance(self.matrix_[place], measure))
+            if y is not None:
+                self.purity_[place] = np.array([purity(of_model, y) for of_model in labels])
+            if self.consensus is not None:
+                self.consensus_[place] = find_consensus(labels, self.n_clusters_, self.consensus, seed)
 
     def _matrices(self, clusterings: Sequence[Clusterings], when: str = "") -> dict[str, Array]:
         """Values of the measure between models: place → (m, m)."""
         matrices = {}
         for place in self.places_:
             names = [f"model '{name}'{when}, place '{place}'" for name in self.names_]
-            values = [self._compared(of_model)[place] for of_model in clusterings]
-            matrices[place] = _similarities(values, self._measure, names)
+            matrices[place] = self._similarities([(of_model, place) for of_model in clusterings], names)
         return matrices
 
-    def _compared(self, clusterings: Clusterings) -> Mapping[str, NDArray[Any]]:
-        """What the measure compares, by place."""
-        return clusterings.labels if self._measure.of == "clusterings" else clusterings.activations
-
-
-def _similarities(values: Sequence[NDArray[Any]], measure: Measure, names: Sequence[str]) -> Array:
-    if measure.of == "clusterings":
-        return clustering_similarities(np.stack(values), measure)
-    return representation_similarities(values, measure, names)
+    def _similarities(self, layers: Sequence[tuple[Clusterings, str]], names: Sequence[str]) -> Array:
+        """Values of the measure between layers, each by the clusterings of its model and its place."""
+        if self._measure.of == "clusterings":
+            return clustering_similarities(np.stack([of.labels[place] for of, place in layers]), self._measure)
+        return representation_similarities([of.activations[place] for of, place in layers], self._measure, names)
 
 
 def _number_of_clusters(n_clusters: int | None, samples: Samples, called: Mapping[str, Calls]) -> int:
@@ -286,14 +236,11 @@ def _number_of_clusters(n_clusters: int | None, samples: Samples, called: Mappin
         n_outputs = {str(of_model.n_outputs): of_model.n_outputs for of_model in called.values()}
         n_clusters = next(iter(n_outputs.values()))
         if len(n_outputs) > 1 or n_clusters is None or n_clusters < 2:
+            got, cure = f"o = {', '.join(sorted(n_outputs))}", "set n_clusters, or pass y"
             raise InputError(
-                f"n_clusters must be given unless all models have outputs (n, o) with one o >= 2, got o = "
-                f"{', '.join(sorted(n_outputs))}",
-                cure="set n_clusters, or pass y",
+                f"n_clusters must be given unless all models have outputs (n, o) with one o >= 2, got {got}", cure=cure
             )
     if len(samples) < n_clusters:
-        raise InputError(
-            f"X must have at least {n_clusters} samples, one for each cluster, got {len(samples)}",
-            cure="give more samples, or set n_clusters",
-        )
+        message = f"X must have at least {n_clusters} samples, one for each cluster, got {len(samples)}"
+        raise InputError(message, cure="give more samples, or set n_clusters")
     return n_clusters

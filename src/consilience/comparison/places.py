@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any, TypeAlias, cast
 
 from torch import Tensor, nn
@@ -28,18 +29,11 @@ Patterns: TypeAlias = "str | Sequence[str] | Mapping[str, str | Sequence[str]]"
 
 @dataclass(frozen=True)
 class Calls:
-    """The modules that one forward pass of a model calls.
+    """The modules that one forward pass of a model calls."""
 
-    Attributes
-    ----------
-    called : names of `named_modules` without the model itself, in the order in which they return (for the last time).
-    weighted : those that directly have a weight of two axes or more, each once; the last is the readout.
-    n_outputs : number of outputs of the model, or None if these are not (n, o).
-    """
-
-    called: tuple[str, ...]
-    weighted: tuple[str, ...]
-    n_outputs: int | None
+    called: tuple[str, ...]  # names of `named_modules` without the model, in the order in which they (last) return
+    weighted: tuple[str, ...]  # those that directly have a weight of two axes or more, once; the last is the readout
+    n_outputs: int | None  # number of outputs of the model, if these are (n, o)
 
 
 def calls(module: nn.Module, x: Tensor, model: str) -> Calls:
@@ -62,49 +56,40 @@ def calls(module: nn.Module, x: Tensor, model: str) -> Calls:
             ) from error
     rank = {part: i for i, part in enumerate(order)}
     called = sorted((name for name, part in parts.items() if part in rank), key=lambda name: rank[parts[name]])
-    flat = isinstance(outputs, Tensor) and outputs.dim() == 2
     once = dict(module.named_modules())
     weighted = tuple(name for name in called if name in once and _is_weighted(parts[name]))
-    return Calls(tuple(called), weighted, outputs.shape[1] if flat else None)
+    n_outputs = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.dim() == 2 else None
+    return Calls(tuple(called), weighted, n_outputs)
 
 
 def find_places(models: Mapping[str, Calls], layers: Patterns | None) -> dict[str, tuple[str, ...]]:
     """Return, for each place, the name of its module in every model.
 
-    Parameters
-    ----------
-    models : by name, the modules that each calls.
-    layers : names or globs of `named_modules` (a ``*`` also spans dots), each of which must match a module that the
-        forward pass calls.
+    Layers are names or globs of `named_modules` (a ``*`` also spans dots) that match a module which is called:
 
-        - One or several patterns: the names that match are the places, and must be the same in all models.
-        - A mapping place → one or several patterns: in each model the first that matches, which must match one module.
-        - None: the modules that directly have a weight of two axes or more, in the order of the forward pass, without
-          the last, which is the readout. If they have the same names in all models, these are the places. If not,
-          places are "depth 0", "depth 1", …, as many (P) as the model with the fewest such layers has, and place j is
-          layer ⌊j (L − 1)/(P − 1) + ½⌋ of a model with L of them (the last one if P = 1).
-
-    Raise an `InputError` if a pattern matches nothing, or several modules of a place, or names differ between models.
+    - One or several patterns: the names that match are the places, and must be the same in all models.
+    - A mapping place → one or several patterns: in each model the first that matches, which must match one module.
+    - None: the modules that directly have a weight of two axes or more, in the order of the forward pass, without the
+      last, which is the readout. If they have the same names in all models, these are the places. If not, places are
+      "depth 0", "depth 1", …, as many (P) as the model with the fewest such layers has, and place j is layer
+      ⌊j (L − 1)/(P − 1) + ½⌋ of a model with L of them (the last one if P = 1).
     """
     if layers is None:
         return _by_depth({model: of_model.weighted[:-1] for model, of_model in models.items()})
     if isinstance(layers, Mapping):
+        wanted = {place: _as_list(layers[place]) for place in layers}
         places = {
-            place: tuple(
-                _first_match(model, of_model, place, _as_list(layers[place])) for model, of_model in models.items()
-            )
-            for place in layers
+            place: tuple(_first_match(model, of_model, place, patterns) for model, of_model in models.items())
+            for place, patterns in wanted.items()
         }
     else:
         names = {model: _matching(model, of_model, _as_list(layers)) for model, of_model in models.items()}
         reference, first = next(iter(names.items()))
         for model, of_model in names.items():
             if of_model != first:
-                raise InputError(
-                    f"layers must have the same names in all models, got {', '.join(of_model)} in model {model!r} and "
-                    f"{', '.join(first)} in model {reference!r}",
-                    cure="name the places with a mapping {place: (patterns, ...)}, or align them by depth: layers=None",
-                )
+                got = f"{', '.join(of_model)} in model {model!r} and {', '.join(first)} in model {reference!r}"
+                cure = "name the places with a mapping {place: (patterns, ...)}, or align them by depth: layers=None"
+                raise InputError(f"layers must have the same names in all models, got {got}", cure=cure)
         places = {name: (name,) * len(models) for name in first}
     if not places:
         raise InputError(f"layers must name at least one module, got {layers!r}")
@@ -114,23 +99,18 @@ def find_places(models: Mapping[str, Calls], layers: Patterns | None) -> dict[st
 def _by_depth(layers: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     for model, names in layers.items():
         if not names:
-            raise InputError(
-                f"layers=None needs a layer with weights before the last one, got none in model {model!r}",
-                cure="name the modules to compare: layers=[...]",
-            )
+            message = f"layers=None needs a layer with weights before the last one, got none in model {model!r}"
+            raise InputError(message, cure="name the modules to compare: layers=[...]")
     first = next(iter(layers.values()))
     if all(names == first for names in layers.values()):
         return {name: (name,) * len(layers) for name in first}
-    n_places = min(map(len, layers.values()))
+    steps = min(map(len, layers.values())) - 1
+    if steps == 0:
+        return {"depth 0": tuple(names[-1] for names in layers.values())}
     return {
-        f"depth {j}": tuple(names[_nearest(j, n_places, len(names))] for names in layers.values())
-        for j in range(n_places)
+        f"depth {j}": tuple(names[(2 * j * (len(names) - 1) + steps) // (2 * steps)] for names in layers.values())
+        for j in range(steps + 1)
     }
-
-
-def _nearest(place: int, n_places: int, n_layers: int) -> int:
-    steps = n_places - 1
-    return (2 * place * (n_layers - 1) + steps) // (2 * steps) if steps else n_layers - 1
 
 
 def _as_list(patterns: str | Sequence[str]) -> Sequence[str]:
@@ -138,13 +118,11 @@ def _as_list(patterns: str | Sequence[str]) -> Sequence[str]:
 
 
 def _matching(model: str, calls: Calls, patterns: Sequence[str]) -> tuple[str, ...]:
-    names: dict[str, None] = {}
-    for pattern in patterns:
-        matched = _matches(calls, pattern)
-        if not matched:
+    matched = {pattern: _matches(calls, pattern) for pattern in patterns}
+    for pattern, names in matched.items():
+        if not names:
             raise _no_match(f"layers of model {model!r}", calls, [pattern])
-        names.update(dict.fromkeys(matched))
-    return tuple(names)
+    return tuple(dict.fromkeys(chain(*matched.values())))
 
 
 def _first_match(model: str, calls: Calls, place: str, patterns: Sequence[str]) -> str:
@@ -159,9 +137,7 @@ def _first_match(model: str, calls: Calls, place: str, patterns: Sequence[str]) 
 
 
 def _matches(calls: Calls, pattern: str) -> list[str]:
-    if pattern in calls.called:
-        return [pattern]
-    return [name for name in calls.called if fnmatchcase(name, pattern)]
+    return [pattern] if pattern in calls.called else [name for name in calls.called if fnmatchcase(name, pattern)]
 
 
 def _no_match(where: str, calls: Calls, patterns: Sequence[str]) -> InputError:

@@ -28,25 +28,18 @@ AT_ONCE = 2**22  # distances of samples at a time, in all views together
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Activations as measures compare them.
+    """Activations as measures compare them."""
 
-    Attributes
-    ----------
-    x : (n, min(d, n)) centred, at unit Frobenius norm.
-    name : what errors call the activations.
-    """
-
-    x: Array
-    name: str
+    x: Array  # (n, min(d, n)) centred, at unit Frobenius norm
+    name: str  # of the activations in errors
 
 
 def view(activations: ArrayLike, name: str, min_samples: int) -> View:
     """Return activations (n, d) as a view, if they are finite numbers that differ between samples."""
     given = np.asarray(activations)
     if given.dtype.kind not in "fiu" or given.ndim != 2 or given.shape[1] == 0:
-        raise InputError(
-            f"{name} must be numbers (n, d) with d >= 1, got {describe(given)}", cure="flatten each sample"
-        )
+        message = f"{name} must be numbers (n, d) with d >= 1, got {describe(given)}"
+        raise InputError(message, cure="flatten each sample")
     if len(given) < min_samples:
         raise InputError(f"{name} must have at least {min_samples} samples, got {len(given)}")
     precision = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
@@ -83,11 +76,7 @@ def unbiased_cka(views: Sequence[View]) -> Array:
     diagonals = np.stack([np.square(view.x).sum(1) for view in views])
     products = _squared_products(views)
     hsic = products - n / (n - 2) * (diagonals @ diagonals.T) + 1 / ((n - 1) * (n - 2))
-    for k in np.flatnonzero(np.diag(hsic) <= ROUNDING * np.diag(products)).tolist():
-        raise InputError(
-            f"{views[k].name} must have samples at different distances, got equal ones, or all but one sample equal",
-            cure="use 'cka' or 'procrustes', or leave out this layer",
-        )
+    _check_apart(views, np.diag(hsic) <= ROUNDING * np.diag(products), "equal ones, or all but one sample equal")
     return _normalized(hsic, -1)
 
 
@@ -126,12 +115,14 @@ def rsa(views: Sequence[View]) -> Array:
         products += apart @ apart.T
     n_pairs = n * (n - 1) / 2
     covariance = products - np.outer(sums, sums) / n_pairs
-    for k in np.flatnonzero(np.diag(covariance) <= ROUNDING * n_pairs * typical**2).tolist():
-        raise InputError(
-            f"{views[k].name} must have samples at different distances, got equal ones",
-            cure="use 'cka' or 'procrustes', or leave out this layer",
-        )
+    _check_apart(views, np.diag(covariance) <= ROUNDING * n_pairs * typical**2, "equal ones")
     return _normalized(covariance, -1)
+
+
+def _check_apart(views: Sequence[View], undefined: NDArray[np.bool_], got: str) -> None:
+    if undefined.any():
+        name, cure = views[int(undefined.argmax())].name, "use 'cka' or 'procrustes', or leave out this layer"
+        raise InputError(f"{name} must have samples at different distances, got {got}", cure=cure)
 
 
 def _normalized(products: Array, low: float) -> Array:

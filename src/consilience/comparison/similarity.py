@@ -39,8 +39,7 @@ class Measure:
 
     Attributes
     ----------
-    name : as in `MEASURES`.
-    of : "clusterings" or "representations".
+    name, of : its name in `MEASURES`, and what it compares.
     range : least and largest value.
     larger_is_more_similar : False for distances.
     symmetric : whether the order of two models does not matter.
@@ -66,38 +65,24 @@ class Measure:
         return self.range[self.larger_is_more_similar]
 
 
-def _of_clusterings(name: str, low: float, high: float, larger: bool, pairwise: Callable[..., Array]) -> Measure:
-    return Measure(name, "clusterings", (low, high), larger, True, frozenset({"relabelling"}), pairwise)
-
-
-def _of_representations(
-    name: str, low: float, high: float, larger: bool, pairwise: Callable[[Sequence[View]], Array], min_samples: int
-) -> Measure:
-    invariances = frozenset({"permutation", "rotation", "scaling", "translation"})
-    return Measure(name, "representations", (low, high), larger, True, invariances, pairwise, min_samples)
-
-
+_RELABELLING = frozenset({"relabelling"})
+_SHAPE = frozenset({"permutation", "rotation", "scaling", "translation"})
+_AMI, _VI = adjusted_mutual_information, variation_of_information
 _ALL = (
-    _of_clusterings("adjusted_rand", -0.5, 1, True, adjusted_rand),
-    _of_clusterings("rand", 0, 1, True, rand),
-    _of_clusterings("adjusted_mutual_information", -np.inf, 1, True, adjusted_mutual_information),
-    _of_clusterings("variation_of_information", 0, np.inf, False, variation_of_information),
-    _of_representations("cka", 0, 1, True, cka, 2),
-    _of_representations("unbiased_cka", -1, 1, True, unbiased_cka, 4),
-    _of_representations("procrustes", 0, float(np.sqrt(2)), False, procrustes, 2),
-    _of_representations("rsa", -1, 1, True, rsa, 3),
+    Measure("adjusted_rand", "clusterings", (-0.5, 1), True, True, _RELABELLING, adjusted_rand),
+    Measure("rand", "clusterings", (0, 1), True, True, _RELABELLING, rand),
+    Measure("adjusted_mutual_information", "clusterings", (-np.inf, 1), True, True, _RELABELLING, _AMI),
+    Measure("variation_of_information", "clusterings", (0, np.inf), False, True, _RELABELLING, _VI),
+    Measure("cka", "representations", (0, 1), True, True, _SHAPE, cka, 2),
+    Measure("unbiased_cka", "representations", (-1, 1), True, True, _SHAPE, unbiased_cka, 4),
+    Measure("procrustes", "representations", (0, float(np.sqrt(2))), False, True, _SHAPE, procrustes, 2),
+    Measure("rsa", "representations", (-1, 1), True, True, _SHAPE, rsa, 3),
 )
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}
 
 
 def get_measure(measure: str | Measure, of: Kind | None = None) -> Measure:
-    """Return a measure by name, or the measure given.
-
-    Raises
-    ------
-    InputError
-        If there is none of this name, or it does not compare ``of``.
-    """
+    """Return a measure by name, or the measure given, which must compare ``of``."""
     if isinstance(measure, str):
         check_choice("measure", measure, [name for name, known in MEASURES.items() if of in (None, known.of)])
         measure = MEASURES[measure]
@@ -109,24 +94,15 @@ def get_measure(measure: str | Measure, of: Kind | None = None) -> Measure:
 def clustering_similarities(
     labels: Labels, measure: str | Measure = "adjusted_rand", others: Labels | None = None
 ) -> Array:
-    """Compare clusterings of the same samples, every two of them.
+    """Compare clusterings of the same samples, every two of them: (m, m), or (m, p) with others.
+
+    Clusterings that are equal up to names have exactly the best value, also those of one cluster and those of n.
 
     Parameters
     ----------
-    labels : (m, n) ints, the cluster of each sample; −1 is a cluster like any other.
+    labels : (m, n) ints, the cluster of each sample, m ≥ 2; −1 is a cluster like any other.
     measure : name of one of clusterings.
     others : (p, n) to compare them with instead.
-
-    Returns
-    -------
-    (m, m), or (m, p) with others, of float64. Clusterings that are equal up to names have exactly the best value, also
-    those of one cluster and those of n.
-
-    Raises
-    ------
-    InputError
-        If the measure is not one of clusterings, there is one model only, clusterings differ in length, or labels are
-        not ints.
 
     Examples
     --------
@@ -138,7 +114,8 @@ def clustering_similarities(
     measure = get_measure(measure, "clusterings")
     first = Partitions.of(labels, "labels")
     if others is None:
-        _check_several(len(first), "labels")
+        if len(first) < 2:
+            raise InputError(f"labels must be of at least 2 models, got {len(first)}")
         return measure.pairwise(first)
     second = Partitions.of(others, "others")
     if second.n_samples != first.n_samples:
@@ -149,24 +126,18 @@ def clustering_similarities(
 def representation_similarities(
     activations: Iterable[ArrayLike], measure: str | Measure = "unbiased_cka", names: Sequence[str] | None = None
 ) -> Array:
-    """Compare activations on the same samples, in the same order, every two models.
+    """Compare activations on the same samples, in the same order, every two models: (m, m), the best on the diagonal.
 
     Parameters
     ----------
-    activations : m matrices (n, d_k), d_k may differ. They are read once, and at most n columns of each are kept: a
+    activations : m ≥ 2 matrices (n, d_k), d_k may differ. They are read once, and at most n columns of each are kept: a
         generator that loads them one by one never holds two wide ones.
     measure : name of one of representations.
     names : m names of the activations in errors.
 
-    Returns
-    -------
-    (m, m) of float64; the diagonal has exactly the best value.
-
     Raises
     ------
-    InputError
-        If the measure is not one of representations, there is one model only, models differ in samples, activations are
-        not finite or the same for all samples, or the measure is undefined for them (see `unbiased_cka`, `rsa`).
+    InputError : also if activations are the same for all samples, or the measure is undefined (`unbiased_cka`, `rsa`).
 
     Examples
     --------
@@ -184,19 +155,15 @@ def representation_similarities(
         if len(views[k].x) != len(views[0].x):
             n, reference = len(views[0].x), views[0].name
             raise InputError(f"{name} must have {n} samples, as {reference}, got {len(views[k].x)}")
-    _check_several(len(views), "activations")
+    if len(views) < 2:
+        raise InputError(f"activations must be of at least 2 models, got {len(views)}")
     return measure.pairwise(views)
 
 
 def as_distance(values: ArrayLike, measure: str | Measure) -> Array:
     """Return a measure's values (m, m) as distances for hierarchical clustering: symmetric, 0 on the diagonal.
 
-    For a similarity, 1 − value; for a distance, the value.
-
-    Raises
-    ------
-    InputError
-        If the values are not a symmetric matrix, not finite, or out of the measure's range.
+    For a similarity, 1 − value; for a distance, the value. Values must be finite, symmetric and in the range.
     """
     measure, matrix = get_measure(measure), np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -245,11 +212,6 @@ def null_z(labels: Labels, measure: str | Measure = "adjusted_rand", n_null: int
     measure : name of one of clusterings.
     n_null : number of shuffles, 2 or more.
     random_state : seed.
-
-    Raises
-    ------
-    InputError
-        As `clustering_similarities`; or if a number is out of range.
     """
     check_count("n_null", n_null, 2)
     check_count("random_state", random_state, 0)
@@ -266,8 +228,3 @@ def null_z(labels: Labels, measure: str | Measure = "adjusted_rand", n_null: int
     sd = np.sqrt(np.maximum(variance, 0))
     sd[sd < CONSTANT] = 0
     return Null(value, value + mean, sd, np.divide(-mean, sd, out=np.full_like(sd, np.nan), where=sd > 0))
-
-
-def _check_several(n_models: int, argument: str) -> None:
-    if n_models < 2:
-        raise InputError(f"{argument} must be of at least 2 models, got {n_models}")

@@ -6,12 +6,10 @@ from consilience.modularity.circuits import Circuit, effective_circuit
 from consilience.modularity.clusterability import Clusterability
 from consilience.modularity.cross import CrossModularity, bipartite_clusters, cross_modularity
 from consilience.modularity.graph import UnitGraph, unit_graph
-from consilience.modularity.initialisation import clusterable_initialisation
-from consilience.modularity.lesions import lesions
-from consilience.modularity.masks import BlockMask
+from consilience.modularity.lesions import lesions, specialisation
+from consilience.modularity.masks import BlockMask, clusterable_initialisation
 from consilience.modularity.pruning import MagnitudePruning
 from consilience.modularity.regularizers import CrossClusterLoss, EigenvalueLoss, Penalty
-from consilience.modularity.specialisation import specialisation
 from consilience.modularity.unit_labels import contiguous
 
 __all__ = [

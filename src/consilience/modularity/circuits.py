@@ -6,16 +6,12 @@ increases. The size is the share of weights left.
 Choices
 - Weights are tried in ascending order of magnitude, and in blocks that are halved if the criterion increases; the
   published loop goes one weight at a time in the order of their indices.
-- The criterion may not exceed its lowest value so far. Single weights lower it more often than blocks do, after which
-  more of the other weights are needed: compare sizes at equal block sizes only. If the criterion of the whole network
-  were the bound, circuits would be two to seven times as small, with more false positives.
+- The criterion may not exceed its lowest value so far. Single weights lower it more often than blocks do, and then more
+  of the other weights are needed: compare sizes at equal block sizes only. With the criterion of the whole network as
+  the bound, circuits would be two to seven times as small, with more false positives.
 - The published criterion, the mean cross-entropy of the samples of the class, is minimal in a network that always
   predicts this class, and circuits come close to that. "One against the rest" includes the other classes: with p the
-  probability of the class,
-
-      ½ mean over samples of the class of −log p  +  ½ mean over all others of −log(1 − p).
-
-- Values that do not depend on the weights of a matrix are computed once for the matrix.
+  probability of the class, ½ mean over samples of the class of −log p + ½ mean over all others of −log(1 − p).
 
 Axis legend: ``n`` samples, ``o`` outputs, ``u`` units written, ``d`` entries that each reads, ``w`` weights.
 """
@@ -46,10 +42,8 @@ class Circuit:
 
     Attributes
     ----------
-    label : the class.
-    criterion : one of `CRITERIA`.
-    n_weights : number of weights in all matrices, zeros included, without biases and the scales of norms.
-    n_left : number of weights that are not zero in the circuit.
+    label, criterion : the class, and one of `CRITERIA`.
+    n_weights, n_left : weights in all matrices, zeros included, without biases and norms; those that are not zero.
     tpr : share of the class's samples that the circuit assigns to it.
     tnr : share of all other samples that the circuit does not assign to it; NaN if there are none.
     loss_before, loss_after : the criterion for the whole network and for the circuit.
@@ -92,9 +86,9 @@ def effective_circuit(
 ) -> Circuit:
     """Find the weights of a network that one class needs.
 
-    A block of weights is set to zero, and stays zero unless the criterion exceeds its lowest value so far (by more than
-    `ROUNDING`); then each half is tried, down to single weights. Entries of kernels are single weights, and their
-    magnitude includes the batch norm that follows; biases stay.
+    If the criterion exceeds its lowest value so far (by more than `ROUNDING`) with a block of weights set to zero, each
+    half is tried, down to single weights. Entries of kernels are single weights, and their magnitude includes the batch
+    norm that follows; biases stay.
 
     Parameters
     ----------
@@ -106,9 +100,7 @@ def effective_circuit(
 
     Raises
     ------
-    InputError
-        If x and y are not inputs and classes of the network, the class has no samples (or, for "one-vs-rest", all), the
-        network's outputs are not finite, or an option is out of range.
+    InputError : also if the class has no samples (or, for "one-vs-rest", all), or outputs are not finite.
 
     References
     ----------
@@ -135,22 +127,17 @@ def effective_circuit(
     with torch.no_grad():
         for m in reversed(maps):
             search = _Search(network, m, x_rows, loss, lowest)
-            search.run(block)
+            for weights in search.order.split(block):
+                search.zero(weights)
             network, lowest = replace(network, state=search.state), search.lowest
     masks = {m.name: network.weights(m).matrix != 0 for m in maps}
+    n_weights = sum(mask.numel() for mask in masks.values())
+    n_left = sum(int(mask.sum()) for mask in masks.values())
     outputs = logits(network, x)
     predicted = outputs.argmax(1) == label
-    return Circuit(
-        label=label,
-        criterion=criterion,
-        n_weights=sum(mask.numel() for mask in masks.values()),
-        n_left=sum(int(mask.sum()) for mask in masks.values()),
-        tpr=float(predicted[positive].double().mean()),
-        tnr=float((~predicted)[~positive].double().mean()),
-        loss_before=before,
-        loss_after=loss(outputs[rows]),
-        masks=masks,
-    )
+    tpr = float(predicted[positive].double().mean())
+    tnr = float((~predicted)[~positive].double().mean())
+    return Circuit(label, criterion, n_weights, n_left, tpr, tnr, before, loss(outputs[rows]), masks)
 
 
 def _margin(outputs: Tensor, label: int) -> Tensor:
@@ -160,8 +147,6 @@ def _margin(outputs: Tensor, label: int) -> Tensor:
 
 
 class _Search:
-    """Zeroes weights of one map, in a copy of the network's parameters."""
-
     def __init__(
         self, network: TracedNetwork, m: Map, x: Tensor, loss: Callable[[Tensor], float], lowest: float
     ) -> None:
@@ -173,11 +158,9 @@ class _Search:
         self.constants = network.values(x, _constants(self.program, m.weight))
         sizes = network.weights(m).matrix.flatten().abs()  # with the norm that follows
         ascending = sizes.argsort(stable=True)
-        self.order = _places(network, m)[ascending[sizes[ascending] > 0]]
-
-    def run(self, block: int) -> None:
-        for weights in self.order.split(block):
-            self.zero(weights)
+        indices = {m.weight: torch.arange(self.flat.numel()).view(self.state[m.weight].shape)}  # in the parameter
+        places = replace(m, bias=None, norm=None).weights(indices, network.architecture.widths).matrix.flatten()
+        self.order = places[ascending[sizes[ascending] > 0]]
 
     def zero(self, weights: Tensor, fails: bool = False) -> bool:
         """Zero as many of some weights (w,) as possible, and return whether that is all; not all if ``fails``."""
@@ -199,13 +182,6 @@ class _Search:
             return True
         self.flat[weights] = before
         return False
-
-
-def _places(network: TracedNetwork, m: Map) -> Tensor:
-    """Indices of a map's weights in its flat parameter, in the order of `Weights.matrix`: (u·d,)."""
-    parameter = network.state[m.weight]
-    places = torch.arange(parameter.numel()).view(parameter.shape)
-    return replace(m, bias=None, norm=None).weights({m.weight: places}, network.architecture.widths).matrix.flatten()
 
 
 def _constants(program: Program, parameter: str) -> list[str]:

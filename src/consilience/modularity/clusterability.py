@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from consilience.checks import check_choice, check_count
-from consilience.clustering.spectral import FloatArray, Spectrum, clusters_of, n_cut, spectrum
+from consilience.clustering.spectral import Spectrum, clusters_of, n_cut, spectrum
 from consilience.modularity.graph import UnitGraph, unit_graph
 from consilience.modularity.nulls import NULLS, null_graph, p_lower, z_score
 from consilience.names import Null
 from consilience.units.architecture import TracedNetwork
 
 
+@dataclass(eq=False, repr=False)
 class Clusterability:
     """The n-cut of the clusters that spectral clustering finds among a network's units, and those of shuffled networks.
 
@@ -32,8 +34,7 @@ class Clusterability:
     ----------
     n_cut_ : Σ_c cut(c)/vol(c), 0 (no edges between clusters) to ``n_clusters``.
     null_ : (n_null,) n-cuts of the shuffled networks, which are clustered in the same way.
-    z_ : (n_cut_ − mean of the null) / its standard deviation: below 0 is more modular than by chance. NaN if the null
-        does not vary.
+    z_ : (n_cut_ − mean of the null) / its standard deviation, below 0 if modular; NaN if the null does not vary.
     p_ : (number of shuffled networks with a lower or equal n-cut + 1) / (n_null + 1).
     labels_ : inputs and layers → cluster of each unit (u,), −1 for units without an edge.
     sizes_ : (n_clusters,) number of units of each cluster.
@@ -51,30 +52,11 @@ class Clusterability:
     (True, (12,))
     """
 
-    n_cut_: float
-    null_: FloatArray
-    z_: float
-    p_: float
-    labels_: dict[str, NDArray[np.int64]]
-    sizes_: NDArray[np.int64]
-    eigenvalues_: FloatArray
-    coordinates_: dict[str, FloatArray]
-    removed_: dict[str, list[int]]
-    graph_: UnitGraph
-
-    def __init__(
-        self,
-        n_clusters: int = 12,
-        null: Null = "permute",
-        n_null: int = 50,
-        random_state: int = 0,
-        n_jobs: int = 1,
-    ) -> None:
-        self.n_clusters = n_clusters
-        self.null = null
-        self.n_null = n_null
-        self.random_state = random_state
-        self.n_jobs = n_jobs
+    n_clusters: int = 12
+    null: Null = "permute"
+    n_null: int = 50
+    random_state: int = 0
+    n_jobs: int = 1
 
     def fit(self, network: nn.Module | TracedNetwork | UnitGraph, example_input: Tensor | None = None) -> Self:
         """Cluster the network's units, and those of shuffled networks.
@@ -86,11 +68,7 @@ class Clusterability:
 
         Raises
         ------
-        InputError
-            If a parameter is out of range, there are more clusters than units with an edge, a weight is not finite, or
-            all are zero.
-        TracingError
-            If a module has an unsupported operation.
+        InputError : also if a weight is not finite, all are zero, or clusters are more than units with an edge.
         """
         check_choice("null", self.null, NULLS)
         check_count("n_null", self.n_null, 0)
@@ -105,12 +83,8 @@ class Clusterability:
         self.sizes_ = np.bincount(labels[labels >= 0], minlength=self.n_clusters)
         self.coordinates_ = graph.by_group(eigen.coordinates[:, : self.n_clusters])
         seeds = np.random.SeedSequence(self.random_state).spawn(self.n_null)
-        shuffled = delayed(_shuffled_cut)
-        self.null_ = np.array(
-            Parallel(self.n_jobs)(
-                shuffled(graph, self.null, self.n_clusters, seed, self.random_state) for seed in seeds
-            )
-        )
+        cuts = (delayed(_shuffled_cut)(graph, self.null, self.n_clusters, seed, self.random_state) for seed in seeds)
+        self.null_ = np.array(Parallel(self.n_jobs)(cuts))
         self.z_, self.p_ = z_score(self.n_cut_, self.null_), p_lower(self.n_cut_, self.null_)
         return self
 

@@ -12,13 +12,11 @@ Axis legend: ``u`` units written, ``i`` units read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,7 +27,7 @@ from consilience.errors import InputError
 from consilience.modularity.graph import Part, finite, parts_of
 from consilience.modularity.nulls import permuted, z_score
 from consilience.modularity.outputs import check_labelled
-from consilience.modularity.unit_labels import Labels, matrix_labels, same_cluster
+from consilience.modularity.unit_labels import Clusters, Labels, matrix_labels, same_cluster
 from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 
@@ -80,13 +78,8 @@ def bipartite_clusters(matrix: FloatArray, n_clusters: int, random_state: int = 
     Parameters
     ----------
     matrix : (u, i), of which the absolute values are the weights of edges.
-    n_clusters : k.
+    n_clusters : k, at most the number of rows, and of columns, with an entry other than 0.
     random_state : seed of k-means.
-
-    Raises
-    ------
-    InputError
-        If fewer than k rows or columns have an entry other than 0.
     """
     n_used = _n_clusterable(matrix)
     check_count("n_clusters", n_clusters, 2, n_used, cure=f"only {n_used} rows, or columns, have an entry other than 0")
@@ -98,7 +91,7 @@ def bipartite_clusters(matrix: FloatArray, n_clusters: int, random_state: int = 
 
 def cross_modularity(
     network: TracedNetwork,
-    clusters: Literal["joint"] | Mapping[str, ArrayLike] = "joint",
+    clusters: Literal["joint"] | Clusters = "joint",
     n_clusters: int = 4,
     *,
     n_null: int = 20,
@@ -115,13 +108,7 @@ def cross_modularity(
     n_clusters : number of clusters of each matrix, if they are joint.
     n_null : number of permuted copies of each matrix.
     random_state : seed of permutations and k-means.
-    gradients_of : inputs (n, ...) and labels (n,): weights are then replaced by the root mean squares, over batches, of
-        the gradients of the cross-entropy.
-
-    Raises
-    ------
-    InputError
-        If clusters do not fit the layers, inputs or labels do not fit the network, or no matrix can be clustered.
+    gradients_of : inputs (n, ...) and labels (n,); weights are replaced by the RMS of their gradients over batches.
     """
     source = network if gradients_of is None else _gradients(network, *gradients_of)
     if isinstance(clusters, str):
@@ -132,10 +119,8 @@ def cross_modularity(
         labels = matrix_labels(clusters, network)
         matrices = [(p, entries(p)) for p in _mixing(source) if p.read in labels and p.written in labels]
     if not matrices:
-        raise InputError(
-            f"n_clusters must be at most the rows and columns of some weight matrix, got {n_clusters}",
-            cure="ask for fewer clusters",
-        )
+        message = f"n_clusters must be at most the rows and columns of some weight matrix, got {n_clusters}"
+        raise InputError(message, cure="ask for fewer clusters")
 
     def sides_of(part: Part, matrix: FloatArray) -> Sides:
         if labels is not None:
@@ -148,9 +133,9 @@ def cross_modularity(
         generator = seeds.numpy_generator(random_state, k)
         shuffled = [permuted(matrix, generator) for _ in range(n_null)]
         null = np.array([within_clusters(copy, *sides_of(part, copy)) for copy in shuffled])
-        rows, columns = sides_of(part, matrix)
-        value = within_clusters(matrix, rows, columns)
-        results.append(CrossModularity(part.map, part.read, part.written, value, null, rows, columns))
+        sides = sides_of(part, matrix)
+        value = within_clusters(matrix, *sides)
+        results.append(CrossModularity(part.map, part.read, part.written, value, null, *sides))
     return results
 
 

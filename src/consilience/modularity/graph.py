@@ -29,21 +29,13 @@ INPUTS = "inputs"
 
 @dataclass(frozen=True)
 class Part:
-    """Signed weights of a map between two groups of nodes.
-
-    Attributes
-    ----------
-    map : name of the map.
-    read, written : names of the groups: layers, or the inputs.
-    weights : (u, i, s), or (u, 1, s) if ``per_unit``.
-    per_unit : whether unit j reads unit j alone.
-    """
+    """Signed weights of a map between two groups of nodes."""
 
     map: str
-    read: str
+    read: str  # names of the groups: layers, or the inputs
     written: str
-    weights: Tensor
-    per_unit: bool
+    weights: Tensor  # (u, i, s), or (u, 1, s) if per_unit
+    per_unit: bool  # whether unit j reads unit j alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +70,7 @@ class UnitGraph:
 
     @classmethod
     def of(cls, network: TracedNetwork) -> UnitGraph:
-        """Build the graph of a traced network.
-
-        Raises
-        ------
-        InputError
-            If a weight is not finite, or all weights are zero.
-        """
+        """Build the graph of a traced network; raise an `InputError` if a weight is not finite, or all are zero."""
         edges = tuple(
             Edges(part.map, part.read, part.written, finite(part.weights.detach().double().abs(), part), part.per_unit)
             for part in parts_of(network)
@@ -141,20 +127,7 @@ def unit_graph(network: nn.Module | TracedNetwork | UnitGraph, example_input: Te
 
 
 def traced(network: nn.Module | TracedNetwork, example_input: Tensor | None = None) -> TracedNetwork:
-    """Trace a module; a network that is traced already is returned as it is.
-
-    Parameters
-    ----------
-    network : a module, or the ``network`` of a population's member.
-    example_input : (n, ...) inputs of the right shape; needed for a module.
-
-    Raises
-    ------
-    InputError
-        If a module comes without an example input.
-    TracingError
-        If a module has an unsupported operation.
-    """
+    """Trace a module on inputs (n, ...), which it needs; a traced network is returned as it is."""
     if isinstance(network, TracedNetwork):
         return network
     if not isinstance(network, nn.Module):

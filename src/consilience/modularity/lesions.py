@@ -1,9 +1,10 @@
 """What a network loses when units are switched off: each cluster, two clusters at a time, or as many random units.
 
 A unit is *off* if its activation, as other maps read it, is zero: its outgoing weights are zero in every map that mixes
-units. Tied layers are lesioned together. A cluster is all units of one label in all layers.
+units. Tied layers are lesioned together. A cluster is all units of one label in all layers. Specialisation is the
+accuracy by class with a cluster off, and with the cluster alone.
 
-Axis legend: ``n`` samples, ``u`` units, ``c`` clusters, ``r`` random sets of units.
+Axis legend: ``n`` samples, ``o`` classes, ``u`` units, ``c`` clusters, ``r`` random sets of units.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,7 +21,7 @@ from consilience.checks import check_count, describe
 from consilience.clustering.spectral import FloatArray
 from consilience.errors import InputError
 from consilience.modularity.outputs import check_labelled, logits
-from consilience.modularity.unit_labels import cluster_numbers, hidden_labels, hidden_layer
+from consilience.modularity.unit_labels import Clusters, cluster_numbers, hidden_labels, hidden_layer
 from consilience.units.architecture import TracedNetwork
 
 EQUAL = 1e-6  # accuracies and losses in nats that differ by less are equal up to rounding
@@ -29,20 +29,12 @@ EQUAL = 1e-6  # accuracies and losses in nats that differ by less are equal up t
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """By how much lesions worsen the accuracy or the loss: positive if the units are of use.
+    """By how much lesions worsen the accuracy or the loss: positive if the units are of use."""
 
-    Attributes
-    ----------
-    before : accuracy or loss of the whole network.
-    single : (c,) change with one cluster off.
-    random : (c, r) change with random units off instead, as many in each layer as the cluster has there.
-    double : (c, c) change with two clusters off; ``single`` on the diagonal.
-    """
-
-    before: float
-    single: FloatArray
-    random: FloatArray
-    double: FloatArray
+    before: float  # accuracy or loss of the whole network
+    single: FloatArray  # (c,) change with one cluster off
+    random: FloatArray  # (c, r) change with random units off instead, as many in each layer as the cluster has there
+    double: FloatArray  # (c, c) change with two clusters off; `single` on the diagonal
 
     @property
     def mean(self) -> FloatArray:
@@ -83,50 +75,28 @@ class Effects:
 
 @dataclass(frozen=True, eq=False)
 class Lesions:
-    """Effects of switching off clusters.
+    """Effects of switching off clusters."""
 
-    Attributes
-    ----------
-    labels : (c,) labels of the clusters, ascending.
-    sizes : (c,) units of each in all layers; those of tied layers count once.
-    accuracy : decreases of the accuracy, 0 to 1.
-    loss : increases of the mean cross-entropy, in nats.
-    """
-
-    labels: tuple[int, ...]
-    sizes: tuple[int, ...]
-    accuracy: Effects
-    loss: Effects
+    labels: tuple[int, ...]  # (c,) labels of the clusters, ascending
+    sizes: tuple[int, ...]  # (c,) units of each in all layers; those of tied layers count once
+    accuracy: Effects  # decreases of the accuracy, 0 to 1
+    loss: Effects  # increases of the mean cross-entropy, in nats
 
 
 def lesions(
-    network: TracedNetwork,
-    clusters: Mapping[str, ArrayLike | Tensor],
-    x: Tensor,
-    y: Tensor,
-    *,
-    n_random: int = 100,
-    random_state: int = 0,
+    network: TracedNetwork, clusters: Clusters, x: Tensor, y: Tensor, *, n_random: int = 100, random_state: int = 0
 ) -> Lesions:
     """Switch off each cluster, every two of them, and random units, and measure accuracy and loss.
 
-    Random units are drawn without replacement from all units of the same layers, those of the cluster and of no cluster
-    included: in each layer, as many as the cluster has there.
+    Random units are drawn without replacement from all units of a layer, as many as the cluster has there.
 
     Parameters
     ----------
     network : any traced network.
-    clusters : hidden layer → labels (u,) of its units, −1 for no cluster. Layers not named have no clusters; a label is
-        one cluster in all layers.
+    clusters : hidden layer → labels (u,) of its units, −1 for no cluster; a label is one cluster in all layers.
     x, y : inputs (n, ...) and their classes (n,).
     n_random : random sets for each cluster, 2 or more.
     random_state : seed; the random sets of a cluster do not depend on the other clusters.
-
-    Raises
-    ------
-    InputError
-        If clusters do not fit the network or there are none, x and y are not inputs and classes of the network, or
-        ``n_random`` or ``random_state`` is out of range.
 
     References
     ----------
@@ -161,18 +131,9 @@ def lesions(
 def without_units(network: TracedNetwork, off: Mapping[str, Tensor]) -> TracedNetwork:
     """Return the network with units off: every map that mixes units reads zero from them.
 
-    Maps of each unit to itself, such as depthwise convolutions and norms of a stream, lead to tied layers, which are
-    lesioned too. A layer norm still reads the units. Batch norms of changed maps are folded.
-
-    Parameters
-    ----------
-    network : any traced network.
-    off : hidden layer → (u,) bool, True for units to switch off; in tied layers, the union is off.
-
-    Raises
-    ------
-    InputError
-        If a layer does not exist or is not hidden, or a mask does not fit it.
+    ``off`` has masks (u,) of hidden layers; in tied layers, the union is off. Maps of each unit to itself, such as
+    depthwise convolutions and norms of a stream, lead to tied layers, which are lesioned too. A layer norm still reads
+    the units. Batch norms of changed maps are folded.
     """
     architecture, dead = network.architecture, dict[str, Tensor]()
     for name, mask in off.items():
@@ -195,8 +156,40 @@ def without_units(network: TracedNetwork, off: Mapping[str, Tensor]) -> TracedNe
     return network
 
 
+@dataclass(frozen=True, eq=False)
+class Specialisation:
+    """Accuracy by class, 0 to 1; NaN for classes without samples."""
+
+    labels: tuple[int, ...]  # (c,) labels of the clusters, ascending
+    before: FloatArray  # (o,) accuracy of the whole network
+    off: FloatArray  # (o, c) accuracy with a cluster off
+    alone: FloatArray  # (o, c) accuracy with all other clusters off; units in no cluster stay on
+
+    @property
+    def drop(self) -> FloatArray:
+        """Accuracy lost with a cluster off: (o, c)."""
+        return np.asarray(self.before[:, None] - self.off)
+
+
+def specialisation(network: TracedNetwork, clusters: Clusters, x: Tensor, y: Tensor) -> Specialisation:
+    """Switch off each cluster, then all other clusters, and measure the accuracy of every class.
+
+    Parameters and errors are those of `lesions`.
+
+    References
+    ----------
+    Golechha, Chaudhary, Velja, Abate and Schoots (2025), Studying cross-cluster modularity in neural networks.
+    """
+    of_unit = hidden_labels(clusters, network)
+    check_labelled(network, x, y)
+    labels = cluster_numbers(of_unit)
+    off = [{name: values == label for name, values in of_unit.items()} for label in labels]
+    others = [{name: (values >= 0) & (values != label) for name, values in of_unit.items()} for label in labels]
+    lesioned = [[_by_class(without_units(network, units), x, y) for units in sets] for sets in (off, others)]
+    return Specialisation(labels, _by_class(network, x, y), *(np.stack(columns, axis=1) for columns in lesioned))
+
+
 def _random_sets(units: Mapping[str, Tensor], n: int, seed: Sequence[int]) -> Iterator[dict[str, Tensor]]:
-    """Masks of random units, as many in each layer as given."""
     generator = np.random.default_rng(seed)
     for _ in range(n):
         yield {name: mask[torch.from_numpy(generator.permutation(len(mask)))] for name, mask in units.items()}
@@ -207,3 +200,12 @@ def _badness(network: TracedNetwork, x: Tensor, y: Tensor) -> FloatArray:
     outputs = logits(network, x)
     accuracy = float((outputs.argmax(1) == y).double().mean())
     return np.array([-accuracy, float(functional.cross_entropy(outputs.double(), y.long()))])
+
+
+def _by_class(network: TracedNetwork, x: Tensor, y: Tensor) -> FloatArray:
+    outputs = logits(network, x)
+    correct, n_classes = outputs.argmax(1) == y, outputs.shape[1]
+    n, hits = (np.bincount(classes.cpu().numpy(), minlength=n_classes) for classes in (y, y[correct]))
+    accuracy: FloatArray = np.full(n_classes, np.nan)
+    np.divide(hits, n, out=accuracy, where=n > 0)
+    return accuracy

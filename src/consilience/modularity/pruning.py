@@ -25,13 +25,8 @@ class MagnitudePruning(Callback):
 
     Attributes
     ----------
-    begin, end : gradient steps (from 1) between which the share grows; before, nothing is pruned.
-    start, final : shares of entries that are zero at these steps; 50 % and 90 % as in Filan et al. 2021.
-
-    Raises
-    ------
-    InputError
-        Unless 0 <= start <= final < 1 and 1 <= begin < end.
+    begin, end : gradient steps between which the share grows, 1 <= begin < end; before, nothing is pruned.
+    start, final : shares that are zero at these steps, 0 <= start <= final < 1; 50 % and 90 % in Filan et al. 2021.
 
     Examples
     --------

@@ -6,12 +6,11 @@
 
       ∂λ/∂|w_mn| = (y_m − y_n)² − λ (y_m² + y_n²).
 
-  The sum over several eigenvalues is a trace, and has a gradient even if some of them are equal: it is the same for
-  every basis of their eigenspace. The sum includes the eigenvalue 0, which adds nothing if it is simple. If the
-  (k + 1)th eigenvalue equals the next, the gradient is one of several limits. A weight of 0 has the gradient 0: pruned
-  weights stay 0.
-- `CrossClusterLoss`: the mean enmeshment 1 − C of the matrices between layers with clusters (Golechha et al. 2025, who
-  write ``task − λ C``).
+  The sum over several eigenvalues is a trace, whose gradient exists even if some are equal: it does not depend on the
+  basis of their eigenspace. It includes the eigenvalue 0, which adds nothing if it is simple. If the (k + 1)th
+  eigenvalue equals the next, the gradient is one of several limits. A weight of 0 has the gradient 0: pruned weights
+  stay 0.
+- `CrossClusterLoss`: the mean enmeshment 1 − C of matrices between layers with clusters (Golechha et al. 2025).
 
 `Penalty` is their callback in the training of a population.
 """
@@ -24,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from consilience.checks import check_count
 from consilience.clustering.spectral import Spectrum, degrees, spectrum
 from consilience.modularity.graph import UnitGraph, node_groups, parts_of, traced
-from consilience.modularity.unit_labels import matrix_labels, same_cluster
+from consilience.modularity.unit_labels import Clusters, matrix_labels, same_cluster
 from consilience.training.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
 
@@ -43,12 +41,7 @@ class EigenvalueLoss:
     ----------
     network : a network of the kind and widths that will be trained.
     example_input : (n, ...) inputs on which a module is traced.
-    n_eigenvalues : k; 3 as published.
-
-    Raises
-    ------
-    InputError
-        If there are no more than k units.
+    n_eigenvalues : k, fewer than units; 3 as published.
 
     Examples
     --------
@@ -70,18 +63,14 @@ class EigenvalueLoss:
         return self.of(_state(module))
 
     def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the term for parameters and buffers by name.
-
-        It is NaN for a network with weights that are not finite, or with no more than k units with an edge.
-        """
+        """Return the term for parameters and buffers by name; NaN if one is not finite or ≤ k units have an edge."""
         network = TracedNetwork(self._architecture, parameters)
         graph, matrices, places = UnitGraph(node_groups(network), ()), [], []
         for part in parts_of(network):
             summed = part.weights.abs().sum(2)
             matrices.append(torch.diag(summed[:, 0]) if part.per_unit else summed)
             places.append((graph.nodes[part.written], graph.nodes[part.read]))
-        arrays = [matrix.detach().double().cpu().numpy() for matrix in matrices]
-        blocks = [(*place, array) for place, array in zip(places, arrays, strict=True)]
+        blocks = [(*at, matrix.detach().double().cpu().numpy()) for at, matrix in zip(places, matrices, strict=True)]
         degree = degrees(graph.n_nodes, blocks)
         if not np.isfinite(degree).all() or (degree > 0).sum() <= self.n_eigenvalues:
             return torch.stack([matrix.sum() for matrix in matrices]).sum() * torch.nan
@@ -99,18 +88,10 @@ class CrossClusterLoss:
     ----------
     clusters : layer → cluster of each unit (u,), of at least two layers of which one reads the other.
     network, example_input : as of `EigenvalueLoss`.
-
-    Raises
-    ------
-    InputError
-        If clusters do not fit the layers, or no weight matrix is between two of these.
     """
 
     def __init__(
-        self,
-        clusters: Mapping[str, ArrayLike],
-        network: nn.Module | TracedNetwork,
-        example_input: Tensor | None = None,
+        self, clusters: Clusters, network: nn.Module | TracedNetwork, example_input: Tensor | None = None
     ) -> None:
         network = traced(network, example_input)
         self._architecture = network.architecture
@@ -166,11 +147,8 @@ class _MeanEigenvalue(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         y, values = torch.from_numpy(ctx.eigen.coordinates), torch.from_numpy(ctx.eigen.values)
         of_node = (y.square() * (1 - values)).sum(1)  # (m,): Σ (1 − λ) y²
-        gradients = []
-        for first, second in ctx.places:
-            gradient = of_node[first, None] + of_node[second] - 2 * y[first] @ y[second].T
-            gradients.append(outer * (gradient / (len(values) - 1)).to(ctx.example))
-        return None, None, *gradients
+        gradients = [of_node[a, None] + of_node[b] - 2 * y[a] @ y[b].T for a, b in ctx.places]
+        return None, None, *(outer * (gradient / (len(values) - 1)).to(ctx.example) for gradient in gradients)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Axis legend: ``u`` units written, ``i`` units read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from consilience.errors import InputError
 from consilience.modularity.graph import node_groups, parts_of
 from consilience.units.architecture import Layer, TracedNetwork
 
-Labels = NDArray[np.int64]
+Clusters: TypeAlias = Mapping[str, ArrayLike | Tensor]  # layer → cluster of each unit (u,), −1 for none
+Labels: TypeAlias = NDArray[np.int64]
 
 
 def contiguous(n_units: int, n_clusters: int) -> Labels:
@@ -33,38 +35,28 @@ def same_cluster(rows: Labels, columns: Labels) -> NDArray[np.bool_]:
     return np.asarray((rows[:, None] == columns) & (rows >= 0)[:, None])
 
 
-def matrix_labels(clusters: Mapping[str, ArrayLike], network: TracedNetwork) -> dict[str, Labels]:
-    """Return labels of the units of some layers, or of the inputs.
-
-    Raise an `InputError` if a layer does not exist, labels do not fit it, or no weight matrix is between two of them.
-    """
+def matrix_labels(clusters: Clusters, network: TracedNetwork) -> dict[str, Labels]:
+    """Return labels of the units of some layers, or of the inputs, with a weight matrix between two of them."""
     groups, widths = node_groups(network), network.architecture.widths
     labels = {
         name: _checked(name, groups[name] if name in groups else network.architecture.layer(name).width, given)
         for name, given in clusters.items()
     }
     if not any(p.read in labels and p.written in labels and not p.per_unit for p in parts_of(network)):
-        names = ", ".join(labels) or "none"
-        raise InputError(
-            f"clusters must be of layers of which one reads another, got {names}",
-            cure=f"layers are {', '.join(widths)}",
-        )
+        got, cure = ", ".join(labels) or "none", f"layers are {', '.join(widths)}"
+        raise InputError(f"clusters must be of layers of which one reads another, got {got}", cure=cure)
     return labels
 
 
-def hidden_labels(clusters: Mapping[str, ArrayLike | Tensor], network: TracedNetwork) -> dict[str, Tensor]:
-    """Return labels (u,) of the units of hidden layers, as int64, by the first layer of each tied family.
-
-    Raise an `InputError` if a layer is not hidden, labels do not fit it, tied layers differ, or there is no cluster.
-    """
+def hidden_labels(clusters: Clusters, network: TracedNetwork) -> dict[str, Tensor]:
+    """Return labels (u,) of the units of hidden layers, as int64, by the first layer of each tied family."""
     families = dict[str, Tensor]()
     for name, given in clusters.items():
         labels = torch.from_numpy(_checked(name, hidden_layer(network, name).width, given))
         first = network.architecture.first(name)
         if not torch.equal(families.setdefault(first, labels), labels):
-            raise InputError(
-                f"clusters of the tied layers {first!r} and {name!r} must be equal", cure="pass those of one layer"
-            )
+            message = f"clusters of the tied layers {first!r} and {name!r} must be equal"
+            raise InputError(message, cure="pass those of one layer")
     if not cluster_numbers(families):
         raise InputError(f"clusters must have a label >= 0, got {'only -1' if families else 'no layer'}")
     return families

@@ -23,9 +23,8 @@ from consilience.modularity import (
 from consilience.modularity.circuits import CRITERIA
 from consilience.modularity.cross import clusterable_matrices
 from consilience.modularity.graph import parts_of
-from consilience.modularity.lesions import Lesions
+from consilience.modularity.lesions import Lesions, Specialisation
 from consilience.modularity.outputs import check_labelled
-from consilience.modularity.specialisation import Specialisation
 from consilience.names import Null
 from consilience.population import Population
 from consilience.report.modularity import ModularityResult, NetworkRow, modularity_sentences, modularity_table

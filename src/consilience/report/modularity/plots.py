@@ -25,8 +25,7 @@ from consilience.errors import InputError
 from consilience.modularity import Circuit, Clusterability, CrossModularity
 from consilience.modularity.cross import entries
 from consilience.modularity.graph import Part
-from consilience.modularity.lesions import Lesions
-from consilience.modularity.specialisation import Specialisation
+from consilience.modularity.lesions import Lesions, Specialisation
 from consilience.report.modularity.result import BEYOND, NetworkRow, beyond, decimal
 from consilience.report.plots import heat_map, legend_above
 from consilience.report.style import GRID, INK, MUTED, SMALL, new_figure, shortened, styled

@@ -16,8 +16,7 @@ import numpy as np
 from consilience.errors import InputError
 from consilience.modularity import Circuit, Clusterability, CrossModularity
 from consilience.modularity.graph import Part
-from consilience.modularity.lesions import Effects, Lesions
-from consilience.modularity.specialisation import Specialisation
+from consilience.modularity.lesions import Effects, Lesions, Specialisation
 from consilience.report.tables import Column, Table
 
 CHANCE = 0.05  # p up to which a network is called more modular than by chance
