@@ -22,13 +22,10 @@ ROUNDING = 1e-12  # gaps that differ by less are equal
 
 @dataclass(frozen=True)
 class Contrast:
-    """Mean and standard deviation of a measure over pairs of models of one family, and of different families.
-
-    NaN where there is no such pair; the deviation also where there is only one.
-    """
+    """Mean and deviation of a measure over pairs of models of one family, and of different ones; NaN without pairs."""
 
     within: float
-    within_sd: float
+    within_sd: float  # NaN for one pair, too
     between: float
     between_sd: float
 
@@ -38,15 +35,8 @@ class Contrast:
 
 
 def contrast(values: Array, families: Sequence[str]) -> Contrast:
-    """Compare pairs of models within and between families; pairs without a value do not count.
+    """Compare pairs of models within and between families (m,), by values (m, m); pairs without a value do not count.
 
-    Parameters
-    ----------
-    values : (m, m), symmetric.
-    families : (m,).
-
-    Examples
-    --------
     >>> contrast(np.array([[1, 0.5, 0.25], [0.5, 1, 0.75], [0.25, 0.75, 1]]), ["a", "a", "b"])
     Contrast(within=0.5, within_sd=nan, between=0.5, between_sd=0.25)
     """
@@ -59,17 +49,9 @@ def contrast(values: Array, families: Sequence[str]) -> Contrast:
 def chance_of(values: Array, families: Sequence[str], larger_is_more_similar: bool) -> float:
     """Return p of a Mantel test: how often shuffled families differ as much as the families do.
 
-    p = (#{shuffles with a gap at least as large} + 1) / (shuffles + 1); NaN without pairs of both kinds.
-
-    Parameters
-    ----------
-    values : (m, m), symmetric.
-    families : (m,).
-    larger_is_more_similar : as of the measure.
-
-    References
-    ----------
-    Mantel 1967, "The detection of disease clustering and a generalized regression approach".
+    p = (#{shuffles with a gap at least as large} + 1) / (shuffles + 1), for symmetric values (m, m) and families (m,);
+    NaN without pairs of both kinds (Mantel 1967, "The detection of disease clustering and a generalized regression
+    approach").
     """
     first, second = np.triu_indices(len(values), 1)
     pairs = np.asarray(values, dtype=np.float64)[first, second]

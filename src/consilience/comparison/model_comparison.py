@@ -19,19 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from consilience.checks import check_choice, check_count
 from consilience.clustering.samples import CLUSTERERS, LARGEST_SEED, REDUCTIONS, Labels, purity
+from consilience.comparison import similarity
 from consilience.comparison.clusterings import Clusterings, PlaceClusterer
 from consilience.comparison.consensus import Consensus, check_method, find_consensus
 from consilience.comparison.groups import Groups, group_models
 from consilience.comparison.inputs import Models, Samples, check_samples, modules_of, snapshots_of
 from consilience.comparison.places import Calls, Patterns, calls, find_places
-from consilience.comparison.similarity import (
-    Measure,
-    as_distance,
-    clustering_similarities,
-    get_measure,
-    null_z,
-    representation_similarities,
-)
+from consilience.comparison.similarity import Measure, as_distance, get_measure, null_z
 from consilience.errors import InputError
 from consilience.signals.record import POSITIONS
 
@@ -223,8 +217,11 @@ class ModelComparison:
     def _similarities(self, layers: Sequence[tuple[Clusterings, str]], names: Sequence[str]) -> Array:
         """Values of the measure between layers, each by the clusterings of its model and its place."""
         if self._measure.of == "clusterings":
-            return clustering_similarities(np.stack([of.labels[place] for of, place in layers]), self._measure)
-        return representation_similarities([of.activations[place] for of, place in layers], self._measure, names)
+            return similarity.clustering_similarities(
+                np.stack([of.labels[place] for of, place in layers]), self._measure
+            )
+        activations = [of.activations[place] for of, place in layers]
+        return similarity.representation_similarities(activations, self._measure, names)
 
 
 def _number_of_clusters(n_clusters: int | None, samples: Samples, called: Mapping[str, Calls]) -> int:

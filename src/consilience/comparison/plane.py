@@ -22,33 +22,20 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """Points of a plane.
-
-    Attributes
-    ----------
-    moments : their names.
-    positions : (t, m, 2), centered at each moment.
-    stress : (t,) √(Σ (d − δ)² / Σ δ²) over pairs of models, with δ their distance and d that of their points.
-    """
+    """Points of a plane."""
 
     moments: tuple[str, ...]
-    positions: Array
-    stress: Array
+    positions: Array  # (t, m, 2), centered at each moment
+    stress: Array  # (t,) √(Σ (d − δ)² / Σ δ²) over pairs of models, with δ their distance and d that of their points
 
 
 def plane_of(distances: Mapping[str, Array]) -> Plane:
-    """Place models in a plane at each moment, with the smallest squared errors of their distances.
+    """Place models in a plane at each moment, with the smallest squared errors of their distances (m, m).
 
     SMACOF (de Leeuw 1977) lowers the stress from two starts: classical scaling (Torgerson 1952) and the points of the
     next moment. The latter is taken unless its stress ends up clearly larger, and each moment is turned or mirrored
     onto the next (orthogonal Procrustes), so that points move no more than they must.
 
-    Parameters
-    ----------
-    distances : moment → (m, m), symmetric, finite, 0 on the diagonal; in the order of time.
-
-    Examples
-    --------
     >>> plane = plane_of({"end": np.array([[0.0, 3, 4], [3, 0, 5], [4, 5, 0]])})
     >>> print(f"{np.linalg.norm(plane.positions[0, 0] - plane.positions[0, 1]):.4f} {plane.stress[0]:.4f}")
     3.0000 0.0000
@@ -77,7 +64,6 @@ def _classical(distances: Array) -> Array:
 
 
 def _settled(distances: Array, start: Array) -> Array:
-    """Lower the stress from a start, and center the points."""
     if not distances.any():
         return np.zeros_like(start)
     points, _ = smacof(distances, init=start, n_init=1, normalized_stress=False)

@@ -16,14 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from consilience.checks import check_choice, check_count
-from consilience.clustering.partitions import (
-    Labels,
-    Partitions,
-    adjusted_mutual_information,
-    adjusted_rand,
-    rand,
-    variation_of_information,
-)
+from consilience.clustering import partitions
+from consilience.clustering.partitions import Labels, Partitions
 from consilience.comparison.representations import View, cka, procrustes, rsa, unbiased_cka, view
 from consilience.errors import InputError
 from consilience.seeds import SHUFFLES, numpy_generator
@@ -67,10 +61,10 @@ class Measure:
 
 _RELABELLING = frozenset({"relabelling"})
 _SHAPE = frozenset({"permutation", "rotation", "scaling", "translation"})
-_AMI, _VI = adjusted_mutual_information, variation_of_information
+_AMI, _VI = partitions.adjusted_mutual_information, partitions.variation_of_information
 _ALL = (
-    Measure("adjusted_rand", "clusterings", (-0.5, 1), True, True, _RELABELLING, adjusted_rand),
-    Measure("rand", "clusterings", (0, 1), True, True, _RELABELLING, rand),
+    Measure("adjusted_rand", "clusterings", (-0.5, 1), True, True, _RELABELLING, partitions.adjusted_rand),
+    Measure("rand", "clusterings", (0, 1), True, True, _RELABELLING, partitions.rand),
     Measure("adjusted_mutual_information", "clusterings", (-np.inf, 1), True, True, _RELABELLING, _AMI),
     Measure("variation_of_information", "clusterings", (0, np.inf), False, True, _RELABELLING, _VI),
     Measure("cka", "representations", (0, 1), True, True, _SHAPE, cka, 2),

@@ -1,9 +1,8 @@
 """How many weights a class needs: the effective circuit size (Golechha et al. 2025).
 
 From the last weight matrix back to the first, weights are set to zero, and stay zero unless the criterion of the class
-increases. The size is the share of weights left.
+increases. The size is the share of weights left. Choices:
 
-Choices
 - Weights are tried in ascending order of magnitude, and in blocks that are halved if the criterion increases; the
   published loop goes one weight at a time in the order of their indices.
 - The criterion may not exceed its lowest value so far. Single weights lower it more often than blocks do, and then more
