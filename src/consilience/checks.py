@@ -130,15 +130,10 @@ def check_targets(y: Tensor, outputs: Tensor, argument: str) -> None:
 
 
 def resolve_width(width: Width, median: int, argument: str) -> int:
-    """Return a number of units from an int or a multiple of the members' median width.
+    """Return a number of units from a positive int or a multiple of the members' median width.
 
     >>> resolve_width(48, 32, "width"), resolve_width("2x", 32, "width"), resolve_width("0.5x", 32, "width")
     (48, 64, 16)
-
-    Raises
-    ------
-    InputError
-        If it is neither a positive int nor a multiple such as "2x".
     """
     units = 0
     if isinstance(width, str):

@@ -40,8 +40,7 @@ def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset) -> Score:
 
     Raises
     ------
-    InputError
-        If there are no labels, or the outputs do not fit them: not (n, o), or a label ≥ o.
+    InputError : if there are no labels, or the outputs do not fit them: not (n, o), or a label ≥ o.
     """
     import torch
     from torch.nn import functional
@@ -61,10 +60,6 @@ def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset) -> Score:
 
 def mean_score(scores: Sequence[Score]) -> Score:
     """Return the mean over networks scored on the same data; its standard error is that of a typical one of them."""
-    n = len(scores)
-    return Score(
-        sum(s.accuracy for s in scores) / n,
-        sum(s.accuracy_se for s in scores) / n,
-        sum(s.loss for s in scores) / n,
-        scores[0].n,
-    )
+    columns = zip(*((score.accuracy, score.accuracy_se, score.loss) for score in scores), strict=True)
+    accuracy, accuracy_se, loss = (sum(column) / len(scores) for column in columns)
+    return Score(accuracy, accuracy_se, loss, scores[0].n)

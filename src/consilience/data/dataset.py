@@ -32,11 +32,9 @@ class Dataset:
 
     Examples
     --------
-    >>> rows = Dataset(torch.zeros(5, 3), torch.tensor([0, 1, 0, 1, 0]), torch.arange(5))
-    >>> rows.take([4, 1])
-    Dataset(x: float32 (2, 3), y: int64 (2,))
-    >>> rows.take([4, 1]).ids
-    tensor([4, 1])
+    >>> rows = Dataset(torch.zeros(5, 3), torch.tensor([0, 1, 0, 1, 0]), torch.arange(5)).take([4, 1])
+    >>> rows, rows.ids
+    (Dataset(x: float32 (2, 3), y: int64 (2,)), tensor([4, 1]))
     """
 
     x: Tensor
@@ -52,12 +50,7 @@ class Dataset:
     def take(self, indices: Tensor | Sequence[int]) -> Dataset:
         """Return a new data set of the rows at ``indices`` (m,), in that order; repeats are allowed.
 
-        ``indices`` are positions in this data set, not ``ids``; negative ones count from the end.
-
-        Raises
-        ------
-        InputError
-            If ``indices`` are not ints in one dimension (a mask is not), or outside the rows.
+        They are positions in this data set, not ``ids`` and not a mask; negative ones count from the end.
         """
         index, n = torch.as_tensor(indices), len(self)
         if index.numel() == 0:
@@ -110,12 +103,9 @@ class Data:
 def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "data") -> None:
     """Raise an `InputError` if no network could learn from the data.
 
-    It must be a `Dataset` of tensors of one length, at least one row: x floating point, y int64 labels (n,) or floats
-    (n, ...), ids int64, all of them finite.
-
     Parameters
     ----------
-    dataset : what is checked.
+    dataset : n ≥ 1 rows, all of them finite: x floats, y int64 labels (n,) or floats (n, ...), ids int64.
     n_classes : if given, y must be labels, and each of 0, …, n_classes - 1 must occur.
     where : the name of the data set in the error.
     """
@@ -142,14 +132,12 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
     check_labels(y, len(x), f"{where}.y", n_classes)
     if y.dtype != torch.int64:
         raise InputError(f"{where}.y must be int64 labels, got {describe(y)}", cure="convert them: y.long()")
-    if n_classes is not None:
-        present = set(y.unique().tolist())
-        missing = [label for label in range(n_classes) if label not in present]
-        if missing:
-            names = ", ".join(map(str, missing[:MOST_CLASSES_NAMED]))
-            more = len(missing) - MOST_CLASSES_NAMED
-            raise InputError(
-                f"{where}.y must have rows of each class from 0 to {n_classes - 1}, got none of class {names}"
-                + (f" and {more} more" if more > 0 else ""),
-                cure="number the classes without gaps, or add rows of them",
-            )
+    if n_classes is None:
+        return
+    missing = sorted({*range(n_classes)} - {*y.unique().tolist()})
+    if missing:
+        names = ", ".join(map(str, missing[:MOST_CLASSES_NAMED]))
+        more = len(missing) - MOST_CLASSES_NAMED
+        got = f"none of class {names}" + (f" and {more} more" if more > 0 else "")
+        message = f"{where}.y must have rows of each class from 0 to {n_classes - 1}, got {got}"
+        raise InputError(message, cure="number the classes without gaps, or add rows of them")

@@ -63,17 +63,13 @@ def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibr
 
     Returns
     -------
-    Data
-        From a source with a test set, ``validation`` has min(5000, n // 6) of its n training rows and ``train`` the
-        others; without one, each class gives 20 % of its rows to ``test`` and 15 % to ``validation``.
-        ``calibration`` is a random part of ``train``, meant to be used without its labels. ``ids`` count the rows of
-        the source, training rows first, then test rows.
+    From a source with a test set, ``validation`` has min(5000, n // 6) of its n training rows and ``train`` the others;
+    without one, each class gives 20 % of its rows to ``test`` and 15 % to ``validation``. ``calibration`` is a random
+    part of ``train``. ``ids`` count the rows of the source, training rows first, then test rows.
 
     Raises
     ------
-    InputError
-        If the source is unknown, missing or damaged, has the wrong arrays or shapes, has values that are NaN or
-        infinite, has labels with gaps, or has too few rows to split.
+    InputError : if the source cannot be read, or has values that are not finite, labels with gaps, or too few rows.
 
     Examples
     --------
@@ -103,11 +99,8 @@ def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibr
         n_validation = min(VALIDATION_ROWS, len(rows) // VALIDATION_PART)
         train, validation = rows.take(order[n_validation:]), rows.take(order[:n_validation])
     if not (len(train) and len(validation) and len(test)):
-        got = f"{len(rows)} rows of {n_classes} classes"
-        raise InputError(
-            f"{raw.name} must have rows for each of train, validation and test, got {got}",
-            cure="pass at least 10 rows of each class",
-        )
+        got, cure = f"{len(rows)} rows of {n_classes} classes", "pass at least 10 rows of each class"
+        raise InputError(f"{raw.name} must have rows for each of train, validation and test, got {got}", cure=cure)
     check_dataset(train, n_classes, where=f"{raw.name}: the split's train")
     calibration = train.take(torch.arange(min(n_calibration, len(train))))  # random, because train is shuffled
     return Data(raw.name, train, calibration, validation, test, n_classes)
@@ -145,10 +138,9 @@ def _read_npz(path: Path) -> _Source:
     except DAMAGED as error:
         cure = "copy or download it again; arrays of Python objects are never read"
         raise InputError(f"{path} must be an .npz of plain arrays, got {error}", cure=cure) from error
-    missing = [key for key in NPZ_KEYS if key not in names]
+    missing = ", ".join(key for key in NPZ_KEYS if key not in names)
     if missing:
-        got = ", ".join(names) or "none"
-        cure = f"add {', '.join(missing)} with numpy.savez"
+        got, cure = ", ".join(names) or "none", f"add {missing} with numpy.savez"
         raise InputError(f"{path} must have arrays {', '.join(NPZ_KEYS)}, got {got}", cure=cure)
     return _Source(path.name, *arrays)
 
@@ -181,8 +173,7 @@ def _read_hub(name: str) -> _Source:
     try:
         splits = load_dataset(name)
     except Exception as error:  # network, name, script and format errors have no common class
-        got = f"{type(error).__name__}: {error}"
-        cure = "check the name and the connection"
+        got, cure = f"{type(error).__name__}: {error}", "check the name and the connection"
         raise InputError(f"{where} must be a data set of the Hugging Face hub, got {got}", cure=cure) from error
     if "train" not in splits:
         raise InputError(f"{where} must have a split train, got {', '.join(splits)}")
@@ -193,8 +184,7 @@ def _read_hub(name: str) -> _Source:
 def _hub_arrays(split: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels uint8 (n, H, W) or (n, H, W, 3) and the labels (n,) of one split."""
     image, label = (_column(names, split.column_names, where) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
-    pictures = [picture if picture.mode in ("L", "RGB") else picture.convert("RGB") for picture in split[image]]
-    pixels = [np.asarray(picture) for picture in pictures]
+    pixels = [np.asarray(p if p.mode in ("L", "RGB") else p.convert("RGB")) for p in split[image]]
     shapes = sorted({array.shape for array in pixels})
     if len(shapes) > 1:
         got = f"{len(shapes)} sizes, e.g. {shapes[0]} and {shapes[-1]}"
@@ -205,10 +195,9 @@ def _hub_arrays(split: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
 def _column(names: tuple[str, ...], columns: list[str], where: object) -> str:
     present = [name for name in names if name in columns]
     if len(present) != 1:  # a second column of labels would leak the answer into x
-        raise InputError(
-            f"{where} must have exactly one column {' or '.join(names)}, got columns {', '.join(map(str, columns))}",
-            cure="rename or drop columns",
-        )
+        got = f"columns {', '.join(map(str, columns))}"
+        message = f"{where} must have exactly one column {' or '.join(names)}, got {got}"
+        raise InputError(message, cure="rename or drop columns")
     return present[0]
 
 

@@ -18,8 +18,7 @@ Part = TypeVar("Part", bound=nn.Module)
 class Net(nn.Module):
     """A network with the arguments of its ``Config``, a frozen dataclass that checks them.
 
-    A subclass makes its layers in ``build``, and reads ``config`` from them, so that a resized network has its new
-    widths there.
+    A subclass reads ``config`` from the layers that it makes in ``build``, so that a resized one has its new widths.
     """
 
     Config: ClassVar[type]

@@ -35,23 +35,16 @@ class ResNetConfig:
         for widths in inner:
             check_widths("inner_widths of a stage", widths)
         if [len(widths) for widths in inner] != [self.blocks_per_stage] * len(self.widths):
-            raise InputError(
-                f"inner_widths must be {len(self.widths)} stages of {self.blocks_per_stage} widths each, got {inner}",
-                cure="leave it out; the blocks are then as wide inside as their stream",
-            )
+            wanted = f"{len(self.widths)} stages of {self.blocks_per_stage} widths each"
+            cure = "leave it out; the blocks are then as wide inside as their stream"
+            raise InputError(f"inner_widths must be {wanted}, got {inner}", cure=cure)
 
 
 class Block(nn.Module):
     """``f(norm2(conv2(f(norm1(conv1(x))))) + shortcut(x))`` with the activation f.
 
-    Parameters
-    ----------
-    n_inputs : channels of x.
-    inner : channels between the two convolutions.
-    width : channels of the result.
-    stride : of ``conv1``, and of the 1×1 convolution that then is the shortcut; with 1 it is the identity, and
-        ``n_inputs`` must be ``width``.
-    batch_norm : whether there are norms; without, the convolutions have biases.
+    ``inner`` are the channels between the two convolutions. With a stride, ``conv1`` and a 1×1 convolution as shortcut
+    have it; else the shortcut is the identity, and ``n_inputs`` must be ``width``. Without norms there are biases.
     """
 
     def __init__(self, n_inputs: int, inner: int, width: int, stride: int, batch_norm: bool) -> None:

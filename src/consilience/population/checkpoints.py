@@ -94,14 +94,12 @@ class _Account:
             reason = re.sub(r"\n  \w+:\s+", "; ", str(error))
             self.left_out[name] = " ".join(reason.split())
             if self.strict:
-                raise InputError(
-                    f"{self.folder / name} must be a checkpoint that can be used, got: {self.left_out[name]}",
-                    cure="repair it or move it away, or skip such checkpoints with strict=False",
-                ) from error
+                message = f"{self.folder / name} must be a checkpoint that can be used, got: {self.left_out[name]}"
+                cure = "repair it or move it away, or skip such checkpoints with strict=False"
+                raise InputError(message, cure=cure) from error
 
 
 def _checkpoints(folder: Path) -> list[str]:
-    """Return the checkpoints in a folder by their paths in it, sorted."""
     if not folder.is_dir():
         raise InputError(f"directory must be a folder, got {folder}", cure="check the path")
     paths = [
@@ -117,7 +115,6 @@ def _checkpoints(folder: Path) -> list[str]:
 
 
 def _read(path: Path) -> object:
-    """Return what a file holds, on the CPU."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -126,12 +123,9 @@ def _read(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
-        got = code[1] if code else "an unknown format"
-        raise ArtefactError(
-            f"{SOURCE} must hold nothing but tensors, numbers and texts, got {got}, which cannot be read without "
-            "unpickling, which may run code",
-            cure=CURE,
-        ) from error
+        got = f"{code[1] if code else 'an unknown format'}, which cannot be read without unpickling, which may run code"
+        message = f"{SOURCE} must hold nothing but tensors, numbers and texts, got {got}"
+        raise ArtefactError(message, cure=CURE) from error
     except Exception as error:  # whatever the bytes of a damaged file lead to: KeyError, EOFError, RuntimeError, ...
         got = f"{type(error).__name__}: {str(error).partition('. ')[0]}".removesuffix(": ")
         raise ArtefactError(f"{SOURCE} must be a complete checkpoint, got {got}", cure=CURE) from error
@@ -164,13 +158,12 @@ def _expected_state(
 
 
 def _find_state(content: object) -> tuple[str, dict[str, Tensor]]:
-    """Return the one state dict in a file's content, after the key that it lies under ('' for none)."""
     parts = content if isinstance(content, Mapping) else {}
     candidates: dict[str, Any] = {"": content} | {key: parts[key] for key in KEYS if key in parts}
     states = {key: value for key, value in candidates.items() if _is_state(value)}
     if len(states) != 1:
         names = [f"'{key}'" for key in states or parts]
-        got = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])]) or type(content).__name__
+        got = ", ".join(names[:5] + ["..."] * (len(names) > 5)) or type(content).__name__
         wanted = f"one state dict, tensors by name, or these under one of {', '.join(KEYS)}"
         raise ArtefactError(f"{SOURCE} must hold {wanted}, got {got}", cure=CURE)
     ((key, state),) = states.items()
@@ -178,11 +171,8 @@ def _find_state(content: object) -> tuple[str, dict[str, Tensor]]:
 
 
 def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
-    )
+    pairs = value.items() if isinstance(value, Mapping) else ()
+    return bool(pairs) and all(isinstance(name, str) and isinstance(part, Tensor) for name, part in pairs)
 
 
 def _short(dtype: torch.dtype) -> str:

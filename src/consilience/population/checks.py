@@ -25,13 +25,7 @@ def check_equal_widths(population: Population) -> None:
 
 
 def check_side_by_side(population: Population) -> None:
-    """Raise unless the members' units can be put side by side in one network that computes what they compute.
-
-    Raises
-    ------
-    InputError
-        If weights are shared by the units of another layer, or units of a hidden layer are not interchangeable.
-    """
+    """Raise unless the members' units can be put side by side in one network that computes what they compute."""
     architecture = population.architecture
     cure = "such networks can be compared, not merged"
     if architecture.crossing:
@@ -40,9 +34,5 @@ def check_side_by_side(population: Population) -> None:
     fixed = [layer.name for layer in architecture.layers if not layer.interchangeable]
     fixed.remove(architecture.output.name)
     if fixed:
-        names = ", ".join(f"'{name}'" for name in fixed)
-        raise InputError(
-            f"units of every hidden layer must be interchangeable, got layers {names}, which add to the inputs or "
-            "multiply with a fixed mask",
-            cure=cure,
-        )
+        got = ", ".join(f"'{name}'" for name in fixed) + ", which add to the inputs or multiply with a fixed mask"
+        raise InputError(f"units of every hidden layer must be interchangeable, got layers {got}", cure=cure)

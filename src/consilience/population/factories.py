@@ -22,18 +22,6 @@ from consilience.errors import InputError
 def make_module(given: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:
     """Return the module given, or made by what is given; the random state of torch is as it was.
 
-    Parameters
-    ----------
-    given : a module; a function without arguments, or a class, that makes one; or where to import one of these from, as
-        in ``"package.module:Class"``, the current directory first.
-
-    Raises
-    ------
-    InputError
-        If the text is not of this form, nothing can be imported from there, or what is there makes no module.
-
-    Examples
-    --------
     >>> make_module("torch.nn:ReLU"), make_module(lambda: nn.Linear(3, 2))
     (ReLU(), Linear(in_features=3, out_features=2, bias=True))
     """
@@ -45,7 +33,6 @@ def make_module(given: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:
 
 
 def _made(given: Any, argument: str) -> nn.Module:
-    """Return a module, or what a function without arguments makes."""
     if isinstance(given, nn.Module):
         return given
     if not callable(given):
@@ -55,10 +42,8 @@ def _made(given: Any, argument: str) -> nn.Module:
     try:
         inspect.signature(given).bind()
     except TypeError as error:
-        raise InputError(
-            f"{argument} must be callable without arguments, got {name}: {error}",
-            cure=f"pass a function, such as `def make(): return {name}(...)`",
-        ) from error
+        cure = f"pass a function, such as `def make(): return {name}(...)`"
+        raise InputError(f"{argument} must be callable without arguments, got {name}: {error}", cure=cure) from error
     try:
         made = given()
     except (Exception, SystemExit) as error:
@@ -69,7 +54,6 @@ def _made(given: Any, argument: str) -> nn.Module:
 
 
 def _imported(path: str) -> object:
-    """Return the object at ``package.module:name``."""
     source, _, name = path.partition(":")
     if not all(part.isidentifier() for part in (*source.split("."), name)):
         raise InputError(f"module must be 'package.module:Class', or a function in place of the class, got {path!r}")
@@ -77,10 +61,11 @@ def _imported(path: str) -> object:
         module = importlib.import_module(source)
     except (Exception, SystemExit) as error:  # an import runs the user's code, perhaps a whole script
         absent = isinstance(error, ModuleNotFoundError) and f"{source}.".startswith(f"{error.name}.")
-        raise InputError(
-            f"module={path!r} must be in a Python module that can be imported, got {type(error).__name__}: {error}",
-            cure="run this from the directory that holds it, or install it" if absent else None,
-        ) from error
+        message = (
+            f"module={path!r} must be in a Python module that can be imported, got {type(error).__name__}: {error}"
+        )
+        cure = "run this from the directory that holds it, or install it" if absent else None
+        raise InputError(message, cure=cure) from error
     if not hasattr(module, name):
         names = ", ".join(n for n, v in vars(module).items() if getattr(v, "__module__", None) == source)
         raise InputError(f"module={path!r} must be one of {names or 'no names'} in {source}, got {name!r}")
@@ -90,8 +75,7 @@ def _imported(path: str) -> object:
 
 @contextmanager
 def _current_directory_importable() -> Iterator[None]:
-    """Look for Python modules in the current directory first, as ``python -m`` does."""
-    here = os.getcwd()
+    here = os.getcwd()  # first, as with ``python -m``
     sys.path.insert(0, here)
     try:
         yield

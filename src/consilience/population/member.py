@@ -51,15 +51,9 @@ def join_members(
     names: Sequence[str] = (),
     proofs: Collection[str] = (),
 ) -> tuple[Member, ...]:
-    """Return old members and new ones of the same kind, traced where no member is like them, and proved.
+    """Return old members and new ones of the same kind, traced on x (n, ...) where no member is like them, and proved.
 
-    Parameters
-    ----------
-    old : members, which stay as they are.
-    modules : new networks; they are put in eval mode and belong to the members from now on.
-    x : (n, ...) inputs on which members are traced and proved.
-    names : of the new ones, for errors; their numbers by default.
-    proofs : fingerprints of what need not be proved again.
+    The modules are not copied. ``names`` of the new ones are for errors; ``proofs`` need not be made again.
     """
     members = list(old)
     names = names or [f"member {k}" for k in range(len(old), len(old) + len(modules))]
@@ -89,7 +83,6 @@ def _member(module: nn.Module, x: Tensor, others: Sequence[Member], proofs: Coll
 
 
 def _sharing(module: nn.Module, others: Sequence[Member], x: Tensor) -> TracedNetwork | None:
-    """Return a module's layers and parameters by the program of a member that is like it, None without such a one."""
     state, programs = read_state(module), set[int]()
     for other in others:
         traced = other.network.architecture
@@ -124,7 +117,6 @@ def _fingerprint(network: TracedNetwork, x: Tensor) -> str:
 
 
 def _unlike(mine: tuple[object, ...], theirs: tuple[object, ...]) -> tuple[object, object]:
-    """Return the first parts in which two structures differ; None twice if they do not."""
     for a, b in zip(mine, theirs, strict=False):
         if a != b:
             return _unlike(a, b) if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) else (a, b)
@@ -144,10 +136,8 @@ def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> 
             ("maps between layers", *_unlike(other.structure, first.structure)),
         ):
             if mine != theirs:
-                raise InputError(
-                    f"{name} must have the {what} of member 0, {theirs}, got {mine}",
-                    cure="leave this member out, or build one population per kind",
-                )
+                cure = "leave this member out, or build one population per kind"
+                raise InputError(f"{name} must have the {what} of member 0, {theirs}, got {mine}", cure=cure)
     for name, member in zip(names, members, strict=True):  # the first member's program must compute them all
         architecture = member.network.architecture
         if architecture.program is first.program:
@@ -155,10 +145,9 @@ def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> 
         here = TracedNetwork(first.with_widths(architecture.widths), member.network.state)
         # Roundings may grow in single precision; another function is another one in double precision too.
         if not _agree(here, member.network, x) and not _agree(here.double(), member.network.double(), x.double()):
-            raise InputError(
-                f"{name} must compute what member 0 computes of the same parameters, got another function",
-                cure="give all members the same buffers and preprocessing",
-            )
+            cure = "give all members the same buffers and preprocessing"
+            wanted = "what member 0 computes of the same parameters"
+            raise InputError(f"{name} must compute {wanted}, got another function", cure=cure)
 
 
 def _agree(one: TracedNetwork, other: TracedNetwork, x: Tensor) -> bool:

@@ -55,10 +55,8 @@ class Population:
 
         Raises
         ------
-        InputError
-            If there is no module, a parameter or output is not finite, or members differ in more than their widths.
-        TracingError, FunctionChangedError
-            If a module is not understood, or the proof of its layers fails.
+        InputError : if a parameter or output is not finite, or members differ in more than their widths.
+        TracingError, FunctionChangedError : if a module is not understood, or the proof of its layers fails.
         """
         if not modules:
             raise InputError("modules must have at least one module, got none")
@@ -68,9 +66,8 @@ class Population:
     def with_members(self, modules: Sequence[nn.Module] | Population) -> Population:
         """Return the population with further members, after the old ones; this one stays as it is.
 
-        ``modules``, at least one, are copied and proved, and traced where no member is like them; errors are those of
-        `from_modules`. ``provenance["n_added"]`` counts the members that came in this way. Snapshots are left out: they
-        are of the old members alone.
+        ``modules`` are copied and proved, and traced where no member is like them; errors are those of `from_modules`.
+        ``provenance["n_added"]`` counts them. Snapshots are left out: they are of the old members alone.
 
         Examples
         --------
@@ -80,9 +77,9 @@ class Population:
         (5, 9)
         """
         if isinstance(modules, nn.Module):
+            got = f"one {type(modules).__name__}"
             raise InputError(
-                f"modules must be a sequence of modules, or a population, got one {type(modules).__name__}",
-                cure="put it into a list",
+                f"modules must be a sequence of modules, or a population, got {got}", cure="put it into a list"
             )
         new = copies([m.module for m in modules] if isinstance(modules, Population) else modules)
         if not new:
@@ -92,14 +89,11 @@ class Population:
         return replace(self, members=members, provenance=provenance, snapshots={})
 
     def with_snapshot(self, epoch: int, modules: Sequence[nn.Module]) -> Population:
-        """Return the population with its members as they were after an epoch; this one stays as it is.
-
-        ``snapshots[epoch]`` (epochs count from 1) is the snapshot, in place of an older one. Its members are proved
-        and share the programs of this population's members. Its ``provenance["epoch"]`` is the epoch, its metrics end
-        there, and ``failed`` and the rest are as here.
+        """Return the population with its members as they were after an epoch (from 1); this one stays as it is.
 
         ``modules`` are each member's network at the time, in the order of the members, with tensors of the same names
-        and shapes; they are copied. Errors are those of `from_modules`.
+        and shapes; they are copied and proved. ``snapshots[epoch]``, in place of an older one, has the epoch in its
+        provenance, and its metrics end there. Errors are those of `from_modules`.
 
         Examples
         --------
@@ -132,12 +126,10 @@ class Population:
 
         Raises
         ------
-        ArtefactError
-            If the directory holds anything but a population. Nothing has changed.
+        ArtefactError : if the directory holds anything but a population; nothing has changed.
         """
         kept = {epoch: snapshot.members for epoch, snapshot in self.snapshots.items()}
-        contents = Contents(self.members, self.example_input, self.failed, self.provenance, self.metrics, kept)
-        return write_population(contents, directory, extra_config)
+        return write_population(Contents(**vars(self) | {"snapshots": kept}), directory, extra_config)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Population:
@@ -150,16 +142,10 @@ class Population:
 
         Raises
         ------
-        InputError
-            If ``module`` is needed and not given.
-        ArtefactError
-            If the directory is no population, or damaged, or the parameters do not fit.
+        ArtefactError : if the directory is no population, or damaged, or the parameters do not fit.
         """
         contents = read_population(directory, module)
-        population = cls(
-            tuple(contents.members), contents.example_input, contents.failed, contents.provenance, contents.metrics
-        )
-        return population._with_snapshots(contents.snapshots)
+        return cls(**vars(contents) | {"snapshots": {}})._with_snapshots(contents.snapshots)
 
     @classmethod
     def from_directory(
@@ -175,30 +161,21 @@ class Population:
         Parameters
         ----------
         directory : the folder. Every checkpoint in it is a member, so two of one network count twice.
-        module : what the checkpoints are of: a module of the members' class, of any widths; or a function without
-            arguments, or a class, that makes one; or where to import one of these from, as in
-            ``"package.module:Class"``, the current directory first.
-        example_input : (n, ...) inputs of the right shape, n ≥ 1. Checkpoints of other floating types are converted to
-            its type.
+        module : a module of the members' class, of any widths; or a function without arguments, or a class, that makes
+            one; or where to import one of these from, as in ``"package.module:Class"``, the current directory first.
+        example_input : (n, ...) inputs, n ≥ 1, to whose type checkpoints of other floating types are converted.
         strict : raise at the first checkpoint that cannot be used, instead of skipping it.
 
         Returns
         -------
         A population with ``provenance["imported"]``, file → its number among the members (``member``) and what was done
         to its content (``found_under``, ``prefix_removed``, ``converted``); and ``provenance["left_out"]``, file →
-        reason.
+        reason, of which a UserWarning tells too.
 
         Raises
         ------
-        InputError
-            If the folder or the module cannot be used, or not one checkpoint can; if ``strict``, if any cannot.
-        TracingError
-            If the module is not understood.
-
-        Warns
-        -----
-        UserWarning
-            If checkpoints are skipped: how many, and why each.
+        InputError : if the folder or the module cannot be used, or not one checkpoint; with ``strict``, if any cannot.
+        TracingError : if the module is not understood.
 
         Examples
         --------

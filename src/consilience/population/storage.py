@@ -45,7 +45,8 @@ def write_population(
 ) -> Path:
     """Write a population; see `Population.save`."""
     by_epoch = {str(epoch): kept for epoch, kept in contents.snapshots.items()}
-    proofs = {"members": _proofs(contents.members), **{epoch: _proofs(kept) for epoch, kept in by_epoch.items()}}
+    groups = {"members": contents.members, **by_epoch}
+    proofs = {name: [member.proof for member in members] for name, members in groups.items()}
     config = {
         **(extra_config or {}),
         "members": [describe_network(member.module) for member in contents.members],
@@ -104,14 +105,9 @@ def population_fingerprint(members: Iterable[Member]) -> str:
     return fingerprint(member_tensors(members))
 
 
-def _proofs(members: Iterable[Member]) -> list[str]:
-    return [member.proof for member in members]
-
-
 def _modules(
     artefact: Artefact, names: tuple[object, ...], given: tuple[nn.Module, Architecture] | None
 ) -> list[nn.Module]:
-    """Return the networks whose tensors lie under these names."""
     modules = []
     for k, description in enumerate(artefact.config["members"]):
         state = artefact.part(*names, k)
@@ -119,11 +115,8 @@ def _modules(
             modules.append(build_described(description))
             modules[-1].load_state_dict(state)
         elif given is None:
-            raise InputError(
-                f"module must be given for members that are not of consilience.nets, got none for "
-                f"{description.get('class')}",
-                cure="pass module=, a module of that class",
-            )
+            message = "module must be given for members that are not of consilience.nets, got none for "
+            raise InputError(f"{message}{description.get('class')}", cure="pass module=, a module of that class")
         else:
             modules.append(fill(*given, state, f"member {k} of {artefact.directory}"))
     return modules

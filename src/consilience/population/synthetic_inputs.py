@@ -33,22 +33,18 @@ def imagine_inputs(population: Population, n: int = 2000, *, random_state: int =
 
     Raises
     ------
-    InputError
-        If n is less than 2, or what reads the inputs does not have one weight for each of them.
+    InputError : if what reads the inputs does not have one weight for each of them.
     """
     check_count("n", n, least=2)
-    example = population.example_input
-    weights = []
+    example, weights = population.example_input, []
     for network in population.networks:
         for m in network.architecture.maps:
             if not m.reads:
                 weights.append(network.weights(m).matrix)
                 if weights[-1].shape[1] != example[0].numel():
-                    raise InputError(
-                        f"'{m.name}' must have one weight for each of {example[0].numel()} inputs, got "
-                        f"{weights[-1].shape[1]}, shared between positions",
-                        cure="pass calibration data",
-                    )
+                    got = f"{weights[-1].shape[1]}, shared between positions"
+                    message = f"'{m.name}' must have one weight for each of {example[0].numel()} inputs, got {got}"
+                    raise InputError(message, cure="pass calibration data")
     first = torch.cat(weights).double()
     x = torch.randn(n, len(first), generator=generator(random_state), dtype=torch.float64) @ first
     response = float((x @ first.T).std())

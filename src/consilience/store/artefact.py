@@ -31,7 +31,7 @@ SHARD_BYTES = 2**30  # so that no part of a large population needs more than 1 G
 class Artefact:
     """What `read_artefact` returns.
 
-    Parameters
+    Attributes
     ----------
     config : everything in ``config.json``, the header (kind, format_version, versions, files) included.
     tensors : the tensors of all shards on the CPU, by name, in alphabetical order; nested names are joined by ``/``.
@@ -63,20 +63,16 @@ def write_artefact(
     ----------
     directory : where; it must be absent, empty, or an artefact of the same kind.
     kind : what it is, e.g. ``"population"``.
-    config : what goes into ``config.json`` beside the header: mappings, sequences, strings, numbers (NaN and infinity
-        as Python's ``json`` writes them), None, dataclasses, and arrays and tensors, which become lists.
-    tensors : tensors by name, or mappings of them, to any depth; ``{"a": {"b": t}}`` is stored as ``"a/b"``. They may
-        share memory, which is stored once for each name.
+    config : what goes into ``config.json`` beside the header; see `plain`. NaN and infinity stay, as in Python's json.
+    tensors : tensors by name, or mappings of them to any depth; those that share memory are stored once for each name.
     shard_bytes : the size above which a new ``tensors-00001-of-00002.safetensors`` is begun; one tensor is never cut.
     single_file : name of the one file that takes all tensors, instead of shards.
     extra_files : further files by name, e.g. a ``README.md``. Readers do not look at them.
 
     Raises
     ------
-    InputError
-        If the config, a tensor or a file name cannot be stored. Nothing has been written.
-    ArtefactError
-        If the directory holds anything else (see `check_destination`). Nothing has changed.
+    InputError : if the config, a tensor or a file name cannot be stored; nothing has been written.
+    ArtefactError : if the directory holds anything else (see `check_destination`); nothing has changed.
     """
     check_count("shard_bytes", shard_bytes)
     flat, extra_files = flatten(tensors), extra_files or {}
@@ -100,20 +96,11 @@ def write_artefact(
 
 
 def read_artefact(directory: str | os.PathLike[str], kind: str) -> Artefact:
-    """Read an artefact of this kind, and check that every number in it is the one that was written.
-
-    Raises
-    ------
-    ArtefactError
-        If it is missing, no artefact, of another kind or of an unknown format version; or if one of its
-        ``*.safetensors`` is missing or not, byte for byte, what was written.
-    """
+    """Read an artefact of this kind; raise an `ArtefactError` unless every byte of its tensors is as it was written."""
     path = Path(directory)
     config = read_config(path, kind)
-    tensors: dict[str, Tensor] = {}
-    for name, digest in sorted(config["files"].items()):
-        if name.endswith(".safetensors"):
-            tensors |= _read_shard(path / name, digest)
+    shards = {name: digest for name, digest in sorted(config["files"].items()) if name.endswith(".safetensors")}
+    tensors = {key: tensor for name in shards for key, tensor in _read_shard(path / name, shards[name]).items()}
     return Artefact(config, dict(sorted(tensors.items())), path)
 
 

@@ -25,14 +25,7 @@ AGAIN = "copy it again, or write it again"
 
 
 def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
-    """Read only the ``config.json`` of an artefact, of any kind or of one.
-
-    Raises
-    ------
-    ArtefactError
-        If there is none, it cannot be read, it is not one of this package or of a format version it knows, or it is of
-        another kind.
-    """
+    """Read only the ``config.json`` of an artefact, of any kind or of one; raise an `ArtefactError` if it cannot."""
     path = Path(directory)
     if not path.is_dir():
         old = beside(path.resolve(), "old")

@@ -23,18 +23,12 @@ UNFINISHED = "UNFINISHED"
 def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
     """Check, before any expensive work, whether its result can be written here; return whether it is here already.
 
-    An artefact whose replacement was interrupted is put back first.
-
-    Returns
-    -------
-    bool
-        True if a complete artefact of this kind is there; False if the place is free, or holds one that lacks files.
+    An artefact whose replacement was interrupted is put back first. The result is False if the place is free, or holds
+    an artefact of this kind that lacks files.
 
     Raises
     ------
-    ArtefactError
-        If there is a file, or a directory with anything in it that is not part of one artefact of this kind; or if no
-        directory can be made or replaced here. Nothing has changed.
+    ArtefactError : if anything else is there, or no directory can be made or replaced here; nothing has changed.
     """
     target = Path(directory).resolve()
     temporary, old = beside(target, "tmp"), beside(target, "old")
@@ -52,10 +46,7 @@ def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
 
 @contextmanager
 def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Lend an empty directory to fill; put it in place of ``directory`` when all went well, remove it when not.
-
-    To be called after `check_destination`, which raises if anything of value is in the way.
-    """
+    """Lend an empty directory to fill, after `check_destination`; put it in place if all went well, else remove it."""
     target = Path(directory).resolve()
     temporary = beside(target, "tmp")
     _discard(temporary)
@@ -76,7 +67,7 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Lend the name of a file to write; put it in place of ``path`` when all went well, remove it when not."""
+    """Lend the name of a file to write; put it in place of ``path`` if all went well, else remove it."""
     target = Path(path).resolve()
     if target.is_dir():
         raise ArtefactError(f"{target} must be the path of a file, got a directory", cure="choose another path")
@@ -116,20 +107,16 @@ def _check_held(path: Path, kind: str) -> bool:
         raise ArtefactError(f"{rule}, got {listing(path)} ({error.message})", cure=cure) from error
     if config["kind"] != kind:
         raise ArtefactError(f"{rule}, got one of kind {config['kind']}", cure=cure)
-    foreign = sorted({entry.name for entry in path.iterdir()} - {CONFIG, *config["files"]})
+    foreign = ", ".join(sorted({entry.name for entry in path.iterdir()} - {CONFIG, *config["files"]}))
     if foreign:
-        raise ArtefactError(
-            f"{path} must hold the artefact's files alone, got {', '.join(foreign)}", cure="move them away"
-        )
+        raise ArtefactError(f"{path} must hold the artefact's files alone, got {foreign}", cure="move them away")
     return all((path / name).is_file() for name in config["files"])
 
 
 def _check_replaceable(target: Path) -> None:
     if target.exists() and (target == Path.cwd() or os.path.ismount(target)):
-        raise ArtefactError(
-            f"{target} must be a directory that can be replaced, got the current directory or a mounted one",
-            cure="choose a directory inside it",
-        )
+        got, cure = "the current directory or a mounted one", "choose a directory inside it"
+        raise ArtefactError(f"{target} must be a directory that can be replaced, got {got}", cure=cure)
     above = next(parent for parent in target.parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ArtefactError(f"{above} must be a writable directory, got a file or no permission", cure="choose another")

@@ -39,11 +39,7 @@ def save_network(
 
     Raises
     ------
-    InputError
-        If the module is one of this package's, but its config does not build one like it; or something in it or in
-        ``extra_config`` cannot be stored. Nothing has been written.
-    ArtefactError
-        If the directory holds anything else. Nothing has changed.
+    InputError : if the config of one of this package's networks does not build one like it; nothing has been written.
     """
     extra = dict(extra_config or {})
     if "net" in extra:
@@ -68,16 +64,11 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
 
     Returns
     -------
-    nn.Module
-        ``module``; or, without it, a new network on the CPU, in eval mode, of the types that were saved. The random
-        state of torch is as it was.
+    ``module``; or, without it, a new network on the CPU, in eval mode, of the types that were saved.
 
     Raises
     ------
-    InputError
-        If ``module`` is needed and not given.
-    ArtefactError
-        If the directory is no network or damaged, or its parameters do not fit the module, which is then unchanged.
+    ArtefactError : if the directory is no network or damaged, or does not fit the module, which is then unchanged.
     """
     artefact = read_artefact(directory, KIND)
     built = module is None
@@ -85,10 +76,8 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
         module = _build(artefact)
     differences = _differences(module.state_dict(), artefact.tensors)
     if differences:
-        raise ArtefactError(
-            f"{artefact.directory / MODEL} must hold the parameters of a {type(module).__name__}, got {differences}",
-            cure="pass a module like the one that was saved",
-        )
+        wanted = f"{artefact.directory / MODEL} must hold the parameters of a {type(module).__name__}"
+        raise ArtefactError(f"{wanted}, got {differences}", cure="pass a module like the one that was saved")
     if built:
         for name, value in module.state_dict(keep_vars=True).items():
             value.data = value.data.to(artefact.tensors[name].dtype)
@@ -98,11 +87,8 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
 
 
 def describe_network(module: nn.Module) -> dict[str, Any]:
-    """Return what ``config.json`` says of a module: its type and config, or only the name of its class.
-
-    Subclasses by others are not this package's to build.
-    """
-    built_in = type(module).__module__.split(".")[:2] == ["consilience", "nets"]
+    """Return what ``config.json`` says of a module: its type and config, or only the name of its class."""
+    built_in = type(module).__module__.split(".")[:2] == ["consilience", "nets"]  # no subclasses by others
     config = getattr(module, "config", None)
     if built_in and is_dataclass(config) and not isinstance(config, type):
         return {"type": type(module).__name__, "config": plain(config, "config")}
@@ -121,20 +107,16 @@ def _build(artefact: Artefact) -> nn.Module:
     if not isinstance(net, dict) or "type" not in net:
         raise ArtefactError(f"net in {where} must have the type of the network, got {net}")
     if net["type"] == FOREIGN:
-        raise InputError(
-            f"module must be given for a network that is not of consilience.nets, got none for {net.get('class')}",
-            cure="build such a module and call load_network(directory, module)",
-        )
+        message = f"module must be given for a network that is not of consilience.nets, got none for {net.get('class')}"
+        raise InputError(message, cure="build such a module and call load_network(directory, module)")
     try:
         return build_described(net)
     except Exception as error:  # the config may hold anything, and any of it may be refused at any depth
-        raise ArtefactError(
-            f"net in {where} must describe a network, got {net}: {error}", cure="pass module="
-        ) from error
+        message = f"net in {where} must describe a network, got {net}: {error}"
+        raise ArtefactError(message, cure="pass module=") from error
 
 
 def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Return, in words, how the names and shapes of ``found`` differ from ``expected``; nothing if they do not."""
     missing = [f"{name} is missing" for name in expected if name not in found]
     extra = [f"{name} is not expected" for name in found if name not in expected]
     shapes = [(name, tuple(found[name].shape), tuple(value.shape)) for name, value in expected.items() if name in found]

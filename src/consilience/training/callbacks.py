@@ -1,10 +1,9 @@
 """Callbacks: terms of the loss, and changes after each step, of each member on its own.
 
 - A penalty is differentiated alone, on the member's own rows of the stack, and its gradient is added to that of the
-  task's loss. Whatever it gives, NaN included, it cannot reach the other members, which keep their bits.
-- A parameter that a network does not use has no gradient, and optimizers skip it; with callbacks its gradient is 0,
-  for every member, so that a penalty of one on it does not bring weight decay to the others. Weight decay then acts on
-  it, as it does not without callbacks.
+  task's loss. Whatever the penalty gives, NaN included, the other members keep their bits.
+- Optimizers skip a parameter that a network does not use, because it has no gradient. With callbacks its gradient is 0
+  for every member, so that a penalty of one member does not bring weight decay to the others: all of them decay.
 
 Axis legend: ``k`` member.
 """
@@ -28,9 +27,9 @@ class Callback:
     and draws no random numbers, except from a generator that it makes from the member and the step: a resumed run
     does not repeat earlier calls, and members of one architecture take turns within a step.
 
-    Its ``repr`` must contain its settings, as that of a dataclass does; a resume state identifies a callback by it. The
-    repr of a tensor is rounded, and shortened where it is long: the ``__repr__`` of a callback that holds tensors must
-    contain what they were made from, or their `consilience.training.resume.digest`.
+    Its ``repr`` must contain its settings, as that of a dataclass does; a resume state identifies a callback by it. For
+    tensors, whose repr is rounded and shortened, it must contain what they were made from, or their
+    `consilience.training.resume.digest`.
 
     Examples
     --------
@@ -52,9 +51,8 @@ class Callback:
         Parameters
         ----------
         member : its number in the population.
-        module_parameters : the member's tensors by their names in the module, without a member axis: parameters that
-            are trained, in which the scalar is differentiated; those that are not; buffers; and batch norms' running
-            statistics, as the step before left them. None of them is to be changed.
+        module_parameters : the member's tensors by name, without a member axis, not to be changed: the parameters, of
+            which the trained ones get the scalar's gradient; the buffers; batch norms' statistics after the last step.
         """
         return None
 
@@ -65,7 +63,7 @@ class Callback:
         ----------
         member : its number in the population.
         step : gradient steps so far in the whole run, from 1.
-        parameters : the member's trained parameters by their names in the module, without a member axis.
+        parameters : the member's trained parameters by name, without a member axis.
         """
 
 
@@ -88,30 +86,20 @@ def has_full_repr(callback: Callback) -> bool:
 
 
 class StackCallbacks:
-    """Callbacks that act on the members of one stack.
-
-    Parameters
-    ----------
-    callbacks : at least one; a member's penalties are added in this order, and changes follow one another in it.
-    stack : the members.
-    members : their numbers in the population, by row.
-    """
+    """Callbacks that act, in this order, on the members of a stack, whose numbers in the population are ``members``."""
 
     def __init__(self, callbacks: Sequence[Callback], stack: Stack, members: Sequence[int]) -> None:
         self.callbacks, self.members = tuple(callbacks), tuple(members)
         self.stacked = list(stack.trainable.values())
         fixed = {**stack.constant, **stack.statistics}
-        rows = range(len(members))
         # Rows that are seen in place of copies follow whatever is written into the stack.
-        self.trained = [{name: value.detach()[row] for name, value in stack.trainable.items()} for row in rows]
+        self.trained = [_row(stack.trainable, row) for row in range(len(members))]
         self.leaves = [
-            {name: value.detach()[row].requires_grad_() for name, value in stack.trainable.items()} for row in rows
+            {name: value.requires_grad_() for name, value in _row(stack.trainable, row).items()}
+            for row in range(len(members))
         ]
-        self.visible = [self.leaves[row] | {name: value[row] for name, value in fixed.items()} for row in rows]
-
-    def rehearse(self) -> None:
-        """Evaluate every penalty once, so that one that cannot be trained with raises before any work."""
-        for row in range(len(self.members)):
+        self.visible = [leaves | _row(fixed, row) for row, leaves in enumerate(self.leaves)]
+        for row in range(len(members)):  # a penalty that cannot be trained with raises before any work
             self._penalty(row)
 
     def add_gradients(self, gradients: Sequence[Tensor | None], frozen: Container[int]) -> tuple[list[Tensor], Tensor]:
@@ -127,8 +115,8 @@ class StackCallbacks:
                 continue
             penalties[row] = penalty.detach()
             if penalty.requires_grad:
-                gradients_of_penalty = torch.autograd.grad(penalty, list(leaves.values()), allow_unused=True)
-                for total, gradient in zip(added, gradients_of_penalty, strict=True):
+                of_penalty = torch.autograd.grad(penalty, list(leaves.values()), allow_unused=True)
+                for total, gradient in zip(added, of_penalty, strict=True):
                     if gradient is not None:
                         total[row] += gradient
         return added, penalties
@@ -142,7 +130,6 @@ class StackCallbacks:
                         callback.after_step(member, step, self.trained[row])
 
     def _penalty(self, row: int) -> Tensor | None:
-        """Return the sum of a member's penalties, None where there are none."""
         total: Tensor | None = None
         for callback in self.callbacks:
             penalty = callback.penalty(self.members[row], self.visible[row])
@@ -150,6 +137,10 @@ class StackCallbacks:
                 _check_penalty(penalty, callback, self.members[row])
                 total = penalty if total is None else total + penalty
         return total
+
+
+def _row(tensors: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    return {name: value.detach()[row] for name, value in tensors.items()}
 
 
 def _check_penalty(penalty: object, callback: Callback, member: int) -> None:

@@ -6,7 +6,6 @@
 - What a member sees depends on the seed, its number and the epoch only (`sampling.py`), never on the other members.
   Dropout is the exception: its noise is drawn for a whole stack.
 - A member whose loss is not finite is frozen and reported; the others continue unchanged (`learner.py`).
-- Callbacks add terms to a member's loss and change it after each step (`callbacks.py`).
 - With ``checkpoint``, a killed run resumes from its last epoch and ends with the same bits (`resume.py`).
 """
 
@@ -15,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,9 @@ class Trained:
     ----------
     states : each member's state dict, in the order of the modules given; a failed member's as it was when frozen.
     failed : member → why it was frozen.
-    metrics : one record per epoch and healthy member, ready for JSON: ``epoch`` (from 1), ``steps`` (gradient steps so
-        far), ``member``, ``loss`` and, for labels, ``accuracy``: means over the epoch's samples, each as it was seen;
-        with validation data, ``validation_loss`` and ``validation_accuracy`` after the epoch. None where not finite.
-        The loss is the task's, without penalties of callbacks.
+    metrics : one record per epoch and healthy member, ready for JSON: ``epoch`` (from 1), ``steps`` so far, ``member``,
+        ``loss`` (the task's, without penalties) and, for labels, ``accuracy``, means over the epoch's samples as they
+        were seen; ``validation_loss`` and ``validation_accuracy`` after the epoch. None where not finite.
     snapshots : epoch (from 1) → each member's state dict after it, in the order of the modules given.
     """
 
@@ -76,12 +75,8 @@ def fit_members(
 
     Raises
     ------
-    InputError
-        Before any work, if something cannot be trained as asked.
-    ArtefactError
-        If the resume state is damaged or belongs to another run.
-    TrainingError
-        If every member fails.
+    ArtefactError : if the resume state is damaged or belongs to another run.
+    TrainingError : if every member fails.
 
     Examples
     --------
@@ -108,7 +103,6 @@ def fit_members(
 
 
 def _resumed(trainer: Trainer, file: ResumeFile) -> ResumeState:
-    """Bring a trainer to where its resume state is, and return that."""
     state = file.read(trainer.modules)
     try:
         trainer.restore(state)
@@ -120,9 +114,6 @@ def _resumed(trainer: Trainer, file: ResumeFile) -> ResumeState:
 def _identity(trainer: Trainer, run: Run) -> dict[str, Any]:
     """Return everything that decides the result of a run; raises an `InputError` where a callback does not show it."""
     check_callbacks(run.callbacks, resumable=True)
-    networks: list[Tensor | str] = []
-    for module in trainer.modules:
-        networks += [*settings(module), *module.parameters(), *module.buffers()]
     schedule = trainer.schedule
     options = {"callbacks": [repr(c) for c in run.callbacks], "snapshot_epochs": list(run.snapshot_epochs)}
     return asdict(run.training) | {
@@ -130,7 +121,7 @@ def _identity(trainer: Trainer, run: Run) -> dict[str, Any]:
         "steps": schedule.steps,
         "members": digest([str(schedule.members), *schedule.subsets]),
         "data": digest([*trainer.samples, *(trainer.held_out or ())]),
-        "networks": digest(networks),
+        "networks": digest(chain.from_iterable((*settings(m), *m.parameters(), *m.buffers()) for m in trainer.modules)),
         **{name: values for name, values in options.items() if values},  # older versions write none where there is none
     }
 
@@ -139,11 +130,9 @@ class _Report:
     """Calls ``progress`` at a modest rate."""
 
     def __init__(self, progress: Progress | None, trainer: Trainer, epochs_done: int) -> None:
-        self.progress = progress
         n_stacks, schedule = len(trainer.learners), trainer.schedule
-        self.total = n_stacks * schedule.steps
+        self.progress, self.last, self.total = progress, time.monotonic(), n_stacks * schedule.steps
         self.done = n_stacks * min(epochs_done * schedule.steps_per_epoch, schedule.steps)
-        self.last = time.monotonic()
 
     def steps(self, n: int) -> None:
         self.done += n

@@ -51,9 +51,8 @@ class Run:
     random_state : seed of subsets, orders and dropout.
     validation : inputs and targets on which every member is evaluated after each epoch.
     max_steps : exact number of gradient steps of each member, in place of ``training.epochs``; may end within an epoch.
-    members, n_members : the members' numbers in a larger population of ``n_members``, if only some of it is trained
-        here; they get the same subsets and orders as there. By default the modules are the population. Modules with the
-        same number see the same samples in the same order; their records follow each other as the modules do.
+    members, n_members : the modules' numbers in a larger population of ``n_members``, whose subsets and orders they
+        get; by default the modules are the population. Modules with the same number see the same samples in one order.
     callbacks : penalties and changes after each step of every member. A member whose penalty is not finite is frozen.
     snapshot_epochs : the epochs, from 1 and ascending, after which the members' parameters are kept.
     """

@@ -3,9 +3,8 @@
 - The gradient of the sum of the members' losses is each member's own gradient, and Adam and SGD work element by
   element, so one optimizer on stacked parameters does what one for each member does.
 - Nothing is ever reduced over members but the number that answers "is any loss not finite?", so a member that diverges
-  cannot reach the others. Its parameters are put back after every later step; the stack keeps its shape, and with it
-  the others keep their bits. The same goes for its running statistics, which each step computes in a copy.
-- Callbacks see one member at a time (`callbacks.py`); what is reported is the task's loss, without their penalties.
+  cannot reach the others. Its parameters and running statistics (which each step computes in a copy) are put back after
+  every later step; the stack keeps its shape, and with it the others keep their bits.
 
 Axis legend: ``k`` member, ``n`` sample of a batch, ``r`` rows of an order: 1 when all members share it, else k.
 """
@@ -18,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from consilience.store import subset
 from consilience.training.callbacks import StackCallbacks
-from consilience.training.hyperparameters import Training
+from consilience.training.hyperparameters import Run, Training
 from consilience.training.losses import Means, Samples, member_losses
 from consilience.training.stack import Stack
 
@@ -27,37 +27,22 @@ EVALUATION_BATCH = 1024  # samples; all members' activations for these must fit 
 
 
 class Learner:
-    """Trains the members of a `Stack` in place.
+    """Trains the members of a `Stack` in place: its ``trainable`` tensors and ``statistics`` are changed."""
 
-    Parameters
-    ----------
-    stack : the members; its ``trainable`` tensors and ``statistics`` are changed.
-    training : hyperparameters.
-    callbacks : penalties and changes after each step, if any.
-
-    Attributes
-    ----------
-    failed : row of the stack → why that member is frozen.
-    """
-
-    def __init__(self, stack: Stack, training: Training, callbacks: StackCallbacks | None = None) -> None:
-        self.stack = stack
-        self.callbacks = callbacks
-        self.k = len(stack.positions)
+    def __init__(self, stack: Stack, run: Run, members: Sequence[int]) -> None:
+        self.stack, self.k, self.batch_size = stack, len(members), run.training.batch_size
+        self.members = members  # their numbers in the population, by row
+        self.callbacks = StackCallbacks(run.callbacks, stack, members) if run.callbacks else None
         self.parameters = list(stack.trainable.values())
         self.changing = [*self.parameters, *stack.statistics.values()]
-        self.batch_size = training.batch_size
-        self.optimizer = make_optimizer(self.parameters, training)
-        self.failed: dict[int, str] = {}
+        self.optimizer = _make_optimizer(self.parameters, run.training)
+        self.failed: dict[int, str] = {}  # row of the stack → why that member is frozen
         self._kept: tuple[Tensor, list[Tensor]] | None = None  # frozen rows, and their values in what changes
 
     def train_epoch(
         self, samples: Samples, order: Tensor, n_steps: int, epoch: int, done: int, tick: Callable[[int], None]
     ) -> dict[str, list[float]]:
-        """Make ``n_steps`` steps along ``order`` (r, length) and return each member's mean loss (and accuracy).
-
-        ``done`` is the number of steps before this epoch.
-        """
+        """Make ``n_steps`` steps, after ``done``, along ``order`` (r, length); return mean losses (and accuracies)."""
         separate = len(order) > 1
         means = Means(self.k, samples.y)
         for step in range(n_steps):
@@ -96,7 +81,7 @@ class Learner:
     def check_values(self) -> None:
         """Freeze members with values that are not finite and that no loss has shown.
 
-        The last step has no later loss, and a running variance is not used in training: where a batch's variance
+        The last step has no later loss, and training does not use running variances: where a batch's variance
         overflows, activations become 0.
         """
         for what, values in (("parameters", self.parameters), ("statistics", [*self.stack.statistics.values()])):
@@ -115,15 +100,13 @@ class Learner:
     def restore(self, tensors: Mapping[str, Tensor], failed: Mapping[int, str]) -> None:
         """Set what `tensors` returned; raises KeyError where a parameter or statistic is missing."""
         with torch.no_grad():
-            for name, parameter in self.stack.trainable.items():
-                parameter.copy_(tensors[f"parameter.{name}"])
-            for name, statistic in self.stack.statistics.items():
-                statistic.copy_(tensors[f"statistic.{name}"])
+            for kind, changing in (("parameter", self.stack.trainable), ("statistic", self.stack.statistics)):
+                for name, value in changing.items():
+                    value.copy_(tensors[f"{kind}.{name}"])
         state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, number, name = key.split(".")
-                state.setdefault(int(number), {})[name] = value
+        for key, value in subset(tensors, "optimizer.").items():
+            number, name = key.split(".")
+            state.setdefault(int(number), {})[name] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.failed = dict(failed)
         self._keep()
@@ -150,7 +133,6 @@ class Learner:
                     changed.index_copy_(0, rows, value)
 
     def _check(self, values: Tensor, reason: str) -> None:
-        """Freeze members whose value (k,) is not finite."""
         if not math.isfinite(values.sum().item()):  # one number a step; which member it was is asked only then
             self._freeze(~values.isfinite(), reason)
 
@@ -166,7 +148,7 @@ class Learner:
             self._kept = rows, [value.detach().index_select(0, rows) for value in self.changing]
 
 
-def make_optimizer(parameters: list[Tensor], training: Training) -> torch.optim.Optimizer:
+def _make_optimizer(parameters: list[Tensor], training: Training) -> torch.optim.Optimizer:
     """Return the optimizer, fused: the fastest of torch's implementations for stacked parameters."""
     rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":

@@ -40,19 +40,17 @@ def as_samples(x: Tensor, y: Tensor, device: torch.device, name: str = "") -> Sa
 def check_fit(samples: Samples, outputs: Tensor, name: str = "") -> None:
     """Raise an `InputError` unless targets fit the members' outputs (n, c)."""
     if outputs.ndim != 2:
-        raise InputError(
-            f"a member's outputs must have shape (n, c), got {tuple(outputs.shape)}", cure="flatten the last layer"
-        )
+        got = tuple(outputs.shape)
+        raise InputError(f"a member's outputs must have shape (n, c), got {got}", cure="flatten the last layer")
     check_targets(samples.y, outputs, f"{name}y")
     if samples.y.is_floating_point() and samples.y.dtype != outputs.dtype:
         raise InputError(f"{name}y must be of {outputs.dtype}, as the outputs, got {samples.y.dtype}")
 
 
 def member_losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the members' mean losses (k,).
+    """Return mean losses (k,) of outputs (k, n, c): cross-entropy for labels (k, n), squared error for targets.
 
-    Cross-entropy of outputs (k, n, c) and labels (k, n), or squared error of outputs and targets (k, n, c), averaged
-    over samples (and c). Outside of vmap: on all samples in one row it takes fewer operations than a vectorized loss.
+    Outside of vmap: on all samples in one row it takes fewer operations than a vectorized loss.
     """
     if targets.is_floating_point():
         return functional.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)

@@ -31,33 +31,17 @@ States = tuple[dict[str, Tensor], ...]
 
 @dataclass(frozen=True)
 class ResumeState:
-    """The state of a run between two epochs.
+    """The state of a run between two epochs."""
 
-    Attributes
-    ----------
-    epoch : epochs finished.
-    failed : member → why it is frozen.
-    metrics : records so far.
-    tensors : parameters, statistics and optimizer state by name.
-    snapshots : epoch → each member's state dict after it.
-    """
-
-    epoch: int = 0
-    failed: dict[int, str] = field(default_factory=dict)
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    snapshots: dict[int, States] = field(default_factory=dict)
+    epoch: int = 0  # epochs finished
+    failed: dict[int, str] = field(default_factory=dict)  # member → why it is frozen
+    metrics: list[dict[str, Any]] = field(default_factory=list)  # records so far
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # parameters, statistics and optimizer state by name
+    snapshots: dict[int, States] = field(default_factory=dict)  # epoch → each member's state dict after it
 
 
 class ResumeFile:
-    """Where the resume state of one run is kept.
-
-    Parameters
-    ----------
-    directory : created when the first state is written.
-    identity : everything that decides the run's result, as JSON can hold it.
-    every : seconds between two states, at least.
-    """
+    """Where the resume state of the run with this identity is kept, written ``every`` so many seconds at most."""
 
     def __init__(self, directory: Path, identity: Mapping[str, Any], every: float) -> None:
         self.path, self.every, self.written = directory / FILE, every, time.monotonic()
@@ -86,17 +70,7 @@ class ResumeFile:
         self.written = time.monotonic()
 
     def read(self, modules: Sequence[nn.Module]) -> ResumeState:
-        """Return the state on disk, or that of a run that begins where there is none.
-
-        Parameters
-        ----------
-        modules : the members, whose names and devices a snapshot has.
-
-        Raises
-        ------
-        ArtefactError
-            If the file is damaged, or belongs to a run with another identity.
-        """
+        """Return the state on disk, or that of a run that begins; snapshots have the names and devices of modules."""
         if not self.path.exists():
             return ResumeState()
         try:

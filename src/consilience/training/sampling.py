@@ -30,23 +30,12 @@ DRAWS = 1000
 def member_subsets(
     y: Tensor, n_members: int, kind: Subset, concentration: float, random_state: int
 ) -> tuple[Tensor, ...]:
-    """Return the row numbers that each member learns from.
+    """Return the row numbers that each member learns from; y are labels (n,) or targets (n, d).
 
-    Parameters
-    ----------
-    y : labels (n,) or targets (n, d); only ``dirichlet`` looks at their values.
-    n_members : how many subsets.
-    kind : ``full``: every row. ``bootstrap``: n draws with replacement. ``disjoint``: equal parts of a random
-        permutation. ``dirichlet``: for each class c, shares ``p_c ~ Dirichlet(concentration · 1)`` over the members;
-        the rows of the class are dealt out by these shares, so the subsets are a partition with unequal sizes and class
-        frequencies (Hsu, Qi and Brown 2019).
-    concentration : of the Dirichlet distribution; small values give each member few classes.
-    random_state : seed.
-
-    Examples
-    --------
-    >>> [len(rows) for rows in member_subsets(torch.zeros(10), 3, "disjoint", 0.5, random_state=0)]
-    [4, 3, 3]
+    - ``full``: every row. ``bootstrap``: n draws with replacement. ``disjoint``: equal parts of a random permutation.
+    - ``dirichlet``: for each class c, shares ``p_c ~ Dirichlet(concentration · 1)`` over the members; the rows of the
+      class are dealt out by these shares, so the subsets are a partition with unequal sizes and class frequencies (Hsu,
+      Qi and Brown 2019). A small concentration gives each member few classes.
     """
     check_choice("subset", kind, get_args(Subset))
     n = len(y)
@@ -91,17 +80,7 @@ def _dirichlet(y: Tensor, n_members: int, concentration: float, random_state: in
 
 
 def epoch_order(indices: Tensor, epoch: int, member: int, shuffle: Shuffle, random_state: int, length: int) -> Tensor:
-    """Return the rows (length,) that a member sees in one epoch, in order.
-
-    They are random permutations of ``indices``, one after the other, cut to ``length``; one permutation where
-    ``length`` is the number of indices. With ``shuffle="shared"`` the order is the same for all members.
-
-    Examples
-    --------
-    >>> order = epoch_order(torch.arange(3), epoch=0, member=0, shuffle="shared", random_state=0, length=6)
-    >>> order.sort().values.tolist()
-    [0, 0, 1, 1, 2, 2]
-    """
+    """Return the rows (length,) that a member sees in one epoch: random permutations of ``indices``, cut to length."""
     keys = (SHARED_ORDER, epoch) if shuffle == "shared" else (OWN_ORDER, member, epoch)
     stream = generator(random_state, *keys)
     passes = [torch.randperm(len(indices), generator=stream) for _ in range(math.ceil(length / len(indices)))]
@@ -110,22 +89,13 @@ def epoch_order(indices: Tensor, epoch: int, member: int, shuffle: Shuffle, rand
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which samples each member sees at each step of a run; every member makes the same number of steps.
+    """Which samples each member sees at each step of a run; every member makes the same number of steps."""
 
-    Attributes
-    ----------
-    members : number of each member trained here, which its subset and orders depend on.
-    subsets : row numbers for each of them.
-    length : samples of an epoch: the mean size of the subsets, rounded.
-    steps_per_epoch, steps : gradient steps of a whole epoch, and of the run.
-    shuffle, random_state : as in `epoch_order`.
-    """
-
-    members: tuple[int, ...]
-    subsets: tuple[Tensor, ...]
-    length: int
-    steps_per_epoch: int
-    steps: int
+    members: tuple[int, ...]  # numbers of the members trained here, which their subsets and orders depend on
+    subsets: tuple[Tensor, ...]  # row numbers for each of them
+    length: int  # samples of an epoch: the mean size of the subsets, rounded
+    steps_per_epoch: int  # gradient steps of a whole epoch
+    steps: int  # gradient steps of the run
     shuffle: Shuffle
     random_state: int
 
@@ -140,13 +110,11 @@ class Schedule:
 
     def order(self, positions: Sequence[int], epoch: int) -> Tensor:
         """Return the rows (r, length) seen by the members at these positions; r = 1 where all see the same."""
-        if self.shuffle == "shared":
-            positions = positions[:1]
-        order = torch.empty(len(positions), self.length, dtype=torch.int32)  # half the memory of int64
-        for row, p in enumerate(positions):
-            order[row] = epoch_order(
-                self.subsets[p], epoch, self.members[p], self.shuffle, self.random_state, self.length
-            )
+        rows = positions[:1] if self.shuffle == "shared" else positions
+        options = self.shuffle, self.random_state, self.length
+        order = torch.empty(len(rows), self.length, dtype=torch.int32)  # half the memory of int64
+        for row, p in zip(order, rows, strict=True):
+            row.copy_(epoch_order(self.subsets[p], epoch, self.members[p], *options))
         return order
 
 
@@ -162,12 +130,6 @@ def make_schedule(y: Tensor, n_modules: int, run: Run) -> Schedule:
     subsets = member_subsets(y, total, training.subset, training.concentration, run.random_state)
     length = round(sum(map(len, subsets)) / total)
     per_epoch = math.ceil(length / training.batch_size)
-    return Schedule(
-        members=numbers,
-        subsets=tuple(subsets[number] for number in numbers),
-        length=length,
-        steps_per_epoch=per_epoch,
-        steps=training.epochs * per_epoch if run.max_steps is None else run.max_steps,
-        shuffle=training.shuffle,
-        random_state=run.random_state,
-    )
+    steps = training.epochs * per_epoch if run.max_steps is None else run.max_steps
+    chosen = tuple(subsets[number] for number in numbers)
+    return Schedule(numbers, chosen, length, per_epoch, steps, training.shuffle, run.random_state)

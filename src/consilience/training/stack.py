@@ -44,26 +44,15 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Stack:
-    """K members of one architecture.
+    """K members of one architecture; tensors (k, ...) by name."""
 
-    Attributes
-    ----------
-    positions : where each member stands in the list of modules it came from.
-    template : the function they share; a copy whose own parameters are not used.
-    trainable : parameters (k, ...) by name.
-    constant : parameters without ``requires_grad``, and buffers, (k, ...) by name.
-    statistics : running statistics of batch normalization (k, ...) by name.
-    layout : how a batch lies in memory when members are run in turn; None if they are run at once.
-    example_output : outputs of the first member for a few samples.
-    """
-
-    positions: tuple[int, ...]
-    template: nn.Module
+    positions: tuple[int, ...]  # where each member stands in the list of modules it came from
+    template: nn.Module  # the function they share; a copy whose own parameters are not used
     trainable: dict[str, Tensor]
-    constant: dict[str, Tensor]
-    statistics: dict[str, Tensor]
-    layout: torch.memory_format | None
-    example_output: Tensor
+    constant: dict[str, Tensor]  # parameters without requires_grad, and buffers
+    statistics: dict[str, Tensor]  # running statistics of batch normalization
+    layout: torch.memory_format | None  # of a batch in memory when members are run in turn; None if they run at once
+    example_output: Tensor  # outputs of the first member for a few samples
 
     @property
     def name(self) -> str:
@@ -100,28 +89,15 @@ class Stack:
         tensors = [*module.named_parameters(), *module.named_buffers()]
         shared = {id(value): name for name, value in tensors}  # the first name of what is tied
         aliases = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        names = {alias: shared[id(value)] for alias, value in aliases}
         stacked = {**self.trainable, **self.constant, **self.statistics}
-        state = module.state_dict()
-        return {
-            key: (stacked[names[key]][row] if key in names else value).detach().clone() for key, value in state.items()
-        }
+        values = {alias: stacked[shared[id(value)]][row] for alias, value in aliases}
+        return {key: values.get(key, value).detach().clone() for key, value in module.state_dict().items()}
 
 
 def stack_members(modules: Sequence[nn.Module], x: Tensor, batch_size: int) -> list[Stack]:
-    """Group modules by architecture and behaviour.
+    """Group modules by architecture and by function on the first of the inputs x (n, ...); modules are not changed.
 
-    Parameters
-    ----------
-    modules : initialised networks; not changed.
-    x : inputs (n, ...) that they take; the first few are used to compare the modules' functions.
-    batch_size : samples of one step.
-
-    Raises
-    ------
-    InputError
-        If a module cannot take ``x``, has nothing to train, has buffers that change in training and are not running
-        statistics of batch normalization with a momentum, or computes something else in a stack than alone.
+    Raises an `InputError` if a module cannot be trained in a stack, or computes something else in it than alone.
     """
     probe = x[:PROBE]
     groups: dict[object, list[int]] = {}
@@ -152,9 +128,8 @@ def _outputs_alone(position: int, module: nn.Module, probe: Tensor) -> Tensor:
         raise InputError(f"{name} must be on one device with x, got {sorted(devices)}", cure="move all to one device")
     for path, part in module.named_modules():
         if isinstance(part, BATCH_NORMS) and part.track_running_stats and part.momentum is None:
-            raise InputError(
-                f"{path} of {name} must have a number as momentum, got None", cure="set 0.1, torch's default"
-            )
+            message = f"{path} of {name} must have a number as momentum, got None"
+            raise InputError(message, cure="set 0.1, torch's default")
     twin = copy.deepcopy(module)
     try:
         outputs = twin.eval()(probe)
@@ -169,12 +144,10 @@ def _outputs_alone(position: int, module: nn.Module, probe: Tensor) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise InputError(f"{name} must return a tensor, got {describe(outputs)}")
     statistics = _statistics(module)
-    for buffer_name, buffer in twin.named_buffers():
-        if buffer_name not in statistics and not torch.equal(buffer.nan_to_num(), before[buffer_name].nan_to_num()):
-            raise InputError(
-                f"buffers of {name} must be constant or statistics of a batch norm, got {buffer_name!r} that changes "
-                "during training"
-            )
+    for key, buffer in twin.named_buffers():
+        if key not in statistics and not torch.equal(buffer.nan_to_num(), before[key].nan_to_num()):
+            wanted = "constant or statistics of a batch norm"
+            raise InputError(f"buffers of {name} must be {wanted}, got {key!r} that changes during training")
     return outputs
 
 
@@ -198,14 +171,12 @@ def _split_by_function(
             stack.template.train()
             stack.rehearse(probe)
         except Exception as error:
-            raise InputError(
-                f"{stack.name} must use operations that torch.func.vmap knows, got {first_line(error)}"
-            ) from error
+            got = first_line(error)
+            raise InputError(f"{stack.name} must use operations that torch.func.vmap knows, got {got}") from error
         same = [same_outputs(together[row], alone[position]) for row, position in enumerate(group)]
         if not same[0]:
-            raise InputError(
-                f"{stack.name} must compute a function of its inputs alone, got others under torch.func.vmap"
-            )
+            wanted = "a function of its inputs alone"
+            raise InputError(f"{stack.name} must compute {wanted}, got others under torch.func.vmap")
         if not all(same):
             stack = _stack(modules, [p for p, s in zip(group, same, strict=True) if s], alone, probe, positions)
             stack.template.train()
@@ -245,10 +216,10 @@ def _layout(template: nn.Module, probe: Tensor, positions: int) -> torch.memory_
 
 
 def _corrupts_memory(convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
-    """Return whether a convolution must not run with channels last.
+    """Return whether oneDNN writes a convolution's gradient past its workspace if channels are last.
 
-    With them, oneDNN writes the gradient of a 1×1 convolution with a stride past its workspace if there are fewer
-    channels than numbers in a vector register, 8 or 16 (uxlfoundation/oneDNN issue 6035; torch 2.13).
+    It does for a 1×1 convolution with a stride and fewer channels than numbers in a vector register, 8 or 16
+    (uxlfoundation/oneDNN issue 6035; torch 2.13).
     """
     pixel = math.prod(convolution.kernel_size) == 1
     return pixel and max(convolution.stride) > 1 and convolution.weight.shape[1] < 16

@@ -46,11 +46,9 @@ def train_population(
     train : labeled samples.
     n_members : N ≥ 1.
     training : hyperparameters; `Training()` by default.
-    validation : if given, evaluated after every epoch, for the metrics.
-    random_state : seed of everything. Member k does not depend on how many others there are, unless they share out the
-        data (disjoint, dirichlet).
-    checkpoint : directory for a resume state after every epoch; a killed run that is started again continues there and
-        ends with the same bytes.
+    validation : samples on which members are evaluated after every epoch, for the metrics.
+    random_state : seed of everything. Member k depends on how many others there are only where they share out the data.
+    checkpoint : directory for a resume state, with which a killed run continues and ends with the same bytes.
     progress : called with (steps done, steps in all).
     callbacks : terms of the loss, and changes after each step; see `consilience.training.callbacks.Callback`.
     checkpoint_epochs : the epochs, from 1 and ascending, after which the members are kept, in ``snapshots``. The
@@ -63,13 +61,8 @@ def train_population(
 
     Raises
     ------
-    InputError
-        If the data has NaN, a class without samples or the wrong shape, or a hyperparameter, a callback or an epoch is
-        out of range.
-    TracingError
-        If the module has operations that are not supported; before any training.
-    TrainingError
-        If every member failed.
+    TracingError : if the module has operations that are not supported; before any training.
+    TrainingError : if every member failed.
     """
     training = training or Training()
     check_count("n_members", n_members)
@@ -85,9 +78,9 @@ def train_population(
     run = Run(training, random_state, held_out, callbacks=callbacks, snapshot_epochs=checkpoint_epochs)
     trained = fit_members(modules, train.x, train.y, run, checkpoint=checkpoint, progress=progress)
 
-    def settled(states: Sequence[Mapping[str, Tensor]]) -> list[nn.Module]:
-        """Return the members that never failed in these states; the same modules each time."""
-        healthy = [k for k in range(n_members) if k not in trained.failed]
+    healthy = [k for k in range(n_members) if k not in trained.failed]
+
+    def settled(states: Sequence[Mapping[str, Tensor]]) -> list[nn.Module]:  # the same modules each time
         for k in healthy:
             modules[k].load_state_dict(states[k])
             # One stream for every epoch, so that a snapshot differs from another by training alone.
@@ -133,12 +126,11 @@ def initialise(module: nn.Module, random_state: int) -> nn.Module:
 
 
 def _fresh(net: nn.Module | Callable[[], nn.Module] | Sequence[nn.Module], k: int, random_state: int) -> nn.Module:
-    """Return member k with initial values of its own; a function that makes modules chooses them itself."""
     if isinstance(net, nn.Module):
         return initialise(net, random_state)
     if isinstance(net, Sequence):
         if not net:
             raise InputError("net must have at least one module, got an empty sequence")
         return initialise(net[k % len(net)], random_state)
-    with global_seed(random_state):
+    with global_seed(random_state):  # a function that makes modules chooses their initial values itself
         return net()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from consilience.errors import InputError, TrainingError
 from consilience.seeds import NOISE, global_seed, seed
 from consilience.store import subset
-from consilience.training.callbacks import StackCallbacks, check_callbacks
+from consilience.training.callbacks import check_callbacks
 from consilience.training.hyperparameters import Run, check_epochs, check_training
 from consilience.training.learner import Learner
 from consilience.training.losses import Samples, as_samples, check_fit
@@ -23,16 +23,10 @@ from consilience.training.stack import Stack, first_line, stack_members
 
 @dataclass(frozen=True)
 class Trainer:
-    """Members in their stacks, and the samples that they see.
+    """Members in their stacks, and the samples that they see."""
 
-    Attributes
-    ----------
-    modules : the networks that are trained; they are not changed.
-    learners : one for each stack.
-    """
-
-    modules: Sequence[nn.Module]
-    learners: Sequence[Learner]
+    modules: Sequence[nn.Module]  # they are not changed
+    learners: Sequence[Learner]  # one for each stack
     schedule: Schedule
     samples: Samples
     held_out: Samples | None
@@ -55,31 +49,29 @@ class Trainer:
             check_fit(samples, stack.example_output)
             if held_out is not None:
                 check_fit(held_out, stack.example_output, "validation ")
-        return cls(modules, [_learner(stack, run, schedule) for stack in stacks], schedule, samples, held_out)
+        learners = [Learner(stack, run, [schedule.members[p] for p in stack.positions]) for stack in stacks]
+        return cls(modules, learners, schedule, samples, held_out)
 
     def epoch(self, epoch: int, tick: Callable[[int], None]) -> list[dict[str, Any]]:
         """Train every stack for one epoch and return its records, by member."""
         records = [record for learner in self.learners for record in self._stack_epoch(learner, epoch, tick)]
         failed = self.failed
         if all(len(learner.failed) == learner.k for learner in self.learners):
-            reasons = [f"member {member}: {reason}" for member, reason in list(failed.items())[:3]]
-            reasons += ["…"] if len(failed) > 3 else []
-            raise TrainingError(
-                f"every member failed by epoch {epoch + 1}: {'; '.join(reasons)}",
-                cure="lower the learning rate, or scale the inputs",
-            )
+            reasons = "; ".join([f"member {k}: {why}" for k, why in failed.items()][:3] + ["…"] * (len(failed) > 3))
+            cure = "lower the learning rate, or scale the inputs"
+            raise TrainingError(f"every member failed by epoch {epoch + 1}: {reasons}", cure=cure)
         rank = {member: position for position, member in enumerate(self.schedule.members)}
         return sorted(records, key=lambda record: rank[record["member"]])
 
     def _stack_epoch(self, learner: Learner, epoch: int, tick: Callable[[int], None]) -> list[dict[str, Any]]:
-        positions, n_steps = learner.stack.positions, self.schedule.steps_of(epoch)
+        n_steps = self.schedule.steps_of(epoch)
         if len(learner.failed) == learner.k:
             tick(n_steps)
             return []
         before = epoch * self.schedule.steps_per_epoch
         device = self.samples.x.device
-        order = self.schedule.order(positions, epoch).to(device)
-        with global_seed(seed(self.schedule.random_state, NOISE, self._members(learner)[0], epoch), device):  # dropout
+        order = self.schedule.order(learner.stack.positions, epoch).to(device)
+        with global_seed(seed(self.schedule.random_state, NOISE, learner.members[0], epoch), device):  # of dropout
             columns = learner.train_epoch(self.samples, order, n_steps, epoch, before, tick)
         if epoch + 1 == self.schedule.epochs:
             learner.check_values()
@@ -88,16 +80,14 @@ class Trainer:
         return [
             {"epoch": epoch + 1, "steps": before + n_steps, "member": member}
             | {name: values[row] if math.isfinite(values[row]) else None for name, values in columns.items()}
-            for row, member in enumerate(self._members(learner))
+            for row, member in enumerate(learner.members)
             if row not in learner.failed
         ]
 
     @property
     def failed(self) -> dict[int, str]:
         """Member → why it is frozen, in order."""
-        failed = {
-            self._members(learner)[row]: reason for learner in self.learners for row, reason in learner.failed.items()
-        }
+        failed = {learner.members[row]: why for learner in self.learners for row, why in learner.failed.items()}
         return dict(sorted(failed.items()))
 
     def states(self) -> States:
@@ -114,21 +104,8 @@ class Trainer:
         if state.epoch == 0:
             return
         for i, learner in enumerate(self.learners):
-            members = self._members(learner)
-            failed = {row: state.failed[member] for row, member in enumerate(members) if member in state.failed}
+            failed = {row: state.failed[k] for row, k in enumerate(learner.members) if k in state.failed}
             learner.restore(subset(state.tensors, f"{i}/"), failed)
-
-    def _members(self, learner: Learner) -> Sequence[int]:
-        """Return the numbers of a stack's members in the population, by row."""
-        return [self.schedule.members[position] for position in learner.stack.positions]
-
-
-def _learner(stack: Stack, run: Run, schedule: Schedule) -> Learner:
-    if not run.callbacks:
-        return Learner(stack, run.training)
-    callbacks = StackCallbacks(run.callbacks, stack, [schedule.members[position] for position in stack.positions])
-    callbacks.rehearse()
-    return Learner(stack, run.training, callbacks)
 
 
 def _check_last_batch(stack: Stack, samples: Samples, schedule: Schedule, size: int) -> None:
@@ -139,8 +116,6 @@ def _check_last_batch(stack: Stack, samples: Samples, schedule: Schedule, size: 
     try:
         stack.rehearse(samples.x[:1])
     except Exception as error:
-        raise InputError(
-            f"batch_size must leave no batch of one sample for {stack.name} with batch norm, got {size} for "
-            f"{schedule.length} samples: {first_line(error)}",
-            cure="choose another batch_size",
-        ) from error
+        wanted = f"leave no batch of one sample for {stack.name} with batch norm"
+        got = f"{size} for {schedule.length} samples: {first_line(error)}"
+        raise InputError(f"batch_size must {wanted}, got {got}", cure="choose another batch_size") from error
