@@ -101,11 +101,11 @@ def same_bits(first: Trained, second: Trained) -> bool:
 @pytest.mark.parametrize(
     ("training", "dtype", "steps", "tolerance"),
     [
-        (Training(batch_size=32), torch.float32, 200, 1e-6),
+        (Training(batch_size=32), torch.float32, 60, 1e-6),
         (Training(batch_size=32), torch.float64, 60, 1e-12),
         (Training(batch_size=32, shuffle="shared", weight_decay=0.01), torch.float32, 60, 1e-6),
         (Training(batch_size=32, shuffle="shared", weight_decay=0.01), torch.float64, 60, 1e-12),
-        (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.001), torch.float32, 100, 1e-6),
+        (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.001), torch.float32, 60, 1e-6),
         (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.001), torch.float64, 60, 1e-12),
         (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, momentum=0.0), torch.float64, 60, 1e-12),
         (Training(batch_size=200, subset="bootstrap"), torch.float64, 30, 1e-12),

@@ -8,9 +8,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from consilience.checks import check_number
 from consilience.nets.activations import ACTIVATIONS
-from consilience.nets.net import Net, check_sizes, of_type
+from consilience.nets.net import Net, check_config, of_type
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,7 @@ class ConvNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        check_sizes(self)
-        check_number("dropout", self.dropout, 0, 1)
+        check_config(self)
 
 
 class ConvNet(Net):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
-from consilience.checks import check_choice, check_count, is_count
+from consilience.checks import check_choice, check_count, check_number, is_count
 from consilience.errors import InputError
 from consilience.nets.activations import ACTIVATIONS
 
@@ -37,13 +37,15 @@ class Net(nn.Module):
         raise NotImplementedError
 
 
-def check_sizes(config: Any) -> None:
-    """Raise unless all ints of a config are sizes >= 1, its widths one or more of them, and its activation known."""
+def check_config(config: Any) -> None:
+    """Make the widths of a config a tuple; raise unless its ints are >= 1, and its activation and dropout valid."""
+    object.__setattr__(config, "widths", tuple(config.widths))
     for argument, value in vars(config).items():
         if argument.startswith("n_") or argument == "blocks_per_stage":
             check_count(argument, value)
     check_widths("widths", config.widths)
     check_choice("activation", config.activation, ACTIVATIONS)
+    check_number("dropout", getattr(config, "dropout", 0), 0, 1)
 
 
 def check_widths(argument: str, widths: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from consilience.errors import InputError
 from consilience.nets.activations import ACTIVATIONS
-from consilience.nets.net import Net, check_sizes, check_widths, of_type
+from consilience.nets.net import Net, check_config, check_widths, of_type
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class ResNetConfig:
     inner_widths: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        check_sizes(self)
+        check_config(self)
         inner = self.inner_widths
         if inner is None:
             inner = tuple((width,) * self.blocks_per_stage for width in self.widths)

@@ -73,11 +73,9 @@ def check_callbacks(callbacks: Sequence[Callback], *, resumable: bool = False) -
         if not isinstance(callback, Callback):
             raise InputError(f"callbacks[{number}] must be an instance of a subclass of Callback, got {callback!r}")
         if resumable and not has_full_repr(callback):
-            raise InputError(
-                f"callbacks[{number}] must have a repr with all settings, without an address or an ellipsis, for a run "
-                f"that can be resumed, got {callback!r}",
-                cure="make the callback a dataclass, or give it a __repr__",
-            )
+            wanted = "a repr with all settings, without an address or an ellipsis, for a run that can be resumed"
+            cure = "make the callback a dataclass, or give it a __repr__"
+            raise InputError(f"callbacks[{number}] must have {wanted}, got {callback!r}", cure=cure)
 
 
 def has_full_repr(callback: Callback) -> bool:
@@ -148,7 +146,5 @@ def _check_penalty(penalty: object, callback: Callback, member: int) -> None:
     if not isinstance(penalty, Tensor) or penalty.ndim or not penalty.is_floating_point():
         raise InputError(f"{name} must return a tensor () of floats, or None, got {describe(penalty)}")
     if not penalty.requires_grad and bool(penalty.isfinite()):
-        raise InputError(
-            f"{name} must depend on the parameters, got a tensor without a gradient",
-            cure="compute it from them without detach(), item() or no_grad(), or return None",
-        )
+        cure = "compute it from them without detach(), item() or no_grad(), or return None"
+        raise InputError(f"{name} must depend on the parameters, got a tensor without a gradient", cure=cure)

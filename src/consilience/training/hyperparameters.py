@@ -78,10 +78,8 @@ def check_training(training: Training) -> None:
     check_number("momentum", training.momentum, 0, below=1)
     check_number("weight_decay", training.weight_decay, 0)
     if training.shuffle == "shared" and training.subset != "full":
-        raise InputError(
-            f"shuffle must be 'independent' for members with different samples, got 'shared' with {training.subset!r}",
-            cure="use shuffle='independent', or subset='full'",
-        )
+        message = "shuffle must be 'independent' for members with different samples, got 'shared' with "
+        raise InputError(f"{message}{training.subset!r}", cure="use shuffle='independent', or subset='full'")
 
 
 def check_epochs(epochs: Sequence[int], last: int, argument: str) -> None:

@@ -95,16 +95,14 @@ class ResumeFile:
         message = f"{self.path} must be a complete resume state, got {type(error).__name__}: {error}"
         return ArtefactError(message, cure="delete it; the run then starts from the beginning")
 
-    def _check_identity(self, found: Mapping[str, Any], file_format: str | None) -> None:
+    def _check_identity(self, identity: Mapping[str, Any], file_format: str | None) -> None:
         if file_format != FORMAT:
             raise self.damaged(ValueError(f"format {file_format!r} instead of {FORMAT!r}"))
-        names = [name for name in sorted({*found, *self.identity}) if found.get(name) != self.identity.get(name)]
+        names = [name for name in sorted({*identity, *self.identity}) if identity.get(name) != self.identity.get(name)]
         if names:
-            theirs, ours = ("; ".join(f"{n} = {run.get(n)}" for n in names) for run in (found, self.identity))
-            raise ArtefactError(
-                f"{self.path} must be the resume state of this run, with {ours}, got {theirs}",
-                cure="choose another directory, or delete this file",
-            )
+            theirs, ours = ("; ".join(f"{n} = {run.get(n)}" for n in names) for run in (identity, self.identity))
+            message = f"{self.path} must be the resume state of this run, with {ours}, got {theirs}"
+            raise ArtefactError(message, cure="choose another directory, or delete this file")
 
 
 def _snapshot(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module) -> dict[str, Tensor]:

@@ -45,10 +45,8 @@ def member_subsets(
         streams = [generator(random_state, SUBSET, member) for member in range(n_members)]
         return tuple(torch.randint(n, (n,), generator=stream) for stream in streams)
     if n < n_members:
-        raise InputError(
-            f"n_members must be at most the {n} samples for subset={kind!r}, got {n_members}",
-            cure="use fewer members, or subset='bootstrap'",
-        )
+        message = f"n_members must be at most the {n} samples for subset={kind!r}, got {n_members}"
+        raise InputError(message, cure="use fewer members, or subset='bootstrap'")
     if kind == "disjoint":
         return torch.randperm(n, generator=generator(random_state, SUBSET)).tensor_split(n_members)
     return _dirichlet(y, n_members, concentration, random_state)
@@ -65,18 +63,16 @@ def _dirichlet(y: Tensor, n_members: int, concentration: float, random_state: in
         if np.diff(edges.sum(axis=0), prepend=0).min() >= FEWEST:
             break
     else:
-        raise InputError(
-            f"subset='dirichlet' must give each of {n_members} members {FEWEST} of {len(y)} samples, got fewer in "
-            f"{DRAWS} draws with concentration={concentration}",
-            cure="use a larger concentration, fewer members or more data",
-        )
-    parts: list[list[Tensor]] = [[] for _ in range(n_members)]
+        wanted = f"{FEWEST} of {len(y)} samples"
+        got = f"fewer in {DRAWS} draws with concentration={concentration}"
+        message = f"subset='dirichlet' must give each of {n_members} members {wanted}, got {got}"
+        raise InputError(message, cure="use a larger concentration, fewer members or more data")
+    pieces = []
     for number, label in enumerate(classes):
         rows = (y == label).nonzero().flatten().cpu()
         rows = rows[torch.randperm(len(rows), generator=generator(random_state, SUBSET, number))]
-        for part, piece in zip(parts, rows.tensor_split(edges[number, :-1].tolist()), strict=True):
-            part.append(piece)
-    return tuple(torch.cat(part) for part in parts)
+        pieces.append(rows.tensor_split(edges[number, :-1].tolist()))
+    return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
 
 
 def epoch_order(indices: Tensor, epoch: int, member: int, shuffle: Shuffle, random_state: int, length: int) -> Tensor:

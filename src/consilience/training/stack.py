@@ -24,6 +24,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -107,9 +108,8 @@ def stack_members(modules: Sequence[nn.Module], x: Tensor, batch_size: int) -> l
             alone.append(_outputs_alone(position, module, probe))
             groups.setdefault(_signature(module), []).append(position)
         positions = min(batch_size, len(x)) * math.prod(x.shape[2:])
-        return [
-            stack for group in groups.values() for stack in _split_by_function(modules, group, alone, probe, positions)
-        ]
+        split = (_split_by_function(modules, group, alone, probe, positions) for group in groups.values())
+        return list(chain.from_iterable(split))
 
 
 def _signature(module: nn.Module) -> object:
@@ -119,7 +119,6 @@ def _signature(module: nn.Module) -> object:
 
 
 def _outputs_alone(position: int, module: nn.Module, probe: Tensor) -> Tensor:
-    """Return a module's outputs in eval mode; raises an `InputError` for what cannot be trained in a stack."""
     name = _name(position, module)
     if not any(p.requires_grad for p in module.parameters()):
         raise InputError(f"{name} must have parameters to train, got none")
@@ -137,10 +136,8 @@ def _outputs_alone(position: int, module: nn.Module, probe: Tensor) -> Tensor:
         if before:
             twin.train()(probe)
     except Exception as error:
-        raise InputError(
-            f"{name} must take inputs x, got {describe(probe)}: {first_line(error)}",
-            cure="pass inputs of the shape and type that the member was made for",
-        ) from error
+        cure = "pass inputs of the shape and type that the member was made for"
+        raise InputError(f"{name} must take inputs x, got {describe(probe)}: {first_line(error)}", cure=cure) from error
     if not isinstance(outputs, Tensor):
         raise InputError(f"{name} must return a tensor, got {describe(outputs)}")
     statistics = _statistics(module)
@@ -152,12 +149,8 @@ def _outputs_alone(position: int, module: nn.Module, probe: Tensor) -> Tensor:
 
 
 def _statistics(module: nn.Module) -> set[str]:
-    return {
-        f"{path}.{name}".removeprefix(".")
-        for path, part in module.named_modules()
-        if isinstance(part, BATCH_NORMS)
-        for name in STATISTICS
-    }
+    norms = [path for path, part in module.named_modules() if isinstance(part, BATCH_NORMS)]
+    return {f"{path}.{name}".removeprefix(".") for path in norms for name in STATISTICS}
 
 
 def _split_by_function(
