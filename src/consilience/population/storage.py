@@ -68,20 +68,15 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
     x, config, metrics = artefact.tensors["example_input"], artefact.config, artefact.directory / METRICS
     given = None if module is None else (module, find_layers(module, x))
     proved = config.get("proved", {})
-    current = all(
-        version not in ("unknown", "") and proved.get(name) == version for name, version in versions().items()
-    )
+    current = all(version not in ("unknown", "") and proved.get(k) == version for k, version in versions().items())
 
-    def members(old: Sequence[Member], names: tuple[object, ...], proofs: Sequence[str]) -> tuple[Member, ...]:
-        modules = _modules(artefact, names, given)
-        return join_members(old, modules, x, proofs=proofs if current else ())[len(old) :]
+    def members(old: Sequence[Member], *names: object) -> tuple[Member, ...]:
+        proofs = proved.get(str(names[-1]), ()) if current else ()
+        return join_members(old, _modules(artefact, names, given), x, proofs=proofs)[len(old) :]
 
     try:
-        first = members((), ("members",), proved.get("members", ()))
-        snapshots = {
-            epoch: members(first, ("snapshots", epoch), proved.get(str(epoch), ()))
-            for epoch in config.get("snapshots", ())
-        }
+        first = members((), "members")
+        snapshots = {epoch: members(first, "snapshots", epoch) for epoch in config.get("snapshots", ())}
     except ConsilienceError as error:
         error.add_note(f"in the population {artefact.directory}")
         raise

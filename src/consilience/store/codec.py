@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, TypeAlias
 
@@ -38,14 +38,20 @@ def fingerprint(tensors: Tensors) -> str:
     return total.hexdigest()
 
 
-def flatten(tensors: Tensors) -> dict[str, Tensor]:
+def flatten(tensors: Tensors, prefix: str = "") -> dict[str, Tensor]:
     """Return the tensors by their names joined by ``/``, as in ``"a/b"`` for ``{"a": {"b": t}}``, in order."""
     flat: dict[str, Tensor] = {}
-    for name, value in _leaves(tensors, ""):
-        if name in flat:
-            raise InputError(f"tensors must have different names, got two called {name}")
-        check_tensor(name, value)
-        flat[name] = value
+    for key, value in tensors.items():
+        if not isinstance(key, str):
+            raise InputError(f"names of tensors must be strings, got {prefix}{key!r}")
+        name = prefix + key
+        parts = flatten(value, f"{name}/") if isinstance(value, Mapping) else {name: value}
+        twice = sorted(flat.keys() & parts.keys())
+        if twice:
+            raise InputError(f"tensors must have different names, got two called {twice[0]}")
+        if not isinstance(value, Mapping):
+            check_tensor(name, value)
+        flat |= parts
     return dict(sorted(flat.items()))
 
 
@@ -96,16 +102,6 @@ def check_tensor(name: str, value: Any) -> None:
 def _packed(tensor: Tensor) -> Tensor:
     """Return it as plain values in a row on the CPU; lazily negated or conjugated views would be stored unchanged."""
     return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-
-
-def _leaves(tensors: Tensors, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tensors.items():
-        if not isinstance(key, str):
-            raise InputError(f"names of tensors must be strings, got {prefix}{key!r}")
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}/")
-        else:
-            yield prefix + key, value
 
 
 def plain(value: Any, where: str) -> Any:

@@ -36,7 +36,7 @@ def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
         _check_ours(path)
     interrupted = not target.exists() and old.exists() and not (old / UNFINISHED).exists()
     held = old if interrupted else target
-    finished = _check_held(held, kind) if held.exists() else False
+    finished = held.exists() and _check_held(held, kind)
     if interrupted:
         os.rename(old, target)
     if not finished:
