@@ -100,7 +100,7 @@ def test_rounding_is_not_taken_for_another_function() -> None:
     y = torch.arange(20) % 3
     assert not torch.allclose(one(x), other(x), atol=1e-2)
     assert loss_barriers([one, other], x, y).shape == (2, 2)
-    with pytest.raises(InputError, match="one function"):
+    with pytest.raises(InputError, match="two that compute the same function"):
         loss_barriers([one, nn.Sequential(nn.Linear(4, 3), nn.ReLU())], x, y)
 
 
