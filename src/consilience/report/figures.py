@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from consilience.errors import InputError
 from consilience.evaluation import Score
+from consilience.report.numbers import counted, percent, with_spread
 from consilience.report.plots import legend_above, legend_beside, note_below
 from consilience.report.results import REFERENCES, LayerSummary, LearningPoint, Role, Row, first
 from consilience.report.style import MUTED, OTHER_COLOURS, OTHER_MARKERS, SMALL, new_figure, shortened, styled
@@ -110,7 +111,7 @@ def learning_curves(
         color, marker = LOOKS.get(roles.get(name, name)) or next(others)
         step, (accuracy, error) = [point.step for point in points], _percents([point.test for point in points])
         ax.fill_between(step, accuracy - error, accuracy + error, color=color, alpha=0.16, linewidth=0)
-        label = with_error(shortened(name), points[-1].test)
+        label = f"{shortened(name)} {_accuracy(points[-1].test)}"
         (line,) = ax.plot(step, accuracy, color=color, marker=marker, markevery=-(-len(step) // 20), label=label)
         line.set(markersize=0.8 * SIZES.get(marker, 6), markeredgecolor="white", markeredgewidth=0.4)
     legend_beside(ax)
@@ -152,7 +153,7 @@ def size_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
     ax.yaxis.set_major_formatter("{x:g}")
     _ranks(ax, layer)
     single = int((size == 1).sum())
-    text = f"{single} cluster{'' if single == 1 else 's'} of one unit; {layer.n_dead} of {layer.n_units} units dead"
+    text = f"{counted(single, 'cluster')} of one unit; {layer.n_dead} of {layer.n_units} units dead"
     ax.set_title(text, loc="right", color=MUTED, pad=16)
     return ax
 
@@ -179,14 +180,8 @@ def limits(scores: Sequence[Score]) -> tuple[float, float]:
     return low - air, high + air
 
 
-def percent(share: float) -> str:
-    """Write a share of 1 in % with one decimal."""
-    return f"{100 * share:.1f} %"
-
-
-def with_error(name: str, score: Score) -> str:
-    """Write a name, an accuracy in %, and its standard error."""
-    return f"{name} {100 * score.accuracy:.1f} ± {100 * score.accuracy_se:.1f} %"
+def _accuracy(score: Score) -> str:
+    return f"{with_spread(100 * score.accuracy, 100 * score.accuracy_se, 1)} %"
 
 
 def _percents(scores: Sequence[Score]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -198,7 +193,7 @@ def _reference(ax: Axes, row: Row) -> None:
     color, accuracy, error = LOOKS[row.role][0], 100 * row.test.accuracy, 100 * row.test.accuracy_se
     if row.role is Role.ENSEMBLE:
         ax.axhspan(accuracy - error, accuracy + error, color=color, alpha=0.07, linewidth=0, zorder=0.6)
-    ax.axhline(accuracy, color=color, linewidth=1.1, zorder=1.5, label=with_error(row.role, row.test))
+    ax.axhline(accuracy, color=color, linewidth=1.1, zorder=1.5, label=f"{row.role} {_accuracy(row.test)}")
 
 
 def _below(name: str, points: Sequence[LearningPoint], low: float) -> str:

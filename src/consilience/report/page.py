@@ -8,45 +8,30 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from consilience.report.numbers import counted
 from consilience.report.style import WIDTH
 
 OPTIONS: Any = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
 ENVIRONMENT = Environment(loader=PackageLoader("consilience.report"), **OPTIONS)
-
 
 UNDATED = {"Date": None, "Creator": None, "Format": None, "Type": None}  # nothing that differs between runs or versions
 
 
 @dataclass(frozen=True)
 class Illustration:
-    """A figure of a page.
-
-    Attributes
-    ----------
-    svg : the picture.
-    alternative : what it shows, for screen readers.
-    is_broad : whether it is as wide as the page.
-    """
+    """A figure of a page, and whether it is as wide as the page."""
 
     svg: Markup
-    alternative: str
     is_broad: bool
-
-
-def illustration(drawn: Axes | Figure, name: str, alternative: str) -> Illustration:
-    """Return a figure, or the figure of axes, for a page; ids in its SVG begin with ``name``."""
-    figure = drawn.figure.get_figure(root=True) if isinstance(drawn, Axes) else drawn
-    assert isinstance(figure, Figure)
-    return Illustration(Markup(svg(figure, name)), alternative, figure.get_figwidth() == WIDTH)
 
 
 def svg(figure: Figure, name: str) -> str:
@@ -65,9 +50,11 @@ def svg(figure: Figure, name: str) -> str:
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text).strip()
 
 
-def render(template: str, **context: Any) -> str:
-    """Return the page that a template makes of a context: ``title``, ``subtitle``, ``summary``, …"""
-    return ENVIRONMENT.get_template(template).render(context)
+def render(template: str, figures: Mapping[str, Figure], **context: Any) -> str:
+    """Return the page that a template makes of figures, by name, and of a context: ``summary``, ``table``, …"""
+    sizes = {name: figure.get_figwidth() for name, figure in figures.items()}
+    pictures = {name: Illustration(Markup(svg(f, name)), sizes[name] == WIDTH) for name, f in figures.items()}
+    return ENVIRONMENT.get_template(template).render(pictures=pictures, **context)
 
 
 def unbroken(text: str) -> str:
@@ -76,4 +63,4 @@ def unbroken(text: str) -> str:
     return text.replace(" ± ", f"{space}±{space}").replace(" %", f"{space}%").replace("± ", f"±{space}")
 
 
-ENVIRONMENT.filters["unbroken"] = unbroken
+ENVIRONMENT.filters |= {"unbroken": unbroken, "counted": counted}

@@ -27,20 +27,13 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right: rows top … bottom
 class Picture:
     """A small picture.
 
-    Attributes
-    ----------
-    shape : (C, H, W) with C = 1 or 3.
-    pixels : C·H·W bytes in base64; 0 is darkest, 255 brightest. Of weights, 0 is 127.5.
-
-    Examples
-    --------
     >>> picture = Picture.of(np.array([[[0.0, 0.5], [0.25, 1.0]]]))
     >>> picture, picture.values.round(1).tolist()
     (Picture(shape=(1, 2, 2), pixels='AIBA/w=='), [[[0.0, 0.5], [0.3, 1.0]]])
     """
 
-    shape: tuple[int, int, int]
-    pixels: str
+    shape: tuple[int, int, int]  # (C, H, W) with C = 1 or 3
+    pixels: str  # C·H·W bytes in base64; 0 is darkest, 255 brightest. Of weights, 0 is 127.5.
 
     def __post_init__(self) -> None:
         n_bytes = len(base64.b64decode(self.pixels, validate=True))
@@ -84,38 +77,23 @@ class Picture:
 
 @dataclass(frozen=True)
 class Patch:
-    """A part of an image that excites a cluster.
+    """A part of an image that excites a cluster."""
 
-    Attributes
-    ----------
-    sample : index of the image among those given.
-    box : which part: what a unit sees from one position, clipped at the border of the image.
-    picture : its pixels, perhaps at a lower resolution.
-    """
-
-    sample: int
-    box: Box
-    picture: Picture
+    sample: int  # index of the image among those given
+    box: Box  # which part: what a unit sees from one position, clipped at the border of the image
+    picture: Picture  # its pixels, perhaps at a lower resolution
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """One cluster.
-
-    Attributes
-    ----------
-    frequency, size, stability : as in the census; a stability that was not measured is NaN.
-    centroid : its weights from the inputs; None where it reads other layers.
-    kernels : the same of some units, each of another member. They and the centroid have one scale, symmetric around 0.
-    patches : what excites it, the strongest first, each of another image.
-    """
+    """One cluster of a census."""
 
     frequency: float
     size: int
-    stability: float
-    centroid: Picture | None
-    kernels: tuple[Picture, ...]
-    patches: tuple[Patch, ...]
+    stability: float  # NaN if it was not measured
+    centroid: Picture | None  # its weights from the inputs; None where it reads other layers
+    kernels: tuple[Picture, ...]  # the same of units, each of another member, in the scale of the centroid
+    patches: tuple[Patch, ...]  # what excites it, the strongest first, each of another image
 
     @property
     def weights(self) -> tuple[Picture, ...]:
@@ -125,24 +103,14 @@ class Portrait:
 
 @dataclass(frozen=True)
 class LayerAtlas:
-    """The most frequent clusters of a layer.
+    """The most frequent clusters of a layer."""
 
-    Attributes
-    ----------
-    name : the layer.
-    n_members : size of the population.
-    n_clusters : number of clusters of the layer.
-    n_images : number of images that were searched.
-    image_size : their height and width.
-    portraits : of the first clusters, in canonical order.
-    """
-
-    name: str
-    n_members: int
-    n_clusters: int
-    n_images: int
-    image_size: tuple[int, int]
-    portraits: tuple[Portrait, ...]
+    name: str  # the layer
+    n_members: int  # size of the population
+    n_clusters: int  # number of clusters of the layer
+    n_images: int  # number of images that were searched
+    image_size: tuple[int, int]  # their height and width
+    portraits: tuple[Portrait, ...]  # of the first clusters, in canonical order
 
     @cached_property
     def patch_size(self) -> tuple[int, int]:

@@ -36,13 +36,6 @@ def receptive_fields(network: TracedNetwork, axes: Collection[Axis]) -> dict[Axi
     network : a network of images (n, C, H, W).
     axes : where, in traced values.
 
-    Raises
-    ------
-    InputError
-        If the network's inputs are no images.
-
-    Examples
-    --------
     >>> from torch import nn
     >>> from consilience.population import Population
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))

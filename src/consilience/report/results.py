@@ -52,27 +52,16 @@ OLD_METHODS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes
-    ----------
-    method : what a user would call it, e.g. "assembly, least-squares" or "ensemble of the members".
-    role : what it is.
-    width : "1x", "2x", …, "full", or "" where widths do not apply.
-    parameters : number of parameters at inference (an ensemble counts all its members).
-    test, validation : scores.
-    steps : gradient steps beyond the training of the members; 0 for zero-shot methods.
-    seconds : wall-clock seconds beyond the training of the members.
-    """
-
-    method: str
-    role: Role
-    width: str
-    parameters: int
+    method: str  # what a user would call it, e.g. "assembly, least-squares" or "ensemble of the members"
+    role: Role  # what it is
+    width: str  # "1x", "2x", …, "full", or "" where widths do not apply
+    parameters: int  # number of parameters at inference (an ensemble counts all its members)
     test: Score
     validation: Score
-    steps: int
-    seconds: float
+    steps: int  # gradient steps beyond the training of the members; 0 for zero-shot methods
+    seconds: float  # wall-clock seconds beyond the training of the members
 
 
 @dataclass(frozen=True)
@@ -98,32 +87,18 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything in a report.
+    """Everything in a report."""
 
-    Attributes
-    ----------
-    title : heading.
-    data : name, sizes of the splits, number of classes, image shape.
-    population : number of members, their class and widths, failed members, training hyperparameters.
-    census : hyperparameters of the census.
-    table : rows in the order shown.
-    learning : method of a row → test scores during its training.
-    layers : the census, layer by layer.
-    centroids : first-layer centroids (C, H, W) in canonical order; empty if inputs are not images.
-    atlas : portraits of each layer's most frequent clusters; empty if inputs are not images.
-    obtained : how to get these numbers again: command, seed, versions.
-    """
-
-    title: str
-    data: Mapping[str, Any]
-    population: Mapping[str, Any]
-    census: Mapping[str, Any]
-    table: list[Row]
-    learning: Mapping[str, list[LearningPoint]]
-    layers: list[LayerSummary]
-    centroids: list[Any] = field(default_factory=list)
-    atlas: list[LayerAtlas] = field(default_factory=list)
-    obtained: Mapping[str, Any] = field(default_factory=dict)
+    title: str  # heading
+    data: Mapping[str, Any]  # name, sizes of the splits, number of classes, image shape
+    population: Mapping[str, Any]  # number of members, their class and widths, failed members, training hyperparameters
+    census: Mapping[str, Any]  # hyperparameters of the census
+    table: list[Row]  # rows in the order shown
+    learning: Mapping[str, list[LearningPoint]]  # method of a row → test scores during its training
+    layers: list[LayerSummary]  # the census, layer by layer
+    centroids: list[Any] = field(default_factory=list)  # of the first layer, (C, H, W); empty if inputs are not images
+    atlas: list[LayerAtlas] = field(default_factory=list)  # empty if inputs are not images
+    obtained: Mapping[str, Any] = field(default_factory=dict)  # how to get these numbers again: command, seed, versions
 
     @property
     def n_members(self) -> int | None:

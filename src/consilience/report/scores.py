@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consilience.evaluation import Score
+from consilience.report.numbers import decimal, with_spread
 from consilience.report.results import Row
 from consilience.report.tables import Cell, Column, Table
 
@@ -32,7 +33,7 @@ def _scores(over: str, of: Callable[[Row], Score]) -> tuple[Value, Value]:
     """Return the columns of accuracy and loss on test or validation samples."""
     return (
         Value("accuracy (%)", over, lambda row: accuracy(of(row)), lambda row: of(row).accuracy),
-        Value("loss", over, lambda row: loss(of(row).loss), lambda row: -of(row).loss),
+        Value("loss", over, lambda row: decimal(of(row).loss, 3), lambda row: -of(row).loss),
     )
 
 
@@ -70,17 +71,7 @@ def accuracy(score: Score) -> str:
     >>> accuracy(Score(0.9722, 0.0087, 0.1, 360))
     '97.22 ± 0.87'
     """
-    share, error = score.accuracy, score.accuracy_se
-    return f"{100 * share:.2f} ± {100 * error:.2f}" if math.isfinite(share) else "–"
-
-
-def loss(value: float) -> str:
-    """Write a loss with three decimals.
-
-    >>> loss(0.0913), loss(float("nan"))
-    ('0.091', '–')
-    """
-    return f"{value:.3f}" if math.isfinite(value) else "–"
+    return with_spread(100 * score.accuracy, 100 * score.accuracy_se) if math.isfinite(score.accuracy) else "–"
 
 
 def seconds(value: float) -> str:

@@ -9,18 +9,11 @@ from itertools import groupby
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
+    """A column of a table."""
 
-    Attributes
-    ----------
-    heading : its name.
-    over : heading that it shares with its neighbors; "" for none.
-    is_text : whether cells are aligned on the left.
-    """
-
-    heading: str
-    over: str = ""
-    is_text: bool = False
+    heading: str  # its name
+    over: str = ""  # heading that it shares with its neighbors; "" for none
+    is_text: bool = False  # whether cells are aligned on the left
 
 
 @dataclass(frozen=True)
@@ -35,13 +28,6 @@ class Cell:
 class Table:
     """Cells by group of rows, row and column.
 
-    Attributes
-    ----------
-    columns : from the left.
-    groups : name of a group → its rows; a group named "" has no line of its own.
-
-    Examples
-    --------
     >>> table = Table.plain([Column("Name", is_text=True), Column("Loss")], [["a_b", "0.1"], ["c", "0.25"]])
     >>> print(table.markdown(), end="")
     | Name | Loss |
@@ -50,7 +36,8 @@ class Table:
     | c    | 0.25 |
     """
 
-    columns: Sequence[Column]
+    columns: Sequence[Column]  # from the left
+    # name of a group → its rows; a group named "" has no line of its own
     groups: Mapping[str, Sequence[Sequence[Cell]]]
 
     @classmethod

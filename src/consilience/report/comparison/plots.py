@@ -56,13 +56,7 @@ def similarity_matrices(result: ComparisonResult) -> Figure:
 
 @styled
 def barrier_matrix(result: ComparisonResult) -> Figure:
-    """Draw the loss barrier between every two models, in the order of `similarity_matrices`; grey where there is none.
-
-    Raises
-    ------
-    InputError
-        If there is no barrier.
-    """
+    """Draw the loss barrier between every two models, ordered as in `similarity_matrices`; grey where there is none."""
     if result.barriers is None or not len(finite_pairs(result.barriers)):
         raise InputError("barriers must have a finite value, got none")
     largest = float(finite_pairs(result.barriers).max()) or 1.0

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from consilience.comparison import ModelComparison
 from consilience.comparison.families import chance_of, contrast, finite_pairs, least_chance, mean_and_sd
 from consilience.comparison.similarity import Measure, get_measure
+from consilience.report.numbers import counted, listed, with_spread
 from consilience.report.portraits import Picture
 from consilience.report.tables import Column, Table
 
 Array = NDArray[np.float64]
 END, TOGETHER = "end", "all epochs"
-MOST = 4  # places in one sentence
 NOISE = 0.05  # p above which a difference is no more than chance
 ABOVE = 3.0  # standard deviations: one pair of 741 by chance
 EXACT = 0.9995  # adjusted Rand index from which groups are the families
@@ -36,46 +36,26 @@ ALIKE = {
 
 @dataclass(frozen=True)
 class DisputedSample:
-    """A sample that models see differently.
+    """A sample that models see differently."""
 
-    Attributes
-    ----------
-    id : its name.
-    picture : None if the sample is not an image.
-    label : its class.
-    disagreement : from 0 (all models agree on the samples that are like it) to 1.
-    views : what each group of models makes of it, a line each.
-    """
-
-    id: str
-    picture: Picture | None
-    label: str
-    disagreement: float
-    views: Sequence[str]
+    id: str  # its name
+    picture: Picture | None  # None if the sample is not an image
+    label: str  # its class
+    disagreement: float  # from 0 (all models agree on the samples that are like it) to 1
+    views: Sequence[str]  # what each group of models makes of it, a line each
 
 
 @dataclass(frozen=True, eq=False)
 class ComparisonResult:
-    """Everything on the page of a comparison. A place is one layer in every model.
+    """Everything on the page of a comparison. A place is one layer in every model."""
 
-    Attributes
-    ----------
-    comparison : fitted: the models, the places, the values of the measure, and groups of models.
-    families : (m,) where each model comes from; models of one family are expected to be alike.
-    agreement : place → adjusted Rand index of groups and families; NaN for one family.
-    disputed_place : where the disputed samples are from.
-    disputed : samples that groups see most differently, the worst first.
-    barriers : (m, m) loss barriers, NaN where there is none; None if they were not measured.
-    obtained : command, seed, versions, settings.
-    """
-
-    comparison: ModelComparison
-    families: tuple[str, ...]
-    agreement: Mapping[str, float]
-    disputed_place: str = ""
-    disputed: Sequence[DisputedSample] = ()
-    barriers: Array | None = None
-    obtained: Mapping[str, Any] = field(default_factory=dict)
+    comparison: ModelComparison  # fitted: the models, the places, the values of the measure, and groups of models
+    families: tuple[str, ...]  # (m,) where each model comes from; models of one family are expected to be alike
+    agreement: Mapping[str, float]  # place → adjusted Rand index of groups and families; NaN for one family
+    disputed_place: str = ""  # where the disputed samples are from
+    disputed: Sequence[DisputedSample] = ()  # samples that groups see most differently, the worst first
+    barriers: Array | None = None  # (m, m) loss barriers, NaN where there is none; None if they were not measured
+    obtained: Mapping[str, Any] = field(default_factory=dict)  # command, seed, versions, settings
 
     @property
     def measure(self) -> Measure:
@@ -140,33 +120,13 @@ def comparison_table(result: ComparisonResult) -> str:
     return table_of(result).markdown()
 
 
-def with_spread(mean: float, sd: float = math.nan) -> str:
-    """Return a mean and, if it is of two values or more, a standard deviation.
-
-    >>> with_spread(0.724, 0.031), with_spread(-0.001), with_spread(float("nan"))
-    ('0.72 ± 0.03', '0.00', '–')
-    """
-    text = f"{round(mean, 2) + 0.0:.2f}" if math.isfinite(mean) else "–"
-    return f"{text} ± {sd:.2f}" if math.isfinite(sd) else text
-
-
-def listed(texts: Sequence[str], most: int = MOST) -> str:
-    """Join texts with commas and "and"; more than ``most`` are counted.
-
-    >>> listed(["a", "b"]), listed(["a", "b", "c"]), listed(["a", "b", "c", "d"], 2)
-    ('a and b', 'a, b and c', 'a, b and 2 more')
-    """
-    shown = list(texts) if len(texts) <= most else [*texts[:most], f"{len(texts) - most} more"]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-
-
 def comparison_sentences(result: ComparisonResult) -> list[str]:
     """Return what was compared, whether families differ by more than chance, and what the table does not show."""
     comparison, families = result.comparison, len(result.family_names)
     places, meaning = len(comparison.matrix_), ALIKE.get(result.measure.name)
     what = (
-        f"{len(result.families)} models of {families:,} famil{'y' if families == 1 else 'ies'} were compared "
-        f"at {places} place{'' if places == 1 else 's'} on {len(comparison.ids_):,} samples by the "
+        f"{len(result.families)} models of {counted(families, 'family', 'families')} were compared at "
+        f"{counted(places, 'place')} on {len(comparison.ids_):,} samples by the "
         f"{result.measure_name}{f' ({meaning})' if meaning else ''}."
     )
     return [what, *_families(result), *_groups(result), *_since(result), *_chance(result), *_barriers(result)]

@@ -26,7 +26,8 @@ from consilience.modularity import Circuit, Clusterability, CrossModularity
 from consilience.modularity.cross import entries
 from consilience.modularity.graph import Part
 from consilience.modularity.lesions import Lesions, Specialisation
-from consilience.report.modularity.result import BEYOND, NetworkRow, beyond, decimal
+from consilience.report.modularity.result import BEYOND, NetworkRow, beyond
+from consilience.report.numbers import decimal
 from consilience.report.plots import heat_map, legend_above
 from consilience.report.style import GRID, INK, MUTED, SMALL, new_figure, shortened, styled
 
@@ -54,13 +55,7 @@ def cluster_color(label: int) -> str:
 
 @styled
 def n_cuts(rows: Sequence[NetworkRow], detail: Clusterability, name: str) -> Figure:
-    """Draw the n-cuts of one network and its shuffled copies, and below it those of all networks beside their copies.
-
-    Raises
-    ------
-    InputError
-        If no n-cut is finite.
-    """
+    """Draw the n-cuts of a network and its shuffled copies, and below, those of all networks beside their copies."""
     null = detail.null_[np.isfinite(detail.null_)]
     rows = [row for row in rows if math.isfinite(row.n_cut)]
     if not len(null) and not rows:
@@ -103,11 +98,6 @@ def eigenvalue_gaps(eigenvalues: Array, n_clusters: int) -> Figure:
     ----------
     eigenvalues : (k + 1,) ascending.
     n_clusters : k; the gap after the k-th is marked.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than three eigenvalues, or one is not finite.
     """
     if len(eigenvalues) < 3 or not np.isfinite(eigenvalues).all():
         raise InputError(f"eigenvalues must be three or more finite numbers, got {eigenvalues}")
@@ -136,11 +126,6 @@ def graph_embedding(labels: Mapping[str, NDArray[np.int64]], coordinates: Mappin
     Parameters
     ----------
     labels, coordinates : inputs and layers → cluster of each unit (u,), −1 for no edge, and its coordinates (u, k).
-
-    Raises
-    ------
-    InputError
-        If no unit has a cluster and finite coordinates, or there are fewer than two coordinates.
     """
     found, points, kinds = _plane(labels, coordinates)
     present, many = np.unique(found).tolist(), len(points) > MANY
@@ -177,11 +162,6 @@ def weight_matrices(
     """Draw each weight matrix with rows and columns in the order of their clusters, and its C.
 
     Matrices with more than 400 rows or columns are drawn by means of blocks. Beside each are the clusters' colors.
-
-    Raises
-    ------
-    InputError
-        If there is no matrix.
     """
     if not matrices:
         raise InputError("matrices must have one weight matrix or more, got none")
@@ -216,13 +196,7 @@ def class_clusters(probe: Specialisation) -> Figure:
 
 @styled
 def class_circuits(circuits: Sequence[Circuit]) -> Figure:
-    """Draw the share of weights that each class needs, by criterion, and the samples that its circuit gets right, in %.
-
-    Raises
-    ------
-    InputError
-        If no circuit has a finite size.
-    """
+    """Draw the weights that each class needs, by criterion, and the samples that its circuit gets right, in %."""
     circuits = [circuit for circuit in circuits if math.isfinite(circuit.size)]
     if not circuits:
         raise InputError("circuits must have a finite size, got none")
@@ -259,14 +233,7 @@ def class_circuits(circuits: Sequence[Circuit]) -> Figure:
 
 @styled
 def cluster_lesions(lesions: Lesions) -> Figure:
-    """Draw accuracy lost with each cluster off beside that with random units off; and what two clusters off cost beyond
-    the sum of both.
-
-    Raises
-    ------
-    InputError
-        If no loss is finite.
-    """
+    """Draw accuracy lost with each cluster off, beside random units off; and what two off cost beyond the sum."""
     effects, n = lesions.accuracy, len(lesions.labels)
     if not np.isfinite(effects.single).any():
         raise InputError("lesions must have a finite loss of accuracy, got none")

@@ -17,12 +17,12 @@ from consilience.errors import InputError
 from consilience.modularity import Circuit, Clusterability, CrossModularity
 from consilience.modularity.graph import Part
 from consilience.modularity.lesions import Effects, Lesions, Specialisation
+from consilience.report.numbers import decimal, with_precise_spread
 from consilience.report.tables import Column, Table
 
 CHANCE = 0.05  # p up to which a network is called more modular than by chance
 LESS = 2.0  # z above which it is called less modular
 BEYOND = 2.0  # standard deviations of random sets beyond which a lesion counts
-MOST = 5  # decimals; a spread that is 0 to so many is rounding
 NULLS = {
     "permute": "networks with the same weights shuffled",
     "permute-nonzero": "networks with the same weights shuffled, zeros in their places,",
@@ -33,31 +33,20 @@ CRITERIA = {"class": "the published criterion (the class's own samples)", "one-v
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """One network.
-
-    Attributes
-    ----------
-    name, kind : of the network; a "member", an "assembly" or a "network".
-    accuracy : 0 to 1; None if there are no labelled data.
-    n_units, n_removed : units, inputs and outputs included; those without an edge.
-    n_cut : of its clusters.
-    null_mean, null_sd : of the n-cuts of its shuffled copies.
-    z, p : of the n-cut among these; low is modular.
-    cross, cross_null : mean cross-cluster modularity of its weight matrices, and of shuffled matrices; NaN if unknown.
-    """
+    """One network of the table."""
 
     name: str
-    kind: str
-    accuracy: float | None
-    n_units: int
-    n_removed: int
-    n_cut: float
-    null_mean: float
+    kind: str  # "member", "assembly" or "network"
+    accuracy: float | None  # 0 to 1; None if there are no labelled data
+    n_units: int  # inputs and outputs included
+    n_removed: int  # units without an edge
+    n_cut: float  # of its clusters
+    null_mean: float  # mean of the n-cuts of its shuffled copies
     null_sd: float
-    z: float
+    z: float  # of the n-cut among those of the copies; low is modular
     p: float
-    cross: float
-    cross_null: float
+    cross: float  # mean cross-cluster modularity of its weight matrices; NaN if unknown
+    cross_null: float  # the same of shuffled matrices
 
     @classmethod
     def of(
@@ -95,50 +84,18 @@ class NetworkRow:
 
 @dataclass(frozen=True, eq=False)
 class ModularityResult:
-    """Everything on the page of a measurement of modularity.
+    """Everything on the page of a measurement of modularity."""
 
-    Attributes
-    ----------
-    rows : all networks.
-    shown : index of the row that is shown in detail.
-    name : of that network.
-    detail : its clusters, n-cuts and spectrum.
-    matrices : its weight matrices, and C of each; None where C was not measured.
-    probe, lesions : accuracies with clusters off, if there are labelled data.
-    circuits : weights that classes need; () if they were not measured.
-    obtained : command, seed, versions.
-    """
-
-    rows: Sequence[NetworkRow]
-    shown: int
-    name: str
-    detail: Clusterability
+    rows: Sequence[NetworkRow]  # all networks
+    shown: int  # index of the row that is shown in detail
+    name: str  # of that network
+    detail: Clusterability  # its clusters, n-cuts and spectrum
+    # its weight matrices, with the C of each; None where C was not measured
     matrices: Sequence[tuple[Part, CrossModularity | None]] = ()
-    probe: Specialisation | None = None
-    circuits: Sequence[Circuit] = ()
+    probe: Specialisation | None = None  # accuracy with clusters off, if there are labelled data
+    circuits: Sequence[Circuit] = ()  # weights that classes need; () if they were not measured
     lesions: Lesions | None = None
-    obtained: Mapping[str, Any] = field(default_factory=dict)
-
-
-def decimal(value: float | None, digits: int = 2) -> str:
-    """Return a number with so many decimals; a dash for None and NaN.
-
-    >>> decimal(8.884), decimal(float("nan")), decimal(-0.04, 1)
-    ('8.88', '–', '0.0')
-    """
-    return f"{round(value, digits) + 0.0:.{digits}f}" if value is not None and math.isfinite(value) else "–"
-
-
-def with_spread(mean: float, sd: float, digits: int = 2) -> str:
-    """Return a mean ± a standard deviation, with as many decimals as one digit of the latter needs.
-
-    >>> with_spread(9.18, 0.03), with_spread(9.1803, 0.0041), with_spread(9.18, float("nan"))
-    ('9.18 ± 0.03', '9.180 ± 0.004', '9.18')
-    """
-    if not sd >= 0.5 * 10**-MOST or not math.isfinite(mean):
-        return decimal(mean, digits)
-    digits = min(MOST, max(digits, math.ceil(-math.log10(sd))))
-    return f"{decimal(mean, digits)} ± {decimal(sd, digits)}"
+    obtained: Mapping[str, Any] = field(default_factory=dict)  # command, seed, versions
 
 
 def mean_and_sd(values: Sequence[float | None]) -> tuple[float, float]:
@@ -174,13 +131,7 @@ NUMBERS: Cells = {  # heading → value and decimals
 
 
 def table_of(rows: Sequence[NetworkRow]) -> Table:
-    """Return the table of networks; several members are followed by a row of their means and standard deviations.
-
-    Raises
-    ------
-    InputError
-        If there is no network.
-    """
+    """Return the table of networks; several members are followed by a row of their means and standard deviations."""
     if not rows:
         raise InputError("rows must have one network or more, got none")
     columns = [Column("Network", is_text=True), Column("Kind", is_text=True), *map(Column, NUMBERS)]
@@ -188,7 +139,7 @@ def table_of(rows: Sequence[NetworkRow]) -> Table:
     members = [index for index, row in enumerate(rows) if row.kind == "member"]
     if len(members) > 1:
         spreads = {
-            heading: with_spread(*mean_and_sd([value(rows[index]) for index in members]), digits)
+            heading: with_precise_spread(*mean_and_sd([value(rows[index]) for index in members]), digits)
             for heading, (value, digits) in NUMBERS.items()
         }
         means = [f"mean ± sd of {len(members)} members", "members", *(spreads | {"p": ""}).values()]
@@ -208,7 +159,7 @@ def modularity_sentences(result: ModularityResult) -> list[str]:
 
 def _numbers(row: NetworkRow) -> list[str]:
     texts = {heading: decimal(value(row), digits) for heading, (value, digits) in NUMBERS.items()}
-    texts["Shuffled"] = with_spread(row.null_mean, row.null_sd)
+    texts["Shuffled"] = with_precise_spread(row.null_mean, row.null_sd)
     texts["p"] = f"{row.p:.2g}" if math.isfinite(row.null_mean) and math.isfinite(row.p) else "–"
     return list(texts.values())
 
@@ -220,7 +171,7 @@ def _verdict(result: ModularityResult) -> str:
     if not len(null) or not math.isfinite(row.n_cut):
         return f"{text}, which was not compared with shuffled copies: it says nothing by itself."
     z = f"z = {decimal(row.z, 1)}, " if math.isfinite(row.z) else ""
-    shuffled = f"{NULLS[detail.null]} have {with_spread(*mean_and_sd(null.tolist()))}"
+    shuffled = f"{NULLS[detail.null]} have {with_precise_spread(*mean_and_sd(null.tolist()))}"
     verdict = row.verdict
     if row.p > CHANCE and row.p == 1 / (len(null) + 1):
         verdict = f"no copy is as modular, but {len(null)} are too few to exclude chance"
@@ -256,7 +207,7 @@ def _assemblies(rows: Sequence[NetworkRow]) -> list[str]:
 
 
 def _side(below: float, sd: float = math.nan) -> str:
-    return f"{with_spread(abs(below), sd, 1)} % {'below' if below >= 0 else 'above'}"
+    return f"{with_precise_spread(abs(below), sd, 1)} % {'below' if below >= 0 else 'above'}"
 
 
 def _lesions(result: ModularityResult) -> list[str]:

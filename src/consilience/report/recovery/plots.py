@@ -39,13 +39,7 @@ NUMBERS = 40  # along an axis, at most
 
 @styled
 def tree_of_units(stage: Stage) -> Figure:
-    """Draw the tree of the students' units, heights on a logarithmic scale, with the plateau and the cut.
-
-    Raises
-    ------
-    InputError
-        If no cluster survives, so that there is no tree.
-    """
+    """Draw the tree of the students' units, heights on a logarithmic scale, with the plateau and the cut."""
     units, cut = _clustered(stage)
     tree, n, owner = cut.tree, len(units), _owners(cut, len(units))
     left, right = tree.children.T
@@ -75,13 +69,7 @@ def tree_of_units(stage: Stage) -> Figure:
 
 @styled
 def similarities(stage: Stage) -> Figure:
-    """Draw cosines of all pairs of hyperplanes, without sign where signs are free, in the order of the clusters.
-
-    Raises
-    ------
-    InputError
-        If no cluster survives.
-    """
+    """Draw cosines of all pairs of hyperplanes, without sign where signs are free, in the order of the clusters."""
     units, cut = _clustered(stage)
     owner = _owners(cut, len(units))
     order = np.argsort(np.where(owner < 0, len(cut.clusters), owner), kind="stable")
@@ -115,13 +103,7 @@ def similarities(stage: Stage) -> Figure:
 
 @styled
 def kept_and_dropped(stage: Stage) -> Figure:
-    """Draw each cluster's outgoing weight against the students it holds, with the rules by which clusters are dropped.
-
-    Raises
-    ------
-    InputError
-        If no cluster survives.
-    """
+    """Draw each cluster's outgoing weight against its students, with the rules by which clusters are dropped."""
     _, cut = _clustered(stage)
     weights, smallest = np.array([cluster.outgoing for cluster in cut.clusters]), cut.smallest_outgoing
     largest = float(weights.max(initial=0.0)) or 1.0
@@ -151,13 +133,7 @@ def kept_and_dropped(stage: Stage) -> Figure:
 
 @styled
 def training_errors(result: RecoveryResult) -> Figure:
-    """Draw the students' errors, sorted, and the network's on the outputs given and, with a teacher, on fresh inputs.
-
-    Raises
-    ------
-    InputError
-        If no student has a finite error.
-    """
+    """Draw the errors of the students, sorted, and of the network, also on fresh inputs if there is a teacher."""
     losses = {name: stage.students.losses.numpy() for name, stage in result.layers.items()}
     if not any(np.isfinite(of_layer).any() for of_layer in losses.values()):
         raise InputError(f"a student must have a finite error, got none in {len(losses)} layers")
@@ -190,13 +166,7 @@ def training_errors(result: RecoveryResult) -> Figure:
 
 @styled
 def recovered_weights(distance: Distance) -> Figure:
-    """Draw recovered weights against the teacher's, after matching; on the line they are equal.
-
-    Raises
-    ------
-    InputError
-        If no units are paired.
-    """
+    """Draw recovered weights against the teacher's, after matching; on the line they are equal."""
     if not has_pairs(distance):
         raise InputError("units must be paired with the teacher's, got no pair")
     pairs = [(true.flatten().numpy(), found.flatten().numpy()) for true, found in distance.weights]

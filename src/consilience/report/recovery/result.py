@@ -19,32 +19,18 @@ from consilience.recovery.recover import Stage
 
 @dataclass(frozen=True, eq=False)
 class RecoveryResult:
-    """Everything on the page of a recovery.
+    """Everything on the page of a recovery."""
 
-    Attributes
-    ----------
-    sizes : inputs, units of each hidden layer, outputs; without hidden layers nothing was recovered.
-    activation : its name.
-    n_samples : of the outputs given.
-    diagnostics : whether the network is exact, and the students, by hidden layer reached.
-    limit : the error that students must reach to be used.
-    cautions : other reasons not to trust the network.
-    unsaved : why no network is saved; "" if it is.
-    distance : to the teacher, if there is one that the network can be compared with.
-    uncompared : why it cannot; "" otherwise.
-    obtained : command, seed, versions, settings.
-    """
-
-    sizes: tuple[int, ...]
-    activation: str
-    n_samples: int
-    diagnostics: Diagnostics
-    limit: float
-    cautions: Sequence[str] = ()
-    unsaved: str = ""
-    distance: Distance | None = None
-    uncompared: str = ""
-    obtained: Mapping[str, Any] = field(default_factory=dict)
+    sizes: tuple[int, ...]  # inputs, units of each hidden layer, outputs; without hidden layers nothing was recovered
+    activation: str  # its name
+    n_samples: int  # of the outputs given
+    diagnostics: Diagnostics  # whether the network is exact, and the students, by hidden layer reached
+    limit: float  # the error that students must reach to be used
+    cautions: Sequence[str] = ()  # other reasons not to trust the network
+    unsaved: str = ""  # why no network is saved; "" if it is
+    distance: Distance | None = None  # to the teacher, if there is one that the network can be compared with
+    uncompared: str = ""  # why it cannot; "" otherwise
+    obtained: Mapping[str, Any] = field(default_factory=dict)  # command, seed, versions, settings
 
     @property
     def layers(self) -> dict[str, Stage]:
