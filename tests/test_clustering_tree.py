@@ -41,9 +41,8 @@ def test_nodes(merges: np.ndarray) -> None:
     tree, below = Tree.from_linkage(merges), leaf_sets(merges)
     assert [set(tree.leaves(node).tolist()) for node in range(tree.n_nodes)] == below
     assert tree.sizes.tolist() == [len(leaves) for leaves in below]
-    assert tree.parents[-1] == -1
-    for node, first, second in tree.merges():
-        assert tree.parents[first] == tree.parents[second] == node
+    children = merges[:, :2].astype(int).tolist()
+    assert list(tree.merges()) == [(len(merges) + 1 + i, *pair) for i, pair in enumerate(children)]
     np.testing.assert_array_equal(tree.to_linkage(), merges)
 
 

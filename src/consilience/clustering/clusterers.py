@@ -30,16 +30,10 @@ N_MICRO = 4096  # micro-clusters of the two-stage clusterer: their tree takes ab
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
-    """Either a tree over the points or labels of the points.
+    """A tree over the points, or labels of the points."""
 
-    Attributes
-    ----------
-    tree : of m leaves; None for a flat clustering.
-    labels : (U,) from 0 on: the leaf of each point or, without a tree, its cluster.
-    """
-
-    tree: Tree | None
-    labels: NDArray[np.int64]
+    tree: Tree | None  # of m leaves; None for a flat clustering
+    labels: NDArray[np.int64]  # (U,) from 0 on: the leaf of each point or, without a tree, its cluster
 
     @property
     def n_leaves(self) -> int:
@@ -47,13 +41,7 @@ class Clustering:
         return int(self.labels.max(initial=-1)) + 1
 
     def cut(self, n_clusters: int | None) -> NDArray[np.int64]:
-        """Return labels (U,) for this many clusters; None gives `labels`.
-
-        Raises
-        ------
-        InputError
-            If there are fewer leaves than clusters asked for, or the clustering is flat and has another number.
-        """
+        """Return labels (U,) for this many clusters; None gives `labels`."""
         if n_clusters is None or n_clusters == self.n_leaves:
             return self.labels
         cure = "ask for fewer clusters, or give more members"
@@ -71,7 +59,6 @@ class Clusterer(Protocol):
 
     def __call__(self, points: Points, n_clusters: int | None, random_state: int) -> Clustering:
         """Return the clustering of the points."""
-        ...
 
 
 def ward(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
@@ -85,7 +72,7 @@ def average(points: Points, n_clusters: int | None, random_state: int) -> Cluste
 
 
 def _tree(points: Points, method: str) -> Clustering:
-    merges = linkage(points.condensed(), method) if len(points) > 1 else []
+    merges = linkage(points.condensed, method) if len(points) > 1 else []
     return Clustering(Tree.from_linkage(merges), np.arange(len(points)))
 
 

@@ -13,20 +13,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Clusters:
-    """Labelled units of one layer.
+    """Labelled units of one layer."""
 
-    Attributes
-    ----------
-    labels : (U,) cluster of each unit; −1 for units in no cluster (dead ones).
-    frequency : (K,) share of the members that own at least one unit of the cluster.
-    size : (K,) number of units.
-    stability : (K,) mean best Jaccard overlap when members are resampled; NaN where it was not measured.
-    """
-
-    labels: NDArray[np.int64]
-    frequency: NDArray[np.float64]
-    size: NDArray[np.int64]
-    stability: NDArray[np.float64]
+    labels: NDArray[np.int64]  # (U,) cluster of each unit; −1 for units in no cluster (dead ones)
+    frequency: NDArray[np.float64]  # (K,) share of the members that own at least one unit of the cluster
+    size: NDArray[np.int64]  # (K,) number of units
+    stability: NDArray[np.float64]  # (K,) mean best Jaccard overlap when members are resampled; NaN if unknown
 
     def __len__(self) -> int:
         return len(self.size)

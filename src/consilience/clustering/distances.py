@@ -29,37 +29,27 @@ BLOCK = 512  # rows of distances at a time
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Units as points.
+    """Units as points."""
 
-    Attributes
-    ----------
-    coordinates : (U, d).
-    projective : whether a point and its negative are the same.
-    source : the points that these are some of, and their rows (U,); None if they are not from `subset`.
-    """
-
-    coordinates: NDArray[np.floating]
-    projective: bool
-    source: tuple[Points, NDArray[np.integer]] | None = None
+    coordinates: NDArray[np.floating]  # (U, d)
+    projective: bool  # whether a point and its negative are the same
+    source: tuple[Points, NDArray[np.integer]] | None = None  # for `subset`: all the points, and the rows (U,)
 
     def __len__(self) -> int:
         return len(self.coordinates)
 
     def distances(self) -> NDArray[np.float64]:
         """Return all pairwise distances (U, U)."""
-        distances: NDArray[np.float64] = squareform(self.condensed())
+        distances: NDArray[np.float64] = squareform(self.condensed)
         return distances
-
-    def condensed(self) -> NDArray[np.float64]:
-        """Return the distance of each pair once, in SciPy's order: (U (U − 1) / 2,); pure rounding is 0."""
-        return self._condensed
 
     def subset(self, rows: NDArray[np.integer]) -> Points:
         """Return the points of ascending rows; their distances are computed once, with those of all."""
         return Points(self.coordinates[rows], self.projective, (self, rows))
 
     @cached_property
-    def _condensed(self) -> NDArray[np.float64]:
+    def condensed(self) -> NDArray[np.float64]:
+        """The distance of each pair once, in SciPy's order: (U (U − 1) / 2,); pure rounding is 0."""
         n, done = len(self), 0
         distances = np.empty(n * (n - 1) // 2)
         for i, row in enumerate(self._from_coordinates() if self.source is None else self._from_source()):
@@ -86,7 +76,7 @@ class Points:
     def _from_source(self) -> Iterator[NDArray[np.float64]]:
         assert self.source is not None
         source, rows = self.source
-        distances = source.condensed()
+        distances = source.condensed
         row_starts = np.cumsum([0, *range(len(source) - 1, 0, -1)])  # in SciPy's order, of the distances of each point
         for k, i in enumerate(rows):
             yield distances[row_starts[i] :].take(rows[k + 1 :] - i - 1)

@@ -19,18 +19,11 @@ MAX_TURNS = 20  # of signs; two or three are the rule
 def kmeans_labels(
     x: NDArray[np.floating], n_clusters: int, n_starts: int, random_state: int, projective: bool = False
 ) -> NDArray[np.int64]:
-    """Return the cluster (n,) of each point (n, d), numbered by their first points.
+    """Return the cluster (n,) of each point (n, d), numbered by their first points; fewer if fewer points differ.
 
-    Of starts with equal inertia, up to rounding, the first is taken.
-
-    Parameters
-    ----------
-    x : points.
-    n_clusters : number of clusters, at most n; fewer are returned if fewer points differ.
-    n_starts : the best of so many runs is returned.
-    random_state : seed.
-    projective : whether a point and its negative are the same. Points are then seeded by projective distance and take,
-        between runs of Lloyd's algorithm, the sign nearer to their center, until none changes.
+    The best of ``n_starts`` runs; of starts with equal inertia, up to rounding, the first. If ``projective``, a point
+    and its negative are the same: points are seeded by projective distance and take, between runs of Lloyd's algorithm,
+    the sign nearer to their center, until none changes.
     """
     generator = np.random.RandomState(random_state)
     start = _projective_start if projective else _start

@@ -32,28 +32,15 @@ SPARSE = 4  # entries of the tables to one sample, above which sorting is faster
 
 @dataclass(frozen=True)
 class Partitions:
-    """Clusterings of the same samples.
+    """Clusterings of the same samples."""
 
-    Attributes
-    ----------
-    clusters : (m, n) the cluster of each sample, numbered through all clusterings.
-    first : (m + 1,) number of each clustering's first cluster.
-    sizes : (c,) samples in each cluster.
-    """
-
-    clusters: Counts
-    first: Counts
-    sizes: Counts
+    clusters: Counts  # (m, n) the cluster of each sample, numbered through all clusterings
+    first: Counts  # (m + 1,) number of each clustering's first cluster
+    sizes: Counts  # (c,) samples in each cluster
 
     @classmethod
     def of(cls, labels: Labels, where: str) -> Partitions:
-        """Return labels (m, n) as partitions; any ints are names of clusters, −1 too.
-
-        Raises
-        ------
-        InputError
-            If the clusterings differ in length, hold fewer than 2 samples, or labels are not ints.
-        """
+        """Return labels (m, n) as partitions; any ints are names of clusters, −1 too."""
         rows = [np.asarray(row) for row in labels] if np.iterable(labels) else []
         if not rows:
             raise InputError(f"{where} must be labels (m, n) of at least one clustering, got none")
@@ -99,14 +86,7 @@ class Partitions:
 def rand(ours: Partitions, theirs: Partitions | None = None) -> Array:
     """Rand index (Rand 1971): share of the pairs of samples that are together in both, or apart in both.
 
-    Parameters
-    ----------
-    ours : m clusterings.
-    theirs : p others of the same samples; None compares ours with each other.
-
-    Returns
-    -------
-    (m, m) or (m, p), in [0, 1].
+    Of m clusterings with p others, (m, p), or with each other, (m, m); in [0, 1].
     """
     both, first, second, neither = _pairs(ours, theirs)
     return (both + neither) / (both + first + second + neither)
@@ -116,7 +96,7 @@ def adjusted_rand(ours: Partitions, theirs: Partitions | None = None) -> Array:
     """Rand index corrected for chance (Hubert & Arabie 1985), as `sklearn.metrics.adjusted_rand_score`.
 
     1 for equal clusterings, whatever they are; 0 on average for shuffled ones; at least −1/2 (Chacón & Rastrojo 2023).
-    Parameters and shapes as of `rand`.
+    Shapes as `rand`.
     """
     both, first, second, neither = _pairs(ours, theirs)
     above = 2 * (both * neither - first * second)
@@ -125,7 +105,7 @@ def adjusted_rand(ours: Partitions, theirs: Partitions | None = None) -> Array:
 
 
 def variation_of_information(ours: Partitions, theirs: Partitions | None = None) -> Array:
-    """Variation of information (Meilă 2007): a metric, in nats, at most log n. Parameters and shapes as of `rand`."""
+    """Variation of information (Meilă 2007): a metric, in nats, at most log n; shapes as `rand`."""
     n = ours.n_samples
     return _over_cells(ours, theirs, lambda both, a, b: both / n * (np.log(a / both) + np.log(b / both)))
 
@@ -134,7 +114,7 @@ def adjusted_mutual_information(ours: Partitions, theirs: Partitions | None = No
     """Mutual information corrected for chance (Vinh et al. 2010), as `sklearn.metrics.adjusted_mutual_info_score`.
 
     (MI − E[MI]) / ((H_a + H_b)/2 − E[MI]) with MI = (H_a + H_b − VI)/2. 1 for equal clusterings, whatever they are;
-    0 where one of two different ones has a single cluster. Parameters and shapes as of `rand`.
+    0 where one of two different ones has a single cluster. Shapes as `rand`.
     """
     apart = variation_of_information(ours, theirs)
     theirs = ours if theirs is None else theirs
@@ -179,7 +159,6 @@ def _over_cells(
 
 
 def _counted(cell: Counts, n_cells: int) -> tuple[Counts, Counts]:
-    """The cells that occur, in order, and how often."""
     if n_cells > SPARSE * cell.size:
         return np.unique(cell, return_counts=True)
     counts = np.bincount(cell.ravel(), minlength=n_cells)

@@ -20,7 +20,6 @@ from sklearn.cluster import HDBSCAN, SpectralClustering
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
-from consilience.checks import check_count
 from consilience.clustering.clusterers import ward
 from consilience.clustering.distances import Points
 from consilience.clustering.kmeans import kmeans_labels
@@ -41,55 +40,12 @@ Coordinates = NDArray[np.floating]
 Labels = NDArray[np.int64]
 
 
-def cluster_activations(
-    activations: ArrayLike,
-    n_clusters: int,
-    *,
-    reduction: str = "pca",
-    n_components: int = 50,
-    clusterer: str = "kmeans",
-    random_state: int = 0,
-) -> Labels:
-    """Return the cluster (n,) of each sample, from 0 on.
-
-    Parameters
-    ----------
-    activations : (n, d).
-    n_clusters : k ≤ n; "hdbscan" finds its own number.
-    reduction : "pca", "umap" (needs umap-learn) or "none".
-    n_components : coordinates after the reduction, at most.
-    clusterer : one of `CLUSTERERS`. With "hdbscan", samples in no dense region are one more cluster.
-    random_state : seed.
-
-    Raises
-    ------
-    InputError
-        If all units are constant, values are not finite, or fewer samples differ than clusters are asked for.
-
-    Examples
-    --------
-    >>> cluster_activations([[0.0, 1.0], [0.1, 1.0], [5.0, 1.0], [5.2, 1.0], [0.2, 1.0]], 2)
-    array([0, 0, 1, 1, 0])
-    """
-    check_count("random_state", random_state, least=0, most=LARGEST_SEED)
-    values = np.asarray(activations, dtype=np.float32).copy()
-    if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
-        raise InputError(f"activations must be a matrix (n, d) of finite values, got shape {values.shape}")
-    points = reduce(values, reduction, n_components, random_state, where="activations")
-    return cluster(points, clusterer, n_clusters, random_state, where="activations")
-
-
 def reduce(
     activations: NDArray[np.float32], reduction: str, n_components: int, random_state: int, where: str
 ) -> Coordinates:
     """Return standardized and reduced activations (n, c); those given (n, d) are overwritten.
 
     With no more units than coordinates they are only standardized, as PCA would only rotate them.
-
-    Raises
-    ------
-    InputError
-        If all units are constant.
     """
     points = _standardized(activations, random_state, where)
     n_components = min(n_components, len(points))
@@ -106,13 +62,7 @@ def reduce(
 
 
 def cluster(points: Coordinates, clusterer: str, n_clusters: int, random_state: int, where: str) -> Labels:
-    """Return the cluster (n,) of each point (n, c), numbered by their first points.
-
-    Raises
-    ------
-    InputError
-        If fewer points differ than clusters are asked for, or hdbscan finds no cluster.
-    """
+    """Return the cluster (n,) of each point (n, c), numbered by their first points."""
     n_different = len(np.unique(points, axis=0))
     if clusterer != "hdbscan" and n_different < n_clusters:
         raise InputError(
@@ -126,15 +76,8 @@ def cluster(points: Coordinates, clusterer: str, n_clusters: int, random_state: 
 
 
 def majority_labels(labels: ArrayLike, y: ArrayLike) -> Labels:
-    """Return, for each sample (n,), the most frequent class of its cluster; of equals, the smallest.
+    """Return the most frequent class of each sample's cluster (n,); of equals, the smallest.
 
-    Parameters
-    ----------
-    labels : (n,) clusters.
-    y : (n,) classes, ints from 0 on.
-
-    Examples
-    --------
     >>> majority_labels([0, 0, 0, 1, 1], [7, 7, 2, 2, 2])
     array([7, 7, 7, 2, 2])
     """
@@ -171,14 +114,6 @@ def _standardized(activations: NDArray[np.float32], random_state: int, where: st
     return standardized
 
 
-def _kmeans(points: Coordinates, n_clusters: int, random_state: int) -> Labels:
-    return kmeans_labels(points, n_clusters, MEANS_STARTS, random_state)
-
-
-def _ward(points: Coordinates, n_clusters: int, random_state: int) -> Labels:
-    return ward(Points(points, projective=False), n_clusters, random_state).cut(n_clusters)
-
-
 def _gmm(points: Coordinates, n_clusters: int, random_state: int) -> NDArray[np.integer]:
     """Mixture of Gaussians with full covariances; the ridge keeps covariances of few samples regular."""
     ridge = 1e-3 * float(points.var(0).mean())
@@ -210,8 +145,8 @@ def _hdbscan(points: Coordinates, n_clusters: int, random_state: int) -> NDArray
 
 
 CLUSTERERS: dict[str, Callable[[Coordinates, int, int], NDArray[np.integer]]] = {
-    "kmeans": _kmeans,
-    "ward": _ward,
+    "kmeans": lambda points, k, random_state: kmeans_labels(points, k, MEANS_STARTS, random_state),
+    "ward": lambda points, k, random_state: ward(Points(points, projective=False), k, random_state).cut(k),
     "gmm": _gmm,
     "spectral": _spectral,
     "hdbscan": _hdbscan,

@@ -40,18 +40,11 @@ NEGLIGIBLE = 1e-20  # weights that only decay acts on, as those of constant pixe
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The smallest eigenvalues of a normalized Laplacian.
+    """The smallest eigenvalues of a normalized Laplacian, with their eigenvectors."""
 
-    Attributes
-    ----------
-    values : (k,) ascending, from 0; no more than 2.
-    vectors : (m, k) orthonormal; 0 for nodes without an edge.
-    degree : (m,).
-    """
-
-    values: FloatArray
-    vectors: FloatArray
-    degree: FloatArray
+    values: FloatArray  # (k,) ascending, from 0; no more than 2
+    vectors: FloatArray  # (m, k) orthonormal; 0 for nodes without an edge
+    degree: FloatArray  # (m,)
 
     @property
     def coordinates(self) -> FloatArray:
@@ -75,32 +68,18 @@ def degrees(n_nodes: int, blocks: Sequence[Block]) -> FloatArray:
 
 def adjacency(n_nodes: int, blocks: Sequence[Block]) -> sp.csr_array:
     """Return the symmetric matrix of edge weights, (m, m); weights of edges between the same nodes add up."""
-    rows, columns, values = [], [], []
-    for first, second, weights in blocks:
-        i, j = np.nonzero(weights)
-        rows.append(i + first.start)
-        columns.append(j + second.start)
-        values.append(weights[i, j])
-    places = (np.concatenate(rows), np.concatenate(columns))
-    half = sp.coo_array((np.concatenate(values), places), shape=(n_nodes, n_nodes))
+    parts = [(first.start, second.start, sp.coo_array(weights)) for first, second, weights in blocks]
+    rows = np.concatenate([part.row + start for start, _, part in parts])
+    columns = np.concatenate([part.col + start for _, start, part in parts])
+    half = sp.coo_array((np.concatenate([part.data for *_, part in parts]), (rows, columns)), shape=(n_nodes, n_nodes))
     return (half + half.T).tocsr()
 
 
 def spectrum(blocks: Sequence[Block], degree: FloatArray, k: int) -> Spectrum:
     """Return the k smallest eigenvalues of the normalized Laplacian and their eigenvectors, to machine precision.
 
-    Where an eigenvalue is repeated, the eigenvectors are some orthonormal basis; the choice is the same every time.
-
-    Parameters
-    ----------
-    blocks : weights of edges; those between the same nodes add up.
-    degree : (m,) the nodes' degrees, as `degrees` returns them.
-    k : eigenvectors, from 1 to the number of nodes with an edge.
-
-    Raises
-    ------
-    InputError
-        If fewer than k nodes have an edge.
+    Blocks between the same nodes add up; ``degree`` (m,) is from `degrees`. Where an eigenvalue is repeated, the
+    eigenvectors are some orthonormal basis; the choice is the same every time.
     """
     n_nodes, n_connected = len(degree), int((degree > 0).sum())
     if not 1 <= k <= n_connected:
@@ -125,14 +104,11 @@ def spectrum(blocks: Sequence[Block], degree: FloatArray, k: int) -> Spectrum:
     for column, which in enumerate(order):
         nodes, vector = eigenvectors[which]
         vectors[nodes, column] = vector
-    return Spectrum(np.clip(1 - values[order], 0, 2), _signed(vectors), degree)
+    return Spectrum(np.clip(1 - values[order], 0, 2), _with_largest_positive(vectors), degree)
 
 
 def clusters_of(eigen: Spectrum, random_state: int) -> NDArray[np.int64]:
-    """Return k-means clusters of the nodes in their spectral coordinates, (m,), −1 without an edge.
-
-    They are numbered 0 … k − 1 by their first nodes.
-    """
+    """Return k-means clusters (m,) of the nodes by their spectral coordinates, numbered by first nodes; −1: no edge."""
     connected = eigen.degree > 0
     labels = np.full(len(eigen.degree), -1)
     labels[connected] = kmeans_labels(eigen.coordinates[connected], len(eigen.values), N_STARTS, random_state)
@@ -157,12 +133,10 @@ def n_cut(blocks: Sequence[Block], degree: FloatArray, labels: NDArray[np.int64]
 
 
 def _inverse_root(degree: FloatArray) -> FloatArray:
-    root: FloatArray = np.divide(1, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
-    return root
+    return np.divide(1, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0)
 
 
 def _in_one_piece(degree: FloatArray, blocks: Sequence[Block]) -> bool:
-    """Whether all nodes with an edge are reached from one of them."""
     reached = np.zeros_like(degree)
     reached[np.argmax(degree > 0)] = 1
     count = 0
@@ -209,8 +183,7 @@ def _largest(matrix: LinearOperator | sp.csr_array, top: FloatArray, k: int) -> 
     return np.concatenate([np.ones(1), values[::-1]]), np.column_stack([top, vectors[:, ::-1]])
 
 
-def _signed(vectors: FloatArray) -> FloatArray:
-    """Give each vector the sign in which its largest entry is positive."""
+def _with_largest_positive(vectors: FloatArray) -> FloatArray:
     largest = first_largest(torch.from_numpy(np.abs(vectors)), 0).numpy()
     signed: FloatArray = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
     return signed

@@ -12,23 +12,16 @@ from consilience.clustering.distances import Points
 
 def stability(
     points: Points,
-    labels: NDArray[np.int64],
-    member: NDArray[np.int64],
+    labels: NDArray[np.int64],  # (U,) cluster of each point, from 0 on
+    member: NDArray[np.int64],  # (U,)
     clusterer: Clusterer,
     n_resamples: int,
     random_state: int,
 ) -> NDArray[np.float64]:
-    """Return each cluster's mean best Jaccard overlap with the clusters of resampled members (K,).
+    """Return each cluster's mean best Jaccard overlap with the clusters of resampled members (K,); NaN without any.
 
     Members are drawn with replacement. The points of the distinct ones are clustered again, into as many clusters as
     still have a point; the mean is over the resamples that hold a point of the cluster.
-
-    Parameters
-    ----------
-    points, labels, member : U points, the cluster (U,) of each, from 0 on, and the member (U,) that has it.
-    clusterer : the one that made the clusters.
-    n_resamples : number of draws; with 0 all values are NaN.
-    random_state : seed.
     """
     generator = seeds.numpy_generator(random_state)
     n_clusters, members = int(labels.max(initial=-1)) + 1, np.unique(member)

@@ -25,14 +25,6 @@ Indices = NDArray[np.int64]
 class Tree:
     """Merges of ``m`` leaves, two nodes at a time.
 
-    Attributes
-    ----------
-    children : (m − 1, 2) the two nodes that each merge joins.
-    heights : (m − 1,) height of each merge, ascending.
-    n_leaves : m.
-
-    Examples
-    --------
     >>> tree = Tree.from_linkage([[0, 1, 0.5, 2], [2, 3, 2.0, 3]])
     >>> tree.cut(2), tree.cut_at(0.1), tree.leaves(3)
     (array([0, 0, 1]), array([0, 1, 2]), array([0, 1]))
@@ -40,9 +32,9 @@ class Tree:
     array([1., 2., 4., 3., 7.])
     """
 
-    children: Indices
-    heights: NDArray[np.float64]
-    n_leaves: int
+    children: Indices  # (m − 1, 2) the two nodes that each merge joins
+    heights: NDArray[np.float64]  # (m − 1,) height of each merge, ascending
+    n_leaves: int  # m
 
     @classmethod
     def from_linkage(cls, merges: Any) -> Tree:
@@ -65,10 +57,7 @@ class Tree:
             yield node, first, second
 
     def accumulate(self, values: NDArray[Any], rule: Callable[[Any, Any], Any] = operator.add) -> NDArray[Any]:
-        """Return values of all nodes (v, …) from those of the leaves (m, …).
-
-        The value of a merge is ``rule(value of its first child, value of its second child)``; the default adds them.
-        """
+        """Return values of all nodes (v, …) from the leaves' (m, …); a merge has rule(first child, second child)."""
         result = np.empty((self.n_nodes, *values.shape[1:]), dtype=values.dtype)
         result[: self.n_leaves] = values
         for node, first, second in self.merges():
@@ -80,19 +69,10 @@ class Tree:
         """Number of leaves below each node (v,); 1 for a leaf."""
         return self.accumulate(np.ones(self.n_leaves, dtype=np.int64))
 
-    @cached_property
-    def parents(self) -> Indices:
-        """The merge that joins each node to another (v,); −1 for the root."""
-        parents = np.full(self.n_nodes, -1)
-        parents[self.children] = np.arange(self.n_leaves, self.n_nodes)[:, None]
-        return parents
-
     def leaf_order(self, swapped: NDArray[np.bool_] | None = None) -> Indices:
         """Return the leaves (m,) from left to right, in which those below any node are neighbors.
 
-        Parameters
-        ----------
-        swapped : (m − 1,) merges whose second child is on the left; by default none, as in SciPy's ``leaves_list``.
+        ``swapped`` (m − 1,) has merges whose second child is on the left; by default none, as SciPy's ``leaves_list``.
         """
         order = np.empty(self.n_leaves, dtype=np.int64)
         order[self._starts(swapped)[: self.n_leaves]] = np.arange(self.n_leaves)
@@ -105,8 +85,7 @@ class Tree:
 
     def roots(self, n_merges: int) -> Indices:
         """Return the nodes that are left, each a cluster, after the lowest ``n_merges`` merges; ascending."""
-        n_nodes = self.n_leaves + n_merges
-        return np.setdiff1d(np.arange(n_nodes), self.children[:n_merges])
+        return np.setdiff1d(np.arange(self.n_leaves + n_merges), self.children[:n_merges])
 
     def n_merges_below(self, height: float) -> int:
         """Return the number of merges at or below a height."""
@@ -116,11 +95,6 @@ class Tree:
         """Return the labels (m,) of this many clusters, numbered by their first leaves.
 
         Merges of equal height are undone one by one, so that there are exactly this many clusters.
-
-        Raises
-        ------
-        InputError
-            If the tree has fewer leaves.
         """
         check_count("n_clusters", n_clusters, most=self.n_leaves, cure="ask for fewer clusters, or give more points")
         return self._labels(self.n_leaves - n_clusters)
