@@ -19,22 +19,13 @@ from consilience.clustering.tree import Tree
 
 @dataclass(frozen=True)
 class StudentUnits:
-    """The hidden units of one layer of all students.
+    """The hidden units of one layer of all students."""
 
-    Attributes
-    ----------
-    hyperplanes : (U, d) weights and, last, bias; at unit norm where the activation is homogeneous.
-    outgoing : (U, o) weights to what reads the layer.
-    student : (U,) the student that has the unit.
-    projective : whether a hyperplane and its negative are the same unit.
-    odd : whether the outgoing weights change their sign with the hyperplane.
-    """
-
-    hyperplanes: NDArray[np.float64]
-    outgoing: NDArray[np.float64]
-    student: NDArray[np.int64]
-    projective: bool
-    odd: bool
+    hyperplanes: NDArray[np.float64]  # (U, d) weights and, last, bias; at unit norm where the activation is homogeneous
+    outgoing: NDArray[np.float64]  # (U, o) weights to what reads the layer
+    student: NDArray[np.int64]  # (U,) the student that has the unit
+    projective: bool  # whether a hyperplane and its negative are the same unit
+    odd: bool  # whether the outgoing weights change their sign with the hyperplane
 
     def __len__(self) -> int:
         return len(self.hyperplanes)
@@ -47,48 +38,27 @@ class StudentUnits:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One cluster at the cut.
+    """One cluster at the cut."""
 
-    Attributes
-    ----------
-    units : indices into the students' units.
-    signs : (u,) −1 for units that point the other way.
-    n_students : distinct ones.
-    angle : radians within which the units point, on average: arccos of the length of their mean direction.
-    outgoing : norm of the mean over students of their summed outgoing weights.
-    dropped : the rule that drops it; "" if it is kept.
-    """
-
-    units: NDArray[np.int64]
-    signs: NDArray[np.float64]
-    n_students: int
-    angle: float
-    outgoing: float
-    dropped: str = ""
+    units: NDArray[np.int64]  # (u,) indices into the students' units
+    signs: NDArray[np.float64]  # (u,) −1 for units that point the other way
+    n_students: int  # distinct ones
+    angle: float  # of the units, in radians: arccos of the length of their mean direction
+    outgoing: float  # norm of the mean over students of their summed outgoing weights
+    dropped: str = ""  # the rule that drops it; "" if it is kept
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The tree and where it is cut.
+    """The tree and where it is cut."""
 
-    Attributes
-    ----------
-    tree : of the students' units.
-    height : of the cut.
-    plateau : heights between which the number of surviving clusters is the same.
-    needed : students, or units, that a cluster must hold.
-    counts_units : whether units are counted instead of students.
-    smallest_outgoing : outgoing weight below which a cluster is dropped.
-    clusters : all clusters of at least two units, the kept ones first, each kind by outgoing weight.
-    """
-
-    tree: Tree
+    tree: Tree  # of the students' units
     height: float
-    plateau: tuple[float, float]
-    needed: int
-    counts_units: bool
-    smallest_outgoing: float
-    clusters: tuple[Cluster, ...]
+    plateau: tuple[float, float]  # heights between which the number of surviving clusters is the same
+    needed: int  # students, or units, that a cluster must hold
+    counts_units: bool  # whether units are counted instead of students
+    smallest_outgoing: float  # outgoing weight below which a cluster is dropped
+    clusters: tuple[Cluster, ...]  # of at least two units; the kept ones first, each kind by outgoing weight
 
     @property
     def kept(self) -> tuple[Cluster, ...]:
@@ -99,13 +69,8 @@ class Cut:
 class UnitTree:
     """Average linkage of the students' hyperplanes, and what the units below each node have in common.
 
-    Attributes
-    ----------
-    units : the leaves.
-    tree : of their (projective) distances.
-    sums : (v, d) sum of the units' directions, each turned to the side of the first.
-    angles : (v,) arccos of the mean resultant length.
-    n_students : (v,) distinct ones.
+    ``sums`` (v, d) are of the units' directions, each turned to the side of the first, ``angles`` (v,) are arccos of
+    the mean resultant length, and ``n_students`` (v,) counts distinct ones.
     """
 
     def __init__(self, units: StudentUnits) -> None:

@@ -36,15 +36,10 @@ class Plateau(NamedTuple):
 
 
 def cuts(units: StudentUnits, coverage: float, max_angle: float, rule: str = "plateau", at_most: int = 1) -> list[Cut]:
-    """Return the best cuts of the tree, the best first.
+    """Return at most so many best cuts of the tree, the best first; the published rule has one.
 
-    Parameters
-    ----------
-    units : of the students.
-    coverage : share of the students that a cluster must hold; for "published", units per student.
-    max_angle : radians within which its units must point.
-    rule : one of `RULES`.
-    at_most : number of cuts; the published rule has one.
+    A cluster must hold a share ``coverage`` of the students (for "published", units per student), and its units must
+    point within ``max_angle`` radians.
     """
     needed = max(2, math.ceil(coverage * units.n_students - 1e-9))
     return [cut for cut in RULES[rule](units, needed, max_angle, at_most) if cut.kept]

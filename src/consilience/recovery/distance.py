@@ -26,25 +26,16 @@ SAME_FUNCTION = 1e-5  # of the largest output: error up to which linear layers a
 
 @dataclass(frozen=True)
 class Distance:
-    """Differences to a teacher, after permutations, signs and scales.
+    """Differences to a teacher, after permutations, signs and scales; NaN without pairs."""
 
-    Attributes
-    ----------
-    pairs : by hidden layer, (recovered unit, teacher's unit).
-    missing, excess : number of the teacher's units, and of recovered units, without a partner, over all layers.
-    worst_angle : radians between paired hyperplanes, at most; NaN without pairs.
-    worst_error : relative error of paired units' parameters, incoming and outgoing, at most; NaN without pairs.
-    function_error : root mean squared error of the outputs on fresh inputs, as a share of their standard deviation.
-    weights : by layer with the readout, the teacher's [w; b] (rows of paired units; all of the readout) and the
-        recovered ones in the same order, sign and scale; 0 where units have no partner.
-    """
-
-    pairs: tuple[tuple[tuple[int, int], ...], ...]
-    missing: int
-    excess: int
-    worst_angle: float
-    worst_error: float
-    function_error: float
+    pairs: tuple[tuple[tuple[int, int], ...], ...]  # by hidden layer, (recovered unit, teacher's unit)
+    missing: int  # teacher's units without a partner, over all layers
+    excess: int  # recovered units without a partner
+    worst_angle: float  # radians between paired hyperplanes, at most
+    worst_error: float  # relative error of paired units' parameters, incoming and outgoing, at most
+    function_error: float  # root mean squared error on fresh inputs, as a share of the outputs' standard deviation
+    # By layer with the readout, the teacher's [w; b] (of paired units; all of the readout) and the recovered ones in
+    # the same order, sign and scale; 0 where units have no partner.
     weights: tuple[tuple[Tensor, Tensor], ...]
 
     @property
@@ -54,19 +45,9 @@ class Distance:
 
 
 def distance(model: Student, teacher: nn.Module, symmetry: Symmetry, x: Tensor) -> Distance:
-    """Compare a recovered network with its teacher.
+    """Compare a recovered network with its teacher on fresh inputs x (n, d).
 
-    Parameters
-    ----------
-    model : the network.
-    teacher : any module that is a chain of linear layers with the model's activation between them.
-    symmetry : of the activation.
-    x : fresh inputs (n, d).
-
-    Raises
-    ------
-    InputError
-        If the teacher is no such chain, or has another depth.
+    The teacher must be a chain of linear layers with the network's activation between them, in any module, and as deep.
     """
     theirs = _chain(teacher, model.function, x)
     if len(theirs) != len(model.layers):
@@ -130,26 +111,20 @@ def _angle(a: Tensor, b: Tensor) -> float:
 
 def _chain(teacher: nn.Module, function: Function, x: Tensor) -> list[Tensor]:
     """Return the [w; b] of each linear layer; raise unless they and the activation are the whole function."""
-    linears = _linears(teacher)
-    rows = [_affine(layer) for layer in linears]
+    rows = [_affine(layer) for layer in teacher.modules() if isinstance(layer, nn.Linear)]
     fits = bool(rows) and all(len(a) == b.shape[1] - 1 for a, b in pairwise(rows))
     if fits and rows[0].shape[1] - 1 == x.shape[1]:
         with torch.no_grad():
-            wanted, h = teacher.double().eval()(x), x
-            wanted = wanted[:, None] if wanted.dim() == 1 else wanted
-            for i, layer in enumerate(rows):
-                h = h @ layer[:, :-1].T + layer[:, -1]
-                h = function(h) if i + 1 < len(rows) else h
+            wanted = teacher.double().eval()(x)
+            wanted, h = wanted[:, None] if wanted.dim() == 1 else wanted, x @ rows[0][:, :-1].T + rows[0][:, -1]
+            for layer in rows[1:]:
+                h = function(h) @ layer[:, :-1].T + layer[:, -1]
         if h.shape == wanted.shape and (h - wanted).abs().max() <= SAME_FUNCTION * wanted.abs().max():
             return rows
     raise InputError(
         f"teacher must be a chain of linear layers with the recovered activation, got {type(teacher).__name__}",
         cure="compare outputs instead, or recover with the teacher's activation",
     )
-
-
-def _linears(module: nn.Module) -> list[nn.Linear]:
-    return [part for part in module.modules() if isinstance(part, nn.Linear)]
 
 
 def _affine(layer: nn.Linear) -> Tensor:

@@ -46,13 +46,11 @@ class Diagnostics:
 
     Attributes
     ----------
-    exact : whether the network is as good as the students it was made of: its error is theirs or less, except for what
-        wider networks gain by fitting noise; and without noise at most the tolerance. If False, do not trust it. The
-        network may be wrong where there were no inputs.
+    exact : whether the network's error is at most the students' (but for what wider networks gain by fitting noise),
+        and without noise at most the tolerance. If False, do not trust it. It may be wrong where there were no inputs.
     error : mean squared error of the network as a share of the outputs' variance.
     students_error : the same of the students, the median of those used.
-    stages : by hidden layer reached: the students' losses and status, the students used, the cut with the clusters kept
-        and dropped, and the number of units removed as excess.
+    stages : by hidden layer reached: students, the cut with the clusters kept and dropped, excess units removed.
     activations : result of each candidate, best first, with ``activation="auto"``.
     student_widths : of the students, by hidden layer.
     reason : why the network is not exact; "" if it is.
@@ -121,6 +119,8 @@ class ExpandAndCluster:
     def fit(self, X: ArrayLike, Y: ArrayLike | Callable[[Tensor], Tensor]) -> ExpandAndCluster:
         """Recover the network behind Y.
 
+        Warns with `IdentifiabilityWarning` if the students have more parameters than there are numbers in Y.
+
         Parameters
         ----------
         X : inputs (n, d).
@@ -128,15 +128,8 @@ class ExpandAndCluster:
 
         Raises
         ------
-        InputError
-            If a parameter is out of range, or inputs or outputs are not finite, constant or of the wrong shape.
         TrainingError
             If no student comes near the outputs.
-
-        Warns
-        -----
-        IdentifiabilityWarning
-            If the students have more parameters than there are numbers in Y.
         """
         self._check()
         x, y = check_samples(X, Y)
@@ -151,22 +144,15 @@ class ExpandAndCluster:
         ----------
         teacher : a chain of linear layers with the recovered activation between them, in any module.
         x : fresh inputs (n, d); by default Gaussian, with the mean and spread of those in `fit`.
-
-        Raises
-        ------
-        InputError
-            If nothing was recovered, or the teacher is no such chain, or has another depth.
         """
         student = getattr(self, "_student", None)
         if student is None:
             raise InputError("distance_to needs a recovered network, got none", cure="call fit first")
         if x is None:
-            generator = seeds.generator(self.random_state)
-            drawn = torch.randn(N_FRESH, len(self._fresh.mean), generator=generator, dtype=torch.float64)
-            fresh = drawn * (self._fresh.scale * self._fresh.varies) + self._fresh.mean
-        else:
-            fresh = _matrix(x, "x")
-        return distance(student, copy.deepcopy(teacher), self._symmetry, fresh)
+            generator, mean = seeds.generator(self.random_state), self._fresh.mean
+            drawn = torch.randn(N_FRESH, len(mean), generator=generator, dtype=torch.float64)
+            x = drawn * (self._fresh.scale * self._fresh.varies) + mean
+        return distance(student, copy.deepcopy(teacher), self._symmetry, _matrix(x, "x"))
 
     def _recover(self, x: Tensor, y: Tensor) -> None:
         inputs, outputs = Standardization.of(x), Standardization.of_all(y)
@@ -184,21 +170,14 @@ class ExpandAndCluster:
                 "noisy",
             )
         self.clusters_: tuple[Cut | None, ...] = tuple(stage.cut for stage in outcome.stages)
-        self.activation_ = self.activation if isinstance(self.activation, str) else "custom"
-        if trials:
-            self.activation_ = trials[0].name
+        name = self.activation if isinstance(self.activation, str) else "custom"
+        self.activation_ = trials[0].name if trials else name
         self._symmetry, self._fresh = settings.symmetry, inputs
         self._student = None if outcome.network is None else undone(outcome.network, inputs, outputs)
         self.model_: nn.Module | None = None if self._student is None else self._as_module(self._student)
         self.n_units_: tuple[int, ...] = () if self._student is None else self._student.widths
         self.diagnostics_ = Diagnostics(
-            exact=outcome.exact,
-            error=outcome.error,
-            students_error=first.error,
-            stages=outcome.stages,
-            activations=trials,
-            student_widths=widths,
-            reason=outcome.reason,
+            outcome.exact, outcome.error, first.error, outcome.stages, trials, widths, outcome.reason
         )
 
     def _check(self) -> None:
@@ -224,17 +203,9 @@ class ExpandAndCluster:
 
     def _settings(self, x: Tensor, y: Tensor) -> tuple[Settings, tuple[Trial, ...], tuple[int, ...]]:
         """Return the settings with the activation, what other activations gave, and the students' widths."""
-        settings = Settings(
-            function=self.activation if callable(self.activation) else ACTIVATIONS.get(self.activation, torch.tanh),
-            n_students=self.n_students,
-            coverage=self.coverage,
-            max_angle=self.max_angle,
-            rule=self.rule,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            noise=self.noise**2,
-            random_state=self.random_state,
-        )
+        function = self.activation if callable(self.activation) else ACTIVATIONS.get(self.activation, torch.tanh)
+        same = ("n_students", "coverage", "max_angle", "rule", "tolerance", "max_iterations", "random_state")
+        settings = Settings(function, noise=self.noise**2, **{name: getattr(self, name) for name in same})
         sizes = (self.n_units,) * self.n_layers if isinstance(self.n_units, int) else self.n_units
         trials: tuple[Trial, ...] = ()
         if self.activation == "auto":
@@ -255,13 +226,7 @@ class ExpandAndCluster:
 
 
 def check_samples(X: ArrayLike, Y: ArrayLike | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return inputs (n, d) and outputs (n, o) in float64.
-
-    Raises
-    ------
-    InputError
-        If they are not finite, do not fit each other, or the outputs are constant.
-    """
+    """Return finite inputs (n, d) and outputs (n, o) in float64, neither of them constant."""
     x = _matrix(X, "X")
     if callable(Y):
         asked = x.to(X.dtype) if isinstance(X, Tensor) and X.is_floating_point() else x

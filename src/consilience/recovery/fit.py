@@ -45,23 +45,15 @@ PLATEAU = 5  # epochs without a lower loss, after which Adam's rate is halved
 
 @dataclass(frozen=True)
 class Fit:
-    """Fitted networks.
+    """Fitted networks."""
 
-    Attributes
-    ----------
-    modules : the networks in float64, on new memory.
-    losses : (k,) mean squared error as a share of the targets' variance; ``inf`` where it is not finite.
-    status : of each network: "converged" (loss at most the tolerance), "stalled" (the loss falls no further),
-        "unfinished" (all iterations used) or "diverged" (not finite, although initialized twice).
-    iterations : of each network, second-order steps tried; for Adam, epochs.
-    redrawn : networks that diverged and were initialized once more.
-    """
-
-    modules: tuple[nn.Module, ...]
-    losses: Tensor
+    modules: tuple[nn.Module, ...]  # the networks in float64, on new memory
+    losses: Tensor  # (k,) mean squared error as a share of the targets' variance; inf if not finite
+    # "converged" (loss at most the tolerance), "stalled" (the loss falls no further), "unfinished" (all iterations
+    # used) or "diverged" (not finite, although initialized twice)
     status: tuple[str, ...]
-    iterations: tuple[int, ...]
-    redrawn: tuple[int, ...] = ()
+    iterations: tuple[int, ...]  # of each network, second-order steps tried; for Adam, epochs
+    redrawn: tuple[int, ...] = ()  # networks that diverged and were initialized once more
 
 
 def method_for(module: nn.Module, n_samples: int) -> str:
@@ -83,24 +75,12 @@ def fit_precisely(
     warm_up: int = WARM_UP,
     random_state: int = 0,
 ) -> Fit:
-    """Fit networks of one architecture to targets, each by itself and all at once.
+    """Fit networks of one architecture to targets y (n, o) on inputs x (n, ...), each by itself and all at once.
 
-    Parameters
-    ----------
-    modules : initialized networks that differ only in the values of their parameters; copied, not changed.
-    x : inputs (n, ...).
-    y : targets (n, o).
-    method : one of `METHODS`; by default the most precise that is affordable (`method_for`).
-    tolerance : mean squared error, as a share of the targets' variance, at which the fit of a network ends.
-    max_iterations : second-order steps; for "adam", epochs.
-    warm_up : steps of Adam on all samples before second-order steps.
-    random_state : seed of new initial values and of the order of batches.
-
-    Raises
-    ------
-    InputError
-        If there is no network, the method is unknown, parameters differ in shape, targets are constant, or values are
-        not finite.
+    The initialized networks may differ only in the values of their parameters; they are copied. The method is one of
+    `METHODS`, by default the most precise that is affordable (`method_for`), after ``warm_up`` steps of Adam on all
+    samples. A network is done at a loss of ``tolerance`` (a share of the targets' variance), or after
+    ``max_iterations`` second-order steps, for "adam" epochs. ``random_state`` seeds new initial values and batches.
     """
     _check(modules, x, y, method)
     method = method or method_for(modules[0], len(x))
@@ -154,10 +134,8 @@ class _Stack:
     def split(self, theta: Tensor) -> dict[str, Tensor]:
         """Return the parameters by name; theta (k, p) or (p,)."""
         parts = theta.split([math.prod(shape) for shape in self.shapes.values()], dim=-1)
-        return {
-            name: part.reshape(*theta.shape[:-1], *shape)
-            for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
-        }
+        named = zip(self.shapes.items(), parts, strict=True)
+        return {name: part.reshape(*theta.shape[:-1], *shape) for (name, shape), part in named}
 
     def outputs(self, theta: Tensor, x: Tensor) -> Tensor:
         """Return outputs (k, n, o)."""
@@ -198,19 +176,15 @@ class _Stack:
         return losses.detach(), torch.autograd.grad(losses.sum(), theta)[0]
 
     def warm_up(self, steps: int) -> None:
-        """Take some steps of Adam on all samples."""
         adam = _Adam(self.theta, WARM_UP_RATE)
         for _ in range(steps):
             self.theta = adam.step(self.theta, self.gradients(self.theta, self.x, self.y)[1])
 
     def modules(self) -> tuple[nn.Module, ...]:
-        """Return the networks as modules."""
-        modules = []
-        for theta in self.theta:
-            module = copy.deepcopy(self.template)
-            module.load_state_dict({**module.state_dict(), **self.split(theta.clone())})
-            modules.append(module)
-        return tuple(modules)
+        modules = tuple(copy.deepcopy(self.template) for _ in self.theta)
+        for module, theta in zip(modules, self.theta, strict=True):
+            module.load_state_dict({**module.state_dict(), **self.split(theta)})
+        return modules
 
 
 class _Adam:
@@ -221,7 +195,6 @@ class _Adam:
         self.first, self.second, self.steps = torch.zeros_like(theta), torch.zeros_like(theta), 0
 
     def step(self, theta: Tensor, gradient: Tensor) -> Tensor:
-        """Return theta after a step."""
         self.steps += 1
         self.first = self.first.lerp(gradient, 0.1)
         self.second = self.second.lerp(gradient.square(), 0.001)

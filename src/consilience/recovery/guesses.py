@@ -32,18 +32,11 @@ CURE = "give n_units, raise n_layers, pass another activation, or set noise if o
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of one activation.
+    """Result of one activation."""
 
-    Attributes
-    ----------
-    name : of the activation.
-    loss : median of the students' losses, as a share of the outputs' variance.
-    plateau : length of the tree's plateau, in factors of e of height: how cleanly the units cluster.
-    """
-
-    name: str
-    loss: float
-    plateau: float
+    name: str  # of the activation
+    loss: float  # median of the students' losses, as a share of the outputs' variance
+    plateau: float  # length of the tree's plateau, in factors of e of height: how cleanly the units cluster
 
 
 def best_activation(
@@ -52,11 +45,6 @@ def best_activation(
     """Return the results of all activations, the best first: by the decade of the loss, then by the plateau.
 
     Where no sizes are given, widths are doubled until one activation reaches the outputs.
-
-    Raises
-    ------
-    TrainingError
-        If none does.
     """
     trials: list[Trial] = []
     for widths in [tuple(4 * size for size in sizes)] if sizes else [(width,) * n_layers for width in TRIAL_SIZES]:
@@ -72,13 +60,7 @@ def best_activation(
 
 
 def guess_width(x: Tensor, y: Tensor, n_layers: int, settings: Settings) -> tuple[int, ...]:
-    """Return the smallest size, one for all layers, at which some student reaches the outputs.
-
-    Raises
-    ------
-    TrainingError
-        If none does.
-    """
+    """Return the smallest size, one for all layers, at which some student reaches the outputs."""
     lowest = []
     for size in SIZES:
         losses = short_run(x, y, (size,) * n_layers, settings).losses
@@ -100,11 +82,9 @@ def smallest_expansion(x: Tensor, y: Tensor, sizes: Sequence[int], settings: Set
 
 def short_run(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> Fit:
     """Return a few students after a few iterations."""
-    template = settings.student(x, widths, y)
-    seeds = [seed(settings.random_state, SHORT_RUN, k, *widths) for k in range(N_SHORT)]
-    students = [initialise(template, number) for number in seeds]
-    enough, random_state = BELOW * settings.converged, settings.random_state
-    return fit_precisely(students, x, y, tolerance=enough, max_iterations=SHORT, random_state=random_state)
+    template, root, enough = settings.student(x, widths, y), settings.random_state, BELOW * settings.converged
+    students = [initialise(template, seed(root, SHORT_RUN, k, *widths)) for k in range(N_SHORT)]
+    return fit_precisely(students, x, y, tolerance=enough, max_iterations=SHORT, random_state=root)
 
 
 def _decade(loss: float, lowest: float) -> float:

@@ -37,20 +37,15 @@ def with_units(hyperplanes: Tensor, x: Tensor, y: Tensor, network: Student) -> S
     """Return a network of one hidden layer with these hyperplanes (r, d + 1) and the best readout for y (n, o)."""
     network = copy.deepcopy(network).double()
     set_rows(network.layers[0], hyperplanes)
-    fit_readout(network, x, y)
-    return network
-
-
-def fit_readout(network: Student, x: Tensor, y: Tensor) -> None:
-    """Set readout and path to the least-squares solution."""
     with torch.no_grad():
-        h = network.units(x, len(network.widths))
+        h = network.units(x, 1)
         columns = [h, torch.ones(len(x), 1, dtype=x.dtype), *([] if network.path is None else [x])]
         solution = torch.linalg.lstsq(torch.cat(columns, dim=1), y, rcond=SMALLEST, driver="gelsd").solution.T
         network.readout.weight.copy_(solution[:, : h.shape[1]])
         network.readout.bias.copy_(solution[:, h.shape[1]])
         if network.path is not None:
             network.path.weight.copy_(solution[:, h.shape[1] + 1 :])
+    return network
 
 
 def relative_error(network: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -69,17 +64,10 @@ def refined(network: Student, x: Tensor, y: Tensor, max_iterations: int = 300) -
 
 
 def as_good(error: float, network: nn.Module, students: float, n_parameters: int, y: Tensor, noisy: bool) -> bool:
-    """Return whether a network's error is at most the students'; below `ROUNDING` all errors are equal.
+    """Return whether a network's error is at most the students', of so many parameters; below `ROUNDING` all are equal.
 
-    Wider networks gain by fitting noise. Where there is noise, and at least twice as many equations as parameters,
-    errors are corrected for degrees of freedom and may differ by `STANDARD_ERRORS`.
-
-    Parameters
-    ----------
-    error, network : of the network, whose number of parameters counts.
-    students, n_parameters : error, and parameters of each student.
-    y : targets (n, o).
-    noisy : whether there is noise.
+    Wider networks gain by fitting noise. Where there is noise, and at least twice as many equations (entries of y) as
+    parameters, errors are corrected for degrees of freedom and may differ by `STANDARD_ERRORS`.
     """
     equations = y.numel()
     if not noisy or equations < 2 * n_parameters:

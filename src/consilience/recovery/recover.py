@@ -38,27 +38,16 @@ NEAR_BEST, PRECISE = 30.0, 1e-10  # a student's error over the lower quartile ab
 
 @dataclass(frozen=True)
 class Settings:
-    """How students are trained and clustered.
+    """How students are trained and clustered; errors are shares of the outputs' variance."""
 
-    Attributes
-    ----------
-    function : the activation.
-    n_students : of each layer.
-    coverage, max_angle, rule : as for `consilience.recovery.cuts.cuts`.
-    tolerance : error at which students are done.
-    max_iterations : of their training.
-    noise : share of the outputs' variance that is noise.
-    random_state : seed.
-    """
-
-    function: Function
-    n_students: int
-    coverage: float
+    function: Function  # the activation
+    n_students: int  # of each layer
+    coverage: float  # this and the next two as for `cuts`
     max_angle: float
     rule: str
-    tolerance: float
-    max_iterations: int
-    noise: float
+    tolerance: float  # error at which students are done
+    max_iterations: int  # of their training
+    noise: float  # share of the outputs' variance that is noise
     random_state: int
 
     @cached_property
@@ -88,26 +77,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Stage:
-    """The recovery of one layer.
+    """The recovery of one layer."""
 
-    Attributes
-    ----------
-    students : with their losses, status and iterations.
-    n_parameters : of each student.
-    used : students whose units were clustered.
-    units : these students' units.
-    cut : of the units' tree; None if there are no usable students or no surviving clusters.
-    n_cuts : number of cuts that were tried.
-    n_excess : units removed after rebuilding, as the network does not need them; the last stage counts all layers.
-    """
-
-    students: Fit
-    n_parameters: int
-    used: tuple[int, ...]
-    units: StudentUnits | None = None
-    cut: Cut | None = None
-    n_cuts: int = 0
-    n_excess: int = 0
+    students: Fit  # with their losses, status and iterations
+    n_parameters: int  # of each student
+    used: tuple[int, ...]  # students whose units were clustered
+    units: StudentUnits | None = None  # these students' units
+    cut: Cut | None = None  # of the units' tree; None without usable students or surviving clusters
+    n_cuts: int = 0  # number of cuts that were tried
+    n_excess: int = 0  # units removed, as the network does not need them; in the last stage, of all layers
 
     @property
     def error(self) -> float:
@@ -115,23 +93,19 @@ class Stage:
         losses = self.students.losses[list(self.used)] if self.used else self.students.losses
         return float(losses.median())
 
+    def is_matched_by(self, network: Student, error: float, y: Tensor, settings: Settings) -> bool:
+        """Whether a network is as good as the students."""
+        return as_good(error, network, self.error, self.n_parameters, y, settings.noise > 0)
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """A recovered network, and the stages that led to it.
+    """A recovered network, and the stages that led to it."""
 
-    Attributes
-    ----------
-    network : None where a layer has no surviving cluster.
-    error : mean squared error as a share of the outputs' variance.
-    stages : of the hidden layers reached.
-    exact : whether the network is as good as the students and, without noise, reaches their tolerance.
-    """
-
-    network: Student | None
-    error: float
-    stages: tuple[Stage, ...]
-    exact: bool
+    network: Student | None  # None where a layer has no surviving cluster
+    error: float  # mean squared error as a share of the outputs' variance
+    stages: tuple[Stage, ...]  # of the hidden layers reached
+    exact: bool  # whether it is as good as the students and, without noise, reaches their tolerance
 
     @property
     def reason(self) -> str:
@@ -154,10 +128,7 @@ class Outcome:
 
 
 def recover(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> Outcome:
-    """Return the network behind standardized inputs x (n, d) and outputs y (n, o).
-
-    ``widths`` are the students', by hidden layer.
-    """
+    """Return the network behind standardized inputs x (n, d) and outputs y (n, o), by students of these widths."""
     return _above(x, None, y, tuple(widths), settings)
 
 
@@ -176,22 +147,15 @@ def _together(outcome: Outcome, x: Tensor, y: Tensor, settings: Settings) -> Out
 def _exact(network: Student, error: float, stage: Stage, y: Tensor, settings: Settings) -> bool:
     """Whether a network is as good as a stage's students, without noise to their tolerance, and has no path."""
     fine = settings.noise > 0 or error <= max(settings.tolerance, ROUNDING)
-    as_they_are = as_good(error, network, stage.error, stage.n_parameters, y, settings.noise > 0)
-    return fine and as_they_are and network.path is None
+    return fine and network.path is None and stage.is_matched_by(network, error, y, settings)
 
 
 @dataclass(frozen=True)
 class _Below:
-    """The layer below, which the next students read.
+    """The layer below, which the next students read."""
 
-    Attributes
-    ----------
-    x : (n, d) what it reads.
-    hyperplanes : (r, d + 1) of its units; signs at random where they are free up to a linear term.
-    """
-
-    x: Tensor
-    hyperplanes: Tensor
+    x: Tensor  # (n, d) what it reads
+    hyperplanes: Tensor  # (r, d + 1) of its units; signs at random where they are free up to a linear term
 
     def units(self, function: Function) -> Tensor:
         """Return activations (n, r)."""
@@ -199,9 +163,7 @@ class _Below:
 
 
 def _above(x: Tensor, below: _Below | None, y: Tensor, widths: tuple[int, ...], settings: Settings) -> Outcome:
-    """Recover a layer and those above it. Its students read x (n, d): with a layer below, that layer's units and, where
-    their signs are free, the inputs of that layer.
-    """
+    """Recover a layer and those above it. Its students read x: units below and, where signs are free, their inputs."""
     stage, plans = _train_and_cut(x, y, widths, settings if below is None else settings.above)
     best = Outcome(None, float("inf"), (stage,), False)
     for tried, cut in enumerate(plans, 1):
@@ -233,16 +195,10 @@ def _above(x: Tensor, below: _Below | None, y: Tensor, widths: tuple[int, ...], 
 
 
 def _train_and_cut(x: Tensor, y: Tensor, widths: tuple[int, ...], settings: Settings) -> tuple[Stage, list[Cut]]:
-    template = settings.student(x, widths, y)
-    seeds = (seed(settings.random_state, STUDENTS, len(widths), k) for k in range(settings.n_students))
-    students = fit_precisely(
-        [initialise(template, number) for number in seeds],
-        x,
-        y,
-        tolerance=settings.tolerance,
-        max_iterations=settings.max_iterations,
-        random_state=settings.random_state,
-    )
+    template, root = settings.student(x, widths, y), settings.random_state
+    fresh = [initialise(template, seed(root, STUDENTS, len(widths), k)) for k in range(settings.n_students)]
+    tolerance, most = settings.tolerance, settings.max_iterations
+    students = fit_precisely(fresh, x, y, tolerance=tolerance, max_iterations=most, random_state=root)
     used = usable(students.losses, settings)
     n_parameters = sum(p.numel() for p in template.parameters())
     if not used:
@@ -261,39 +217,31 @@ def usable(losses: Tensor, settings: Settings) -> tuple[int, ...]:
 
 def units_of(students: Sequence[torch.nn.Module], numbers: Sequence[int], symmetry: Symmetry) -> StudentUnits:
     """Return the units of the students' first hidden layers, in canonical form but for their signs."""
-    hyperplanes, outgoing = [], []
-    for student in students:
-        assert isinstance(student, Student)
-        rows = rows_of(student.layers[0]).double()
-        columns = student.layers[1].weight.detach().double().T
-        if symmetry.homogeneous:
-            norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-300)
-            rows, columns = rows / norms, columns * norms
-        hyperplanes.append(rows)
-        outgoing.append(columns)
-    owner = np.repeat(np.array(numbers), [len(rows) for rows in hyperplanes])
+    layers = [student.layers for student in students if isinstance(student, Student)]
+    hyperplanes = torch.cat([rows_of(first).double() for first, *_ in layers])
+    outgoing = torch.cat([second.weight.detach().double().T for _, second, *_ in layers])
+    if symmetry.homogeneous:
+        norms = torch.linalg.vector_norm(hyperplanes, dim=1, keepdim=True).clamp(min=1e-300)
+        hyperplanes, outgoing = hyperplanes / norms, outgoing * norms
+    owner = np.repeat(np.array(numbers), [first.out_features for first, *_ in layers])
     odd = symmetry.odd_constant is not None
-    projective = odd or symmetry.even_slope is not None
-    return StudentUnits(torch.cat(hyperplanes).numpy(), torch.cat(outgoing).numpy(), owner, projective, odd)
+    return StudentUnits(hyperplanes.numpy(), outgoing.numpy(), owner, odd or symmetry.even_slope is not None, odd)
 
 
 def _last(x: Tensor, y: Tensor, hyperplanes: Tensor, stage: Stage, settings: Settings, alone: bool) -> Outcome:
     """The last hidden layer and the readout; only where it is alone may a linear path stay beside it."""
     slope = settings.symmetry.even_slope
     network, error = refined(with_units(hyperplanes, x, y, settings.student(x, [len(hyperplanes)], y)), x, y)
-
-    def good(error: float, network: Student) -> bool:
-        return as_good(error, network, stage.error, stage.n_parameters, y, settings.noise > 0)
-
-    if good(error, network) and settings.removes_excess:
+    if settings.removes_excess and stage.is_matched_by(network, error, y, settings):
         network, error, n_excess = without_excess(network, error, x, y, settings.noise > 0)
         stage = replace(stage, n_excess=n_excess)
     if slope is not None:
         plain, plain_error = refined(without_path(network, slope), x, y)
-        if good(plain_error, plain) or not (alone and good(error, network)):
+        stays = alone and stage.is_matched_by(network, error, y, settings)
+        if not stays or stage.is_matched_by(plain, plain_error, y, settings):
             network, error = plain, plain_error
-    exact = _exact(network, error, stage, y, settings) if alone else good(error, network)
-    return Outcome(network, error, (stage,), exact)
+    good = _exact(network, error, stage, y, settings) if alone else stage.is_matched_by(network, error, y, settings)
+    return Outcome(network, error, (stage,), good)
 
 
 def _signed(below: _Below, hyperplanes: Tensor, slope: float) -> tuple[_Below, Tensor]:
@@ -305,7 +253,6 @@ def _signed(below: _Below, hyperplanes: Tensor, slope: float) -> tuple[_Below, T
 
 
 def _stacked(below: _Below, above: Student) -> Student:
-    """Return a network with one layer more below."""
     widths = [len(below.hyperplanes), *above.widths]
     network = Student(below.x.shape[1], widths, above.readout.out_features, above.function).double()
     set_rows(network.layers[0], below.hyperplanes)

@@ -19,16 +19,10 @@ TIE = 1e-6  # of a share: half of a unit is no evidence that its sign is wrong
 
 
 def turned(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> Tensor:
-    """Return which units have the wrong sign according to the linear path beside them: (r,) bool.
+    """Return which units (r,) have the wrong sign according to the linear path (o, d) beside them.
 
-    Units that no weight reads, or that the path does not determine, keep their sign.
-
-    Parameters
-    ----------
-    slope : m of ``f(z) − f(−z) = m z``.
-    hyperplanes : (r, d + 1).
-    weights : (o, r) that read the units.
-    path : (o, d) that read the same inputs as the units.
+    Here ``f(z) − f(−z) = slope z``; weights (o, r) read units of hyperplanes (r, d + 1). Units that no weight reads,
+    or that the path does not determine, keep their sign.
     """
     shares = -slope * torch.einsum("or,rd->odr", weights, hyperplanes[:, :-1]).flatten(0, 1)
     size = torch.linalg.vector_norm(shares, dim=0)
@@ -40,10 +34,7 @@ def turned(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> 
 
 
 def straightened(slope: float, hyperplanes: Tensor, weights: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the hyperplanes with the right signs, and the change of the biases (o,) above; then the path is zero.
-
-    Parameters are those of `turned`.
-    """
+    """Return the hyperplanes with the right signs, and the change of the biases (o,) above; then the path is zero."""
     wrong = turned(slope, hyperplanes, weights, path).to(weights.dtype)
     return (1 - 2 * wrong)[:, None] * hyperplanes, slope * weights @ (wrong * hyperplanes[:, -1])
 

@@ -15,17 +15,11 @@ from consilience.recovery.student import Student
 
 @dataclass(frozen=True)
 class Standardization:
-    """An affine map of each feature.
+    """An affine map of each feature, ``(x − mean) / scale``, to mean 0 and spread 1."""
 
-    Attributes
-    ----------
-    mean, scale : (d,); ``(x − mean) / scale`` has mean 0 and spread 1; a constant feature has scale 1.
-    varies : (d,) bool; False for constant features.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    varies: Tensor
+    mean: Tensor  # (d,)
+    scale: Tensor  # (d,), 1 for a constant feature
+    varies: Tensor  # (d,) bool; False for constant features
 
     @classmethod
     def of(cls, x: Tensor) -> Standardization:

@@ -16,13 +16,9 @@ GRID = torch.linspace(0.01, 6, 200, dtype=torch.float64)
 
 
 class Student(nn.Module):
-    """Linear layers ``hidden.0``, …, with one activation, ``readout``, and ``path`` from the inputs to the outputs.
+    """Linear layers ``hidden.0``, …, with one elementwise activation, and ``readout``.
 
-    Parameters
-    ----------
-    n_inputs, widths, n_outputs : sizes, with at least one hidden layer.
-    function : the activation, elementwise.
-    path : whether there is a linear path, which has no bias.
+    With ``path``, a linear path without bias leads from the inputs to the outputs.
     """
 
     def __init__(
