@@ -152,7 +152,7 @@ class Contest:
             "transport, activations": lambda: transport_bases(population, widest(population), x),
         }
         if len({tuple(m.network.architecture.widths.items()) for m in population}) == 1:
-            same = [identity({layer.name: layer.width for layer in population.architecture.hidden})] * len(population)
+            same = [identity(population)] * len(population)
             methods |= {
                 "parameter average": lambda: average_of(population, same),
                 "weight matching": lambda: average_of(population, weight_orders(population, 0, self.seed)),

@@ -141,7 +141,7 @@ class Contest:
         """Return the mean of the parameters; what corrects it needs norms folded in before."""
         if correction == "none":
             return cs.parameter_average(self.population)
-        same = identity({layer.name: layer.width for layer in self.population.architecture.free})
+        same = identity(self.population)
         bases = average_of(self.population, [same for _ in self.population])
         return fuse(self.population, bases, correction=correction, calibration=self.data.calibration.x)
 

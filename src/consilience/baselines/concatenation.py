@@ -37,16 +37,9 @@ def transplantation(
     Parameters
     ----------
     population : members of any widths.
-    width : units kept in each hidden layer: an int, a multiple of the members' median width such as "2x", or a dict by
-        layer, others at "1x".
+    width : units kept in each layer: an int, a multiple of the members' median width ("2x"), or a dict by layer.
     correction, calibration : as in `consilience.assemble`.
     random_state : seed of a distillation.
-
-    Raises
-    ------
-    InputError
-        If the width is not understood or above the number of units of all members, the correction is unknown, or its
-        data is missing or unfit.
     """
     check_fusion(population, correction, calibration)
     check_side_by_side(population)

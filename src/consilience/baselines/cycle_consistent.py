@@ -52,11 +52,6 @@ def cycle_matching(
     population : members of equal widths.
     correction, calibration : as in `consilience.assemble`.
     random_state : seed of which member numbers the universe, and of a distillation.
-
-    Raises
-    ------
-    InputError
-        If widths differ, the correction is unknown, or its data is missing or unfit.
     """
     check_fusion(population, correction, calibration)
     check_equal_widths(population)
@@ -92,13 +87,7 @@ def frank_wolfe(blocks: Sequence[Block], soft: Soft) -> Soft:
 
 
 def step(blocks: Sequence[Block], soft: Soft, placed: list[Tensor]) -> float:
-    """Take one Frank–Wolfe step and return what it gained, relative to the objective's size.
-
-    Parameters
-    ----------
-    blocks : the members' parameters.
-    soft, placed : P, and U by block (k, c, d, s); both are changed.
-    """
+    """Take one Frank–Wolfe step, which changes P and U (placed); return its gain relative to the objective's size."""
     slopes = gradient(blocks, soft, placed)
     # Of permutations that are equally good, the one nearest to P: a barycenter has no preference.
     stay = {name: TIE * slope.abs().amax((1, 2), keepdim=True) * soft[name] for name, slope in slopes.items()}
@@ -122,10 +111,7 @@ def into_universe(block: Block, soft: Soft, *, left: bool = True, right: bool = 
 
 
 def pairs(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Return the bilinear form ``½ Σ_blocks (⟨Σ_k A_k, Σ_k B_k⟩ − Σ_k ⟨A_k, B_k⟩)`` of two lists of (k, c, d, s).
-
-    With both the same this is the objective.
-    """
+    """Return ``½ Σ_blocks (⟨Σ_k A_k, Σ_k B_k⟩ − Σ_k ⟨A_k, B_k⟩)`` of two lists of (k, c, d, s); of U, the objective."""
     return sum(float((x.sum(0) * y.sum(0)).sum() - (x * y).sum()) / 2 for x, y in zip(a, b, strict=True))
 
 
@@ -171,8 +157,8 @@ def highest(line: Polynomial) -> float:
     roots = (complex(root) for root in line.deriv().roots())
     flat = [root.real for root in roots if abs(root.imag) < 1e-9 and 0 < root.real < 1]
     places = sorted((0.0, 1.0, *flat))
-    values = [float(line(t)) for t in places]
-    return places[int(first_largest(torch.tensor(values, dtype=torch.float64), tolerance=DOUBLE))]
+    values = torch.tensor([float(line(t)) for t in places], dtype=torch.float64)
+    return places[int(first_largest(values, tolerance=DOUBLE))]
 
 
 def nearest_permutations(slopes: Tensor) -> Tensor:

@@ -38,13 +38,8 @@ def fuse(
 ) -> nn.Module:
     """Return the network that the bases make of the members, a plain module of their class in eval mode.
 
-    Parameters
-    ----------
-    population : the population; its first member is the template.
-    bases : of every hidden layer that is not tied to an earlier one, with one mixing and one projection per member.
-    members : the networks to mix; by default those of the population, their parameters as they are.
-    correction, calibration : as in `consilience.assemble`; checked by `check_fusion`.
-    random_state : seed of the distillation.
+    Bases are of every hidden layer that is not tied to an earlier one, with one mixing and one projection per member.
+    By default the networks mixed are the population's; its first member is the template.
     """
     widths = {name: basis.width for name, basis in bases.items()}
     members = population.networks if members is None else members
@@ -104,13 +99,9 @@ def needed(calibration: Tensor | None) -> Tensor:
 
 
 def layer_widths(population: Population, width: Widths, default: Mapping[str, int]) -> dict[str, int]:
-    """Return the width of each hidden layer: an int, a multiple of the members' median, or a dict by layer.
-
-    Layers that a dict does not name get their ``default``.
-    """
+    """Return the width of each hidden layer; layers that a dict of widths does not name get their default."""
     names = [layer.name for layer in population.architecture.free]
-    if not isinstance(width, Mapping):
-        width = dict.fromkeys(names, width)
+    width = width if isinstance(width, Mapping) else dict.fromkeys(names, width)
     for name in width:
         check_choice("width", name, names)
     chosen: dict[str, Width] = {**default, **width}

@@ -43,11 +43,6 @@ def weight_matching(
     reference : index of the member that the others are permuted onto.
     correction, calibration : as in `consilience.assemble`.
     random_state : seed of the order in which layers are visited, and of a distillation.
-
-    Raises
-    ------
-    InputError
-        If widths differ, the reference does not exist, the correction is unknown, or its data is missing or unfit.
     """
     check_fusion(population, correction, calibration)
     check_equal_widths(population)
@@ -93,11 +88,6 @@ def activation_matching(
     correction : as in `consilience.assemble`.
     calibration : inputs (n, ...) without labels; always needed.
     random_state : seed of a distillation.
-
-    Raises
-    ------
-    InputError
-        As in `weight_matching`, and if there is no calibration data.
     """
     x = needed(calibration)
     check_fusion(population, correction, x)
@@ -111,12 +101,11 @@ def activation_matching(
 def weight_orders(population: Population, reference: int, random_state: int) -> list[Orders]:
     """Return each member's orders towards the reference."""
     blocks, rng = blocks_of(population), seeds.numpy_generator(random_state)
-    widths = _hidden_widths(population)
     target = [block.values[reference] for block in blocks]
     return [
-        identity(widths)
+        identity(population)
         if k == reference
-        else coordinate_descent(blocks, target, [block.values[k] for block in blocks], identity(widths), rng)
+        else coordinate_descent(blocks, target, [block.values[k] for block in blocks], identity(population), rng)
         for k in range(len(population))
     ]
 
@@ -124,13 +113,12 @@ def weight_orders(population: Population, reference: int, random_state: int) -> 
 def merging_orders(population: Population, random_state: int) -> list[Orders]:
     """Return each member's orders towards the mean of the others."""
     blocks, rng = blocks_of(population), seeds.numpy_generator(random_state)
-    n_members = len(population)
-    orders = [identity(_hidden_widths(population)) for _ in range(n_members)]
-    moved = n_members > 1
+    orders = [identity(population) for _ in population]
+    moved = len(orders) > 1
     while moved:
         moved = False
-        for k in rng.permutation(n_members):
-            placed = [reordered(blocks, j, orders[j]) for j in range(n_members) if j != k]
+        for k in rng.permutation(len(orders)):
+            placed = [reordered(blocks, j, order) for j, order in enumerate(orders) if j != k]
             mean = [torch.stack(values).mean(0) for values in zip(*placed, strict=True)]
             new = coordinate_descent(blocks, mean, reordered(blocks, k, orders[k]), orders[k], rng)
             moved = moved or any(not torch.equal(new[name], orders[k][name]) for name in new)
@@ -159,12 +147,7 @@ def coordinate_descent(
 ) -> Orders:
     """Return the orders of a member after improving one layer at a time until no layer can be improved.
 
-    Parameters
-    ----------
-    blocks : what the axes of the values mean.
-    target, member : by block, (u, i, s); the member in the given orders.
-    orders : of the member, to start from.
-    rng : of the order in which layers are visited.
+    ``target`` and ``member`` are values by block (u, i, s), the member's in the given orders.
     """
     orders, gained = dict(orders), True
     while gained:
@@ -197,10 +180,6 @@ def reordered(blocks: Sequence[Block], k: int, orders: Orders) -> list[Tensor]:
     for name, order in orders.items():
         values = reorder(blocks, values, name, order)
     return values
-
-
-def _hidden_widths(population: Population) -> dict[str, int]:
-    return {layer.name: layer.width for layer in population.architecture.free}
 
 
 def _standardized(values: Tensor) -> Tensor:

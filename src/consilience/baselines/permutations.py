@@ -5,7 +5,7 @@ Axis legend: ``k`` member, ``u`` unit of a member, ``c`` fused unit, ``i`` input
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,16 +24,13 @@ Orders = dict[str, Tensor]  # by layer, (c,): the member's unit that takes place
 class Block:
     """One weight or bias of all members, with batch norms folded in, in double precision.
 
-    Attributes
-    ----------
-    writes, reads : the layers whose units its axes u and i are; None where they keep their index: outputs and inputs.
-        A bias is the weight of one input that is always 1.
-    values : (k, u, i, s).
+    ``writes`` and ``reads`` are the layers whose units its axes u and i are; None where they keep their index: outputs
+    and inputs. A bias is the weight of one input that is always 1.
     """
 
     writes: str | None
     reads: str | None
-    values: Tensor
+    values: Tensor  # (k, u, i, s)
 
 
 def blocks_of(population: Population) -> list[Block]:
@@ -68,15 +65,13 @@ def assign(gain: Tensor) -> Tensor:
 
 def average_of(population: Population, orders: Sequence[Orders]) -> dict[str, Basis]:
     """Return the bases that average reordered members: with Π[u, c] = 1 where u = order[c], A = Π/N and P = Π."""
-    dtype = population.example_input.dtype
-    return {name: _average([order[name] for order in orders], dtype) for name in orders[0]}
+    bases, dtype = {}, population.example_input.dtype
+    for name, order in orders[0].items():
+        ones = [torch.eye(len(order), dtype=dtype)[member[name]].T.contiguous() for member in orders]
+        bases[name] = basis_from([one / len(orders) for one in ones], ones)
+    return bases
 
 
-def identity(widths: Mapping[str, int]) -> Orders:
-    """Return the order that leaves all units in place."""
-    return {name: torch.arange(width) for name, width in widths.items()}
-
-
-def _average(orders: Sequence[Tensor], dtype: torch.dtype) -> Basis:
-    ones = [torch.eye(len(order), dtype=dtype)[order].T.contiguous() for order in orders]
-    return basis_from([one / len(orders) for one in ones], ones)
+def identity(population: Population) -> Orders:
+    """Return the orders of a member that leave all units in place."""
+    return {layer.name: torch.arange(layer.width) for layer in population.architecture.free}

@@ -55,21 +55,15 @@ def probabilistic_matching(
     Parameters
     ----------
     population : members of any widths.
-    sigma : standard deviation of copies, as a share of the root mean square length of the layer's units v. A smaller
-        value gives fewer matches and more global units: from members trained on digits or MNIST hardly more than their
-        width at 0.5, about twice at 0.3, four times at 0.2.
-    sigma0 : standard deviation of global units, in the same unit. The default, a flat prior, does not shrink, so that
-        identical members give themselves back; finite values scale global units down by m/(ρ + m).
+    sigma : standard deviation of copies, as a share of the root mean square length of the layer's units v. Members
+        trained on digits or MNIST give hardly more global units than their width at 0.5, about twice at 0.3, four times
+        at 0.2.
+    sigma0 : standard deviation of global units, in the same unit. The default, a flat prior, gives identical members
+        back; finite values scale global units down by m/(ρ + m).
     gamma : concentration: how readily new units are opened. With at most 1, a perfect match beats a new unit.
-    max_width : largest number of global units in a layer, one number or by layer; None for no limit.
+    max_width : most global units in a layer, at least the members' widths: one number or by layer; None for no limit.
     correction, calibration : as in `consilience.assemble`.
     random_state : seed of the order of members, and of a distillation.
-
-    Raises
-    ------
-    InputError
-        If a parameter is not positive, a cap is below a member's width or names no layer, the correction is unknown, or
-        its data is missing or unfit.
     """
     check_fusion(population, correction, calibration)
     for name, value in (("sigma", sigma), ("sigma0", sigma0), ("gamma", gamma)):
@@ -81,12 +75,7 @@ def probabilistic_matching(
 
 
 def global_bases(
-    population: Population,
-    sigma: float,
-    sigma0: float,
-    gamma: float,
-    caps: Mapping[str, int | None],
-    random_state: int,
+    population: Population, sigma: float, sigma0: float, gamma: float, caps: Mapping[str, int | None], random_state: int
 ) -> dict[str, Basis]:
     """Return the basis of each hidden layer: A[u, c] = 1/(ρ + m_c) where unit u belongs to c, and P[u, c] = 1 there."""
     rng, rho = seeds.numpy_generator(random_state), (sigma / sigma0) ** 2
@@ -125,15 +114,7 @@ def units(population: Population, layer: str, below: Mapping[Axis, Sequence[Proj
 def match(
     points: Sequence[Tensor], sigma: float, sigma0: float, gamma: float, cap: int | None, rng: np.random.Generator
 ) -> list[Tensor]:
-    """Return the global unit of every member's units: per member (u,), numbered without gaps.
-
-    Parameters
-    ----------
-    points : per member, (u, d).
-    sigma, sigma0, gamma : the model's.
-    cap : most global units.
-    rng : of the order of members.
-    """
+    """Return the global unit of every unit, per member (u,), numbered without gaps; points are per member (u, d)."""
     owners: list[Tensor | None] = [None] * len(points)
     for _ in range(MAX_SWEEPS):
         before = list(owners)
@@ -164,13 +145,8 @@ def scores(
 ) -> Tensor:
     """Return what it is worth to assign each unit to each global unit, old ones first (u, c + r); see the method.
 
-    Parameters
-    ----------
-    points : (u, d) one member's units.
-    sums, counts : (c, d), (c,) of the other members' units in each global unit; counts ≥ 1.
-    sigma, sigma0, gamma : the model's.
-    n_members : J.
-    n_new : number of new global units on offer.
+    ``points`` (u, d) are one member's, ``sums`` (c, d) and ``counts`` (c,) ≥ 1 are of the other members' units in each
+    global unit, and ``n_new`` new global units are on offer.
     """
     rho = (sigma / sigma0) ** 2
     own, old = points.square().sum(1), sums.square().sum(1)
@@ -183,10 +159,7 @@ def scores(
 
 
 def _pool(points: Sequence[Tensor], owners: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Sums (c, d) and counts (c,) of the units in each global unit, and the owners renumbered.
-
-    Numbers are given in order of first appearance, without gaps: equal partitions have equal numbers.
-    """
+    """Sums (c, d) and counts (c,) of the units in each global unit, and the owners renumbered as they first occur."""
     present = [owner for owner in owners if owner is not None]
     flat = torch.cat([torch.empty(0, dtype=torch.int64), *present]).numpy()
     _, first, old = np.unique(flat, return_index=True, return_inverse=True)

@@ -36,13 +36,7 @@ def best_member(population: Population, validation: Dataset) -> nn.Module:
 
 
 def parameter_average(population: Population) -> nn.Module:
-    """Return a network whose parameters are the means of the members', unit by unit as they are numbered.
-
-    Raises
-    ------
-    InputError
-        If members' widths differ.
-    """
+    """Return a network whose parameters are the means of the members', unit by unit; widths must be equal."""
     check_equal_widths(population)
     states = [member.network.state for member in population]
     average = copy.deepcopy(population.members[0].module)

@@ -51,13 +51,8 @@ def transport_fusion(
     population : members of any widths.
     reference : index of the anchor, whose widths the result has; by default the member with most hidden units.
     ground : "weights" or "activations".
-    correction, calibration : as in `consilience.assemble`; ``ground="activations"`` always needs calibration data.
+    correction, calibration : as in `consilience.assemble`; "activations" always needs calibration data.
     random_state : seed of a distillation.
-
-    Raises
-    ------
-    InputError
-        If the reference or ground does not exist, the correction is unknown, or data is missing or unfit.
     """
     check_choice("ground", ground, GROUNDS)
     x = needed(calibration) if ground == "activations" else None
@@ -119,7 +114,7 @@ def transport(cost: Tensor) -> Tensor:
 def _between_hyperplanes(
     anchor: TracedNetwork, network: TracedNetwork, layer: str, below: dict[Axis, tuple[Projection, Projection]]
 ) -> Tensor:
-    """Euclidean distances (u, c) between a member's hyperplanes and the anchor's, both on the anchor's units below."""
+    """Euclidean distances (u, c) of a member's hyperplanes from the anchor's, both on the anchor's units below."""
     both = hyperplanes([anchor, network], layer, below)
     points = both.augmented.double()
     return torch.cdist(points[both.member == 1], points[both.member == 0])

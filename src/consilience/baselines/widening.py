@@ -40,21 +40,13 @@ def net2wider(
 
     Parameters
     ----------
-    population : the member's population.
-    width : of each hidden layer: an int, a multiple of the members' median width such as "2x", or a dict by layer;
-        others stay as they are.
+    population : the member's population, without layer norms, whose statistics copies of units change.
+    width : of each layer: an int, a multiple of the members' median width ("2x"), or a dict by layer, others as is.
     member : index of the member; pass the one that is best on validation data.
     noise : standard deviation of noise on the incoming weights of all but the first copy, relative to the root mean
-        square of the unit's weights. The paper advises a little where training has no dropout to tell copies apart; the
-        function is then only approximately unchanged.
+        square of the unit's weights. The paper advises a little where training has no dropout to tell copies apart.
     correction, calibration : as in `consilience.assemble`. They work towards the member; noise comes last.
     random_state : seed of the replication, the noise, and a distillation.
-
-    Raises
-    ------
-    InputError
-        If the width is not understood or below the member's, the member does not exist, the noise is negative, the
-        correction is unknown, or its data is missing or unfit.
     """
     check_fusion(population, correction, calibration)
     check_side_by_side(population)
@@ -77,12 +69,7 @@ def net2wider(
     dtype = population.example_input.dtype
     bases = {name: replicated_basis(sources, own[name], dtype) for name, sources in copied.items()}
     wider = fuse(
-        population,
-        bases,
-        members=[network],
-        correction=correction,
-        calibration=calibration,
-        random_state=random_state,
+        population, bases, members=[network], correction=correction, calibration=calibration, random_state=random_state
     )
     if noise > 0:
         for name in copied:
