@@ -2,7 +2,7 @@
 
 A *hierarchical* clusterer (``ward``, ``average``, ``two-stage``) returns a tree, which can be cut at any number of
 clusters. A *flat* one (``kmeans``, ``hdbscan``) returns labels. All come from SciPy, scikit-learn or, where installed,
-FAISS.
+FAISS. scikit-learn is imported where it is used, because that takes a second, and ward does not need it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
-from sklearn.cluster import HDBSCAN, MiniBatchKMeans
 
 from consilience.checks import check_count
 from consilience.clustering.distances import Points
-from consilience.clustering.kmeans import kmeans_labels
 from consilience.clustering.tree import Tree
 from consilience.errors import InputError
 from consilience.ties import first_largest
@@ -81,6 +79,8 @@ def kmeans(points: Points, n_clusters: int | None, random_state: int) -> Cluster
 
     The points are sorted along their principal axis first, so that the result does not depend on the numbers of units.
     """
+    from consilience.clustering.kmeans import kmeans_labels
+
     check_count("n_clusters", n_clusters, most=len(points), cure='for kmeans give a number, e.g. "2x", or use ward')
     assert n_clusters is not None
     order = np.argsort(np.abs(points.coordinates @ _principal_axis(points.coordinates)), kind="stable")
@@ -91,6 +91,8 @@ def kmeans(points: Points, n_clusters: int | None, random_state: int) -> Cluster
 
 def hdbscan(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
     """Density clusters of at least two units; a unit in no dense region is a cluster of its own."""
+    from sklearn.cluster import HDBSCAN
+
     if len(points) < 2:
         return Clustering(None, np.zeros(len(points), dtype=np.int64))
     distances = points.distances()
@@ -112,6 +114,8 @@ def two_stage(points: Points, n_clusters: int | None, random_state: int) -> Clus
     try:
         import faiss
     except ImportError:
+        from sklearn.cluster import MiniBatchKMeans
+
         means = MiniBatchKMeans(N_MICRO, n_init=1, random_state=random_state, batch_size=2 * N_MICRO).fit(x)
         micro, centers = means.labels_, means.cluster_centers_
     else:
