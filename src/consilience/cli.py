@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # a user's module may print; here, stdout is for results
             result = _run(request)
     except ConsilienceError as error:
-        print(f"consilience: {in_options(str(error), request)}", *_notes(error), sep="\n", file=sys.stderr)
+        message = in_options(str(error), request)
+        print(f"consilience: {message}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         raise SystemExit(2) from None
     _print(result, request.json)
     if result.status:
@@ -60,10 +61,6 @@ def _print(result: Result, as_json: bool) -> None:
         show(result.table)
     else:
         print(result.text)
-
-
-def _notes(error: ConsilienceError) -> list[str]:
-    return getattr(error, "__notes__", [])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from consilience.clustering.clusters import Clusters
 from consilience.clustering.tree import Tree
 from consilience.errors import ArtefactError
 from consilience.population.population import Population
-from consilience.population.storage import population_fingerprint
 from consilience.store import read_artefact, write_artefact
 
 KIND = "census"
@@ -53,7 +52,7 @@ def save_census(
         "census": {name: getattr(census, name) for name in PARAMETERS},
         "population": {
             "path": os.path.relpath(Path(population).resolve(), Path(directory).resolve()),
-            "fingerprint": population_fingerprint(census.population_),
+            "fingerprint": census.population_.fingerprint,
         },
         "layers": list(census.layers_),
     }
@@ -75,11 +74,10 @@ def load_census(directory: str | os.PathLike[str], population: Population | None
     recorded = artefact.config["population"]
     if population is None:
         population = Population.load(Path(os.path.normpath(artefact.directory / recorded["path"])))
-    fingerprint = population_fingerprint(population)
-    if fingerprint != recorded["fingerprint"]:
+    if population.fingerprint != recorded["fingerprint"]:
         raise ArtefactError(
             f"population must be the one the census in {artefact.directory} was taken of, with fingerprint "
-            f"{recorded['fingerprint'][:12]}, got one with {fingerprint[:12]}",
+            f"{recorded['fingerprint'][:12]}, got one with {population.fingerprint[:12]}",
             cure="take the census again, or pass the population it was taken of",
         )
     census = Census(**artefact.config["census"])

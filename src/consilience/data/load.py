@@ -127,7 +127,8 @@ def _read_digits() -> _Source:
     assert spec is not None
     assert spec.origin is not None
     table = np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    return _Source("digits", table[:, :-1].reshape(-1, 1, 8, 8) / 16.0, table[:, -1].astype(np.int64))  # pixels: 0 to 16
+    images, labels = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
+    return _Source("digits", images / 16.0, labels)  # pixels count 0 to 16
 
 
 def _read_npz(path: Path) -> _Source:

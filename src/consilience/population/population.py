@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from consilience.checks import check_count, check_finite
 from consilience.errors import InputError
 from consilience.population.checkpoints import import_checkpoints
 from consilience.population.member import Member, copies, join_members
-from consilience.population.storage import Contents, read_population, write_population
+from consilience.population.storage import Contents, member_tensors, read_population, write_population
+from consilience.store import fingerprint
 from consilience.units.architecture import Architecture, TracedNetwork
 
 
@@ -130,6 +132,11 @@ class Population:
         """
         kept = {epoch: snapshot.members for epoch, snapshot in self.snapshots.items()}
         return write_population(Contents(**vars(self) | {"snapshots": kept}), directory, extra_config)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all members' tensors, by which a census identifies its population."""
+        return fingerprint(member_tensors(self.members))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Population:

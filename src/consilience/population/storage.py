@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from consilience.errors import ConsilienceError, InputError
 from consilience.population.member import Member, join_members
-from consilience.store import Artefact, fingerprint, read_artefact, write_artefact
+from consilience.store import Artefact, read_artefact, write_artefact
 from consilience.store.config import versions
 from consilience.store.network import FOREIGN, build_described, describe_network
 from consilience.units.architecture import Architecture
@@ -93,11 +93,6 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
 def member_tensors(members: Iterable[Member]) -> dict[str, dict[str, Any]]:
     """Return the members' tensors by number and name."""
     return {str(k): dict(member.module.state_dict()) for k, member in enumerate(members)}
-
-
-def population_fingerprint(members: Iterable[Member]) -> str:
-    """Return a SHA-256 of all members' tensors, by which a census identifies its population."""
-    return fingerprint(member_tensors(members))
 
 
 def _modules(

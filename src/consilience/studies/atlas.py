@@ -34,23 +34,11 @@ CHANNELS = (1, 3)  # that a picture can have
 def atlas(
     census: Census, x: Tensor, *, n_clusters: int = 8, n_patches: int = 6, n_kernels: int = 4
 ) -> list[LayerAtlas]:
-    """Return portraits of the most frequent clusters of each layer.
+    """Return portraits of the most frequent clusters of each layer of networks of images with one channel or three.
 
-    Parameters
-    ----------
-    census : a fitted census of networks of images with one channel or three.
-    x : images (n, C, H, W); of more than `MAX_IMAGES`, that many are searched, evenly spread.
-    n_clusters : clusters of each layer, at most.
-    n_patches : patches of each cluster, at most.
-    n_kernels : members of each cluster whose weights are shown, at most, where a layer reads the inputs.
+    Of more than `MAX_IMAGES` images x (n, C, H, W), that many are searched, evenly spread. Where a layer reads the
+    inputs, the weights of up to ``n_kernels`` members of each cluster are shown.
 
-    Raises
-    ------
-    InputError
-        If the census is not fitted, x does not fit its members or is not such images, or a number is below 1.
-
-    Examples
-    --------
     >>> from torch import nn
     >>> from consilience.population import Population
     >>> nets = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3)) for _ in range(2)]

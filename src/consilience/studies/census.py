@@ -70,7 +70,6 @@ def run(request: Request) -> Result:
 
 def load_or_fit(request: Request, population: cs.Population, x: Tensor | None) -> cs.Census:
     """Return the census, read if it is finished."""
-    from consilience.population.storage import population_fingerprint
     from consilience.studies.progress import stages
 
     def make() -> cs.Census:
@@ -83,7 +82,7 @@ def load_or_fit(request: Request, population: cs.Population, x: Tensor | None) -
         shape = tuple(population.example_input.shape[1:])
         cs.save_census(census, directory, request.population, {**config, "example_shape": shape})
 
-    inputs = {"population": population_fingerprint(population)[:16]}
+    inputs = {"population": population.fingerprint[:16]}
     return run_cached(request, "census", inputs, make, write, lambda directory: cs.load_census(directory, population))
 
 

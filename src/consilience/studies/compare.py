@@ -53,7 +53,6 @@ class Request(InputShape, OwnNetworks, Options, Output):
 def run(request: Request) -> Result:
     """Return the similarities within and between populations, and what they say."""
     from consilience.comparison import loss_barriers
-    from consilience.population.storage import population_fingerprint
     from consilience.report.comparison import render_comparison
     from consilience.store import check_destination
     from consilience.studies.comparison_result import found_text, run_comparison
@@ -68,7 +67,7 @@ def run(request: Request) -> Result:
         for name, source in zip(_names(request.sources), request.sources, strict=True)
     }
     fingerprints = {
-        name: [population_fingerprint(part)[:16] for part in (population, *population.snapshots.values())]
+        name: [part.fingerprint[:16] for part in (population, *population.snapshots.values())]
         for name, population in populations.items()
     }
 

@@ -15,12 +15,7 @@ from consilience.comparison import Groups, ModelComparison
 from consilience.comparison.consensus import MAX_SAMPLES
 from consilience.data import Dataset
 from consilience.population import Population
-from consilience.report.comparison import (
-    ComparisonResult,
-    DisputedSample,
-    comparison_sentences,
-    comparison_table,
-)
+from consilience.report.comparison import ComparisonResult, DisputedSample, comparison_sentences, comparison_table
 from consilience.report.portraits import Picture
 from consilience.store import result_text
 
@@ -35,21 +30,9 @@ def run_comparison(
     barriers: NDArray[np.float64] | None,
     obtained: Mapping[str, Any],
 ) -> ComparisonResult:
-    """Return what the page shows of the networks of several populations, or of one.
+    """Fit a comparison to populations by name and labeled samples, and return what the page shows.
 
-    Parameters
-    ----------
-    comparison : not yet fitted.
-    populations : name → networks.
-    samples : labelled; their ids are kept.
-    epochs : of snapshots; () for all that the populations share.
-    barriers : loss barriers (m, m), if they were measured.
-    obtained : command, seed and versions, for the page.
-
-    Raises
-    ------
-    InputError
-        If the networks cannot be compared in this way; see `ModelComparison.fit`.
+    Of snapshots, () takes all epochs that the populations share; ``barriers`` (m, m) may be missing.
     """
     shared = sorted(set.intersection(*(set(population.snapshots) for population in populations.values())))
     epochs = tuple(epochs) or tuple(shared)
@@ -61,9 +44,8 @@ def run_comparison(
         for place, groups in comparison.groups_.items()
     }
     place = _clearest(comparison.groups_, agreement)
-    return ComparisonResult(
-        comparison, families, agreement, place, _disputed(comparison, place, samples), barriers, obtained
-    )
+    disputed = _disputed(comparison, place, samples)
+    return ComparisonResult(comparison, families, agreement, place, disputed, barriers, obtained)
 
 
 def found_text(result: ComparisonResult) -> str:

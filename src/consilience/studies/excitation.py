@@ -33,16 +33,10 @@ MAX_ROWS = 2000  # responses of each unit by which its sign is found
 
 @dataclass(frozen=True)
 class Excitation:
-    """The strongest responses of the clusters of one layer.
+    """The strongest responses of the clusters of one layer."""
 
-    Attributes
-    ----------
-    response : (n, c) to each image.
-    position : (n, c) where in the image.
-    """
-
-    response: Tensor
-    position: Tensor
+    response: Tensor  # (n, c) to each image
+    position: Tensor  # (n, c) where in the image
 
 
 def place_of(census: Census, layer: str) -> Axis:
@@ -71,12 +65,7 @@ def unit_signs(census: Census, layer: LayerCensus, x: Tensor) -> Tensor:
 def strongest(census: Census, x: Tensor, signs: Mapping[str, Tensor], n_clusters: int) -> dict[str, Excitation]:
     """Return the strongest response of each of the first clusters of layers to each of the images x (n, ...).
 
-    Parameters
-    ----------
-    census : a fitted census.
-    x : images or other inputs; all of their positions are searched, in batches.
-    signs : layer → the result of `unit_signs`.
-    n_clusters : clusters of each layer, at most.
+    ``signs`` are those of `unit_signs`, by layer. All positions are searched, in batches.
     """
     networks, places = census.networks_, {name: place_of(census, name) for name in signs}
     shares = {

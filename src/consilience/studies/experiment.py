@@ -119,22 +119,10 @@ def run_experiment(
     obtained: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Experiment:
-    """Score a census's assemblies and their alternatives.
+    """Score a census's assemblies and their alternatives on the data that its population was trained on.
 
-    Parameters
-    ----------
-    census : a fitted census.
-    data : the data its population was trained on.
-    widths, corrections : the assemblies to build. Multiples wider than the number of clusters are left out, and so are
-        corrections that need calibration data if there is none.
-    random_state : seed of what is trained here.
-    obtained : how to get these numbers again, for the report.
-    progress : called with the name of each stage.
-
-    Raises
-    ------
-    InputError
-        If the data does not fit the population.
+    Multiples wider than the number of clusters are left out, and so are corrections that need calibration data if there
+    is none. ``obtained`` says on the page how to get these numbers again.
     """
     contest = _Contest(census, data, random_state)
     population = contest.population

@@ -16,25 +16,15 @@ from consilience.units.symmetry import can_flip, symmetry_of
 
 @dataclass(frozen=True)
 class InspectedLayer:
-    """One layer.
-
-    Attributes
-    ----------
-    widths : of each member.
-    activations : functions that the units pass through, in order.
-    symmetries : changes of the units that leave the outputs as they are: "permute", "rescale", "flip".
-    tied_to : the layer whose units these are paired with, if any.
-    batch_norms : modules that are folded into the hyperplanes of the maps that write the layer.
-    written_by, read_by : maps.
-    """
+    """One layer."""
 
     name: str
-    widths: tuple[int, ...]
-    activations: tuple[str, ...]
-    symmetries: tuple[str, ...]
-    tied_to: str | None
-    batch_norms: tuple[str, ...]
-    written_by: tuple[str, ...]
+    widths: tuple[int, ...]  # of each member
+    activations: tuple[str, ...]  # functions that the units pass through, in order
+    symmetries: tuple[str, ...]  # changes of the units that leave the outputs as they are: "permute", "rescale", "flip"
+    tied_to: str | None  # the layer whose units these are paired with
+    batch_norms: tuple[str, ...]  # modules that are folded into the hyperplanes of the maps that write the layer
+    written_by: tuple[str, ...]  # maps
     read_by: tuple[str, ...]
 
     @property
@@ -54,35 +44,20 @@ class InspectedLayer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What networks of one kind are made of; ``str`` gives the text.
+    """What networks of one kind are made of; ``str`` gives the text."""
 
-    Attributes
-    ----------
-    name : class of the networks.
-    input_shape : of one sample.
-    parameters : number of parameters of each member.
-    layers : layers whose units are interchangeable.
-    outputs : the layer that is returned.
-    fixed : other layers, whose units are not interchangeable.
-    crossing : maps that are applied once for each unit of another layer.
-    proved : change → number of layers in which it left the outputs of each member as they are.
-    tolerance : largest change of an output that passes, divided by the largest output.
-    seconds : time to read, trace and prove the networks.
-    left_out : checkpoint → why it is not among the members.
-    """
-
-    name: str
+    name: str  # class of the networks
     n_members: int
-    input_shape: tuple[int, ...]
-    parameters: tuple[int, ...]
-    layers: tuple[InspectedLayer, ...]
+    input_shape: tuple[int, ...]  # of one sample
+    parameters: tuple[int, ...]  # number of parameters of each member
+    layers: tuple[InspectedLayer, ...]  # with interchangeable units
     outputs: InspectedLayer
-    fixed: tuple[InspectedLayer, ...]
-    crossing: tuple[str, ...]
-    proved: Mapping[str, int]
-    tolerance: float
-    seconds: float
-    left_out: Mapping[str, str]
+    fixed: tuple[InspectedLayer, ...]  # other layers
+    crossing: tuple[str, ...]  # maps that are applied once for each unit of another layer
+    proved: Mapping[str, int]  # change → number of layers in which it left the outputs of each member as they are
+    tolerance: float  # largest change of an output that passes, divided by the largest output
+    seconds: float  # to read, trace and prove the networks
+    left_out: Mapping[str, str]  # checkpoint → why it is not among the members
 
     def __str__(self) -> str:
         table = self.table

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+import consilience as cs
 from consilience.names import Null
-from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument
+from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
 from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "modularity", "modularity.json"
@@ -42,10 +44,9 @@ class Request(InputShape, OwnNetworks, Options, Output):
 
 def run(request: Request) -> Result:
     """Return the n-cuts of all networks beside those of shuffled copies, and what they say."""
-    from consilience.population.storage import population_fingerprint
     from consilience.report.modularity import render_modularity
     from consilience.store import check_destination
-    from consilience.studies.modularity_result import Settings, found_text, run_modularity
+    from consilience.studies.modularity_result import Networks, found_text, run_modularity
     from consilience.studies.networks import open_networks, parse_shape
     from consilience.studies.progress import stages
     from consilience.studies.samples import labeled_samples
@@ -53,18 +54,18 @@ def run(request: Request) -> Result:
     check_destination(request.out, KIND)
     source, module, seed = request.source, request.module, request.seed
     population = open_networks(source, module, parse_shape(request.example_shape), seed)
-    inputs, others = {"networks": population_fingerprint(population)[:16]}, {}
+    inputs, assembly = {"networks": population.fingerprint[:16]}, None
     if request.assembly is not None:
         shape = tuple(population.example_input.shape[1:])
-        others["assembly"] = open_networks(str(request.assembly), module, shape, seed)
-        inputs["assembly"] = population_fingerprint(others["assembly"])[:16]
+        assembly = open_networks(str(request.assembly), module, shape, seed)
+        inputs["assembly"] = assembly.fingerprint[:16]
 
     def make() -> tuple[str, str]:
         samples = labeled_samples(source, request.data, seed)
-        settings = Settings(request.clusters, request.null, request.nulls, request.circuits, seed)
-        origin = obtained(request)
+        networks = Networks(source, population, request.member, assembly)
+        measure = partial(cs.Clusterability, **arguments(request, cs.Clusterability), n_jobs=-1)
         with stages(f"modularity of {len(population)} networks") as progress:
-            result = run_modularity(population, request.member, source, others, samples, settings, origin, progress)
+            result = run_modularity(networks, measure, samples, request.circuits, obtained(request), progress)
         return found_text(result), render_modularity(result)
 
     return run_paged(request, KIND, FILE, inputs, make)

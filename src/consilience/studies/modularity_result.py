@@ -25,13 +25,11 @@ from consilience.modularity.cross import clusterable_matrices
 from consilience.modularity.graph import parts_of
 from consilience.modularity.lesions import Lesions, Specialisation
 from consilience.modularity.outputs import check_labelled
-from consilience.names import Null
-from consilience.population import Population
+from consilience.population import Member, Population
 from consilience.report.modularity import ModularityResult, NetworkRow, modularity_sentences, modularity_table
 from consilience.store import result_text
 from consilience.units.architecture import TracedNetwork
 
-KIND, FOUND = "modularity", "modularity.json"
 CROSS_CLUSTERS, CROSS_NULLS = 4, 10  # clusters of each matrix for C, as published, and shuffles of it
 LESION_SETS = 20  # random sets of units for each cluster
 CIRCUIT_SAMPLES = 300
@@ -39,86 +37,65 @@ CIRCUIT = ("label", "criterion", "size", "n_left", "n_weights", "tpr", "tnr")  #
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is asked of each network.
+class Networks:
+    """The networks to measure."""
 
-    Attributes
-    ----------
-    n_clusters, null, n_null : of `Clusterability`.
-    largest_circuit : weights up to which circuits are sought.
-    random_state : seed.
-    """
+    name: str  # of the population
+    population: Population
+    shown: int  # the member shown in detail
+    assembly: Population | None  # one network that was built from the members
 
-    n_clusters: int
-    null: Null
-    n_null: int
-    largest_circuit: int
-    random_state: int
+    def __post_init__(self) -> None:
+        check_count("--member", self.shown, least=0, most=len(self.population) - 1)
+        if self.assembly is not None and len(self.assembly) > 1:
+            raise InputError(f"--assembly must be the directory of one network, got {len(self.assembly)} networks")
+
+    @property
+    def rows(self) -> list[tuple[str, str, Member]]:
+        """Name, kind and network of each row of the table."""
+        built = [] if self.assembly is None else [("assembly", "assembly", self.assembly.members[0])]
+        if len(self.population) == 1:
+            return [(self.name, "network", self.population.members[0]), *built]
+        return [*((f"member {k}", "member", member) for k, member in enumerate(self.population)), *built]
 
 
 def run_modularity(
-    population: Population,
-    shown: int,
-    name: str,
-    others: Mapping[str, Population],
+    networks: Networks,
+    measure: Callable[[], Clusterability],
     samples: Dataset | None,
-    settings: Settings,
+    largest_circuit: int,
     obtained: Mapping[str, Any],
     progress: Callable[[str], None],
 ) -> ModularityResult:
-    """Return what there is to say of the networks of a population, and of one of them in detail.
+    """Return the n-cuts of networks, and the clusters of one of them in detail.
 
-    Parameters
-    ----------
-    population : the networks.
-    shown : the member shown in detail.
-    name : what the population is called.
-    others : name → networks that are compared with the members, as an assembly of them is.
-    samples : labelled, for accuracy, lesions and circuits; None for none of these.
-    settings : of every part.
-    obtained : command, seed and versions, for the page.
-    progress : told what is being done.
-
-    Raises
-    ------
-    InputError
-        If there is no such member, or a setting does not fit a network.
+    Accuracies, lesions and, up to ``largest_circuit`` weights, circuits need labeled samples.
     """
-    check_count("--member", shown, least=0, most=len(population) - 1)
-    for other, built in others.items():
-        if len(built) > 1:
-            raise InputError(f"--{other} must be the directory of one network, got {len(built)} networks")
     if samples is not None:
-        for member in (*population, *(m for built in others.values() for m in built)):
+        for _, _, member in networks.rows:
             check_labelled(member.network, samples.x, samples.y)
-    several = len(population) > 1
-    subjects = [
-        (f"member {k}" if several else name, "member" if several else "network", member)
-        for k, member in enumerate(population)
-    ]
-    subjects += [(other, "assembly", member) for other, built in others.items() for member in built]
     rows, details, crosses = [], [], []
-    for label, kind, member in subjects:
-        progress(label)
-        options = (settings.n_clusters, settings.null, settings.n_null, settings.random_state)
-        details.append(Clusterability(*options, n_jobs=-1).fit(member.network))
-        crosses.append(_cross(member.network, settings.random_state))
+    for name, kind, member in networks.rows:
+        progress(name)
+        details.append(measure().fit(member.network))
+        crosses.append(_cross(member.network, details[-1].random_state))
         accuracy = None if samples is None else evaluate(member.module, samples).accuracy
-        rows.append(NetworkRow.of(label, kind, accuracy, details[-1], crosses[-1]))
-    network, detail = population.members[shown].network, details[shown]
+        rows.append(NetworkRow.of(name, kind, accuracy, details[-1], crosses[-1]))
+    shown = networks.shown
+    network, detail, name = networks.population.members[shown].network, details[shown], networks.rows[shown][0]
     clusters = {layer.name: detail.labels_[layer.name] for layer in network.architecture.free}
     probe, effects, circuits = None, None, list[Circuit]()
     if samples is not None and any((labels >= 0).any() for labels in clusters.values()):
-        progress(f"{subjects[shown][0]}: lesions")
-        x, y = samples.x, samples.y
+        progress(f"{name}: lesions")
+        x, y, seed = samples.x, samples.y, detail.random_state
         probe = specialisation(network, clusters, x, y)
-        effects = lesions(network, clusters, x, y, n_random=LESION_SETS, random_state=settings.random_state)
-        if sum(part.weights.numel() for part in parts_of(network)) <= settings.largest_circuit:
-            some = samples.sample(CIRCUIT_SAMPLES, settings.random_state)
+        effects = lesions(network, clusters, x, y, n_random=LESION_SETS, random_state=seed)
+        if sum(part.weights.numel() for part in parts_of(network)) <= largest_circuit:
+            some = samples.sample(CIRCUIT_SAMPLES, seed)
             circuits = list(_circuits(network, some, lambda label: progress(f"circuits of class {label}")))
     of_map = {(cross.map, cross.read): cross for cross in crosses[shown]}
     matrices = [(part, of_map.get((part.map, part.read))) for part in parts_of(network) if not part.per_unit]
-    shown_name = f"member {shown} of {name}" if several else name
+    shown_name = name if len(networks.population) == 1 else f"{name} of {networks.name}"
     return ModularityResult(rows, shown, shown_name, detail, matrices, probe, circuits, effects, obtained)
 
 
@@ -146,7 +123,7 @@ def found_text(result: ModularityResult) -> str:
         "circuits": [{name: getattr(circuit, name) for name in CIRCUIT} for circuit in result.circuits],
         "lesions": None if effects is None else _effects(effects),
     }
-    return result_text(body, FOUND)
+    return result_text(body, "modularity.json")
 
 
 def _probe(probe: Specialisation) -> dict[str, Any]:

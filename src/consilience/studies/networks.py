@@ -26,23 +26,11 @@ Shape = Sequence[int] | None
 
 
 def open_networks(source: str, module: str | None, example_shape: Shape, random_state: int) -> Population:
-    """Return networks as a population, traced and proved.
+    """Return networks as a population, traced and proved on random inputs of a shape.
 
-    Parameters
-    ----------
-    source : ``"package.module:Class"``, or a function in place of the class; or a directory: a population or network of
-        this package, or a folder of checkpoints.
-    module : ``"package.module:Class"`` of the networks in a directory, if the class is not one of this package.
-    example_shape : shape of one sample; the inputs are random. Not needed where the directory has it.
-    random_state : seed of the inputs, and of the initial values of a class.
-
-    Raises
-    ------
-    InputError, ArtefactError
-        If there is no such class or directory, a module or shape is needed and not given, or the networks fail on
-        inputs of this shape.
-    TracingError, FunctionChangedError
-        If the networks use an unsupported operation, or the proof of their layers fails.
+    ``source`` is a class or a function, ``"package.module:Class"``, or a directory: a population or network of this
+    package, or a folder of checkpoints. ``module`` is the class of the networks in a directory, if it is not one of
+    this package.
     """
     path = Path(source)
     if ":" in source and not path.exists():
@@ -60,10 +48,7 @@ def open_networks(source: str, module: str | None, example_shape: Shape, random_
 def open_population(
     directory: Path, module: str | None, example_shape: Shape = None, random_state: int = 0
 ) -> Population:
-    """Read a population, or the networks in a folder of checkpoints; its provenance names those that were skipped.
-
-    The parameters are those of `open_networks`; only a folder of checkpoints needs the shape.
-    """
+    """Read a population, or the networks in a folder of checkpoints, which needs the shape; see `open_networks`."""
     if (directory / CONFIG).is_file() or not directory.is_dir():
         _check_module(module, read_config(directory).get("members", []), directory)
         return Population.load(directory, None if module is None else make_module(module))

@@ -125,13 +125,7 @@ def _unknown(request: Request, n_layers: int) -> UnknownNetwork:
 
 
 def _finished(directory: Path) -> dict[str, Any] | None:
-    """Return what ``recovery.json`` says if a complete recovery is there, None if one can be written.
-
-    Raises
-    ------
-    ArtefactError
-        If anything else is there, or it is damaged.
-    """
+    """Return what ``recovery.json`` says if a complete recovery is there, None if one can be written; else raise."""
     from consilience.store import check_destination
     from consilience.store.config import listing
 

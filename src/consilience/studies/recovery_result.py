@@ -23,21 +23,7 @@ DISTANCE = ("missing", "excess", "worst_angle", "worst_error")
 
 
 def run_recovery(unknown: UnknownNetwork, estimator: ExpandAndCluster, obtained: Mapping[str, Any]) -> RecoveryResult:
-    """Recover a network, and return what the page shows.
-
-    Parameters
-    ----------
-    unknown : inputs, outputs and, if it is known, the network.
-    estimator : not yet fitted.
-    obtained : command, seed, versions and request, for the page.
-
-    Raises
-    ------
-    InputError
-        If a setting is out of range.
-    TrainingError
-        If no student comes near the outputs.
-    """
+    """Fit an estimator to an unknown network, and return what the page shows."""
     cautions = _fit(estimator, unknown)
     network, unsaved = estimator.model_, ""
     if network is None:
@@ -48,8 +34,8 @@ def run_recovery(unknown: UnknownNetwork, estimator: ExpandAndCluster, obtained:
     sizes = (unknown.x.shape[1], *estimator.n_units_, unknown.y.shape[1])
     limit = max(CONVERGED, 2 * estimator.noise**2)
     found, n_samples = estimator.diagnostics_, len(unknown.x)
-    checks: dict[str, Any] = {"cautions": cautions, "unsaved": unsaved, "distance": distance, "uncompared": uncompared}
-    return RecoveryResult(sizes, estimator.activation_, n_samples, found, limit, obtained=obtained, **checks)
+    checks = cautions, unsaved, distance, uncompared
+    return RecoveryResult(sizes, estimator.activation_, n_samples, found, limit, *checks, obtained)
 
 
 def found_text(result: RecoveryResult, estimator: ExpandAndCluster, request: Mapping[str, Any]) -> str:

@@ -45,14 +45,7 @@ def run(request: Request) -> Result:
 
 
 def load_or_compare(request: Request, inputs: Callable[[], Inputs], origin: dict[str, Any]) -> Result:
-    """Do what `run` does, with inputs from memory.
-
-    Parameters
-    ----------
-    request : of the report.
-    inputs : gives the census, the data, and the request that made the members; called if the report is not finished.
-    origin : how to get the result again, for the page.
-    """
+    """Do what `run` does, with the census, the data and the request of the members from memory, if they are needed."""
     from consilience.report import markdown_table, render_page, summary_sentences
     from consilience.report.results import FILE_NAME, Experiment
     from consilience.store import write_artefact

@@ -21,15 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Result:
-    """What a command prints: text for people (on a terminal a table, if there is one), or an object for JSON.
-
-    ``status`` is the exit status: 0 for success.
-    """
+    """What a command prints: text for people (on a terminal a table, if there is one), or an object for JSON."""
 
     text: str
     as_json: dict[str, Any]
     table: RichCast | None = None
-    status: int = 0
+    status: int = 0  # of the process
 
 
 def run_cached(
@@ -42,16 +39,8 @@ def run_cached(
 ) -> T:
     """Return the result of a request: read if it is finished, else made, and written complete or not at all.
 
-    Parameters
-    ----------
-    request, inputs : what identifies the result (`consilience.studies.request.identity`); kept in the artefact.
-    kind : of the artefact.
-    make, write, read : the work; ``write`` gets the value, the directory, and entries of ``config.json``.
-
-    Raises
-    ------
-    ArtefactError
-        If the directory holds anything but a result of this request. Nothing has changed.
+    ``write`` gets the value, the directory, and entries of ``config.json``: what `identity` says of the request and its
+    inputs. A directory with anything but a result of this request is left as it is, and an error raised.
     """
     from consilience.store import check_destination
 
@@ -80,13 +69,9 @@ def refuse_another(directory: Path, kind: str, key: dict[str, Any], held: dict[s
 def run_paged(
     request: Output, kind: str, file: str, inputs: dict[str, Any], make: Callable[[], tuple[str, str]]
 ) -> Result:
-    """Return what a measurement says: its table, its sentences, and where its page is.
+    """Return the table of a measurement, its sentences, and where its page is.
 
-    Parameters
-    ----------
-    request, kind, inputs : as in `run_cached`.
-    file : name of the JSON file that holds the measurement, with a table and a summary.
-    make : returns the text of this file and of the page; called if the measurement is not finished.
+    ``make`` returns the text of the JSON file, which has a table and a summary, and the text of the page.
     """
     from consilience.store import write_artefact
 

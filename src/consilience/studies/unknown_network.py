@@ -21,17 +21,11 @@ from consilience.store import load_network, read_config
 
 @dataclass(frozen=True)
 class UnknownNetwork:
-    """What is known of a network.
+    """What is known of a network."""
 
-    Attributes
-    ----------
-    x, y : inputs (n, d) and outputs (n, o), in float64.
-    teacher : the network itself, where it is known, to measure how near the recovery comes.
-    """
-
-    x: Tensor
-    y: Tensor
-    teacher: MLP | None
+    x: Tensor  # (n, d) inputs, in float64
+    y: Tensor  # (n, o) outputs
+    teacher: MLP | None  # the network itself, to measure how near the recovery comes
 
 
 def from_files(inputs: Path, outputs: Path) -> UnknownNetwork:
@@ -41,13 +35,7 @@ def from_files(inputs: Path, outputs: Path) -> UnknownNetwork:
 
 
 def from_teacher(teacher: Path, inputs: Path | None, n_drawn: int, n_layers: int, random_state: int) -> UnknownNetwork:
-    """Ask a saved `MLP` with ``n_layers`` hidden layers for its outputs, on inputs from a file or Gaussian ones.
-
-    Raises
-    ------
-    InputError, ArtefactError
-        If the directory holds no such network, or the inputs do not fit.
-    """
+    """Ask a saved `MLP` with ``n_layers`` hidden layers for its outputs, on inputs from a file or Gaussian ones."""
     network = _read_teacher(teacher)
     depth, width = len(network.config.widths), network.config.n_inputs
     if depth != n_layers:
