@@ -62,12 +62,14 @@ class Request(Options, Output):
 def run(request: Request) -> Result:
     """Return what was recovered; the status is 1 if it is not exact."""
     from consilience.store import check_destination, fingerprint
+    from consilience.studies.unknown_network import open_unknown
 
     content = _finished(request.out)
     estimator = _estimator(request)
-    unknown = _unknown(request, estimator.n_layers)
+    inputs, outputs, teacher = request.inputs, request.outputs, request.teacher
+    unknown = open_unknown(inputs, outputs, teacher, request.samples, estimator.n_layers, request.seed)
     key = identity(request, data=fingerprint({"x": unknown.x, "y": unknown.y})[:16])
-    key |= {} if request.teacher is None else {"teacher": digest_of(request.teacher)}
+    key |= {} if teacher is None else {"teacher": digest_of(teacher)}
     if content is None:
         if check_destination(request.out / NETWORK, "network"):  # of an interrupted run
             refuse_another(request.out / NETWORK, "network", key)
@@ -108,20 +110,6 @@ def _estimator(request: Request) -> cs.ExpandAndCluster:
     n_units = units[0] if len(units) == 1 else units or None
     changes = {"n_units": n_units, "n_layers": depth, "expansion": expansion}
     return cs.ExpandAndCluster(**{**arguments(request, cs.ExpandAndCluster), **changes})
-
-
-def _unknown(request: Request, n_layers: int) -> UnknownNetwork:
-    from consilience.studies.unknown_network import from_files, from_teacher
-
-    inputs, outputs, teacher = request.inputs, request.outputs, request.teacher
-    if teacher is not None and outputs is None:
-        return from_teacher(teacher, inputs, request.samples, n_layers, request.seed)
-    if teacher is not None or outputs is None:
-        got = "neither" if outputs is None else "both"
-        raise InputError(f"one of --outputs and --teacher must be given, got {got}")
-    if inputs is None:
-        raise InputError("--inputs must be given with --outputs")
-    return from_files(inputs, outputs)
 
 
 def _finished(directory: Path) -> dict[str, Any] | None:

@@ -28,14 +28,26 @@ class UnknownNetwork:
     teacher: MLP | None  # the network itself, to measure how near the recovery comes
 
 
-def from_files(inputs: Path, outputs: Path) -> UnknownNetwork:
-    """Read inputs and outputs from ``.npy`` files; nothing is unpickled."""
-    names = f"X: {inputs}; Y: {outputs}"
-    return _checked(_read(inputs, "--inputs"), _read(outputs, "--outputs"), None, names)
+def open_unknown(
+    inputs: Path | None, outputs: Path | None, teacher: Path | None, n_drawn: int, n_layers: int, random_state: int
+) -> UnknownNetwork:
+    """Read inputs and outputs from ``.npy`` files, or ask a teacher for its outputs on these inputs or Gaussian ones.
+
+    A teacher is a saved `MLP` with ``n_layers`` hidden layers.
+    """
+    if (teacher is None) == (outputs is None):
+        got = "neither" if outputs is None else "both"
+        raise InputError(f"one of --outputs and --teacher must be given, got {got}")
+    if teacher is not None:
+        return _ask(teacher, inputs, n_drawn, n_layers, random_state)
+    assert outputs is not None
+    if inputs is None:
+        raise InputError("--inputs must be given with --outputs")
+    x, y = _read(inputs, "--inputs"), _read(outputs, "--outputs")
+    return _checked(x, y, None, f"X: {inputs}; Y: {outputs}")
 
 
-def from_teacher(teacher: Path, inputs: Path | None, n_drawn: int, n_layers: int, random_state: int) -> UnknownNetwork:
-    """Ask a saved `MLP` with ``n_layers`` hidden layers for its outputs, on inputs from a file or Gaussian ones."""
+def _ask(teacher: Path, inputs: Path | None, n_drawn: int, n_layers: int, random_state: int) -> UnknownNetwork:
     network = _read_teacher(teacher)
     depth, width = len(network.config.widths), network.config.n_inputs
     if depth != n_layers:
