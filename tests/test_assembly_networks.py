@@ -253,6 +253,32 @@ def test_members_of_another_kind_are_told_by_what_differs() -> None:
     assert "0.1" in str(caught.value)
 
 
+class Filtered(nn.Module):
+    """A constant filter of the inputs, a convolution or a matrix of their columns, before the layers."""
+
+    def __init__(self, seed: int, *, convolves: bool) -> None:
+        super().__init__()
+        shape = (2, 3, 3, 3) if convolves else (6, 8)
+        self.register_buffer("filter", torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
+        self.apply_filter = functional.conv2d if convolves else functional.linear
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(72 if convolves else 144, 5), nn.Tanh(), nn.Linear(5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self.apply_filter(x, self.filter))
+
+
+@pytest.mark.parametrize("convolves", [True, False])
+def test_a_constant_filter_of_the_inputs_is_preprocessing(convolves: bool) -> None:
+    torch.manual_seed(0)
+    population = Population.from_modules([Filtered(0, convolves=convolves) for _ in range(3)], X)
+    assert [layer.name for layer in population.architecture.layers] == ["layers.1", "layers.3"]
+    net = assemble(Census(n_resamples=0).fit(population, X), "full")
+    with torch.no_grad():
+        assert_close(net(FRESH), ensemble(population, FRESH))
+    with pytest.raises(InputError, match="member 1 must compute what member 0 computes of the same parameters"):
+        Population.from_modules([Filtered(seed, convolves=convolves) for seed in (0, 1)], X)
+
+
 def test_responses_keep_no_more_rows_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = population_of("resnet").networks
     monkeypatch.setattr("consilience.signals.responses.MAX_BYTES", 2**20)

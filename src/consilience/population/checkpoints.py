@@ -28,8 +28,8 @@ from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.factories import make_module
 from consilience.population.member import Member, join_members
 from consilience.store import check_tensor
-from consilience.units.fill import fill
 from consilience.units.follow import find_layers
+from consilience.units.resize import fill
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 IN_DIRECTORY = "model.safetensors"

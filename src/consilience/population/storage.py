@@ -21,8 +21,8 @@ from consilience.store import Artefact, read_artefact, write_artefact
 from consilience.store.config import versions
 from consilience.store.network import FOREIGN, build_described, describe_network
 from consilience.units.architecture import Architecture
-from consilience.units.fill import fill
 from consilience.units.follow import find_layers
+from consilience.units.resize import fill
 
 KIND = "population"
 METRICS = "metrics.jsonl"

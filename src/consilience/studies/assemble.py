@@ -63,7 +63,7 @@ def load_or_build(request: Request, census: cs.Census) -> Module:
     """Return the network, read if it is finished."""
     from consilience.store import read_artefact
     from consilience.studies.progress import stages
-    from consilience.units.fill import fill
+    from consilience.units.resize import fill
 
     def make() -> Module:
         width = int(request.width) if request.width.isdecimal() else request.width

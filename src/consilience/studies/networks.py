@@ -18,8 +18,8 @@ from consilience.store import load_network, read_artefact, read_config
 from consilience.store.config import CONFIG
 from consilience.store.network import FOREIGN
 from consilience.training.train import N_EXAMPLES
-from consilience.units.fill import fill
 from consilience.units.follow import find_layers
+from consilience.units.resize import fill
 
 MODULE = "pass --module package.module:Class"
 Shape = Sequence[int] | None

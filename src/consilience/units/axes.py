@@ -23,22 +23,13 @@ Section = tuple[str | None, int]  # a layer and the entries of each of its units
 
 @dataclass(frozen=True)
 class Axis:
-    """One stretch of one dimension of a parameter or a traced value, which indexes the units of a layer.
+    """One stretch of one dimension of a parameter or a traced value, which indexes the units of a layer."""
 
-    Attributes
-    ----------
-    name : the parameter or value.
-    dim : the dimension; 0 is samples in values.
-    layer : whose units; None for features that keep their index, of which there are ``block``.
-    block : entries of each unit, next to each other.
-    before : what precedes along the dimension.
-    """
-
-    name: str
-    dim: int
-    layer: str | None
-    block: int = 1
-    before: tuple[Section, ...] = ()
+    name: str  # of the parameter or value
+    dim: int  # 0 is samples in values
+    layer: str | None  # whose units; None for features that keep their index, of which there are `block`
+    block: int = 1  # entries of each unit, next to each other
+    before: tuple[Section, ...] = ()  # what precedes along the dimension
 
     def span(self, widths: Mapping[str, int]) -> tuple[int, int, int]:
         """Return where the stretch begins, its units, and the entries of each."""
@@ -58,29 +49,20 @@ class Axis:
         return changed
 
     def units(self, value: Tensor, widths: Mapping[str, int], n_samples: int) -> Tensor:
-        """Return the values of units at every position of each sample: (n, u, p).
-
-        Where samples have been divided, as videos into frames, each part of a sample is a position.
-        """
+        """Return the values of units at every position of each sample: (n, u, p)."""
         units = self.take(value, widths).movedim(self.dim, 1).flatten(2)
         if len(units) == n_samples:
             return units
-        parts = units.view(n_samples, -1, *units.shape[1:])
-        return parts.transpose(1, 2).flatten(2)
+        # Samples have been divided, as videos into frames: each part of a sample is a position.
+        return units.view(n_samples, -1, *units.shape[1:]).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which positions of each sample are used: all, or evenly spread ones where there would be too many rows.
-
-    Attributes
-    ----------
-    n_samples : samples in all.
-    max_rows : rows at most; each sample has at least one.
-    """
+    """Which positions of each sample are used: all, or evenly spread ones where there would be too many rows."""
 
     n_samples: int
-    max_rows: int
+    max_rows: int  # in all; each sample has at least one
 
     def rows(self, start: int, count: int, n_positions: int) -> tuple[Tensor, Tensor]:
         """Return the rows of samples ``start`` … ``start + count − 1``: sample (from 0) and position of each (r,)."""

@@ -16,11 +16,10 @@ from torch import Tensor, fx, nn
 from consilience.errors import TracingError
 from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section, axes_of
-from consilience.units.groups import Label, Run
 from consilience.units.maps import Map
 from consilience.units.operations import HANDLERS
 from consilience.units.trace import check_samples_apart, trace
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Walk, n_dims
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Run, Walk, n_dims
 
 LINEAR = {"avg_pool", "upsample", "scale", "shift"}  # what outputs may pass through: the mean over members passes too
 
@@ -30,27 +29,21 @@ def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
 
     Raises
     ------
-    TracingError
-        If an operation on units is not supported (the message names it, its module and its line), the module's use of
-        its parameters leaves a unit's axes unknown, or the outputs of a sample depend on others.
+    TracingError : an operation is not supported (the message names it), or the outputs of a sample depend on others.
     """
     program = trace(module, example_input)
     walk = Walk(program)
     for node in program.nodes:
-        if node.op == "call_function" and node.users and (label := _follow(walk, node)):
+        reads_parameter = walk.reads_parameter(node)
+        if node.op != "call_function" or not node.users or not (reads_parameter or walk.carriers(node)):
+            continue  # no unit is involved: it is not used, or preprocesses the inputs
+        if node.target not in HANDLERS:
+            raise walk.error(PARAMETER if reads_parameter else UNSUPPORTED, node)
+        if label := HANDLERS[node.target](walk, node):
             walk.labels[node] = label
     architecture = _architecture(walk)
     check_samples_apart(program, module, example_input)
     return architecture
-
-
-def _follow(walk: Walk, node: fx.Node) -> Label:
-    reads_parameter = walk.reads_parameter(node)
-    if not reads_parameter and not walk.carriers(node):
-        return {}  # preprocessing of the inputs: no unit is involved yet
-    if node.target not in HANDLERS:
-        raise walk.error(PARAMETER if reads_parameter else UNSUPPORTED, node)
-    return HANDLERS[node.target](walk, node)
 
 
 def _architecture(walk: Walk) -> Architecture:
@@ -99,8 +92,7 @@ def _returned(walk: Walk) -> tuple[fx.Node, int]:
 
 
 def _layers(walk: Walk, output: int, names: Mapping[int, str]) -> tuple[Layer, ...]:
-    groups, layers = walk.groups, []
-    families = groups.families()
+    groups, families, layers = walk.groups, walk.groups.families(), []
     roots = [groups.root(group) for group in range(len(groups))]
     for root in dict.fromkeys(roots[draft.group] for draft in walk.drafts):
         joined = [groups[g] for g in range(len(groups)) if roots[g] == root]
@@ -146,14 +138,8 @@ def _check_reached(walk: Walk, maps: Sequence[Map], output: str, returned: fx.No
     reaching = program.needed([returned.name])
     unread = unused or [m.name for m in maps if m.output.name not in reaching]
     if unread:
-        raise TracingError(
-            f"all parameters of {program.module_name} must reach the output, got {', '.join(map(repr, unread))}, "
-            "which do not",
-            cure="remove what the forward pass does not use",
-        )
+        message = f"all parameters of {program.module_name} must reach the output, got {', '.join(map(repr, unread))}"
+        raise TracingError(f"{message}, which do not", cure="remove what the forward pass does not use")
     if any(output in m.reads for m in maps):
-        raise TracingError(
-            f"layer '{output}' of {program.module_name} must be read by nothing inside, got a layer that is both "
-            "returned and read again",
-            cure="return the output of a layer of its own",
-        )
+        message = f"layer '{output}' of {program.module_name} must be read by nothing inside, got a layer that is both "
+        raise TracingError(f"{message}returned and read again", cure="return the output of a layer of its own")

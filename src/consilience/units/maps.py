@@ -27,18 +27,11 @@ from consilience.units.axes import Axis, Sampling, Section
 
 @dataclass(frozen=True)
 class Kernel:
-    """How a convolution slides, by spatial dimension.
+    """How a convolution slides, by spatial dimension."""
 
-    Attributes
-    ----------
-    size : entries.
-    stride, dilation : steps.
-    padding : zeros before and after.
-    """
-
-    size: tuple[int, ...]
+    size: tuple[int, ...]  # entries
     stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
+    padding: tuple[tuple[int, int], ...]  # zeros before and after
     dilation: tuple[int, ...]
 
 
@@ -60,16 +53,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class Weights:
-    """The hyperplanes of a map.
+    """The hyperplanes of a map."""
 
-    Attributes
-    ----------
-    parts : for each layer read, (u, i, s); for a map per unit (u, 1, s).
-    bias : (u,), zero where there is none.
-    """
-
-    parts: tuple[Tensor, ...]
-    bias: Tensor
+    parts: tuple[Tensor, ...]  # for each layer read, (u, i, s); for a map per unit (u, 1, s)
+    bias: Tensor  # (u,), zero where there is none
 
     @property
     def matrix(self) -> Tensor:
@@ -155,12 +142,11 @@ class Map:
 
     def written(self, state: Mapping[str, Tensor], widths: Mapping[str, int], weights: Weights) -> dict[str, Tensor]:
         """Return the parameters under which `weights` are the hyperplanes; a bias that has no place is dropped."""
-        if self.per_unit:
-            matrix = weights.parts[0]
-        else:
-            sections = zip(weights.parts, self.inputs, strict=True)
-            matrix = torch.cat([self._section(part, axis) for part, axis in sections], dim=1)
-        bias = weights.bias
+        matrix, bias = weights.parts[0], weights.bias
+        if not self.per_unit:
+            blocks = [axis.block if axis.layer is not None else 1 for axis in self.inputs]
+            parts = zip(weights.parts, blocks, strict=True)
+            matrix = torch.cat([p.reshape(len(p), p.shape[1] * block, -1) for p, block in parts], dim=1)
         values = {self.bias: bias} if self.bias else {}
         if self.norm is not None:
             zero = torch.zeros_like(bias)
@@ -172,17 +158,10 @@ class Map:
     def rows(
         self, value: Tensor, output: Tensor, widths: Mapping[str, int], sampling: Sampling, start: int, n_samples: int
     ) -> tuple[Tensor, Tensor]:
-        """Return what the map reads and writes at sampled positions of its output.
+        """Return what the map reads and writes at sampled positions of samples ``start`` … ``start + n_samples − 1``.
 
-        Parameters
-        ----------
-        value, output : the traced values read and written.
-        widths : by layer.
-        sampling, start, n_samples : which positions, and of which samples the values are.
-
-        Returns
-        -------
-        Rows (r, d), for a map per unit (r, u, s), in the order of `Weights.matrix`; and (r, u).
+        ``value`` and ``output`` are the traced values read and written. Returns rows (r, d), for a map per unit
+        (r, u, s), in the order of `Weights.matrix`; and (r, u).
         """
         written = self.output.units(output, widths, n_samples)
         sample, position = sampling.rows(start, n_samples, written.shape[2])
@@ -211,16 +190,10 @@ class Map:
 
     def _parts(self, weight: Tensor, widths: Mapping[str, int]) -> tuple[Tensor, ...]:
         """Split a weight (u, entries read, s), or patches (r, entries read, s), by what is read."""
-        parts = []
-        for axis in self.inputs:
-            offset, units, block = axis.span(widths)
-            parts.append(weight.narrow(1, offset, units * block).reshape(len(weight), units, -1))
-        return tuple(parts)
-
-    def _section(self, part: Tensor, axis: Axis) -> Tensor:
-        """The inverse of `_parts` for one part."""
-        block = axis.block if axis.layer is not None else 1
-        return part.reshape(len(part), part.shape[1] * block, -1)
+        spans = [axis.span(widths) for axis in self.inputs]
+        return tuple(
+            weight.narrow(1, start, units * block).reshape(len(weight), units, -1) for start, units, block in spans
+        )
 
     def _part_of(self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Tensor:
         """The entries of a parameter that belong to the units written: (u, ...)."""

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 TORCH = Path(torch.__file__).parent
+N_SAMPLES = 1_000_003  # a prime that stands for the number of samples where sizes are compared
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ class Program:
     input, output : names of the graph input that takes the samples, and of the value that the module returns.
     module_name : class of the traced module, for messages.
     input_shape : shape of one sample.
-    functions : value → the function that computes it at any widths, from the arguments of the operation, where the
-        operation has sizes written out.
+    functions : value → what computes it at any widths, where the operation has sizes written out.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -68,11 +68,7 @@ class Program:
         return max([1, *(math.prod(sizes(value, 1)) for value in values if isinstance(value, Tensor))])
 
     def run(
-        self,
-        state: Mapping[str, Tensor],
-        x: Tensor,
-        values: Sequence[str],
-        known: Mapping[str, Tensor] | None = None,
+        self, state: Mapping[str, Tensor], x: Tensor, values: Sequence[str], known: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Return the named intermediate values for inputs x (n, ...) under the parameters ``state``.
 

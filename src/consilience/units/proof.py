@@ -32,11 +32,8 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
 
     Raises
     ------
-    InputError
-        If the module's outputs on x are not finite, or it does not run at other widths.
-    FunctionChangedError
-        If the layers do not fit the parameters, or the outputs differ by more than 1e-5 of the largest output after a
-        change, which the message names together with its layer.
+    InputError : the module's outputs on x are not finite, or it does not run at other widths.
+    FunctionChangedError : the outputs differ by more than 1e-5 of the largest output after a change, which it names.
     """
     if not network.architecture.fits(network.state):
         raise FunctionChangedError(
@@ -124,12 +121,8 @@ def _doubled(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:
 
 
 Change = Callable[[TracedNetwork, Sequence[Layer]], TracedNetwork]
-CHANGES: dict[str, Change] = {
-    "permuting": _permuted,
-    "rescaling": _rescaled,
-    "sign-flipping": _flipped,
-    "doubling": _doubled,
-}
+CHANGES: dict[str, Change]
+CHANGES = {"permuting": _permuted, "rescaling": _rescaled, "sign-flipping": _flipped, "doubling": _doubled}
 
 
 def _generator(layer: Layer) -> torch.Generator:

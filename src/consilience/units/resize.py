@@ -1,15 +1,15 @@
-"""A copy of a module with other layer widths."""
+"""Copies of a module with other layer widths: with zeros, or with parameters read from elsewhere."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from consilience.errors import InputError
+from consilience.errors import ArtefactError, InputError
 from consilience.units.architecture import Architecture, read_state
 from consilience.units.forward import forward
 
@@ -27,21 +27,9 @@ SIZE_ATTRIBUTES: dict[type[nn.Module], dict[str, Callable[[Any], object]]] = {
 
 
 def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, int]) -> nn.Module:
-    """Return a copy of ``module`` whose layers have the given widths.
+    """Return a copy of ``module`` with these widths (layer → units; layers not named keep theirs).
 
     Parameters are zero; the statistics of batch norms are those that leave values as they are.
-
-    Parameters
-    ----------
-    module : any module whose layers are known.
-    architecture : its layers, from `find_layers`.
-    widths : layer name → units; layers not named keep theirs.
-
-    Raises
-    ------
-    InputError
-        If a name is not a hidden layer, a width is not positive, or the copy fails to run because the module's forward
-        pass writes out one of its widths.
     """
     for name, width in widths.items():
         layer = architecture.layer(name)
@@ -75,6 +63,33 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
     return new
 
 
+def fill(module: nn.Module, architecture: Architecture, state: Mapping[str, Tensor], source: object) -> nn.Module:
+    """Return a copy of ``module`` with the parameters and buffers of ``state``, and with the widths that they have.
+
+    Batch norm's ``num_batches_tracked``, which older versions did not save, may be missing; ``source`` is what the
+    state was read from, for messages.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    extra = [name for name in state if name not in own]
+    problems = [f"{what}: {_some(names)}" for what, names in (("missing", missing), ("not expected", extra)) if names]
+    if problems:
+        raise _misfit(module, source, f"the {len(own)} tensors", "; ".join(problems))
+    for name, value in state.items():
+        if value.dim() != own[name].dim():
+            raise _misfit(module, source, f"{own[name].dim()} axes", f"'{name}' {tuple(value.shape)}")
+        if value.is_floating_point() != own[name].is_floating_point():
+            raise _misfit(module, source, f"{own[name].dtype}", f"'{name}' of {value.dtype}")
+    in_state = architecture.widths_in(state)
+    widths = {layer.name: in_state[layer.name] for layer in architecture.hidden}
+    for name, shape in architecture.shapes(widths, own).items():
+        if name in state and tuple(state[name].shape) != shape:
+            raise _misfit(module, source, f"{shape} at these widths", f"'{name}' {tuple(state[name].shape)}")
+    filled = resize(module, architecture, widths)
+    filled.load_state_dict(state, strict=False)  # names have been compared
+    return filled
+
+
 def _check_runs(module: nn.Module, architecture: Architecture) -> None:
     dtype, name = next(module.parameters()).dtype, type(module).__name__
     cure = "let its forward pass take sizes from tensors (x.flatten(1), x.shape) instead of writing them out"
@@ -86,3 +101,13 @@ def _check_runs(module: nn.Module, architecture: Architecture) -> None:
     expected = (2, architecture.output.width)
     if output.shape != expected:
         raise InputError(f"{name} must return {expected} at other widths, got {tuple(output.shape)}", cure=cure)
+
+
+def _misfit(module: nn.Module, source: object, expected: str, got: str) -> ArtefactError:
+    message = f"{source} must have {expected} of a {type(module).__name__}, got {got}"
+    return ArtefactError(message, cure="pass a module of the members' class")
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

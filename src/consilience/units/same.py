@@ -27,24 +27,21 @@ def settings(module: nn.Module, but_for: Container[str] = ()) -> tuple[str, ...]
         for name, value in vars(part).items():
             if name in INTERNAL or name in but_for:
                 continue
-            if isinstance(value, (str, int, float, tuple, list, Enum)) or is_dataclass(value):
-                text = repr(value)
-            else:
-                text = getattr(value, "__qualname__", "")  # of a function
+            plain = isinstance(value, (str, int, float, tuple, list, Enum)) or is_dataclass(value)
+            text = repr(value) if plain else getattr(value, "__qualname__", "")  # of a function
             if text and " at 0x" not in text:
                 lines.append(f"{path}.{name}={text}")
     return tuple(lines)
 
 
 def same_program(a: nn.Module, b: nn.Module, states: Container[str]) -> bool:
-    """Return whether settings (but for sizes) and buffers agree.
-
-    Parameters
-    ----------
-    a, b : modules in the same mode.
-    states : names of the parameters and buffers that are each module's own, as statistics of batch norms.
-    """
-    return settings(a, SIZES) == settings(b, SIZES) and _same(_constants(a, states), _constants(b, states))
+    """Return whether settings (but for sizes) and buffers of modules agree, but for what is in ``states`` by name."""
+    if settings(a, SIZES) != settings(b, SIZES):
+        return False
+    ours, theirs = _constants(a, states), _constants(b, states)
+    return ours.keys() == theirs.keys() and all(
+        ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
 def same_outputs(ours: Tensor, theirs: Tensor) -> bool:
@@ -57,12 +54,5 @@ def same_outputs(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def _constants(module: nn.Module, states: Container[str]) -> dict[str, Tensor]:
-    return {
-        name: buffer
-        for name, buffer in module.named_buffers()
-        if name not in states and not name.endswith("num_batches_tracked")
-    }
-
-
-def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(v.dtype == b[name].dtype and torch.equal(v, b[name]) for name, v in a.items())
+    buffers = module.named_buffers()
+    return {name: b for name, b in buffers if name not in states and not name.endswith("num_batches_tracked")}

@@ -26,18 +26,11 @@ from consilience.units.maps import Map, Weights
 
 @dataclass(frozen=True)
 class Symmetry:
-    """Changes of a unit, besides its index, that leave the function alone.
+    """Changes of a unit, besides its index, that leave the function alone."""
 
-    Attributes
-    ----------
-    homogeneous : whether it may be rescaled by any positive factor.
-    odd_constant : c of ``f(z) + f(−z) = c``; None where no such constant exists and the sign may not be flipped.
-    even_slope : m of ``f(z) − f(−z) = m z``; None where there is none.
-    """
-
-    homogeneous: bool = False
-    odd_constant: float | None = None
-    even_slope: float | None = None
+    homogeneous: bool = False  # whether it may be rescaled by any positive factor
+    odd_constant: float | None = None  # c of f(z) + f(−z) = c; None where there is none: no sign may be flipped
+    even_slope: float | None = None  # m of f(z) − f(−z) = m z; None where there is none
 
     @property
     def flippable(self) -> bool:
@@ -80,13 +73,7 @@ def symmetry_of(activations: Sequence[str]) -> Symmetry:
 
 
 def permute(network: TracedNetwork, layer: str, order: Tensor) -> TracedNetwork:
-    """Return the network with the layer's units reordered: new unit i is old unit ``order[i]``. Tied layers follow.
-
-    Raises
-    ------
-    InputError
-        If ``order`` (u,) is not a permutation of the layer's units, or these are not interchangeable.
-    """
+    """Return the network with the layer's units reordered: new unit i is old unit ``order[i]``. Tied layers follow."""
     width = _interchangeable(network, layer).width
     if order.shape != (width,) or not torch.equal(order.sort().values, torch.arange(width)):
         raise InputError(f"order must have each of 0…{width - 1} once, got {order.tolist()}")
@@ -94,10 +81,7 @@ def permute(network: TracedNetwork, layer: str, order: Tensor) -> TracedNetwork:
 
 
 def duplicate(network: TracedNetwork, layers: Sequence[str]) -> TracedNetwork:
-    """Return the network with every unit of some layers twice, each twin with half of the outgoing weights.
-
-    Tied layers follow.
-    """
+    """Return the network with units of layers and those tied to them twice, each twin with half of the outgoing weights."""
     architecture = network.architecture
     first = {architecture.first(layer) for layer in layers}
     orders = {name: torch.arange(2 * architecture.layer(name).width) % architecture.layer(name).width for name in first}
@@ -113,13 +97,7 @@ def duplicate(network: TracedNetwork, layers: Sequence[str]) -> TracedNetwork:
 
 
 def rescale(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwork:
-    """Return the network with hyperplane j multiplied by ``factors[j] > 0`` and its outgoing weights divided by it.
-
-    Raises
-    ------
-    InputError
-        If the layer's activation is not positively homogeneous, or a factor is not positive.
-    """
+    """Return the network with hyperplane j multiplied by ``factors[j] > 0`` and its outgoing weights divided by it."""
     activations = _interchangeable(network, layer).activations
     if not symmetry_of(activations).homogeneous:
         raise InputError(f"the activation of layer '{layer}' must be homogeneous, got {', '.join(activations)}")
@@ -129,13 +107,7 @@ def rescale(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwor
 
 
 def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
-    """Return the network with hyperplane j multiplied by ``signs[j]`` ∈ {−1, 1} and the function unchanged.
-
-    Raises
-    ------
-    InputError
-        If the activation is not odd (up to a constant), or a reader has no bias to take the constant.
-    """
+    """Return the network with hyperplane j multiplied by ``signs[j]`` ∈ {−1, 1} and the function unchanged."""
     activations = _interchangeable(network, layer).activations
     constant = symmetry_of(activations).odd_constant
     if constant is None:

@@ -27,26 +27,13 @@ BATCH_NORMS: dict[object, tuple[int | None, int]] = {
     aten._native_batch_norm_legit_no_training.default: (None, 6),
 }
 # Operations that may return what they get, though their schema says that they return a new tensor.
-RETURN_THEIR_INPUT = {
-    aten.dropout.default,
-    aten.feature_dropout.default,
-    aten.alpha_dropout.default,
-    aten.feature_alpha_dropout.default,
-    aten.type_as.default,
-}
+DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+RETURN_THEIR_INPUT = {aten.type_as.default, *(getattr(aten, name).default for name in DROPOUTS)}
 TRACEABLE = "take one tensor; replace `if tensor:` and `.item()` by tensor operations such as torch.where"
 
 
 def trace(module: nn.Module, example_input: Tensor) -> Program:
-    """Trace ``module`` in eval mode on ``example_input`` (n, ...), n ≥ 1.
-
-    Raises
-    ------
-    InputError
-        If the module itself fails on the example input.
-    TracingError
-        If control flow depends on data, the batch size is fixed, or there is more than one input or output.
-    """
+    """Trace ``module`` in eval mode on ``example_input`` (n, ...), n ≥ 1."""
     module = copy.deepcopy(module).eval()
     name = type(module).__name__
     _check_names(module)

@@ -2,18 +2,21 @@
 
 Every dimension of a value is either fixed (samples, positions, the inputs' features) or indexes units. The handlers of
 `consilience.units.operations` read and change this state.
+
+Each weight writes a *group* of units. Groups that are added, or read by one weight, are joined: they are one layer.
+Groups whose units come in pairs are tied: they are one family, permuted together.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
 from consilience.errors import TracingError
-from consilience.units.groups import Groups, Label, Run
 from consilience.units.maps import Kernel, Norm
 from consilience.units.program import Program
 
@@ -25,26 +28,125 @@ UNSUPPORTED = "unsupported operation on units"
 PARAMETER = "unsupported operation on a parameter"
 
 
+class Run(NamedTuple):
+    """Units of one group, or fixed features, along a dimension: see `consilience.units.axes.Section`."""
+
+    group: int | None
+    block: int
+
+
+Label = dict[int, tuple[Run, ...]]  # dimension of a value → the runs along it, in order; other dimensions are fixed
+
+
+@dataclass
+class Group:
+    """Units that one weight writes; name and width are the layer's, unless the group joins another."""
+
+    name: str
+    width: int
+    activations: list[str] = field(default_factory=list)
+    fixed: bool = False  # whether its units must keep their index
+
+
+@dataclass
+class Groups:
+    """All groups, by number in order of appearance."""
+
+    members: list[Group] = field(default_factory=list)
+    joined: dict[int, int] = field(default_factory=dict)  # group → an earlier one that it is one layer with
+    tied: list[tuple[int, int]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, group: int) -> Group:
+        return self.members[group]
+
+    @property
+    def names(self) -> set[str]:
+        """All names in use."""
+        return {group.name for group in self.members}
+
+    def new(self, name: str, width: int) -> int:
+        """Return the number of a new group."""
+        self.members.append(Group(name, width))
+        return len(self.members) - 1
+
+    def unique(self, name: str) -> str:
+        """Return a name that is not in use, made of this one."""
+        taken, candidates = self.names, (f"{name}{i or ''}" for i in itertools.count())
+        return next(candidate for candidate in candidates if candidate not in taken)
+
+    def root(self, group: int) -> int:
+        """Return the first group of the layer that a group belongs to."""
+        while group in self.joined:
+            group = self.joined[group]
+        return group
+
+    def widths(self, runs: Sequence[Run]) -> list[tuple[int, int | None]]:
+        """Return what runs must have in common to be joined: entries of each unit, and units."""
+        return [(run.block, None if run.group is None else self.members[run.group].width) for run in runs]
+
+    def join(self, first: Sequence[Run], second: Sequence[Run]) -> None:
+        """Make one layer of units; those that are added to fixed features keep their index."""
+        for a, b in zip(first, second, strict=True):
+            if a.group is None or b.group is None:
+                self.fix([a, b])
+            elif self.root(a.group) != self.root(b.group):
+                low, high = sorted((self.root(a.group), self.root(b.group)))
+                self.joined[high] = low
+
+    def multiply(self, first: Sequence[Run], second: Sequence[Run]) -> None:
+        """Tie units that are multiplied; the second factor is the gate, which has no scale or sign of its own."""
+        for a, b in zip(first, second, strict=True):
+            if a.group is None or b.group is None:
+                self.fix([a, b])
+            elif self.root(a.group) == self.root(b.group):
+                self.members[a.group].activations.append("product")
+            else:
+                self.members[b.group].activations.append("gate")
+                self.tied.append((b.group, a.group))
+
+    def fix(self, runs: Sequence[Run]) -> None:
+        """Note that units must keep their index."""
+        for run in runs:
+            if run.group is not None:
+                self.members[run.group].fixed = True
+
+    def pass_through(self, label: Label, name: str) -> Label:
+        """Note that all units of a label pass through something; return the label."""
+        for run in itertools.chain.from_iterable(label.values()):
+            if run.group is not None and name not in self.members[run.group].activations:
+                self.members[run.group].activations.append(name)
+        return label
+
+    def families(self) -> dict[int, int]:
+        """Return, by first group of each layer, the first group of its family: all that is tied, however indirectly."""
+        first = {self.root(g): self.root(g) for g in range(len(self.members))}
+
+        def top(group: int) -> int:
+            while first[group] != group:
+                group = first[group]
+            return group
+
+        for a, b in self.tied:
+            low, high = sorted((top(self.root(a)), top(self.root(b))))
+            first[high] = low
+        return {group: top(group) for group in first}
+
+
 @dataclass
 class Draft:
-    """A map whose groups are not yet layers; see `consilience.units.maps.Map`.
-
-    Attributes
-    ----------
-    inputs : what it reads along the dimension; of a map per unit, up to the units that it reads.
-    input, output : value and dimension.
-    group : what it writes.
-    before : what precedes that along the output's dimension.
-    """
+    """A map whose groups are not yet layers; see `consilience.units.maps.Map`."""
 
     name: str
     weight: str
     bias: str | None
-    inputs: tuple[Run, ...]
-    input: tuple[str, int]
+    inputs: tuple[Run, ...]  # what it reads along the dimension; of a map per unit, up to the units that it reads
+    input: tuple[str, int]  # value and dimension
     output: tuple[str, int]
-    group: int
-    before: tuple[Run, ...] = ()
+    group: int  # what it writes
+    before: tuple[Run, ...] = ()  # what precedes that along the output's dimension
     kernel: Kernel | None = None
     norm: Norm | None = None
     per_unit: bool = False
@@ -58,32 +160,17 @@ class Draft:
 
 @dataclass
 class Walk:
-    """The program and the units found in it so far.
-
-    Attributes
-    ----------
-    program : the traced module.
-    labels : value → where units lie along its dimensions; no entry where it has none.
-    groups : the units that weights have written.
-    drafts : the weighted operations.
-    crossing : maps that are applied once for each unit of another layer.
-    sources : value → the map that has just written it.
-    folded : those values that a batch norm follows, which is folded into their map.
-    elementwise : values computed number by number, whatever the shape.
-    functions : value → the function that computes it at any widths, from the same arguments as the operation.
-    """
+    """The program and the units found in it so far."""
 
     program: Program
-    labels: dict[fx.Node, Label] = field(default_factory=dict)
-    groups: Groups = field(default_factory=Groups)
+    labels: dict[fx.Node, Label] = field(default_factory=dict)  # no entry for a value without units
+    groups: Groups = field(default_factory=Groups)  # the units that weights have written
     drafts: list[Draft] = field(default_factory=list)
-    crossing: list[str] = field(default_factory=list)
-    sources: dict[fx.Node, Draft] = field(default_factory=dict)
-    folded: set[fx.Node] = field(default_factory=set)
-    elementwise: set[str] = field(default_factory=set)
-    functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
-
-    # --- what an operation reads
+    crossing: list[str] = field(default_factory=list)  # maps that are applied once for each unit of another layer
+    sources: dict[fx.Node, Draft] = field(default_factory=dict)  # value → the map that has just written it
+    folded: set[fx.Node] = field(default_factory=set)  # those followed by a batch norm that is folded into their map
+    elementwise: set[str] = field(default_factory=set)  # values computed number by number, whatever the shape
+    functions: dict[str, Callable[..., Any]] = field(default_factory=dict)  # see `Program.functions`
 
     def label(self, value: fx.Node) -> Label:
         """Return where the units of a value lie; empty if it has none."""
@@ -115,14 +202,12 @@ class Walk:
         """Note that the units of the one value that an operation reads pass through it; return their label."""
         return self.groups.pass_through(self.label(self.only_value(node)), name)
 
-    # --- checks
-
     def check_no_parameter(self, node: fx.Node) -> None:
         """Raise if an operation reads a parameter."""
         if self.reads_parameter(node):
             raise self.error(PARAMETER, node)
 
-    def check_fixed(self, node: fx.Node, value: fx.Node, dims: Sequence[int] | range) -> None:
+    def check_fixed(self, node: fx.Node, value: fx.Node, dims: Sequence[int]) -> None:
         """Raise if units lie along some dimensions of a value."""
         if any(dim in self.label(value) for dim in dims):
             raise self.error(UNSUPPORTED, node, "keep units and positions apart")

@@ -23,15 +23,13 @@ from collections.abc import Callable
 
 from torch import fx
 
-from consilience.units.groups import Label
-from consilience.units.operations import combinations, convolutions, elementwise, linear, norms, pooling, shapes
-from consilience.units.walk import Walk
+from consilience.units.operations import combinations, elementwise, norms, pooling, shapes, weights
+from consilience.units.walk import Label, Walk
 
 Handler = Callable[[Walk, fx.Node], Label]
 
 HANDLERS: dict[object, Handler] = {
-    **linear.HANDLERS,
-    **convolutions.HANDLERS,
+    **weights.HANDLERS,
     **norms.HANDLERS,
     **elementwise.HANDLERS,
     **pooling.HANDLERS,

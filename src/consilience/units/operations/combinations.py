@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from torch import fx
 from torch.ops import aten
 
-from consilience.units.groups import Label, Run
-from consilience.units.program import sizes
-from consilience.units.walk import UNSUPPORTED, Walk, is_tensor, n_dims, size
+from consilience.units.program import N_SAMPLES, sizes
+from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, is_tensor, n_dims, size
 
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
 PRODUCTS = (aten.mul.Tensor, aten.div.Tensor)
@@ -46,7 +44,7 @@ def combine(walk: Walk, node: fx.Node) -> Label:
         if alone:
             label[dim] = units
         else:
-            _fix(walk, units)
+            walk.groups.fix(units)  # they meet features that keep their index
     if not is_sum and not all_paired and first in walk.labels and second in walk.labels:
         walk.groups.pass_through(walk.labels[second], "product")
     return label
@@ -72,7 +70,7 @@ def concatenate(walk: Walk, node: fx.Node) -> Label:
             walk.check_alike(node, first, units)
             walk.groups.join(first, units)
         if None in runs:
-            _fix(walk, first)
+            walk.groups.fix(first)  # they meet features that keep their index
         else:
             result[d] = first
     return result
@@ -81,15 +79,9 @@ def concatenate(walk: Walk, node: fx.Node) -> Label:
 HANDLERS = {**dict.fromkeys((*SUMS, *PRODUCTS), combine), aten.cat.default: concatenate}
 
 
-def _fix(walk: Walk, units: Sequence[Run]) -> None:
-    """Note that units meet features that keep their index, so that they keep theirs."""
-    for run in units:
-        walk.groups.fix(run.group)
-
-
 def _numbers(value: fx.Node) -> int:
     """Numbers in a value of very many samples."""
-    return math.prod(sizes(value.meta["val"], 1_000_003))
+    return math.prod(sizes(value.meta["val"], N_SAMPLES))
 
 
 def _is_one(value: fx.Node, dim: int) -> bool:

@@ -8,52 +8,16 @@ from collections.abc import Callable
 from torch import fx
 from torch.ops import aten
 
-from consilience.units.groups import Label
-from consilience.units.walk import UNSUPPORTED, Walk
+from consilience.units.trace import DROPOUTS
+from consilience.units.walk import UNSUPPORTED, Label, Walk
 
 # What the symmetry table calls them; those that it does not have no symmetry.
-ACTIVATIONS: dict[object, str] = {
-    aten.relu.default: "relu",
-    aten.leaky_relu.default: "leaky_relu",
-    aten.tanh.default: "tanh",
-    aten.erf.default: "erf",
-    aten.sigmoid.default: "sigmoid",
-    aten.softplus.default: "softplus",
-    aten.gelu.default: "gelu",
-    aten.silu.default: "silu",
-    aten.elu.default: "elu",
-    aten.selu.default: "selu",
-    aten.celu.default: "celu",
-    aten.mish.default: "mish",
-    aten.hardtanh.default: "hardtanh",
-    aten.hardsigmoid.default: "hardsigmoid",
-    aten.hardswish.default: "hardswish",
-    aten.relu6.default: "relu6",
-    aten.log_sigmoid.default: "log_sigmoid",
-    aten.sin.default: "sin",
-    aten.cos.default: "cos",
-    aten.exp.default: "exp",
-    aten.abs.default: "abs",
-    aten.sqrt.default: "sqrt",
-    aten.square.default: "square",
-    aten.clamp.default: "clamp",
-    aten.clamp_min.default: "clamp_min",
-    aten.neg.default: "scale",
-    aten.rsub.Scalar: "shift",
-    aten.pow.Tensor_Scalar: "pow",
-}
-IDENTITIES = (
-    aten.dropout.default,
-    aten.feature_dropout.default,
-    aten.alpha_dropout.default,
-    aten.feature_alpha_dropout.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.alias.default,
-    aten.contiguous.default,
-    aten.lift_fresh_copy.default,
-    aten.detach_.default,
+NAMES = (
+    *("relu", "leaky_relu", "tanh", "erf", "sigmoid", "softplus", "gelu", "silu", "elu", "selu", "celu", "mish"),
+    *("hardtanh", "hardsigmoid", "hardswish", "relu6", "log_sigmoid", "sin", "cos", "exp", "abs", "sqrt", "square"),
+    *("clamp", "clamp_min"),
 )
+IDENTITIES = (*DROPOUTS, "clone", "detach", "detach_", "alias", "contiguous", "lift_fresh_copy")
 
 
 def activation(name: str) -> Callable[[Walk, fx.Node], Label]:
@@ -90,7 +54,10 @@ def first_of_several(walk: Walk, node: fx.Node) -> Label:
 
 
 HANDLERS = {
-    **{target: activation(name) for target, name in ACTIVATIONS.items()},
-    **dict.fromkeys(IDENTITIES, identity),
+    **{getattr(aten, name).default: activation(name) for name in NAMES},
+    aten.neg.default: activation("scale"),
+    aten.rsub.Scalar: activation("shift"),
+    aten.pow.Tensor_Scalar: activation("pow"),
+    **{getattr(aten, name).default: identity for name in IDENTITIES},
     operator.getitem: first_of_several,
 }

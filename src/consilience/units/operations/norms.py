@@ -8,11 +8,10 @@ from torch import Tensor, fx
 from torch.nn import functional
 from torch.ops import aten
 
-from consilience.units.groups import Label
 from consilience.units.maps import Norm
 from consilience.units.operations.weights import scale_units
 from consilience.units.trace import BATCH_NORMS
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, n_dims
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Walk, n_dims
 
 
 def batch_norm(walk: Walk, node: fx.Node) -> Label:
@@ -57,13 +56,13 @@ def layer_norm(walk: Walk, node: fx.Node) -> Label:
         raise walk.error(UNSUPPORTED, node, "normalize over units only")
     if weight is None:
         raise walk.error("a layer norm without weight", node, "use elementwise_affine=True")
-    walk.functions[node.name] = normalize_last
+    walk.functions[node.name] = _normalize_last
     return scale_units(walk, node, (value, last), weight, bias, fitted=False)
 
 
 HANDLERS = {**dict.fromkeys(BATCH_NORMS, batch_norm), aten.layer_norm.default: layer_norm}
 
 
-def normalize_last(value: Tensor, shape: object, *options: Any) -> Tensor:
+def _normalize_last(value: Tensor, shape: object, *options: Any) -> Tensor:
     """Layer norm over the last dimension, of whatever size; the options are weight, bias, ε and a flag."""
     return functional.layer_norm(value, value.shape[-1:], *options[:3])

@@ -11,8 +11,7 @@ from typing import Any
 from torch import fx
 from torch.ops import aten
 
-from consilience.units.groups import Label
-from consilience.units.walk import Walk, n_dims
+from consilience.units.walk import Label, Walk, n_dims
 
 
 def over_last(dims: int, name: str) -> Callable[[Walk, fx.Node], Label]:
@@ -54,23 +53,8 @@ def pad(walk: Walk, node: fx.Node) -> Label:
     return walk.pass_through(node, "scale" if mode != "constant" or constant == 0 else "shift")
 
 
-HANDLERS = {
-    aten.max_pool1d.default: over_last(1, "max_pool"),
-    aten.max_pool2d.default: over_last(2, "max_pool"),
-    aten.max_pool3d.default: over_last(3, "max_pool"),
+HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
     aten.max_pool2d_with_indices.default: over_last(2, "max_pool"),
-    aten.adaptive_max_pool1d.default: over_last(1, "max_pool"),
-    aten.adaptive_max_pool2d.default: over_last(2, "max_pool"),
-    aten.adaptive_max_pool3d.default: over_last(3, "max_pool"),
-    aten.avg_pool1d.default: over_last(1, "avg_pool"),
-    aten.avg_pool2d.default: over_last(2, "avg_pool"),
-    aten.avg_pool3d.default: over_last(3, "avg_pool"),
-    aten.adaptive_avg_pool1d.default: over_last(1, "avg_pool"),
-    aten.adaptive_avg_pool2d.default: over_last(2, "avg_pool"),
-    aten.adaptive_avg_pool3d.default: over_last(3, "avg_pool"),
-    aten.upsample_nearest1d.vec: over_last(1, "upsample"),
-    aten.upsample_nearest2d.vec: over_last(2, "upsample"),
-    aten.upsample_nearest3d.vec: over_last(3, "upsample"),
     aten.upsample_linear1d.vec: over_last(1, "upsample"),
     aten.upsample_bilinear2d.vec: over_last(2, "upsample"),
     aten.upsample_trilinear3d.vec: over_last(3, "upsample"),
@@ -80,3 +64,8 @@ HANDLERS = {
     aten.pad.default: pad,
     aten.constant_pad_nd.default: pad,
 }
+for dims in (1, 2, 3):
+    HANDLERS[getattr(aten, f"upsample_nearest{dims}d").vec] = over_last(dims, "upsample")
+    for pool in ("max_pool", "avg_pool"):
+        HANDLERS[getattr(aten, f"{pool}{dims}d").default] = over_last(dims, pool)
+        HANDLERS[getattr(aten, f"adaptive_{pool}{dims}d").default] = over_last(dims, pool)

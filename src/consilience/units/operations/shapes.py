@@ -10,21 +10,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, fx
 from torch.ops import aten
 
-from consilience.units.groups import Label, Run
-from consilience.units.program import sizes
-from consilience.units.walk import UNSUPPORTED, Walk, n_dims
-
-N_SAMPLES = 1_000_003  # a prime that stands for the number of samples where sizes are compared
+from consilience.units.program import N_SAMPLES, sizes
+from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims
 
 SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # they have the new sizes as argument
-UNSIZED = (
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unsqueeze.default,
-)
+SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
+UNSIZED = (aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, *SQUEEZES)
 
 
 def reshape(walk: Walk, node: fx.Node) -> Label:
@@ -33,7 +24,7 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
     label, result = walk.labels[value], dict[int, tuple[Run, ...]]()
     before, after = sizes(value.meta["val"], N_SAMPLES), sizes(node.meta["val"], N_SAMPLES)
     units = dict[int, tuple[list[int], int]]()
-    for sources, targets in matching(before, after):
+    for sources, targets in _matching(before, after):
         carrying = [d for d in sources if d in label]
         if not carrying:
             continue
@@ -48,7 +39,7 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
         result[targets[0]] = tuple(Run(run.group, run.block * rest // divisor) for run in runs)
         units[targets[0]] = (sources, divisor)
     if node.target in SIZED:
-        walk.functions[node.name] = functools.partial(reshape_units, units=units)
+        walk.functions[node.name] = functools.partial(_reshape_units, units=units)
     elif any(divisor != 1 for _, divisor in units.values()):
         raise walk.error(UNSUPPORTED, node, "use view or reshape")
     return result
@@ -73,7 +64,7 @@ def expand(walk: Walk, node: fx.Node) -> Label:
     value = walk.only_value(node)
     extra = n_dims(node) - n_dims(value)
     label = {d + extra: runs for d, runs in walk.labels[value].items()}
-    walk.functions[node.name] = functools.partial(expand_others, units=list(label))
+    walk.functions[node.name] = functools.partial(_expand_others, units=list(label))
     return label
 
 
@@ -101,7 +92,7 @@ HANDLERS = {
 }
 
 
-def reshape_units(value: Tensor, shape: Sequence[int], units: Mapping[int, tuple[Sequence[int], int]]) -> Tensor:
+def _reshape_units(value: Tensor, shape: Sequence[int], units: Mapping[int, tuple[Sequence[int], int]]) -> Tensor:
     """Reshape; dimensions with units take their size from the dimensions they come from, by a fixed divisor."""
     wanted = list(shape)
     for dim, (sources, divisor) in units.items():
@@ -109,15 +100,15 @@ def reshape_units(value: Tensor, shape: Sequence[int], units: Mapping[int, tuple
     return value.reshape(wanted)
 
 
-def expand_others(value: Tensor, shape: Sequence[int], units: Sequence[int], implicit: bool = False) -> Tensor:
+def _expand_others(value: Tensor, shape: Sequence[int], units: Sequence[int], implicit: bool = False) -> Tensor:
     """Expand; dimensions with units stay as they are."""
     return value.expand([-1 if dim in units else size for dim, size in enumerate(shape)])
 
 
-def matching(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Return the dimensions of a shape that become dimensions of another, in the smallest groups.
+def _matching(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Return the dimensions of a shape that become those of another, in the smallest groups.
 
-    >>> matching([5, 3, 2, 2], [5, 12])
+    >>> _matching([5, 3, 2, 2], [5, 12])
     [([0], [0]), ([1, 2, 3], [1])]
     """
     groups, i, j = [], 0, 0

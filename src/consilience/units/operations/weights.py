@@ -1,26 +1,64 @@
-"""What a weight does to units: it writes new ones, as a map of those that it reads."""
+"""Linear layers and convolutions: a weight writes new units, as a map of those that it reads."""
 
 from __future__ import annotations
 
-from torch import fx
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from consilience.units.groups import Label, Run
+from torch import Tensor, fx
+from torch.ops import aten
+
 from consilience.units.maps import Kernel, Norm
-from consilience.units.walk import PARAMETER, Draft, Walk, size
+from consilience.units.walk import PARAMETER, Draft, Label, Run, Walk, n_dims, size
+
+SPATIAL_DIMS = {
+    getattr(getattr(aten, f"conv{dims}d"), form): dims for dims in (1, 2, 3) for form in ("default", "padding")
+}
+
+
+def linear(walk: Walk, node: fx.Node) -> Label:
+    """``linear(value, weight, bias)``; units along other dimensions pass through, each with the same weight."""
+    value, weight, bias = walk.arguments(node, 3)
+    last = n_dims(value) - 1
+    draft = mix_units(walk, node, (value, last), last, weight, bias)
+    others = {dim: runs for dim, runs in walk.label(value).items() if dim != last}
+    if others:
+        walk.crossing.append(draft.name)
+        if bias is not None:
+            walk.groups.pass_through(others, "shift")
+    return {**others, last: (Run(draft.group, 1),)}
+
+
+def convolution(walk: Walk, node: fx.Node) -> Label:
+    """``conv(value, weight, bias, stride, padding, dilation, groups)`` in one group, or one for each channel."""
+    target: Any = node.target
+    dims = SPATIAL_DIMS[target]
+    value, weight, bias, stride, padding, dilation, groups = walk.arguments(node, 7)
+    walk.check_fixed(node, value, range(2, 2 + dims))
+    shape = tuple(weight.meta["val"].shape[2:])
+    stride, dilation = _by_dimension(stride, dims, 1), _by_dimension(dilation, dims, 1)
+    kernel = Kernel(shape, stride, _zeros_around(padding, shape, dilation), dilation)
+    if groups in (None, 1):
+        draft = mix_units(walk, node, (value, 1), 1, weight, bias)
+        draft.kernel = draft.kernel or kernel
+        return {1: (Run(draft.group, 1),)}
+    if not groups == size(value, 1) == size(weight, 0):
+        raise walk.error(f"a convolution in {groups} groups", node, "use groups=1, or one group for each channel")
+    label = scale_units(walk, node, (value, 1), weight, bias, kernel=kernel)
+    walk.functions[node.name] = functools.partial(_depthwise, target)
+    return label
+
+
+HANDLERS = {aten.linear.default: linear, **dict.fromkeys(SPATIAL_DIMS, convolution)}
 
 
 def mix_units(
     walk: Walk, node: fx.Node, read: tuple[fx.Node, int], written: int, weight: fx.Node, bias: fx.Node | None
 ) -> Draft:
-    """Follow a weight (u, i, ...) that mixes units along one dimension of a value, and return the map.
-
-    Parameters
-    ----------
-    read : value and dimension.
-    written : dimension of the result.
-    """
+    """Return the map of a weight (u, i, ...) that reads dimension ``read`` of a value and writes one of the result."""
     value, dim = read
-    name, bias_name = parameter_names(walk, node, weight, bias)
+    name, bias_name = _parameter_names(walk, node, weight, bias)
     if value.name in walk.program.parameters:
         raise walk.error(PARAMETER, node)
     runs = walk.label(value).get(dim) or (Run(None, size(value, dim)),)
@@ -49,12 +87,12 @@ def scale_units(
     norm: Norm | None = None,
     fitted: bool = True,
 ) -> Label:
-    """Follow a weight that acts on each unit along one dimension by itself, and return the label of the result.
+    """Return the label after a weight that acts on each unit along dimension ``read`` by itself.
 
     It writes new units along the same dimension, tied to those that it reads.
     """
     value, dim = read
-    name, bias_name = parameter_names(walk, node, weight, bias)
+    name, bias_name = _parameter_names(walk, node, weight, bias)
     runs = walk.label(value).get(dim)
     if runs is None or any(run.group is None or run.block != 1 for run in runs):
         raise walk.error("a weight of its own for each input feature", node)
@@ -66,7 +104,7 @@ def scale_units(
         source = walk.groups[walk.groups.root(run.group)]
         own = layer if i == 0 else walk.groups.unique(f"{layer}[{source.name}]")
         group = walk.groups.new(own, source.width)
-        walk.groups.tie(group, run.group)
+        walk.groups.tied.append((group, run.group))
         draft = Draft(own, name, bias_name, runs[: i + 1], *places, group, tuple(new), kernel, norm, True, fitted)
         walk.drafts.append(draft)
         new.append(Run(group, 1))
@@ -75,8 +113,7 @@ def scale_units(
     return walk.label(value) | {dim: tuple(new)}
 
 
-def parameter_names(walk: Walk, node: fx.Node, weight: object, bias: object) -> tuple[str, str | None]:
-    """Return the names of a weight and of a bias, if there is one; raise if either is no parameter."""
+def _parameter_names(walk: Walk, node: fx.Node, weight: object, bias: object) -> tuple[str, str | None]:
     names = [walk.program.parameters.get(v.name) if isinstance(v, fx.Node) else None for v in (weight, bias)]
     if names[0] is None or (bias is not None and names[1] is None):
         raise walk.error("a weight is computed, not a parameter", node)
@@ -87,3 +124,22 @@ def _layer_name(walk: Walk, parameter: str) -> str:
     """Name of the module that holds a parameter, or of the parameter if another layer has that name already."""
     owner = parameter.rpartition(".")[0] or parameter
     return owner if owner not in walk.groups.names else parameter
+
+
+def _depthwise(convolve: Callable[..., Tensor], value: Tensor, weight: Tensor, *options: Any) -> Tensor:
+    """Convolve each channel with its own kernel, whatever number of groups the options end with."""
+    return convolve(value, weight, *options[:-1], len(weight))
+
+
+def _by_dimension(value: Any, n_dims: int, default: int) -> tuple[int, ...]:
+    if value is None:
+        return (default,) * n_dims
+    given = [value] if isinstance(value, int) else list(value)
+    return tuple(given * n_dims if len(given) == 1 else given)
+
+
+def _zeros_around(padding: Any, shape: Sequence[int], dilation: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    if padding == "same":
+        totals = [d * (k - 1) for k, d in zip(shape, dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((p, p) for p in _by_dimension(0 if padding == "valid" else padding, len(shape), 0))
