@@ -66,10 +66,6 @@ class Architecture:
     crossing: tuple[str, ...] = ()
     elementwise: frozenset[str] = frozenset()
 
-    @cached_property
-    def _by_name(self) -> Mapping[str, Layer]:
-        return {layer.name: layer for layer in self.layers}
-
     def layer(self, name: str) -> Layer:
         """Return the layer called ``name``; raise `InputError` with the names there are."""
         if name not in self._by_name:
@@ -128,8 +124,8 @@ class Architecture:
             return False
         if any(dim >= state[name].dim() for name, dim in self.divided):
             return False
-        widths = self.widths_in(state)
-        return self.shapes(widths, state) == {name: tuple(parameter.shape) for name, parameter in state.items()}
+        shapes = self.shapes(self.widths_in(state), state)
+        return all(shapes[name] == parameter.shape for name, parameter in state.items())
 
     def widths_in(self, state: Mapping[str, Tensor]) -> dict[str, int]:
         """Return the layers' widths as the parameters have them."""
@@ -179,6 +175,10 @@ class Architecture:
             tuple(sorted((name, dim, *sections) for (name, dim), sections in self.divided.items())),
             tuple((m.name, m.kernel, m.norm) for m in self.maps),
         )
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
 
     def _all_widths(self, widths: Mapping[str, int]) -> dict[str, int]:
         """Widths of all layers; those of a family have the width of its first layer, if it is given."""

@@ -10,7 +10,7 @@ Axis legend: ``n`` samples, ``u`` units, ``p`` positions of one sample, ``r`` ro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,8 +85,3 @@ def length(section: Section, widths: Mapping[str, int]) -> int:
     """Return the entries that a section has along its dimension."""
     layer, block = section
     return block if layer is None else widths[layer] * block
-
-
-def axes_of(name: str, dim: int, sections: Sequence[Section]) -> tuple[Axis, ...]:
-    """Return one axis for each of the sections that follow each other along a dimension."""
-    return tuple(Axis(name, dim, layer, block, tuple(sections[:i])) for i, (layer, block) in enumerate(sections))

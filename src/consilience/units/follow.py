@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from consilience.errors import TracingError
 from consilience.units.architecture import Architecture, Layer
-from consilience.units.axes import Axis, Section, axes_of
+from consilience.units.axes import Axis, Section
 from consilience.units.maps import Map
 from consilience.units.operations import HANDLERS
 from consilience.units.trace import check_samples_apart, trace
@@ -47,10 +47,12 @@ def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
 
 
 def _architecture(walk: Walk) -> Architecture:
-    program, groups = walk.program, walk.groups
+    program = walk.program
     returned, output = _returned(walk)
-    _check_folds(walk)
-    names = {group: groups[groups.root(group)].name for group in range(len(groups))}
+    for node, draft in walk.sources.items():
+        if draft.norm is not None and draft.norm.weight != draft.weight and node not in walk.folded:
+            raise walk.error("a layer is used with and without its batch norm", node)
+    names = {group: walk.groups[walk.root(group)].name for group in range(len(walk.groups))}
     layers = _layers(walk, output, names)
     maps = tuple(_map(draft, names) for draft in walk.drafts)
     _check_reached(walk, maps, names[output], returned)
@@ -88,12 +90,12 @@ def _returned(walk: Walk) -> tuple[fx.Node, int]:
     if others or run.group is None or run.block != 1:
         cure = "return the output of a layer of its own"
         raise walk.error("the outputs are not the units of one layer", returned, cure)
-    return returned, walk.groups.root(run.group)
+    return returned, walk.root(run.group)
 
 
 def _layers(walk: Walk, output: int, names: Mapping[int, str]) -> tuple[Layer, ...]:
-    groups, families, layers = walk.groups, walk.groups.families(), []
-    roots = [groups.root(group) for group in range(len(groups))]
+    groups, families, layers = walk.groups, _families(walk), []
+    roots = [walk.root(group) for group in range(len(groups))]
     for root in dict.fromkeys(roots[draft.group] for draft in walk.drafts):
         joined = [groups[g] for g in range(len(groups)) if roots[g] == root]
         family = [g for g in range(len(groups)) if families[roots[g]] == families[root]]
@@ -109,25 +111,31 @@ def _layers(walk: Walk, output: int, names: Mapping[int, str]) -> tuple[Layer, .
     return tuple(layers)
 
 
+def _families(walk: Walk) -> dict[int, int]:
+    """First group of each layer → the first group of its family: all that is tied, however indirectly."""
+    first = {root: root for root in map(walk.root, range(len(walk.groups)))}
+
+    def top(group: int) -> int:
+        while first[group] != group:
+            group = first[group]
+        return group
+
+    for a, b in walk.tied:
+        low, high = sorted((top(walk.root(a)), top(walk.root(b))))
+        first[high] = low
+    return {group: top(group) for group in first}
+
+
 def _map(draft: Draft, names: Mapping[int, str]) -> Map:
     def sections(runs: Sequence[Run]) -> list[Section]:
         return [(None if run.group is None else names[run.group], run.block) for run in runs]
 
-    if draft.per_unit:
-        *passed, own = sections(draft.inputs)
-        inputs: tuple[Axis, ...] = (Axis(*draft.input, *own, tuple(passed)),)
-    else:
-        inputs = axes_of(*draft.input, sections(draft.inputs))
+    read = sections(draft.inputs)
+    inputs = tuple(Axis(*draft.input, *section, tuple(read[:i])) for i, section in enumerate(read))
+    inputs = inputs[-1:] if draft.per_unit else inputs
     output = Axis(*draft.output, names[draft.group], 1, tuple(sections(draft.before)))
     kind = (draft.kernel, draft.norm, draft.per_unit, draft.fitted)
     return Map(draft.name, draft.weight, draft.bias, inputs, output, *kind)
-
-
-def _check_folds(walk: Walk) -> None:
-    """A weight that is used twice must be followed by its batch norm each time."""
-    for node, draft in walk.sources.items():
-        if draft.norm is not None and draft.norm.weight != draft.weight and node not in walk.folded:
-            raise walk.error("a layer is used with and without its batch norm", node)
 
 
 def _check_reached(walk: Walk, maps: Sequence[Map], output: str, returned: fx.Node) -> None:

@@ -15,14 +15,14 @@ of a unit read: kernel positions times flattened positions; ``d`` all ``i·s`` o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from consilience.units.axes import Axis, Sampling, Section
+from consilience.units.axes import Axis, Sampling
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Map:
         """The entries of a parameter that belong to the units written: (u, ...)."""
         if not self.per_unit:
             return state[parameter]
-        return Axis(parameter, 0, *self._place).take(state[parameter], widths).flatten(0, 1)
+        return self._axis(parameter).take(state[parameter], widths).flatten(0, 1)
 
     def _replaced(
         self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int], value: Tensor
@@ -207,9 +207,8 @@ class Map:
         """A parameter in which the units written have other values (u, ...)."""
         if not self.per_unit:
             return value.reshape(state[parameter].shape).contiguous()
-        axis = Axis(parameter, 0, *self._place)
+        axis = self._axis(parameter)
         return axis.put(state[parameter], widths, value.reshape(axis.take(state[parameter], widths).shape))
 
-    @property
-    def _place(self) -> tuple[str | None, int, tuple[Section, ...]]:
-        return self.output.layer, 1, self.output.before
+    def _axis(self, parameter: str) -> Axis:
+        return replace(self.output, name=parameter, dim=0)

@@ -36,9 +36,8 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
     FunctionChangedError : the outputs differ by more than 1e-5 of the largest output after a change, which it names.
     """
     if not network.architecture.fits(network.state):
-        raise FunctionChangedError(
-            f"the layers found in {type(module).__name__} must fit the shapes of its parameters", cure=CURE
-        )
+        message = f"the layers found in {type(module).__name__} must fit the shapes of its parameters"
+        raise FunctionChangedError(message, cure=CURE)
     fewest, most = SAMPLES
     x = x[: min(most, max(fewest, VALUES // network.architecture.largest_value))]
     try:
@@ -53,42 +52,33 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
 def _prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
     expected = forward(module, network.state, x)
     if not bool(torch.isfinite(expected).all()):
-        raise InputError(
-            f"the outputs of {type(module).__name__} must be finite, got NaN or infinity", cure="leave this network out"
-        )
+        message = f"the outputs of {type(module).__name__} must be finite, got NaN or infinity"
+        raise InputError(message, cure="leave this network out")
     _check_outputs("running the traced program in place of the module", network(x), expected)
-    layers = network.architecture.hidden
-    for name, change in CHANGES.items():
+
+    def check(name: str, layers: Sequence[Layer], whose: str) -> None:
+        changed, own = CHANGES[name](network, layers), module
+        if changed is network:  # the activations allow no such change
+            return
+        if changed.architecture is not network.architecture:
+            own = resize(module, network.architecture, changed.architecture.widths)
+        _check_outputs(f"{name} the units of {whose}", forward(own, changed.state, x), expected)
+
+    for name in CHANGES:
         try:
-            _check_outputs(f"{name} the units of all layers", _after(change, layers, module, network, x), expected)
+            check(name, network.architecture.hidden, "all layers")
         except FunctionChangedError:
-            for layer in layers:
-                outputs = _after(change, [layer], module, network, x)
-                _check_outputs(f"{name} the units of layer '{layer.name}'", outputs, expected)
+            for layer in network.architecture.hidden:
+                check(name, [layer], f"layer '{layer.name}'")
             raise
 
 
-def _after(
-    change: Change, layers: Sequence[Layer], module: nn.Module, network: TracedNetwork, x: Tensor
-) -> Tensor | None:
-    """The module's outputs after a change to layers, None where their activations allow none."""
-    changed = change(network, layers)
-    if changed is network:
-        return None
-    if changed.architecture is not network.architecture:
-        module = resize(module, network.architecture, changed.architecture.widths)
-    return forward(module, changed.state, x)
-
-
-def _check_outputs(change: str, outputs: Tensor | None, expected: Tensor) -> None:
-    if outputs is None:
-        return
+def _check_outputs(change: str, outputs: Tensor, expected: Tensor) -> None:
     allowed = TOLERANCE * max(SMALLEST, float(expected.abs().max()))
     error = float((outputs - expected).abs().max())
     if not error <= allowed:
-        raise FunctionChangedError(
-            f"{change} must change the outputs by at most {allowed:.2g}, got a change of {error:.2g}", cure=CURE
-        )
+        message = f"{change} must change the outputs by at most {allowed:.2g}, got a change of {error:.2g}"
+        raise FunctionChangedError(message, cure=CURE)
 
 
 def _permuted(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:

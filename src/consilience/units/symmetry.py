@@ -81,7 +81,7 @@ def permute(network: TracedNetwork, layer: str, order: Tensor) -> TracedNetwork:
 
 
 def duplicate(network: TracedNetwork, layers: Sequence[str]) -> TracedNetwork:
-    """Return the network with units of layers and those tied to them twice, each twin with half of the outgoing weights."""
+    """Return the network with units of layers (and tied ones) twice, each twin with half the outgoing weights."""
     architecture = network.architecture
     first = {architecture.first(layer) for layer in layers}
     orders = {name: torch.arange(2 * architecture.layer(name).width) % architecture.layer(name).width for name in first}
@@ -119,11 +119,8 @@ def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
     for m in network.architecture.reading(layer) if constant else ():
         weights = network.weights(m)
         flipped = (signs < 0).to(weights.bias.dtype)  # f(z) = c − f(−z) for these units
-        moved = sum(
-            torch.einsum("uis,i->u", part, flipped)
-            for part, axis in zip(weights.parts, m.inputs, strict=True)
-            if axis.layer == layer
-        )
+        parts = [part for part, axis in zip(weights.parts, m.inputs, strict=True) if axis.layer == layer]
+        moved = sum(torch.einsum("uis,i->u", part, flipped) for part in parts)
         network = network.with_weights(m, Weights(weights.parts, weights.bias + constant * moved))
     return _with_factors(network, layer, signs)
 
@@ -166,8 +163,8 @@ def canonical(network: TracedNetwork) -> TracedNetwork:
 def balanced(network: TracedNetwork) -> TracedNetwork:
     """Return the network with every rescalable unit's incoming and outgoing weights at equal norm.
 
-    The function is the same; the scale is one that gradient descent works well at, and near that of a fresh network,
-    where either norm is about 0.5 (Stock et al. 2019). Units without incoming or outgoing weights stay as they are.
+    Gradient descent works well at this scale; a fresh network has either norm near 0.5 (Stock et al. 2019). Units
+    without incoming or outgoing weights stay as they are.
     """
     architecture = network.architecture
     layers = [layer for layer in architecture.hidden if symmetry_of(layer.activations).homogeneous]
@@ -183,11 +180,12 @@ def balanced(network: TracedNetwork) -> TracedNetwork:
     return network
 
 
-def _interchangeable(network: TracedNetwork, layer: str) -> Layer:
-    if not network.architecture.layer(layer).interchangeable:
+def _interchangeable(network: TracedNetwork, name: str) -> Layer:
+    layer = network.architecture.layer(name)
+    if not layer.interchangeable:
         hidden = ", ".join(repr(other.name) for other in network.architecture.hidden)
-        raise InputError(f"layer must be one whose units are interchangeable ({hidden}), got {layer!r}")
-    return network.architecture.layer(layer)
+        raise InputError(f"layer must be one whose units are interchangeable ({hidden}), got {name!r}")
+    return layer
 
 
 def _selected(network: TracedNetwork, orders: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,9 +194,10 @@ def _selected(network: TracedNetwork, orders: Mapping[str, Tensor]) -> dict[str,
     for (name, dim), sections in architecture.divided.items():
         kept, start = [], 0
         for layer, block in sections:
-            order = None if layer is None else orders.get(architecture.first(layer))
-            units = 1 if layer is None else architecture.widths[layer]
-            order = torch.arange(units) if order is None else order
+            units, order = 1, torch.arange(1)
+            if layer is not None:
+                units = architecture.widths[layer]
+                order = orders.get(architecture.first(layer), torch.arange(units))
             kept.append(start + (order[:, None] * block + torch.arange(block)).flatten())
             start += units * block
         state[name] = state[name].index_select(dim, torch.cat(kept))

@@ -63,20 +63,17 @@ def _check_names(module: nn.Module) -> None:
     once, all_names = ([n for n, _ in module.named_parameters(remove_duplicate=unique)] for unique in (True, False))
     if len(once) < len(all_names):
         second = ", ".join(repr(name) for name in all_names if name not in once)
-        raise TracingError(
-            f"each parameter of {type(module).__name__} must have one name, got second names {second}",
-            cure="give each part a parameter of its own",
-        )
+        message = f"each parameter of {type(module).__name__} must have one name, got second names {second}"
+        raise TracingError(message, cure="give each part a parameter of its own")
 
 
 def _program(exported: Any, name: str, x: Tensor) -> Program:
     signature = exported.graph_signature
     inputs, outputs = signature.user_inputs, signature.user_outputs
     if len(inputs) != 1 or len(outputs) != 1 or not isinstance(outputs[0], str):
-        raise TracingError(
-            f"{name} must take one tensor and return one tensor, got {len(inputs)} inputs and {len(outputs)} outputs",
-            cure="wrap it in a module whose forward picks one of each",
-        )
+        got = f"{len(inputs)} inputs and {len(outputs)} outputs"
+        cure = "wrap it in a module whose forward picks one of each"
+        raise TracingError(f"{name} must take one tensor and return one tensor, got {got}", cure=cure)
     norms = [node for node in exported.graph.nodes if node.target in BATCH_NORMS]
     statistics = {argument.name for node in norms for argument in node.args[3:5] if isinstance(argument, fx.Node)}
     buffers = signature.inputs_to_buffers
@@ -102,10 +99,9 @@ def _check_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> Non
     except RuntimeError:
         n_outputs = len(x)
     if n_outputs != 3:
-        raise TracingError(
-            f"{program.module_name} must return one output for each of any number of samples, got one batch size only",
-            cure="use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size",
-        )
+        message = "must return one output for each of any number of samples, got one batch size only"
+        cure = "use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size"
+        raise TracingError(f"{program.module_name} {message}", cure=cure)
 
 
 def check_samples_apart(program: Program, module: nn.Module, example_input: Tensor) -> None:
@@ -115,11 +111,8 @@ def check_samples_apart(program: Program, module: nn.Module, example_input: Tens
     if not apart and x.dtype != torch.float64:  # roundings may be as large as the outputs; a wrong batch stays wrong
         apart = _samples_apart(program.double(), copy.deepcopy(module).double(), x.double())
     if not apart:
-        raise TracingError(
-            f"{program.module_name} must compute each sample's outputs from that sample alone, got outputs that depend "
-            "on the others of a batch",
-            cure="use no mean, order or noise over samples",
-        )
+        message = f"{program.module_name} must compute each sample's outputs from that sample alone, got outputs that "
+        raise TracingError(f"{message}depend on the others of a batch", cure="use no mean, order or noise over samples")
 
 
 def _samples_apart(program: Program, module: nn.Module, x: Tensor) -> bool:
@@ -179,8 +172,8 @@ def _quiet() -> Iterator[None]:
     """Silence the tracer's own log and graph dumps: what matters of a failure is in our error."""
     level, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
     try:
-        quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-        with quiet[0], quiet[1], warnings.catch_warnings():
+        dump = io.StringIO()
+        with contextlib.redirect_stdout(dump), contextlib.redirect_stderr(dump), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

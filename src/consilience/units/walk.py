@@ -49,93 +49,6 @@ class Group:
 
 
 @dataclass
-class Groups:
-    """All groups, by number in order of appearance."""
-
-    members: list[Group] = field(default_factory=list)
-    joined: dict[int, int] = field(default_factory=dict)  # group → an earlier one that it is one layer with
-    tied: list[tuple[int, int]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def __getitem__(self, group: int) -> Group:
-        return self.members[group]
-
-    @property
-    def names(self) -> set[str]:
-        """All names in use."""
-        return {group.name for group in self.members}
-
-    def new(self, name: str, width: int) -> int:
-        """Return the number of a new group."""
-        self.members.append(Group(name, width))
-        return len(self.members) - 1
-
-    def unique(self, name: str) -> str:
-        """Return a name that is not in use, made of this one."""
-        taken, candidates = self.names, (f"{name}{i or ''}" for i in itertools.count())
-        return next(candidate for candidate in candidates if candidate not in taken)
-
-    def root(self, group: int) -> int:
-        """Return the first group of the layer that a group belongs to."""
-        while group in self.joined:
-            group = self.joined[group]
-        return group
-
-    def widths(self, runs: Sequence[Run]) -> list[tuple[int, int | None]]:
-        """Return what runs must have in common to be joined: entries of each unit, and units."""
-        return [(run.block, None if run.group is None else self.members[run.group].width) for run in runs]
-
-    def join(self, first: Sequence[Run], second: Sequence[Run]) -> None:
-        """Make one layer of units; those that are added to fixed features keep their index."""
-        for a, b in zip(first, second, strict=True):
-            if a.group is None or b.group is None:
-                self.fix([a, b])
-            elif self.root(a.group) != self.root(b.group):
-                low, high = sorted((self.root(a.group), self.root(b.group)))
-                self.joined[high] = low
-
-    def multiply(self, first: Sequence[Run], second: Sequence[Run]) -> None:
-        """Tie units that are multiplied; the second factor is the gate, which has no scale or sign of its own."""
-        for a, b in zip(first, second, strict=True):
-            if a.group is None or b.group is None:
-                self.fix([a, b])
-            elif self.root(a.group) == self.root(b.group):
-                self.members[a.group].activations.append("product")
-            else:
-                self.members[b.group].activations.append("gate")
-                self.tied.append((b.group, a.group))
-
-    def fix(self, runs: Sequence[Run]) -> None:
-        """Note that units must keep their index."""
-        for run in runs:
-            if run.group is not None:
-                self.members[run.group].fixed = True
-
-    def pass_through(self, label: Label, name: str) -> Label:
-        """Note that all units of a label pass through something; return the label."""
-        for run in itertools.chain.from_iterable(label.values()):
-            if run.group is not None and name not in self.members[run.group].activations:
-                self.members[run.group].activations.append(name)
-        return label
-
-    def families(self) -> dict[int, int]:
-        """Return, by first group of each layer, the first group of its family: all that is tied, however indirectly."""
-        first = {self.root(g): self.root(g) for g in range(len(self.members))}
-
-        def top(group: int) -> int:
-            while first[group] != group:
-                group = first[group]
-            return group
-
-        for a, b in self.tied:
-            low, high = sorted((top(self.root(a)), top(self.root(b))))
-            first[high] = low
-        return {group: top(group) for group in first}
-
-
-@dataclass
 class Draft:
     """A map whose groups are not yet layers; see `consilience.units.maps.Map`."""
 
@@ -152,11 +65,6 @@ class Draft:
     per_unit: bool = False
     fitted: bool = True
 
-    @property
-    def own_parameters(self) -> tuple[str | None, ...]:
-        """Names of the parameters that no other map may have."""
-        return self.weight, self.bias, None if self.norm is None else self.norm.weight
-
 
 @dataclass
 class Walk:
@@ -164,7 +72,9 @@ class Walk:
 
     program: Program
     labels: dict[fx.Node, Label] = field(default_factory=dict)  # no entry for a value without units
-    groups: Groups = field(default_factory=Groups)  # the units that weights have written
+    groups: list[Group] = field(default_factory=list)  # by number, in order of appearance
+    joined: dict[int, int] = field(default_factory=dict)  # group → an earlier one that it is one layer with
+    tied: list[tuple[int, int]] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
     crossing: list[str] = field(default_factory=list)  # maps that are applied once for each unit of another layer
     sources: dict[fx.Node, Draft] = field(default_factory=dict)  # value → the map that has just written it
@@ -200,7 +110,56 @@ class Walk:
 
     def pass_through(self, node: fx.Node, name: str) -> Label:
         """Note that the units of the one value that an operation reads pass through it; return their label."""
-        return self.groups.pass_through(self.label(self.only_value(node)), name)
+        return self.record(self.label(self.only_value(node)), name)
+
+    def record(self, label: Label, name: str) -> Label:
+        """Note that all units of a label pass through something; return the label."""
+        for run in itertools.chain.from_iterable(label.values()):
+            if run.group is not None and name not in self.groups[run.group].activations:
+                self.groups[run.group].activations.append(name)
+        return label
+
+    def new_group(self, name: str, width: int) -> int:
+        """Return the number of a new group."""
+        self.groups.append(Group(name, width))
+        return len(self.groups) - 1
+
+    def unique(self, name: str) -> str:
+        """Return a name that no group has, made of this one."""
+        taken, candidates = {group.name for group in self.groups}, (f"{name}{i or ''}" for i in itertools.count())
+        return next(candidate for candidate in candidates if candidate not in taken)
+
+    def root(self, group: int) -> int:
+        """Return the first group of the layer that a group belongs to."""
+        while group in self.joined:
+            group = self.joined[group]
+        return group
+
+    def join(self, first: Sequence[Run], second: Sequence[Run]) -> None:
+        """Make one layer of units; those that are added to fixed features keep their index."""
+        for a, b in zip(first, second, strict=True):
+            if a.group is None or b.group is None:
+                self.fix([a, b])
+            elif self.root(a.group) != self.root(b.group):
+                low, high = sorted((self.root(a.group), self.root(b.group)))
+                self.joined[high] = low
+
+    def multiply(self, first: Sequence[Run], second: Sequence[Run]) -> None:
+        """Tie units that are multiplied; the second factor is the gate, which has no scale or sign of its own."""
+        for a, b in zip(first, second, strict=True):
+            if a.group is None or b.group is None:
+                self.fix([a, b])
+            elif self.root(a.group) == self.root(b.group):
+                self.groups[a.group].activations.append("product")
+            else:
+                self.groups[b.group].activations.append("gate")
+                self.tied.append((b.group, a.group))
+
+    def fix(self, runs: Sequence[Run]) -> None:
+        """Note that units must keep their index."""
+        for run in runs:
+            if run.group is not None:
+                self.groups[run.group].fixed = True
 
     def check_no_parameter(self, node: fx.Node) -> None:
         """Raise if an operation reads a parameter."""
@@ -214,12 +173,17 @@ class Walk:
 
     def check_alike(self, node: fx.Node, first: Sequence[Run], second: Sequence[Run]) -> None:
         """Raise if units cannot be paired."""
-        if self.groups.widths(first) != self.groups.widths(second):
+        a, b = (
+            [(run.block, None if run.group is None else self.groups[run.group].width) for run in runs]
+            for runs in (first, second)
+        )
+        if a != b:
             raise self.error("units of unlike layers are combined", node)
 
     def check_unused(self, node: fx.Node, *names: str | None) -> None:
         """Raise if a parameter belongs to an earlier map."""
-        if any(name in draft.own_parameters for draft in self.drafts for name in names if name is not None):
+        used = {name for draft in self.drafts for name in (draft.weight, draft.bias, draft.norm and draft.norm.weight)}
+        if used & {*names} - {None}:
             raise self.error("a parameter is used twice", node, "give each use its own module")
 
     def error(self, what: str, node: fx.Node | None, cure: str | None = None) -> TracingError:

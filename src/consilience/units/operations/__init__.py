@@ -23,14 +23,13 @@ from collections.abc import Callable
 
 from torch import fx
 
-from consilience.units.operations import combinations, elementwise, norms, pooling, shapes, weights
+from consilience.units.operations import combinations, elementwise, pooling, shapes, weights
 from consilience.units.walk import Label, Walk
 
 Handler = Callable[[Walk, fx.Node], Label]
 
 HANDLERS: dict[object, Handler] = {
     **weights.HANDLERS,
-    **norms.HANDLERS,
     **elementwise.HANDLERS,
     **pooling.HANDLERS,
     **combinations.HANDLERS,

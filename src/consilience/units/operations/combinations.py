@@ -21,7 +21,7 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     first, second = walk.arguments(node, 2)
     if not is_tensor(first) or not is_tensor(second):
         label = walk.label(first if is_tensor(first) else second)
-        return walk.groups.pass_through(label, "shift" if is_sum else "scale")
+        return walk.record(label, "shift" if is_sum else "scale")
     if node.target is aten.mul.Tensor and _numbers(second) > _numbers(first):
         first, second = second, first
     label, all_paired = {}, True
@@ -33,20 +33,20 @@ def combine(walk: Walk, node: fx.Node) -> Label:
             if spread[0] != spread[1]:
                 raise walk.error("one unit is combined with several", node)
             walk.check_alike(node, runs[0], runs[1])
-            (walk.groups.join if is_sum else walk.groups.multiply)(runs[0], runs[1])
+            (walk.join if is_sum else walk.multiply)(runs[0], runs[1])
             label[dim] = runs[0]
             continue
         units, alone = (runs[0], spread[1]) if runs[0] is not None else (runs[1], spread[0])
         if units is None:
             continue
         all_paired = False
-        walk.groups.pass_through({dim: units}, "shift" if is_sum else "product")
+        walk.record({dim: units}, "shift" if is_sum else "product")
         if alone:
             label[dim] = units
         else:
-            walk.groups.fix(units)  # they meet features that keep their index
+            walk.fix(units)  # they meet features that keep their index
     if not is_sum and not all_paired and first in walk.labels and second in walk.labels:
-        walk.groups.pass_through(walk.labels[second], "product")
+        walk.record(walk.labels[second], "product")
     return label
 
 
@@ -68,9 +68,9 @@ def concatenate(walk: Walk, node: fx.Node) -> Label:
         first, *others = [units for units in runs if units is not None]
         for units in others:
             walk.check_alike(node, first, units)
-            walk.groups.join(first, units)
+            walk.join(first, units)
         if None in runs:
-            walk.groups.fix(first)  # they meet features that keep their index
+            walk.fix(first)  # they meet features that keep their index
         else:
             result[d] = first
     return result

@@ -1,4 +1,8 @@
-"""Linear layers and convolutions: a weight writes new units, as a map of those that it reads."""
+"""Linear layers, convolutions and norms: a weight writes new units, as a map of those that it reads.
+
+A batch norm is folded into the map that it follows where it can be; any other norm writes units paired with those that
+it reads.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, fx
+from torch.nn import functional
 from torch.ops import aten
 
 from consilience.units.maps import Kernel, Norm
-from consilience.units.walk import PARAMETER, Draft, Label, Run, Walk, n_dims, size
+from consilience.units.trace import BATCH_NORMS
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, n_dims, size
 
 SPATIAL_DIMS = {
     getattr(getattr(aten, f"conv{dims}d"), form): dims for dims in (1, 2, 3) for form in ("default", "padding")
@@ -26,7 +32,7 @@ def linear(walk: Walk, node: fx.Node) -> Label:
     if others:
         walk.crossing.append(draft.name)
         if bias is not None:
-            walk.groups.pass_through(others, "shift")
+            walk.record(others, "shift")
     return {**others, last: (Run(draft.group, 1),)}
 
 
@@ -50,7 +56,58 @@ def convolution(walk: Walk, node: fx.Node) -> Label:
     return label
 
 
-HANDLERS = {aten.linear.default: linear, **dict.fromkeys(SPATIAL_DIMS, convolution)}
+def batch_norm(walk: Walk, node: fx.Node) -> Label:
+    """``batch_norm(value, weight, bias, mean, variance, ...)`` over dimension 1, with running statistics."""
+    training, eps = BATCH_NORMS[node.target]
+    value, weight, *rest = arguments = walk.arguments(node, 9)
+    if training is not None and arguments[training]:
+        raise walk.error("a batch norm that uses the batch's statistics", node, "keep running statistics")
+    tensors = [weight, *rest[:3]]
+    names = [walk.program.parameters.get(v.name, "") if isinstance(v, fx.Node) else "" for v in tensors]
+    if not all(names):
+        raise walk.error("a batch norm without weight, bias or statistics of its own", node, "use affine=True")
+    if value not in walk.labels:
+        cure = "scale the inputs before the network, or fold it into what follows"
+        raise walk.error("a batch norm of the inputs", node, cure)
+    if 1 not in walk.labels[value]:
+        raise walk.error("a batch norm over positions", node, "put the units second: (n, u, ...)")
+    norm = Norm(names[0], names[1], names[2], names[3], float(arguments[eps]))
+    source = walk.sources.get(value)
+    if source is not None and source.weight == norm.weight:
+        raise walk.error("a batch norm is used twice in a row", node, "give each use its own module")
+    if source is None or not source.fitted or len(value.users) > 1 or source.norm not in (None, norm):
+        return scale_units(walk, node, (value, 1), weight, None, norm=norm)
+    if source.norm is None:
+        walk.check_unused(node, norm.weight)
+    source.norm = norm
+    walk.folded.add(value)
+    if source.output[0] == value.name:
+        source.output = (node.name, source.output[1])
+    return walk.labels[value]
+
+
+def layer_norm(walk: Walk, node: fx.Node) -> Label:
+    """``layer_norm(value, shape, weight, bias, eps)`` over units, or without a weight over positions."""
+    value, shape, weight, bias, _ = walk.arguments(node, 5)
+    last, label = n_dims(value) - 1, walk.record(walk.label(value), "layer_norm")
+    if last not in label:
+        if isinstance(weight, fx.Node):
+            raise walk.error(PARAMETER, node)
+        return label
+    if len(shape) != 1:
+        raise walk.error(UNSUPPORTED, node, "normalize over units only")
+    if weight is None:
+        raise walk.error("a layer norm without weight", node, "use elementwise_affine=True")
+    walk.functions[node.name] = _normalize_last
+    return scale_units(walk, node, (value, last), weight, bias, fitted=False)
+
+
+HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
+    aten.linear.default: linear,
+    aten.layer_norm.default: layer_norm,
+    **dict.fromkeys(SPATIAL_DIMS, convolution),
+    **dict.fromkeys(BATCH_NORMS, batch_norm),
+}
 
 
 def mix_units(
@@ -65,11 +122,11 @@ def mix_units(
     for draft in walk.drafts:
         if draft.weight == name and not draft.per_unit and draft.bias == bias_name:  # the module is used again
             walk.check_alike(node, draft.inputs, runs)
-            walk.groups.join(draft.inputs, runs)
+            walk.join(draft.inputs, runs)
             walk.sources[node] = draft
             return draft
     walk.check_unused(node, name, bias_name)
-    group = walk.groups.new(_layer_name(walk, name), size(weight, 0))
+    group = walk.new_group(_layer_name(walk, name), size(weight, 0))
     draft = Draft(walk.groups[group].name, name, bias_name, runs, (value.name, dim), (node.name, written), group)
     walk.drafts.append(draft)
     walk.sources[node] = draft
@@ -101,10 +158,10 @@ def scale_units(
     layer = _layer_name(walk, name)
     for i, run in enumerate(runs):
         assert run.group is not None
-        source = walk.groups[walk.groups.root(run.group)]
-        own = layer if i == 0 else walk.groups.unique(f"{layer}[{source.name}]")
-        group = walk.groups.new(own, source.width)
-        walk.groups.tied.append((group, run.group))
+        source = walk.groups[walk.root(run.group)]
+        own = layer if i == 0 else walk.unique(f"{layer}[{source.name}]")
+        group = walk.new_group(own, source.width)
+        walk.tied.append((group, run.group))
         draft = Draft(own, name, bias_name, runs[: i + 1], *places, group, tuple(new), kernel, norm, True, fitted)
         walk.drafts.append(draft)
         new.append(Run(group, 1))
@@ -123,7 +180,7 @@ def _parameter_names(walk: Walk, node: fx.Node, weight: object, bias: object) ->
 def _layer_name(walk: Walk, parameter: str) -> str:
     """Name of the module that holds a parameter, or of the parameter if another layer has that name already."""
     owner = parameter.rpartition(".")[0] or parameter
-    return owner if owner not in walk.groups.names else parameter
+    return parameter if any(group.name == owner for group in walk.groups) else owner
 
 
 def _depthwise(convolve: Callable[..., Tensor], value: Tensor, weight: Tensor, *options: Any) -> Tensor:
@@ -143,3 +200,8 @@ def _zeros_around(padding: Any, shape: Sequence[int], dilation: Sequence[int]) -
         totals = [d * (k - 1) for k, d in zip(shape, dilation, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
     return tuple((p, p) for p in _by_dimension(0 if padding == "valid" else padding, len(shape), 0))
+
+
+def _normalize_last(value: Tensor, shape: object, *options: Any) -> Tensor:
+    """Layer norm over the last dimension, of whatever size; the options are weight, bias, ε and a flag."""
+    return functional.layer_norm(value, value.shape[-1:], *options[:3])
