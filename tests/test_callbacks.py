@@ -413,7 +413,7 @@ def test_a_callback_that_cannot_be_told_from_others_needs_a_run_without_a_checkp
         fit(members(1), [Decay(0.1), callback], checkpoint=tmp_path / "new")
     assert str(error.value) == (
         "callbacks[1] must have a repr with all settings, without an address or an ellipsis, for a run that can be "
-        f"resumed, got {callback!r}\n  cure:     make the callback a dataclass, or give it a __repr__"
+        f"resumed, got {callback!r}\n  cure: make the callback a dataclass, or give it a __repr__"
     )
     assert not (tmp_path / "new").exists()
 

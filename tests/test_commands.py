@@ -103,7 +103,7 @@ def test_another_request_does_not_overwrite_a_result(done: Path, capsys: pytest.
     before = files_in(done)
     message = refused(capsys, "train", "--out", done / "population", *SMALL, "--seed", 7)
     assert "--out must not hold another population, got " in message
-    assert "differs in seed\n  cure:     choose another --out" in message
+    assert "differs in seed\n  cure: choose another --out" in message
     message = refused(capsys, "assemble", done / "census", "--out", done / "network", "--width", "1x")
     assert "differs in width\n" in message
     assert "network" in refused(capsys, "census", done / "population", "--out", done / "network")

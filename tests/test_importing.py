@@ -498,7 +498,7 @@ def test_the_module_is_imported_from_the_current_directory(own: Path, name: str)
         ("own_nets.large:Net", "module='own_nets.large:Net' must be in a Python module that can be imported, got Mod"),
         (
             "no_nets.small:Net",
-            "that can be imported, got ModuleNotFoundError: .*\n  cure:     run this from the dir",
+            "that can be imported, got ModuleNotFoundError: .*\n  cure: run this from the dir",
         ),
         ("own_nets.lame:Net", "that can be imported, got ModuleNotFoundError: No module named 'a_package[^\n]*$"),
         ("own_nets.script:Net", "that can be imported, got SystemExit: usage: script.py DATA"),
@@ -509,7 +509,7 @@ def test_the_module_is_imported_from_the_current_directory(own: Path, name: str)
         (
             "own_nets.small:Sized",
             "module='own_nets.small:Sized' must be callable without arguments, got Sized: missing a required argument: "
-            "'width'\n  cure:     pass a function, such as `def make",
+            "'width'\n  cure: pass a function, such as `def make",
         ),
         ("own_nets.small:broken", r"must make a module, got OSError from broken\(\): no disk"),
         ("own_nets.small:nothing", r"must make an nn.Module, got NoneType from nothing\(\)"),
@@ -532,7 +532,7 @@ def test_bad_folders_and_inputs_are_refused_before_the_checkpoints_are_read(
     def never() -> nn.Module:
         raise AssertionError("the module is not needed yet")
 
-    with pytest.raises(InputError, match=r"directory must be a folder, got .*missing\n  cure:     check the path"):
+    with pytest.raises(InputError, match=r"directory must be a folder, got .*missing\n  cure: check the path"):
         Population.from_directory(tmp_path / "missing", never, X)
     (tmp_path / "a.txt").write_text("")
     message = r"must have files \*.safetensors, \*.pt, \*.pth, or \*/model.safetensors, got none"

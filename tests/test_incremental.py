@@ -434,7 +434,7 @@ def test_real_members_are_added_as_a_fresh_census_would_have_it(population: Popu
     ("modules", "message"),
     [
         ([], "modules must have at least one trained module, got none"),
-        (random_mlp([6, 4]), "modules must be a sequence of modules, .*, got one MLP\n  cure:     put it into"),
+        (random_mlp([6, 4]), "modules must be a sequence of modules, .*, got one MLP\n  cure: put it into"),
         ([random_mlp([6, 4], "tanh")], "member 2 must have the activations of member 0"),
         ([random_mlp([6])], "member 2 must have the layers of member 0"),
         ([nn.Sequential(nn.Linear(6, 3))], "member 2 must have the layers of member 0"),
@@ -464,7 +464,7 @@ def test_refusals_of_new_members_say_how_these_are_counted() -> None:
 @pytest.mark.parametrize("clusterer", sorted(set(CLUSTERERS) - set(LINKAGES)))
 def test_a_flat_census_is_refused(clusterer: str) -> None:
     census = fitted([random_mlp([6, 4]), random_mlp([5, 4], seed=1)], clusterer=clusterer, n_clusters=4)
-    with pytest.raises(InputError, match=f"one of ward, average, two-stage, got {clusterer}\n  cure:     fit a fresh"):
+    with pytest.raises(InputError, match=f"one of ward, average, two-stage, got {clusterer}\n  cure: fit a fresh"):
         extend_census(census, [random_mlp([6, 4])])
 
 

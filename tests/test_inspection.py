@@ -210,7 +210,7 @@ def test_artefacts_of_this_package(
     assert "hidden.0  5 " in run(capsys, "inspect", tmp_path / "told")
     message = refused(capsys, "inspect", tmp_path / "network")
     assert message.startswith("consilience: the shape of the inputs of ")
-    assert "must be given\n  cure:     pass it, as in --example-shape 3,32,32\n" in message
+    assert "must be given\n  cure: pass it, as in --example-shape 3,32,32\n" in message
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     shown = run(capsys, "inspect", tmp_path / "told")
     assert "━" in shown
@@ -226,7 +226,7 @@ def test_networks_of_ones_own_in_directories(own: Path, capsys: pytest.CaptureFi
     assert (again["layers"], again["proved"]) == (found["layers"], found["proved"])
     for arguments in (["population"], ["runs"]):
         message = refused(capsys, "inspect", *arguments)
-        assert "cure:     pass --module package.module:Class" in message
+        assert "cure: pass --module package.module:Class" in message
     (own / "runs" / "3.pt").write_bytes(b"")
     text = run(capsys, "inspect", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4")
     assert "left out: 3.pt: the file must be a complete checkpoint, got EOFError; save its state_dict" in text
@@ -243,10 +243,10 @@ def test_networks_of_ones_own_in_directories(own: Path, capsys: pytest.CaptureFi
         ("my_nets:Net", "3,4,4", r"example_input must be inputs that Net takes, got shape \(n, 3, 4, 4\): RuntimeE"),
         ("my_nets:Net", "1x4x4", "--example-shape must be the sizes of one input, as in 3,32,32, got 1x4x4\n$"),
         ("my_nets:Net", "1,0,4", "--example-shape must be the sizes of one input, as in 3,32,32, got 1,0,4\n$"),
-        ("my_nets:Net", None, "the shape of the inputs of my_nets:Net must be given\n  cure:     pass it, as"),
+        ("my_nets:Net", None, "the shape of the inputs of my_nets:Net must be given\n  cure: pass it, as"),
         ("my_nets:Nett", "1,4,4", "module='my_nets:Nett' must be one of Net, wide, .* in my_nets, got 'Nett'"),
         ("my_nets:script", "1,4,4", r"module='my_nets:script' must make a module, got SystemExit from script"),
-        ("my_nets.Net", "1,4,4", "there is no directory my_nets.Net\n  cure:     check the path; a class is "),
+        ("my_nets.Net", "1,4,4", "there is no directory my_nets.Net\n  cure: check the path; a class is "),
         ("my_net:Net", "1,4,4", "module='my_net:Net' must be in a Python module that can be imported, got Mod"),
     ],
 )
@@ -311,7 +311,7 @@ def test_a_folder_of_checkpoints_becomes_one_network(images: Path, capsys: pytes
     members = Population.from_directory("runs", "my_nets:Net", x)
     torch.testing.assert_close(network(x), members.logits(x).mean(0), rtol=1e-4, atol=1e-4)
     assert "stem   14 " in run(capsys, "inspect", "network", *own)
-    assert "cure:     pass --module package.module:Class" in refused(capsys, "inspect", "network")
+    assert "cure: pass --module package.module:Class" in refused(capsys, "inspect", "network")
     assert "must have the 4 tensors of a Other" in refused(capsys, "inspect", "network", "--module", "my_nets:Other")
 
 
@@ -324,7 +324,7 @@ def test_a_report_of_ones_own_networks_says_how_to_get_it_again(
     monkeypatch.setattr("consilience.studies.experiment.run_experiment", experiment)
     own = ["--data", "images.npz", "--module", "my_nets:Net"]
     run(capsys, "census", "runs", *own, "--resamples", "0", "--out", "census")
-    assert "cure:     pass --data" in refused(capsys, "report", "census", *own[2:], "--out", "report")
+    assert "cure: pass --data" in refused(capsys, "report", "census", *own[2:], "--out", "report")
     assert refused(capsys, "report", "census", *own, "--out", "report") == (
         "consilience: far enough with 3 members and images.npz: "
         "consilience report census --out report --module my_nets:Net --data images.npz\n"
@@ -334,10 +334,10 @@ def test_a_report_of_ones_own_networks_says_how_to_get_it_again(
 def test_a_population_of_ones_own_goes_the_same_way(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Population.from_directory("runs", "my_nets:Net", torch.randn(4, 1, 4, 4)).save("population")
     weights = ["--grounding", "weights", "--distance", "cosine", "--resamples", "0"]
-    assert "cure:     pass --module" in refused(capsys, "census", "population", *weights, "--out", "census")
+    assert "cure: pass --module" in refused(capsys, "census", "population", *weights, "--out", "census")
     run(capsys, "census", "population", "--module", "my_nets:Net", *weights, "--out", "census")
     assemble = ["assemble", "census", "--width", "1x", "--correction", "none", "--out", "network"]
-    assert "cure:     pass --module" in refused(capsys, *assemble)
+    assert "cure: pass --module" in refused(capsys, *assemble)
     assert run(capsys, *assemble, "--module", "my_nets:Net").startswith(
         "network in network: 325 parameters\nto load it"
     )
@@ -345,7 +345,7 @@ def test_a_population_of_ones_own_goes_the_same_way(images: Path, capsys: pytest
     assert "the shape of the inputs of runs must be given" in message
     run(capsys, "census", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4", *weights, "--out", "other")
     message = refused(capsys, "census", "runs", "--module", "my_nets:Net", "--example-shape", "1,4,4", "--out", "third")
-    assert "the data that runs was trained on is unknown\n  cure:     pass --data, or" in message
+    assert "the data that runs was trained on is unknown\n  cure: pass --data, or" in message
 
 
 # --- what the documents say ---------------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def test_saved_and_loaded_is_the_same_and_so_are_its_bytes(tmp_path: Path) -> No
 def test_a_users_own_modules_are_saved_without_their_code(tmp_path: Path) -> None:
     population = Population.from_modules([Hand(5), Hand(7)], X)
     population.save(tmp_path / "p")
-    with pytest.raises(InputError, match=r"module must be given for members .*Hand\n  cure:     pass module="):
+    with pytest.raises(InputError, match=r"module must be given for members .*Hand\n  cure: pass module="):
         Population.load(tmp_path / "p")
     loaded = Population.load(tmp_path / "p", module=Hand(2))
     assert torch.equal(loaded.logits(X), population.logits(X))

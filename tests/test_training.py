@@ -605,7 +605,7 @@ def test_the_run_ends_when_every_member_failed() -> None:
     assert str(error.value) == (
         "every member failed by epoch 1: member 0: loss not finite at epoch 1, step 1; member 1: loss not finite at "
         "epoch 1, step 1; member 2: loss not finite at epoch 1, step 1; …\n"
-        "  cure:     lower the learning rate, or scale the inputs"
+        "  cure: lower the learning rate, or scale the inputs"
     )
 
 
@@ -736,7 +736,7 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, changes: dict,
         checkpointed(tmp_path, **changes)
     text = str(error.value)
     assert text.startswith(f"{tmp_path / FILE} must be the resume state of this run, {message}")
-    assert text.endswith("cure:     choose another directory, or delete this file")
+    assert text.endswith("cure: choose another directory, or delete this file")
 
 
 def test_a_checkpoint_of_the_same_parameters_with_another_activation_is_refused(tmp_path: Path) -> None:
@@ -756,7 +756,7 @@ def test_a_cut_checkpoint_is_refused(tmp_path: Path, share: float) -> None:
     with pytest.raises(ArtefactError) as error:
         checkpointed(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / FILE} must be a complete resume state, got ")
-    assert str(error.value).endswith("cure:     delete it; the run then starts from the beginning")
+    assert str(error.value).endswith("cure: delete it; the run then starts from the beginning")
     delete_resume_state(tmp_path)
     assert same_bits(first, checkpointed(tmp_path))
 

@@ -2,7 +2,7 @@
 
 >>> print(InputError("x must have shape (n, 64), got (10, 3)", cure="flatten x"))
 x must have shape (n, 64), got (10, 3)
-  cure:     flatten x
+  cure: flatten x
 """
 
 from __future__ import annotations
@@ -17,19 +17,9 @@ class ConsilienceError(Exception):
     cure : what the user can do about it.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        where: object = None,
-        got: object = None,
-        expected: object = None,
-        cure: str | None = None,
-    ) -> None:
-        self.message, self.where, self.got, self.expected, self.cure = message, where, got, expected, cure
-        details = (("where", where), ("got", got), ("expected", expected), ("cure", cure))
-        lines = [message, *(f"  {name + ':':<9} {value}" for name, value in details if value is not None)]
-        super().__init__("\n".join(lines))
+    def __init__(self, message: str, *, cure: str | None = None) -> None:
+        self.message, self.cure = message, cure
+        super().__init__(message if cure is None else f"{message}\n  cure: {cure}")
 
 
 class InputError(ConsilienceError, ValueError):
