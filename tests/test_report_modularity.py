@@ -18,18 +18,21 @@ from consilience.modularity.graph import parts_of, traced
 from consilience.report.modularity import (
     ModularityResult,
     NetworkRow,
+    modularity_sentences,
+    modularity_table,
+    render_modularity,
+)
+from consilience.report.modularity.plots import (
+    by_blocks,
     class_circuits,
     class_clusters,
+    cluster_color,
     cluster_lesions,
     eigenvalue_gaps,
     graph_embedding,
-    modularity_sentences,
-    modularity_table,
     n_cuts,
-    render_modularity,
     weight_matrices,
 )
-from consilience.report.modularity.plots import by_blocks, cluster_color
 from consilience.report.modularity.result import beyond
 from test_report import self_contained
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from consilience.errors import InputError
 from consilience.evaluation import Score
 from consilience.report.numbers import counted, percent, with_spread
-from consilience.report.plots import legend_above, legend_beside, note_below
+from consilience.report.plots import count_ticks, legend_above, legend_beside, note_below, plain_log_ticks
 from consilience.report.results import REFERENCES, LayerSummary, LearningPoint, Role, Row, first
 from consilience.report.style import MUTED, OTHER_COLOURS, OTHER_MARKERS, SMALL, new_figure, shortened, styled
 
@@ -101,7 +101,7 @@ def learning_curves(
     ax.set(xlabel="gradient steps", ylabel="test accuracy (%)", ylim=(low, high))
     ax.margins(x=0.02)
     ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+    count_ticks(ax.xaxis, 6)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     if ensemble:
         _reference(ax, ensemble)
@@ -148,9 +148,7 @@ def size_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
     ax.set_yscale("log")
     _steps(ax, size, SIZE, "", baseline=0.7)  # a cluster of one unit still has height
     ax.set(ylim=(0.7, max(10.0, size.max() * 1.25)), ylabel="size (units)")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter("{x:g}")
+    plain_log_ticks(ax.yaxis)
     _ranks(ax, layer)
     single = int((size == 1).sum())
     text = f"{counted(single, 'cluster')} of one unit; {layer.n_dead} of {layer.n_units} units dead"
@@ -279,7 +277,7 @@ def _steps(ax: Axes, height: NDArray[np.float64], color: str, label: str, baseli
 def _ranks(ax: Axes, layer: LayerSummary) -> None:
     n, width = len(layer.frequency), layer.median_width
     ax.set(xlim=(0.5, n + 0.5), xlabel=f"rank of the cluster in {shortened(layer.name)}")
-    ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    count_ticks(ax.xaxis, 8)
     ax.grid(visible=False, axis="x")
     marks: dict[float, str] = {}
     for factor in (2**power for power in range(12) if width and width * 2**power <= n):

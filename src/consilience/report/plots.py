@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from consilience.clustering.tree import Tree
@@ -37,6 +41,31 @@ def note_below(ax: Axes, texts: Sequence[str]) -> None:
         ax.annotate(lines, (0, 0), (0, -36), "axes fraction", "offset points", va="top", fontsize=SMALL, color=MUTED)
 
 
+def dot(color: str, label: str, marker: str = "o") -> Line2D:
+    """Return the entry of a legend for points."""
+    return Line2D([], [], color=color, marker=marker, linestyle="none", label=label)
+
+
+def strip(ax: Axes, place: float, width: float, ends: tuple[float, float], color: str, is_row: bool = False) -> None:
+    """Draw a strip of color beside the axes along some rows, or columns; place and width are shares of the axes."""
+    start, end = ends
+    corner, sizes = ((start, place), (end - start, width)) if is_row else ((place, start), (width, end - start))
+    along = ax.get_xaxis_transform() if is_row else ax.get_yaxis_transform()
+    ax.add_patch(Rectangle(corner, *sizes, transform=along, color=color, linewidth=0, clip_on=False))
+
+
+def count_ticks(axis: Axis, most: int = 10) -> None:
+    """Let an axis count in round numbers."""
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Write 1, 2, 5, 10, … along a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
+
+
 def heat_map(
     ax: Axes,
     values: NDArray[np.float64],
@@ -48,12 +77,9 @@ def heat_map(
     digits: int | None = None,
     has_bar: bool = True,
 ) -> AxesImage:
-    """Draw a heat map with named rows and columns, numbers in its cells (``digits`` not None) and a color bar.
+    """Draw a heat map, with numbers in its cells if ``digits`` is not None; NaN is grey.
 
-    Parameters
-    ----------
-    values : (rows, columns); NaN is drawn grey.
-    limits : values of the first and the last color.
+    ``limits`` are the values of the first and the last color.
     """
     sharp: Any = {"interpolation": "none" if max(values.shape) <= SHARP else "auto", "aspect": "auto"}
     image = ax.imshow(values, cmap=colors, vmin=limits[0], vmax=limits[1], **sharp)
@@ -74,12 +100,9 @@ def heat_map(
 
 
 def tree_branches(tree: Tree, swapped: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the places of a tree's leaves (m,), and its merges as lines of four points (place, height), (m − 1, 4, 2).
+    """Return the places of a tree's m leaves, and its merges as lines of four points (place, height), (m − 1, 4, 2).
 
-    Parameters
-    ----------
-    tree : of m leaves; it may be deep, as nothing here is recursive.
-    swapped : (m − 1,) merges whose second branch comes first.
+    Merges (m − 1,) that are ``swapped`` have their second branch first.
     """
     m, (first, second) = tree.n_leaves, tree.children.T
     places = np.empty(m)

@@ -29,12 +29,7 @@ def receptive_fields(network: TracedNetwork, axes: Collection[Axis]) -> dict[Axi
     """Return the box of pixels that units see from each position, in several places: (p, 4) for each axis.
 
     A box (top, left, bottom, right) holds rows top … bottom − 1 and columns left … right − 1. It ends at the border of
-    the image. A position that sees no pixel at all has the whole image.
-
-    Parameters
-    ----------
-    network : a network of images (n, C, H, W).
-    axes : where, in traced values.
+    the image. A position that sees no pixel has the whole image. Raises an `InputError` if inputs are no images.
 
     >>> from torch import nn
     >>> from consilience.population import Population

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 from consilience.evaluation import Score
+from consilience.report.numbers import with_spread
 from consilience.report.results import REFERENCES, Experiment, Role, Row, first
 from consilience.report.scores import accuracy
 
@@ -19,19 +20,15 @@ FULL = "full"
 
 
 def summary_sentences(experiment: Experiment) -> list[str]:
-    """Compare members, ensemble, assemblies, the best alternative, and training from an assembly and from scratch.
-
-    Sentences about rows that the table lacks are left out.
-    """
+    """Compare members, ensemble and assemblies, and training from an assembly and from scratch, as far as measured."""
     table = experiment.table
-    sentences = [_members(table), *_assemblies(table), _alternative(table), *_trained(table), _learning(experiment)]
-    return [sentence for sentence in sentences if sentence]
+    return [*_members(table), *_assemblies(table), *_trained(table)]
 
 
-def _members(table: Sequence[Row]) -> str:
+def _members(table: Sequence[Row]) -> list[str]:
     rows = [row for role in REFERENCES if (row := first(table, role))]
     scores = ", ".join(f"{row.method} {_reached(row)}" for row in rows)
-    return f"Accuracy on {rows[0].test.n:,} test samples: {scores}." if rows else ""
+    return [f"Accuracy on {rows[0].test.n:,} test samples: {scores}."] if rows else []
 
 
 def _assemblies(table: Sequence[Row]) -> list[str]:
@@ -52,24 +49,8 @@ def _assemblies(table: Sequence[Row]) -> list[str]:
 
 def _against_ensemble(heading: str, row: Row, ensemble: Row) -> str:
     share = 100 * row.parameters / max(1, ensemble.parameters)
-    name = f"{heading} ({_named(row)}; {share:.0f} % of the ensemble's parameters)"
+    name = f"{heading} ({row.method}{row.width and '; ' + row.width}; {share:.0f} % of the ensemble's parameters)"
     return f"{name}: {_reached(row)}, {_difference(row.test, ensemble.test)} the ensemble."
-
-
-def _alternative(table: Sequence[Row]) -> str:
-    """Compare the best untrained alternative with the best untrained assembly of its width."""
-    others = [row for row in table if row.role is Role.ALTERNATIVE and not row.steps]
-    other = _best(others) if others else None
-    rivals = [
-        row for row in table if row.role is Role.ASSEMBLY and not row.steps and other and row.width == other.width
-    ]
-    if not other or not rivals:
-        return ""
-    rival = _best(rivals)
-    return (
-        f"Without gradient steps: best alternative ({_named(other)}) {_reached(other)}; assembly of the same width "
-        f"({rival.method}) {_reached(rival)}, {_difference(rival.test, other.test)} it."
-    )
 
 
 def _trained(table: Sequence[Row]) -> list[str]:
@@ -89,46 +70,19 @@ def _pair(tuned: Row, scratch: Row) -> str:
     )
 
 
-def _learning(experiment: Experiment) -> str:
-    """Say at how many steps the fine-tuned assembly is ahead of the network from scratch, and behind it."""
-    roles = {row.method: row.role for row in experiment.table}
-    curves = {roles.get(name): {p.step: p.test for p in points} for name, points in experiment.learning.items()}
-    if len(curves) < len(experiment.learning) or not {Role.FINE_TUNED, Role.SCRATCH} <= set(curves):
-        return ""
-    tuned, scratch = curves[Role.FINE_TUNED], curves[Role.SCRATCH]
-    steps = sorted(step for step in tuned.keys() & scratch.keys() if step > 0)
-    if not steps:
-        return ""
-    clear = [step for step in steps if not _is_noise(tuned[step], scratch[step])]
-    ahead = [step for step in clear if tuned[step].accuracy > scratch[step].accuracy]
-    text = f"ahead by more than noise at {len(ahead)} of {len(steps)} points"
-    text += f" (last at step {ahead[-1]:,})" if ahead else ""
-    behind = f", behind by more than noise at {len(clear) - len(ahead)}" if len(clear) > len(ahead) else ""
-    return f"Along the way, at equal steps, the fine-tuned assembly is {text}{behind}."
-
-
-def _is_noise(a: Score, b: Score) -> bool:
-    """Whether the difference is less than two standard errors, as if the two scores were independent."""
-    difference, error = abs(a.accuracy - b.accuracy), math.hypot(a.accuracy_se, b.accuracy_se)
-    return difference < NOISE * error or difference == 0
-
-
 def _difference(a: Score, b: Score) -> str:
-    """Say where the first is, measured from the second."""
+    """Say where the first is, measured from the second, as if the two scores were independent."""
     difference, error = a.accuracy - b.accuracy, math.hypot(a.accuracy_se, b.accuracy_se)
     if difference == 0:
         return "equal to"
-    noise = " (within noise)" if _is_noise(a, b) else ""
-    return f"{100 * abs(difference):.2f} ± {100 * error:.2f} points{noise} {'above' if difference > 0 else 'below'}"
+    noise = " (within noise)" if abs(difference) < NOISE * error else ""
+    size = with_spread(100 * abs(difference), 100 * error)
+    return f"{size} points{noise} {'above' if difference > 0 else 'below'}"
 
 
 def _best(rows: Sequence[Row]) -> Row:
     """Return the row of highest validation accuracy; of equals, the one with fewest parameters."""
     return max(rows, key=lambda row: (row.validation.accuracy, -row.parameters))
-
-
-def _named(row: Row) -> str:
-    return f"{row.method}; {row.width}" if row.width else row.method
 
 
 def _reached(row: Row) -> str:

@@ -16,15 +16,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from consilience.comparison.families import finite_pairs
 from consilience.comparison.plane import Plane
 from consilience.errors import InputError
 from consilience.report.comparison.result import TOGETHER, ComparisonResult
-from consilience.report.plots import heat_map, tree_branches
+from consilience.report.plots import dot, heat_map, strip, tree_branches
 from consilience.report.style import INK, MUTED, OTHER_MARKERS, SMALL, WIDTH, new_figure, readable, shortened, styled
 
 Array = NDArray[np.float64]
@@ -208,10 +206,7 @@ def _matrices(
             for line in (ax.axhline, ax.axvline) if start else ():
                 line(start - 0.5, color=INK, linewidth=0.6)
             if column == 0:
-                corner, width = (-0.1 / side, start - 0.5), 0.07 / side
-                strip = Rectangle(corner, width, end - start, transform=ax.get_yaxis_transform())
-                strip.set(color=looks_of(result)[family][0], linewidth=0, clip_on=False)
-                ax.add_patch(strip)
+                strip(ax, -0.1 / side, 0.07 / side, (start - 0.5, end - 0.5), looks_of(result)[family][0])
         if row == 0:
             ax.set_title(shortened(columns[column], max(4, int(side * 14))))
         if column == 0:
@@ -236,9 +231,6 @@ def _name(ax: Axes, result: ComparisonResult, order: Sequence[int], pad: float) 
 def _legend(figure: Figure, result: ComparisonResult) -> None:
     """Write above a figure which color is which family."""
     if has_looks(result):
-        handles = [
-            Line2D([], [], linestyle="none", marker=marker, color=color, label=shortened(name))
-            for name, (color, marker) in looks_of(result).items()
-        ]
+        handles = [dot(color, shortened(name), marker) for name, (color, marker) in looks_of(result).items()]
         n_columns = min(len(handles), 120 // (max(len(str(handle.get_label())) for handle in handles) + 6))
         figure.legend(handles=handles, loc="outside upper left", ncols=n_columns, handletextpad=0.4, columnspacing=1.2)

@@ -16,9 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from consilience.errors import InputError
@@ -28,7 +27,7 @@ from consilience.modularity.graph import Part
 from consilience.modularity.lesions import Lesions, Specialisation
 from consilience.report.modularity.result import BEYOND, NetworkRow, beyond
 from consilience.report.numbers import decimal
-from consilience.report.plots import heat_map, legend_above
+from consilience.report.plots import count_ticks, dot, heat_map, legend_above, plain_log_ticks, strip
 from consilience.report.style import GRID, INK, MUTED, SMALL, new_figure, shortened, styled
 
 Array = NDArray[np.float64]
@@ -81,10 +80,10 @@ def n_cuts(rows: Sequence[NetworkRow], detail: Clusterability, name: str) -> Fig
     names = dict(sorted((single | shared).items()))
     axes[1].set_yticks(list(names), list(names.values()))
     axes[1].set(ylim=(len(rows) - 0.4, -0.6), xlabel="n-cut (low: weakly connected clusters)")
-    handles = [Line2D([], [], marker=KINDS[k][0], color=KINDS[k][1], linestyle="none", label=k) for k in {*kinds}]
+    handles = [dot(KINDS[kind][1], kind, KINDS[kind][0]) for kind in sorted(set(kinds))]
     copies = Patch(color=SHUFFLED, label="shuffled copies (mean ± 2 sd)")
     if rows:
-        axes[1].legend(handles=[*sorted(handles, key=lambda h: str(h.get_label())), copies], fontsize=SMALL)
+        axes[1].legend(handles=[*handles, copies], fontsize=SMALL)
     for ax in axes:
         ax.grid(visible=False, axis="y")
     return figure
@@ -92,13 +91,7 @@ def n_cuts(rows: Sequence[NetworkRow], detail: Clusterability, name: str) -> Fig
 
 @styled
 def eigenvalue_gaps(eigenvalues: Array, n_clusters: int) -> Figure:
-    """Draw the smallest eigenvalues of the normalized Laplacian and the gaps after the second and the following.
-
-    Parameters
-    ----------
-    eigenvalues : (k + 1,) ascending.
-    n_clusters : k; the gap after the k-th is marked.
-    """
+    """Draw the k + 1 smallest eigenvalues of the normalized Laplacian, ascending, and their gaps after the second."""
     if len(eigenvalues) < 3 or not np.isfinite(eigenvalues).all():
         raise InputError(f"eigenvalues must be three or more finite numbers, got {eigenvalues}")
     figure = new_figure(2.7)
@@ -110,7 +103,7 @@ def eigenvalue_gaps(eigenvalues: Array, n_clusters: int) -> Figure:
     right.set(xlabel="gap after eigenvalue", ylabel="size of the gap")
     legend_above(right, [Patch(color=SHOWN, label=f"after eigenvalue {n_clusters}: number of clusters")])
     for ax in (left, right):
-        ax.xaxis.set_major_locator(MaxNLocator(13, steps=[1, 2, 5, 10], integer=True))
+        count_ticks(ax.xaxis, 13)
         ax.set_xlim(0.4, len(eigenvalues) + 0.6)
         ax.grid(visible=False, axis="x")
     return figure
@@ -122,10 +115,7 @@ def graph_embedding(labels: Mapping[str, NDArray[np.int64]], coordinates: Mappin
 
     Coordinates of a unit are scaled to length 1 (Ng, Jordan and Weiss 2001), so that weak units do not lie far out. The
     plane is the one in which the means of the clusters lie farthest apart.
-
-    Parameters
-    ----------
-    labels, coordinates : inputs and layers → cluster of each unit (u,), −1 for no edge, and its coordinates (u, k).
+    Inputs and layers have the cluster of each unit (u,), −1 for no edge, and its coordinates (u, k).
     """
     found, points, kinds = _plane(labels, coordinates)
     present, many = np.unique(found).tolist(), len(points) > MANY
@@ -144,14 +134,10 @@ def graph_embedding(labels: Mapping[str, NDArray[np.int64]], coordinates: Mappin
         ax.text(x, y, str(label), color=cluster_color(label), **number)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
-    sizes = {label: int((found == label).sum()) for label in present}
-    handles = [
-        Line2D([], [], color=cluster_color(label), marker="o", linestyle="none", label=f"{label}: {size} units")
-        for label, size in sizes.items()
-    ]
+    handles = [dot(cluster_color(label), f"{label}: {(found == label).sum()} units") for label in present]
     columns = -(-len(present) // 24)
     figure.legend(handles=handles, loc="outside right center", ncols=columns, title="cluster", fontsize=SMALL)
-    legend_above(ax, [Line2D([], [], color=MUTED, marker=m, linestyle="none", label=k) for k, m in MARKERS.items()])
+    legend_above(ax, [dot(MUTED, kind, marker) for kind, marker in MARKERS.items()])
     return figure
 
 
@@ -218,9 +204,7 @@ def class_circuits(circuits: Sequence[Circuit]) -> Figure:
             rates[f"{rate.upper()}, {criterion}"] = values
     above.set_yscale("log")
     above.set(ylabel="weights left (%)", ylim=(low, None))
-    above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    above.yaxis.set_minor_locator(NullLocator())
-    above.yaxis.set_major_formatter("{x:g}")
+    plain_log_ticks(above.yaxis)
     above.grid(visible=False, axis="x")
     legend_above(above)
     digits = 0 if len(classes) <= 24 else None
@@ -249,9 +233,8 @@ def cluster_lesions(lesions: Lesions) -> Figure:
     single.set_xticks(x[::step], texts[::step])
     single.set(xlabel="cluster, and number of its units", ylabel="accuracy lost (points)")
     single.grid(visible=False, axis="x")
-    off = Line2D([], [], color=SHOWN, marker="o", linestyle="none", label="cluster off")
     random = Line2D([], [], color=SHUFFLED, linewidth=6, label="random units off (mean ± 2 sd)")
-    legend_above(single, [off, random])
+    legend_above(single, [dot(SHOWN, "cluster off"), random])
     excess, names = 100 * effects.excess, [str(label) for label in lesions.labels]
     largest = float(np.nanmax(np.abs(excess), initial=1.0))
     heat_map(double, excess, colors="RdBu_r", limits=(-largest, largest), rows=names, columns=names)
@@ -307,10 +290,8 @@ def _matrix(ax: Axes, part: Part, cross: CrossModularity | None, labels: tuple[N
         for border in edges[1:-1]:
             (ax.axvline if axis else ax.axhline)(border, color=MUTED, linewidth=0.5)
         for start, end in pairwise(edges):
-            corner, size = ((start, 1.01), (end - start, 0.04)) if axis else ((-0.05, start), (0.04, end - start))
-            side = ax.get_xaxis_transform() if axis else ax.get_yaxis_transform()
-            color = cluster_color(int(of[order][start]))
-            ax.add_patch(Rectangle(corner, *size, transform=side, color=color, linewidth=0, clip_on=False))
+            color, place = cluster_color(int(of[order][start])), 1.01 if axis else -0.05
+            strip(ax, place, 0.04, (start, end), color, is_row=bool(axis))
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     ax.spines[:].set(visible=True, linewidth=0.5, color=GRID)

@@ -17,14 +17,15 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
 from consilience.errors import InputError
 from consilience.recovery.clusters import Cut, StudentUnits
 from consilience.recovery.distance import Distance
 from consilience.recovery.recover import Stage
-from consilience.report.plots import heat_map, legend_above, legend_beside, tree_branches
+from consilience.report.numbers import counted
+from consilience.report.plots import count_ticks, heat_map, legend_above, legend_beside, strip, tree_branches
 from consilience.report.recovery.result import RecoveryResult, rule_of
 from consilience.report.style import GRID, INK, MUTED, OTHER_COLOURS, OTHER_MARKERS, new_figure, styled
 
@@ -92,10 +93,8 @@ def similarities(stage: Stage) -> Figure:
     parts = {"kept": (0, ends[-1]), "dropped": (ends[-1], n_clustered), "single": (n_clustered, n)}
     handles = []
     for (name, (start, end)), color in zip(parts.items(), (KEPT[0], DROPPED, SINGLE), strict=True):
-        handles.append(Patch(color=color, label=f"{name}: {end - start} unit{'' if end - start == 1 else 's'}"))
-        strip = Rectangle((1.01, start - 0.5), 0.02, end - start, transform=ax.get_yaxis_transform(), clip_on=False)
-        strip.set(color=color, linewidth=0)
-        ax.add_patch(strip)
+        handles.append(Patch(color=color, label=f"{name}: {counted(end - start, 'unit')}"))
+        strip(ax, 1.01, 0.02, (start - 0.5, end - 0.5), color)
     legend_above(ax, handles)
     ax.set_xlabel(f"units of students; color: {'|cosine|' if units.projective else 'cosine'} of two hyperplanes")
     return figure
@@ -126,7 +125,7 @@ def kept_and_dropped(stage: Stage) -> Figure:
         ax.axhline(smallest, color=MUTED, linewidth=0.9, linestyle=DOTTED, zorder=0.5)
     x, y = [cut.needed - 0.5, right], max(smallest, bottom)
     ax.fill_between(x, y, 3 * largest, color=KEPT[1], alpha=0.15, linewidth=0, zorder=0.4)
-    ax.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True))
+    count_ticks(ax.xaxis)
     legend_above(ax)
     return figure
 
@@ -159,7 +158,7 @@ def training_errors(result: RecoveryResult) -> Figure:
         ax.axhline(drawn[-1], color=color, linewidth=1.2, linestyle=style, label=f"{name} {value:.0e}")
     ax.set(yscale="log", ylim=(min(drawn) / 10, max(drawn) * 10), xlim=(0.5, max(map(len, losses.values())) + 0.5))
     ax.set(xlabel="students, by error", ylabel="error (share of the variance)")
-    ax.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    count_ticks(ax.xaxis)
     legend_beside(ax)
     return figure
 
