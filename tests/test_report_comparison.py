@@ -106,7 +106,7 @@ def test_families_are_together_where_the_tree_allows() -> None:
 
 def test_the_table_has_a_line_for_each_place() -> None:
     made = result(12, 3)
-    lines = comparison_table(made).splitlines()
+    lines = comparison_table(made).markdown().splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[0][:3] == ["Place", "Within families", "Between families"]
     assert [row[0] for row in cells[2:]] == ["conv", "fc"]
@@ -114,7 +114,7 @@ def test_the_table_has_a_line_for_each_place() -> None:
     assert len({len(line) for line in lines}) == 1
     bare = result(2, 2, {"purity_": {"fc": np.array([NAN, 0.5])}}, agreement={"conv": NAN, "fc": NAN})
     between = f"{bare.comparison.matrix_['fc'][0, 1]:.2f}"
-    cells = [cell.strip() for cell in comparison_table(bare).splitlines()[3].split("|")[2:-1]]
+    cells = [cell.strip() for cell in comparison_table(bare).markdown().splitlines()[3].split("|")[2:-1]]
     assert cells == ["–", between, "1", "–", "0.50"]
 
 

@@ -91,7 +91,7 @@ def cells(table: str) -> list[list[str]]:
 
 
 def test_the_table_has_a_line_for_each_network_and_the_mean_of_the_members() -> None:
-    table = modularity_table(rows())
+    table = modularity_table(rows()).markdown()
     assert len({len(line) for line in table.splitlines()}) == 1  # aligned
     heading, _, *lines = cells(table)
     assert heading[:3] == ["Network", "Kind", "Accuracy (%)"]
@@ -106,7 +106,7 @@ def test_the_table_has_a_line_for_each_network_and_the_mean_of_the_members() -> 
 
 def test_one_member_has_no_mean_and_unknown_values_are_dashes() -> None:
     unknown = row("a | b", accuracy=None, null_mean=NAN, null_sd=NAN, z=NAN, p=NAN, cross=NAN, cross_null=NAN)
-    _, _, *lines = modularity_table([unknown]).splitlines()
+    _, _, *lines = modularity_table([unknown]).markdown().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("| a \\| b  | member |")
     assert lines[0].count("–") == 7
@@ -236,7 +236,7 @@ def test_the_page_holds_the_table_and_escapes_names() -> None:
     page = render_modularity(result)
     self_contained(page)
     assert "How modular is member 0 of &lt;runs&gt;?" in page
-    _, _, *lines = cells(modularity_table(result.rows))
+    _, _, *lines = cells(modularity_table(result.rows).markdown())
     for text in (text for line in lines for text in line if text):
         assert text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}") in page or text in page
     assert page.count("<svg") == 7

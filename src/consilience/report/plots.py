@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from textwrap import fill
 from typing import Any
 
@@ -52,6 +53,16 @@ def strip(ax: Axes, place: float, width: float, ends: tuple[float, float], color
     corner, sizes = ((start, place), (end - start, width)) if is_row else ((place, start), (width, end - start))
     along = ax.get_xaxis_transform() if is_row else ax.get_yaxis_transform()
     ax.add_patch(Rectangle(corner, *sizes, transform=along, color=color, linewidth=0, clip_on=False))
+
+
+def runs(keys: Sequence[Any]) -> list[tuple[Any, tuple[int, int]]]:
+    """Return equal neighbors: what they are, where they begin and end.
+
+    >>> runs("aab")
+    [('a', (0, 2)), ('b', (2, 3))]
+    """
+    grouped = [(key, list(places)) for key, places in groupby(range(len(keys)), lambda i: keys[i])]
+    return [(key, (places[0], places[-1] + 1)) for key, places in grouped]
 
 
 def count_ticks(axis: Axis, most: int = 10) -> None:

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -67,6 +68,12 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """Return a figure of this size in inches, in which the layout makes room for labels and legends."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """Return a figure of this size in inches with one pair of axes."""
+    figure = new_figure(height, width)
+    return figure, figure.subplots()
 
 
 def readable(colour: str) -> str:

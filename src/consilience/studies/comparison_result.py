@@ -53,7 +53,7 @@ def found_text(result: ComparisonResult) -> str:
     comparison = result.comparison
     body = {
         "summary": comparison_sentences(result),
-        "table": comparison_table(result),
+        "table": comparison_table(result).markdown(),
         "names": comparison.names_,
         "families": result.families,
         "measure": result.measure.name,

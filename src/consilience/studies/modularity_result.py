@@ -104,7 +104,7 @@ def found_text(result: ModularityResult) -> str:
     detail, probe, effects = result.detail, result.probe, result.lesions
     body = {
         "summary": modularity_sentences(result),
-        "table": modularity_table(result.rows),
+        "table": modularity_table(result.rows).markdown(),
         "networks": result.rows,
         "shown": result.name,
         "n_clusters": detail.n_clusters,

@@ -8,7 +8,7 @@ from consilience.comparison.families import finite_pairs
 from consilience.comparison.plane import Plane, plane_of
 from consilience.comparison.similarity import as_distance
 from consilience.report.comparison import plots
-from consilience.report.comparison.result import ComparisonResult, comparison_sentences, table_of
+from consilience.report.comparison.result import ComparisonResult, comparison_sentences, comparison_table
 from consilience.report.page import render
 
 
@@ -20,7 +20,7 @@ def render_comparison(result: ComparisonResult) -> str:
         _drawn(result, place, plane),
         summary=comparison_sentences(result),
         result=result,
-        table=table_of(result, result.measure_name),
+        table=comparison_table(result, result.measure_name),
         place=place,
         groups=result.comparison.groups_[place],
         plane=plane,

@@ -9,7 +9,6 @@ Axis legend: ``m`` model, ``P`` places, ``t`` moment.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,19 @@ from consilience.comparison.families import finite_pairs
 from consilience.comparison.plane import Plane
 from consilience.errors import InputError
 from consilience.report.comparison.result import TOGETHER, ComparisonResult
-from consilience.report.plots import dot, heat_map, strip, tree_branches
-from consilience.report.style import INK, MUTED, OTHER_MARKERS, SMALL, WIDTH, new_figure, readable, shortened, styled
+from consilience.report.plots import dot, heat_map, runs, strip, tree_branches
+from consilience.report.style import (
+    INK,
+    MUTED,
+    OTHER_MARKERS,
+    SMALL,
+    WIDTH,
+    new_axes,
+    new_figure,
+    readable,
+    shortened,
+    styled,
+)
 
 Array = NDArray[np.float64]
 COLORS = (
@@ -91,8 +101,7 @@ def tree_of_models(result: ComparisonResult, place: str) -> Figure:
     tree, n_within = groups.tree, m - groups.n_groups
     places, branches = tree_branches(tree, result.swapped(place))
     is_named = m <= MOST_NAMED
-    figure = new_figure(1.1 + (0.16 * m if is_named else 5.0))
-    ax = figure.subplots()
+    figure, ax = new_axes(1.1 + (0.16 * m if is_named else 5.0))
     ax.set(ylim=(m - 0.5, -0.5), xlim=(1.04 * float(tree.heights[-1]) or 1.0, 0), yticks=[])
     above = [MUTED if step >= n_within and groups.n_groups > 1 else INK for step in range(m - 1)]
     lines = LineCollection(list(branches[..., ::-1]), colors=above, linewidths=1.2 if is_named else 0.7)
@@ -129,8 +138,7 @@ def paths_of_models(result: ComparisonResult, plane: Plane) -> Figure:
     Of more than `MANY` models the paths are those of the families' means. Numbers are those of models in a family.
     """
     names, looks, is_few = result.comparison.names_, looks_of(result), len(result.families) <= MANY
-    figure = new_figure(5.2, 7.2)
-    ax = figure.subplots()
+    figure, ax = new_axes(5.2, 7.2)
     for family, (color, marker) in looks.items():
         is_member = np.array(result.families) == family
         points = plane.positions[:, is_member]
@@ -173,16 +181,6 @@ def colors_of(result: ComparisonResult, matrices: Sequence[Array]) -> dict[str, 
     low, high = max(low, least), high + max(least - low, 0)
     colors = "Blues" if result.measure.larger_is_more_similar else "Blues_r"
     return {"colors": colors, "limits": (low, high)}
-
-
-def runs(keys: Sequence[Any]) -> list[tuple[Any, tuple[int, int]]]:
-    """Return equal neighbors: what they are, where they begin and end.
-
-    >>> runs("aab")
-    [('a', (0, 2)), ('b', (2, 3))]
-    """
-    grouped = [(key, list(places)) for key, places in groupby(range(len(keys)), lambda i: keys[i])]
-    return [(key, (places[0], places[-1] + 1)) for key, places in grouped]
 
 
 def _matrices(

@@ -98,7 +98,7 @@ class ComparisonResult:
         return swapped
 
 
-def table_of(result: ComparisonResult, over: str = "") -> Table:
+def comparison_table(result: ComparisonResult, over: str = "") -> Table:
     """Return a line for each place: means ± one standard deviation, of the measure over pairs, of purity over models.
 
     With one family all pairs are within it. ``over`` is a heading for the values of the measure.
@@ -113,11 +113,6 @@ def table_of(result: ComparisonResult, over: str = "") -> Table:
         texts += [str(comparison.groups_[place].n_groups), with_spread(result.agreement[place])]
         rows.append([place, *texts, with_spread(*mean_and_sd(comparison.purity_.get(place, np.zeros(0))))])
     return Table.plain([Column("Place", is_text=True), *columns], rows)
-
-
-def comparison_table(result: ComparisonResult) -> str:
-    """Return the table of places as markdown."""
-    return table_of(result).markdown()
 
 
 def comparison_sentences(result: ComparisonResult) -> list[str]:

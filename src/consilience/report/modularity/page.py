@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from consilience.report.modularity import plots
-from consilience.report.modularity.result import ModularityResult, modularity_sentences, table_of
+from consilience.report.modularity.result import ModularityResult, modularity_sentences, modularity_table
 from consilience.report.page import render
 
 
@@ -22,7 +22,7 @@ def render_modularity(result: ModularityResult) -> str:
         _drawn(result),
         summary=modularity_sentences(result),
         result=result,
-        table=table_of(result.rows),
+        table=modularity_table(result.rows),
         gaps=np.diff(result.detail.eigenvalues_)[1:],
     )
 

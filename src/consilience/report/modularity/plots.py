@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,8 @@ from consilience.modularity.graph import Part
 from consilience.modularity.lesions import Lesions, Specialisation
 from consilience.report.modularity.result import BEYOND, NetworkRow, beyond
 from consilience.report.numbers import decimal
-from consilience.report.plots import count_ticks, dot, heat_map, legend_above, plain_log_ticks, strip
-from consilience.report.style import GRID, INK, MUTED, SMALL, new_figure, shortened, styled
+from consilience.report.plots import count_ticks, dot, heat_map, legend_above, plain_log_ticks, runs, strip
+from consilience.report.style import GRID, INK, MUTED, SMALL, new_axes, new_figure, shortened, styled
 
 Array = NDArray[np.float64]
 SHOWN, BLUE, GREY = "#9b3fa0", "#1c67ad", "#9a9a9a"
@@ -119,8 +118,7 @@ def graph_embedding(labels: Mapping[str, NDArray[np.int64]], coordinates: Mappin
     """
     found, points, kinds = _plane(labels, coordinates)
     present, many = np.unique(found).tolist(), len(points) > MANY
-    figure = new_figure(4.6)
-    ax = figure.subplots()
+    figure, ax = new_axes(4.6)
     for kind, marker in MARKERS.items():
         inside = kinds == kind
         colors = [cluster_color(label) for label in found[inside].tolist()]
@@ -286,12 +284,10 @@ def _matrix(ax: Axes, part: Part, cross: CrossModularity | None, labels: tuple[N
     extent = (0, n_columns, n_rows, 0)
     ax.imshow(shown, cmap="Blues", vmin=0, vmax=brightest, interpolation="none", aspect="auto", extent=extent)
     for axis, (of, order) in enumerate(zip(labels, orders, strict=True)):
-        edges = [0, *(np.flatnonzero(np.diff(of[order])) + 1).tolist(), len(of)]
-        for border in edges[1:-1]:
-            (ax.axvline if axis else ax.axhline)(border, color=MUTED, linewidth=0.5)
-        for start, end in pairwise(edges):
-            color, place = cluster_color(int(of[order][start])), 1.01 if axis else -0.05
-            strip(ax, place, 0.04, (start, end), color, is_row=bool(axis))
+        for label, (start, end) in runs(of[order].tolist()):
+            if start:
+                (ax.axvline if axis else ax.axhline)(start, color=MUTED, linewidth=0.5)
+            strip(ax, 1.01 if axis else -0.05, 0.04, (start, end), cluster_color(label), is_row=bool(axis))
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     ax.spines[:].set(visible=True, linewidth=0.5, color=GRID)

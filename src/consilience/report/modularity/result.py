@@ -54,18 +54,10 @@ class NetworkRow:
     ) -> NetworkRow:
         """Return the row of a network from its n-cuts and the C of its matrices."""
         null = fitted.null_ if len(fitted.null_) > 1 else np.full(2, math.nan)
-        return cls(
-            name,
-            kind,
-            accuracy,
-            fitted.graph_.n_nodes,
-            sum(map(len, fitted.removed_.values())),
-            fitted.n_cut_,
-            *(float(null.mean()), float(null.std(ddof=1))),
-            *(fitted.z_, fitted.p_),
-            mean_and_sd([c.value for c in cross])[0],
-            mean_and_sd([float(c.null.mean()) for c in cross])[0],
-        )
+        n_units, n_removed = fitted.graph_.n_nodes, sum(map(len, fitted.removed_.values()))
+        chance = (float(null.mean()), float(null.std(ddof=1)), fitted.z_, fitted.p_)
+        of_matrices = [mean_and_sd(values)[0] for values in ([c.value for c in cross], [c.null.mean() for c in cross])]
+        return cls(name, kind, accuracy, n_units, n_removed, fitted.n_cut_, *chance, *of_matrices)
 
     @property
     def below(self) -> float:
@@ -130,7 +122,7 @@ NUMBERS: Cells = {  # heading → value and decimals
 }
 
 
-def table_of(rows: Sequence[NetworkRow]) -> Table:
+def modularity_table(rows: Sequence[NetworkRow]) -> Table:
     """Return the table of networks; several members are followed by a row of their means and standard deviations."""
     if not rows:
         raise InputError("rows must have one network or more, got none")
@@ -145,11 +137,6 @@ def table_of(rows: Sequence[NetworkRow]) -> Table:
         means = [f"mean ± sd of {len(members)} members", "members", *(spreads | {"p": ""}).values()]
         cells.insert(members[-1] + 1, means)
     return Table.plain(columns, cells)
-
-
-def modularity_table(rows: Sequence[NetworkRow]) -> str:
-    """Return the table of networks as markdown."""
-    return table_of(rows).markdown()
 
 
 def modularity_sentences(result: ModularityResult) -> list[str]:

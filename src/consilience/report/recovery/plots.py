@@ -27,7 +27,7 @@ from consilience.recovery.recover import Stage
 from consilience.report.numbers import counted
 from consilience.report.plots import count_ticks, heat_map, legend_above, legend_beside, strip, tree_branches
 from consilience.report.recovery.result import RecoveryResult, rule_of
-from consilience.report.style import GRID, INK, MUTED, OTHER_COLOURS, OTHER_MARKERS, new_figure, styled
+from consilience.report.style import GRID, INK, MUTED, OTHER_COLOURS, OTHER_MARKERS, new_axes, styled
 
 KEPT, DROPPED, SINGLE, CUT = ("#1c67ad", "#74b3e3"), "#b3541e", "#9a9a9a", "#9b3fa0"
 RULES = {"": ("o", KEPT[0]), "angle": ("X", CUT), "outgoing": ("s", "#8a7a1f")}  # first word of a rule → its look
@@ -52,8 +52,7 @@ def tree_of_units(stage: Stage) -> Figure:
     branches[..., 1] = np.maximum(branches[..., 1], low)
     owners = tree.accumulate(owner, lambda first, _: first)[n:]
     colors = [_color(cut, of, height) for of, height in zip(owners.tolist(), tree.heights.tolist(), strict=True)]
-    figure = new_figure(3.9)
-    ax = figure.subplots()
+    figure, ax = new_axes(3.9)
     ax.axhspan(*np.maximum(cut.plateau, low), color=GRID, linewidth=0)
     ax.axhline(cut.height, color=CUT, linewidth=1.2, linestyle=DASHED)
     ax.add_collection(LineCollection(list(branches), colors=colors, linewidths=min(1.2, 0.4 + 120 / n)), autolim=False)
@@ -77,8 +76,7 @@ def similarities(stage: Stage) -> Figure:
     rows = units.hyperplanes[order]
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
     cosines, n = rows @ rows.T, len(rows)
-    figure = new_figure(5.2, 6.0)
-    ax = figure.subplots()
+    figure, ax = new_axes(5.2, 6.0)
     if units.projective:
         heat_map(ax, np.abs(cosines), colors="Blues", limits=(0, 1))
     else:
@@ -109,8 +107,7 @@ def kept_and_dropped(stage: Stage) -> Figure:
     low = max(1e-9 * largest, min([smallest or largest, *weights[weights > 0]]) / 3)
     held = np.array([len(c.units) if cut.counts_units else c.n_students for c in cut.clusters])
     names = np.array([rule_of(cluster.dropped) for cluster in cut.clusters])
-    figure = new_figure(3.2)
-    ax = figure.subplots()
+    figure, ax = new_axes(3.2)
     for name in dict.fromkeys(names.tolist()):
         of_rule = names == name
         marker, color = RULES.get("" if name == "kept" else name.split()[0], ("v", DROPPED))
@@ -136,8 +133,7 @@ def training_errors(result: RecoveryResult) -> Figure:
     losses = {name: stage.students.losses.numpy() for name, stage in result.layers.items()}
     if not any(np.isfinite(of_layer).any() for of_layer in losses.values()):
         raise InputError(f"a student must have a finite error, got none in {len(losses)} layers")
-    figure = new_figure(3.3)
-    ax = figure.subplots()
+    figure, ax = new_axes(3.3)
     drawn = list[float]()
     for index, (name, stage) in enumerate(result.layers.items()):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
@@ -172,8 +168,7 @@ def recovered_weights(distance: Distance) -> Figure:
     values = np.concatenate([values for pair in pairs for values in pair])
     margin = 0.06 * float(np.ptp(values)) or 1.0
     limits = (float(values.min()) - margin, float(values.max()) + margin)
-    figure = new_figure(4.2, 5.0)
-    ax = figure.subplots()
+    figure, ax = new_axes(4.2, 5.0)
     ax.plot(limits, limits, color=SINGLE, linewidth=0.9, zorder=1)
     names = [*(f"hidden.{depth}" for depth in range(len(pairs) - 1)), "readout"]
     for index, (name, (true, found)) in enumerate(zip(names, pairs, strict=True)):
