@@ -13,7 +13,6 @@ import os
 import zipfile
 import zlib
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +121,10 @@ def _read(source: str | os.PathLike[str]) -> _Source:
 
 
 def _read_digits() -> _Source:
-    """Read scikit-learn's digits from its file, because to import scikit-learn takes a second."""
-    spec = find_spec("sklearn")
-    assert spec is not None
-    assert spec.origin is not None
-    table = np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    images, labels = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
-    return _Source("digits", images / 16.0, labels)  # pixels count 0 to 16
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return _Source("digits", images.reshape(-1, 1, 8, 8) / 16.0, labels)  # pixels count 0 to 16
 
 
 def _read_npz(path: Path) -> _Source:
