@@ -286,8 +286,8 @@ def test_an_assembler_gives_what_assemble_and_elastic_give_and_does_nothing_twic
     narrow, wide = (elastic(census, ("0.5x", "1x")).at_width(width) for width in ("0.5x", "1x"))
     assembler = Assembler(census)
     first = assembler.assemble("1x")
-    for name in ("reconstruct", "build_layers"):
-        monkeypatch.setattr(f"consilience.assembly.assembler.{name}", None)
+    for name in ("assembler.reconstruct", "build.construct"):
+        monkeypatch.setattr(f"consilience.assembly.{name}", None)
     shared = [assembler.assemble("1x", correction=correction) for correction in corrections]
     monkeypatch.undo()
     several = assembler.elastic(("0.5x", "1x"))

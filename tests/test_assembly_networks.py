@@ -13,11 +13,10 @@ from torch.nn import functional
 import zoo
 from consilience.assembly import CORRECTIONS, assemble
 from consilience.assembly.assembler import Assembler
-from consilience.assembly.choice import Choice
+from consilience.assembly.choice import CensusPlan, Choice
 from consilience.assembly.draft import Draft
 from consilience.assembly.layerwise import least_squares
 from consilience.assembly.norms import with_statistics, without_norms
-from consilience.assembly.plan import CensusPlan
 from consilience.baselines import (
     activation_matching,
     merge_many,

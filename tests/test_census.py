@@ -30,11 +30,12 @@ X = inputs(200, seed=5)
 CLUSTERINGS = [("activations", "activation"), ("weights", "cosine"), ("activations", "l2"), ("weights", "activation")]
 
 
-def scrambled(network: TracedNetwork, seed: int) -> TracedNetwork:
-    """The same function with units permuted, rescaled and flipped."""
-    g = torch.Generator().manual_seed(seed)
+def scrambled(network: TracedNetwork, seed: int, orders: dict[str, np.ndarray] | None = None) -> TracedNetwork:
+    """The same function with units permuted (``orders`` gets the permutations), rescaled and flipped."""
+    g, orders = torch.Generator().manual_seed(seed), {} if orders is None else orders
     for layer in network.architecture.hidden:
-        network = permute(network, layer.name, torch.randperm(layer.width, generator=g))
+        order = torch.randperm(layer.width, generator=g)
+        network, orders[layer.name] = permute(network, layer.name, order), order.numpy()
         if symmetry_of(layer.activations).homogeneous:
             network = rescale(network, layer.name, 0.2 + 2 * torch.rand(layer.width, generator=g))
         if can_flip(network.architecture, layer.name):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from conftest import inputs, random_population
 from consilience.assembly import assemble, elastic, load_elastic
 from consilience.assembly.choice import forward_selection, reconstruct, unexplained
+from consilience.assembly.distillation import second_order
 from consilience.assembly.pooling import class_share, pooled
-from consilience.assembly.second_order import second_order
 from consilience.assembly.widths import resolve
 from consilience.baselines import Ensemble
 from consilience.bases.grounding import Groups

@@ -13,14 +13,12 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from consilience.assembly.build import FITTED, LAYERWISE, build_layers, check_correction, finish
-from consilience.assembly.choice import Choice, cut_at, reconstruct
+from consilience.assembly.build import FITTED, LAYERWISE, Builder, check_correction
+from consilience.assembly.choice import CensusPlan, Choice, choice_of, cut_at, reconstruct
 from consilience.assembly.elastic import ELASTIC_CORRECTIONS, Elastic, share_inputs
 from consilience.assembly.norms import check_foldable, without_norms
-from consilience.assembly.plan import CensusPlan
 from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.assembly.widths import Selection, resolve, select
-from consilience.bases.grounding import Groups
 from consilience.census.census import Census
 from consilience.checks import Width, check_choice
 from consilience.errors import InputError
@@ -42,13 +40,7 @@ class Assembler:
     ----------
     census : a fitted census.
     calibration : inputs (n, ...) without labels; by default those of the census.
-    pooling : how the members' outputs become one: "mean", the ensemble, or "class-share", for members that know
-        different classes; see `consilience.assembly.pooling`.
-
-    Raises
-    ------
-    InputError
-        If the census has not been taken, the pooling is unknown, or data is missing or does not fit.
+    pooling : of the members' outputs: "mean", the ensemble, or "class-share", for members that know different classes.
     """
 
     def __init__(self, census: Census, *, calibration: Tensor | None = None, pooling: str = "mean") -> None:
@@ -63,15 +55,15 @@ class Assembler:
 
     @cached_property
     def responses(self) -> Responses:
-        """What the members do on the calibration data; without any, on one input of zeros."""
+        """Responses of the members to the calibration data; without any, to one input of zeros."""
         if self.calibration is None:
             return self.census.responses_
         return Responses(self.census.networks_, self.calibration)
 
     @cached_property
-    def weights(self) -> Tensor:
-        """Weights (k, o) of the members' outputs."""
-        return POOLINGS[self.pooling](self.responses)
+    def builder(self) -> Builder:
+        """Builds networks of the members' class that pool the members' outputs."""
+        return Builder(self.census.population_, self.responses, POOLINGS[self.pooling](self.responses))
 
     def assemble(
         self,
@@ -82,33 +74,23 @@ class Assembler:
         batch_norm: str = "kept",
         random_state: int = 0,
     ) -> nn.Module:
-        """Build one network.
+        """Return one network: a plain ``nn.Module`` in eval mode, a resized copy of the first member.
 
         Parameters
         ----------
-        width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full"; see
-            `consilience.assembly.widths`.
+        width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full".
         correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed form, layer by layer),
-            "second-order" (least squares, then all layers above the first together, by L-BFGS) or "distill" (least
-            squares, then a few hundred gradient steps on all layers). The last two go towards the members' pooled
-            outputs. None needs labels. All but "none" need calibration data.
-        choice : which clusters. "cut": those of the census's tree cut at this number, or the most frequent ones.
-            "reconstruction": clusters of any height in the tree that best reconstruct the ensemble's outputs (see
-            `consilience.assembly.choice`). By default the latter wherever weights are fitted to calibration
-            data and the width is a number; else the former.
-        batch_norm : "kept", with statistics estimated on the calibration data and the function as it is without; or
-            "folded" into the weights before them.
+            "second-order" (least squares, then L-BFGS on all layers above the first) or "distill" (least squares, then
+            a few hundred gradient steps on all layers). All but "none" need calibration data; none needs labels.
+        choice : of clusters: "cut", the census's tree cut at the width, or the most frequent clusters; or
+            "reconstruction", clusters of any height that best reconstruct the ensemble's outputs. By default the
+            latter wherever weights are fitted to calibration data and the width is a number.
+        batch_norm : "kept", with statistics of the calibration data, or "folded" into the weights before them.
         random_state : seed of the distillation.
-
-        Returns
-        -------
-        A plain ``nn.Module`` in eval mode, a resized copy of the first member.
 
         Raises
         ------
-        InputError
-            If an argument is not one of those above, there are fewer clusters than units asked for, or calibration data
-            is missing.
+        InputError : also if there are fewer clusters than units, or calibration data is missing.
         """
         check_correction(correction, self.has_data)
         if choice is not None:
@@ -126,14 +108,13 @@ class Assembler:
                 cure='use choice="cut"',
             )
         if numbers is None:
-            clusters = select(self.census, width)
             key: Hashable = width
-            chosen = Choice({name: Groups.of_labels(each.labels) for name, each in clusters.items()}, {})
+            chosen = choice_of(select(self.census, width))
         elif (choice or ("reconstruction" if correction in FITTED else "cut")) == "cut":
             key, chosen = ("cut", *numbers.items()), cut_at(self.census, numbers)
         else:
             key, chosen = tuple(numbers.items()), self._chosen(numbers)
-        network = self._finished(self._built(key, chosen, correction), correction, random_state)
+        network = self.builder.finish(self._built(key, chosen, correction), correction, random_state)
         return network if batch_norm == "kept" else without_norms(network, population.architecture)
 
     def elastic(self, widths: Sequence[Width] = ("1x", "2x", "4x"), *, correction: str = "least-squares") -> Elastic:
@@ -145,11 +126,6 @@ class Assembler:
         ----------
         widths : ints or multiples such as "2x".
         correction : "least-squares" or "second-order".
-
-        Raises
-        ------
-        InputError
-            If there is no width, one is not a number, there are fewer clusters than that, or data is missing.
         """
         check_correction(correction, self.has_data, allowed=ELASTIC_CORRECTIONS)
         if isinstance(widths, str | int) or not len(widths):
@@ -175,36 +151,23 @@ class Assembler:
             chosen = self._chosen(widest)
             if sizes[width] != widest:
                 key, chosen = (key, *sizes[width].items()), chosen.prefix(sizes[width])
-            networks[width] = self._finished(self._built(key, chosen, correction), correction)
+            networks[width] = self.builder.finish(self._built(key, chosen, correction), correction)
         return share_inputs(networks, self.census.population_.architecture, self.responses.x)
 
     def _chosen(self, numbers: Mapping[str, int]) -> Choice:
         """The clusters chosen by reconstruction."""
         key = tuple(numbers.items())
         if key not in self._choices:
-            self._choices[key] = reconstruct(self.census, self.responses, numbers, self.weights)
+            self._choices[key] = reconstruct(self.census, self.responses, numbers, self.builder.pooling)
         return self._choices[key]
 
     def _built(self, key: Hashable, choice: Choice, correction: str) -> TracedNetwork:
-        """The network of the clusters chosen, built layer by layer; ``key`` tells choices apart."""
+        """The network of the clusters chosen, built layer by layer; one for each choice (``key``) and correction."""
         key = key, LAYERWISE[correction]
         if key not in self._layers:
             widths = {name: groups.n_clusters for name, groups in choice.groups.items()}
-            plan, population = CensusPlan(self.census, choice), self.census.population_
-            self._layers[key] = build_layers(
-                population, self.responses, widths, plan, pooling=self.weights, correction=correction
-            )
+            self._layers[key] = self.builder.layers(widths, CensusPlan(self.census, choice), correction)
         return self._layers[key]
-
-    def _finished(self, layers: TracedNetwork, correction: str, random_state: int = 0) -> nn.Module:
-        return finish(
-            layers,
-            self.census.population_,
-            self.responses,
-            pooling=self.weights,
-            correction=correction,
-            random_state=random_state,
-        )
 
 
 def assemble(
@@ -220,8 +183,8 @@ def assemble(
 ) -> nn.Module:
     """Build one network of the members' class from the clusters of a census.
 
-    To build several from one census, use an `Assembler`, which does nothing twice. ``pooling`` and ``calibration`` are
-    its parameters; the others are those of `Assembler.assemble`.
+    The parameters are those of `Assembler` (``pooling``, ``calibration``) and of `Assembler.assemble`. To build several
+    networks from one census, use an `Assembler`, which does nothing twice.
     """
     return Assembler(census, calibration=calibration, pooling=pooling).assemble(
         width, correction=correction, choice=choice, batch_norm=batch_norm, random_state=random_state

@@ -1,4 +1,4 @@
-"""One network from a basis per layer, from the inputs up: construct each map, correct it, go on with what it does.
+"""One network from a basis per layer: from the inputs up, construct and correct each map on those built below.
 
 Nothing here knows where the bases come from: clusters of a census, or the matchings and plans of the baselines.
 """
@@ -6,16 +6,16 @@ Nothing here knows where the bases come from: clusters of a census, or the match
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from consilience.assembly.distillation import distill
+from consilience.assembly.distillation import distill, second_order
 from consilience.assembly.draft import Draft
 from consilience.assembly.layerwise import least_squares, moments
 from consilience.assembly.norms import with_statistics
 from consilience.assembly.pooling import output_basis, pooled
-from consilience.assembly.second_order import second_order
 from consilience.bases.construction import construct
 from consilience.bases.grounding import Basis, by_index
 from consilience.bases.hyperplanes import Projection
@@ -62,82 +62,60 @@ def check_correction(correction: str, has_data: bool, allowed: Sequence[str] = C
         raise InputError(f"correction={correction!r} needs calibration data", cure=f"pass unlabelled inputs{or_none}")
 
 
-def build(
-    population: Population,
-    responses: Responses,
-    widths: Mapping[str, int],
-    plan: Plan,
-    *,
-    pooling: Tensor,
-    correction: str,
-    random_state: int = 0,
-) -> nn.Module:
-    """Return a network of the population's class at other widths, in eval mode.
+@dataclass(frozen=True)
+class Builder:
+    """Networks of a population's class at other widths, from the responses of the networks that are mixed."""
 
-    Parameters
-    ----------
-    population : the members' population; its first member is the template.
-    responses : of the networks that are mixed, on calibration inputs, or `Responses.without_data`.
-    widths : by hidden layer that is tied to none before it.
-    plan : the bases.
-    pooling : weights (k, o) of the members' outputs.
-    correction : one of `CORRECTIONS`.
-    random_state : seed of the distillation.
-    """
-    layers = build_layers(population, responses, widths, plan, pooling=pooling, correction=correction)
-    return finish(layers, population, responses, pooling=pooling, correction=correction, random_state=random_state)
+    population: Population  # its first member is the template
+    responses: Responses  # on calibration inputs, or `Responses.without_data`
+    pooling: Tensor  # weights (k, o) of the members' outputs
 
+    def layers(self, widths: Mapping[str, int], plan: Plan, correction: str) -> TracedNetwork:
+        """Return the network built map by map, balanced, without the corrections of several layers together.
 
-def build_layers(
-    population: Population,
-    responses: Responses,
-    widths: Mapping[str, int],
-    plan: Plan,
-    *,
-    pooling: Tensor,
-    correction: str,
-) -> TracedNetwork:
-    """Return the network built map by map, before the corrections of several layers together; balanced."""
-    module = resize(population.members[0].module, population.architecture, widths)
-    architecture = population.architecture.with_widths(widths)
-    draft, correct = Draft(TracedNetwork(architecture, read_state(module)), responses), LAYERWISE[correction]
-    for m in architecture.maps:
-        draft = _with_inputs(draft, m, plan)
-        if m.writes not in draft.bases:
-            draft = draft.with_basis(m.writes, _basis(draft, m.writes, plan, pooling))
-        projections = draft.projections
-        if m.per_unit:
-            projections = {m.inputs[0]: draft.bases[m.reads[0]].projections}
-        draft = draft.with_weights(m, construct(m, draft.members, draft.bases[m.writes].mixing, projections))
-        if correct is not None:
-            draft = draft.with_weights(m, correct(draft, m))
+        ``widths`` are by hidden layer that is tied to none before it.
+        """
+        population, responses, correct = self.population, self.responses, LAYERWISE[correction]
+        module = resize(population.members[0].module, population.architecture, widths)
+        architecture = population.architecture.with_widths(widths)
+        draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
+        for m in architecture.maps:
+            draft = _with_inputs(draft, m, plan)
+            if m.writes not in draft.bases:
+                draft = draft.with_basis(m.writes, self._basis(draft, m.writes, plan))
+            projections = draft.projections
+            if m.per_unit:
+                projections = {m.inputs[0]: draft.bases[m.reads[0]].projections}
+            draft = draft.with_weights(m, construct(m, draft.members, draft.bases[m.writes].mixing, projections))
+            if correct is not None:
+                draft = draft.with_weights(m, correct(draft, m))
+            if responses.has_data:
+                draft = draft.with_values(m)
+        return balanced(draft.network)
+
+    def finish(self, network: TracedNetwork, correction: str, random_state: int = 0) -> nn.Module:
+        """Return the proved module, in eval mode, of a network after the corrections of several layers together."""
+        population, responses, x = self.population, self.responses, self.responses.x
+        if correction == "second-order":
+            network = balanced(second_order(network, x, pooled(responses, self.pooling)))
         if responses.has_data:
-            draft = draft.with_values(m)
-    return balanced(draft.network)
+            network = with_statistics(network, x)
+        module = resize(population.members[0].module, population.architecture, network.architecture.widths)
+        module.load_state_dict({**module.state_dict(), **network.state})
+        module.eval().requires_grad_(True)
+        prove(module, network, population.example_input)
+        if correction == "distill":
+            module = distill(module, x, pooled(responses, self.pooling), random_state=random_state)
+        return module
 
-
-def finish(
-    network: TracedNetwork,
-    population: Population,
-    responses: Responses,
-    *,
-    pooling: Tensor,
-    correction: str,
-    random_state: int = 0,
-) -> nn.Module:
-    """Return the proved module of a network from `build_layers`, after the corrections of several layers together."""
-    x = responses.x
-    if correction == "second-order":
-        network = balanced(second_order(network, x, pooled(responses, pooling)))
-    if responses.has_data:
-        network = with_statistics(network, x)
-    module = resize(population.members[0].module, population.architecture, network.architecture.widths)
-    module.load_state_dict({**module.state_dict(), **network.state})
-    module.eval().requires_grad_(True)
-    prove(module, network, population.example_input)
-    if correction == "distill":
-        module = distill(module, x, pooled(responses, pooling), random_state=random_state)
-    return module
+    def _basis(self, draft: Draft, layer: str, plan: Plan) -> Basis:
+        """The basis of a layer; where units are not interchangeable, cluster i is unit i of all members."""
+        written = draft.architecture.layer(layer)
+        if written.interchangeable:
+            return plan.basis(draft, layer)
+        if layer == draft.architecture.output.name:
+            return output_basis(self.pooling, draft.responses.x.dtype)
+        return by_index(len(draft.members), written.width, self.pooling.dtype)
 
 
 def _with_inputs(draft: Draft, m: Map, plan: Plan) -> Draft:
@@ -148,13 +126,3 @@ def _with_inputs(draft: Draft, m: Map, plan: Plan) -> Draft:
             own = plan.express(draft, axis) if interchangeable else draft.bases[axis.layer].projections
             draft = draft.with_projections(axis, own)
     return draft
-
-
-def _basis(draft: Draft, layer: str, plan: Plan, pooling: Tensor) -> Basis:
-    """The basis of a layer; where units are not interchangeable, cluster i is unit i of all members."""
-    written = draft.architecture.layer(layer)
-    if written.interchangeable:
-        return plan.basis(draft, layer)
-    if layer == draft.architecture.output.name:
-        return output_basis(pooling, draft.responses.x.dtype)
-    return by_index(len(draft.members), written.width, pooling.dtype)

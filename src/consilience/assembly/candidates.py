@@ -1,4 +1,4 @@
-"""The clusters of a layer that an assembly chooses from: those at every height of the census's tree.
+"""The candidate clusters of a layer: those at every height of the census's tree.
 
 Axis legend: ``r`` samples, ``U`` units of all members, ``v`` candidates, ``c`` clusters of a cut.
 """
@@ -25,22 +25,13 @@ MAX_CANDIDATES = 8192  # of a layer; the highest nodes of a larger tree
 
 @dataclass(frozen=True)
 class Candidates:
-    """Clusters to choose from, the highest merge first.
+    """Clusters to choose from, the highest merge first."""
 
-    Attributes
-    ----------
-    values : (v, r) pre-activations of their centroids.
-    leaves : (U,) leaf of each unit of the layer, −1 for dead ones.
-    tree : over the leaves; without merges if the clustering is flat.
-    nodes : (v,) which node of the tree each is.
-    cut : (c,) the candidates that are the clusters of the census's own cut.
-    """
-
-    values: Tensor
-    leaves: NDArray[np.int64]
-    tree: Tree
-    nodes: NDArray[np.int64]
-    cut: list[int]
+    values: Tensor  # (v, r) pre-activations of the centroids
+    leaves: NDArray[np.int64]  # (U,) leaf of each unit of the layer, −1 for dead ones
+    tree: Tree  # over the leaves; without merges if the clustering is flat
+    nodes: NDArray[np.int64]  # (v,) nodes of the tree
+    cut: list[int]  # (c,) the candidates that are the clusters of the census's own cut
 
     def groups(self, picked: Sequence[int]) -> Groups:
         """Return the units of some candidates."""
@@ -52,12 +43,7 @@ class Candidates:
 def candidate_clusters(layer: LayerCensus, cut: Clusters, units: Tensor, symmetry: Symmetry) -> Candidates:
     """Return the highest nodes of a layer's tree (of a flat clustering, its clusters), and the clusters of a cut.
 
-    Parameters
-    ----------
-    layer : the layer.
-    cut : the clusters of the layer at some number.
-    units : pre-activations (U, r).
-    symmetry : of the layer's activation.
+    ``units`` (U, r) are pre-activations.
     """
     live, leaf, n_leaves = np.flatnonzero(layer.alive), layer.clustering.labels, layer.clustering.n_leaves
     tree = layer.clustering.tree or Tree(np.empty((0, 2), dtype=np.int64), np.empty(0), n_leaves)
@@ -79,7 +65,9 @@ def _centroids(points: Tensor, leaf: NDArray[np.int64], tree: Tree, symmetry: Sy
     x: NDArray[np.floating] = (unit_norm(points) if symmetry.homogeneous else points).numpy()
 
     def union(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
-        return a - b if symmetry.flippable and _opposed(a, b) else a + b
+        if symmetry.flippable and a @ b < -SMALLEST * np.sqrt((a @ a) * (b @ b)):  # not those at right angles
+            return a - b
+        return a + b
 
     first = np.unique(leaf, return_index=True)[1]
     sums = x[first]
@@ -90,13 +78,8 @@ def _centroids(points: Tensor, leaf: NDArray[np.int64], tree: Tree, symmetry: Sy
     return means
 
 
-def _opposed(a: NDArray[np.floating], b: NDArray[np.floating]) -> bool:
-    """Whether two points look away from each other; not those at right angles."""
-    return bool(a @ b < -SMALLEST * np.sqrt((a @ a) * (b @ b)))
-
-
 def _nodes_of(clusters: Clusters, leaves: NDArray[np.int64], tree: Tree) -> NDArray[np.int64]:
-    """The node of the tree that each cluster is: (c,), the highest one whose leaves are all in it."""
+    """The highest node of the tree whose leaves are all in a cluster, for each cluster: (c,)."""
     labels = np.full(tree.n_leaves, -1)
     labels[leaves[leaves >= 0]] = clusters.labels[leaves >= 0]
     label = tree.accumulate(labels, lambda a, b: a if a == b else -1)

@@ -1,8 +1,8 @@
-"""Which clusters an assembly is made of, chosen for what they have to reproduce (instead of by distance alone).
+"""The clusters of an assembly, chosen by how well they reconstruct the ensemble's outputs, not by distance alone.
 
 A census's tree holds clusters at every height, from single units to all of a layer. From the outputs down, a layer's
-*targets* t are what the layers above need of it: what it adds to the members' pooled outputs, then to the
-pre-activations of the centroids chosen above. Clusters are taken one at a time, each the one whose centroid's
+*targets* t are its contribution to the members' pooled outputs, then to the pre-activations of the centroids chosen
+above. Clusters are taken one at a time, each the one whose centroid's
 activation h lowers the error of the best linear readout most,
 
     argmax_h  Σ_t ⟨r_t, h⟩² / ⟨h⊥, h⊥⟩,
@@ -16,7 +16,7 @@ Axis legend: ``r`` samples, ``U`` units of all members, ``v`` candidate clusters
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,54 +24,75 @@ from torch import Tensor
 
 from consilience import seeds
 from consilience.assembly.candidates import candidate_clusters
+from consilience.assembly.draft import Draft
 from consilience.assembly.pooling import output_basis
-from consilience.bases.grounding import RIDGE, Basis, Groups, basis_of_groups, find_centroids
+from consilience.bases.grounding import RIDGE, Basis, Groups, basis_of_groups, express, find_centroids, takes_offset
+from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.census.census import Census
+from consilience.clustering.clusters import Clusters
 from consilience.signals.moments import Moments, ridge
 from consilience.signals.responses import Responses, evenly
 from consilience.ties import SINGLE, first_largest
+from consilience.units.axes import Axis
 from consilience.units.symmetry import usable_symmetry
 
 MAX_TARGETS = 512  # columns; of more, random mixtures
-SHRINKAGE = 1e-3  # of a candidate's squared norm: what less than this of it is new is not looked at
+SHRINKAGE = 1e-3  # of a candidate's squared norm: candidates of which less than this is new are left out
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The clusters of an assembly.
+    """The clusters of an assembly."""
 
-    Attributes
-    ----------
-    groups : by free layer, the units of each cluster.
-    bases : by hidden layer, tied ones too, the basis that they make, where it is known.
-    """
-
-    groups: Mapping[str, Groups]
-    bases: Mapping[str, Basis]
+    groups: Mapping[str, Groups]  # by free layer, the units of each cluster
+    bases: Mapping[str, Basis]  # by hidden layer, tied ones too; only those that are known before the layers are built
 
     def prefix(self, widths: Mapping[str, int]) -> Choice:
         """Return the first clusters of each layer."""
         return Choice({name: groups.prefix(widths[name]) for name, groups in self.groups.items()}, {})
 
 
+def choice_of(clusters: Mapping[str, Clusters]) -> Choice:
+    """Return the choice of given clusters by free layer."""
+    return Choice({name: Groups.of_labels(layer.labels) for name, layer in clusters.items()}, {})
+
+
 def cut_at(census: Census, widths: Mapping[str, int]) -> Choice:
     """Return the clusters of a census's tree, cut at these numbers by free layer."""
-    return Choice({name: Groups.of_labels(census.layers_[name].at(n).labels) for name, n in widths.items()}, {})
+    return choice_of({name: census.layers_[name].at(n) for name, n in widths.items()})
+
+
+@dataclass(frozen=True)
+class CensusPlan:
+    """Bases of the clusters chosen from a census; see `consilience.assembly.build.Plan`."""
+
+    census: Census
+    choice: Choice
+
+    def basis(self, draft: Draft, layer: str) -> Basis:
+        """Return the basis of the clusters chosen, before the layer is built."""
+        if layer in self.choice.bases:
+            return self.choice.bases[layer]
+        if draft.responses.has_data:
+            points = draft.responses.units(layer)
+        else:
+            points = hyperplanes(draft.members, layer, draft.projections).augmented
+        return _basis(self.census, points, layer, self.choice.groups[draft.architecture.first(layer)])
+
+    def express(self, draft: Draft, axis: Axis) -> Sequence[Projection]:
+        """Return the members' projections on a layer as it has been built, in a place where it is read."""
+        assert axis.layer is not None
+        shared = draft.rows(axis) if self.census.grounding == "activations" else None
+        intercept = takes_offset(draft.architecture, axis)
+        return express(draft.bases[axis.layer], draft.responses.at(axis), shared, intercept=intercept).projections
 
 
 def reconstruct(census: Census, responses: Responses, widths: Mapping[str, int], pooling: Tensor) -> Choice:
-    """Return clusters in the order of choice.
+    """Return the clusters of each layer, as many as ``widths`` has, in order of choice.
 
-    Where the census's own cut explains a layer's targets better than the greedy choice, its clusters are taken; so they
-    are, in canonical order, where a layer is not pointwise (`Architecture.pointwise`): what pooling or a sum makes of a
-    centroid is not known before it is built.
-
-    Parameters
-    ----------
-    census : a fitted census.
-    responses : of its members in canonical form, on calibration data.
-    widths : clusters to choose in each layer.
-    pooling : weights (k, o) of the members' outputs.
+    If the census's own cut explains a layer's targets better than the greedy choice, the clusters of the cut are taken;
+    also, in canonical order, if a layer is not pointwise (`Architecture.pointwise`): the activations of a centroid
+    after pooling or a sum are not known before it is built.
     """
     architecture = census.population_.architecture
     bases = {architecture.output.name: output_basis(pooling, responses.x.dtype)}
@@ -83,7 +104,7 @@ def reconstruct(census: Census, responses: Responses, widths: Mapping[str, int],
             chosen[name], bases[name] = _choose(census, responses, name, targets, widths[name])
         else:
             chosen[name] = cut_at(census, {name: widths[name]}).groups[name]
-            bases |= {tied: _basis(census, responses, tied, chosen[name]) for tied in family}
+            bases |= {tied: _basis(census, responses.units(tied), tied, chosen[name]) for tied in family}
     del bases[architecture.output.name]
     return Choice(chosen, bases)
 
@@ -112,9 +133,9 @@ def _choose(census: Census, responses: Responses, name: str, targets: Tensor, n:
 def _targets(
     census: Census, responses: Responses, layer: str, bases: Mapping[str, Basis], widths: Mapping[str, int]
 ) -> Tensor:
-    """What a layer adds to the centroids above, by kernel position of each map that reads it: (r, t), centred.
+    """The contribution of a layer to the centroids above, by kernel position of each map that reads it: centred (r, t).
 
-    In the sum over a kernel's positions these are the pre-activations above, all that they vary by.
+    Summed over a kernel's positions these are the pre-activations above, up to a constant.
     """
     architecture = census.population_.architecture
     (axis,), columns = architecture.read(layer), []
@@ -123,7 +144,8 @@ def _targets(
         above, part = bases.get(m.writes), m.inputs.index(axis)
         if above is None:  # chosen later, as the residual stream that this layer writes: the census's own cut
             first = architecture.first(m.writes)
-            above = _basis(census, responses, m.writes, cut_at(census, {first: widths[first]}).groups[first])
+            groups = cut_at(census, {first: widths[first]}).groups[first]
+            above = _basis(census, responses.units(m.writes), m.writes, groups)
         shares = (
             a @ torch.einsum("uc,uis->ics", mixing, network.weights(m).parts[part]).flatten(1)
             for a, mixing, network in zip(reads, above.mixing, responses.networks, strict=True)
@@ -132,12 +154,12 @@ def _targets(
     return _centred(_compressed(torch.cat(columns, dim=1)))
 
 
-def _basis(census: Census, responses: Responses, layer: str, groups: Groups) -> Basis:
-    """The basis that groups of units of a layer's family make of the layer."""
+def _basis(census: Census, points: Tensor, layer: str, groups: Groups) -> Basis:
+    """The basis of a layer whose units, with points (U, d), are grouped as those of its family."""
     population = census.population_
     symmetry = usable_symmetry(population.architecture, layer)
     alive = census.layers_[population.architecture.first(layer)].alive
-    return basis_of_groups(responses.units(layer), groups, population.widths(layer), symmetry, alive)
+    return basis_of_groups(points, groups, population.widths(layer), symmetry, alive)
 
 
 def _compressed(targets: Tensor) -> Tensor:

@@ -20,22 +20,15 @@ KEPT_BYTES = 2**30  # of traced values that are kept; others are computed again
 
 @dataclass(frozen=True)
 class Draft:
-    """What has been built so far. Every step returns a new draft.
+    """The part of the assembly that is built. Every step returns a new draft."""
 
-    Attributes
-    ----------
-    network : the layers at the assembly's widths; parameters of maps not reached yet are zero.
-    responses : what the members do on the calibration inputs.
-    bases : by layer, for the layers written so far.
-    projections : of each member, by place where a layer is read, for the places reached so far.
-    values : traced values of the network that no later map changes and a later one needs, as far as there is room.
-    """
-
-    network: TracedNetwork
-    responses: Responses
-    bases: Mapping[str, Basis] = field(default_factory=dict)
-    projections: Mapping[Axis, Sequence[Projection]] = field(default_factory=dict)
-    values: Mapping[str, Tensor] = field(default_factory=dict)
+    network: TracedNetwork  # at the assembly's widths; parameters of maps not reached yet are zero
+    responses: Responses  # of the members to the calibration inputs
+    bases: Mapping[str, Basis] = field(default_factory=dict)  # by layer written so far
+    projections: Mapping[Axis, Sequence[Projection]] = field(default_factory=dict)  # per member, by place read so far
+    values: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # that later maps need and do not change, if there is room
 
     @property
     def architecture(self) -> Architecture:
@@ -60,7 +53,7 @@ class Draft:
         return replace(self, network=self.network.with_weights(m, weights))
 
     def with_values(self, m: Map) -> Draft:
-        """Return the draft with what a finished map writes, if there is room, and without what no later map needs."""
+        """Return the draft with the output of a finished map, if there is room, and only values that are needed."""
         later = self.architecture.maps[self.architecture.maps.index(m) + 1 :]
         if any(other.output.name == m.output.name for other in later):
             return self  # a norm of several layers, which is written layer by layer
@@ -79,12 +72,11 @@ class Draft:
         return replace(self, values={name: value for name, value in values.items() if name in needed})
 
     def rows(self, axis: Axis) -> Tensor:
-        """Return what the units built so far do in one place, at the positions that are looked at: (r, u)."""
-        responses = self.responses
-        return rows_of(self.network, responses.x, [axis], responses.max_rows, self.values)[axis]
+        """Return the values (r, u) of the units built so far in one place, at the sampled positions."""
+        return rows_of(self.network, self.responses.x, [axis], self.responses.max_rows, self.values)[axis]
 
     def patches(self, m: Map) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield what a map reads and writes, batch by batch: (r, d), or (r, u, s) of a map per unit, and (r, u)."""
+        """Yield inputs and outputs of a map, batch by batch: (r, d), or (r, u, s) of a map per unit, and (r, u)."""
         value, widths, sampling = m.inputs[0].name, self.architecture.widths, self.responses.sampling
         for which, batch in stream(self.network, self.responses.x, [value, m.output.name], known=self.values):
             n_samples = which.stop - which.start

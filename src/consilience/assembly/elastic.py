@@ -29,13 +29,12 @@ KIND = "elastic"
 
 
 class Elastic(nn.Module):
-    """An assembly that can be narrowed; to be used as it is. To train one width, take it out with `at_width`.
+    """An assembly that can be narrowed. To train one width, take it out with `at_width`.
 
     Parameters
     ----------
-    networks : by width, as it was asked for, the narrowest first. A parameter named in ``shared`` is a prefix, along
-        that dimension, of the widest network's.
-    shared : parameter name → dimension.
+    networks : by width, the narrowest first.
+    shared : parameter name → dimension along which the parameter is a prefix of the widest network's.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], shared: Mapping[str, int]) -> None:
@@ -54,79 +53,55 @@ class Elastic(nn.Module):
         return outputs
 
     def at_width(self, width: int | str) -> nn.Module:
-        """Return the network of one width on its own, a plain module of the members' class.
-
-        Raises
-        ------
-        InputError
-            If this width is not stored.
-        """
+        """Return the network of one stored width on its own, a plain module of the members' class."""
         if str(width) not in self.widths:
             stored = ", ".join(map(repr, self.widths))
             raise InputError(f"width must be one of {stored}, got {width!r}", cure="pass it to elastic(widths=...)")
         return copy.deepcopy(self.networks[self.widths.index(str(width))])
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write all widths as one artefact; what they share is in it once.
+        """Write all widths as one artefact; shared parameters are in it once.
 
         Raises
         ------
-        InputError
-            If the networks are not of `consilience.nets`, which alone can be built again; or widths no longer share
-            what they should, because something has changed them.
-        ArtefactError
-            If the directory holds anything but such an artefact. Nothing has changed.
+        InputError : if the networks are not of `consilience.nets`, or shared parameters have been changed.
+        ArtefactError : if the directory holds anything but such an artefact.
         """
+        cure = "save single widths, save_network(net.at_width(...), directory)"
         nets = [describe_network(network) for network in self.networks]
         if "config" not in nets[0]:
-            raise InputError(
-                f"networks must be of consilience.nets, which alone can be built again, got {nets[0]['class']}",
-                cure="save single widths, save_network(net.at_width(...), directory)",
-            )
+            raise InputError(f"networks must be of consilience.nets, got {nets[0]['class']}", cure=cure)
         tensors = {f"width-{i}": dict(network.state_dict()) for i, network in enumerate(self.networks)}
         *narrower, widest = tensors.values()
         for own in narrower:
             for name, dim in self.shared.items():
                 part = own.pop(name)
                 if not torch.equal(part, widest[name].narrow(dim, 0, part.shape[dim])):
-                    raise InputError(
-                        f"widths must share {name!r}, got one that has been changed",
-                        cure="save single widths, save_network(net.at_width(...), directory)",
-                    )
+                    raise InputError(f"widths must share {name!r}, got one that has been changed", cure=cure)
         return write_artefact(directory, KIND, {"widths": self.widths, "shared": self.shared, "nets": nets}, tensors)
 
 
 def load_elastic(directory: str | os.PathLike[str]) -> Elastic:
-    """Read what `Elastic.save` wrote.
-
-    Raises
-    ------
-    ArtefactError
-        If the directory is no such artefact, or damaged.
-    """
+    """Read an artefact of `Elastic.save`."""
     artefact = read_artefact(directory, KIND)
     try:
         widths, shared, nets = (artefact.config[name] for name in ("widths", "shared", "nets"))
         networks = {width: build_described(net) for width, net in zip(widths, nets, strict=True)}
         widest = {name: p.shape for name, p in networks[widths[-1]].named_parameters()}
         if not all(shape.numel() and dim < len(shape) for name, dim in shared.items() for shape in (widest[name],)):
-            raise ValueError("what is shared has no such dimension")
+            raise ValueError("a shared parameter lacks its dimension")
     except Exception as error:  # the config may hold anything
-        raise ArtefactError(
-            f"{artefact.directory} must describe an elastic network, got a config that fails with {error!r}",
-            cure="build it again",
-        ) from error
+        message = f"{artefact.directory} must describe an elastic network, got a config that fails with {error!r}"
+        raise ArtefactError(message, cure="build it again") from error
     for i, (width, network) in enumerate(networks.items()):
         prefix, left_out = f"width-{i}/", () if width == widths[-1] else shared
         own = {name.removeprefix(prefix): t for name, t in artefact.tensors.items() if name.startswith(prefix)}
         tensors = network.state_dict(keep_vars=True)
         expected = {name: tuple(value.shape) for name, value in tensors.items() if name not in left_out}
-        if {name: tuple(value.shape) for name, value in own.items()} != expected:
-            got = {name: tuple(value.shape) for name, value in own.items()}
-            raise ArtefactError(
-                f"width {width} in {artefact.directory} must have parameters {expected}, got {got}",
-                cure="build it again",
-            )
+        got = {name: tuple(value.shape) for name, value in own.items()}
+        if got != expected:
+            message = f"width {width} in {artefact.directory} must have parameters {expected}, got {got}"
+            raise ArtefactError(message, cure="build it again")
         for name, value in tensors.items():
             value.data = own.get(name, value.data)
         network.eval()
@@ -134,28 +109,15 @@ def load_elastic(directory: str | os.PathLike[str]) -> Elastic:
 
 
 def share_inputs(networks: Mapping[str, nn.Module], architecture: Architecture, x: Tensor) -> Elastic:
-    """Return the elastic network of networks whose hyperplanes that read the inputs are equal, up to positive factors.
+    """Return the elastic network of networks (narrowest first) that read the inputs with equal hyperplanes.
 
-    Every width has been balanced on its own, so that equal hyperplanes may differ by a factor.
-
-    Parameters
-    ----------
-    networks : by width, the narrowest first.
-    architecture : of the members.
-    x : calibration inputs (n, ...).
+    Equal up to positive factors: every width has been balanced on its own. x (n, ...) are calibration inputs.
     """
     widest = list(networks.values())[-1]
     for network in networks.values():
         _take_scale(network, widest, architecture, x)
-    return Elastic(networks, _shared(architecture))
-
-
-def _shared(architecture: Architecture) -> dict[str, int]:
-    """The parameters that read the inputs, and the dimension that indexes their units; norms belong to one width."""
-    shared = dict[str, int]()
-    for m in _stems(architecture):
-        shared |= {name: 0 for name in (m.weight, m.bias if m.norm is None else None) if name is not None}
-    return shared
+    names = (name for m in _stems(architecture) for name in (m.weight, m.bias if m.norm is None else None))
+    return Elastic(networks, {name: 0 for name in names if name is not None})  # norms belong to one width
 
 
 def _stems(architecture: Architecture) -> list[Map]:
@@ -171,10 +133,10 @@ def _take_scale(network: nn.Module, widest: nn.Module, architecture: Architectur
         for module in (network, widest)
     )
     for m in _stems(architecture):
-        found = own.architecture.layer(m.writes)
-        if symmetry_of(found.activations).homogeneous:
+        layer = own.architecture.layer(m.writes)
+        if symmetry_of(layer.activations).homogeneous:
             norms, wanted = (each.weights(m).matrix.double().norm(dim=1) for each in (own, wide))
-            wanted = wanted[: found.width]
+            wanted = wanted[: layer.width]
             usable = (wanted > 0) & (norms > 0)
             own = rescale(own, m.writes, torch.where(usable, wanted / torch.where(norms > 0, norms, 1), 1))
     network.load_state_dict({**network.state_dict(), **with_statistics(own, x).state})

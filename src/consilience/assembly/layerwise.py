@@ -1,11 +1,11 @@
-"""Corrections of one layer of an assembly towards what its members' units do on calibration data.
+"""Corrections of one layer of an assembly towards its members' pre-activations on calibration data.
 
 The target of a centroid is the mixture of its units' pre-activations, ``t = Σ_k A⁽ᵏ⁾ᵀ z⁽ᵏ⁾`` (n, c). A layer is
 corrected right after it is constructed, so each sees the activations of the layers below as they are in the assembly.
 
 - `moments` (REPAIR, Jordan et al. 2023): each unit's mean becomes its target's mean, and its spread the mean spread of
   its units, which averages of units that agree only partly have lost;
-- `least_squares`: the weights that reproduce the target best from what the layer reads, in closed form.
+- `least_squares`: the weights that reproduce the target best from the layer's inputs, in closed form.
 """
 
 from __future__ import annotations

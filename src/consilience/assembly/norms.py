@@ -10,6 +10,7 @@ the change, so that the function stays: with pre-norm values z, ``μ = E z``, ``
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,7 @@ from consilience.errors import InputError
 from consilience.signals.responses import stream
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.axes import Axis
-from consilience.units.maps import Map
+from consilience.units.maps import Map, Norm
 
 
 def with_statistics(network: TracedNetwork, x: Tensor) -> TracedNetwork:
@@ -27,63 +28,56 @@ def with_statistics(network: TracedNetwork, x: Tensor) -> TracedNetwork:
     norms = [m for m in network.architecture.maps if m.norm is not None]
     if not norms:
         return network
-    for m in norms:  # folded: what a norm gives is what it gets, plus its shift
+    for m in norms:  # folded: the output of a norm is its input plus its shift
         network = network.with_weights(m, network.weights(m))
     places = {m.name: m.inputs[0] if m.is_norm else m.output for m in norms}
-    found = _moments(network, x, list(places.values()))
+    moments = _moments(network, x, list(places.values()))
     for m in norms:
-        network = replace(network, state={**network.state, **_restated(m, network, *found[places[m.name]])})
+        network = replace(network, state={**network.state, **_restated(m, network, *moments[places[m.name]])})
     return network
 
 
 def without_norms(module: nn.Module, architecture: Architecture) -> nn.Module:
-    """Return a copy of a module in eval mode in which batch norms are part of the weights that precede them.
+    """Return a copy in eval mode in which batch norms are part of the weights that precede them: the same function.
 
-    The function is the same. In their place stands ``nn.Identity``; a norm of a stream stays, as no weights precede it.
-
-    Raises
-    ------
-    InputError
-        If that cannot be done; see `check_foldable`.
+    In their place stands ``nn.Identity``; a norm of a stream stays, as no weights precede it.
     """
     check_foldable(module, architecture)
     module, state = copy.deepcopy(module), read_state(module)
     widths = architecture.widths_in(state)
-    for m in architecture.maps:
-        if m.norm is None or m.is_norm:
-            continue
-        place, own = m.norm.weight.rpartition(".")[0], module.get_submodule(m.weight.rpartition(".")[0])
+    for m, norm, own in _norms_after_weights(module, architecture):
         weights = m.weights(state, widths)
-        folded = m.written(state, widths, weights)[m.weight]
         with torch.no_grad():
-            own.get_parameter(m.weight.rpartition(".")[2]).copy_(folded)
+            module.get_parameter(m.weight).copy_(m.written(state, widths, weights)[m.weight])
         own.bias = nn.Parameter(weights.bias.clone())
-        parent, _, name = place.rpartition(".")
-        setattr(module.get_submodule(parent), name, nn.Identity())
+        module.set_submodule(_owner(norm.weight), nn.Identity())
     return module.eval()
 
 
 def check_foldable(module: nn.Module, architecture: Architecture) -> None:
-    """Refuse a module whose batch norms `without_norms` cannot take out.
-
-    Raises
-    ------
-    InputError
-        If a batch norm is a function of the module's own, or the weights are not those of a module with a bias.
-    """
-    for m in architecture.maps:
-        if m.norm is None or m.is_norm:
-            continue
-        place, own = m.norm.weight.rpartition(".")[0], module.get_submodule(m.weight.rpartition(".")[0])
+    """Raise unless batch norms are modules of torch, after weights of a module that can have a bias."""
+    for m, norm, own in _norms_after_weights(module, architecture):
+        place = _owner(norm.weight)
         if not isinstance(module.get_submodule(place), nn.modules.batchnorm._BatchNorm) or not hasattr(own, "bias"):
+            got = f"'{place or norm.weight}' after '{m.name}'"
             raise InputError(
-                f"batch_norm must be 'kept' unless each nn.BatchNorm follows an nn.Conv or nn.Linear, got "
-                f"'{place or m.norm.weight}' after '{m.name}'"
+                f"batch_norm must be 'kept' unless each nn.BatchNorm follows an nn.Conv or nn.Linear, got {got}"
             )
 
 
+def _norms_after_weights(module: nn.Module, architecture: Architecture) -> Iterator[tuple[Map, Norm, nn.Module]]:
+    """Yield each map with a batch norm after it, the norm, and the module of the map's weights."""
+    for m in architecture.maps:
+        if m.norm is not None and not m.is_norm:
+            yield m, m.norm, module.get_submodule(_owner(m.weight))
+
+
+def _owner(parameter: str) -> str:
+    return parameter.rpartition(".")[0]
+
+
 def _restated(m: Map, network: TracedNetwork, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
-    """The parameters of one norm under other statistics of what it gets (of what it gives, where weights precede)."""
+    """The parameters of one norm under other statistics of its input (of its output, where weights precede)."""
     assert m.norm is not None
     weights = network.weights(m)
     gain = weights.parts[0][:, 0, 0] if m.is_norm else torch.ones_like(weights.bias)

@@ -1,4 +1,4 @@
-"""How the members' outputs become one: what the readout of an assembly is a mean of.
+"""Pooling of the members' outputs, which the readout of an assembly reproduces.
 
 - ``mean``: ``f(x) = (1/N) Σ_k f_k(x)``, the ensemble;
 - ``class-share``: ``f_c(x) = Σ_k ω_kc f_kc(x)`` with ``ω_kc = q_kc / Σ_j q_jc``, where ``q_kc`` is the mean probability

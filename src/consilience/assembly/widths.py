@@ -1,4 +1,4 @@
-"""Which clusters make up each layer of an assembly: the ways to write ``width``.
+"""The clusters of each layer of an assembly: the ways to write ``width``.
 
 - ``48``: that many clusters in every hidden layer; ``{"hidden.0": 64}``: by layer, others at "1x";
 - ``"2x"``: a multiple of the members' median width;
@@ -30,71 +30,46 @@ Selection = Width | Mapping[str, Width]
 
 
 def select(census: Census, width: Selection) -> dict[str, Clusters]:
-    """Return the clusters of each hidden layer that an assembly of this width is made of.
-
-    Raises
-    ------
-    InputError
-        If the width is not understood, names a layer that does not exist, or is larger than the number of clusters.
-    """
-    layers = census.layers_
-    if isinstance(width, str):
-        text = width.strip()
-        if text == "full":
-            return {name: layer.each_alone() for name, layer in layers.items()}
-        if threshold := FREQUENCY.fullmatch(text):
-            return {name: _frequent(layer, float(threshold[1])) for name, layer in layers.items()}
+    """Return the clusters of each hidden layer for an assembly of this width."""
+    layers, text = census.layers_, width.strip() if isinstance(width, str) else ""
+    if text == "full":
+        return {name: layer.each_alone() for name, layer in layers.items()}
+    if threshold := FREQUENCY.fullmatch(text):
+        return {name: _frequent(layer, float(threshold[1])) for name, layer in layers.items()}
     numbers = resolve(census, width)
-    assert numbers is not None  # what is neither of the above is a number, or has been refused
+    assert numbers is not None  # all other widths are numbers
     return {name: layers[name].at(k) for name, k in numbers.items()}
 
 
 def resolve(census: Census, width: Selection) -> dict[str, int] | None:
-    """Return the number of clusters in each hidden layer; None where ``width`` names clusters instead of a number.
-
-    Raises
-    ------
-    InputError
-        As for `select`.
-    """
-    if isinstance(width, str):
-        text = width.strip()
-        if text == "full" or FREQUENCY.fullmatch(text):
-            return None
-        if budget := BUDGET.fullmatch(text):
-            return _within_budget(census, int(budget[1]))
-    numbers = _numbers(census, width)
-    for name, number in numbers.items():
-        census.layers_[name].check_exists(number)
-    return numbers
-
-
-def _numbers(census: Census, width: Selection) -> dict[str, int]:
-    population = census.population_
-    if isinstance(width, Mapping):
-        for name in width:
-            if name not in census.layers_:
-                raise InputError(f"width must name layers among {', '.join(census.layers_)}, got {name!r}")
-        chosen: Mapping[str, Width] = {name: width.get(name, "1x") for name in census.layers_}
-    else:
-        chosen = dict.fromkeys(census.layers_, width)
+    """Return the number of clusters in each hidden layer; None where ``width`` names clusters instead of a number."""
+    layers, text = census.layers_, width.strip() if isinstance(width, str) else ""
+    if text == "full" or FREQUENCY.fullmatch(text):
+        return None
+    if budget := BUDGET.fullmatch(text):
+        return _within_budget(census, int(budget[1]))
+    widths = width if isinstance(width, Mapping) else dict.fromkeys(layers, width)
+    for name in widths:
+        if name not in layers:
+            raise InputError(f"width must name layers among {', '.join(layers)}, got {name!r}")
+    median = census.population_.median_width
     try:
-        return {name: resolve_width(w, population.median_width(name), "width") for name, w in chosen.items()}
+        numbers = {name: resolve_width(widths.get(name, "1x"), median(name), "width") for name in layers}
     except InputError as error:
         if isinstance(width, str):
             error.add_note('other widths: "full", "frequency>=0.5", "parameters<=100000"')
         raise
+    for name, number in numbers.items():
+        layers[name].check_exists(number)
+    return numbers
 
 
 def _frequent(layer: LayerCensus, threshold: float) -> Clusters:
     """The clusters of the census's own cut that reach the threshold: a prefix, since they are ordered by frequency."""
     n_kept = int((layer.frequency_ >= threshold - 1e-12).sum())
     if n_kept == 0:
-        raise InputError(
-            f"width must be at most frequency>={layer.frequency_.max():.3g} in layer '{layer.name}', "
-            f"got frequency>={threshold}",
-            cure="lower the threshold",
-        )
+        most = f"frequency>={layer.frequency_.max():.3g} in layer '{layer.name}'"
+        raise InputError(f"width must be at most {most}, got frequency>={threshold}", cure="lower the threshold")
     labels = np.where(layer.labels_ < n_kept, layer.labels_, -1)
     return count(labels, layer.member, layer.n_members)
 

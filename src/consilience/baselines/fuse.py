@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from consilience.assembly.build import build, check_correction
+from consilience.assembly.build import Builder, check_correction
 from consilience.assembly.draft import Draft
 from consilience.assembly.pooling import mean
 from consilience.bases.grounding import Basis
@@ -45,8 +45,8 @@ def fuse(
     members = population.networks if members is None else members
     x = population.example_input
     responses = Responses.without_data(members, x) if calibration is None else Responses(members, calibration)
-    plan, pooling = _Given(bases), mean(responses)
-    return build(population, responses, widths, plan, pooling=pooling, correction=correction, random_state=random_state)
+    builder = Builder(population, responses, mean(responses))
+    return builder.finish(builder.layers(widths, _Given(bases), correction), correction, random_state)
 
 
 @dataclass(frozen=True)

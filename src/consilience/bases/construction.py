@@ -28,15 +28,7 @@ def construct(
     mixing: Sequence[Tensor],
     projections: Mapping[Axis, Sequence[Projection]],
 ) -> Weights:
-    """Return the centroids of a map's hyperplanes.
-
-    Parameters
-    ----------
-    m : the map.
-    members : the networks that are mixed.
-    mixing : (u, c) per member, of the layer that the map writes.
-    projections : per member, by place where a layer is read; of all places where the map reads one.
-    """
+    """Return the centroids of a map's hyperplanes, from A (u, c) and, by place that the map reads, P of each member."""
 
     def share(k: int) -> Weights:
         own = {axis: projections[axis][k] for axis in m.inputs if axis.layer is not None}
@@ -50,7 +42,6 @@ def _sum(a: Weights, b: Weights) -> Weights:
 
 
 def _share(m: Map, network: TracedNetwork, mixing: Tensor, own: Mapping[Axis, Projection]) -> Weights:
-    """A member's share in a map: ``Aᵀ W P``."""
     grounded = ground(m, network, own)
     parts = tuple(torch.einsum("uk,ucs->kcs", mixing, part) for part in grounded.parts)
     return Weights(parts, mixing.T @ grounded.bias)

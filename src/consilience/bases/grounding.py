@@ -40,16 +40,10 @@ MAX_TURNS = 200  # of the power iteration for a principal axis
 
 @dataclass(frozen=True)
 class Basis:
-    """The clusters of one layer as coordinates.
+    """The clusters of one layer as coordinates."""
 
-    Attributes
-    ----------
-    mixing : per member, (u, c).
-    projections : per member, P (u, c) and c (u,).
-    """
-
-    mixing: tuple[Tensor, ...]
-    projections: tuple[Projection, ...]
+    mixing: tuple[Tensor, ...]  # per member, (u, c)
+    projections: tuple[Projection, ...]  # per member, P (u, c) and c (u,)
 
     @property
     def width(self) -> int:
@@ -59,16 +53,10 @@ class Basis:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Which units make up each cluster. Clusters may overlap; none is empty.
+    """The units of each cluster, as pairs of a unit and a cluster. Clusters may overlap; none is empty."""
 
-    Attributes
-    ----------
-    units, clusters : (g,) pairs of a unit, counted over all members, and a cluster that it is in.
-    n_clusters : c.
-    """
-
-    units: Tensor
-    clusters: Tensor
+    units: Tensor  # (g,) counted over all members
+    clusters: Tensor  # (g,)
     n_clusters: int
 
     @classmethod
@@ -97,29 +85,17 @@ class Groups:
 
 @dataclass(frozen=True, eq=False)
 class Centroids:
-    """The centroids of groups of units.
+    """The centroids of groups of units."""
 
-    Attributes
-    ----------
-    shares : (g,) weight of each unit in its centroid.
-    points : (c, d) where the centroids lie.
-    """
-
-    shares: Tensor
-    points: Tensor
+    shares: Tensor  # (g,) weight of each unit in its centroid
+    points: Tensor  # (c, d)
 
 
 def find_centroids(points: Tensor, groups: Groups, symmetry: Symmetry) -> Centroids:
     """Return the centroids ``m_c = mean σ p`` of units' points, in double precision.
 
-    p are the points, at unit norm where units may be rescaled, and so are the centroids; σ is a sign per unit, 1 unless
-    the sign is free.
-
-    Parameters
-    ----------
-    points : (U, d) hyperplanes, or any linear image of them (pre-activations on data); not normalised.
-    groups : the units of each centroid.
-    symmetry : of the layer's activation.
+    ``points`` (U, d) are hyperplanes or any linear image of them, such as pre-activations. p are the same at unit norm
+    where units may be rescaled, and so are the centroids; σ is a sign per unit, 1 unless the sign is free.
     """
     scales = _scales(points, symmetry)
     shares = 1 / (scales[groups.units] * groups.sizes[groups.clusters])
@@ -145,15 +121,8 @@ def basis_of_groups(
     """Return the basis whose centroids are those of groups of units.
 
     Unit u is ``s_u`` times the centroid m that it is projected on: ``s_u = σ ν (p·m) / (m·m)`` with its norm ν if units
-    may be rescaled, ``s_u = σ`` if not.
-
-    Parameters
-    ----------
-    points, groups, symmetry : as for `find_centroids`.
-    widths : units of each member; the rows of ``points`` are the members' units one member after the other.
-    alive : (U,); a live unit in no group, or in several, is projected on the nearest centroid; a dead one in no group
-        on none.
-    centroids : from `find_centroids`, where they are known.
+    may be rescaled, ``s_u = σ`` if not. A live unit in no group, or in several, is projected on the nearest centroid; a
+    dead one (``alive`` (U,)) in no group on none. ``widths`` split the rows of ``points`` (U, d) into members.
     """
     if centroids is None:
         centroids = find_centroids(points, groups, symmetry)
@@ -175,8 +144,7 @@ def basis_of_groups(
     projection[torch.arange(len(points)), nearest] = scale.to(points.dtype)
     offset = (symmetry.odd_constant or 0.0) * (scale < 0).to(points.dtype)  # a = constant − ã for a flipped unit
     split = list(widths)
-    projections = zip(projection.split(split), offset.split(split), strict=True)
-    return Basis(mixing.split(split), tuple(Projection(matrix, constant) for matrix, constant in projections))
+    return Basis(mixing.split(split), tuple(map(Projection, projection.split(split), offset.split(split))))
 
 
 def by_index(n_members: int, width: int, dtype: torch.dtype) -> Basis:
@@ -190,19 +158,14 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
 
     A unit projected on no cluster (a dead one) gets its mean activation as offset: what it adds is constant. Then, with
     the basis activations ã, each projection becomes the ridge solution of ``a ≈ P ã + c`` around what it was:
-    ``min Σ‖a − P ã − c‖² + λ‖P − P₀‖²``. One factorisation serves all members.
+    ``min Σ‖a − P ã − c‖² + λ‖P − P₀‖²``. One factorization serves all members.
 
-    Parameters
-    ----------
-    basis : from `basis_of_groups`.
-    activations : per member, a (n, u) on calibration data; on any one input if ``shared`` is None.
-    shared : ã (n, c), or None to leave the projections to the weights.
-    intercept : whether what reads the layer has biases to take offsets (`takes_offset`); without, they stay as they
-        are.
+    ``activations`` are a (n, u) per member, ``shared`` is ã (n, c); None keeps the projections of the weights. Offsets
+    stay as they are without ``intercept``, for readers that have no biases (`takes_offset`).
     """
-    priors = [
-        _with_constants(p, a.mean(0)) if intercept else p for p, a in zip(basis.projections, activations, strict=True)
-    ]
+    priors = list(basis.projections)
+    if intercept:
+        priors = [_with_constants(p, a.mean(0)) for p, a in zip(priors, activations, strict=True)]
     if shared is None:
         return replace(basis, projections=tuple(priors))
     widths = [len(p.offset) for p in priors]
@@ -252,7 +215,6 @@ def takes_offset(architecture: Architecture, axis: Axis) -> bool:
 
 
 def _scales(points: Tensor, symmetry: Symmetry) -> Tensor:
-    """(U,) norms of the points where units may be rescaled, else 1; 1 for points that are zero."""
     if not symmetry.homogeneous:
         return torch.ones(len(points), dtype=torch.float64)
     norms = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64)
@@ -260,7 +222,7 @@ def _scales(points: Tensor, symmetry: Symmetry) -> Tensor:
 
 
 def _signs(points: Tensor, scales: Tensor, groups: Groups) -> Tensor:
-    """A sign for each unit of each group (g,), so that a group's units point one way: the side of its principal axis.
+    """A sign for each unit of each group (g,): the side of the group's principal axis.
 
     The axis itself is turned so that the signs of its group sum to > 0, or the first is 1. Units at right angles to the
     axis have the sign 1.
@@ -295,7 +257,6 @@ def principal_sides(rows: Tensor) -> Tensor:
 
 
 def _nearest(points: Tensor, centroids: Tensor, symmetry: Symmetry) -> Tensor:
-    """Index of the centroid that reproduces each point best: (U,)."""
     along = points @ centroids.T
     if symmetry.flippable:
         along = along.abs()

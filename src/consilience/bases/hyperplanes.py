@@ -20,35 +20,21 @@ from consilience.units.maps import Map, Weights
 
 @dataclass(frozen=True)
 class Projection:
-    """How one member's activations are made of the basis activations: ``a ≈ matrix · ã + offset``.
+    """How one member's activations are made of the basis activations: ``a ≈ matrix · ã + offset``."""
 
-    Attributes
-    ----------
-    matrix : (u, c).
-    offset : (u,).
-    """
-
-    matrix: Tensor
-    offset: Tensor
+    matrix: Tensor  # (u, c)
+    offset: Tensor  # (u,)
 
 
 @dataclass(frozen=True)
 class Hyperplanes:
-    """A table with one row per unit of any member.
+    """A table with one row per unit of any member."""
 
-    Attributes
-    ----------
-    incoming : (U, d) weights in the coordinates of the basis below.
-    bias : (U,).
-    outgoing_norm : (U,) norm of the unit's outgoing weights, in its member's own coordinates.
-    member, index : (U,) whose unit it is, and which one.
-    """
-
-    incoming: Tensor
-    bias: Tensor
-    outgoing_norm: Tensor
-    member: Tensor
-    index: Tensor
+    incoming: Tensor  # (U, d) weights in the coordinates of the basis below
+    bias: Tensor  # (U,)
+    outgoing_norm: Tensor  # (U,) norm of the unit's outgoing weights, in its member's own coordinates
+    member: Tensor  # (U,) the member that has the unit
+    index: Tensor  # (U,) the number of the unit in its member
 
     @property
     def augmented(self) -> Tensor:
@@ -61,12 +47,6 @@ def ground(m: Map, network: TracedNetwork, projections: Mapping[Axis, Projection
 
     Parts are (u, c, s) for each layer read; fixed features stay as they are, and so does a map per unit where what it
     reads has no projection yet. With one, unit j reads its own centroid c alone: ``w̃ = w P[j, c]``, still (u, 1, s).
-
-    Parameters
-    ----------
-    m : the map.
-    network : the member.
-    projections : of the member, by place where a layer is read.
     """
     weights = network.weights(m)
     parts, bias = [], weights.bias
@@ -88,16 +68,10 @@ def ground(m: Map, network: TracedNetwork, projections: Mapping[Axis, Projection
 def hyperplanes(
     networks: Sequence[TracedNetwork], layer: str, projections: Mapping[Axis, Sequence[Projection]]
 ) -> Hyperplanes:
-    """Return the table of one layer's units, grounded.
+    """Return the table of one layer's units, grounded with one projection per member for each place below.
 
     A layer that is written again and again, as a residual stream is, has its hyperplanes from the maps that read what
     has been grounded; there may be none.
-
-    Parameters
-    ----------
-    networks : the members.
-    layer : name of the layer.
-    projections : for each place where a layer below is read, one projection per member.
     """
     rows, biases = [], []
     known = (None, *{axis.layer for axis in projections})
@@ -115,8 +89,7 @@ def hyperplanes(
 
 
 def unit_index(networks: Sequence[TracedNetwork], layer: str) -> tuple[Tensor, Tensor]:
-    """Return, for the units of all members one member after the other, whose and which each is: two (U,) tensors."""
+    """Return the member and the number of each unit, one member after the other: two (U,) tensors."""
     widths = [network.architecture.layer(layer).width for network in networks]
-    return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths)), torch.cat(
-        [torch.arange(w) for w in widths]
-    )
+    member = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+    return member, torch.cat([torch.arange(width) for width in widths])

@@ -29,7 +29,7 @@ from consilience.units.symmetry import canonical, usable_symmetry
 
 GROUNDINGS = ("weights", "activations")
 
-# Clusters a layer's live units, into so many: their tree or labels, and the clusters with stability, in any order.
+# Clusters a layer's live units into a number of clusters: tree or labels, and clusters with stability, in any order.
 ClusterStep = Callable[[LayerUnits, int | None], tuple[Clustering, Clusters]]
 
 
@@ -38,13 +38,12 @@ class Census:
 
     Parameters
     ----------
-    grounding : how deeper hyperplanes get into one coordinate system: "activations" (ridge least squares on calibration
-        data) or "weights" (cluster membership; needs no data).
+    grounding : basis of deeper layers: "activations" (ridge least squares on data) or "weights" (cluster membership).
     distance : "activation" (unit responses on calibration data), "cosine" or "l2" (grounded hyperplanes).
     clusterer : "ward", "average", "two-stage" (hierarchical), "kmeans" or "hdbscan" (flat).
-    n_clusters : int, "2x" of the members' median width, or a dict of these by layer. A hierarchical clusterer keeps its
-        whole tree, so this sets only where it is cut for ``layers_`` and for grounding the next layer; None means "2x"
-        there. "hdbscan" finds its own number.
+    n_clusters : int, "2x" of the members' median width, or a dict of these by layer; by default "2x". A hierarchical
+        clusterer keeps its whole tree: this sets only where it is cut for ``layers_`` and for grounding the next layer.
+        "hdbscan" finds its own number.
     n_resamples : resamples of the members for stability; 0 skips it.
     random_state : seed.
 
@@ -90,19 +89,19 @@ class Census:
 
     @property
     def responses_(self) -> Responses:
-        """What the members, in canonical form, do on the calibration inputs. In memory only, for assemblies."""
+        """Responses of the members, in canonical form, to the calibration inputs; computed once, never saved."""
         self.check_fitted()
         return self._signals()
 
     @property
     def networks_(self) -> tuple[TracedNetwork, ...]:
-        """The members in canonical form: what clusters and assemblies are made of."""
+        """The members in canonical form."""
         return self.responses_.networks
 
     def check_fitted(self) -> None:
-        """Raise unless the census has been taken."""
+        """Raise unless the census is fitted."""
         if not hasattr(self, "layers_"):
-            raise InputError("census must be fitted, got one that has not been taken", cure="call fit first")
+            raise InputError("census must be fitted, got one that is not", cure="call fit first")
 
     def fit(self, population: Population, x: Tensor | None = None) -> Census:
         """Take the census of a population.
@@ -114,32 +113,22 @@ class Census:
 
         Raises
         ------
-        InputError
-            If a parameter is unknown, data is missing, of the wrong shape or not finite, or a number of clusters is
-            larger than the number of units.
+        InputError : also if there are fewer units than clusters, or every unit of a layer is dead.
         """
         self._check(population, x)
-        self.__dict__.pop("layers_", None)  # a fit that fails leaves no census
+        self.__dict__.pop("layers_", None)  # a fit that fails leaves an unfitted census
         self.set_members(population, x)
         self.take_layers(self._cluster, known_alive={})
         return self
 
     def set_members(self, population: Population, x: Tensor | None) -> None:
-        """Take a population and calibration inputs, whose responses are computed when they are first needed."""
+        """Take a population and calibration inputs; their responses are computed when first needed."""
         self.population_, self.calibration_, self._responses = population, x, None
 
     def take_layers(self, step: ClusterStep, known_alive: Mapping[str, NDArray[np.bool_]]) -> None:
-        """Cluster the layers from the inputs up, each grounded in the clusters of the one below.
+        """Cluster the layers by ``step`` from the inputs up, each grounded in the clusters of the one below.
 
-        Parameters
-        ----------
-        step : how the units of a layer are clustered.
-        known_alive : by layer, whether the units of the first members are alive, where that has been found before.
-
-        Raises
-        ------
-        InputError
-            If every unit of a layer is dead.
+        ``known_alive`` has, by layer, the earlier decision for the units of the first members.
         """
         architecture, responses = self.population_.architecture, self._signals()
         layers: dict[str, LayerCensus] = {}
@@ -154,13 +143,14 @@ class Census:
         self.layers_ = layers
 
     def n_clusters_of(self, population: Population, layer: str, n_units: int) -> int | None:
-        """Return how many clusters the parameters ask for in a layer, of so many units; None: the clusterer decides."""
+        """Return the number of clusters of a layer of ``n_units`` units; None if the clusterer finds it."""
         wanted = self.n_clusters.get(layer) if isinstance(self.n_clusters, Mapping) else self.n_clusters
+        median = population.median_width(layer)
         if self.clusterer == "hdbscan":
             return None
         if wanted is None:
-            return min(n_units, 2 * population.median_width(layer))
-        return resolve_width(wanted, population.median_width(layer), f"n_clusters of layer '{layer}'")
+            return min(n_units, 2 * median)
+        return resolve_width(wanted, median, f"n_clusters of layer '{layer}'")
 
     def _signals(self) -> Responses:
         if self._responses is None:
@@ -175,13 +165,12 @@ class Census:
         clusterer = CLUSTERERS[self.clusterer]
         clustering = clusterer(units.points, n_clusters, self.random_state)
         clusters, live = units.count(clustering.cut(n_clusters)), units.alive
-        stable = stability(
-            units.points, clusters.labels[live], units.member[live], clusterer, self.n_resamples, self.random_state
-        )
+        labels, member = clusters.labels[live], units.member[live]
+        stable = stability(units.points, labels, member, clusterer, self.n_resamples, self.random_state)
         return clustering, replace(clusters, stability=stable)
 
     def _take_layer(self, units: LayerUnits, step: ClusterStep) -> tuple[LayerCensus, dict[str, Basis]]:
-        """One layer, and the basis that its clusters are to what reads it or a layer tied to it."""
+        """One layer, and by layer of its family the basis that the clusters make."""
         name, population = units.name, self.population_
         clustering, clusters = step(units, self.n_clusters_of(population, name, len(units.points)))
         clusters = in_order(clusters)
@@ -196,7 +185,7 @@ class Census:
         return layer, bases
 
     def _projections(self, axis: Axis, basis: Basis, activations: Sequence[Tensor]) -> Sequence[Projection]:
-        """Each member's projection on the clusters in one place; refitted to data where the grounding says so."""
+        """Each member's projection on the clusters in one place, refitted to data for grounding "activations"."""
         architecture, shared = self.population_.architecture, None
         if self.grounding == "activations":
             assert axis.layer is not None
@@ -232,7 +221,7 @@ class Census:
 
 
 def _read_inside(architecture: Architecture, layer: str) -> list[Axis]:
-    """Where a layer is read by what writes hidden layers."""
+    """The places where maps that write hidden layers read a layer."""
     hidden = {other.name for other in architecture.hidden}
-    readers = [m for m in architecture.reading(layer) if m.writes in hidden]
-    return [axis for axis in architecture.read(layer) if any(axis in m.inputs for m in readers)]
+    inputs = {axis for m in architecture.reading(layer) if m.writes in hidden for axis in m.inputs}
+    return [axis for axis in architecture.read(layer) if axis in inputs]

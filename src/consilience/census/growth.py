@@ -55,21 +55,14 @@ class Linkage:
     union: Recurrence
 
 
-LINKAGES: Mapping[str, Linkage] = {
-    "ward": Linkage(2, _ward),
-    "average": Linkage(1, _average),
-    "two-stage": Linkage(2, _ward),
-}
+WARD = Linkage(2, _ward)
+LINKAGES: Mapping[str, Linkage] = {"ward": WARD, "average": Linkage(1, _average), "two-stage": WARD}
 
 
 def grow(clustering: Clustering, points: Points, clusterer: str) -> Clustering:
-    """Return the tree with new points put into it, each as a leaf of its own.
+    """Return the tree of the first points (U, d) with the other points put into it, each as a leaf of its own.
 
-    Parameters
-    ----------
-    clustering : a tree over the first points.
-    points : (U, d), those of the tree first. A leaf of several points, as of the two-stage clusterer, is their mean.
-    clusterer : the one that made the tree; see `LINKAGES`.
+    A leaf of several points, as of the two-stage clusterer, is their mean.
     """
     assert clustering.tree is not None
     linkage, n_old, m = LINKAGES[clusterer], len(clustering.labels), clustering.n_leaves
@@ -105,25 +98,20 @@ def _apart(p: Floats, q: Floats, projective: bool, floor: float) -> Floats:
 class _Tree:
     """A tree that grows. Nodes: the m old leaves, V new ones, then merges in the order in which they were made.
 
-    Attributes
-    ----------
-    parent, children : by node; −1 where there is none.
-    size : leaves below; 0 for a node that is not in the tree yet.
-    distance : linkage's distance of a node's children, to the linkage's power.
-    height : the same, but at least that of the children.
-    joins : (nodes, V) linkage's distance of each node and each new leaf.
+    It starts from SciPy's merges (m − 1, 4), distances between leaves (m, V), (V, V), and their linkage.
     """
 
     def __init__(self, merges: Floats, to_old: Floats, to_new: Floats, linkage: Linkage) -> None:
-        """Start from SciPy's merges (m − 1, 4), distances between leaves (m, V), (V, V), and their linkage."""
         self.m, self.n_new = to_old.shape
         n_leaves = self.m + self.n_new
         n_nodes = 2 * n_leaves - 1
         self.linkage, self.to_new = linkage, to_new
         self.next: int = n_leaves  # number of the next merge
-        self.parent, self.children = np.full(n_nodes, -1), np.full((n_nodes, 2), -1)
-        self.size, self.distance, self.height = np.zeros(n_nodes), np.zeros(n_nodes), np.zeros(n_nodes)
-        self.joins = np.zeros((n_nodes, self.n_new))
+        self.parent, self.children = np.full(n_nodes, -1), np.full((n_nodes, 2), -1)  # −1 where there is none
+        self.size = np.zeros(n_nodes)  # leaves below; 0 for a node that is not in the tree yet
+        self.distance = np.zeros(n_nodes)  # of a node's children, to the linkage's power
+        self.height = np.zeros(n_nodes)  # the same, but at least that of the children
+        self.joins = np.zeros((n_nodes, self.n_new))  # distance of each node and each new leaf
         self.size[: self.m], self.joins[: self.m] = 1, to_old
         pairs = merges[:, :2].astype(np.int64)
         pairs[pairs >= self.m] += self.n_new  # room for the new leaves
@@ -137,9 +125,8 @@ class _Tree:
         self.children[node], self.parent[a], self.parent[b] = (a, b), node, node
         self.size[node] = self.size[a] + self.size[b]
         self.distance[node], self.height[node] = distance, max(distance, self.height[a], self.height[b])
-        self.joins[node] = self.linkage.union(
-            self.joins[a], self.joins[b], self.distance[node], self.size[a], self.size[b], 1
-        )
+        to_a, to_b = self.joins[a], self.joins[b]
+        self.joins[node] = self.linkage.union(to_a, to_b, self.distance[node], self.size[a], self.size[b], 1)
         return node
 
     def places(self, new: slice | NDArray[np.int64] = slice(None)) -> tuple[NDArray[np.int64], Floats]:
@@ -162,9 +149,8 @@ class _Tree:
             beside = int(second) if first in (child, was) else int(first)
             self.children[above] = child, beside
             n_child, n_above = self.size[child] - 1, self.size[above]
-            self.distance[above] = self.linkage.union(
-                self.distance[above], joins[beside], joins[was], n_child, 1, self.size[beside]
-            )
+            distance = self.distance[above], joins[beside], joins[was]
+            self.distance[above] = self.linkage.union(*distance, n_child, 1, self.size[beside])
             self.height[above] = max(self.distance[above], self.height[child], self.height[beside])
             self.joins[above] = self.linkage.union(self.joins[above], self.to_new[v], joins[above], n_above, 1, 1)
             self.size[above] += 1

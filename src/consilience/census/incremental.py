@@ -30,33 +30,27 @@ from consilience.population.population import Population
 def extend_census(census: Census, modules: Sequence[nn.Module] | Population) -> Census:
     """Return the census of its population and further members; the old one stays as it is.
 
-    The new census can do all that a fresh one can: other widths, assemblies, storage (of its ``population_`` first).
-    Its members are the old ones, then the new ones. In each layer the new units are put into the tree, which is then
-    cut at the number of clusters that the census's parameters give for all members. Dead units are found among the new
-    ones, clusters counted and ordered, and hyperplanes grounded in the layer below as by `Census.fit`, with the new
-    clusters as the basis and all members projected on them.
+    In each layer the new units are put into the tree, which is then cut at the number of clusters that the census's
+    parameters give for all members. The rest is as in `Census.fit`: the new clusters are the basis, and all members are
+    projected on them.
 
-    A cluster that had all its old units to itself before keeps its stability, which is that among the old members. Of
-    any other cluster it is unknown, NaN: it can be measured only by clustering again.
+    A cluster whose old units were one cluster keeps its stability, which is that among the old members. The stability
+    of any other is NaN: only clustering again can measure it.
 
-    With U old units and V new ones, the clustering takes O(V (U + V) d) operations and O(V (U + V)) memory, where that
-    of a fresh census takes O((U + V)² d) and O((U + V)²). Activations and projections are computed for all members in
-    either.
+    With U old units and V new ones, the clustering takes O(V (U + V) d) operations and O(V (U + V)) memory; a fresh
+    one takes O((U + V)² d) and O((U + V)²). Both compute activations and projections of all members.
 
     Parameters
     ----------
     census : a fitted census with a hierarchical clusterer.
     modules : the members to add, trained modules (which are copied) or a population of them. Their order, and that of
         their units, changes nothing but numbering, ties apart. Adding them in several calls may change where a unit is
-        put, for what was added before is part of the tree.
+        put, because members added before are part of the tree.
 
     Raises
     ------
-    InputError
-        If the census has not been taken or is flat, there are no modules, or they differ from the members in more than
-        parameters and widths.
-    TracingError, FunctionChangedError
-        If a module is not understood, or the proof of its layers fails.
+    InputError : also if modules differ from the members in more than parameters and widths.
+    TracingError, FunctionChangedError : if tracing a module or proving its layers fails.
 
     Examples
     --------
@@ -83,18 +77,15 @@ def extend_census(census: Census, modules: Sequence[nn.Module] | Population) -> 
 
     extended = copy.copy(census)
     extended.set_members(census.population_.with_members(modules), census.calibration_)
-    # Old units stay alive or dead, whatever rounding on another machine says: the old tree is of the live ones.
+    # Old units stay alive or dead, whatever the rounding of another machine: the old tree holds the live ones.
     extended.take_layers(grown, {name: layer.alive for name, layer in census.layers_.items()})
     return extended
 
 
 def with_known_stability(clusters: Clusters, old: Clusters) -> Clusters:
-    """Return clusters with the stability of the old cluster whose units, and no other old ones, they hold; else NaN.
+    """Return clusters (of all units, the old ones first) with the stability of the old cluster that they hold.
 
-    Parameters
-    ----------
-    clusters : of all units, those of ``old`` first.
-    old : the clusters before.
+    NaN unless a cluster holds all units of one old cluster and of no other.
     """
     among = clusters.labels[: len(old.labels)]
     both = np.zeros((len(clusters), len(old)), dtype=np.int64)

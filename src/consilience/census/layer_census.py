@@ -20,8 +20,8 @@ class LayerCensus:
     Attributes
     ----------
     name : the layer.
-    member, index : (U,) whose unit each is, and which one.
-    alive : (U,) whether it does anything; dead units are in no cluster.
+    member, index : (U,) the member that has the unit, and the number of the unit in it.
+    alive : (U,) whether the unit contributes to the next layer; dead units are in no cluster.
     n_members : size of the population.
     clustering : tree or labels of the live units.
     clusters : the clusters at the census's own number, in canonical order.
@@ -64,7 +64,7 @@ class LayerCensus:
 
     @property
     def n_dead_(self) -> int:
-        """Number of units set aside."""
+        """Number of dead units."""
         return int((~self.alive).sum())
 
     def at(self, n_clusters: int) -> Clusters:
@@ -82,7 +82,7 @@ class LayerCensus:
         return in_order(count(labels, self.member, self.n_members))
 
     def check_exists(self, n_clusters: int) -> None:
-        """Raise unless there are so many leaves of this layer's tree, or flat clusters."""
+        """Raise unless the tree has ``n_clusters`` leaves, or the flat clustering as many clusters."""
         cure = "ask for fewer clusters, or take more members"
         check_count(f"width of layer '{self.name}'", n_clusters, most=self.clustering.n_leaves, cure=cure)
 

@@ -1,4 +1,9 @@
-"""The units of one layer, of all members together, as they are given to a clusterer.
+"""The units of one layer of all members, as points for a clusterer. Dead units are left out: together they would form
+the largest cluster of their layer.
+
+A unit's *contribution* is what it adds to the next layer: the spread of its activation times the norm of its outgoing
+weights. Without data the norm of its incoming weights (bias apart) stands for the spread. A unit is dead where that is
+under 1 % of the mean of its own member's layer.
 
 Axis legend: ``U`` units of all members, one member after the other; ``V`` those alive; ``n`` samples.
 """
@@ -14,39 +19,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consilience.bases.hyperplanes import Hyperplanes, Projection, hyperplanes
-from consilience.census.dead import find_alive
 from consilience.clustering.clusters import Clusters, count
 from consilience.clustering.distances import Points, embed
 from consilience.errors import InputError
 from consilience.signals.responses import Responses
+from consilience.units.architecture import TracedNetwork, incoming_norms, outgoing_norms
 from consilience.units.axes import Axis
 from consilience.units.symmetry import usable_symmetry
+
+THRESHOLD = 0.01  # of the mean contribution (not the median: most units may be dead); live ones lie well above it
 
 
 @dataclass(frozen=True)
 class LayerUnits:
-    """The units of one layer, or of a family of tied layers, whose units are paired.
+    """The units of one layer, or of a family of tied layers, whose units are paired."""
 
-    Attributes
-    ----------
-    name : the layer, of a family the first.
-    n_members : size of the population.
-    table : (U,) the units' hyperplanes in the basis of the layer below, and whose they are.
-    alive : (U,) whether a unit does anything; dead ones are not clustered.
-    rows : by layer of the family, (U, r) pre-activations on some of the calibration data, or (U, d + 1) hyperplanes.
-    points : (V,) the rows of live units, to be clustered.
-    """
-
-    name: str
+    name: str  # the layer; of a family the first
     n_members: int
-    table: Hyperplanes
-    alive: NDArray[np.bool_]
-    rows: Mapping[str, Tensor]
-    points: Points
+    table: Hyperplanes  # (U,) in the basis of the layer below
+    alive: NDArray[np.bool_]  # (U,) dead units are not clustered
+    rows: Mapping[str, Tensor]  # by layer of the family, (U, r) pre-activations on data, or (U, d + 1) hyperplanes
+    points: Points  # (V,) the rows of live units, to be clustered
 
     @property
     def member(self) -> NDArray[np.int64]:
-        """(U,) whose unit each is."""
+        """(U,) the member that has the unit."""
         member: NDArray[np.int64] = self.table.member.numpy()
         return member
 
@@ -65,25 +62,15 @@ def layer_units(
 ) -> LayerUnits:
     """Return the units of a layer and of those tied to it, the live ones as points for a distance.
 
-    Parameters
-    ----------
-    responses : of the members in canonical form, on calibration data; "activation" needs some.
-    name : the layer; of a family the first.
-    projections : for each place where a layer below is read, one projection per member.
-    distance : see `consilience.clustering.distances`.
-    known_alive : whether the units of the first members are alive, where that has been found before; may be empty.
-
-    Raises
-    ------
-    InputError
-        If every unit is dead.
+    ``projections`` has one projection per member for each place where a layer below is read; ``known_alive`` the
+    earlier decision for the units of the first members, or nothing.
     """
     networks, architecture = responses.networks, responses.networks[0].architecture
     family = [layer.name for layer in architecture.family(name)]
     live = []
     for k, network in enumerate(networks):
         reads = {layer: responses.read(layer)[k] for layer in family if architecture.reading(layer)}
-        live.append(find_alive(network, family, reads if responses.has_data else None))
+        live.append(_find_alive(network, family, reads if responses.has_data else None))
     alive = torch.cat(live).numpy()
     alive[: len(known_alive)] = known_alive
     if not alive.any():
@@ -94,12 +81,35 @@ def layer_units(
     tables = {layer: hyperplanes(networks, layer, projections) for layer in family}
     if distance == "activation":
         rows = {layer: responses.units(layer) for layer in family}
-    else:  # what a gate is written by may not be grounded yet: the others tell its units apart
+    else:  # a gate may have no grounded hyperplanes yet: the other layers of its family have some
         rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}
     chosen = torch.from_numpy(alive)
     embedded = [embed(part[chosen], distance, usable_symmetry(architecture, layer)) for layer, part in rows.items()]
     points = Points(np.concatenate([part.coordinates for part in embedded], axis=1), embedded[0].projective)
     return LayerUnits(name, len(networks), tables[name], alive, rows, points)
+
+
+def _find_alive(network: TracedNetwork, family: Sequence[str], reads: Mapping[str, Tensor] | None) -> Tensor:
+    """Whether units of tied layers (``family``) contribute to a map that mixes units: (u,) bool.
+
+    Units that no such map reads, as those of a gate alone, are all alive. ``reads`` are the activations (r, u) by layer
+    on calibration data, or None to judge by the weights.
+    """
+    alive = []
+    for layer in family:
+        readers = [m for m in network.architecture.reading(layer) if not m.per_unit]
+        if readers:
+            spread = incoming_norms(network, layer, bias=False) if reads is None else _spread(reads[layer])
+            contribution = spread * outgoing_norms(network, layer, readers)
+            alive.append(contribution > THRESHOLD * contribution.mean())
+    if not alive:
+        return torch.ones(network.architecture.layer(family[0]).width, dtype=torch.bool)
+    return torch.stack(alive).any(0)
+
+
+def _spread(activations: Tensor) -> Tensor:
+    """Standard deviation over samples (r, u): several times as fast as `torch.std`."""
+    return (activations - activations.mean(0)).square().mean(0).sqrt()
 
 
 def everywhere(labels: NDArray[np.int64], alive: NDArray[np.bool_]) -> NDArray[np.int64]:

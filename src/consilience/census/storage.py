@@ -21,6 +21,7 @@ from consilience.population.population import Population
 from consilience.store import read_artefact, write_artefact
 
 KIND = "census"
+UNIT_ARRAYS = ("member", "index", "alive")
 PARAMETERS = ("grounding", "distance", "clusterer", "n_clusters", "n_resamples", "random_state")
 
 
@@ -35,16 +36,13 @@ def save_census(
     Parameters
     ----------
     census : a fitted census.
-    directory : where.
-    population : directory of its population, which is not copied; a path relative to the census is kept.
+    directory : a new directory, or that of a census to replace.
+    population : directory of its population, which is not copied; its path relative to the census is saved.
     extra_config : further entries of ``config.json``.
 
     Raises
     ------
-    InputError
-        If the census has not been taken.
-    ArtefactError
-        If the directory holds anything but a census. Nothing has changed.
+    ArtefactError : if the directory holds anything but a census.
     """
     census.check_fitted()
     config = {
@@ -63,12 +61,11 @@ def save_census(
 
 
 def load_census(directory: str | os.PathLike[str], population: Population | None = None) -> Census:
-    """Read a census, and its population from where it was if none is given.
+    """Read a census, and its population from the saved path if none is given.
 
     Raises
     ------
-    ArtefactError
-        If the directory is no census or damaged, or the population is missing or not the one the census was taken of.
+    ArtefactError : also if the population is missing, or not that of the census.
     """
     artefact = read_artefact(directory, KIND)
     recorded = artefact.config["population"]
@@ -90,14 +87,9 @@ def load_census(directory: str | os.PathLike[str], population: Population | None
 
 
 def _to_tensors(layer: LayerCensus) -> dict[str, Tensor]:
-    arrays = {
-        "member": layer.member,
-        "index": layer.index,
-        "alive": layer.alive,
-        "centroid": layer.centroid_,
-        "leaves": layer.clustering.labels,
-        **{field.name: getattr(layer.clusters, field.name) for field in fields(Clusters)},
-    }
+    arrays = {name: getattr(layer, name) for name in UNIT_ARRAYS}
+    arrays |= {field.name: getattr(layer.clusters, field.name) for field in fields(Clusters)}
+    arrays |= {"centroid": layer.centroid_, "leaves": layer.clustering.labels}
     if layer.clustering.tree is not None:
         arrays["merges"] = layer.clustering.tree.to_linkage()
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
@@ -108,10 +100,8 @@ def _from_tensors(name: str, n_members: int, tensors: Mapping[str, Tensor], pref
     tree = Tree.from_linkage(arrays["merges"]) if "merges" in arrays else None
     return LayerCensus(
         name=name,
-        member=arrays["member"],
-        index=arrays["index"],
-        alive=arrays["alive"],
         n_members=n_members,
+        **{key: arrays[key] for key in UNIT_ARRAYS},
         clustering=Clustering(tree, arrays["leaves"]),
         clusters=Clusters(**{field.name: arrays[field.name] for field in fields(Clusters)}),
         centroid_=arrays["centroid"],

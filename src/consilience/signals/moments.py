@@ -10,21 +10,14 @@ from torch import Tensor
 
 
 class Moments:
-    """Running sums of x, y, x xᵀ and y xᵀ over samples.
-
-    Parameters
-    ----------
-    n_x, n_y : columns of x and of y.
-    n_fits : for so many fits side by side, each with columns of its own; None for one.
-    """
+    """Running sums of x, y, x xᵀ and y xᵀ over samples; of ``n_fits`` side by side, each with columns of its own."""
 
     def __init__(self, n_x: int, n_y: int, n_fits: int | None = None) -> None:
-        each = () if n_fits is None else (n_fits,)
         self.count = 0
-        self.sum_x = torch.zeros(*each, n_x, dtype=torch.float64)
-        self.sum_y = torch.zeros(*each, n_y, dtype=torch.float64)
-        self.sum_xx = torch.zeros(*each, n_x, n_x, dtype=torch.float64)
-        self.sum_yx = torch.zeros(*each, n_y, n_x, dtype=torch.float64)
+        fits = () if n_fits is None else (n_fits,)
+        shapes = ((n_x,), (n_y,), (n_x, n_x), (n_y, n_x))
+        sums = [torch.zeros(*fits, *shape, dtype=torch.float64) for shape in shapes]
+        self.sum_x, self.sum_y, self.sum_xx, self.sum_yx = sums
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add samples x (n, n_x) and y (n, n_y); of fits side by side (n, n_fits, n_x) and (n, n_fits, n_y)."""

@@ -1,7 +1,7 @@
 """What chosen modules return on a data set: forward hooks, one batch at a time, each sample as one row.
 
 - A module that is called several times in one forward pass counts with what it returns last.
-- What a hook sees is copied there and then: the next module may work in place.
+- A hook copies the output at once: the next module may work in place.
 
 Axis legend: ``n`` sample, ``b`` sample of a batch, ``d`` feature (a unit, or a unit at a position).
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,39 +30,23 @@ ONE_DIMENSIONAL = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNor
 def record(
     module: nn.Module, names: Sequence[str], x: Tensor, positions: str, model: str = "model"
 ) -> dict[str, NDArray[np.float32]]:
-    """Return what modules inside a network return on samples.
+    """Return what named modules of a network in eval mode return on x (n, ...): name → (n, d) in float32, d may differ.
 
-    Parameters
-    ----------
-    module : the network; it runs in eval mode without gradients, and gets its modes back.
-    names : of `named_modules`, each of which the forward pass calls.
-    x : inputs (n, ...).
-    positions : "flatten", or "pool" for the mean over positions. The units of an output with positions are its last
-        axis if the module is a linear layer, a layer norm (but not of a derived class), an embedding or attention, or
-        has an output of three axes and no one-dimensional convolution, norm or pooling inside; else its axis 1, as in
-        convolutions.
-    model : how errors call the network.
-
-    Returns
-    -------
-    dict
-        Name → (n, d) in float32; d may differ.
-
-    Raises
-    ------
-    InputError
-        If an output is no tensor (of several, the first counts) with a row per sample, or is not finite; or if a module
-        is not called for every batch.
+    Each module must return a finite tensor (of several, the first counts) with a row per sample. ``model`` is the name
+    of the network in errors. ``positions`` is "flatten", or "pool" for the mean over positions. The units of an output
+    with positions are its last axis if the module is a linear layer, a layer norm (but not of a derived class), an
+    embedding or attention, or has an output of three axes and no one-dimensional convolution, norm or pooling inside;
+    else its axis 1, as in convolutions.
     """
-    found: dict[str, NDArray[np.float32]] = {}
+    outputs: dict[str, NDArray[np.float32]] = {}
     start = 0
     for rows in stream(module, names, x, positions, model):
         for name, batch in rows.items():
-            if name not in found:
-                found[name] = np.empty((len(x), batch.shape[1]), dtype=np.float32)
-            found[name][start : start + len(batch)] = batch
+            if name not in outputs:
+                outputs[name] = np.empty((len(x), batch.shape[1]), dtype=np.float32)
+            outputs[name][start : start + len(batch)] = batch
         start += BATCH_SIZE
-    return found
+    return outputs
 
 
 def stream(
@@ -69,23 +54,20 @@ def stream(
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
     """Yield what `record` returns, {name: (b, d)}, one batch of x at a time and in order."""
     parts = dict(module.named_modules(remove_duplicate=False))
-    seen: dict[str, NDArray[np.float32]] = {}
+    outputs: dict[str, NDArray[np.float32]] = {}
     first = 0
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(part: nn.Module, _: Any, output: Any) -> None:
-            seen[name] = _rows(part, output, n_rows, positions, where=f"{model}, layer '{name}'")
+    def keep(name: str, part: nn.Module, _: Any, output: Any) -> None:
+        outputs[name] = _rows(part, output, n_rows, positions, where=f"{model}, layer '{name}'")
 
-        return keep
-
-    with eval_mode(module), hooks((parts[name], hook(name)) for name in names):
+    with eval_mode(module), hooks((parts[name], partial(keep, name)) for name in names):
         for batch in x.split(BATCH_SIZE):
-            seen, n_rows = {}, len(batch)
+            outputs, n_rows = {}, len(batch)
             module(like_parameters(batch, module))
             for name in names:
-                _check_rows(seen.get(name), first, where=f"{model}, layer '{name}'")
+                _check_rows(outputs.get(name), first, where=f"{model}, layer '{name}'")
             first += n_rows
-            yield seen
+            yield outputs
 
 
 @contextmanager
@@ -119,7 +101,7 @@ def _rows(part: nn.Module, output: Any, n_rows: int, positions: str, where: str)
     if positions == "pool" and value.dim() > 2:
         units = value.dim() - 1 if _units_last(part, value.dim()) else 1
         value = value.mean([axis for axis in range(1, value.dim()) if axis != units])
-    rows: NDArray[np.float32] = value.flatten(1).cpu().numpy() if value.dim() > 1 else value[:, None].cpu().numpy()
+    rows: NDArray[np.float32] = (value.flatten(1) if value.dim() > 1 else value[:, None]).cpu().numpy()
     return rows.copy()
 
 

@@ -10,6 +10,7 @@ Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -30,10 +31,7 @@ def stream(
     size: int | None = None,
     known: Mapping[str, Tensor] | None = None,
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-    """Yield the named traced values for inputs x (n, ...), some samples at a time and in order: (which, values).
-
-    ``known``: values (n, ...) that need not be computed again.
-    """
+    """Yield the named traced values for inputs x (n, ...) batch by batch: (which, values); ``known`` ones are taken."""
     known, size = known or {}, size or batch_size(network)
     for start in range(0, len(x), size):
         end = min(start + size, len(x))
@@ -51,17 +49,13 @@ def rows_of(
     max_rows: int = MAX_ROWS,
     known: Mapping[str, Tensor] | None = None,
 ) -> dict[Axis, Tensor]:
-    """Return what units do in several places on inputs x (n, ...), in one pass: (r, u) for each axis.
-
-    ``known``: values that need not be computed again.
-    """
+    """Return what units do in several places on inputs x (n, ...), in one pass: (r, u) for each axis."""
     sampling, widths = Sampling(len(x), max_rows), network.architecture.widths
-    found: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
+    parts: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
     for which, batch in stream(network, x, list({axis.name for axis in axes}), known=known):
-        for axis, rows in found.items():
-            units = axis.units(batch[axis.name], widths, which.stop - which.start)
-            rows.append(sampling.of(units, which.start))
-    return {axis: torch.cat(rows) for axis, rows in found.items()}
+        for axis, rows in parts.items():
+            rows.append(sampling.of(axis.units(batch[axis.name], widths, which.stop - which.start), which.start))
+    return {axis: torch.cat(rows) for axis, rows in parts.items()}
 
 
 def evenly(rows: Tensor) -> slice:
@@ -70,26 +64,15 @@ def evenly(rows: Tensor) -> slice:
 
 
 class Responses:
-    """What the layers of several networks do on the same inputs, computed in one pass of each when first asked for.
-
-    Parameters
-    ----------
-    networks : the networks, of one kind.
-    x : inputs (n, ...).
-    """
+    """What the layers of networks of one kind do on inputs (n, ...), computed in one pass of each when first needed."""
 
     def __init__(self, networks: Sequence[TracedNetwork], x: Tensor) -> None:
         self.networks, self.x = tuple(networks), x
         self._rows: list[dict[Axis, Tensor]] = []
         self._units: dict[str, Tensor] = {}
         architecture = networks[0].architecture
-        self._axes = tuple(
-            dict.fromkeys(
-                axis
-                for layer in architecture.layers
-                for axis in (*architecture.written(layer.name), *architecture.read(layer.name))
-            )
-        )
+        places = ((*architecture.written(layer.name), *architecture.read(layer.name)) for layer in architecture.layers)
+        self._axes = tuple(dict.fromkeys(chain.from_iterable(places)))
         units = sum(network.architecture.layer(a.layer).width for network in networks for a in self._axes if a.layer)
         self.max_rows = max(1, min(MAX_ROWS, MAX_BYTES // (x.element_size() * max(1, units))))
 
