@@ -1,4 +1,4 @@
-"""One larger network from a census: which clusters, the network they make, and corrections of it."""
+"""One larger network from a census: the choice of clusters, the construction, and corrections."""
 
 from consilience.assembly.assembler import Assembler, assemble, elastic
 from consilience.assembly.build import CORRECTIONS

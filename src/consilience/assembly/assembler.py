@@ -1,8 +1,8 @@
-"""Networks of any width and correction from one census; what several of them need is computed once.
+"""Networks of any width and correction from one census, without repeated work.
 
-What is kept: the members' responses on the calibration data and their pooled outputs, the clusters chosen at each
-width, and the networks built layer by layer from them. "least-squares", "second-order" and "distill" at one width share
-the choice and the layers, and so does an elastic assembly.
+An `Assembler` keeps the members' responses to the calibration data, the clusters chosen at each width, and the networks
+built layer by layer from them. "least-squares", "second-order" and "distill" at one width share the choice and the
+layers, and so does an elastic assembly.
 """
 
 from __future__ import annotations
@@ -155,7 +155,6 @@ class Assembler:
         return share_inputs(networks, self.census.population_.architecture, self.responses.x)
 
     def _chosen(self, numbers: Mapping[str, int]) -> Choice:
-        """The clusters chosen by reconstruction."""
         key = tuple(numbers.items())
         if key not in self._choices:
             self._choices[key] = reconstruct(self.census, self.responses, numbers, self.builder.pooling)

@@ -47,11 +47,9 @@ class Plan(Protocol):
 
     def basis(self, draft: Draft, layer: str) -> Basis:
         """Return the basis of a hidden layer, before it is built."""
-        ...
 
     def express(self, draft: Draft, axis: Axis) -> Sequence[Projection]:
         """Return the members' projections on a layer as it has been built, in a place where it is read."""
-        ...
 
 
 def check_correction(correction: str, has_data: bool, allowed: Sequence[str] = CORRECTIONS) -> None:

@@ -1,4 +1,4 @@
-"""Batch norms of a network whose hyperplanes have been written anew: statistics that are true again, or none at all.
+"""Batch norms of a network with new hyperplanes: new statistics, or folded into the weights.
 
 Folded hyperplanes leave a norm with mean 0 and variance 1, which no data has. Training such a network would start with
 a jump, from those statistics to the batch's. Here they become what calibration data gives, and scale and shift take up

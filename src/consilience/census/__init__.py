@@ -1,4 +1,4 @@
-"""What recurs in a population: clusters of units, layer by layer, in order of frequency."""
+"""Clusters of the units of a population, layer by layer, in order of frequency."""
 
 from consilience.census.census import Census
 from consilience.census.incremental import extend_census

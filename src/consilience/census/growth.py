@@ -119,7 +119,6 @@ class _Tree:
             self._merge(a, b, height**linkage.power)
 
     def _merge(self, a: int, b: int, distance: float) -> int:
-        """Make a node of two roots, and return it."""
         node = self.next
         self.next += 1
         self.children[node], self.parent[a], self.parent[b] = (a, b), node, node

@@ -1,1 +1,1 @@
-"""What units do on data: traced values and module hooks, batch by batch, and their second moments."""
+"""Responses of units to data: traced values and module hooks, batch by batch, and their second moments."""

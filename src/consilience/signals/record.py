@@ -1,6 +1,6 @@
-"""What chosen modules return on a data set: forward hooks, one batch at a time, each sample as one row.
+"""Outputs of chosen modules on a data set: forward hooks, one batch at a time, each sample as one row.
 
-- A module that is called several times in one forward pass counts with what it returns last.
+- Of a module that is called several times in one forward pass, the last output counts.
 - A hook copies the output at once: the next module may work in place.
 
 Axis legend: ``n`` sample, ``b`` sample of a batch, ``d`` feature (a unit, or a unit at a position).

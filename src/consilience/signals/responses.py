@@ -1,8 +1,8 @@
-"""What the units of a network do on data, in batches.
+"""Responses of the units of networks to data, in batches.
 
-Where units have positions, as the channels of a convolution do, some positions of each sample are looked at, the same
-ones in every network (`consilience.units.axes.Sampling`). Nothing but these rows is kept, so that memory is bounded by
-one batch of values and by `MAX_BYTES` of rows.
+Where units have positions, as the channels of a convolution do, some positions of each sample are taken, the same ones
+in every network (`consilience.units.axes.Sampling`). Only these rows are kept: memory is bounded by one batch of values
+and by `MAX_BYTES` of rows.
 
 Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units.
 """
@@ -49,7 +49,7 @@ def rows_of(
     max_rows: int = MAX_ROWS,
     known: Mapping[str, Tensor] | None = None,
 ) -> dict[Axis, Tensor]:
-    """Return what units do in several places on inputs x (n, ...), in one pass: (r, u) for each axis."""
+    """Return the values of units in several places on inputs x (n, ...), in one pass: (r, u) for each axis."""
     sampling, widths = Sampling(len(x), max_rows), network.architecture.widths
     parts: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
     for which, batch in stream(network, x, list({axis.name for axis in axes}), known=known):
@@ -64,7 +64,7 @@ def evenly(rows: Tensor) -> slice:
 
 
 class Responses:
-    """What the layers of networks of one kind do on inputs (n, ...), computed in one pass of each when first needed."""
+    """Responses of the layers of networks of one kind to inputs (n, ...), computed in one pass when first needed."""
 
     def __init__(self, networks: Sequence[TracedNetwork], x: Tensor) -> None:
         self.networks, self.x = tuple(networks), x
@@ -78,10 +78,7 @@ class Responses:
 
     @classmethod
     def without_data(cls, networks: Sequence[TracedNetwork], example_input: Tensor) -> Responses:
-        """Return responses to one input of zeros, what stands for activations where there is no calibration data.
-
-        Of all that is read off them, only the constants of dead units count, which depend on no input.
-        """
+        """Return responses to one input of zeros: only the constants of dead units count, which depend on no input."""
         return cls(networks, torch.zeros_like(example_input[:1]))
 
     @property
@@ -91,11 +88,11 @@ class Responses:
 
     @property
     def sampling(self) -> Sampling:
-        """Which positions are looked at."""
+        """The positions that are taken."""
         return Sampling(len(self.x), self.max_rows)
 
     def at(self, axis: Axis) -> list[Tensor]:
-        """Return what each network's units do in one place: (r, u)."""
+        """Return the values of each network's units in one place: (r, u)."""
         if not self._rows:
             self._rows = [rows_of(network, self.x, self._axes, self.max_rows) for network in self.networks]
         return [rows[axis] for rows in self._rows]
