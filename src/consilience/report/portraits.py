@@ -132,12 +132,11 @@ class LayerAtlas:
 
         The field is as large as the largest patch; a patch at the border of the image lacks a part of it.
         """
-        left, width = _place(patch.box[1], patch.box[3], self.image_size[1], self.patch_size[1])
-        top, height = _place(patch.box[0], patch.box[2], self.image_size[0], self.patch_size[0])
+        (top, height), (left, width) = (self._place(patch.box[i], patch.box[i + 2], i) for i in (0, 1))
         return left, top, width, height
 
-
-def _place(start: int, stop: int, size: int, extent: int) -> tuple[float, float]:
-    """Return where lines start … stop − 1 of an image begin in a field of ``extent`` lines, and their length, in %."""
-    before = extent - (stop - start) if start == 0 and stop < size else 0
-    return 100 * before / extent, 100 * (stop - start) / extent
+    def _place(self, start: int, stop: int, direction: int) -> tuple[float, float]:
+        """Return where lines start … stop − 1 of an image begin in a field, and their length, in %."""
+        size, extent = self.image_size[direction], self.patch_size[direction]
+        before = extent - (stop - start) if start == 0 and stop < size else 0
+        return 100 * before / extent, 100 * (stop - start) / extent

@@ -1,13 +1,10 @@
 """Receptive fields: which pixels of an image a unit sees from each of its positions.
 
-Choices
-- NaN goes through every operation that reads it, whatever the weights are and whichever inputs a rectifier lets pass.
-  So a position sees the rows of pixels that make its units NaN when they are NaN. Gradients would be zero behind an
-  inactive rectifier, and at every input but one of a maximum.
-- One forward pass for each row of pixels and one for each column give the boxes of all positions of all layers.
-- Fast convolution algorithms mix neighboring outputs and would spread NaN beyond a field; they are switched off.
+NaN goes through every operation that reads it, whatever the weights are and whichever inputs a rectifier lets pass: a
+position sees the rows of pixels that make its units NaN when they are NaN. (Gradients would be zero behind an inactive
+rectifier.) One forward pass for each row of pixels and one for each column give the boxes of all positions.
 
-Axis legend: ``n`` samples, here one for each row or column of pixels, ``u`` units, ``p`` positions.
+Axis legend: ``n`` rows or columns of pixels, one in each sample, ``u`` units, ``p`` positions.
 """
 
 from __future__ import annotations
@@ -63,7 +60,7 @@ def _extents(network: TracedNetwork, axes: Collection[Axis], dim: int) -> dict[A
 
 @contextlib.contextmanager
 def _plain_convolutions() -> Iterator[None]:
-    """Let every output of a convolution be computed from what it reads alone."""
+    """Switch off fast convolution algorithms, which mix neighboring outputs and spread NaN beyond a field."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a GPU is missing, of all things
         with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):

@@ -16,7 +16,6 @@ from consilience.report.results import Row
 from consilience.report.tables import Cell, Column, Table
 
 GROUPS = {"members": "Members", "alternative": "Alternatives", "assembly": "Assemblies"}
-Goodness = Callable[[Row], float]
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Value:
     heading: str
     over: str
     write: Callable[[Row], str]
-    goodness: Goodness | None = None
+    goodness: Callable[[Row], float] | None = None
 
 
 def _scores(over: str, of: Callable[[Row], Score]) -> tuple[Value, Value]:
