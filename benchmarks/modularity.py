@@ -30,7 +30,6 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 import consilience as cs
-from consilience.clustering.spectral import N_INIT
 from consilience.data import Data
 from consilience.modularity import (
     BlockMask,
@@ -166,7 +165,7 @@ def separate_clusters(matrix: np.ndarray, n_clusters: int, random_state: int = 0
     """
     weights = np.abs(matrix)
     left, _, right = np.linalg.svd(weights / np.sqrt(weights.sum(1)[:, None] * weights.sum(0)), full_matrices=False)
-    means = KMeans(n_clusters, n_init=N_INIT, random_state=random_state)
+    means = KMeans(n_clusters, n_init=10, random_state=random_state)
     return means.fit_predict(left[:, :n_clusters]), means.fit_predict(right[:n_clusters].T)
 
 

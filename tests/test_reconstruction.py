@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import inputs, random_population
-from consilience.assembly import assemble, elastic, load_elastic
+from consilience.assembly import Assembler, assemble, elastic, load_elastic
 from consilience.assembly.choice import forward_selection, reconstruct, unexplained
 from consilience.assembly.distillation import second_order
 from consilience.assembly.pooling import class_share, pooled
@@ -270,7 +270,9 @@ def test_a_damaged_elastic_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"widths": ()}, r"widths must be a sequence such as \(\"1x\", \"2x\"\), got \(\)"),
+        ({"widths": ()}, r"widths must be a sequence of one width or more, such as \(\"1x\", \"2x\"\)"),
+        ({"widths": 1.5}, "widths must be a sequence"),
+        ({"widths": None}, "widths must be a sequence"),
         ({"widths": ("full",)}, "widths must be ints or multiples such as \"2x\", got 'full'"),
         ({"widths": (99,)}, "width of layer .* must be an int from 1 to .*, got 99"),
         ({"widths": "2x"}, "widths must be a sequence"),
@@ -285,7 +287,21 @@ def test_an_elastic_of_bad_input_is_refused(arguments: dict, message: str) -> No
     with pytest.raises(InputError, match=message):
         elastic(census, **arguments)
     with pytest.raises(InputError, match="width must be one of '1x', got '3x'"):
-        elastic(census, ("1x",)).at_width("3x")
+        elastic(census, (width for width in ("1x",))).at_width("3x")
+
+
+def test_an_assembler_is_of_one_fit_of_a_census() -> None:
+    census = Census(n_resamples=0).fit(random_population([[5, 4], [4, 4]]), X)
+    assembler = Assembler(census)
+    assembler.assemble("1x")
+    census.fit(random_population([[5, 4], [4, 4]], seed=7), X)
+    for build in (assembler.assemble, assembler.elastic):
+        with pytest.raises(InputError, match="got one fitted again\n  cure: make a new Assembler"):
+            build()
+    with pytest.raises(InputError, match=r"census must be a consilience.Census, got str"):
+        Assembler("census")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="census must be fitted, got one that is not"):
+        Assembler(Census())
 
 
 class _Own(nn.Module):

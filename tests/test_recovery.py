@@ -388,6 +388,9 @@ def test_bad_input() -> None:
         ({"max_angle": 4.0}, "max_angle must be a number in"),
         ({"rule": "other"}, "rule must be one of 'plateau', 'published', got 'other'"),
         ({"activation": "swish"}, "activation must be a function or one of .*, got 'swish'"),
+        ({"activation": np.array(["tanh", "relu"])}, "activation must be a function or one of"),
+        ({"n_units": np.array([2, 3])}, r"n_units must be one int >= 1 or one for each layer, got array"),
+        ({"rule": []}, r"rule must be one of 'plateau', 'published', got \[\]"),
     ):
         with pytest.raises(InputError, match=message):
             recovered(x, y, **options)

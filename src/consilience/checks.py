@@ -36,7 +36,7 @@ def _is_a(value: object, kind: type) -> bool:
 
 def check_choice(argument: str, value: object, allowed: Collection[str]) -> None:
     """Raise unless the value is one of the names allowed."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise InputError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 

@@ -7,7 +7,7 @@ layers, and so does an elastic assembly.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from consilience.assembly.elastic import ELASTIC_CORRECTIONS, Elastic, share_inp
 from consilience.assembly.norms import check_foldable, without_norms
 from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.assembly.widths import Selection, resolve, select
-from consilience.census.census import Census
+from consilience.census.census import Census, check_fitted
 from consilience.checks import Width, check_choice
 from consilience.errors import InputError
 from consilience.population.checks import check_inputs
@@ -44,12 +44,13 @@ class Assembler:
     """
 
     def __init__(self, census: Census, *, calibration: Tensor | None = None, pooling: str = "mean") -> None:
-        census.check_fitted()
+        check_fitted(census)
         self.has_data = calibration is not None or census.calibration_ is not None
         check_pooling(pooling, self.has_data)
         if calibration is not None:
             check_inputs(census.population_, calibration, "calibration")
         self.census, self.calibration, self.pooling = census, calibration, pooling
+        self._fitted = census.layers_
         self._choices: dict[Hashable, Choice] = {}
         self._layers: dict[Hashable, TracedNetwork] = {}
 
@@ -92,6 +93,7 @@ class Assembler:
         ------
         InputError : also if there are fewer clusters than units, or calibration data is missing.
         """
+        self._check_current()
         check_correction(correction, self.has_data)
         if choice is not None:
             check_choice("choice", choice, CHOICES)
@@ -127,9 +129,11 @@ class Assembler:
         widths : ints or multiples such as "2x".
         correction : "least-squares" or "second-order".
         """
+        self._check_current()
         check_correction(correction, self.has_data, allowed=ELASTIC_CORRECTIONS)
-        if isinstance(widths, str | int) or not len(widths):
-            raise InputError(f'widths must be a sequence such as ("1x", "2x"), got {widths!r}')
+        widths = tuple(widths) if isinstance(widths, Iterable) and not isinstance(widths, str) else ()
+        if not widths:
+            raise InputError('widths must be a sequence of one width or more, such as ("1x", "2x")')
         sizes: dict[str, dict[str, int]] = {}
         for width in widths:
             numbers = resolve(self.census, width)
@@ -153,6 +157,10 @@ class Assembler:
                 key, chosen = (key, *sizes[width].items()), chosen.prefix(sizes[width])
             networks[width] = self.builder.finish(self._built(key, chosen, correction), correction)
         return share_inputs(networks, self.census.population_.architecture, self.responses.x)
+
+    def _check_current(self) -> None:
+        if self.census.layers_ is not self._fitted:
+            raise InputError("census must be as it was, got one fitted again", cure="make a new Assembler")
 
     def _chosen(self, numbers: Mapping[str, int]) -> Choice:
         key = tuple(numbers.items())

@@ -33,6 +33,14 @@ GROUNDINGS = ("weights", "activations")
 ClusterStep = Callable[[LayerUnits, int | None], tuple[Clustering, Clusters]]
 
 
+def check_fitted(census: object) -> None:
+    """Raise unless the argument is a fitted census."""
+    if not isinstance(census, Census):
+        raise InputError(f"census must be a consilience.Census, got {type(census).__name__}")
+    if not hasattr(census, "layers_"):
+        raise InputError("census must be fitted, got one that is not", cure="call fit first")
+
+
 class Census:
     """Cluster the units of a population, layer by layer.
 
@@ -90,18 +98,13 @@ class Census:
     @property
     def responses_(self) -> Responses:
         """Responses of the members, in canonical form, to the calibration inputs; computed once, never saved."""
-        self.check_fitted()
+        check_fitted(self)
         return self._signals()
 
     @property
     def networks_(self) -> tuple[TracedNetwork, ...]:
         """The members in canonical form."""
         return self.responses_.networks
-
-    def check_fitted(self) -> None:
-        """Raise unless the census is fitted."""
-        if not hasattr(self, "layers_"):
-            raise InputError("census must be fitted, got one that is not", cure="call fit first")
 
     def fit(self, population: Population, x: Tensor | None = None) -> Census:
         """Take the census of a population.

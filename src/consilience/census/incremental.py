@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from consilience.census.census import Census
+from consilience.census.census import Census, check_fitted
 from consilience.census.growth import LINKAGES, grow
 from consilience.census.layer_units import LayerUnits
 from consilience.clustering.clusterers import Clustering
@@ -63,7 +63,7 @@ def extend_census(census: Census, modules: Sequence[nn.Module] | Population) -> 
     >>> extend_census(census, [twin, twin]).layers_["hidden.0"].size_
     array([3, 3, 3, 3, 3])
     """
-    census.check_fitted()
+    check_fitted(census)
     if census.clusterer not in LINKAGES:
         raise InputError(
             f"census must be hierarchical, its clusterer one of {', '.join(LINKAGES)}, got {census.clusterer}",

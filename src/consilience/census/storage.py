@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consilience.census.census import Census
+from consilience.census.census import Census, check_fitted
 from consilience.census.layer_census import LayerCensus
 from consilience.clustering.clusterers import Clustering
 from consilience.clustering.clusters import Clusters
@@ -44,7 +44,7 @@ def save_census(
     ------
     ArtefactError : if the directory holds anything but a census.
     """
-    census.check_fitted()
+    check_fitted(census)
     config = {
         **(extra_config or {}),
         "census": {name: getattr(census, name) for name in PARAMETERS},

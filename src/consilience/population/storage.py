@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from consilience.errors import ConsilienceError, InputError
+from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.member import Member, join_members
 from consilience.store import Artefact, read_artefact, write_artefact
 from consilience.store.config import versions
@@ -65,6 +65,8 @@ def write_population(
 def read_population(directory: str | os.PathLike[str], module: nn.Module | None = None) -> Contents:
     """Read a population; see `Population.load`."""
     artefact = read_artefact(directory, KIND)
+    if not artefact.config.get("members"):
+        raise ArtefactError(f"{artefact.directory} must hold at least one member, got none")
     x, config, metrics = artefact.tensors["example_input"], artefact.config, artefact.directory / METRICS
     given = None if module is None else (module, find_layers(module, x))
     proved = config.get("proved", {})

@@ -20,6 +20,7 @@ from consilience.checks import (
     check_number,
     check_positive,
     check_rows,
+    is_count,
     is_number,
 )
 from consilience.errors import InputError, TrainingError
@@ -181,11 +182,9 @@ class ExpandAndCluster:
         )
 
     def _check(self) -> None:
-        sizes = self.n_units if isinstance(self.n_units, Sequence) else [self.n_units or 1]
-        if self.n_units == 0 or not sizes:
+        sizes = self.n_units if isinstance(self.n_units, Sequence) else [1 if self.n_units is None else self.n_units]
+        if not sizes or not all(map(is_count, sizes)):
             raise InputError(f"n_units must be one int >= 1 or one for each layer, got {self.n_units!r}")
-        for size in sizes:
-            check_count("n_units", size)
         check_count("n_layers", self.n_layers)
         check_count("max_iterations", self.max_iterations)
         check_count("n_students", self.n_students, least=2)
@@ -195,9 +194,10 @@ class ExpandAndCluster:
         check_choice("rule", self.rule, RULES)
         check_number("noise", self.noise, 0, below=0.7)  # half of the outputs' variance
         check_positive("tolerance", self.tolerance)
-        if self.expansion != "auto" and not (is_number(self.expansion) and self.expansion >= 1):
+        if not _is_auto(self.expansion) and not (is_number(self.expansion) and self.expansion >= 1):
             raise InputError(f'expansion must be a number >= 1 or "auto", got {self.expansion!r}')
-        if not callable(self.activation) and self.activation not in (*ACTIVATIONS, "auto"):
+        named = isinstance(self.activation, str) and self.activation in (*ACTIVATIONS, "auto")
+        if not callable(self.activation) and not named:
             names = ", ".join(map(repr, (*ACTIVATIONS, "auto")))
             raise InputError(f"activation must be a function or one of {names}, got {self.activation!r}")
 
@@ -206,7 +206,9 @@ class ExpandAndCluster:
         function = self.activation if callable(self.activation) else ACTIVATIONS.get(self.activation, torch.tanh)
         same = ("n_students", "coverage", "max_angle", "rule", "tolerance", "max_iterations", "random_state")
         settings = Settings(function, noise=self.noise**2, **{name: getattr(self, name) for name in same})
-        sizes = (self.n_units,) * self.n_layers if isinstance(self.n_units, int) else self.n_units
+        sizes = self.n_units
+        if sizes is not None and not isinstance(sizes, Sequence):
+            sizes = (int(sizes),) * self.n_layers
         trials: tuple[Trial, ...] = ()
         if self.activation == "auto":
             trials = best_activation(x, y, sizes, self.n_layers, settings)
@@ -223,6 +225,10 @@ class ExpandAndCluster:
         model = MLP(d, student.widths, o, activation=self.activation_).double()
         model.load_state_dict({**model.state_dict(), **student.state_dict()})
         return model.eval()
+
+
+def _is_auto(value: object) -> bool:
+    return isinstance(value, str) and value == "auto"
 
 
 def check_samples(X: ArrayLike, Y: ArrayLike | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
