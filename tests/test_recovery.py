@@ -374,7 +374,7 @@ def test_bad_input() -> None:
     for options, message in (
         ({"n_units": 0}, "n_units must be one int >= 1"),
         ({"n_units": []}, "n_units must be one int >= 1"),
-        ({"n_units": 2.0}, "n_units must be an int >= 1, got 2.0"),
+        ({"n_units": 2.0}, "n_units must be one int >= 1 or one for each layer, got 2.0"),
         ({"n_students": 1}, "n_students must be an int >= 2, got 1"),
         ({"noise": float("nan")}, r"noise must be a number in \[0, 0.7\), got nan"),
         ({"noise": 0.8}, r"noise must be a number in \[0, 0.7\), got 0.8"),
