@@ -138,6 +138,7 @@ def obtain_convolutional(
                 module.load_state_dict(state)
         return cs.Population.from_modules(
             [module.cpu() for module in modules], data.train.x[:N_EXAMPLES], metrics=trained.metrics,
+            task="classification",
             provenance={"random_state": seed, "training": [asdict(training) for training in stages]},
         )  # fmt: skip
 

@@ -15,8 +15,21 @@ SOURCE = ROOT / "src" / "consilience"
 
 # Floors of docs/design.md: a file may import from rooms before its own, and from its own.
 ORDER = [
-    *("errors", "names", "checks", "seeds", "ties", "data", "nets", "units", "signals", "bases", "clustering"),
-    *("store", "evaluation", "population", "training", "census", "assembly", "baselines", "recovery"),
+    *(
+        "errors",
+        "names",
+        "checks",
+        "seeds",
+        "ties",
+        "agreement",
+        "data",
+        "nets",
+        "units",
+        "signals",
+        "bases",
+        "clustering",
+    ),
+    *("store", "population", "evaluation", "training", "census", "assembly", "baselines", "recovery"),
     *("modularity", "comparison", "report", "studies", "cli"),
 ]
 MODULES = {

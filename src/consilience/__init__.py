@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from consilience.comparison import ModelComparison
     from consilience.data import Data, Dataset, load_data
     from consilience.errors import ConsilienceError
-    from consilience.evaluation import Score, evaluate
+    from consilience.evaluation import Closeness, Score, evaluate
     from consilience.modularity import Clusterability, CrossClusterLoss, EigenvalueLoss, Penalty
     from consilience.nets import MLP, ConvNet, ResNet
     from consilience.population import Population, imagine_inputs
@@ -40,6 +40,7 @@ __all__ = [
     "Assembler",
     "Callback",
     "Census",
+    "Closeness",
     "Clusterability",
     "ConsilienceError",
     "ConvNet",
@@ -79,7 +80,7 @@ _ROOMS = {
     "nets": ("MLP", "ConvNet", "ResNet"),
     "units.follow": ("find_layers",),
     "store": ("load_network", "save_network"),
-    "evaluation": ("Score", "evaluate"),
+    "evaluation": ("Closeness", "Score", "evaluate"),
     "population": ("Population", "imagine_inputs"),
     "training": ("Callback", "Training", "train_population"),
     "census": ("Census", "extend_census", "load_census", "save_census"),

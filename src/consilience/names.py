@@ -10,6 +10,7 @@ from typing import Literal
 Net = Literal["mlp", "convnet", "resnet"]
 Activation = Literal["relu", "leaky_relu", "tanh", "erf", "sigmoid", "softplus", "gelu", "silu", "elu", "identity"]
 Optimizer = Literal["adam", "sgd"]
+Task = Literal["classification", "regression"]
 Shuffle = Literal["independent", "shared"]
 Subset = Literal["full", "bootstrap", "disjoint", "dirichlet"]
 

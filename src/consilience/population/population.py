@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from consilience.agreement import check_task
 from consilience.checks import check_count, check_finite
 from consilience.errors import InputError
 from consilience.population.checkpoints import import_checkpoints
@@ -32,6 +33,7 @@ class Population:
     failed : members that training gave up on: index at training → why. They are not in ``members``.
     provenance : how the population came about; goes into its ``config.json``.
     metrics : one record per epoch and member, as `train_population` leaves them.
+    task : "classification" or "regression", what the members were trained for; None if unknown.
     snapshots : epoch of training (from 1, ascending) → the members as they were after it, in the same order, as a
         population without snapshots.
     """
@@ -41,7 +43,11 @@ class Population:
     failed: Mapping[int, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
+    task: str | None = None
     snapshots: Mapping[int, Population] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], example_input: Tensor, **details: Any) -> Population:
@@ -53,7 +59,8 @@ class Population:
         ----------
         modules : at least one module; one input tensor, one output tensor.
         example_input : (n, ...) inputs of the right shape, n ≥ 1.
-        **details : further attributes of the population.
+        **details : further attributes of the population, such as ``task="classification"``, by which outputs are
+            compared.
 
         Raises
         ------
@@ -162,6 +169,7 @@ class Population:
         example_input: Tensor,
         *,
         strict: bool = False,
+        task: str | None = None,
     ) -> Population:
         """Build a population from a folder of checkpoints, one member each, in the order of their names.
 
@@ -172,6 +180,7 @@ class Population:
             one; or where to import one of these from, as in ``"package.module:Class"``, the current directory first.
         example_input : (n, ...) inputs, n ≥ 1, to whose type checkpoints of other floating types are converted.
         strict : raise at the first checkpoint that cannot be used, instead of skipping it.
+        task : "classification" or "regression", if it is known.
 
         Returns
         -------
@@ -197,8 +206,9 @@ class Population:
         >>> population.provenance["imported"]
         {'a.pt': {'member': 0}, 'b.pt': {'member': 1, 'found_under': 'model'}}
         """
+        check_task(task)
         members, provenance = import_checkpoints(directory, module, example_input, strict=strict)
-        return cls(members, example_input, provenance=provenance)
+        return cls(members, example_input, provenance=provenance, task=task)
 
     def __len__(self) -> int:
         return len(self.members)

@@ -37,6 +37,7 @@ class Contents:
     failed: Mapping[int, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
+    task: str | None = None
     snapshots: Mapping[int, Sequence[Member]] = field(default_factory=dict)
 
 
@@ -52,6 +53,7 @@ def write_population(
         "members": [describe_network(member.module) for member in contents.members],
         "failed": {str(k): why for k, why in contents.failed.items()},
         "provenance": contents.provenance,
+        "task": contents.task,
         "proved": {**versions(), **proofs},
     }
     tensors: dict[str, Any] = {"example_input": contents.example_input, "members": member_tensors(contents.members)}
@@ -82,12 +84,14 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
     except ConsilienceError as error:
         error.add_note(f"in the population {artefact.directory}")
         raise
+    records = tuple(json.loads(line) for line in metrics.read_text().splitlines()) if metrics.exists() else ()
     return Contents(
         members=first,
         example_input=x,
         failed={int(k): why for k, why in config["failed"].items()},
         provenance=config["provenance"],
-        metrics=tuple(json.loads(line) for line in metrics.read_text().splitlines()) if metrics.exists() else (),
+        metrics=records,
+        task=config["task"] if "task" in config else _task_of(records),
         snapshots=snapshots,
     )
 
@@ -95,6 +99,13 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
 def member_tensors(members: Iterable[Member]) -> dict[str, dict[str, Any]]:
     """Return the members' tensors by number and name."""
     return {str(k): dict(member.module.state_dict()) for k, member in enumerate(members)}
+
+
+def _task_of(metrics: Sequence[Mapping[str, Any]]) -> str | None:
+    """The task of members that an older version trained: accuracies were recorded for labels alone."""
+    if not metrics:
+        return None
+    return "classification" if "accuracy" in metrics[0] else "regression"
 
 
 def _modules(

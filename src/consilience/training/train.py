@@ -90,7 +90,8 @@ def train_population(
     provenance = {"n_trained": n_members, "random_state": random_state, "training": asdict(training)}
     if callbacks:
         provenance["callbacks"] = [repr(c) if has_full_repr(c) else type(c).__qualname__ for c in callbacks]
-    details = {"failed": trained.failed, "metrics": trained.metrics, "provenance": provenance}
+    task = "regression" if train.y.is_floating_point() else "classification"
+    details = {"failed": trained.failed, "metrics": trained.metrics, "provenance": provenance, "task": task}
     population = Population.from_modules(settled(trained.states), examples, **details)
     for epoch, states in trained.snapshots.items():
         population = population.with_snapshot(epoch, settled(states))

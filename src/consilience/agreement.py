@@ -1,0 +1,86 @@
+"""How near outputs are to reference outputs, those of an ensemble: as a number that does not depend on their units.
+
+For classes and tokens, the error of a row is ``KL(softmax t ‖ softmax y)`` in nats, with reference outputs t and
+outputs y; a constant added to a row of either changes nothing. For numbers it is the mean over outputs of
+``(y − t)² / Var t``, the share of the reference's variance, as in 1 − R². Where the task is unknown, outputs count as
+numbers.
+
+Axis legend: ``n`` samples, ``o`` outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from consilience.checks import check_choice
+from consilience.errors import InputError
+from consilience.names import Task
+from consilience.ties import first_largest
+
+CONSTANT = 1e-10  # of the mean square: a variance below it is rounding of single precision
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near outputs are to reference outputs.
+
+    Attributes
+    ----------
+    error : mean over samples; in nats for classes, else as a share of the reference's variance.
+    top1 : share of samples whose largest output is the same; None for a regression, or of a single output.
+    """
+
+    error: float
+    top1: float | None
+
+
+def agreement(outputs: Tensor, reference: Tensor, task: str | None = None) -> Agreement:
+    """Return the agreement of outputs (n, o) with reference outputs (n, o), n ≥ 1.
+
+    >>> agreement(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([[0.0, 2.0], [1.0, 3.0]]), "classification").top1
+    0.5
+    """
+    check_task(task)
+    if outputs.shape != reference.shape or outputs.dim() != 2 or not len(outputs):
+        got = f"{tuple(outputs.shape)} and {tuple(reference.shape)}"
+        raise InputError(f"outputs and reference must have the same shape (n, o) with n >= 1, got {got}")
+    outputs, reference = outputs.double(), reference.double()
+    error = float(row_errors(outputs, reference, task, spread_of(reference)).mean())
+    if task == "regression" or outputs.shape[1] == 1:
+        return Agreement(error, None)
+    return Agreement(error, float((first_largest(outputs) == first_largest(reference)).double().mean()))
+
+
+def row_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Tensor) -> Tensor:
+    """Return the error (n,) of each row of outputs (n, o); ``spread`` (o,) is `spread_of` the reference, of any rows.
+
+    It is differentiable. For classes the spread is not used.
+    """
+    if task == "classification":
+        logs = outputs.log_softmax(-1), reference.log_softmax(-1)
+        return functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(-1)
+    return ((outputs - reference) / spread).square().mean(-1)
+
+
+def spread_of(reference: Tensor) -> Tensor:
+    """Return the standard deviation (o,) of each reference output, by which squared errors are divided.
+
+    An output that is constant counts by its magnitude, and one that is zero by the largest spread of the others.
+    """
+    exact = reference.double()
+    square = exact.square().mean(0)
+    variance = (exact - exact.mean(0)).square().mean(0)
+    variance = torch.where(variance > CONSTANT * square, variance, square)
+    largest = float(variance.max())
+    return torch.where(variance > 0, variance, largest or 1.0).sqrt().to(reference.dtype)
+
+
+def check_task(task: str | None) -> None:
+    """Raise unless the task is known by name, or None."""
+    if task is not None:
+        check_choice("task", task, get_args(Task))
