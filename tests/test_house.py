@@ -17,6 +17,7 @@ SOURCE = ROOT / "src" / "consilience"
 ORDER = [
     *(
         "errors",
+        "schema",
         "names",
         "checks",
         "seeds",

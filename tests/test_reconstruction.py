@@ -256,14 +256,19 @@ def test_a_damaged_elastic_is_refused(tmp_path: Path) -> None:
     tensors: dict[str, dict[str, Tensor]] = {"width-0": {}, "width-1": {}}
     for name, value in artefact.tensors.items():
         tensors[name.partition("/")[0]][name.partition("/")[2]] = value
-    for changed in ({"widths": ["1x"]}, {"shared": {"hidden.7.weight": 0}}, {"nets": 3}):
+    for changed, message in (
+        ({"widths": ["1x"]}, "nets in .* must be one for each of widths, got 2"),
+        ({"shared": {"hidden.7.weight": 0}}, "shared in .* must name parameters, got 'hidden.7.weight'"),
+        ({"shared": {"hidden.0.weight": 7}}, "width 1x in .* must hold the parameters of a MLP"),
+        ({"nets": 3}, "nets in .* must be a list, got 3"),
+    ):
         write_artefact(tmp_path / "bad", "elastic", {**config, **changed}, tensors)
-        with pytest.raises(ArtefactError, match="must describe an elastic network"):
+        with pytest.raises(ArtefactError, match=message):
             load_elastic(tmp_path / "bad")
     missing = {name: value for name, value in tensors["width-0"].items() if name != "readout.bias"}
     for part in (missing, {**missing, "readout.bias": torch.zeros(7)}):
         write_artefact(tmp_path / "bad", "elastic", config, {**tensors, "width-0": part})
-        with pytest.raises(ArtefactError, match="width 1x in .* must have parameters"):
+        with pytest.raises(ArtefactError, match="width 1x in .* must hold the parameters of a MLP"):
             load_elastic(tmp_path / "bad")
 
 

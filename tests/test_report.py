@@ -179,7 +179,12 @@ def test_results_that_cannot_be_read_are_refused(tmp_path: Path):
     damaged(tmp_path, "format version", "must be 1, got 0", format_version=0)
     damaged(tmp_path, "results.json is damaged", "format_version", "make it again", format_version=None)
     damaged(tmp_path, "results.json is damaged", "table", table=None)
-    damaged(tmp_path, "results.json is damaged", "accuracy", table=[{"method": "", "group": "", "test": {"n": 1}}])
+    damaged(
+        tmp_path,
+        "results.json is damaged",
+        "table[0].width must be there",
+        table=[{"method": "", "group": "", "test": {"n": 1}}],
+    )
     damaged(tmp_path, "results.json is damaged", "n_clusters", atlas=[{"image_size": [8, 8]}])
     layers = json.loads(experiment().to_json())["atlas"]
     picture = layers[0]["portraits"][0]["patches"][0]["picture"]

@@ -324,10 +324,25 @@ def test_a_shard_that_was_never_safetensors_is_refused(thing):
         read_artefact(thing, "thing")
 
 
-def test_extra_files_may_be_edited(tmp_path):
+@pytest.mark.parametrize("change", [lambda path: path.write_text("a better card"), Path.unlink])
+def test_every_listed_file_is_compared(tmp_path, change):
     path = write_artefact(tmp_path / "thing", "thing", {}, TENSORS, extra_files={"README.md": "card"})
-    (path / "README.md").write_text("a better card")
-    assert len(read_artefact(path, "thing").tensors) == 3
+    change(path / "README.md")
+    with refused(ArtefactError, "README.md must "):
+        read_artefact(path, "thing")
+
+
+@pytest.mark.parametrize("name", ["config.json", SHARD])
+def test_a_link_to_a_file_outside_is_not_followed(tmp_path, name):
+    path = write_artefact(tmp_path / "thing", "thing", {}, TENSORS)
+    (path / name).rename(tmp_path / "outside")
+    (path / name).symlink_to(tmp_path / "outside")
+    with refused(ArtefactError, f"{name} must lie in the artefact, got a link to ", "outside", "copy the file there"):
+        read_artefact(path, "thing")
+    (tmp_path / "linked").symlink_to(path)
+    (path / name).unlink()
+    (tmp_path / "outside").rename(path / name)
+    assert len(read_artefact(tmp_path / "linked", "thing").tensors) == 3
 
 
 # --- the destination --------------------------------------------------------------------------------------------------
@@ -719,7 +734,23 @@ def test_a_module_that_does_not_fit_is_told_how_and_left_alone(tmp_path, module,
         ({"type": "MLP"}, ("must describe a network, got ",)),
         (
             {"type": "MLP", "config": {"n_inputs": 6, "widths": [5], "n_outputs": 3}},
-            ("must hold the parameters of a MLP", "hidden.0.weight is (4, 6), not (5, 6)"),
+            ("config.json must describe a network, got ", "5 is the size of no tensor"),
+        ),
+        (
+            {"type": "MLP", "config": {"n_inputs": 10**9, "widths": [10**9], "n_outputs": 3}},
+            ("1000000000 is the size of no tensor",),
+        ),
+        (
+            {"type": "ResNet", "config": {"n_channels": 6, "widths": [4], "n_outputs": 3, "blocks_per_stage": 10**12}},
+            ("1000000000000 is the size of no tensor",),
+        ),
+        (
+            {"type": "MLP", "config": {"n_inputs": 6, "widths": [6], "n_outputs": 3}},
+            ("must hold the parameters of a MLP", "hidden.0.weight is (4, 6), not (6, 6)"),
+        ),
+        (
+            {"type": "MLP", "config": {"n_inputs": 6, "widths": [4], "n_outputs": 3, "bias": "no"}},
+            ("config.json must describe a network, got ", "config.bias must be bool, got 'no'"),
         ),
         (
             {"type": "MLP", "config": {"n_inputs": 6, "widths": [4, 4], "n_outputs": 3}},

@@ -11,7 +11,9 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +21,15 @@ from torch import Tensor, nn
 from consilience.assembly.norms import with_statistics
 from consilience.errors import ArtefactError, InputError
 from consilience.store import read_artefact, write_artefact
-from consilience.store.network import build_described, describe_network
+from consilience.store.config import CONFIG
+from consilience.store.network import build_described, build_network, describe_network, shapes_of
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.maps import Map
 from consilience.units.symmetry import rescale, symmetry_of
 
 ELASTIC_CORRECTIONS = ("least-squares", "second-order")  # those that leave what reads the inputs as it is
 KIND = "elastic"
+CURE = "build it again"
 
 
 class Elastic(nn.Module):
@@ -84,28 +88,34 @@ class Elastic(nn.Module):
 def load_elastic(directory: str | os.PathLike[str]) -> Elastic:
     """Read an artefact of `Elastic.save`."""
     artefact = read_artefact(directory, KIND)
-    try:
-        widths, shared, nets = (artefact.config[name] for name in ("widths", "shared", "nets"))
-        networks = {width: build_described(net) for width, net in zip(widths, nets, strict=True)}
-        widest = {name: p.shape for name, p in networks[widths[-1]].named_parameters()}
-        if not all(shape.numel() and dim < len(shape) for name, dim in shared.items() for shape in (widest[name],)):
-            raise ValueError("a shared parameter lacks its dimension")
-    except Exception as error:  # the config may hold anything
-        message = f"{artefact.directory} must describe an elastic network, got a config that fails with {error!r}"
-        raise ArtefactError(message, cure="build it again") from error
-    for i, (width, network) in enumerate(networks.items()):
-        prefix, left_out = f"width-{i}/", () if width == widths[-1] else shared
-        own = {name.removeprefix(prefix): t for name, t in artefact.tensors.items() if name.startswith(prefix)}
-        tensors = network.state_dict(keep_vars=True)
-        expected = {name: tuple(value.shape) for name, value in tensors.items() if name not in left_out}
-        got = {name: tuple(value.shape) for name, value in own.items()}
-        if got != expected:
-            message = f"width {width} in {artefact.directory} must have parameters {expected}, got {got}"
-            raise ArtefactError(message, cure="build it again")
-        for name, value in tensors.items():
-            value.data = own.get(name, value.data)
-        network.eval()
-    return Elastic(networks, shared)
+    entries, where, shapes = artefact.entries(_Entries), artefact.directory / CONFIG, shapes_of(artefact.tensors)
+    last = len(entries.nets) - 1
+    if not 0 <= last == len({*entries.widths}) - 1 == len(entries.widths) - 1:
+        raise ArtefactError(f"nets in {where} must be one for each of widths, got {last + 1}", cure=CURE)
+    widest, networks = artefact.part(f"width-{last}"), dict[str, nn.Module]()
+    for name in entries.shared:
+        if name not in widest:
+            raise ArtefactError(f"shared in {where} must name parameters, got {name!r}", cure=CURE)
+    for i, (width, net) in enumerate(zip(entries.widths, entries.nets, strict=True)):
+        tensors, place = artefact.part(f"width-{i}"), f"nets[{i}] in {where}"
+        for name, value in build_described(net, shapes, place).named_parameters() if i < last else ():
+            dim = entries.shared.get(name, -1)
+            wide = widest.get(name)
+            if wide is None or dim not in range(min(value.dim(), wide.dim())) or value.shape[dim] > wide.shape[dim]:
+                continue
+            tensors[name] = wide.narrow(dim, 0, value.shape[dim])
+        source = f"width {width} in {artefact.directory}"
+        networks[width] = build_network(net, tensors, place, source, shapes).eval()
+    return Elastic(networks, entries.shared)
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """What the config has beside its header."""
+
+    widths: tuple[str, ...]  # the narrowest first
+    shared: Mapping[str, int]
+    nets: tuple[Mapping[str, Any], ...]  # descriptions
 
 
 def share_inputs(networks: Mapping[str, nn.Module], architecture: Architecture, x: Tensor) -> Elastic:

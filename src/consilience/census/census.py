@@ -118,7 +118,7 @@ class Census:
         ------
         InputError : also if there are fewer units than clusters, or every unit of a layer is dead.
         """
-        self._check(population, x)
+        self.check(population, x)
         self.__dict__.pop("layers_", None)  # a fit that fails leaves an unfitted census
         self.set_members(population, x)
         self.take_layers(self._cluster, known_alive={})
@@ -195,7 +195,8 @@ class Census:
             shared = basis_activations(basis, activations, usable_symmetry(architecture, axis.layer))
         return express(basis, activations, shared, intercept=takes_offset(architecture, axis)).projections
 
-    def _check(self, population: Population, x: Tensor | None) -> None:
+    def check(self, population: Population, x: Tensor | None) -> None:
+        """Raise an `InputError` unless `fit` can take this census of this population."""
         check_choice("grounding", self.grounding, GROUNDINGS)
         check_choice("distance", self.distance, DISTANCES)
         check_choice("clusterer", self.clusterer, CLUSTERERS)

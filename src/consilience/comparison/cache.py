@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -88,19 +89,33 @@ def _write(
 
 
 def _read(cache: Path, key: str, ids: Ids) -> NDArray[np.float32]:
-    config = read_artefact(cache / key, KIND).config
-    if config["ids"] != list(ids):
+    layer = read_artefact(cache / key, KIND).entries(_Layer)
+    if layer.ids != tuple(ids):
         raise ArtefactError(f"{cache / key} must be of the samples given, got other ids", cure="delete it")
-    activations, start = np.empty((len(ids), config["n_features"]), dtype=np.float32), 0
-    for index in range(config["n_shards"]):
+    cure = f"delete {cache / key}*; the layer is then recorded again"
+    shards = []
+    for index in range(layer.n_shards):
         try:
-            rows = read_artefact(_shard(cache, key, index), ROWS).tensors["rows"].numpy()
-        except ArtefactError as error:
-            cure = f"delete {cache / key}*; the layer is then recorded again"
-            raise ArtefactError(f"recorded activations are missing or damaged: {error.message}", cure=cure) from error
-        activations[start : start + len(rows)] = rows
-        start += len(rows)
-    return activations
+            shards.append(read_artefact(_shard(cache, key, index), ROWS).tensors["rows"])
+        except (ArtefactError, KeyError) as error:
+            reason = error.message if isinstance(error, ArtefactError) else f"no {error}"
+            raise ArtefactError(f"recorded activations are missing or damaged: {reason}", cure=cure) from error
+    shapes = {tuple(rows.shape[1:]) for rows in shards} | {(layer.n_features,)}
+    if len(shapes) > 1 or sum(map(len, shards)) != len(ids) or any(rows.dtype != torch.float32 for rows in shards):
+        message = f"rows of {cache / key} must be float32 ({len(ids)}, {layer.n_features})"
+        raise ArtefactError(f"recorded activations are missing or damaged: {message}", cure=cure)
+    rows: NDArray[np.float32] = torch.cat(shards).numpy()
+    return rows
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What the config of a layer has beside its header, ``model`` and ``positions``."""
+
+    layer: str
+    ids: tuple[int | str, ...]
+    n_features: int
+    n_shards: int
 
 
 def _shard(cache: Path, key: str, index: int) -> Path:

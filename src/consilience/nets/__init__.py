@@ -11,16 +11,34 @@ from consilience.errors import InputError
 from consilience.nets.activations import ACTIVATIONS
 from consilience.nets.convnet import ConvNet, ConvNetConfig
 from consilience.nets.mlp import MLP, MLPConfig
+from consilience.nets.net import Net
 from consilience.nets.resnet import ResNet, ResNetConfig
 
-NETS: dict[str, type[nn.Module]] = {"MLP": MLP, "ConvNet": ConvNet, "ResNet": ResNet}
-__all__ = ["ACTIVATIONS", "MLP", "NETS", "ConvNet", "ConvNetConfig", "MLPConfig", "ResNet", "ResNetConfig", "build"]
+NETS: dict[str, type[Net]] = {"MLP": MLP, "ConvNet": ConvNet, "ResNet": ResNet}
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "NETS",
+    "ConvNet",
+    "ConvNetConfig",
+    "MLPConfig",
+    "ResNet",
+    "ResNetConfig",
+    "build",
+    "config_of",
+]
+
+
+def config_of(kind: str) -> type[Any]:
+    """Return the dataclass of the config of a class of networks; raise `InputError` if there is no such class."""
+    if kind not in NETS:
+        raise InputError(f"the class of a network must be one of {', '.join(NETS)}, got {kind!r}", cure="pass module=")
+    return NETS[kind].Config
 
 
 def build(kind: str, config: Mapping[str, Any]) -> nn.Module:
     """Return a new network of class ``NETS[kind]`` with the given config; raise `InputError` if it does not fit."""
-    if kind not in NETS:
-        raise InputError(f"the class of a network must be one of {', '.join(NETS)}, got {kind!r}", cure="pass module=")
+    config_of(kind)
     try:
         return NETS[kind](**config)
     except TypeError as error:

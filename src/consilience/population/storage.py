@@ -16,10 +16,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, ConsilienceError, InputError
+from consilience.names import Task
 from consilience.population.member import Member, join_members
+from consilience.schema import AGAIN
 from consilience.store import Artefact, read_artefact, write_artefact
-from consilience.store.config import versions
-from consilience.store.network import FOREIGN, build_described, describe_network
+from consilience.store.config import CONFIG, versions
+from consilience.store.network import build_network, describe_network, is_foreign
 from consilience.units.architecture import Architecture
 from consilience.units.follow import find_layers
 from consilience.units.resize import fill
@@ -67,11 +69,13 @@ def write_population(
 def read_population(directory: str | os.PathLike[str], module: nn.Module | None = None) -> Contents:
     """Read a population; see `Population.load`."""
     artefact = read_artefact(directory, KIND)
-    if not artefact.config.get("members"):
+    entries = artefact.entries(_Entries)
+    if not entries.members:
         raise ArtefactError(f"{artefact.directory} must hold at least one member, got none")
-    x, config, metrics = artefact.tensors["example_input"], artefact.config, artefact.directory / METRICS
+    x, proved = artefact.tensors.get("example_input"), entries.proved
+    if x is None or not x.dim() or not len(x):
+        raise ArtefactError(f"{artefact.directory} must hold example inputs (n, ...), got none", cure=AGAIN)
     given = None if module is None else (module, find_layers(module, x))
-    proved = config.get("proved", {})
     current = all(version not in ("unknown", "") and proved.get(k) == version for k, version in versions().items())
 
     def members(old: Sequence[Member], *names: object) -> tuple[Member, ...]:
@@ -80,20 +84,50 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
 
     try:
         first = members((), "members")
-        snapshots = {epoch: members(first, "snapshots", epoch) for epoch in config.get("snapshots", ())}
+        snapshots = {epoch: members(first, "snapshots", epoch) for epoch in entries.snapshots}
     except ConsilienceError as error:
         error.add_note(f"in the population {artefact.directory}")
         raise
-    records = tuple(json.loads(line) for line in metrics.read_text().splitlines()) if metrics.exists() else ()
+    records = _metrics(artefact)
     return Contents(
         members=first,
         example_input=x,
-        failed={int(k): why for k, why in config["failed"].items()},
-        provenance=config["provenance"],
+        failed={int(k): why for k, why in entries.failed.items()},
+        provenance=entries.provenance,
         metrics=records,
-        task=config["task"] if "task" in config else _task_of(records),
+        task=entries.task if "task" in artefact.config else _task_of(records),
         snapshots=snapshots,
     )
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """What the config has beside its header and the entries of whoever saved the population."""
+
+    members: tuple[Mapping[str, Any], ...]  # descriptions
+    failed: Mapping[str, str]  # by number in decimal digits
+    provenance: Mapping[str, Any]
+    proved: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)  # versions, and proofs by group
+    task: Task | None = None
+    snapshots: tuple[int, ...] = ()  # epochs
+
+    def __post_init__(self) -> None:
+        wrong = [k for k in self.failed if not (k.isascii() and k.isdecimal())]
+        if wrong:
+            raise ValueError(f"failed must have the numbers of members, got {wrong[0]!r}")
+
+
+def _metrics(artefact: Artefact) -> tuple[dict[str, Any], ...]:
+    if not artefact.has(METRICS):
+        return ()
+    path = artefact.directory / METRICS
+    try:
+        records = tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    except ValueError as error:
+        raise ArtefactError(f"{path} must have one JSON object in each line, got {error}", cure=AGAIN) from error
+    if not all(isinstance(record, dict) for record in records):
+        raise ArtefactError(f"{path} must have one JSON object in each line, got another value", cure=AGAIN)
+    return records
 
 
 def member_tensors(members: Iterable[Member]) -> dict[str, dict[str, Any]]:
@@ -112,14 +146,14 @@ def _modules(
     artefact: Artefact, names: tuple[object, ...], given: tuple[nn.Module, Architecture] | None
 ) -> list[nn.Module]:
     modules = []
-    for k, description in enumerate(artefact.config["members"]):
+    for k, net in enumerate(artefact.config["members"]):
+        place, source = f"members[{k}] in {artefact.directory / CONFIG}", f"member {k} of {artefact.directory}"
         state = artefact.part(*names, k)
-        if description["type"] != FOREIGN:
-            modules.append(build_described(description))
-            modules[-1].load_state_dict(state)
+        if not is_foreign(net):
+            modules.append(build_network(net, state, place, source))
         elif given is None:
             message = "module must be given for members that are not of consilience.nets, got none for "
-            raise InputError(f"{message}{description.get('class')}", cure="pass module=, a module of that class")
+            raise InputError(f"{message}{net.get('class')}", cure="pass module=, a module of that class")
         else:
-            modules.append(fill(*given, state, f"member {k} of {artefact.directory}"))
+            modules.append(fill(*given, state, source))
     return modules

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from consilience.errors import ArtefactError, ConsilienceError
 from consilience.evaluation import Score
 from consilience.report.portraits import LayerAtlas
+from consilience.schema import read_object
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
@@ -123,31 +124,12 @@ class Experiment:
             raw = json.loads(path.read_text())
             version = raw.pop("format_version")
             if version == FORMAT_VERSION:
-                return decode(cls, {**raw, "table": [*map(_with_role, raw["table"])]})  # type: ignore[no-any-return]
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
+                return read_object(cls, {**raw, "table": [*map(_with_role, raw["table"])]}, "results")
+        except (KeyError, AttributeError, TypeError, ValueError, ArtefactError) as error:
             reason = error.message if isinstance(error, ConsilienceError) else error
             raise ArtefactError(f"{path} is damaged: {reason}", cure="make it again") from error
         cure = "use the version of consilience that wrote it"
         raise ArtefactError(f"format version of {path} must be {FORMAT_VERSION}, got {version}", cure=cure)
-
-
-def decode(kind: Any, value: Any) -> Any:
-    """Return a value of a type from plain JSON data: dataclasses from mappings, tuples and lists from lists.
-
-    >>> decode(tuple[LearningPoint, ...], [{"step": 3, "test": {"accuracy": 1, "accuracy_se": 0, "loss": 0, "n": 9}}])
-    (LearningPoint(step=3, test=Score(accuracy=1, accuracy_se=0, loss=0, n=9)),)
-    """
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return kind(**{name: decode(hints[name], part) for name, part in value.items()})  # type: ignore[operator]
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (list, tuple):
-        return origin(decode(arguments[0], part) for part in value)
-    if origin is Mapping:
-        return {key: decode(arguments[1], part) for key, part in value.items()}
-    if arguments and type(None) in arguments:  # a dataclass or None
-        return None if value is None else decode(arguments[0], value)
-    return kind(value) if isinstance(kind, type) and issubclass(kind, StrEnum) else value
 
 
 def first(rows: Iterable[Row], role: Role) -> Row | None:

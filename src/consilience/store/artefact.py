@@ -1,7 +1,8 @@
 """An artefact is a directory: ``config.json`` (what it is, and how it was made) and ``*.safetensors`` (its numbers).
 
-- Never pickle. Nothing in a config is ever imported, and no file outside the directory is ever read.
-- Same content, same bytes. Every file is listed with its SHA-256, and what is read is what was written.
+- Never pickle. Nothing in a config is ever imported, and no file outside the directory is ever read, through links
+  neither.
+- Same content, same bytes. Every file is listed with its SHA-256, and all of them are compared before one is used.
 - How it gets to its place, complete or not at all: see `consilience.store.destination`.
 """
 
@@ -12,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,10 +21,12 @@ from torch import Tensor
 
 from consilience.checks import check_count
 from consilience.errors import ArtefactError, InputError
+from consilience.schema import AGAIN, read_entries
 from consilience.store.codec import Tensors, flatten, plain, shards_of, subset, unshared
-from consilience.store.config import AGAIN, CONFIG, HEADER, config_text, is_plain_name, read_config
+from consilience.store.config import CONFIG, HEADER, check_inside, config_text, is_plain_name, read_config
 from consilience.store.destination import UNFINISHED, check_destination, new_directory
 
+T = TypeVar("T")
 SHARD_BYTES = 2**30  # so that no part of a large population needs more than 1 GiB beside it to be written
 
 
@@ -41,6 +44,14 @@ class Artefact:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     directory: Path
+
+    def entries(self, kind: type[T]) -> T:
+        """Return what the config says as a dataclass, or raise an `ArtefactError`; see `consilience.schema`."""
+        return read_entries(kind, self.config, self.directory / CONFIG)
+
+    def has(self, name: str) -> bool:
+        """Return whether the artefact has a file of this name."""
+        return name in self.config["files"]
 
     def part(self, *names: object) -> dict[str, Tensor]:
         """Return the tensors inside ``names[0]/names[1]/…``, by the rest of their names."""
@@ -67,7 +78,7 @@ def write_artefact(
     tensors : tensors by name, or mappings of them to any depth; those that share memory are stored once for each name.
     shard_bytes : the size above which a new ``tensors-00001-of-00002.safetensors`` is begun; one tensor is never cut.
     single_file : name of the one file that takes all tensors, instead of shards.
-    extra_files : further files by name, e.g. a ``README.md``. Readers do not look at them.
+    extra_files : further files by name, e.g. a ``README.md``.
 
     Raises
     ------
@@ -90,33 +101,47 @@ def write_artefact(
             save_file(unshared(shard), new / name, metadata={"format": "pt"})
         for name, data in extra_files.items():
             (new / name).write_bytes(data.encode() if isinstance(data, str) else data)
-        files = {name: _digest(new / name) for name in (*shards, *extra_files)}
+        files = {name: digest_of_file(new / name) for name in (*shards, *extra_files)}
         (new / CONFIG).write_text(config_text(kind, files, body), encoding="utf-8")
     return Path(directory)
 
 
 def read_artefact(directory: str | os.PathLike[str], kind: str) -> Artefact:
-    """Read an artefact of this kind; raise an `ArtefactError` unless every byte of its tensors is as it was written."""
+    """Read an artefact of this kind; raise an `ArtefactError` unless every byte of its files is as it was written."""
     path = Path(directory)
     config = read_config(path, kind)
-    shards = {name: digest for name, digest in sorted(config["files"].items()) if name.endswith(".safetensors")}
-    tensors = {key: tensor for name in shards for key, tensor in _read_shard(path / name, shards[name]).items()}
+    check_files(path, config)
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(config["files"]):
+        if name.endswith(".safetensors"):
+            tensors |= _read_shard(path / name)
     return Artefact(config, dict(sorted(tensors.items())), path)
 
 
-def _read_shard(path: Path, digest: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ArtefactError(f"{path} must be a file of the artefact, got none", cure=AGAIN)
-    try:
-        actual = _digest(path)
+def check_files(directory: Path, config: Mapping[str, Any]) -> None:
+    """Raise unless every file that a config lists is there, in the directory itself, with its SHA-256."""
+    for name, digest in sorted(config["files"].items()):
+        path = directory / name
+        if not path.is_file():
+            raise ArtefactError(f"{path} must be a file of the artefact, got none", cure=AGAIN)
+        check_inside(path)
+        try:
+            actual = digest_of_file(path)
+        except OSError as error:
+            raise ArtefactError(f"{path} must be a file that can be read, got {error}", cure=AGAIN) from error
         if actual != digest:
             got = f"{path.stat().st_size} bytes of SHA-256 {actual}"
             raise ArtefactError(f"{path} must have SHA-256 {digest}, got {got}", cure=AGAIN)
-        return load_file(path)
+
+
+def _read_shard(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)  # which compares the shapes in the header with the size of the file
     except (SafetensorError, OSError) as error:
         raise ArtefactError(f"{path} must be a safetensors file, got {error}", cure=AGAIN) from error
 
 
-def _digest(path: Path) -> str:
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 
 - A header (`HEADER`) that is the same for every kind, and whatever the kind adds.
 - Keys are sorted and nothing holds a date, so the same content gives the same bytes.
-- What is read is checked: a listed file cannot lie outside the directory.
+- What is read is checked: a listed file cannot lie outside the directory, nor be a link to one that does.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from consilience.errors import ArtefactError
+from consilience.schema import AGAIN
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"
 HEADER = ("kind", "format_version", "versions", "files")
-AGAIN = "copy it again, or write it again"
 
 
 def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
@@ -33,7 +33,8 @@ def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> d
         raise ArtefactError(f"{path} must be the directory of an artefact, got no directory", cure=cure)
     file = path / CONFIG
     if not file.is_file():
-        raise ArtefactError(f"{path} must be an artefact with a {CONFIG}, got {listing(path)}")
+        raise ArtefactError(f"{path} must be an artefact with a {CONFIG}, got {listing(path)}", cure="check the path")
+    check_inside(file)
     try:
         config = json.loads(file.read_bytes())
     except (ValueError, OSError, RecursionError) as error:
@@ -41,16 +42,26 @@ def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> d
     if not isinstance(config, dict) or not {"kind", "format_version", "files"} <= config.keys():
         raise ArtefactError(f"{file} must be a config of consilience, with {', '.join(HEADER)}")
     version = config["format_version"]
-    if version != FORMAT_VERSION or not isinstance(version, int):
+    if type(version) is not int or version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         cure = "pip install --upgrade consilience" if newer else "write it again with this version of consilience"
         raise ArtefactError(f"{file} must have format version {FORMAT_VERSION}, got {version!r}", cure=cure)
     files = config["files"]
     if not isinstance(files, dict) or not all(is_plain_name(name) and isinstance(files[name], str) for name in files):
         raise ArtefactError(f"{file} must list files inside its directory, got {files}")
+    if not isinstance(config["kind"], str):
+        raise ArtefactError(f"kind in {file} must be str, got {config['kind']!r}", cure=AGAIN)
     if kind not in (None, config["kind"]):
         raise ArtefactError(f"{path} must be an artefact of kind {kind}, got {config['kind']}")
     return config
+
+
+def check_inside(file: Path) -> None:
+    """Raise if a file of an artefact is a link to a place outside its directory."""
+    if file.is_symlink() and file.resolve().parent != file.parent.resolve():
+        raise ArtefactError(
+            f"{file} must lie in the artefact, got a link to {file.resolve()}", cure="copy the file there"
+        )
 
 
 def config_text(kind: str, files: Mapping[str, str], body: Mapping[str, Any]) -> str:
@@ -72,7 +83,7 @@ def beside(path: Path, suffix: str) -> Path:
 
 def is_plain_name(name: str) -> bool:
     """Return whether it is the name of a file, not a path to one."""
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and len(name.encode(errors="replace")) < 256
 
 
 def versions() -> dict[str, str]:

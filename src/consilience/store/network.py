@@ -2,27 +2,32 @@
 
 A network of `consilience.nets` comes back from its directory alone, because its config says how to build it. Any other
 module is stored by its numbers only: a config that named a class to import would run whatever lies under that name.
+
+A network is built without memory first, and its shapes are compared with those of the tensors on disk, so that a config
+cannot ask for more memory than the file has.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from consilience.errors import ArtefactError, InputError
-from consilience.nets import build
-from consilience.store.artefact import Artefact, read_artefact, write_artefact
+from consilience.errors import ArtefactError, ConsilienceError, InputError
+from consilience.nets import build, config_of
+from consilience.schema import AGAIN, read_object
+from consilience.store.artefact import read_artefact, write_artefact
 from consilience.store.codec import plain
 from consilience.store.config import CONFIG
 
 KIND = "network"
 MODEL = "model.safetensors"
+MOST = 5  # differences in a message
 FOREIGN = "module"  # the type of a network that is not one of consilience.nets
 
 
@@ -47,7 +52,8 @@ def save_network(
     net = describe_network(module)
     tensors = module.state_dict()
     if net["type"] != FOREIGN:
-        differences = _differences(build_described(net).state_dict(), tensors)
+        built = build_described(plain(net, "net"), shapes_of(tensors), "net")
+        differences = _differences(shapes_of(built.state_dict()), shapes_of(tensors))
         if differences:
             raise InputError(f"the config of {net['type']} must describe its parameters, got {differences}")
     return write_artefact(directory, KIND, {**extra, "net": net}, tensors, single_file=MODEL)
@@ -71,17 +77,19 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
     ArtefactError : if the directory is no network or damaged, or does not fit the module, which is then unchanged.
     """
     artefact = read_artefact(directory, KIND)
-    built = module is None
+    source = artefact.directory / MODEL
     if module is None:
-        module = _build(artefact)
-    differences = _differences(module.state_dict(), artefact.tensors)
+        net, where = artefact.config.get("net"), artefact.directory / CONFIG
+        if is_foreign(net):
+            message = (
+                f"module must be given for a network that is not of consilience.nets, got none for {net.get('class')}"
+            )
+            raise InputError(message, cure="build such a module and call load_network(directory, module)")
+        return build_network(net, artefact.tensors, f"net in {where}", source).eval()
+    differences = _differences(shapes_of(module.state_dict()), shapes_of(artefact.tensors))
     if differences:
-        wanted = f"{artefact.directory / MODEL} must hold the parameters of a {type(module).__name__}"
+        wanted = f"{source} must hold the parameters of a {type(module).__name__}"
         raise ArtefactError(f"{wanted}, got {differences}", cure="pass a module like the one that was saved")
-    if built:
-        for name, value in module.state_dict(keep_vars=True).items():
-            value.data = value.data.to(artefact.tensors[name].dtype)
-        module.eval()
     module.load_state_dict(artefact.tensors)
     return module
 
@@ -95,29 +103,79 @@ def describe_network(module: nn.Module) -> dict[str, Any]:
     return {"type": FOREIGN, "class": f"{type(module).__module__}:{type(module).__qualname__}"}
 
 
-def build_described(net: Mapping[str, Any]) -> nn.Module:
-    """Return a new network of ``consilience.nets`` from what `describe_network` says of it."""
-    with torch.random.fork_rng(devices=[]):  # initial values are thrown away, and must not cost random numbers
-        return build(net["type"], net["config"])
+def is_foreign(net: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether a description in a config is of a module that is not one of ``consilience.nets``."""
+    return isinstance(net, Mapping) and net.get("type") == FOREIGN
 
 
-def _build(artefact: Artefact) -> nn.Module:
-    where = artefact.directory / CONFIG
-    net = artefact.config.get("net")
-    if not isinstance(net, dict) or "type" not in net:
-        raise ArtefactError(f"net in {where} must have the type of the network, got {net}")
-    if net["type"] == FOREIGN:
-        message = f"module must be given for a network that is not of consilience.nets, got none for {net.get('class')}"
-        raise InputError(message, cure="build such a module and call load_network(directory, module)")
+def build_network(
+    net: Any,
+    tensors: Mapping[str, Tensor],
+    place: str,
+    source: object,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> nn.Module:
+    """Return the network of ``consilience.nets`` that a description is of, with the values and types of these tensors.
+
+    ``place`` is where the description is, and ``source`` where the tensors are, for errors; ``shapes`` are those of all
+    tensors on disk, if there are others.
+    """
+    module = build_described(net, shapes or shapes_of(tensors), place)
+    differences = _differences(shapes_of(module.state_dict()), shapes_of(tensors))
+    if differences:
+        message = f"{source} must hold the parameters of a {type(module).__name__} as its config describes it"
+        raise ArtefactError(f"{message}, got {differences}", cure=AGAIN)
+    for name, value in module.state_dict().items():
+        if tensors[name].is_floating_point() != value.is_floating_point():
+            raise ArtefactError(f"{name} in {source} must be {value.dtype}, got {tensors[name].dtype}", cure=AGAIN)
+    module.load_state_dict({name: value.clone() for name, value in tensors.items()}, assign=True)
+    return module
+
+
+def build_described(net: Any, shapes: Mapping[str, tuple[int, ...]], place: str) -> nn.Module:
+    """Return the network, without memory (on the meta device), that a description in a config is of.
+
+    Raise an `ArtefactError` unless it describes one, whose sizes are among those of tensors of these shapes.
+    """
+    if not isinstance(net, Mapping) or not isinstance(net.get("type"), str):
+        raise ArtefactError(f"{place} must have the type of the network, got {net}", cure=AGAIN)
     try:
-        return build_described(net)
+        config = net["config"]
+        sizes = {size for shape in shapes.values() for size in shape}
+        wrong = [n for n in _ints(config) if n not in sizes and n > len(shapes)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is the size of no tensor")
+        with torch.device("meta"):
+            return build(net["type"], vars(read_object(config_of(net["type"]), config, "config")))
     except Exception as error:  # the config may hold anything, and any of it may be refused at any depth
-        message = f"net in {where} must describe a network, got {net}: {error}"
+        reason = error.message if isinstance(error, ConsilienceError) else error
+        message = f"{place} must describe a network, got {net}: {reason}"
         raise ArtefactError(message, cure="pass module=") from error
 
 
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    missing = [f"{name} is missing" for name in expected if name not in found]
-    extra = [f"{name} is not expected" for name in found if name not in expected]
-    shapes = [(name, tuple(found[name].shape), tuple(value.shape)) for name, value in expected.items() if name in found]
-    return "; ".join(missing + extra + [f"{name} is {a}, not {b}" for name, a, b in shapes if a != b])
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor."""
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _ints(value: Any) -> Iterator[int]:
+    """Yield the numbers of a config, which are sizes, and the lengths of its lists, which are numbers of layers."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    elif isinstance(value, list):
+        yield len(value)
+    if isinstance(value, list):
+        for part in value:
+            yield from _ints(part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield int(value)
+
+
+def _differences(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> str:
+    missing = [f"{name} is missing" for name in expected if name not in got]
+    extra = [f"{name} is not expected" for name in got if name not in expected]
+    shapes = [
+        f"{name} is {got[name]}, not {shape}" for name, shape in expected.items() if got.get(name, shape) != shape
+    ]
+    problems = missing + extra + shapes
+    return "; ".join(problems[:MOST] + [f"{len(problems) - MOST} more"] * (len(problems) > MOST))
