@@ -185,7 +185,7 @@ def test_results_that_cannot_be_read_are_refused(tmp_path: Path):
         "table[0].width must be there",
         table=[{"method": "", "group": "", "test": {"n": 1}}],
     )
-    damaged(tmp_path, "results.json is damaged", "n_clusters", atlas=[{"image_size": [8, 8]}])
+    damaged(tmp_path, "results.json is damaged", "atlas[0].name must be there", atlas=[{"image_size": [8, 8]}])
     layers = json.loads(experiment().to_json())["atlas"]
     picture = layers[0]["portraits"][0]["patches"][0]["picture"]
     picture["pixels"] = picture["pixels"][:4]
