@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from harness import Part, arguments, met, run, table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -44,6 +45,9 @@ PARAMETERS: dict[str, tuple[str, dict[str, float]]] = {
 USUAL = {"γ": "0.8", "β": "π/12", "ρ": "4", "N": "20"}
 DEEP = (("tanh", 10), ("gelu", 3), ("relu", 3))
 SIZES_OF_TREES = (5_000, 10_000, 20_000)
+AUDIT, AUDITED = (((6, 5, 3), 600), ((10, 5, 3), 300)), 10  # sizes and inputs, and seeds of each
+AUDITS, DRAWN = "audit, N = 20", "drawn, N = 10"
+HARD_UNITS, HARD_INPUTS = (3, 4, 5), (300, 450, 600)
 Result = Row | Race | Sweep
 
 
@@ -72,6 +76,18 @@ def deep(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
     for seed in range(first, first + 2):
         options = {"expansion": 2, "n_students": 6}
         yield Problem("deep", "ρ = 2, N = 6", "tanh", (4, 5, 5, 5, 3), seed, options=options)
+
+
+def hard(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
+    """The problems of an audit at the defaults, and problems whose sizes and offsets are drawn anew for each seed."""
+    for sizes, n_inputs in AUDIT:
+        for seed in range(seeds[0], seeds[0] + (1 if options.quick else AUDITED)):
+            yield Problem("hard", AUDITS, "relu", sizes, seed, n_inputs, offset=2.2)
+    for seed in range(seeds[0], seeds[0] + (2 if options.quick else options.hard)):
+        drawn = np.random.default_rng(seed)
+        sizes = (int(drawn.integers(4, 11)), int(drawn.choice(HARD_UNITS)), 3)
+        offset, n_inputs = int(drawn.integers(15, 26)) / 10, int(drawn.choice(HARD_INPUTS))
+        yield Problem("hard", DRAWN, "relu", sizes, seed, n_inputs, options={"n_students": 10}, offset=offset)
 
 
 def noise(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
@@ -110,10 +126,11 @@ def speed(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
             yield Problem("speed", "", activation, (6, 4, 3), seed)
 
 
-PROBLEMS = {each.__name__: each for each in (shallow, deep, noise, inputs, parameters, digits, speed)}
+PROBLEMS = {each.__name__: each for each in (shallow, deep, hard, noise, inputs, parameters, digits, speed)}
 TITLES = {
     "shallow": "Teachers of one hidden layer, 6-r-3",
     "deep": "Deep teachers",
+    "hard": "Units that are active on few inputs",
     "noise": "Noise on the outputs",
     "inputs": "How many inputs",
     "parameters": "Coverage γ, angle β, expansion ρ and number of students N",
@@ -139,7 +156,7 @@ def results_of(options: argparse.Namespace, part: str) -> Iterator[Result]:
     first = options.first_seed
     problems = list(PROBLEMS[part](options, range(first, first + (1 if options.quick else options.seeds))))
     if options.quick:
-        problems = [smaller(problem) for problem in problems if problem.seed == first]
+        problems = [smaller(problem) for problem in problems if problem.seed == first or part == "hard"]
     if part == "speed":
         yield from map(race, problems)
     elif options.jobs == 1:
@@ -272,6 +289,33 @@ def deep_text(rows: Sequence[Row]) -> list[str]:
             number(sum(row.removed for row in group if row.removed > 0), ".0f"),
         ])  # fmt: skip
     return ["600 inputs; columns as above.", "", *table(heads, lines, 3), *failures(rows)]
+
+
+def hard_text(rows: Sequence[Row]) -> list[str]:
+    heads = ("problems", "offset", "number", "identifiable", "explained", "of them wrong", "claimed", "right", "false",
+             "not explained", "held-out error of the wrong", "seconds")  # fmt: skip
+    lines = []
+    for (setting,), group in grouped(rows, "setting").items():
+        bands = {f"{low:.1f} to {low + 0.2:.1f}": low for low in (1.5, 1.8, 2.1, 2.4)}
+        parts = {label: [r for r in group if low - 0.05 < r.offset < low + 0.25] for label, low in bands.items()}
+        for label, part in (parts | {"all": group}).items():
+            explained, claimed = ([r for r in part if getattr(r, name)] for name in ("explains", "claimed"))
+            wrong = [r for r in explained if not r.exact]
+            if part and (setting == DRAWN or label == "all"):
+                lines.append([
+                    setting, label, str(len(part)), str(sum(r.identifiable for r in part)), str(len(explained)),
+                    str(len(wrong)), str(len(claimed)), str(sum(r.exact for r in claimed)),
+                    str(sum(r.unfounded for r in claimed)), str(len(part) - len(explained)),
+                    number(median(wrong, "held_out")), number(median(part, "processor"), ".1f"),
+                ])  # fmt: skip
+    return [
+        "relu(x Wᵀ − offset) A with rows of W at unit norm: a unit is active on 7 % of normal inputs at 1.5, on 0.6 % at "
+        "2.5. Audit: 6-5-3 with 600 inputs and 10-5-3 with 300, offset 2.2, ten seeds each. Drawn: 4 to 10 inputs, 3 to "
+        "5 units, offset 1.5 to 2.5, 300 to 600 rows, at random for each seed. Identifiable: the fitted rows determine "
+        "the teacher's own parameters. Explained: the network is as good as the students, a claim without evidence; "
+        "wrong: some unit is not the teacher's. Right and false: claims by what the teacher says.", "",
+        *table(heads, lines, 2), *failures([row for row in rows if row.explains and not row.exact and row.claimed]),
+    ]  # fmt: skip
 
 
 def noise_text(rows: Sequence[Row]) -> list[str]:
@@ -431,6 +475,12 @@ def marks(parts: Mapping[str, Sequence[Any]]) -> Iterator[str]:
             f"- of {len(own)} of them by the plateau rule, those that are not the teacher's units: {wrong}, mark 0: "
             f"{met(not wrong)} (published rule: {count(theirs, 'unfounded')})"
         )
+    if hard := [row for row in parts.get("hard", ()) if row.setting == DRAWN]:
+        false, right = count(hard, "unfounded"), sum(row.claimed and row.exact for row in hard)
+        yield (
+            f"- false claims in {false} hard problems, mark 0: {met(not any(row.unfounded for row in hard))}; right ones "
+            f"in {right} of {sum(row.identifiable for row in hard)} that are identifiable"
+        )
     if sweeps := parts.get("cut"):
         first, last = sweeps[0], sweeps[-1]
         growth = math.log(last.sweep / first.sweep) / math.log(last.units / first.units)
@@ -524,7 +574,7 @@ def parameters_plot(rows: Sequence[Row]) -> Figure:
 # Files
 
 TEXTS: dict[str, Callable[[Any], list[str]]] = {
-    "shallow": shallow_text, "deep": deep_text, "noise": noise_text, "inputs": inputs_text,
+    "shallow": shallow_text, "deep": deep_text, "hard": hard_text, "noise": noise_text, "inputs": inputs_text,
     "parameters": parameters_text, "digits": digits_text, "speed": speed_text, "cut": cut_text,
 }  # fmt: skip
 PLOTS: dict[str, Callable[[Any], Figure]] = {
@@ -558,6 +608,7 @@ def main() -> None:
     parser.add_argument("--units", type=int, nargs="+", default=[4, 8], help="of shallow teachers")
     parser.add_argument("--activations", nargs="+", choices=list(FUNCTIONS), default=list(FUNCTIONS))
     parser.add_argument("--jobs", type=int, default=1, help="problems at a time")
+    parser.add_argument("--hard", type=int, default=300, help="problems whose units are active on few inputs")
     parser.add_argument("--limit", type=int, default=180, help="seconds, after which a digits teacher is given up")
     run("Recovery of networks from their outputs", PARTS, parser, introduction=introduction, line=line_of)
 

@@ -1,6 +1,7 @@
 """Networks whose parameters are known, and how well they are recovered from their outputs.
 
 - A teacher of random parameters is not chosen: all its weights and biases, and its inputs, are standard normal.
+- A hard teacher has relu units of unit norm that are active on few inputs: their biases are all the same negative number.
 - A digits teacher is trained. Pixels that no image has are left out, their share added to the biases: outputs on digits
   say nothing of them.
 - A recovery is *exact* if it has the teacher's size, every unit has a partner, and the worst angle between partners is
@@ -30,6 +31,7 @@ import consilience as cs
 from consilience.nets.activations import ACTIVATIONS
 from consilience.recovery import clusters
 from consilience.recovery.cuts import cuts
+from consilience.recovery.evidence import evidence_of, split
 from consilience.recovery.fit import fit_precisely
 from consilience.recovery.standardization import Standardization
 from consilience.recovery.student import Function, Student, symmetry_of_function
@@ -67,6 +69,7 @@ class Problem:
     noise : standard deviation of noise on the outputs, as a share of theirs; the estimator is told.
     options : of `ExpandAndCluster` beside.
     limit : seconds, after which it is given up; 0 for none.
+    offset : of a hard teacher, minus the bias of its units; 0 for the biases of other teachers.
     """
 
     part: str
@@ -78,6 +81,7 @@ class Problem:
     noise: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     limit: int = 0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,12 @@ class Row:
     ----------
     part, setting, activation, sizes, seed, n_inputs, noise : the problem's.
     found : sizes of the hidden layers recovered.
-    claimed : whether the diagnostics say that the network is as good as the students.
+    claimed : whether the diagnostics say that the network is the teacher.
+    explains : whether they say that it is as good as the students.
+    held_out, unidentified, agreeing : error on held-out rows, number of units that are not identified, and students that
+        agree as a share of those that reach the outputs.
+    offset : the problem's.
+    identifiable : of a hard problem, whether the fitted rows identify the teacher's own parameters.
     missing, excess : units of the teacher without a partner, and recovered ones.
     angle, parameters : the worst of paired units: radians, and relative error.
     error : root mean squared error on fresh inputs, as a share of the outputs' standard deviation.
@@ -110,6 +119,12 @@ class Row:
     noise: float
     found: tuple[int, ...] = ()
     claimed: bool = False
+    explains: bool = False
+    held_out: float = math.nan
+    unidentified: float = math.nan
+    agreeing: float = math.nan
+    offset: float = 0.0
+    identifiable: bool = False
     missing: float = math.nan
     excess: float = math.nan
     angle: float = math.nan
@@ -175,6 +190,10 @@ def task(problem: Problem) -> Task:
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        if problem.offset:
+            first = teacher.layers[0]
+            first.weight.div_(torch.linalg.vector_norm(first.weight, dim=1, keepdim=True))
+            first.bias.fill_(-problem.offset)
         x = torch.randn(problem.n_inputs, n_inputs, generator=generator, dtype=torch.float64)
         y = teacher(x)
         noise = torch.randn(y.shape, generator=generator, dtype=torch.float64)
@@ -230,9 +249,21 @@ def solve(problem: Problem) -> Row:
         result["seconds"], result["processor"] = time.perf_counter() - began[0], time.process_time() - began[1]
     if "reason" not in result:
         result.update(_compared(estimator, known, problem))
+    if problem.part == "hard":
+        result["identifiable"] = is_identifiable(known)
     warned = any(issubclass(each.category, cs.recovery.IdentifiabilityWarning) for each in told)
-    labels = {name: getattr(problem, name) for name in ("part", "setting", "activation", "sizes", "seed", "noise")}
+    labels = {
+        name: getattr(problem, name) for name in ("part", "setting", "activation", "sizes", "seed", "noise", "offset")
+    }
     return Row(**labels, n_inputs=len(known.x), warned=warned, **result)
+
+
+def is_identifiable(known: Task) -> bool:
+    """Return whether the rows that recovery fits determine the parameters of a relu teacher, whoever finds them."""
+    fitted, held = ((known.x[rows], known.y[rows]) for rows in split(known.x))
+    if not fitted[1].var(0).any():
+        return False
+    return not evidence_of(known.teacher, fitted, held, [], homogeneous=True, noisy=False).doubts
 
 
 def _compared(estimator: cs.ExpandAndCluster, known: Task, problem: Problem) -> dict[str, Any]:
@@ -242,6 +273,12 @@ def _compared(estimator: cs.ExpandAndCluster, known: Task, problem: Problem) -> 
         "converged": float((told.stages[0].students.losses < CONVERGED).double().mean()),
         "cuts": max(stage.n_cuts for stage in told.stages), "removed": sum(stage.n_excess for stage in told.stages),
     }  # fmt: skip
+    if (evidence := told.evidence) is not None:
+        result |= {
+            "explains": told.explains, "held_out": evidence.held_out_error,
+            "unidentified": sum(not unit.identified for layer in evidence.units for unit in layer),
+            "agreeing": min(layer.n_agreeing / max(1, layer.n_reaching) for layer in evidence.agreement),
+        }  # fmt: skip
     teacher, activation = known.teacher, estimator.activation_
     if activation not in (problem.activation, "custom"):
         if {activation, problem.activation} != set(TANH_LIKE):

@@ -44,6 +44,8 @@ from consilience.report.recovery.plots import (
 from consilience.report.recovery.result import rule_of
 from consilience.store import load_network, save_network
 from test_commands import files_in
+from test_recovery_evidence import inputs as hard_inputs
+from test_recovery_evidence import teacher as hard_teacher
 from test_report import self_contained
 
 SMALL = ["--units", 2, "--students", 6, "--activation", "tanh"]
@@ -92,6 +94,13 @@ def test_a_network_is_recovered_from_files(done: Path) -> None:
     assert (found["n_inputs"], found["n_outputs"], found["n_samples"]) == (3, 3, 200)
     assert found["error"] < 1e-24
     assert found["distance"] is None
+    evidence = found["evidence"]
+    assert found["explains"] is True
+    assert (evidence["n_fitted"], evidence["n_held_out"]) == (180, 20)
+    assert evidence["held_out_error"] < 1e-24
+    assert evidence["rank"] == evidence["n_free"] == 2 * 4 + 3 * 3
+    assert [unit["identified"] for unit in evidence["units"][0]] == [True, True]
+    assert evidence["agreement"] == [{"n_agreeing": 6, "n_reaching": 6, "n_students": 6}]
     (layer,) = found["layers"]
     assert [cluster["dropped"] for cluster in layer["clusters"][: layer["n_kept"]]] == [""] * 2
     assert all(cluster["dropped"] for cluster in layer["clusters"][layer["n_kept"] :])
@@ -153,7 +162,7 @@ def test_what_a_killed_run_has_left_is_finished_with_the_same_bytes(
 
 def test_what_is_not_exact_is_never_called_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teach(tmp_path, (3,))
-    noisy = ["--units", 1, "--expansion", "3", "--students", 6, "--activation", "tanh", "--coverage", 1]
+    noisy = ["--units", 1, "--expansion", "3", "--students", 6, "--activation", "tanh", "--coverage", 1, "--seed", 1]
     arguments = ["recover", *files(tmp_path), "--out", tmp_path / "out", *noisy, "--max-angle", "1e-9"]
     printed = ends_with_1(capsys, *arguments)
     assert printed.startswith("NOT RECOVERED, do not trust it: no cluster of layer 1 survives.")
@@ -166,6 +175,30 @@ def test_what_is_not_exact_is_never_called_a_success(tmp_path: Path, capsys: pyt
     assert "<strong>NOT RECOVERED, do not trust it" in page
     assert not (tmp_path / "out" / "network").exists()
     assert ends_with_1(capsys, *arguments) == printed
+
+
+def test_a_network_that_explains_the_outputs_is_not_claimed_where_the_rows_do_not_determine_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = hard_teacher(2, 1.9)
+    save_network(net, tmp_path / "teacher")
+    np.save(tmp_path / "X.npy", hard_inputs(2).numpy())
+    flags = ["--inputs", tmp_path / "X.npy", "--teacher", tmp_path / "teacher", "--out", tmp_path / "out"]
+    printed = ends_with_1(capsys, "recover", *flags, "--units", 2, "--students", 6, "--activation", "relu")
+    assert printed.startswith(
+        "EXPLAINS THE OUTPUTS, NOT IDENTIFIED, do not trust it: the error on 20 held-out rows is "
+    )
+    assert "; give more inputs on which these units are active.\nWhat was found: " in printed
+    found = json.loads((tmp_path / "out" / "recovery.json").read_text())
+    assert (found["exact"], found["explains"]) == (False, True)
+    assert found["distance"]["function_error"] > 1e-3
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h1>Not identified: the network explains the outputs, others may too</h1>" in page
+    assert "<h2>Is it identified?</h2>" in page
+    content = json.loads((tmp_path / "out" / "recovery.json").read_text())
+    del content["evidence"]  # as an earlier version wrote it, which claimed without
+    (tmp_path / "out" / "recovery.json").write_text(json.dumps(content | {"exact": True}))
+    assert ends_with_1(capsys, "recover", *flags, "--units", 2, "--students", 6, "--activation", "relu") == printed
 
 
 def test_a_worse_network_is_written_and_not_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +230,7 @@ def test_outputs_that_do_not_tell_the_network_are_warned_of(tmp_path: Path, caps
         np.save(tmp_path / f"{name}.npy", np.load(tmp_path / f"{name}.npy")[:15])
     with contextlib.suppress(SystemExit):  # which is for another test
         cli.main([str(a) for a in ["recover", *files(tmp_path), "--out", tmp_path / "out", *SMALL]])
-    assert "CAUTION: students of widths (8,) have 59 parameters, and there are 15 × 3 = 45" in capsys.readouterr().out
+    assert "CAUTION: students of widths (8,) have 59 parameters, and there are 14 × 3 = 42" in capsys.readouterr().out
 
 
 def test_what_cannot_be_recovered_is_refused_before_any_work(
@@ -472,6 +505,7 @@ def test_the_page_says_first_whether_it_can_be_trusted(page: str) -> None:
     assert "<h1>Not recovered: do not trust this network</h1>" in page
     assert "A network recovered" not in page
     assert len(re.findall("<figcaption>", page)) == 5
+    assert "Is it identified?" not in page
     assert "1 unit of the teacher without a partner" in page
 
 

@@ -407,7 +407,7 @@ def test_bad_input() -> None:
 
 def test_too_few_inputs_are_told() -> None:
     net, x = teacher(), inputs(10)
-    with pytest.warns(IdentifiabilityWarning, match=r"50 parameters, and there are 10 × 2 = 20"):
+    with pytest.warns(IdentifiabilityWarning, match=r"50 parameters, and there are 9 × 2 = 18"):
         recovered(x, net, n_students=2)
 
 

@@ -29,6 +29,7 @@ from consilience.nets.mlp import MLP
 from consilience.recovery.clusters import Cut
 from consilience.recovery.cuts import RULES
 from consilience.recovery.distance import Distance, distance
+from consilience.recovery.evidence import Evidence, evidence_of, split
 from consilience.recovery.guesses import Trial, best_activation, guess_width, smallest_expansion
 from consilience.recovery.recover import Settings, Stage, recover
 from consilience.recovery.standardization import Standardization, undone
@@ -47,14 +48,18 @@ class Diagnostics:
 
     Attributes
     ----------
-    exact : whether the network's error is at most the students' (but for what wider networks gain by fitting noise),
-        and without noise at most the tolerance. If False, do not trust it. It may be wrong where there were no inputs.
+    exact : whether the network explains the outputs and the evidence identifies it. If False, do not trust it. It may
+        be wrong where there were no inputs.
     error : mean squared error of the network as a share of the outputs' variance.
     students_error : the same of the students, the median of those used.
     stages : by hidden layer reached: students, the cut with the clusters kept and dropped, excess units removed.
     activations : result of each candidate, best first, with ``activation="auto"``.
     student_widths : of the students, by hidden layer.
     reason : why the network is not exact; "" if it is.
+    explains : whether the network's error is at most the students' (but for what wider networks gain by fitting noise),
+        and without noise at most the tolerance.
+    evidence : errors on fitted and held-out rows, rank of the Jacobian, agreement of the students; None without a
+        network.
     """
 
     exact: bool
@@ -64,6 +69,8 @@ class Diagnostics:
     activations: tuple[Trial, ...]
     student_widths: tuple[int, ...]
     reason: str
+    explains: bool = False
+    evidence: Evidence | None = None
 
 
 @dataclass(eq=False)
@@ -71,6 +78,7 @@ class ExpandAndCluster:
     """Recover the size and the parameters of a perceptron from inputs and outputs.
 
     Students of ``expansion`` times the size are trained to machine precision; what units they share are the teacher's.
+    A tenth of the distinct inputs is held out of every fit, and is part of the evidence for the network.
 
     Parameters
     ----------
@@ -156,8 +164,12 @@ class ExpandAndCluster:
         return distance(student, copy.deepcopy(teacher), self._symmetry, _matrix(x, "x"))
 
     def _recover(self, x: Tensor, y: Tensor) -> None:
-        inputs, outputs = Standardization.of(x), Standardization.of_all(y)
-        x, y = inputs(x), outputs(y)
+        fitted, held = split(x)
+        for name, values in (("X", x[fitted]), ("Y", y[fitted])):
+            check_varies(values, f"the 90 % of {name} that are fitted")
+        inputs, outputs = Standardization.of(x[fitted]), Standardization.of_all(y[fitted])
+        unseen = inputs(x[held]), outputs(y[held])
+        x, y = inputs(x[fitted]), outputs(y[fitted])
         settings, trials, widths = self._settings(x, y)
         _warn(x, y, widths, settings)
         outcome = recover(x, y, widths, settings)
@@ -177,8 +189,16 @@ class ExpandAndCluster:
         self._student = None if outcome.network is None else undone(outcome.network, inputs, outputs)
         self.model_: nn.Module | None = None if self._student is None else self._as_module(self._student)
         self.n_units_: tuple[int, ...] = () if self._student is None else self._student.widths
+        evidence, reason = None, outcome.reason
+        if outcome.network is not None:
+            agreement = [stage.agreement for stage in outcome.stages]
+            homogeneous, noisy = settings.symmetry.homogeneous, settings.noise > 0
+            evidence = evidence_of(outcome.network, (x, y), unseen, agreement, homogeneous, noisy)
+            if outcome.exact and evidence.doubts:
+                reason = f"it explains the outputs, not identified: {evidence.reason}"
+        errors, stages = (outcome.error, first.error), outcome.stages
         self.diagnostics_ = Diagnostics(
-            outcome.exact, outcome.error, first.error, outcome.stages, trials, widths, outcome.reason
+            not reason, *errors, stages, trials, widths, reason, explains=outcome.exact, evidence=evidence
         )
 
     def _check(self) -> None:
@@ -244,9 +264,14 @@ def check_samples(X: ArrayLike, Y: ArrayLike | Callable[[Tensor], Tensor]) -> tu
     y = _matrix(Y, "Y")
     check_rows(y, len(x), "Y", inputs="X")
     for name, values in (("X", x), ("Y", y)):
-        if bool((values == values[0]).all()):
-            raise InputError(f"{name} must have rows that differ, got {len(values)} equal rows")
+        check_varies(values, name)
     return x, y
+
+
+def check_varies(values: Tensor, name: str) -> None:
+    """Raise an `InputError` unless the rows of values (n, d) differ."""
+    if bool((values == values[0]).all()):
+        raise InputError(f"{name} must have rows that differ, got {len(values)} equal rows", cure="pass more rows")
 
 
 def _matrix(values: ArrayLike | Tensor, argument: str) -> Tensor:
@@ -263,7 +288,7 @@ def _warn(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> No
     if y.numel() < n_parameters:
         message = (
             f"students of widths {tuple(widths)} have {n_parameters} parameters, and there are {len(y)} × {y.shape[1]} "
-            f"= {y.numel()} output values: they can fit anything, and recovery is not identifiable; give more inputs "
+            f"= {y.numel()} output values to fit: they can fit anything, and recovery is not identifiable; give more inputs "
             "or a smaller expansion"
         )
         warnings.warn(message, IdentifiabilityWarning, stacklevel=4)

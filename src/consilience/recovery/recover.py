@@ -22,6 +22,7 @@ from torch import Tensor
 
 from consilience.recovery.clusters import Cut, StudentUnits
 from consilience.recovery.cuts import cuts
+from consilience.recovery.evidence import Agreement
 from consilience.recovery.fit import Fit, fit_precisely
 from consilience.recovery.network import ROUNDING, as_good, medians, refined, with_units, without_excess
 from consilience.recovery.signs import straightened, without_path
@@ -93,6 +94,12 @@ class Stage:
         losses = self.students.losses[list(self.used)] if self.used else self.students.losses
         return float(losses.median())
 
+    @property
+    def agreement(self) -> Agreement:
+        """How many students share the clusters that were kept."""
+        shared = [cluster.n_students for cluster in self.cut.kept] if self.cut is not None else []
+        return Agreement(min(shared, default=0), len(self.used), len(self.students.losses))
+
     def is_matched_by(self, network: Student, error: float, y: Tensor, settings: Settings) -> bool:
         """Whether a network is as good as the students."""
         return as_good(error, network, self.error, self.n_parameters, y, settings.noise > 0)
@@ -105,7 +112,7 @@ class Outcome:
     network: Student | None  # None where a layer has no surviving cluster
     error: float  # mean squared error as a share of the outputs' variance
     stages: tuple[Stage, ...]  # of the hidden layers reached
-    exact: bool  # whether it is as good as the students and, without noise, reaches their tolerance
+    exact: bool  # whether it is as good as the students and, without noise, reaches the tolerance
 
     @property
     def reason(self) -> str:

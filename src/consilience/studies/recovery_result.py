@@ -44,6 +44,7 @@ def found_text(result: RecoveryResult, estimator: ExpandAndCluster, request: Map
     body = {
         "request": request,
         "exact": found.exact,
+        "explains": found.explains,
         "reason": found.reason,
         "cautions": result.cautions,
         "summary": recovery_sentences(result),
@@ -56,6 +57,7 @@ def found_text(result: RecoveryResult, estimator: ExpandAndCluster, request: Map
         "student_widths": found.student_widths,
         "error": found.error,
         "students_error": found.students_error,
+        "evidence": found.evidence,
         "layers": [_layer(name, stage) for name, stage in result.layers.items()],
         "trials": found.activations,
         "distance": None if distance is None else _distance(distance),

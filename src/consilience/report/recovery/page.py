@@ -6,7 +6,12 @@ from collections import Counter
 
 from consilience.report.page import render
 from consilience.report.recovery import plots
-from consilience.report.recovery.result import RecoveryResult, clusters_sentence, recovery_sentences
+from consilience.report.recovery.result import (
+    RecoveryResult,
+    clusters_sentence,
+    evidence_table,
+    recovery_sentences,
+)
 
 
 def render_recovery(result: RecoveryResult) -> str:
@@ -27,6 +32,7 @@ def render_recovery(result: RecoveryResult) -> str:
         figures,
         summary=recovery_sentences(result),
         result=result,
+        evidence=None if (evidence := result.diagnostics.evidence) is None else evidence_table(evidence),
         layers={name: clusters_sentence(name, stage) for name, stage in stages.items()},
         endings={name: dict(Counter(stage.students.status)) for name, stage in stages.items()},
     )

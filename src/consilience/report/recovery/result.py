@@ -1,6 +1,7 @@
 """What a recovery gives: the network's size, how good it is, and a verdict.
 
-A recovery that is not exact is called so in the title, in the first sentence and in the summary; it is never a success.
+A network that is not identified is called so in the title, in the first sentence and in the summary; it is never a
+success.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import numpy as np
 
 from consilience.recovery import Diagnostics
 from consilience.recovery.distance import Distance
+from consilience.recovery.evidence import Evidence
 from consilience.recovery.recover import Stage
+from consilience.report.numbers import counted
+from consilience.report.tables import Column, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +53,13 @@ class RecoveryResult:
 
 
 def recovery_sentences(result: RecoveryResult) -> list[str]:
-    """Return first whether the network can be trusted, then its errors, its clusters, its distance to the teacher."""
+    """Return first whether the network can be trusted, then errors, evidence, clusters and distance to the teacher."""
     found, (n_inputs, *widths, n_outputs) = result.diagnostics, result.sizes
     students = found.stages[0]
     network = f"{result.network}, {n_inputs} inputs, {n_outputs} outputs"
     first = f"Recovered: {network}." if found.exact else f"NOT RECOVERED, do not trust it: {found.reason}."
+    if found.explains and found.evidence is not None and not found.exact:
+        first = f"EXPLAINS THE OUTPUTS, NOT IDENTIFIED, do not trust it: {found.evidence.reason}."
     sentences = [first, *(f"CAUTION: {caution}." for caution in result.cautions)]
     if widths and not found.exact:
         sentences.append(f"What was found: {network}.")
@@ -61,8 +67,36 @@ def recovery_sentences(result: RecoveryResult) -> list[str]:
     text = f"Error of the {network_error if np.isfinite(found.error) else 'students'}: {found.students_error:.1e} "
     text += f"(median of {len(students.used)} of {len(students.students.losses)}); shares of the outputs' variance."
     sentences.append(text)
+    if found.evidence is not None:
+        sentences.append(evidence_sentence(found.evidence))
     sentences += [clusters_sentence(name, stage) for name, stage in result.layers.items()]
     return [*sentences, *_teacher(result), *([result.unsaved] if result.unsaved else [])]
+
+
+def evidence_sentence(evidence: Evidence) -> str:
+    """Return the held-out error, the rank and the agreement of the students."""
+    text = f"Error on {evidence.n_held_out} held-out rows: {evidence.held_out_error:.1e}, on the "
+    text += f"{evidence.n_fitted} fitted rows: {evidence.error:.1e}. "
+    determined = "an unknown number" if evidence.rank < 0 else str(evidence.rank)
+    text += f"The fitted rows determine {determined} of {evidence.n_free} free parameters"
+    if doubted := sum(not unit.identified for layer in evidence.units for unit in layer):
+        text += f", and not {counted(doubted, 'unit')}"
+    agreed = [f"{students.n_agreeing} of {students.n_reaching} students" for students in evidence.agreement]
+    return f"{text}. Every unit is shared by {' and, one layer up, '.join(agreed)} that reach the outputs."
+
+
+def evidence_table(evidence: Evidence) -> Table:
+    """Return the evidence for each unit as a table."""
+    headings = ("Rows where it is active", "Weights", "Rows it rests on", "Standard error", "Identified")
+    rows = [
+        [
+            *(f"hidden.{depth}, unit {j}", str(unit.n_active), str(unit.n_weights), str(unit.n_decisive)),
+            *(f"{unit.error:.1e}", "yes" if unit.identified else "no"),
+        ]
+        for depth, layer in enumerate(evidence.units)
+        for j, unit in enumerate(layer)
+    ]
+    return Table.plain([Column("Unit", is_text=True), *map(Column, headings)], rows)
 
 
 def clusters_sentence(name: str, stage: Stage) -> str:
