@@ -1,7 +1,7 @@
 """Networks whose parameters are known, and how well they are recovered from their outputs.
 
 - A teacher of random parameters is not chosen: all its weights and biases, and its inputs, are standard normal.
-- A hard teacher has relu units of unit norm that are active on few inputs: their biases are all the same negative number.
+- A hard teacher has relu units of unit norm that are active on few inputs: all have the same negative bias.
 - A digits teacher is trained. Pixels that no image has are left out, their share added to the biases: outputs on digits
   say nothing of them.
 - A recovery is *exact* if it has the teacher's size, every unit has a partner, and the worst angle between partners is
@@ -94,8 +94,8 @@ class Row:
     found : sizes of the hidden layers recovered.
     claimed : whether the diagnostics say that the network is the teacher.
     explains : whether they say that it is as good as the students.
-    held_out, unidentified, agreeing : error on held-out rows, number of units that are not identified, and students that
-        agree as a share of those that reach the outputs.
+    held_out, unidentified, agreeing : error on held-out rows, units that are not identified, and students that agree as
+        a share of those that reach the outputs.
     offset : the problem's.
     identifiable : of a hard problem, whether the fitted rows identify the teacher's own parameters.
     missing, excess : units of the teacher without a partner, and recovered ones.

@@ -175,9 +175,9 @@ def evidence_of(
 def _determined(
     network: Student, x: Tensor, x_held: Tensor, residual: float, homogeneous: bool
 ) -> tuple[int, tuple[tuple[UnitEvidence, ...], ...]]:
-    """Return the rank of the Jacobian at distinct inputs x (n, d) modulo free scales, and the evidence for each unit."""
+    """Return the rank of the Jacobian at distinct inputs x (n, d) modulo free scales, and evidence for each unit."""
     jacobian = _jacobian(network, x)  # (n, o, p)
-    n, o, p = jacobian.shape
+    n, _, p = jacobian.shape
     theta = torch.cat([value.detach().flatten() for value in network.parameters()])
     norms = torch.linalg.vector_norm(jacobian, dim=(0, 1))
     scale = 1 / norms.clamp(min=SMALLEST * float(norms.max()))
@@ -218,8 +218,9 @@ def _determined(
 def _lost_without(leverage: Tensor, inverse: Tensor) -> Tensor:
     """Return, for each sample of these rows of U (·, o, r), the unit direction (·, p) that only it determines."""
     _, _, right = torch.linalg.svd(leverage, full_matrices=False)
-    directions = right[:, 0] @ inverse
-    return directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True).clamp(min=1e-300)
+    directions: Tensor = right[:, 0] @ inverse
+    norms: Tensor = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+    return directions / norms.clamp(min=1e-300)
 
 
 def _jacobian(network: Student, x: Tensor) -> Tensor:

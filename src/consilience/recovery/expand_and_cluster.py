@@ -288,7 +288,7 @@ def _warn(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> No
     if y.numel() < n_parameters:
         message = (
             f"students of widths {tuple(widths)} have {n_parameters} parameters, and there are {len(y)} × {y.shape[1]} "
-            f"= {y.numel()} output values to fit: they can fit anything, and recovery is not identifiable; give more inputs "
-            "or a smaller expansion"
+            f"= {y.numel()} output values to fit: they can fit anything, and recovery is not identifiable; give more "
+            "inputs or a smaller expansion"
         )
         warnings.warn(message, IdentifiabilityWarning, stacklevel=4)
