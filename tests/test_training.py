@@ -777,7 +777,7 @@ def test_a_finished_run_is_not_repeated_and_its_checkpoint_goes_away(tmp_path: P
 
 def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtefactError, match="checkpoint must be a writable directory, got "):
+    with pytest.raises(ArtefactError, match="training.safetensors must be writable, got an error of the system: "):
         checkpointed(tmp_path / "file" / "checkpoint")
 
 

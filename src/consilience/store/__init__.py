@@ -6,6 +6,7 @@ from consilience.store.artefact import Artefact, read_artefact, write_artefact
 from consilience.store.codec import check_tensor, fingerprint, finite, plain, result_text, subset
 from consilience.store.config import FORMAT_VERSION, read_config
 from consilience.store.destination import atomic_write, check_destination, new_file, partial_path
+from consilience.store.lock import lock
 from consilience.store.network import load_network, save_network
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "fingerprint",
     "finite",
     "load_network",
+    "lock",
     "new_file",
     "partial_path",
     "plain",

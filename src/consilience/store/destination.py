@@ -3,7 +3,9 @@
 - Complete or not there. ``NAME`` is written as ``.NAME.tmp`` beside it and then renamed; an artefact that it replaces
   is called ``.NAME.old`` for the time between the two renames, and is put back if the process dies there.
 - A directory of ours that is not complete holds a file `UNFINISHED`. Nothing else is ever deleted.
-- One process at a time writes a given directory. A reader in the middle of a replacement gets an error.
+- One process at a time writes a given directory (see `consilience.store.lock`), and what is there is compared again
+  before it is replaced. A reader in the middle of a replacement gets an error.
+- An error of the system (a full disk, no permission) is an `ArtefactError` that says what is kept.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from pathlib import Path
 
 from consilience.errors import ArtefactError
 from consilience.store.config import CONFIG, beside, listing, read_config
+from consilience.store.lock import lock
+from consilience.store.system_errors import writing
 
 UNFINISHED = "UNFINISHED"
 
@@ -38,7 +42,9 @@ def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
     held = old if interrupted else target
     finished = held.exists() and _check_held(held, kind)
     if interrupted:
-        os.rename(old, target)
+        with writing(target), lock(target):
+            if not target.exists():
+                os.rename(old, target)
     if not finished:
         _check_replaceable(target)
     return finished
@@ -49,20 +55,25 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """Lend an empty directory to fill, after `check_destination`; put it in place if all went well, else remove it."""
     target = Path(directory).resolve()
     temporary = beside(target, "tmp")
-    _discard(temporary)
-    try:
-        temporary.mkdir(parents=True)
-        (temporary / UNFINISHED).touch()
-        yield temporary
-        for file in temporary.iterdir():
-            shutil.copymode(temporary / UNFINISHED, file)  # safetensors makes files that only their owner can read
-            _sync(file)
-        (temporary / UNFINISHED).unlink()
-        _sync(temporary)
-        _swap_in(temporary, target)
-    except BaseException:
+    with writing(target), lock(target):
+        before = _state(target)
         _discard(temporary)
-        raise
+        try:
+            temporary.mkdir()
+            (temporary / UNFINISHED).touch()
+            yield temporary
+            for file in temporary.iterdir():
+                shutil.copymode(temporary / UNFINISHED, file)  # safetensors makes files that only their owner can read
+                _sync(file)
+            (temporary / UNFINISHED).unlink()
+            _sync(temporary)
+            if _state(target) != before:
+                cure = "look at what is there now, and choose another directory or run it again"
+                raise ArtefactError(f"{target} must stay as it is while it is replaced, got other content", cure=cure)
+            _swap_in(temporary, target)
+        except BaseException:
+            _discard(temporary)
+            raise
 
 
 @contextmanager
@@ -71,16 +82,17 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path).resolve()
     if target.is_dir():
         raise ArtefactError(f"{target} must be the path of a file, got a directory", cure="choose another path")
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = partial_path(target)
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(target.parent)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(target.parent)
 
 
 def partial_path(path: Path) -> Path:
@@ -92,6 +104,15 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     """Write one file, so that whoever looks sees either the old content or all of the new."""
     with new_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _state(target: Path) -> tuple[bytes, ...]:
+    """Return what tells one content of a directory from another: its names, and its config."""
+    if not target.is_dir():
+        return ()
+    config = target / CONFIG
+    names = sorted(os.fsencode(entry.name) for entry in target.iterdir())
+    return (*names, config.read_bytes() if config.is_file() else b"")
 
 
 def _check_held(path: Path, kind: str) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from consilience.store import lock
 from consilience.training.callbacks import check_callbacks
 from consilience.training.hyperparameters import Run
 from consilience.training.resume import ResumeFile, ResumeState, States, digest
@@ -89,6 +91,11 @@ def fit_members(
     """
     trainer = Trainer.prepare(modules, x, y, run)
     file = None if checkpoint is None else ResumeFile(checkpoint, _identity(trainer, run), checkpoint_every)
+    with nullcontext() if file is None else lock(file.path):
+        return _fit(trainer, run, file, progress)
+
+
+def _fit(trainer: Trainer, run: Run, file: ResumeFile | None, progress: Progress | None) -> Trained:
     state = ResumeState() if file is None else _resumed(trainer, file)
     report = _Report(progress, trainer, state.epoch)
     metrics, snapshots, last = state.metrics, state.snapshots, trainer.schedule.epochs
