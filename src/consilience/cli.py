@@ -10,14 +10,14 @@ import json
 import os
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 
 from consilience.checks import check_count
 from consilience.errors import ConsilienceError
 from consilience.studies import assemble, census, compare, demo, inspect, modularity, recover, report, train
-from consilience.studies.request import Options, in_options
+from consilience.studies.request import Options, check_words, in_options, kept
 from consilience.studies.result import Result
 
 STUDIES: tuple[ModuleType, ...] = (demo, train, census, assemble, report, recover, modularity, compare, inspect)
@@ -25,7 +25,10 @@ RUN = {study.Request: study.run for study in STUDIES}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command. An error is printed to stderr with exit status 2; a result not to be trusted has status 1."""
+    """Run one command. An error is printed to stderr with exit status 2; a result not to be trusted has status 1.
+
+    After an interruption (Ctrl-C) the status is 130.
+    """
     request: Any = tyro.extras.subcommand_cli_from_dict(
         {study.__name__.rpartition(".")[2]: study.Request for study in STUDIES},
         prog="consilience",
@@ -33,15 +36,29 @@ def main(arguments: list[str] | None = None) -> None:
         args=arguments,
     )
     try:
+        check_words(sys.argv[1:] if arguments is None else arguments, request)
         with contextlib.redirect_stdout(sys.stderr):  # a user's module may print; here, stdout is for results
             result = _run(request)
+        _print(result, request.json)
     except ConsilienceError as error:
         message = in_options(str(error), request)
-        print(f"consilience: {message}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
-        raise SystemExit(2) from None
-    _print(result, request.json)
+        _fail(message, *getattr(error, "__notes__", []))
+    except KeyboardInterrupt:
+        _fail(f"interrupted; {kept(request)}", status=130)
+    except BrokenPipeError:  # whoever read the result has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        _fail(f"an error of the system: {error}; {kept(request)}")
+    except MemoryError:
+        _fail(f"not enough memory; {kept(request)}")
     if result.status:
         raise SystemExit(result.status)
+
+
+def _fail(*lines: str, status: int = 2) -> NoReturn:
+    print(f"consilience: {lines[0]}", *lines[1:], sep="\n", file=sys.stderr)
+    raise SystemExit(status) from None
 
 
 def _run(request: Options) -> Result:
@@ -61,6 +78,7 @@ def _print(result: Result, as_json: bool) -> None:
         show(result.table)
     else:
         print(result.text)
+    sys.stdout.flush()  # so that a full disk is noticed here
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from consilience.clustering.clusters import Clusters
 from consilience.clustering.tree import Tree
 from consilience.errors import ArtefactError, InputError
 from consilience.population.population import Population
-from consilience.schema import AGAIN
+from consilience.schema import AGAIN, read_entries
 from consilience.store import read_artefact, write_artefact
-from consilience.store.config import CONFIG
+from consilience.store.config import CONFIG, read_config
 
 KIND = "census"
 UNIT_ARRAYS = ("member", "index", "alive")
@@ -79,7 +79,7 @@ def load_census(directory: str | os.PathLike[str], population: Population | None
     entries, where = artefact.entries(_Entries), artefact.directory / CONFIG
     recorded = entries.population
     if population is None:
-        population = Population.load(place_of_population(artefact.directory, recorded))
+        population = Population.load(_place(artefact.directory, recorded))
     if population.fingerprint != recorded.fingerprint:
         raise ArtefactError(
             f"population must be the one the census in {artefact.directory} was taken of, with fingerprint "
@@ -107,8 +107,13 @@ def load_census(directory: str | os.PathLike[str], population: Population | None
     return census
 
 
-def place_of_population(directory: Path, recorded: Reference) -> Path:
-    """Return the directory of a census's population; raise if nothing is there."""
+def population_of(directory: Path) -> Path:
+    """Return the directory of the population of a census; raise an `ArtefactError` if nothing is there."""
+    config = read_config(directory, KIND)
+    return _place(directory, read_entries(_Entries, config, directory / CONFIG).population)
+
+
+def _place(directory: Path, recorded: Reference) -> Path:
     path = Path(os.path.normpath(directory / recorded.path))
     if not path.is_dir():
         message = f"the population of the census {directory} must be in {path}, got no directory"

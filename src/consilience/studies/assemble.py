@@ -10,7 +10,7 @@ import tyro
 
 import consilience as cs
 from consilience.names import Correction, Pooling
-from consilience.studies.request import POSITIONAL, Options, Output, OwnNetworks
+from consilience.studies.request import POSITIONAL, PRESENTATION, Options, Output, OwnNetworks
 from consilience.studies.result import Result, digest_of, run_cached
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Request(OwnNetworks, Options, Output):
     """What follows construction, in order of cost; all but none need a census with calibration data."""
     pooling: Pooling = "mean"
     """How the members' outputs are combined; class-share is for members that were trained on different classes."""
+    data: str | None = field(default=None, metadata=PRESENTATION)
+    """Labeled data to score the network on; by default the data that the population was trained on."""
 
 
 def run(request: Request) -> Result:
@@ -36,21 +38,22 @@ def run(request: Request) -> Result:
     from consilience.store import check_destination
     from consilience.store.network import FOREIGN, describe_network
     from consilience.studies.networks import open_census
-    from consilience.studies.samples import data_of, request_of
+    from consilience.studies.samples import known_source
 
     check_destination(request.out, "network")
-    census, source = open_census(request.census, request.module)
+    census, population = open_census(request.census, request.module)
+    source = known_source(population, request.data, request.seed)
+    validation = None if source is None else source.load().validation
     network = load_or_build(request, census)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     lines = [f"network in {request.out}: {parameters} parameters"]
     as_json: dict[str, Any] = {"out": str(request.out), "parameters": parameters}
     if describe_network(network)["type"] == FOREIGN:
         inputs = f"torch.randn(1, {', '.join(map(str, _input_shape(census)))})"
-        population = f'consilience.Population.from_directory("{request.out}", "{request.module}", {inputs})'
-        as_json["load"] = f"{population}.members[0].module"
+        loaded = f'consilience.Population.from_directory("{request.out}", "{request.module}", {inputs})'
+        as_json["load"] = f"{loaded}.members[0].module"
         lines.append(f"to load it: {as_json['load']}")
-    if "data" in request_of(source):
-        validation = data_of(source, None, request.seed).validation
+    if validation is not None:
         for name, scored in (("assembly", network), ("ensemble of the members", cs.Ensemble(census.population_))):
             score = cs.evaluate(scored, validation)
             accuracy = f"{100 * score.accuracy:.2f} ± {100 * score.accuracy_se:.2f} %"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import tyro
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Clusterer, Distance, Grounding
-from consilience.studies.request import POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
+from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Request(InputShape, OwnNetworks, Options, Output):
 
     population: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
     """Directory of the population, or a folder of checkpoints."""
-    data: str | None = None
+    data: str | None = field(default=None, metadata=INPUT)
     """Calibration data; by default the data that the population was trained on."""
     grounding: Grounding = "activations"
     """How deeper layers are expressed in common coordinates; weights needs no data."""
@@ -45,17 +46,18 @@ def run(request: Request) -> Result:
     """Return a table of the layers: units, clusters, how many are frequent, and their stability."""
     from consilience.store import check_destination
     from consilience.studies.networks import open_population, parse_shape
-    from consilience.studies.samples import data_of
+    from consilience.studies.samples import source_of
 
     check_destination(request.out, "census")
     if not request.population.is_dir():
         raise InputError(f"there is no directory {request.population}", cure="check the path")
-    shape, x = parse_shape(request.example_shape), None
+    shape, x, data = parse_shape(request.example_shape), None, dict[str, str | None]()
     if request.data is not None or request.grounding == "activations" or request.distance == "activation":
-        x = data_of(request.population, request.data, request.seed).calibration.x
+        source = source_of(request.population, request.data, request.seed)
+        x, data = source.load().calibration.x, source.entries(request.data)
         shape = shape or tuple(x.shape[1:])
     population = open_population(request.population, request.module, shape, request.seed)
-    layers = load_or_fit(request, population, x).layers_
+    layers = load_or_fit(request, population, x, data).layers_
     left_out = population.provenance.get("left_out", {})
     longest = max(14, *map(len, layers)) + 2
     lines = [
@@ -68,8 +70,10 @@ def run(request: Request) -> Result:
     return Result("\n".join(lines), {"out": str(request.out), "layers": as_json, "left_out": left_out})
 
 
-def load_or_fit(request: Request, population: cs.Population, x: Tensor | None) -> cs.Census:
-    """Return the census, read if it is finished."""
+def load_or_fit(
+    request: Request, population: cs.Population, x: Tensor | None, data: Mapping[str, str | None]
+) -> cs.Census:
+    """Return the census, read if it is finished; ``data`` is what its request says of the data."""
     from consilience.studies.progress import stages
 
     def make() -> cs.Census:
@@ -82,7 +86,7 @@ def load_or_fit(request: Request, population: cs.Population, x: Tensor | None) -
         shape = tuple(population.example_input.shape[1:])
         cs.save_census(census, directory, request.population, {**config, "example_shape": shape})
 
-    inputs = {"population": population.fingerprint[:16]}
+    inputs = {"population": population.fingerprint[:16], "data": None, **data}
     return run_cached(request, "census", inputs, make, write, lambda directory: cs.load_census(directory, population))
 
 

@@ -12,7 +12,7 @@ import tyro
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import ActivationMeasure, ClusteringMeasure, Positions, Reduction, SampleClusterer
-from consilience.studies.request import POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
+from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
 from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "comparison", "comparison.json"
@@ -28,7 +28,7 @@ class Request(InputShape, OwnNetworks, Options, Output):
         metadata=POSITIONAL
     )
     """Populations, networks, or folders of checkpoints, with at least two networks in total."""
-    data: str | None = None
+    data: str | None = field(default=None, metadata=INPUT)
     """Labeled data; by default the data that the first population was trained on."""
     samples: int = 1000
     """Largest number of test samples."""
@@ -58,7 +58,7 @@ def run(request: Request) -> Result:
     from consilience.studies.comparison_result import found_text, run_comparison
     from consilience.studies.networks import open_networks, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import unseen_samples
+    from consilience.studies.samples import unseen_samples, unseen_source
 
     check_destination(request.out, KIND)
     shape, seed = parse_shape(request.example_shape), request.seed
@@ -66,13 +66,14 @@ def run(request: Request) -> Result:
         name: open_networks(source, request.module, shape, seed)
         for name, source in zip(_names(request.sources), request.sources, strict=True)
     }
+    source = unseen_source(request.sources, request.data, seed)
     fingerprints = {
         name: [part.fingerprint[:16] for part in (population, *population.snapshots.values())]
         for name, population in populations.items()
     }
 
     def make() -> tuple[str, str]:
-        samples = unseen_samples(request.sources, request.data, seed, request.samples)
+        samples = unseen_samples(request.sources, source, seed, request.samples)
         settings = {**arguments(request, cs.ModelComparison), "layers": list(request.layers) or None}
         barriers = None
         with stages("comparing") as progress:
@@ -84,7 +85,7 @@ def run(request: Request) -> Result:
             result = run_comparison(comparison, populations, samples, request.epochs, barriers, origin)
         return found_text(result), render_comparison(result)
 
-    return run_paged(request, KIND, FILE, {"networks": fingerprints}, make)
+    return run_paged(request, KIND, FILE, {"networks": fingerprints, **source.entries(request.data)}, make)
 
 
 def _names(sources: Sequence[str]) -> list[str]:

@@ -38,7 +38,7 @@ class Request(InputShape, OwnNetworks, Options, Output):
     """Shuffled copies of each network."""
     circuits: int = 50_000
     """Look for circuits in a network of at most this many weights; 0 for none."""
-    data: str | None = None
+    data: str | None = field(default=None, metadata=INPUT)
     """Labeled data for accuracies, lesions and circuits; by default the data that the population was trained on."""
 
 
@@ -49,19 +49,21 @@ def run(request: Request) -> Result:
     from consilience.studies.modularity_result import Networks, found_text, run_modularity
     from consilience.studies.networks import open_networks, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import labeled_samples
+    from consilience.studies.samples import known_source
 
     check_destination(request.out, KIND)
     source, module, seed = request.source, request.module, request.seed
+    data = known_source(source, request.data, seed)
     population = open_networks(source, module, parse_shape(request.example_shape), seed)
-    inputs, assembly = {"networks": population.fingerprint[:16]}, None
+    inputs, assembly = {"networks": population.fingerprint[:16], "data": None}, None
+    inputs |= {} if data is None else data.entries(request.data)
     if request.assembly is not None:
         shape = tuple(population.example_input.shape[1:])
         assembly = open_networks(str(request.assembly), module, shape, seed)
         inputs["assembly"] = assembly.fingerprint[:16]
 
     def make() -> tuple[str, str]:
-        samples = labeled_samples(source, request.data, seed)
+        samples = None if data is None else data.load().test
         networks = Networks(source, population, request.member, assembly)
         measure = partial(cs.Clusterability, **arguments(request, cs.Clusterability), n_jobs=-1)
         with stages(f"modularity of {len(population)} networks") as progress:

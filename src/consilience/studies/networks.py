@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from consilience import seeds
 from consilience.census import Census, load_census
+from consilience.census.storage import population_of
 from consilience.errors import InputError
 from consilience.population import Population
 from consilience.population.factories import make_module
+from consilience.schema import read_entries
 from consilience.store import load_network, read_artefact, read_config
 from consilience.store.config import CONFIG
 from consilience.store.network import FOREIGN
@@ -50,7 +54,7 @@ def open_population(
 ) -> Population:
     """Read a population, or the networks in a folder of checkpoints, which needs the shape; see `open_networks`."""
     if (directory / CONFIG).is_file() or not directory.is_dir():
-        _check_module(module, read_config(directory).get("members", []), directory)
+        _check_module(module, _entries(directory).members, directory)
         return Population.load(directory, None if module is None else make_module(module))
     if module is None:
         raise InputError(
@@ -65,9 +69,9 @@ def open_population(
 
 def open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
     """Return a census, and where its population is; ``module`` is the class of the user's own networks."""
-    config = read_config(directory, "census")
-    population = (directory / config["population"]["path"]).resolve()
-    return load_census(directory, open_population(population, module, config.get("example_shape"))), population
+    population = population_of(directory)
+    shape = _entries(directory).example_shape
+    return load_census(directory, open_population(population, module, shape)), population
 
 
 def parse_shape(text: str | None) -> tuple[int, ...] | None:
@@ -90,9 +94,9 @@ def _random_inputs(shape: Shape, random_state: int, source: object) -> Tensor:
 
 
 def _open_network(directory: Path, module: str | None, example_shape: Shape, random_state: int) -> Population:
-    config = read_config(directory)
-    _check_module(module, [config.get("net", {})], directory)
-    x = _random_inputs(example_shape or config.get("example_shape"), random_state, directory)
+    entries = _entries(directory)
+    _check_module(module, [entries.net], directory)
+    x = _random_inputs(example_shape or entries.example_shape, random_state, directory)
     if module is None:
         return Population.from_modules([load_network(directory)], x)
     template = make_module(module)
@@ -100,7 +104,24 @@ def _open_network(directory: Path, module: str | None, example_shape: Shape, ran
     return Population.from_modules([fill(template, find_layers(template, x), tensors, directory)], x)
 
 
-def _check_module(module: str | None, descriptions: Sequence[Mapping[str, str]], directory: Path) -> None:
+@dataclass(frozen=True)
+class _Entries:
+    """What configs of populations, networks and censuses may have."""
+
+    members: tuple[Mapping[str, Any], ...] = ()
+    net: Mapping[str, Any] = field(default_factory=dict)
+    example_shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.example_shape is not None and (min(self.example_shape, default=1) < 1):
+            raise ValueError(f"example_shape must be sizes >= 1, got {self.example_shape}")
+
+
+def _entries(directory: Path) -> _Entries:
+    return read_entries(_Entries, read_config(directory), directory / CONFIG)
+
+
+def _check_module(module: str | None, descriptions: Sequence[Mapping[str, Any]], directory: Path) -> None:
     """Raise if networks are of a class that is not one of this package and not given."""
     foreign = next((net for net in descriptions if net.get("type") == FOREIGN), None)
     if foreign is not None and module is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 import consilience as cs
-from consilience.studies.request import POSITIONAL, Options, Output, OwnNetworks
+from consilience.studies.request import INPUT, POSITIONAL, Options, Output, OwnNetworks
 from consilience.studies.result import PAGE, Result, digest_of, obtained, run_cached
 
 if TYPE_CHECKING:
@@ -28,27 +28,35 @@ class Request(OwnNetworks, Options, Output):
 
     census: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
     """Directory of the census."""
-    data: str | None = None
+    data: str | None = field(default=None, metadata=INPUT)
     """Labeled data; by default the data that the population was trained on."""
 
 
 def run(request: Request) -> Result:
     """Return the table of scores, and what it says."""
+    from consilience.census.storage import population_of
     from consilience.studies.networks import open_census
-    from consilience.studies.samples import data_of, request_of
+    from consilience.studies.samples import request_of, source_of
+
+    population = population_of(request.census)
+    source = source_of(population, request.data, request.seed)
 
     def inputs() -> Inputs:
-        census, source = open_census(request.census, request.module)
-        return census, data_of(source, request.data, request.seed), request_of(source)
+        return open_census(request.census, request.module)[0], source.load(), request_of(population)
 
-    return load_or_compare(request, inputs, obtained(request))
+    return load_or_compare(request, inputs, obtained(request), source.entries(request.data))
 
 
-def load_or_compare(request: Request, inputs: Callable[[], Inputs], origin: dict[str, Any]) -> Result:
-    """Do what `run` does, with the census, the data and the request of the members from memory, if they are needed."""
+def load_or_compare(
+    request: Request, inputs: Callable[[], Inputs], origin: dict[str, Any], data: Mapping[str, str | None]
+) -> Result:
+    """Do what `run` does, with the census, the data and the request of the members from memory, if they are needed.
+
+    ``origin`` says how to get the result again, and ``data`` is what its request says of the data.
+    """
     from consilience.report import markdown_table, render_page, summary_sentences
     from consilience.report.results import FILE_NAME, Experiment
-    from consilience.store import write_artefact
+    from consilience.store import read_artefact, write_artefact
     from consilience.studies.experiment import run_experiment
     from consilience.studies.progress import stages
 
@@ -62,6 +70,10 @@ def load_or_compare(request: Request, inputs: Callable[[], Inputs], origin: dict
         files = {FILE_NAME: experiment.to_json(), PAGE: render_page(experiment)}
         write_artefact(directory, "report", config, {}, extra_files=files)
 
-    experiment = run_cached(request, "report", {"census": digest_of(request.census)}, make, write, Experiment.load)
+    def read(directory: Path) -> Experiment:
+        read_artefact(directory, "report")  # or raises, if a file has changed
+        return Experiment.load(directory)
+
+    experiment = run_cached(request, "report", {"census": digest_of(request.census), **data}, make, write, read)
     text = [markdown_table(experiment.table), "", *summary_sentences(experiment), "", f"report in {request.out / PAGE}"]
     return Result("\n".join(text), json.loads(experiment.to_json()))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from pathlib import Path
 from typing import Any
+
+from consilience.errors import InputError
 
 INPUT, OUTPUT, PRESENTATION = {"role": "input"}, {"role": "output"}, {"role": "presentation"}
 POSITIONAL = {"role": "input", "positional": True}  # an input that is given without a flag
@@ -103,3 +105,31 @@ def in_options(message: str, request: Options) -> str:
         if word == option.metadata.get("argument", option.name) and "positional" not in option.metadata:
             return f"{flag(option.name)} {rest}"
     return message
+
+
+def check_words(words: Sequence[str], request: Options) -> None:
+    """Raise if an option is given twice, or a text or path is empty."""
+    flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--") and word != "--"]
+    names = [word.replace("--no-", "--", 1) for word in flags]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice} must be given once, got it {names.count(twice)} times", cure="leave one out")
+    for option in fields(request):
+        value = getattr(request, option.name)
+        empty = [part for part in (value if isinstance(value, tuple) else (value,)) if part == ""]
+        here = isinstance(value, Path) and value == Path() and "" in words
+        if empty or here:
+            name = option.name if "positional" in option.metadata else flag(option.name)
+            raise InputError(f"{name} must not be empty, got ''", cure="leave it out, or pass a value")
+
+
+def kept(request: Options) -> str:
+    """Return what a command that has stopped has left, and how to go on."""
+    out = getattr(request, "out", None)
+    if out is None:
+        return "nothing has been written"
+    path = out.resolve()
+    state = path.parent / f".{path.name}.checkpoint"
+    parts = [f"finished epochs are kept in {state}"] if state.is_dir() else []
+    parts += [f"what is finished is kept in {out}"] if path.is_dir() and any(path.iterdir()) else []
+    return f"{' and '.join(parts) or 'nothing has been written'}; the same command goes on from there"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from consilience.errors import ArtefactError
+from consilience.schema import read_entries
 from consilience.studies.request import Options, Output, command_line, identity
 
 if TYPE_CHECKING:
@@ -42,28 +43,50 @@ def run_cached(
     ``write`` gets the value, the directory, and entries of ``config.json``: what `identity` says of the request and its
     inputs. A directory with anything but a result of this request is left as it is, and an error raised.
     """
-    from consilience.store import check_destination
+    from consilience.store import check_destination, lock
 
     key = identity(request, **inputs)
-    if check_destination(request.out, kind):
+
+    def is_finished() -> bool:
+        if not check_destination(request.out, kind):
+            return False
         refuse_another(request.out, kind, key)
-        return read(request.out)
-    value = make()
-    write(value, request.out, {"request": key})
-    return value
+        return True
+
+    if not is_finished():
+        with lock(request.out):
+            if not is_finished():
+                value = make()
+                if not is_finished():  # by a process that this one's lock does not keep away
+                    write(value, request.out, {"request": key})
+                    return value
+    return read(request.out)
 
 
 def refuse_another(directory: Path, kind: str, key: dict[str, Any], held: dict[str, Any] | None = None) -> None:
     """Raise if the result in a directory was made for another request, by default the one in its ``config.json``."""
     from consilience.store import read_config
 
-    held = held or read_config(directory).get("request", {})
-    differing = sorted(name for name in {*held, *key} if held.get(name) != key.get(name))
+    held = read_config(directory).get("request", {}) if held is None else held
+    if not isinstance(held, dict):
+        raise ArtefactError(f"request in {directory} must be an object, got {held!r}", cure="delete that directory")
+    differing = sorted(name for name in {*held, *key} if not _same(name, held, key))
     if differing:
         raise ArtefactError(
             f"--out must not hold another {kind}, got {directory} with a result that differs in {', '.join(differing)}",
             cure="choose another --out, or delete that directory",
         )
+
+
+def _same(name: str, one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two requests agree in an entry. Data is told apart by content, and in older requests by name."""
+    by_content = "data_content" in one and "data_content" in other
+    if name == "data_content" and not by_content:
+        return True
+    if name != "data":
+        return bool(one.get(name) == other.get(name))
+    names = [Path(part).name if isinstance(part, str) else part for part in (one.get(name), other.get(name))]
+    return by_content or names[0] == names[1]
 
 
 def run_paged(
@@ -73,17 +96,31 @@ def run_paged(
 
     ``make`` returns the text of the JSON file, which has a table and a summary, and the text of the page.
     """
-    from consilience.store import write_artefact
+    from consilience.store import read_artefact, write_artefact
 
     def write(texts: tuple[str, str], directory: Path, config: dict[str, Any]) -> None:
         write_artefact(directory, kind, config, {}, extra_files={file: texts[0], PAGE: texts[1]})
 
     def read(directory: Path) -> tuple[str, str]:
-        return (directory / file).read_text(), ""
+        read_artefact(directory, kind)  # or raises, if a file has changed
+        return (directory / file).read_text(encoding="utf-8"), ""
 
-    content = json.loads(run_cached(request, kind, inputs, make, write, read)[0])
-    lines = [content["table"], *content["summary"], "", f"report in {request.out / PAGE}"]
+    text = run_cached(request, kind, inputs, make, write, read)[0]
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ArtefactError(f"{request.out / file} must be JSON, got {error}", cure="make it again") from error
+    said = read_entries(_Said, content if isinstance(content, dict) else {}, request.out / file)
+    lines = [said.table, *said.summary, "", f"report in {request.out / PAGE}"]
     return Result("\n".join(lines), {"out": str(request.out), **content})
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What the JSON of a measurement has for people."""
+
+    table: str
+    summary: tuple[str, ...]
 
 
 def obtained(request: Options) -> dict[str, Any]:

@@ -1,8 +1,15 @@
-"""The data of a command: what the user names, or what the population was trained on, with the same split."""
+"""The data of a command: what the user names, or what the population was trained on, with the same split.
+
+A request has the content of its data, so that a file that changes under its name is other data. Its path is kept only
+where later commands need it, in a population: relative to it, if it was given relative, so that it is found from
+anywhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +17,143 @@ import torch
 
 from consilience.checks import check_count
 from consilience.data import Data, Dataset, load_data
+from consilience.data.content import content_of, is_file_name
 from consilience.errors import InputError
+from consilience.schema import read_entries
 from consilience.store import read_config
 from consilience.store.config import CONFIG
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that is there.
+
+    Attributes
+    ----------
+    name : what `load_data` takes.
+    content : digest of a file; empty for a name, such as ``"digits"``.
+    random_state : seed of the split.
+    """
+
+    name: str
+    content: str
+    random_state: int
+
+    def load(self) -> Data:
+        """Read and split the data."""
+        return load_data(self.name, random_state=self.random_state)
+
+    def entries(self, data: str | None) -> dict[str, str | None]:
+        """Return what the request of a result says of its data; ``data`` is the name that the user gave, if any."""
+        name = Path(data).name if data is not None and is_file_name(data) else data
+        return {"data": name, **({"data_content": self.content} if self.content else {})}
+
+    def stored_name(self, directory: Path) -> str:
+        """Return the name for a ``config.json``: a relative path is taken relative to the artefact."""
+        path = Path(self.name).expanduser()
+        if not is_file_name(self.name) or path.is_absolute():
+            return self.name
+        try:
+            return Path(os.path.relpath(path.resolve(), directory.resolve())).as_posix()
+        except ValueError:  # on another drive of Windows
+            return str(path.resolve())
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the request that made a population says of its data; empty for anything else."""
+
+    data: str | None = None
+    data_content: str = ""
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class _Config:
+    request: Mapping[str, Any] = field(default_factory=dict)
 
 
 def request_of(population: str | Path) -> dict[str, Any]:
     """Return the request that made a population; nothing for anything else."""
     path = Path(population)
     config = read_config(path) if (path / CONFIG).is_file() else {}
-    return config.get("request", {}) if config.get("kind") == "population" else {}
+    return dict(read_entries(_Config, config, path / CONFIG).request) if config.get("kind") == "population" else {}
 
 
-def data_of(population: str | Path, source: str | None, random_state: int) -> Data:
-    """Return the data named, or what the population was trained on; split as then, so that no test row was seen."""
-    request = request_of(population)
-    if source is None and "data" not in request:
-        raise InputError(
-            f"the data that {population} was trained on is unknown", cure="pass --data, or a population made by train"
-        )
-    return load_data(source or request["data"], random_state=request.get("seed", random_state))
+def trained_on(population: str | Path) -> Trained:
+    """Return what is known of the data that a population was trained on."""
+    return read_entries(Trained, request_of(population), Path(population) / CONFIG)
 
 
-def labeled_samples(source: str, data: str | None, random_state: int) -> Dataset | None:
-    """Return the test samples of the data named, or of what a population was trained on; None if that is unknown."""
-    known = data is not None or "data" in request_of(source)
-    return data_of(source, data, random_state).test if known else None
+def named(data: str, random_state: int) -> Source:
+    """Return the data that the user names; raise an `InputError` if its file is not there."""
+    if not data:
+        raise InputError("data must be a name or a path, got nothing", cure="leave it out, or pass a path")
+    return Source(data, content_of(data), random_state)
 
 
-def unseen_samples(sources: Sequence[str], data: str | None, random_state: int, n: int) -> Dataset:
-    """Return up to n test samples that no population was trained on, as far as the populations' requests say."""
-    check_count("--samples", n, least=2)
-    names = {source: request_of(source)["data"] for source in sources if "data" in request_of(source)}
-    name = data or next(iter(names.values()), None)
-    if name is None:
+def source_of(population: str | Path, data: str | None, random_state: int) -> Source:
+    """Return the data that the user names or, by default, that a population was trained on; split as then.
+
+    Raises
+    ------
+    InputError : if it is unknown, its file is missing, or the file is not that of then.
+    """
+    trained = trained_on(population)
+    seed = random_state if trained.seed is None else trained.seed
+    if data is not None:
+        return named(data, seed)
+    if trained.data is None:
+        message = f"the data that {population} was trained on is unknown"
+        raise InputError(message, cure="pass --data, or a population made by train")
+    name = _place(trained.data, Path(population))
+    source = Source(name, content_of(name), seed)
+    if trained.data_content and source.content != trained.data_content:
+        message = f"data must be what {population} was trained on, got another content of {name}"
+        raise InputError(message, cure="put the file of then back, or pass --data to use this one")
+    return source
+
+
+def known_source(population: str | Path, data: str | None, random_state: int) -> Source | None:
+    """Return what `source_of` does, and None where the data is unknown."""
+    known = data is not None or trained_on(population).data is not None
+    return source_of(population, data, random_state) if known else None
+
+
+def _place(name: str, population: Path) -> str:
+    """Return where data is that a population names; older ones name it relative to where the command was run."""
+    path = Path(name).expanduser()
+    if not is_file_name(name) or path.is_absolute():
+        places = [path]
+    else:
+        places = [Path(os.path.normpath(population.resolve() / path)), path]
+    if is_file_name(name) and not any(place.is_file() for place in places):
+        message = f"data must be what {population} was trained on, in {places[0]}, got no file"
+        raise InputError(message, cure="put it back there, or pass its path as --data")
+    return next((str(place) for place in places if place.is_file()), name)
+
+
+def unseen_source(sources: Sequence[str], data: str | None, random_state: int) -> Source:
+    """Return the data named, or that of the first population whose data is known."""
+    known = next((source for source in sources if trained_on(source).data is not None), None)
+    if data is not None:
+        return named(data, random_state)
+    if known is None:
         raise InputError(f"the data that {' '.join(sources)} were trained on is unknown", cure="pass --data")
-    tests = [data_of(source, name, random_state).test for source in names if names[source] == name]
-    samples = tests[0] if tests else load_data(name, random_state=random_state).test
+    return source_of(known, None, random_state)
+
+
+def unseen_samples(sources: Sequence[str], source: Source, random_state: int, n: int) -> Dataset:
+    """Return up to n test samples that no population was trained on, as far as the populations' requests say."""
+    check_count("samples", n, least=2)
+    tests = []
+    for population in sources:
+        trained = trained_on(population)
+        same = trained.data_content == source.content if trained.data_content else trained.data == source.name
+        if same and trained.data is not None:
+            seed = random_state if trained.seed is None else trained.seed
+            tests.append(load_data(source.name, random_state=seed).test)
+    samples = tests[0] if tests else load_data(source.name, random_state=random_state).test
     for other in tests[1:]:
         samples = samples.take(torch.isin(samples.ids, other.ids).nonzero()[:, 0])
     return samples.sample(n, random_state)

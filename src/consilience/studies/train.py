@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Activation, Net, Optimizer, Shuffle, Subset
-from consilience.studies.request import ADDED, Options, Output, argument, arguments
+from consilience.studies.request import ADDED, INPUT, Options, Output, argument, arguments
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Request(Options, Output):
     """Train a population of networks in one vectorized pass. An interrupted run resumes after its last epoch."""
 
-    data: str = "digits"
+    data: str = field(default="digits", metadata=INPUT)
     """"digits", a .npz file (x_train, y_train, x_test, y_test), a .parquet file, or hf:NAME."""
     net: Net = "mlp"
     """Kind of network; convnet and resnet take images."""
@@ -76,9 +76,11 @@ def load_or_train(request: Request) -> tuple[cs.Population, cs.Data]:
     """Return the population, read if it is finished, and the data."""
     from consilience.store.config import beside
     from consilience.studies.progress import bar
+    from consilience.studies.samples import named
     from consilience.training.resume import delete_resume_state
 
-    data = cs.load_data(request.data, random_state=request.seed)
+    source = named(request.data, request.seed)
+    data, inputs = source.load(), {**source.entries(None), "data": source.stored_name(request.out)}
     state = beside(request.out.resolve(), "checkpoint")
 
     def make() -> cs.Population:
@@ -89,7 +91,7 @@ def load_or_train(request: Request) -> tuple[cs.Population, cs.Data]:
             net = _network(request, data)
             return cs.train_population(net, data.train, request.members, progress=progress, **options)
 
-    population = run_cached(request, "population", {}, make, cs.Population.save, cs.Population.load)
+    population = run_cached(request, "population", inputs, make, cs.Population.save, cs.Population.load)
     delete_resume_state(state)
     return population, data
 
