@@ -601,6 +601,12 @@ def introduction(rows: Mapping[str, Sequence[Any]]) -> Iterator[str]:
         "20 students of 4 times the teacher's width, trained on 600 inputs, unless said otherwise. Every problem on "
         "one thread; others may have used the machine, so that processor time says more than the clock."
     )
+    earlier = [
+        name for name, part in rows.items() if any(isinstance(r, Row) and r.claimed and not r.explains for r in part)
+    ]
+    if earlier:
+        yield ""
+        yield f"Claims in these parts are of an earlier version, which asked for no evidence: {', '.join(earlier)}."
     yield from ("", "## Marks", "", *marks(rows))
 
 

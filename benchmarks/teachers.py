@@ -152,8 +152,10 @@ class Row:
 
     @property
     def unfounded(self) -> bool:
-        """Whether exactness is claimed and not so; under noise, units need only have partners."""
-        return self.claimed and not (self.paired if self.noise else self.exact)
+        """Whether exactness is claimed and not so. Under noise, units need only have partners; a unit of the teacher
+        may be missing if the function is the same on fresh inputs without it."""
+        same = self.excess == 0 and self.angle < ANGLE and self.error**2 <= ROUNDING
+        return self.claimed and not (same or (self.paired if self.noise else self.exact))
 
     @property
     def above_students(self) -> bool:

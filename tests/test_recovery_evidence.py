@@ -190,6 +190,16 @@ def test_a_unit_on_as_many_rows_as_weights_needs_a_held_out_row() -> None:
     assert (identified(confirmed)[1], identified(alone)[1]) == (True, False)
 
 
+@pytest.mark.parametrize("shift", [-1e-14, 0.0, 1e-14])
+def test_a_row_on_a_kink_determines_nothing_on_either_side(shift: float) -> None:
+    net, (x, x_held) = student(), rows()
+    weights = net.layers[0].weight[1].detach()
+    fifth = (x @ weights).sort().values[-5]
+    made = evidence(changed(net, torch.cat([weights, (shift - fifth)[None]])), x, x_held)
+    assert made.rank == 19
+    assert made.units[0][1].n_active == 4
+
+
 def test_copies_of_rows_and_of_inputs_determine_nothing() -> None:
     net, (x, x_held) = student(), rows()
     assert evidence(net, x[:9].repeat(20, 1), x_held).rank < 20
@@ -203,6 +213,7 @@ def test_noise_makes_units_uncertain() -> None:
     assert fine.doubts == ()
     assert poor.rank == 20
     assert not all(identified(poor))
+    assert any("rows, 5 weights, standard error" in doubt for doubt in poor.doubts)
     assert 1e-5 < fine.units[0][0].error < 1e-2
 
 

@@ -29,15 +29,16 @@ from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
 
 from consilience.recovery.network import ROUNDING, STANDARD_ERRORS, relative_error
-from consilience.recovery.student import Student
+from consilience.recovery.student import Student, rows_of
 from consilience.signals.held_out import held_out
 
 SMALLEST = 1e-9  # of the largest singular value: a smaller one is of a direction that the rows do not determine
 NOT_DETERMINED = 1e-2  # length of a unit's part of such a direction, of 1, above which the unit is not identified
 DECISIVE = 1e-6  # 1 − ‖U_i‖₂² of a sample without which the rank falls
 CONFIRMED = 1e-3  # change of the outputs, as a share of a column's norm, above which a held-out row tests a direction
+ON_KINK = 1e-9  # distance of an input from a unit's hyperplane, as a share of its norm, up to which it is on it
 INACTIVE = 1e-9  # of the largest gradient of a unit's hyperplane: on samples with a smaller one the unit does nothing
-LARGEST_ERROR = 0.1  # standard error of a unit's hyperplane, as a share of its norm
+LARGEST_ERROR = 0.06  # standard error of a unit's hyperplane, as a share of its norm: rarely off by a tenth, then
 LARGER = 100.0  # held-out error over the error on fitted rows
 FEWEST, SHARE = 2, 0.5  # students that have each unit: at least so many, and this share of those that reach the outputs
 MAX_PARAMETERS, MAX_VALUES = 3000, 2**26  # of a Jacobian: above, its rank takes minutes, or half a gigabyte
@@ -52,6 +53,12 @@ class UnitEvidence:
     n_decisive: int  # fitted rows without any of which it would not be determined, and that no held-out row confirms
     error: float  # standard error of its hyperplane, as a share of its norm
     identified: bool
+
+    @property
+    def measured(self) -> str:
+        """The rows where it is active and its weights; its standard error where that is too large."""
+        rows = f"{self.n_active} rows, {self.n_weights} weights"
+        return rows if self.error <= LARGEST_ERROR else f"{rows}, standard error {self.error:.2g}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ def _doubted(depth: int, units: Sequence[UnitEvidence]) -> str:
     doubted = [(j, unit) for j, unit in enumerate(units) if not unit.identified]
     if not doubted:
         return ""
-    shown = ", ".join(f"{j} ({unit.n_active} rows, {unit.n_weights} weights)" for j, unit in doubted[:5])
+    shown = ", ".join(f"{j} ({unit.measured})" for j, unit in doubted[:5])
     more = f" and {len(doubted) - 5} more" if len(doubted) > 5 else ""
     return f"units of layer {depth + 1} not identified: {shown}{more}"
 
@@ -176,6 +183,10 @@ def _determined(
     network: Student, x: Tensor, x_held: Tensor, residual: float, homogeneous: bool
 ) -> tuple[int, tuple[tuple[UnitEvidence, ...], ...]]:
     """Return the rank of the Jacobian at distinct inputs x (n, d) modulo free scales, and evidence for each unit."""
+    if homogeneous:
+        x, x_held = (rows[_is_off_kinks(network, rows)] for rows in (x, x_held))
+        if not len(x):
+            return 0, ()
     jacobian = _jacobian(network, x)  # (n, o, p)
     n, _, p = jacobian.shape
     theta = torch.cat([value.detach().flatten() for value in network.parameters()])
@@ -191,8 +202,9 @@ def _determined(
     leverage = (jacobian * scale) @ inverse.T  # (n, o, r), rows of U
     largest = torch.linalg.matrix_norm(leverage, ord=2).square() if leverage.shape[2] else leverage.new_zeros(n)
     without = _lost_without(leverage[largest > 1 - DECISIVE], inverse)  # (·, p)
-    changes = torch.linalg.vector_norm((_jacobian(network, x_held) * scale) @ without.T, dim=1)  # (held, ·)
-    without = without[changes.amax(0) <= CONFIRMED]
+    if len(x_held) and len(without):
+        changes = torch.linalg.vector_norm((_jacobian(network, x_held) * scale) @ without.T, dim=1)  # (held, ·)
+        without = without[changes.amax(0) <= CONFIRMED]
     layers = []
     readout = _places(network)["readout.weight"].T
     for depth, blocks in enumerate(_blocks(network), 1):
@@ -213,6 +225,17 @@ def _determined(
             units.append(UnitEvidence(n_active, len(block), n_decisive, error, identified))
         layers.append(tuple(units))
     return int(is_determined.sum()) - len(free), tuple(layers)
+
+
+def _is_off_kinks(network: Student, x: Tensor) -> Tensor:
+    """Return which samples (n,) no unit has on its kink up to rounding, where its side depends on the last bits."""
+    is_off = torch.ones(len(x), dtype=torch.bool)
+    with torch.no_grad():
+        for depth, layer in enumerate(network.layers[:-1]):
+            h = network.units(x, depth)
+            size = torch.linalg.vector_norm(rows_of(layer), dim=1) * (1 + torch.linalg.vector_norm(h, dim=1))[:, None]
+            is_off &= (layer(h).abs() > ON_KINK * size).all(1)
+    return is_off
 
 
 def _lost_without(leverage: Tensor, inverse: Tensor) -> Tensor:
