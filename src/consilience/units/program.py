@@ -105,6 +105,19 @@ class Program:
                 needed.update(value.name for value in node.all_input_nodes)
         return needed
 
+    def frontier(self, changed: Container[str]) -> list[str]:
+        """Return the names of the last values that no parameter in ``changed`` has an effect on."""
+        affected, frontier = set[str](), list[str]()
+        for node in self.nodes:
+            inputs = {value.name for value in node.all_input_nodes}
+            if inputs & affected or self.parameters.get(node.name, "") in changed:
+                affected.add(node.name)
+        for node in self.nodes:
+            ends = node.name not in affected and any(user.name in affected for user in node.users)
+            if ends and node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
+                frontier.append(node.name)
+        return frontier
+
     def describe(self, node: fx.Node) -> str:
         """Name an operation, its module and its line, as ``aten.sort in 'block.attention' (Attention), net.py:12``."""
         stack = [entry for key, entry in (node.meta.get("nn_module_stack") or {}).items() if not key.startswith("_")]
