@@ -81,8 +81,9 @@ class Assembler:
         ----------
         width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full".
         correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed form, layer by layer),
-            "second-order" (least squares, then L-BFGS on all layers above the first) or "distill" (least squares, then
-            a few hundred gradient steps on all layers). All but "none" need calibration data; none needs labels.
+            "second-order" (least squares, then Gauss–Newton steps on all layers above the first) or "distill" (least
+            squares, then a few hundred gradient steps on all layers). All but "none" need calibration data; none needs
+            labels.
         choice : of clusters: "cut", the census's tree cut at the width, or the most frequent clusters; or
             "reconstruction", clusters of any height that best reconstruct the ensemble's outputs. By default the
             latter wherever weights are fitted to calibration data and the width is a number.

@@ -11,8 +11,9 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from consilience.assembly.distillation import distill, second_order
+from consilience.assembly.distillation import distill
 from consilience.assembly.draft import Draft
+from consilience.assembly.gauss_newton import gauss_newton
 from consilience.assembly.layerwise import least_squares, moments
 from consilience.assembly.norms import with_statistics
 from consilience.assembly.pooling import output_basis, pooled
@@ -95,7 +96,7 @@ class Builder:
         """Return the proved module, in eval mode, of a network after the corrections of several layers together."""
         population, responses, x = self.population, self.responses, self.responses.x
         if correction == "second-order":
-            network = balanced(second_order(network, x, pooled(responses, self.pooling)))
+            network = balanced(gauss_newton(network, x, pooled(responses, self.pooling), population.task))
         if responses.has_data:
             network = with_statistics(network, x)
         module = resize(population.members[0].module, population.architecture, network.architecture.widths)

@@ -1,11 +1,15 @@
-"""The error of a network as a function of the hyperplanes of its maps, with what second-order methods need from it.
+"""Outputs as a function of the hyperplanes of a network's maps, with what a Gauss–Newton fit needs from it.
 
-With outputs y of n samples, reference outputs t and the error ``e(y, t)`` of a sample (`consilience.agreement`), the
-function is ``E(θ) = (1/n) Σ e(y(θ), t)`` and its Gauss–Newton matrix is ``G = (1/n) Σ Jᵀ H J``, with J = ∂y/∂θ and the
-curvature ``H = ∂²e/∂y²``: for classes ``diag(p) − p pᵀ`` with p = softmax y, for numbers ``2/(o·Var t)``.
+With outputs y (n, o), reference outputs t and their variances v (o,), the function is
 
-θ are the maps' hyperplanes ``[W | b]`` one after the other, with batch norms folded in. What no map in θ changes is
-computed once, and kept.
+    E(θ) = (1/n) Σ_n mean_o (y − t)² / v,
+
+and its Gauss–Newton matrix ``G = (1/n) Σ Jᵀ H J`` with J = ∂y/∂θ and ``H = 2 diag(1/v) / o``. θ are the hyperplanes
+``[W | b]`` of the maps, one map after the other, with batch norms folded in. What the maps do not affect is computed
+once and kept.
+
+Classes are fitted by the same error: it tells more about each sample than the divergence of the probabilities, which
+are nearly certain for most samples (docs/experiments.md).
 
 Axis legend: ``n`` samples, ``o`` outputs, ``u`` units written, ``d`` entries read, ``θ`` all weights.
 """
@@ -25,6 +29,7 @@ from consilience.units.architecture import TracedNetwork
 from consilience.units.maps import Map, Weights
 
 GRAPH_VALUES = 2**22  # numbers in the largest value of a batch, of which gradients need several
+KEPT_VALUES = 2**26  # the same of all samples and maps together, for graphs that are kept
 Product = Callable[[Tensor], Tensor]
 
 
@@ -36,7 +41,8 @@ class Fit:
     ----------
     network : the network, with batch norms folded.
     maps : those that are fitted.
-    x, reference, task : inputs, reference outputs, and what they stand for.
+    x, reference, task : inputs, reference outputs, and what they stand for (`consilience.agreement`).
+    spread : standard deviations (o,) of the reference outputs.
     known : traced values of all inputs that do not depend on the maps fitted.
     """
 
@@ -45,6 +51,7 @@ class Fit:
     x: Tensor
     reference: Tensor
     task: str | None
+    spread: Tensor
     known: dict[str, Tensor] = field(repr=False)
 
     @classmethod
@@ -59,7 +66,7 @@ class Fit:
         names = network.architecture.program.frontier(changed)
         batches = [values for _, values in stream(network, x, names)] if names else []
         known = {name: torch.cat([values[name] for values in batches]) for name in names}
-        return cls(network, tuple(maps), x, reference, task, known)
+        return cls(network, tuple(maps), x, reference, task, spread_of(reference), known)
 
     @property
     def vector(self) -> Tensor:
@@ -96,60 +103,56 @@ class Fit:
         """Split samples so that the values of a batch fit into memory."""
         yield from rows.split(max(1, min(MAX_BATCH, GRAPH_VALUES // self.network.architecture.largest_value)))
 
-    def error(self, theta: Tensor, rows: Tensor) -> float:
-        """Return E(θ) on some samples."""
+    def errors(self, theta: Tensor, rows: Tensor) -> tuple[float, float]:
+        """Return E(θ) of some samples, and the error by which agreement is judged: for classes, of probabilities."""
         with torch.no_grad():
-            return sum(float(self._error(theta, part)) for part in self.batches(rows)) / len(rows)
+            outputs = torch.cat([self.outputs(theta, part) for part in self.batches(rows)]).double()
+        reference = self.reference[rows].double()
+        squared, judged = (row_errors(outputs, reference, task, self.spread).mean() for task in (None, self.task))
+        return float(squared.nan_to_num(nan=torch.inf)), float(judged.nan_to_num(nan=torch.inf))
 
     def gradient(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return ∂E/∂θ on some samples: (θ,)."""
         total = torch.zeros_like(theta)
         for part in self.batches(rows):
-            at = theta.detach().clone().requires_grad_()
+            at = theta.clone().requires_grad_()
             total += torch.autograd.grad(self._error(at, part), at)[0]
         return total / len(rows)
 
     def gauss_newton(self, theta: Tensor, rows: Tensor) -> Product:
         """Return v ↦ G v at θ on some samples.
 
-        ``J v`` is the derivative by u of ``⟨Jᵀ u, v⟩``, so the graph of ``Jᵀ u`` is kept and each product takes two
-        backward passes.
+        ``J v`` is the derivative by u of ``⟨Jᵀ u, v⟩``: with the graph of ``Jᵀ u`` a product takes two backward passes.
+        The graphs are kept if they are small, and else computed again for each product.
         """
-        graphs = []
-        for part in self.batches(rows):
-            at = theta.detach().clone().requires_grad_()
-            outputs = self.outputs(at, part)
-            u = torch.zeros_like(outputs, requires_grad=True)
-            (pulled,) = torch.autograd.grad(outputs, at, u, create_graph=True)
-            graphs.append((at, outputs, u, pulled))
+        parts = list(self.batches(rows))
+        small = len(rows) * len(self.maps) * self.network.architecture.largest_value <= KEPT_VALUES
+        kept = [self._graph(theta, part) for part in parts] if small else None
 
         def product(v: Tensor) -> Tensor:
             total = torch.zeros_like(v)
-            for at, outputs, u, pulled in graphs:
+            for at, outputs, u, pulled in kept or (self._graph(theta, part) for part in parts):
                 (pushed,) = torch.autograd.grad(pulled, u, v, retain_graph=True)
-                curved = self.curvature(outputs.detach(), pushed)
-                total += torch.autograd.grad(outputs, at, curved, retain_graph=True)[0]
+                total += torch.autograd.grad(outputs, at, pushed * self.curvature, retain_graph=True)[0]
             return total / len(rows)
 
         return product
 
-    def curvature(self, outputs: Tensor, v: Tensor) -> Tensor:
-        """Return H v (n, o) at outputs (n, o)."""
-        if self.task == "classification":
-            p = outputs.softmax(1)
-            return p * (v - (p * v).sum(1, keepdim=True))
-        return v * 2 / (outputs.shape[1] * spread_of(self.reference).square())
+    @property
+    def curvature(self) -> Tensor:
+        """The diagonal of H: (o,)."""
+        return 2 / (self.reference.shape[1] * self.spread.square())
 
-    def curvature_root(self, outputs: Tensor, signs: Tensor) -> Tensor:
-        """Return R s (n, o) with ``R Rᵀ = H``: its outer product is H on average over random signs s (n, o)."""
-        if self.task == "classification":
-            p = outputs.softmax(1)
-            return p.sqrt() * signs - p * (p.sqrt() * signs).sum(1, keepdim=True)
-        return signs * (2 / outputs.shape[1]) ** 0.5 / spread_of(self.reference)
+    def _graph(self, theta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """θ, y, u and Jᵀ u on some samples, with the graphs between them."""
+        at = theta.clone().requires_grad_()
+        outputs = self.outputs(at, rows)
+        u = torch.zeros_like(outputs, requires_grad=True)
+        (pulled,) = torch.autograd.grad(outputs, at, u, create_graph=True)
+        return at, outputs, u, pulled
 
     def _error(self, theta: Tensor, rows: Tensor) -> Tensor:
-        spread = spread_of(self.reference)
-        return row_errors(self.outputs(theta, rows), self.reference[rows], self.task, spread).sum()
+        return row_errors(self.outputs(theta, rows), self.reference[rows], None, self.spread).sum()
 
     @staticmethod
     def _flat(m: Map, weights: Weights) -> Tensor:

@@ -1,7 +1,8 @@
-"""All maps fitted together to reference outputs by damped Gauss–Newton steps with a Kronecker preconditioner.
+"""Several layers fitted together to the members' pooled outputs: damped Gauss–Newton steps.
 
-A step minimizes ``⟨∇E, s⟩ + ½ sᵀ (G + λ) s`` by conjugate gradients: the gradient is of all fitted samples, G of a random
-part. (Martens 2010, ICML: Hessian-free optimization.)
+Least squares reproduces the units of each layer; it does not know how the remaining errors of several layers add up. A
+step s minimizes ``⟨∇E, s⟩ + ½ sᵀ (G + λ) s`` (`consilience.assembly.fit`) by conjugate gradients with Kronecker factors
+as preconditioner (Martens 2010, ICML). The gradient is of all fitted samples, G of a random part of them. There is no learning rate and no batch. λ grows until a step lowers the held-out error.
 """
 
 from __future__ import annotations
@@ -13,30 +14,35 @@ from torch import Tensor
 
 from consilience import seeds
 from consilience.assembly.fit import Fit
-from consilience.assembly.kronecker import inverse
+from consilience.assembly.kronecker import Kronecker
 from consilience.signals.held_out import held_out
 from consilience.units.architecture import TracedNetwork
 from consilience.units.maps import Map
 
-STEPS = 4
+STEPS = 8
 ITERATIONS = 12  # of conjugate gradients in each step
-CURVATURE_SAMPLES = 1000
+CURVATURE_SAMPLES = 1000  # that G is computed on, or more where they are small:
+CURVATURE_VALUES = 2**22  # numbers in their largest value
 LENGTHS = (1.0, 0.5, 0.25)  # of a step; the one with the smallest held-out error is taken
-DAMPING = 1e-2  # of the mean diagonal of G
+DAMPING = 0.03  # λ at first, as a share of the mean diagonal of a map's block of G
+ATTEMPTS = 3  # of a step, each with ten times the damping of the one before
+LEAST_GAIN = 0.01  # a step that lowers the held-out error by a smaller share is the last
 
 
 def gauss_newton(
-    network: TracedNetwork,
-    x: Tensor,
-    reference: Tensor,
-    task: str | None = None,
-    maps: Sequence[Map] | None = None,
+    network: TracedNetwork, x: Tensor, reference: Tensor, task: str | None = None, maps: Sequence[Map] | None = None
 ) -> TracedNetwork:
     """Return the network with its maps fitted to ``reference`` (n, o) on inputs x (n, ...).
 
-    Of the networks before and after each step, that with the smallest held-out error is returned.
+    By default these are all maps that read layers: those that read the inputs are centroids of the members'
+    hyperplanes, and stay. Of the networks before and after each step, that with the smallest error on held-out samples
+    is returned.
     """
-    maps = [m for m in network.architecture.maps if m.fitted] if maps is None else maps
+    if maps is None:
+        maps = [m for m in network.architecture.maps if m.reads]
+    maps = [m for m in maps if m.fitted]
+    if not maps or len(x) < 2:
+        return network
     with torch.inference_mode(mode=False), torch.enable_grad():
         fit = Fit.of(network, maps, x.clone(), reference.clone(), task)
         theta = _minimize(fit, *held_out(len(x)))
@@ -44,42 +50,57 @@ def gauss_newton(
 
 
 def _minimize(fit: Fit, rows: Tensor, held: Tensor) -> Tensor | None:
-    generator = seeds.generator(0)
-    theta, lowest, best = fit.vector, fit.error(fit.vector, held), None
+    """Return the weights that agree best on held-out samples, of those after each step; None for the initial ones."""
+    generator, theta, best = seeds.generator(0), fit.vector, None
+    n_curved = max(CURVATURE_SAMPLES, CURVATURE_VALUES // fit.network.architecture.largest_value)
+    (error, nearest), share = fit.errors(theta, held), DAMPING
     for _ in range(STEPS):
-        part = rows[torch.randperm(len(rows), generator=generator)[:CURVATURE_SAMPLES].sort().values]
-        signs = torch.randint(0, 2, (len(part), fit.reference.shape[1]), generator=generator) * 2.0 - 1
-        probe = torch.randint(0, 2, (len(theta),), generator=generator) * 2.0 - 1
-        curvature = fit.gauss_newton(theta, part)
-        damping = DAMPING * float(probe @ curvature(probe)) / len(probe)
-        step = conjugate_gradients(
-            lambda v, curvature=curvature, damping=damping: curvature(v) + damping * v,  # type: ignore[misc]
-            -fit.gradient(theta, rows),
-            inverse(fit, theta, part, signs),
-            ITERATIONS,
+        part = rows[torch.randperm(len(rows), generator=generator)[:n_curved].sort().values]
+        signs = torch.randint(0, 2, (len(part), fit.reference.shape[1]), generator=generator) * 2 - 1
+        factors, product, gradient = (
+            Kronecker.of(fit, theta, part, signs),
+            fit.gauss_newton(theta, part),
+            fit.gradient(theta, rows),
         )
-        errors = [fit.error(theta + length * step, held) for length in LENGTHS]
-        error = min(errors)
-        if not error < lowest:
+        scale, inverse, before = factors.scale.to(theta.dtype), factors.inverse(), error
+        for _ in range(ATTEMPTS):
+            step = conjugate_gradients(product, share * scale, -gradient, inverse)
+            tried = [fit.errors(theta + length * step, held) for length in LENGTHS]
+            chosen = min(range(len(LENGTHS)), key=lambda i: tried[i][0])
+            if tried[chosen][0] < before:
+                break
+            share *= 10
+        else:
             break
-        theta, lowest = theta + LENGTHS[errors.index(error)] * step, error
-        best = theta
+        theta = theta + LENGTHS[chosen] * step
+        error, judged = tried[chosen]
+        if judged < nearest:
+            best, nearest = theta, judged
+        if error > (1 - LEAST_GAIN) * before:
+            break
+        share *= (1 / 3, 1, 3)[chosen]
     return best
 
 
 def conjugate_gradients(
-    product: Callable[[Tensor], Tensor], target: Tensor, preconditioner: Callable[[Tensor], Tensor], iterations: int
+    product: Callable[[Tensor], Tensor],
+    damping: Tensor,
+    target: Tensor,
+    preconditioner: Callable[[Tensor], Tensor],
+    iterations: int = ITERATIONS,
 ) -> Tensor:
-    """Return an approximate solution of ``A s = target`` for a positive definite A, given as v ↦ A v."""
+    """Return an approximate solution of ``(A + diag(damping)) s = target``; A, given as v ↦ A v, is semidefinite."""
     solution, residual = torch.zeros_like(target), target.clone()
-    conditioned = preconditioner(residual)
-    direction, along = conditioned, residual @ conditioned
+    direction = conditioned = preconditioner(residual)
+    along = first = float(residual @ conditioned)
     for _ in range(iterations):
-        image = product(direction)
-        length = along / (direction @ image)
-        solution += length * direction
-        residual -= length * image
+        if not along > 1e-12 * first:  # solved, or no direction is left
+            break
+        image = product(direction) + damping * direction
+        length = along / float(direction @ image)
+        solution = solution + length * direction
+        residual = residual - length * image
         conditioned = preconditioner(residual)
-        new = residual @ conditioned
-        direction, along = conditioned + new / along * direction, new
+        along, before = float(residual @ conditioned), along
+        direction = conditioned + along / before * direction
     return solution

@@ -1,17 +1,18 @@
-"""An approximate inverse of the Gauss–Newton matrix, map by map: Kronecker factors.
+"""The Gauss–Newton matrix map by map, approximately, as Kronecker factors: its inverse and its diagonal.
 
-For a map with inputs a (with a 1 for the bias) and derivatives δ of the outputs by what it writes,
+For a map that reads a (with a 1 for the bias) and writes z, with ``δ = Rᵀ ∂y/∂z`` for random R with ``E[R Rᵀ] = H``,
 
-    G ≈ P · E[a aᵀ] ⊗ E[δ δᵀ],    (G + λ)⁻¹ [W | b] ≈ (E[δ δᵀ] + √λ/π)⁻¹ [W | b] (P E[a aᵀ] + √λ π)⁻¹,
+    G ≈ E[δ δᵀ] ⊗ P E[a aᵀ],    (G + λ)⁻¹ [W | b] ≈ (E[δ δᵀ] + √λ/π)⁻¹ [W | b] (P E[a aᵀ] + √λ π)⁻¹,
 
-over samples and the P positions of each (K-FAC: Martens and Grosse 2015; of convolutions: Grosse and Martens 2016),
-with π² the ratio of the mean eigenvalues. A map of each unit by itself has a block for each unit,
-``E[a aᵀ] · E[δ²]``.
+with means over samples and the P positions of each, and π² the ratio of the factors' mean eigenvalues (K-FAC: Martens
+and Grosse 2015; of convolutions: Grosse and Martens 2016). A map of each unit by itself has a block for each unit,
+``E[δ²] · P E[a aᵀ]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,61 +21,94 @@ from consilience.assembly.fit import Fit
 from consilience.units.axes import Sampling
 from consilience.units.maps import Map
 
-DAMPING = 1e-3  # of the product of the factors' mean eigenvalues
-MAX_ROWS = 20_000  # of a map, over all samples
+DAMPING = 1e-3  # λ, of the product of the factors' mean eigenvalues
+MAX_ROWS = 20_000  # that a map reads, over all samples
 
 
-def inverse(fit: Fit, theta: Tensor, rows: Tensor, signs: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return v ↦ (G + λ)⁻¹ v, approximately, at θ on some samples; ``signs`` (n, o) are random, of these samples."""
-    factors = [_inverted(m, *sums) for m, sums in zip(fit.maps, _sums(fit, theta, rows, signs), strict=True)]
+@dataclass(frozen=True)
+class Kronecker:
+    """The factors of each map of a fit."""
 
-    def product(v: Tensor) -> Tensor:
+    fit: Fit
+    factors: tuple[tuple[Tensor, Tensor], ...]  # E[δ δᵀ] (u, u) and P E[a aᵀ] (d, d); per unit (u,) and (u, d, d)
+
+    @classmethod
+    def of(cls, fit: Fit, theta: Tensor, rows: Tensor, signs: Tensor) -> Kronecker:
+        """Return the factors at θ on some samples; ``signs`` (n, o) are random, for these samples."""
+        architecture, network = fit.network.architecture, fit.at(theta)
+        widths, sampling = architecture.widths, Sampling(len(rows), MAX_ROWS)
+        output, learned = architecture.program.output, {m.weight for m in fit.maps} & architecture.program.learned
+        written, read = [m.output.name for m in fit.maps], [m.inputs[0].name for m in fit.maps]
+        state = {name: value.detach().requires_grad_(name in learned) for name, value in network.state.items()}
+        sums: list[tuple[Tensor, Tensor, int]] = []
+        start = 0
+        for part in fit.batches(rows):
+            known = {name: value[part] for name, value in fit.known.items()}
+            values = architecture.program.run(state, fit.x[part], list({output, *written, *read}), known)
+            root = signs[start : start + len(part)] * fit.curvature.sqrt()
+            slopes = torch.autograd.grad(values[output], [values[name] for name in written], root)
+            new = []
+            for m, slope in zip(fit.maps, slopes, strict=True):
+                a, delta = m.rows(values[m.inputs[0].name].detach(), slope, widths, sampling, start, len(part))
+                n_positions = m.output.units(slope, widths, len(part)).shape[2]
+                new.append((*_products(m, a, delta, n_positions), len(a)))
+            pairs = zip(sums, new, strict=True) if sums else ()
+            sums = [(s[0] + t[0], s[1] + t[1], s[2] + t[2]) for s, t in pairs] or new
+            start += len(part)
+        return cls(fit, tuple((left / n, right / n) for left, right, n in sums))
+
+    @property
+    def scale(self) -> Tensor:
+        """The mean diagonal of each map's block of G, for each weight: (θ,).
+
+        As a damping it does not depend on the units of the outputs, or of a layer.
+        """
         parts = []
-        for m, block, (left, right) in zip(fit.maps, fit.blocks(v), factors, strict=True):
+        for m, (left, right) in zip(self.fit.maps, self.factors, strict=True):
+            slopes, squares = left if m.per_unit else left.diagonal(), right.diagonal(dim1=-2, dim2=-1)
+            diagonal = (slopes[:, None] * squares).flatten()
+            parts.append(diagonal.mean().expand(len(diagonal)))
+        return torch.cat(parts)
+
+    def inverse(self) -> Inverse:
+        """Return v ↦ (G + λ)⁻¹ v."""
+        pairs = zip(self.fit.maps, self.factors, strict=True)
+        return Inverse(self.fit, tuple(_inverted(m, left, right) for m, (left, right) in pairs))
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """The damped factors, inverted."""
+
+    fit: Fit
+    factors: tuple[tuple[Tensor, Tensor], ...]
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return the product with a vector (θ,)."""
+        parts = []
+        for m, block, factors in zip(self.fit.maps, self.fit.blocks(v), self.factors, strict=True):
+            left, right = (factor.to(v.dtype) for factor in factors)
             solved = torch.einsum("ud,ude->ue", block, right) * left[:, None] if m.per_unit else left @ block @ right
             parts.append(solved.flatten())
         return torch.cat(parts)
 
-    return product
 
-
-def _sums(fit: Fit, theta: Tensor, rows: Tensor, signs: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """E[δ δᵀ] and P·E[a aᵀ] of each map; of a map per unit E[δ²] (u,) and (u, d, d)."""
-    architecture, network = fit.network.architecture, fit.at(theta.detach())
-    output, widths, sampling = architecture.program.output, architecture.widths, Sampling(len(rows), MAX_ROWS)
-    learned = {m.weight for m in fit.maps} & architecture.program.learned
-    written, read = [m.output.name for m in fit.maps], [m.inputs[0].name for m in fit.maps]
-    sums: list[tuple[Tensor, Tensor]] = [(torch.zeros(()), torch.zeros(())) for _ in fit.maps]
-    counts, start = [0.0] * len(fit.maps), 0
-    for part in fit.batches(rows):
-        known = {name: value[part] for name, value in fit.known.items()}
-        leaves = {name: value.detach().requires_grad_(name in learned) for name, value in network.state.items()}
-        values = architecture.program.run(leaves, fit.x[part], list({output, *written, *read}), known)
-        root = fit.curvature_root(values[output].detach(), signs[start : start + len(part)])
-        slopes = torch.autograd.grad(values[output], [values[name] for name in written], root)
-        for i, (m, slope) in enumerate(zip(fit.maps, slopes, strict=True)):
-            a, delta = m.rows(values[m.inputs[0].name].detach(), slope, widths, sampling, start, len(part))
-            if m.has_bias:
-                a = torch.cat([a, a.new_ones(*a.shape[:-1], 1)], dim=-1)
-            positions = m.output.units(slope, widths, len(part)).shape[2]
-            counts[i] += len(a)
-            if m.per_unit:
-                a = a.movedim(0, 1)
-                new = delta.square().sum(0).double(), (a.mT @ a).double() * positions
-            else:
-                new = (delta.T @ delta).double(), (a.T @ a).double() * positions
-            sums[i] = sums[i][0] + new[0], sums[i][1] + new[1]
-        start += len(part)
-    return [(left / n, right / n) for (left, right), n in zip(sums, counts, strict=True)]
+def _products(m: Map, a: Tensor, delta: Tensor, n_positions: int) -> tuple[Tensor, Tensor]:
+    """Σ δ δᵀ and P Σ a aᵀ of rows a (r, d) and δ (r, u); of a map per unit, with a (r, u, d), for each unit."""
+    if m.has_bias:
+        a = torch.cat([a, a.new_ones(*a.shape[:-1], 1)], dim=-1)
+    if m.per_unit:
+        a = a.movedim(0, 1)
+        return delta.square().sum(0).double(), (a.mT @ a).double() * n_positions
+    return (delta.T @ delta).double(), (a.T @ a).double() * n_positions
 
 
 def _inverted(m: Map, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverses of the two damped factors, as single precision numbers."""
-    eye = torch.eye(right.shape[-1], dtype=right.dtype)
-    size = right.diagonal(dim1=-2, dim2=-1).mean().clamp(min=1e-30)
-    slope = (left if m.per_unit else left.diagonal()).mean().clamp(min=1e-30)
-    ratio, root = (size / slope).sqrt(), (DAMPING * size * slope).sqrt()
-    right = torch.linalg.inv(right + ratio * root * eye)
+    tiny = torch.finfo(torch.float32).tiny
+    size = float(right.diagonal(dim1=-2, dim2=-1).mean().clamp(min=tiny))
+    slope = float((left if m.per_unit else left.diagonal()).mean().clamp(min=tiny))
+    root, ratio = math.sqrt(DAMPING * size * slope), math.sqrt(size / slope)
+    solved = torch.linalg.inv(right + root * ratio * torch.eye(right.shape[-1], dtype=right.dtype))
     if m.per_unit:
-        return (1 / (left + root / ratio)).float(), right.float()
-    return torch.linalg.inv(left + root / ratio * torch.eye(len(left), dtype=left.dtype)).float(), right.float()
+        return 1 / (left + root / ratio), solved
+    return torch.linalg.inv(left + root / ratio * torch.eye(len(left), dtype=left.dtype)), solved
