@@ -2,7 +2,8 @@
 
 Least squares reproduces the units of each layer; it does not know how the remaining errors of several layers add up. A
 step s minimizes ``⟨∇E, s⟩ + ½ sᵀ (G + λ) s`` (`consilience.assembly.fit`) by conjugate gradients with Kronecker factors
-as preconditioner (Martens 2010, ICML). The gradient is of all fitted samples, G of a random part of them. There is no learning rate and no batch. λ grows until a step lowers the held-out error.
+as preconditioner (Martens 2010, ICML). The gradient is of all fitted samples, G of a random part of them. There is no
+learning rate and no batch. λ grows until a step lowers the held-out error.
 """
 
 from __future__ import annotations
