@@ -3,6 +3,7 @@
 from consilience.census.census import Census
 from consilience.census.incremental import extend_census
 from consilience.census.layer_census import LayerCensus
+from consilience.census.significance import Significance
 from consilience.census.storage import load_census, save_census
 
-__all__ = ["Census", "LayerCensus", "extend_census", "load_census", "save_census"]
+__all__ = ["Census", "LayerCensus", "Significance", "extend_census", "load_census", "save_census"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,11 +14,13 @@ from torch import Tensor
 from consilience.bases.grounding import Basis, Groups, basis_activations, basis_of_groups, express, takes_offset
 from consilience.bases.hyperplanes import Projection
 from consilience.census.layer_census import LayerCensus
-from consilience.census.layer_units import LayerUnits, layer_units
-from consilience.checks import Width, check_choice, check_count, resolve_width
+from consilience.census.layer_units import LayerUnits, layer_units, turned_units
+from consilience.census.significance import Significance, check_measurable, layer_significance
+from consilience.checks import Width, check_choice, check_count, check_number, resolve_width
 from consilience.clustering.clusterers import CLUSTERERS, Clustering
 from consilience.clustering.clusters import Clusters, in_order
 from consilience.clustering.distances import DISTANCES
+from consilience.clustering.significance import RADIUS
 from consilience.clustering.stability import stability
 from consilience.errors import InputError
 from consilience.population.checks import check_inputs, check_side_by_side
@@ -60,6 +63,7 @@ class Census:
     layers_ : dict, layer name → `LayerCensus`.
     population_ : the population.
     calibration_ : the calibration inputs, or None.
+    significance_ : dict, layer name → `Significance`, computed when first asked for and never saved.
 
     Examples
     --------
@@ -94,6 +98,7 @@ class Census:
         self.n_resamples = n_resamples
         self.random_state = random_state
         self._responses: Responses | None = None
+        self._significance: dict[str, Significance] | None = None
 
     @property
     def responses_(self) -> Responses:
@@ -126,7 +131,7 @@ class Census:
 
     def set_members(self, population: Population, x: Tensor | None) -> None:
         """Take a population and calibration inputs; their responses are computed when first needed."""
-        self.population_, self.calibration_, self._responses = population, x, None
+        self.population_, self.calibration_, self._responses, self._significance = population, x, None, None
 
     def take_layers(self, step: ClusterStep, known_alive: Mapping[str, NDArray[np.bool_]]) -> None:
         """Cluster the layers by ``step`` from the inputs up, each grounded in the clusters of the one below.
@@ -144,6 +149,67 @@ class Census:
                 for axis in _read_inside(architecture, name):
                     projections[axis] = self._projections(axis, basis, responses.at(axis))
         self.layers_ = layers
+
+    @property
+    def significance_(self) -> dict[str, Significance]:
+        """Recurrence of the clusters beside chance, by layer, as `significance` gives it with its defaults."""
+        if self._significance is None:
+            self._significance = self.significance()
+        return self._significance
+
+    def significance(
+        self, layers: Sequence[str] | None = None, *, radius: float = RADIUS, n_rotations: int | None = None
+    ) -> dict[str, Significance]:
+        """Return whether the units of clusters are found in other members, and more than if these were turned.
+
+        Units are compared as the census compares them: by their responses for distance "activation", else by their
+        grounded hyperplanes. See `consilience.clustering.significance` for the test.
+
+        Parameters
+        ----------
+        layers : names; all by default.
+        radius : cosine above which two units count as alike, for ``recurrence`` and ``chance``; p-values do without it.
+        n_rotations : random rotations of each member; by default 100, fewer (at least 20) for many wide members.
+
+        Raises
+        ------
+        InputError : also if there is only one member, or less calibration data than units of a member.
+        """
+        check_fitted(self)
+        check_number("radius", radius, least=0, below=1)
+        if n_rotations is not None:
+            check_count("n_rotations", n_rotations)
+        measured, units_by_layer = {}, self._units()
+        for name in self.layers_ if layers is None else layers:
+            check_choice("layers", name, self.layers_)
+            layer, units = self.layers_[name], units_by_layer(name)
+            check_measurable(layer, units.rows[name].shape[1] if self.distance == "activation" else None)
+            wanted = None if self.clusterer == "hdbscan" else layer.n_clusters_
+            turned = turned_units(units, self.population_.architecture, self.distance, self.random_state)
+            measured[name] = layer_significance(
+                layer,
+                units,
+                in_order(self._cluster(turned, wanted)[1]),
+                radius=radius,
+                n_rotations=n_rotations,
+                random_state=self.random_state,
+            )
+        return measured
+
+    def _units(self) -> Callable[[str], LayerUnits]:
+        """The units of each layer, as its clusters were found in them."""
+        responses = self._signals()
+        if self.distance == "activation":  # which is the same whatever the basis of the layer below
+            alive = {name: layer.alive for name, layer in self.layers_.items()}
+            return lambda name: layer_units(responses, name, {}, distance=self.distance, known_alive=alive[name])
+        again, units = copy.copy(self), dict[str, LayerUnits]()
+
+        def keep(layer: LayerUnits, n_clusters: int | None) -> tuple[Clustering, Clusters]:
+            units[layer.name] = layer
+            return self.layers_[layer.name].clustering, self.layers_[layer.name].clusters
+
+        again.take_layers(keep, known_alive={name: layer.alive for name, layer in self.layers_.items()})
+        return units.__getitem__
 
     def n_clusters_of(self, population: Population, layer: str, n_units: int) -> int | None:
         """Return the number of clusters of a layer of ``n_units`` units; None if the clusterer finds it."""

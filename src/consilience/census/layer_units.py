@@ -11,7 +11,7 @@ Axis legend: ``U`` units of all members, one member after the other; ``V`` those
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from torch import Tensor
 from consilience.bases.hyperplanes import Hyperplanes, Projection, hyperplanes
 from consilience.clustering.clusters import Clusters, count
 from consilience.clustering.distances import Points, embed
+from consilience.clustering.significance import rotation
 from consilience.errors import InputError
+from consilience.seeds import TURNED, generator
 from consilience.signals.responses import Responses
-from consilience.units.architecture import TracedNetwork, incoming_norms, outgoing_norms
+from consilience.units.architecture import Architecture, TracedNetwork, incoming_norms, outgoing_norms
 from consilience.units.axes import Axis
 from consilience.units.symmetry import usable_symmetry
 
@@ -83,10 +85,25 @@ def layer_units(
         rows = {layer: responses.units(layer) for layer in family}
     else:  # a gate may have no grounded hyperplanes yet: the other layers of its family have some
         rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}
+    return LayerUnits(name, len(networks), tables[name], alive, rows, _points(rows, alive, architecture, distance))
+
+
+def turned_units(units: LayerUnits, architecture: Architecture, distance: str, random_state: int) -> LayerUnits:
+    """Return the layer with the live units of each member turned by a random orthogonal matrix."""
+    rows = {layer: part.clone() for layer, part in units.rows.items()}
+    for k in range(units.n_members):
+        mine = torch.from_numpy(np.flatnonzero(units.alive & (units.member == k)))
+        q = rotation(len(mine), generator(random_state, TURNED, k))
+        for part in rows.values():
+            part[mine] = (q @ part[mine].double()).to(part.dtype)
+    return replace(units, rows=rows, points=_points(rows, units.alive, architecture, distance))
+
+
+def _points(rows: Mapping[str, Tensor], alive: NDArray[np.bool_], architecture: Architecture, distance: str) -> Points:
+    """The live units of a family, the coordinates of its layers side by side."""
     chosen = torch.from_numpy(alive)
     embedded = [embed(part[chosen], distance, usable_symmetry(architecture, layer)) for layer, part in rows.items()]
-    points = Points(np.concatenate([part.coordinates for part in embedded], axis=1), embedded[0].projective)
-    return LayerUnits(name, len(networks), tables[name], alive, rows, points)
+    return Points(np.concatenate([part.coordinates for part in embedded], axis=1), embedded[0].projective)
 
 
 def _find_alive(network: TracedNetwork, family: Sequence[str], reads: Mapping[str, Tensor] | None) -> Tensor:
