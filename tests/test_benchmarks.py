@@ -20,6 +20,7 @@ RUNS = {
     "comparison": ("--data DATA --samples 100", "adjusted Rand index"),
     "convnets": ("--data DATA --nets ConvNet --cache cache", "MergeMany"),
     "digits": ("", "zero-shot 2x"),
+    "faults": ("", "same bytes after a rerun"),
     "incremental": ("", "agreement"),
     "initialisation": ("--data DATA --seeds 2 --cache cache", "Net2Wider"),
     "modularity": ("--data DATA --seeds 1 --epochs 1 --parts mnist planted convnet", "Planted blocks"),

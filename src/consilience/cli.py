@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1) from None
     except OSError as error:
         _fail(f"an error of the system: {error}; {kept(request)}")
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # as torch says it
+            raise
         _fail(f"not enough memory; {kept(request)}")
     if result.status:
         raise SystemExit(result.status)

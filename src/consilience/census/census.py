@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,6 +100,10 @@ class Census:
         self.random_state = random_state
         self._responses: Responses | None = None
         self._significance: dict[str, Significance] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Go to another process without the responses, which are computed again there."""
+        return {**vars(self), "_responses": None}
 
     @property
     def responses_(self) -> Responses:

@@ -21,6 +21,8 @@ from consilience.population.storage import Contents, member_tensors, read_popula
 from consilience.store import fingerprint
 from consilience.units.architecture import Architecture, TracedNetwork
 
+DETAILS = ("example_input", "failed", "provenance", "metrics", "task")
+
 
 @dataclass(frozen=True)
 class Population:
@@ -145,6 +147,13 @@ class Population:
         """SHA-256 of all members' tensors, by which a census identifies its population."""
         return fingerprint(member_tensors(self.members))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as modules and proofs: what has been traced is traced again there."""
+        kept = {epoch: snapshot.members for epoch, snapshot in self.snapshots.items()}
+        groups = {epoch: [(m.module, m.proof) for m in members] for epoch, members in {0: self.members, **kept}.items()}
+        details = {name: value for name, value in vars(self).items() if name in DETAILS}
+        return _traced_again, (groups, details)
+
     @classmethod
     def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Population:
         """Read what `save` wrote. Members are traced, one of each kind, and proved unless the artefact has their proof.
@@ -238,6 +247,18 @@ class Population:
     def logits(self, x: Tensor) -> Tensor:
         """Return the outputs of every member: (N, n, o)."""
         return torch.stack([network(x) for network in self.networks])
+
+
+def _traced_again(groups: Mapping[int, Sequence[tuple[nn.Module, str]]], details: Mapping[str, Any]) -> Population:
+    """Return a population from the modules and proofs of each epoch, 0 for the members."""
+    x, members = details["example_input"], tuple[Member, ...]()
+    snapshots: dict[int, tuple[Member, ...]] = {}
+    for epoch, group in groups.items():
+        modules, proofs = [module for module, _ in group], [proof for _, proof in group]
+        snapshots[epoch] = join_members(members, modules, x, proofs=proofs)[len(members) :]
+        members = members or snapshots[epoch]
+    del snapshots[0]
+    return Population(members, **details)._with_snapshots(snapshots)
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -47,9 +47,11 @@ def lock(place: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         del _holders[path]
-        with contextlib.suppress(OSError):  # Windows does not remove an open file; an empty one is taken over
-            path.unlink()
-        os.close(descriptor)
+        try:
+            with contextlib.suppress(OSError):  # Windows does not remove an open file; an empty one is taken over
+                path.unlink()
+        finally:
+            os.close(descriptor)
         with contextlib.suppress(OSError):  # where something has been written
             for parent in new:
                 parent.rmdir()

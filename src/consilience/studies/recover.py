@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import consilience as cs
 from consilience.errors import ArtefactError, InputError
 from consilience.names import Activation, Rule
+from consilience.schema import read_entries
 from consilience.studies.request import INPUT, Options, Output, argument, arguments, identity
 from consilience.studies.result import PAGE, Result, digest_of, obtained, refuse_another
 
@@ -62,7 +64,7 @@ class Request(Options, Output):
 
 def run(request: Request) -> Result:
     """Return what was recovered; the status is 1 if it is not identified."""
-    from consilience.store import check_destination, fingerprint
+    from consilience.store import fingerprint, lock
     from consilience.studies.unknown_network import open_unknown
 
     content = _finished(request.out)
@@ -72,9 +74,8 @@ def run(request: Request) -> Result:
     key = identity(request, data=fingerprint({"x": unknown.x, "y": unknown.y})[:16])
     key |= {} if teacher is None else {"teacher": digest_of(teacher)}
     if content is None:
-        if check_destination(request.out / NETWORK, "network"):  # of an interrupted run
-            refuse_another(request.out / NETWORK, "network", key)
-        content = _recovered(request, estimator, unknown, key)
+        with lock(request.out):
+            content = _finished(request.out) or _recovered(request, estimator, unknown, key)
     refuse_another(request.out, KIND, key, content["request"])
     network = [f"network in {request.out / NETWORK}"] if content["saved_network"] else []
     text = "\n".join([*content["summary"], *network, f"report in {request.out / PAGE}"])
@@ -86,10 +87,12 @@ def _recovered(
 ) -> dict[str, Any]:
     """Recover the network, write it, the page and ``recovery.json``, and return what this says."""
     from consilience.report.recovery import render_recovery
-    from consilience.store import atomic_write, save_network
+    from consilience.store import atomic_write, check_destination, save_network
     from consilience.studies.progress import stages
     from consilience.studies.recovery_result import found_text, run_recovery
 
+    if check_destination(request.out / NETWORK, "network"):  # of an interrupted run
+        refuse_another(request.out / NETWORK, "network", key)
     with stages(f"recovering a network from {len(unknown.x)} outputs"):
         result = run_recovery(unknown, estimator, {**obtained(request), **key})
     if estimator.model_ is not None and not result.unsaved:
@@ -115,11 +118,13 @@ def _estimator(request: Request) -> cs.ExpandAndCluster:
 
 def _finished(directory: Path) -> dict[str, Any] | None:
     """Return what ``recovery.json`` says if a complete recovery is there, None if one can be written; else raise."""
-    from consilience.store import check_destination
+    from consilience.store import check_destination, read_artefact
     from consilience.store.config import listing
 
     if directory.exists():
-        names = {name for part in (NETWORK, FILE, PAGE) for name in (part, f".{part}.tmp", f".{part}.old")}
+        names = {
+            name for part in (NETWORK, FILE, PAGE) for name in (part, f".{part}.tmp", f".{part}.old", f".{part}.lock")
+        }
         if not directory.is_dir() or {entry.name for entry in directory.iterdir()} - names:
             got = listing(directory) if directory.is_dir() else "a file"
             raise ArtefactError(
@@ -133,8 +138,22 @@ def _finished(directory: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads((directory / FILE).read_bytes())
         complete = (directory / PAGE).is_file() and has_network == content["saved_network"]
         complete &= "evidence" in content  # earlier versions claimed without: the network is recovered again
-        if content["kind"] != KIND or [type(content[key]) for key in ("request", "summary")] != [dict, list]:
+        if content["kind"] != KIND:
             raise ValueError("it is not one of consilience")
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ArtefactError(f"{directory / FILE} is damaged: {error}", cure="delete that directory") from error
+        read_entries(_Said, content, directory / FILE)
+    except (ValueError, KeyError, TypeError, OSError, ArtefactError) as error:
+        reason = error.message if isinstance(error, ArtefactError) else error
+        raise ArtefactError(f"{directory / FILE} is damaged: {reason}", cure="delete that directory") from error
+    if complete and has_network:
+        read_artefact(directory / NETWORK, "network")  # or raises, if a file has changed
     return content if complete else None
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What ``recovery.json`` has for this command."""
+
+    request: Mapping[str, Any]
+    summary: tuple[str, ...]
+    exact: bool
+    saved_network: bool

@@ -19,6 +19,7 @@ from consilience.errors import InputError
 
 INPUT, OUTPUT, PRESENTATION = {"role": "input"}, {"role": "output"}, {"role": "presentation"}
 POSITIONAL = {"role": "input", "positional": True}  # an input that is given without a flag
+LARGEST = 2**63  # of what torch can hold
 ADDED = {"role": "added"}  # an option that older requests lack; at its default, the identity is as it was then
 
 
@@ -108,7 +109,7 @@ def in_options(message: str, request: Options) -> str:
 
 
 def check_words(words: Sequence[str], request: Options) -> None:
-    """Raise if an option is given twice, or a text or path is empty."""
+    """Raise if an option is given twice, is empty, or is a whole number that nothing can hold."""
     flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--") and word != "--"]
     names = [word.replace("--no-", "--", 1) for word in flags]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -116,10 +117,12 @@ def check_words(words: Sequence[str], request: Options) -> None:
         raise InputError(f"{twice} must be given once, got it {names.count(twice)} times", cure="leave one out")
     for option in fields(request):
         value = getattr(request, option.name)
-        empty = [part for part in (value if isinstance(value, tuple) else (value,)) if part == ""]
-        here = isinstance(value, Path) and value == Path() and "" in words
-        if empty or here:
-            name = option.name if "positional" in option.metadata else flag(option.name)
+        parts = value if isinstance(value, tuple) else (value,)
+        name = option.name if "positional" in option.metadata else flag(option.name)
+        large = next((part for part in parts if isinstance(part, int) and abs(part) >= LARGEST), None)
+        if large is not None:
+            raise InputError(f"{name} must be a number below 2**63, got {large}")
+        if "" in parts or (value == Path() and "" in words):
             raise InputError(f"{name} must not be empty, got ''", cure="leave it out, or pass a value")
 
 

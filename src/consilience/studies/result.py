@@ -70,7 +70,7 @@ def refuse_another(directory: Path, kind: str, key: dict[str, Any], held: dict[s
     held = read_config(directory).get("request", {}) if held is None else held
     if not isinstance(held, dict):
         raise ArtefactError(f"request in {directory} must be an object, got {held!r}", cure="delete that directory")
-    differing = sorted(name for name in {*held, *key} if not _same(name, held, key))
+    differing = sorted({name.removesuffix("_content") for name in {*held, *key} if not _same(name, held, key)})
     if differing:
         raise ArtefactError(
             f"--out must not hold another {kind}, got {directory} with a result that differs in {', '.join(differing)}",

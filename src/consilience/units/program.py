@@ -11,10 +11,12 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
+
+from consilience.errors import InputError
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 TORCH = Path(torch.__file__).parent
@@ -55,6 +57,11 @@ class Program:
     def __deepcopy__(self, memo: object) -> Program:
         """Return the program itself: it never changes, and its symbolic shapes cannot be copied."""
         return self
+
+    def __reduce__(self) -> NoReturn:
+        """Raise at once: a program of torch.export may be pickled, and not read again."""
+        cure = "pickle its population or census, or save it and load it there"
+        raise InputError("what is pickled must have no traced network in it, got one", cure=cure)
 
     def double(self) -> Program:
         """Return the program with its constants in double precision."""
