@@ -46,11 +46,11 @@ Y = torch.tensor([0, 1, 2])
             "y must have shape (n, 3), as the outputs, got (4, 2)",
         ),
         (
-            lambda: checks.check_inputs(Y, (2,), torch.float32, "x"),
+            lambda: checks.as_inputs(Y, (2,), torch.float32, "x"),
             "x must be a tensor of torch.float32, as the members'",
         ),
         (
-            lambda: checks.check_inputs(X[:1], (2,), torch.float32, "x"),
+            lambda: checks.as_inputs(X[:1], (2,), torch.float32, "x"),
             "x must have shape (n, 2) with n >= 2, got (1, 2)",
         ),
         (

@@ -240,7 +240,11 @@ def test_networks_of_ones_own_in_directories(own: Path, capsys: pytest.CaptureFi
     [
         ("my_nets:Softmax", "16", r"unsupported operation on units: aten.softmax.int in '1' \("),
         ("my_nets:Branching", "4,4", r"Branching cannot be traced: .*data-dependent(.|\n)*replace `if"),
-        ("my_nets:Net", "3,4,4", r"example_input must be inputs that Net takes, got shape \(n, 3, 4, 4\): RuntimeE"),
+        (
+            "my_nets:Net",
+            "3,4,4",
+            r"example_input must be inputs that member 0 .Net. takes, got float32 \(16, 3, 4, 4\), on .* RuntimeE",
+        ),
         ("my_nets:Net", "1x4x4", "--example-shape must be the sizes of one input, as in 3,32,32, got 1x4x4\n$"),
         ("my_nets:Net", "1,0,4", "--example-shape must be the sizes of one input, as in 3,32,32, got 1,0,4\n$"),
         ("my_nets:Net", None, "the shape of the inputs of my_nets:Net must be given\n  cure: pass it, as"),

@@ -390,5 +390,5 @@ def test_a_member_of_another_precision_is_refused() -> None:
     population = Population.from_modules(double, inputs(8).double())
     with pytest.raises(InputError, match="example_input must be inputs that"):
         population.with_members([random_population([[4]]).members[0].module])
-    with pytest.raises(InputError, match="a member must be a trained nn.Module, got NoneType"):
+    with pytest.raises(InputError, match="member 2 must be an nn.Module, got NoneType"):
         population.with_members([None])

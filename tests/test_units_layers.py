@@ -187,7 +187,6 @@ class ReadAgain(nn.Module):
     [
         (DataDependent(), r"DataDependent cannot be traced: .*data-dependent"),
         (FixedBatch(nn.Linear(6, 3)), "FixedBatch must return one output for each .*, got one batch size only"),
-        (TwoOutputs(6, 3), "TwoOutputs must take one tensor and return one tensor, got 1 inputs and 2 outputs"),
         (ReadAgain(), "all parameters of ReadAgain must reach the output, got 'b.weight', 'b.bias'"),
     ],
 )
@@ -247,7 +246,7 @@ def test_activated_outputs_are_refused() -> None:
 def test_a_parameter_with_two_names_is_refused() -> None:
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
     net[2].weight = net[0].weight
-    with pytest.raises(TracingError, match="must have one name, got second names '2.weight'"):
+    with pytest.raises(TracingError, match="must be of one module, got second names '2.weight'"):
         find_layers(net, X)
 
 
@@ -257,7 +256,7 @@ def test_outputs_for_every_token_are_refused() -> None:
 
 
 def test_an_example_input_of_the_wrong_shape_is_refused() -> None:
-    message = r"example_input must be inputs that MLP takes, got shape \(n, 6\): RuntimeError"
+    message = r"example_input must be inputs that MLP takes, got float32 \(2, 6\), on which .* RuntimeError"
     with pytest.raises(InputError, match=message):
         find_layers(MLP(7, [5], 3), X)
     with pytest.raises(InputError, match=r"example_input must have shape \(n, ...\) with n >= 1, got \(0, 6\)"):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # plain arguments are checked without importing torch
     from torch import Tensor
 
 Width = int | str
+LARGEST_SEED = 2**64 - 1  # of torch's generators
 MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)x")
 
 
@@ -45,6 +46,12 @@ def check_count(argument: str, value: object, least: int = 1, most: int | None =
     if not is_count(value, least, math.inf if most is None else most):
         span = f">= {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"{argument} must be an int {span}, got {value!r}", cure=cure)
+
+
+def check_seed(argument: str, value: object) -> None:
+    """Raise unless the value is an int from 0 to 2⁶⁴ − 1."""
+    check_count(argument, value, 0)
+    check_count(argument, value, 0, LARGEST_SEED)
 
 
 def check_number(
@@ -83,16 +90,48 @@ def check_finite(values: Tensor, argument: str) -> None:
     raise InputError(f"{argument} must be finite, got NaN or infinity in {rows}", cure="remove these rows")
 
 
-def check_inputs(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, argument: str, least: int = 2) -> None:
-    """Raise unless x is a finite tensor (n, \\*shape) of this dtype with at least ``least`` rows."""
+def as_tensor(values: object, argument: str) -> Tensor:
+    """Return a dense tensor of real numbers, without gradients: of a tensor, an array of any byte order, or lists."""
+    import numpy as np
     import torch
 
-    if not isinstance(x, torch.Tensor) or x.dtype != dtype:
-        raise InputError(f"{argument} must be a tensor of {dtype}, as the members' inputs are, got {describe(x)}")
-    if tuple(x.shape[1:]) != shape or len(x) < least:
+    if isinstance(values, torch.Tensor):
+        if values.layout != torch.strided or values.is_meta or values.is_complex() or values.is_quantized:
+            got = "no values (meta)" if values.is_meta else f"{values.layout} {describe(values)}"
+            raise InputError(f"{argument} must be a dense tensor of real numbers, got {got}")
+        tensor = values.detach()
+        return tensor.clone() if tensor.is_inference() else tensor
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # whatever a list, or the __array__ of an object, leads to
+        raise InputError(f"{argument} must be an array of numbers, got {describe(values)}: {error}") from error
+    if array.dtype.kind not in "fiub" or (isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any()):
+        got = f"masked values in {describe(values)}" if array.dtype.kind in "fiub" else describe(values)
+        raise InputError(f"{argument} must be a tensor or an array of numbers, got {got}")
+    wide = {"f": np.float64, "u": np.int64}.get(array.dtype.kind)  # torch has no float128, and little for uint16 to 64
+    if wide is not None and array.dtype.itemsize not in ((1,) if wide is np.int64 else (2, 4, 8)):
+        array = array.astype(wide)
+    return torch.as_tensor(np.require(array.astype(array.dtype.newbyteorder("="), copy=False), requirements=["C", "W"]))
+
+
+def as_inputs(x: object, shape: tuple[int, ...], dtype: torch.dtype, argument: str, least: int = 2) -> Tensor:
+    """Return x as a finite tensor (n, \\*shape) of this dtype on the CPU with at least ``least`` rows, or raise.
+
+    Floating point types are converted to each other, and integer types; one kind is not taken for the other.
+    """
+    tensor = as_tensor(x, argument)
+    if tensor.is_floating_point() != dtype.is_floating_point or (str(tensor.dtype) == "torch.bool" != str(dtype)):
+        cure = "scale bytes, as in x.float() / 255" if dtype.is_floating_point else "pass integers"
+        wanted = f"{argument} must be a tensor of {dtype}, as the members' inputs are"
+        raise InputError(f"{wanted}, got {describe(x)}", cure=cure)
+    if tuple(tensor.shape[1:]) != shape or tensor.ndim == 0 or len(tensor) < least:
         wanted = f"(n, {', '.join(map(str, shape))}) with n >= {least}"
-        raise InputError(f"{argument} must have shape {wanted}, got {tuple(x.shape)}")
-    check_finite(x, argument)
+        raise InputError(f"{argument} must have shape {wanted}, got {tuple(tensor.shape)}")
+    if tensor.device.type != "cpu":
+        raise InputError(f"{argument} must be on the CPU, got {tensor.device}", cure=f"{argument}.cpu()")
+    tensor = tensor.to(dtype)
+    check_finite(tensor, argument)
+    return tensor
 
 
 def check_rows(values: Tensor, n: int, argument: str, inputs: str = "x") -> None:
@@ -100,6 +139,25 @@ def check_rows(values: Tensor, n: int, argument: str, inputs: str = "x") -> None
     if values.ndim == 0 or len(values) != n:
         message = f"{argument} must have one row for each of the {n} rows of {inputs}, got {describe(values)}"
         raise InputError(message, cure="check that both are of the same samples")
+
+
+def as_labels(y: object, n: int, argument: str, n_classes: int | None = None) -> Tensor:
+    """Return labels (n,) of int64: of a column (n, 1), one-hot rows (n, classes), booleans, or floats that are whole.
+
+    >>> as_labels([[0.0, 1.0], [1.0, 0.0]], 2, "y"), as_labels([True, False], 2, "y")
+    (tensor([1, 0]), tensor([1, 0]))
+    """
+    import torch
+
+    given = as_tensor(y, argument)
+    labels = given.reshape(n) if given.shape == (n, 1) else given
+    if labels.ndim == 2 and labels.shape == (n, n_classes or labels.shape[1]):
+        if bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
+            labels = labels.int().argmax(1)  # one class in each row
+    elif labels.dtype == torch.bool or (labels.is_floating_point() and bool((labels == labels.round()).all())):
+        labels = labels.long()  # NaN and infinity are no whole numbers: NaN != NaN, and infinity is out of range
+    check_labels(labels, n, argument, n_classes)
+    return labels.long()
 
 
 def check_labels(y: Tensor, n: int, argument: str, n_classes: int | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
-from consilience.checks import check_labels
+from consilience.checks import as_labels, as_tensor, describe
 from consilience.errors import InputError
 from consilience.seeds import SUB_ENSEMBLES, generator
 from consilience.signals.batches import BATCH_SIZE
@@ -86,17 +86,18 @@ def evaluate(
     import torch
     from torch.nn import functional
 
-    if isinstance(dataset, torch.Tensor):
-        cure = "pass a data set with labels, or reference=population to compare with its ensemble"
-        raise InputError("dataset must have labels, got inputs alone", cure=cure)
-    check_labels(dataset.y, len(dataset), "y")
-    outputs = _outputs(network, dataset.x)
+    if not (hasattr(dataset, "x") and hasattr(dataset, "y")):
+        cure = "pass a Dataset with labels, or reference=population to compare with its ensemble"
+        raise InputError(f"dataset must have inputs and labels, got {describe(dataset)} alone", cure=cure)
+    x = as_tensor(dataset.x, "x")
+    as_labels(dataset.y, len(x) if x.ndim else 0, "y")
+    outputs = _outputs(network, x)
     if outputs.dim() != 2:
         raise InputError(f"outputs must have shape (n, classes), got {tuple(outputs.shape)}")
-    check_labels(dataset.y, len(outputs), "y", outputs.shape[1])
-    accuracy = float((outputs.argmax(1) == dataset.y).double().mean())
-    loss = float(functional.cross_entropy(outputs.double(), dataset.y))
-    return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(dataset)), loss, len(dataset))
+    y = as_labels(dataset.y, len(outputs), "y", outputs.shape[1])
+    accuracy = float((outputs.argmax(1) == y).double().mean())
+    loss = float(functional.cross_entropy(outputs.double(), y))
+    return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(y)), loss, len(y))
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
@@ -132,10 +133,9 @@ def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, p
     import torch
 
     from consilience.agreement import agreement
-    from consilience.population.checks import check_inputs
+    from consilience.population.checks import as_inputs
 
-    x = dataset if isinstance(dataset, torch.Tensor) else dataset.x
-    check_inputs(population, x, "x")
+    x = as_inputs(population, getattr(dataset, "x", dataset), "x")
     outputs = _outputs(network, x)
     members = [_outputs(member.module, x) for member in population]
     if outputs.shape != members[0].shape:
@@ -160,7 +160,14 @@ def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, p
 def _outputs(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     import torch
 
-    from consilience.units.forward import eval_mode
+    from consilience.units.forward import eval_mode, outputs_of
 
+    if not callable(network):
+        raise InputError(f"network must be a module or another function of inputs, got {describe(network)}")
+    name = type(network).__name__
     with eval_mode(network):
-        return torch.cat([network(batch) for batch in x.split(BATCH_SIZE)])
+        outputs = [outputs_of(network, batch, name, "x") for batch in x.split(BATCH_SIZE)]
+    try:
+        return torch.cat(outputs)
+    except RuntimeError as error:
+        raise InputError(f"{name} must return outputs (n, ...) for inputs (n, ...), got {error}") from error

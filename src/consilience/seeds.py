@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from consilience.checks import check_count
+from consilience.checks import check_seed
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ HELD_OUT, SUB_ENSEMBLES = 71, 72  # of calibration rows; of members
 
 def seed(random_state: int, stream: int, *keys: int) -> int:
     """Return a 64-bit seed that depends on every argument (`numpy.random.SeedSequence`)."""
-    check_count("random_state", random_state, least=0)
+    check_seed("random_state", random_state)
     sequence = np.random.SeedSequence([random_state, stream, *keys])
     return int(sequence.generate_state(1, np.uint64)[0])
 
@@ -32,13 +32,13 @@ def generator(random_state: int, *keys: int) -> torch.Generator:
     """Return torch's generator of a stream and further keys; without keys, of ``random_state`` itself."""
     import torch
 
-    check_count("random_state", random_state, least=0)
+    check_seed("random_state", random_state)
     return torch.Generator().manual_seed(seed(random_state, *keys) if keys else int(random_state))
 
 
 def numpy_generator(random_state: int, *keys: int) -> np.random.Generator:
     """Return NumPy's generator of a stream and further keys, or of ``random_state`` itself."""
-    check_count("random_state", random_state, least=0)
+    check_seed("random_state", random_state)
     return np.random.default_rng([random_state, *keys])
 
 

@@ -22,7 +22,7 @@ from consilience.assembly.widths import Selection, resolve, select
 from consilience.census.census import Census, check_fitted
 from consilience.checks import Width, check_choice
 from consilience.errors import InputError
-from consilience.population.checks import check_inputs
+from consilience.population.checks import as_inputs
 from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork
 
@@ -48,7 +48,7 @@ class Assembler:
         self.has_data = calibration is not None or census.calibration_ is not None
         check_pooling(pooling, self.has_data)
         if calibration is not None:
-            check_inputs(census.population_, calibration, "calibration")
+            calibration = as_inputs(census.population_, calibration, "calibration")
         self.census, self.calibration, self.pooling = census, calibration, pooling
         self._fitted = census.layers_
         self._choices: dict[Hashable, Choice] = {}

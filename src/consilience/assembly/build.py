@@ -24,7 +24,7 @@ from consilience.checks import check_choice
 from consilience.errors import InputError
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
-from consilience.units.architecture import TracedNetwork, read_state
+from consilience.units.architecture import TracedNetwork, read_state, write_state
 from consilience.units.axes import Axis
 from consilience.units.maps import Map, Weights
 from consilience.units.proof import prove
@@ -100,7 +100,7 @@ class Builder:
         if responses.has_data:
             network = with_statistics(network, x)
         module = resize(population.members[0].module, population.architecture, network.architecture.widths)
-        module.load_state_dict({**module.state_dict(), **network.state})
+        write_state(module, network.state)
         module.eval().requires_grad_(True)
         prove(module, network, population.example_input)
         if correction == "distill":

@@ -23,7 +23,7 @@ from consilience.errors import ArtefactError, InputError
 from consilience.store import read_artefact, write_artefact
 from consilience.store.config import CONFIG
 from consilience.store.network import build_described, build_network, describe_network, shapes_of
-from consilience.units.architecture import Architecture, TracedNetwork, read_state
+from consilience.units.architecture import Architecture, TracedNetwork, read_state, write_state
 from consilience.units.maps import Map
 from consilience.units.symmetry import rescale, symmetry_of
 
@@ -149,4 +149,4 @@ def _take_scale(network: nn.Module, widest: nn.Module, architecture: Architectur
             wanted = wanted[: layer.width]
             usable = (wanted > 0) & (norms > 0)
             own = rescale(own, m.writes, torch.where(usable, wanted / torch.where(norms > 0, norms, 1), 1))
-    network.load_state_dict({**network.state_dict(), **with_statistics(own, x).state})
+    write_state(network, with_statistics(own, x).state)

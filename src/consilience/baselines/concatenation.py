@@ -41,7 +41,7 @@ def transplantation(
     correction, calibration : as in `consilience.assemble`.
     random_state : seed of a distillation.
     """
-    check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration)
     check_side_by_side(population)
     names = [layer.name for layer in population.architecture.free]
     widths = layer_widths(population, width, {name: population.median_width(name) for name in names})

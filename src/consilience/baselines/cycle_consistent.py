@@ -53,7 +53,7 @@ def cycle_matching(
     correction, calibration : as in `consilience.assemble`.
     random_state : seed of which member numbers the universe, and of a distillation.
     """
-    check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration)
     check_equal_widths(population)
     bases = average_of(population, universe_orders(population, random_state))
     return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)

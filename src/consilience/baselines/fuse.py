@@ -18,7 +18,7 @@ from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection
 from consilience.checks import Width, check_choice, resolve_width
 from consilience.errors import InputError
-from consilience.population.checks import check_inputs
+from consilience.population.checks import as_inputs, check_population
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
@@ -80,14 +80,17 @@ def placed(architecture: Architecture, bases: Mapping[str, Basis]) -> dict[Axis,
     }
 
 
-def check_fusion(population: Population, correction: str, calibration: Tensor | None) -> None:
-    """Raise for an empty population, an unknown correction, and calibration data that is missing or does not fit."""
+def check_fusion(population: Population, correction: str, calibration: Tensor | None) -> Tensor | None:
+    """Return the calibration data as the members take it.
+
+    Raise for an empty population, an unknown correction, and calibration data that is missing or does not fit.
+    """
+    check_population(population)
     if len(population) == 0:
         cure = "train members, or give modules to Population.from_modules"
         raise InputError("population must have at least 1 member, got none", cure=cure)
     check_correction(correction, calibration is not None)
-    if calibration is not None:
-        check_inputs(population, calibration, "calibration")
+    return None if calibration is None else as_inputs(population, calibration, "calibration")
 
 
 def needed(calibration: Tensor | None) -> Tensor:

@@ -44,7 +44,7 @@ def weight_matching(
     correction, calibration : as in `consilience.assemble`.
     random_state : seed of the order in which layers are visited, and of a distillation.
     """
-    check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration)
     check_equal_widths(population)
     check_count("reference", reference, least=0, most=len(population) - 1)
     bases = average_of(population, weight_orders(population, reference, random_state))
@@ -59,7 +59,7 @@ def merge_many(
     Each step raises ``Σ_{a<b} ⟨Θ_a, Θ_b⟩`` over the reordered members, so it ends. Source: Ainsworth, Hayase &
     Srinivasa 2023, Algorithm 3. Parameters and errors are those of `weight_matching`, without a reference.
     """
-    check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration)
     check_equal_widths(population)
     bases = average_of(population, merging_orders(population, random_state))
     return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
@@ -89,8 +89,7 @@ def activation_matching(
     calibration : inputs (n, ...) without labels; always needed.
     random_state : seed of a distillation.
     """
-    x = needed(calibration)
-    check_fusion(population, correction, x)
+    x = needed(check_fusion(population, correction, calibration))
     check_equal_widths(population)
     check_count("reference", reference, least=0, most=len(population) - 1)
     check_choice("seen", seen, SEEN)

@@ -65,7 +65,7 @@ def probabilistic_matching(
     correction, calibration : as in `consilience.assemble`.
     random_state : seed of the order of members, and of a distillation.
     """
-    check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration)
     for name, value in (("sigma", sigma), ("sigma0", sigma0), ("gamma", gamma)):
         if not value > 0:  # infinity is allowed
             raise InputError(f"{name} must be > 0, got {value}")

@@ -56,7 +56,7 @@ def transport_fusion(
     """
     check_choice("ground", ground, GROUNDS)
     x = needed(calibration) if ground == "activations" else None
-    check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration)
     reference = widest(population) if reference is None else reference
     check_count("reference", reference, least=0, most=len(population) - 1)
     bases = transport_bases(population, reference, x)

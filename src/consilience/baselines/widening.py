@@ -18,7 +18,7 @@ from consilience.checks import check_count, check_number
 from consilience.errors import InputError
 from consilience.population.checks import check_side_by_side
 from consilience.population.population import Population
-from consilience.units.architecture import TracedNetwork, read_state
+from consilience.units.architecture import TracedNetwork, read_state, write_state
 
 
 def net2wider(
@@ -48,7 +48,7 @@ def net2wider(
     correction, calibration : as in `consilience.assemble`. They work towards the member; noise comes last.
     random_state : seed of the replication, the noise, and a distillation.
     """
-    check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration)
     check_side_by_side(population)
     for m in population.architecture.maps:
         if not m.fitted:
@@ -76,7 +76,7 @@ def net2wider(
             perturb_copies(wider, network, name, noise, generator)
         if calibration is not None:
             noisy = TracedNetwork(network.architecture.with_widths(widths), read_state(wider))
-            wider.load_state_dict({**wider.state_dict(), **with_statistics(noisy, calibration).state})
+            write_state(wider, with_statistics(noisy, calibration).state)
     return wider
 
 
@@ -108,4 +108,4 @@ def perturb_copies(
         size = copies.square().mean(dim=1, keepdim=True).sqrt()
         copies += noise * size * torch.randn(copies.shape, dtype=copies.dtype, generator=generator)
         noisy = noisy.with_weights(m, weights.with_matrix(matrix, weights.bias))
-    wider.load_state_dict({**wider.state_dict(), **noisy.state})
+    write_state(wider, noisy.state)

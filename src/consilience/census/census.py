@@ -17,14 +17,14 @@ from consilience.bases.hyperplanes import Projection
 from consilience.census.layer_census import LayerCensus
 from consilience.census.layer_units import LayerUnits, layer_units, turned_units
 from consilience.census.significance import Significance, check_measurable, layer_significance
-from consilience.checks import Width, check_choice, check_count, check_number, resolve_width
+from consilience.checks import Width, check_choice, check_count, check_number, check_seed, resolve_width
 from consilience.clustering.clusterers import CLUSTERERS, Clustering
 from consilience.clustering.clusters import Clusters, in_order
 from consilience.clustering.distances import DISTANCES
 from consilience.clustering.significance import RADIUS
 from consilience.clustering.stability import stability
 from consilience.errors import InputError
-from consilience.population.checks import check_inputs, check_side_by_side
+from consilience.population.checks import as_inputs, check_population, check_side_by_side
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
@@ -128,7 +128,7 @@ class Census:
         ------
         InputError : also if there are fewer units than clusters, or every unit of a layer is dead.
         """
-        self.check(population, x)
+        x = self.check(population, x)
         self.__dict__.pop("layers_", None)  # a fit that fails leaves an unfitted census
         self.set_members(population, x)
         self.take_layers(self._cluster, known_alive={})
@@ -266,13 +266,14 @@ class Census:
             shared = basis_activations(basis, activations, usable_symmetry(architecture, axis.layer))
         return express(basis, activations, shared, intercept=takes_offset(architecture, axis)).projections
 
-    def check(self, population: Population, x: Tensor | None) -> None:
-        """Raise an `InputError` unless `fit` can take this census of this population."""
+    def check(self, population: Population, x: Tensor | None) -> Tensor | None:
+        """Return the inputs as the members take them; raise unless `fit` can take this census of this population."""
+        check_population(population)
         check_choice("grounding", self.grounding, GROUNDINGS)
         check_choice("distance", self.distance, DISTANCES)
         check_choice("clusterer", self.clusterer, CLUSTERERS)
         check_count("n_resamples", self.n_resamples, least=0)
-        check_count("random_state", self.random_state, least=0)
+        check_seed("random_state", self.random_state)
         architecture = population.architecture
         if not architecture.hidden:
             raise InputError("population must have members with a hidden layer, got none")
@@ -284,7 +285,7 @@ class Census:
             if layer.tied is not None:
                 raise InputError(f"n_clusters must name {layer.tied!r} in place of {name!r}, which is tied to it")
         if x is not None:
-            check_inputs(population, x, "x")
+            x = as_inputs(population, x, "x")
         elif self.grounding == "activations" or self.distance == "activation":
             cure = 'pass unlabelled inputs, or use grounding="weights" and distance="cosine"'
             raise InputError("x must be calibration inputs for this grounding and distance, got None", cure=cure)
@@ -293,6 +294,7 @@ class Census:
             wanted = self.n_clusters_of(population, layer.name, n_units)
             if wanted is not None:
                 check_count(f"n_clusters of layer '{layer.name}'", wanted, most=n_units, cure="ask for fewer clusters")
+        return x
 
 
 def _read_inside(architecture: Architecture, layer: str) -> list[Axis]:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from consilience.checks import check_choice, check_count
+from consilience.checks import check_choice, check_count, check_seed
 from consilience.clustering import partitions
 from consilience.clustering.partitions import Labels, Partitions
 from consilience.comparison.representations import View, cka, procrustes, rsa, unbiased_cka, view
@@ -208,7 +208,7 @@ def null_z(labels: Labels, measure: str | Measure = "adjusted_rand", n_null: int
     random_state : seed.
     """
     check_count("n_null", n_null, 2)
-    check_count("random_state", random_state, 0)
+    check_seed("random_state", random_state)
     value = clustering_similarities(labels, measure)
     rows, rng = np.asarray(labels), numpy_generator(random_state, SHUFFLES)
     sums, squares = np.zeros_like(value), np.zeros_like(value)

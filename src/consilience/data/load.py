@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consilience.checks import check_count, describe
+from consilience.checks import check_count, check_seed, describe
 from consilience.data.dataset import Data, Dataset, check_dataset
 from consilience.errors import InputError
 from consilience.seeds import generator
@@ -77,7 +77,7 @@ def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibr
     >>> len(data.train), len(data.validation), len(data.test), data.image_shape, data.n_classes
     (1169, 269, 359, (1, 8, 8), 10)
     """
-    check_count("random_state", random_state, least=0)
+    check_seed("random_state", random_state)
     check_count("n_calibration", n_calibration)
     raw = _read(source)
     rows = _dataset(raw.x, raw.y, f"{raw.name}: train")

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from consilience.checks import check_choice, check_count
 from consilience.errors import InputError
-from consilience.modularity.outputs import check_labelled, logits
+from consilience.modularity.outputs import as_labelled, logits
 from consilience.units.architecture import TracedNetwork
 from consilience.units.maps import Map
 from consilience.units.program import Program
@@ -105,7 +105,7 @@ def effective_circuit(
     ----------
     Golechha, Chaudhary, Velja, Abate and Schoots (2025), Studying cross-cluster modularity in neural networks.
     """
-    check_labelled(network, x, y)
+    x, y = as_labelled(network, x, y)
     check_choice("criterion", criterion, CRITERIA)
     check_count("block", block)
     positive = y == label

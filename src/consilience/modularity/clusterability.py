@@ -10,7 +10,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from consilience.checks import check_choice, check_count
+from consilience.checks import check_choice, check_count, check_seed
 from consilience.clustering.spectral import Spectrum, clusters_of, n_cut, spectrum
 from consilience.modularity.graph import UnitGraph, unit_graph
 from consilience.modularity.nulls import NULLS, null_graph, p_lower, z_score
@@ -72,7 +72,7 @@ class Clusterability:
         """
         check_choice("null", self.null, NULLS)
         check_count("n_null", self.n_null, 0)
-        check_count("random_state", self.random_state, 0)
+        check_seed("random_state", self.random_state)
         check_count("n_clusters", self.n_clusters, 2)
         graph = unit_graph(network, example_input)
         n_connected = int(graph.connected.sum())

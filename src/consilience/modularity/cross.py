@@ -26,7 +26,7 @@ from consilience.clustering.spectral import FloatArray, clusters_of, degrees, sp
 from consilience.errors import InputError
 from consilience.modularity.graph import Part, finite, parts_of
 from consilience.modularity.nulls import permuted, z_score
-from consilience.modularity.outputs import check_labelled
+from consilience.modularity.outputs import as_labelled
 from consilience.modularity.unit_labels import Clusters, Labels, matrix_labels, same_cluster
 from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
@@ -161,7 +161,7 @@ def _n_clusterable(matrix: FloatArray) -> int:
 
 def _gradients(network: TracedNetwork, x: Tensor, y: Tensor) -> TracedNetwork:
     """The network with the root mean square over batches of each weight's gradient in place of the weight."""
-    check_labelled(network, x, y)
+    x, y = as_labelled(network, x, y)
     maps = [m for m in network.architecture.maps if not m.is_norm]
     state = dict(network.state)
     squares = {m.weight: torch.zeros_like(state[m.weight]) for m in maps}

@@ -23,6 +23,7 @@ from consilience.errors import InputError
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Axis
 from consilience.units.follow import find_layers
+from consilience.units.modules import plain_copy
 
 INPUTS = "inputs"
 
@@ -134,7 +135,8 @@ def traced(network: nn.Module | TracedNetwork, example_input: Tensor | None = No
         raise InputError(f"network must be an nn.Module or a TracedNetwork, got {type(network).__name__}")
     if example_input is None:
         raise InputError("example_input must be inputs (n, ...) of the module, got None", cure="pass a few samples")
-    return TracedNetwork(find_layers(network, example_input), read_state(network))
+    plain = plain_copy(network, "network")
+    return TracedNetwork(find_layers(plain, example_input), read_state(plain))
 
 
 def node_groups(network: TracedNetwork) -> dict[str, int]:

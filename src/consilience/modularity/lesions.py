@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from consilience.checks import check_count, describe
+from consilience.checks import check_count, check_seed, describe
 from consilience.clustering.spectral import FloatArray
 from consilience.errors import InputError
-from consilience.modularity.outputs import check_labelled, logits
+from consilience.modularity.outputs import as_labelled, logits
 from consilience.modularity.unit_labels import Clusters, cluster_numbers, hidden_labels, hidden_layer
 from consilience.units.architecture import TracedNetwork
 
@@ -104,9 +104,9 @@ def lesions(
     cluster one layer at a time; here, all layers are lesioned together.
     """
     of_unit = hidden_labels(clusters, network)
-    check_labelled(network, x, y)
+    x, y = as_labelled(network, x, y)
     check_count("n_random", n_random, 2)
-    check_count("random_state", random_state, 0)
+    check_seed("random_state", random_state)
     labels = cluster_numbers(of_unit)
     off = [{name: values == label for name, values in of_unit.items()} for label in labels]
     before = _badness(network, x, y)
@@ -181,7 +181,7 @@ def specialisation(network: TracedNetwork, clusters: Clusters, x: Tensor, y: Ten
     Golechha, Chaudhary, Velja, Abate and Schoots (2025), Studying cross-cluster modularity in neural networks.
     """
     of_unit = hidden_labels(clusters, network)
-    check_labelled(network, x, y)
+    x, y = as_labelled(network, x, y)
     labels = cluster_numbers(of_unit)
     off = [{name: values == label for name, values in of_unit.items()} for label in labels]
     others = [{name: (values >= 0) & (values != label) for name, values in of_unit.items()} for label in labels]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from consilience.checks import check_inputs, check_labels
+from consilience.checks import as_inputs, as_labels, describe
+from consilience.errors import InputError
 from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 
 
-def check_labelled(network: TracedNetwork, x: Tensor, y: Tensor) -> None:
-    """Raise unless x are finite inputs of a network, and y their classes (n,)."""
+def as_labelled(network: TracedNetwork, x: object, y: object) -> tuple[Tensor, Tensor]:
+    """Return inputs x (n, ...) of a network and their classes y (n,), or raise."""
+    if not isinstance(network, TracedNetwork):
+        cure = "pass the network of a population's member, population.members[0].network"
+        raise InputError(f"network must be a TracedNetwork, got {describe(network)}", cure=cure)
     architecture = network.architecture
     dtype = next(value.dtype for value in network.state.values())
-    check_inputs(x, architecture.program.input_shape, dtype, "x", least=1)
-    check_labels(y, len(x), "y", architecture.output.width)
+    inputs = as_inputs(x, architecture.program.input_shape, dtype, "x", least=1)
+    return inputs, as_labels(y, len(inputs), "y", architecture.output.width)
 
 
 def logits(network: TracedNetwork, x: Tensor) -> Tensor:

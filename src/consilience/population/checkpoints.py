@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 import re
@@ -23,12 +22,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from consilience.checks import check_finite
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.factories import make_module
 from consilience.population.member import Member, join_members
 from consilience.store import check_tensor
 from consilience.units.follow import find_layers
+from consilience.units.modules import as_example, plain_copy
 from consilience.units.resize import fill
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -49,9 +48,9 @@ def import_checkpoints(
     """Return the members in a folder, and their provenance; see `Population.from_directory`."""
     folder = Path(directory)
     names = _checkpoints(folder)
-    check_finite(example_input, "example_input")
+    example_input = as_example(example_input)
     dtype = example_input.dtype if example_input.is_floating_point() else torch.get_default_dtype()
-    template = copy.deepcopy(make_module(module)).to(dtype=dtype)
+    template = plain_copy(make_module(module), "module").to(dtype=dtype)
     architecture = find_layers(template, example_input)
     account = _Account(folder, strict)
     modules: dict[str, nn.Module] = {}

@@ -5,14 +5,23 @@ from __future__ import annotations
 from torch import Tensor
 
 from consilience import checks
+from consilience.checks import describe
 from consilience.errors import InputError
 from consilience.population.population import Population
 
 
-def check_inputs(population: Population, x: Tensor, argument: str) -> None:
-    """Raise unless the members can take the inputs x."""
+def as_inputs(population: Population, x: object, argument: str) -> Tensor:
+    """Return inputs x as the members take them; see `consilience.checks.as_inputs`."""
+    check_population(population)
     program = population.architecture.program
-    checks.check_inputs(x, program.input_shape, population.example_input.dtype, argument)
+    return checks.as_inputs(x, program.input_shape, population.example_input.dtype, argument)
+
+
+def check_population(population: object) -> None:
+    """Raise unless this is a population."""
+    if not isinstance(population, Population):
+        cure = "Population.from_modules(modules, example_input) makes one"
+        raise InputError(f"population must be a consilience.Population, got {describe(population)}", cure=cure)
 
 
 def check_equal_widths(population: Population) -> None:

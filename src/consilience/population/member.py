@@ -6,9 +6,8 @@ fingerprint (of program, example inputs and tensors) is kept, so that a member t
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,8 @@ from consilience.errors import ConsilienceError, InputError
 from consilience.store import fingerprint
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.follow import find_layers
+from consilience.units.forward import outputs_of
+from consilience.units.modules import plain_copy
 from consilience.units.proof import prove
 from consilience.units.same import same_outputs, same_program
 
@@ -39,9 +40,20 @@ class Member:
     proof: str = ""
 
 
-def copies(modules: Sequence[nn.Module]) -> list[nn.Module]:
-    """Return copies, so that changes of the user's modules do not reach a population."""
-    return [copy.deepcopy(module) for module in modules]
+def copies(modules: Iterable[nn.Module], first: int = 0) -> list[nn.Module]:
+    """Return copies in plain form, so that changes of the user's modules do not reach a population.
+
+    ``first`` is the number that the first of them will have among the members.
+    """
+    single = isinstance(modules, nn.Module) and not isinstance(modules, nn.ModuleList)
+    if single or isinstance(modules, str | Mapping) or not isinstance(modules, Iterable):
+        got = f"one {type(modules).__name__}" if single else describe(modules)
+        message = f"modules must be a list of modules, or another iterable of them, got {got}"
+        raise InputError(message, cure="put it into a list" if single else None)
+    copied = [plain_copy(module, f"member {k}") for k, module in enumerate(modules, start=first)]
+    if not copied:
+        raise InputError("modules must have at least one module, got none")
+    return copied
 
 
 def join_members(
@@ -59,7 +71,7 @@ def join_members(
     names = names or [f"member {k}" for k in range(len(old), len(old) + len(modules))]
     for name, module in zip(names, modules, strict=True):
         try:
-            members.append(_member(module, x, members, proofs))
+            members.append(_member(module, x, members, proofs, name))
         except ConsilienceError as error:
             error.add_note(f"this is {name} of the population")
             raise
@@ -67,22 +79,22 @@ def join_members(
     return tuple(members)
 
 
-def _member(module: nn.Module, x: Tensor, others: Sequence[Member], proofs: Collection[str]) -> Member:
-    if not isinstance(module, nn.Module):
-        raise InputError(f"a member must be a trained nn.Module, got {describe(module)}")
+def _member(module: nn.Module, x: Tensor, others: Sequence[Member], proofs: Collection[str], name: str) -> Member:
     module = module.eval()
     state = read_state(module)
-    for name, value in state.items():
+    for key, value in state.items():
         if not bool(torch.isfinite(value).all()):
-            raise InputError(f"'{name}' must be finite, got NaN or infinity", cure="leave this member out")
-    network = _sharing(module, others, x) or TracedNetwork(find_layers(module, x), state)
+            raise InputError(f"'{key}' must be finite, got NaN or infinity", cure="leave this member out")
+    with torch.no_grad():
+        outputs = outputs_of(module, x, f"{name} ({type(module).__name__})", "example_input")
+    network = _sharing(module, others, x, outputs) or TracedNetwork(find_layers(module, x), state)
     proof = _fingerprint(network, x)
     if proof not in proofs:
         prove(module, network, x)
     return Member(module, network, proof)
 
 
-def _sharing(module: nn.Module, others: Sequence[Member], x: Tensor) -> TracedNetwork | None:
+def _sharing(module: nn.Module, others: Sequence[Member], x: Tensor, outputs: Tensor) -> TracedNetwork | None:
     state, programs = read_state(module), set[int]()
     for other in others:
         traced = other.network.architecture
@@ -92,7 +104,7 @@ def _sharing(module: nn.Module, others: Sequence[Member], x: Tensor) -> TracedNe
         if _fits(traced, other, state) and same_program(other.module, module, set(traced.program.parameters.values())):
             network = TracedNetwork(traced.with_widths(traced.widths_in(state)), state)
             with torch.no_grad():
-                if same_outputs(network(x), module(x)):  # or they differ in what attributes do not show
+                if same_outputs(network(x), outputs):  # or they differ in what attributes do not show
                     return network
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from consilience.agreement import check_task
-from consilience.checks import check_count, check_finite
+from consilience.checks import check_count
 from consilience.errors import InputError
 from consilience.population.checkpoints import import_checkpoints
 from consilience.population.member import Member, copies, join_members
 from consilience.population.storage import Contents, member_tensors, read_population, write_population
 from consilience.store import fingerprint
 from consilience.units.architecture import Architecture, TracedNetwork
+from consilience.units.modules import as_example
 
 DETAILS = ("example_input", "failed", "provenance", "metrics", "task")
 
@@ -52,29 +53,30 @@ class Population:
         check_task(self.task)
 
     @classmethod
-    def from_modules(cls, modules: Sequence[nn.Module], example_input: Tensor, **details: Any) -> Population:
+    def from_modules(cls, modules: Iterable[nn.Module], example_input: Tensor, **details: Any) -> Population:
         """Build a population from trained modules, which are copied.
 
         Every module is traced, and its layers are proved on its own forward pass (see `consilience.units.proof`).
 
         Parameters
         ----------
-        modules : at least one module; one input tensor, one output tensor.
-        example_input : (n, ...) inputs of the right shape, n ≥ 1.
+        modules : at least one module, in a list or another iterable; one input tensor, one output tensor. Wrappers
+            (DataParallel, compiled, averaged) are taken off, weights that are computed before each forward pass (weight
+            norm, spectral norm, pruning) are stored, and half precision becomes float32.
+        example_input : (n, ...) inputs of the right shape, n ≥ 1: a tensor, or an array.
         **details : further attributes of the population, such as ``task="classification"``, by which outputs are
             compared.
 
         Raises
         ------
-        InputError : if a parameter or output is not finite, or members differ in more than their widths.
+        InputError : if a parameter or output is not finite, a module fails on the inputs, cannot be copied or has no
+            values, or members differ in more than their widths.
         TracingError, FunctionChangedError : if a module is not understood, or the proof of its layers fails.
         """
-        if not modules:
-            raise InputError("modules must have at least one module, got none")
-        check_finite(example_input, "example_input")
-        return cls(join_members((), copies(modules), example_input), example_input, **details)
+        members, x = copies(modules), as_example(example_input)
+        return cls(join_members((), members, x), x, **details)
 
-    def with_members(self, modules: Sequence[nn.Module] | Population) -> Population:
+    def with_members(self, modules: Iterable[nn.Module] | Population) -> Population:
         """Return the population with further members, after the old ones; this one stays as it is.
 
         ``modules`` are copied and proved, and traced where no member is like them; errors are those of `from_modules`.
@@ -87,19 +89,12 @@ class Population:
         >>> population.with_members([MLP(4, [9], 2)]).widths("hidden.0")
         (5, 9)
         """
-        if isinstance(modules, nn.Module):
-            got = f"one {type(modules).__name__}"
-            raise InputError(
-                f"modules must be a sequence of modules, or a population, got {got}", cure="put it into a list"
-            )
-        new = copies([m.module for m in modules] if isinstance(modules, Population) else modules)
-        if not new:
-            raise InputError("modules must have at least one trained module, got none")
+        new = copies([m.module for m in modules] if isinstance(modules, Population) else modules, len(self))
         provenance = {**self.provenance, "n_added": self.provenance.get("n_added", 0) + len(new)}
         members = join_members(self.members, new, self.example_input)
         return replace(self, members=members, provenance=provenance, snapshots={})
 
-    def with_snapshot(self, epoch: int, modules: Sequence[nn.Module]) -> Population:
+    def with_snapshot(self, epoch: int, modules: Iterable[nn.Module]) -> Population:
         """Return the population with its members as they were after an epoch (from 1); this one stays as it is.
 
         ``modules`` are each member's network at the time, in the order of the members, with tensors of the same names
@@ -115,8 +110,9 @@ class Population:
         {'epoch': 1}
         """
         check_count("epoch", epoch)
-        names = [f"member {k}" for k in range(len(modules))]
-        members = join_members(self.members, copies(modules), self.example_input, names)[len(self) :]
+        new = copies(modules)
+        names = [f"member {k}" for k in range(len(new))]
+        members = join_members(self.members, new, self.example_input, names)[len(self) :]
         now, then = ([_shapes(member.module) for member in kept] for kept in (self.members, members))
         if now != then:
             unlike = [k for k, (mine, theirs) in enumerate(zip(now, then, strict=False)) if mine != theirs]

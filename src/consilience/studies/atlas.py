@@ -19,7 +19,7 @@ from consilience.census import Census, LayerCensus
 from consilience.checks import check_count
 from consilience.clustering.distances import unit_norm
 from consilience.errors import InputError
-from consilience.population.checks import check_inputs
+from consilience.population.checks import as_inputs
 from consilience.report.portraits import LayerAtlas, Patch, Picture, Portrait
 from consilience.report.receptive_fields import receptive_fields
 from consilience.studies.excitation import place_of, strongest, unit_signs
@@ -49,7 +49,7 @@ def atlas(
     (4, 2, 6, (1, 3, 3))
     """
     networks = census.networks_
-    check_inputs(census.population_, x, "x")
+    x = as_inputs(census.population_, x, "x")
     if x.dim() != 4 or x.shape[1] not in CHANNELS:
         raise InputError(f"x must be images (n, C, H, W) with C = 1 or 3, got shape {tuple(x.shape)}")
     for argument, number in (("n_clusters", n_clusters), ("n_patches", n_patches), ("n_kernels", n_kernels)):

@@ -24,7 +24,7 @@ from consilience.modularity.circuits import CRITERIA
 from consilience.modularity.cross import clusterable_matrices
 from consilience.modularity.graph import parts_of
 from consilience.modularity.lesions import Lesions, Specialisation
-from consilience.modularity.outputs import check_labelled
+from consilience.modularity.outputs import as_labelled
 from consilience.population import Member, Population
 from consilience.report.modularity import ModularityResult, NetworkRow, modularity_sentences, modularity_table
 from consilience.store import result_text
@@ -73,7 +73,7 @@ def run_modularity(
     """
     if samples is not None:
         for _, _, member in networks.rows:
-            check_labelled(member.network, samples.x, samples.y)
+            as_labelled(member.network, samples.x, samples.y)
     rows, details, crosses = [], [], []
     for name, kind, member in networks.rows:
         progress(name)

@@ -227,6 +227,14 @@ def read_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in (*module.named_parameters(), *buffers)}
 
 
+def write_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy tensors by name into a module's parameters and buffers, those that its state dict leaves out too."""
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
 def outgoing_norms(network: TracedNetwork, layer: str, readers: Sequence[Map] | None = None) -> Tensor:
     """Return the norm of each unit's outgoing weights in the maps that read the layer, all by default: (u,)."""
     maps = network.architecture.reading(layer) if readers is None else readers

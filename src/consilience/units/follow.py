@@ -42,7 +42,7 @@ def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
         if label := HANDLERS[node.target](walk, node):
             walk.labels[node] = label
     architecture = _architecture(walk)
-    check_samples_apart(program, module, example_input)
+    check_samples_apart(architecture.program, module, example_input)
     return architecture
 
 

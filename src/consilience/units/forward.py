@@ -1,13 +1,23 @@
-"""A module's own forward pass: in eval mode, and under other parameters."""
+"""A module's own forward pass: in eval mode, under other parameters, and with its errors as errors of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from consilience.checks import describe
+from consilience.errors import ConsilienceError, InputError
+
+NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
 @contextmanager
@@ -28,5 +38,44 @@ def eval_mode(*modules: object) -> Iterator[None]:
 def forward(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """Return the module's outputs in eval mode under other parameters, without gradients."""
     with eval_mode(module):
-        outputs: Tensor = functional_call(module, dict(state), (x,))
-        return outputs
+        return outputs_of(
+            lambda x: functional_call(module, dict(state), (x,), tie_weights=False), x, type(module).__name__
+        )
+
+
+class InDouble(TorchFunctionMode):
+    """Inside, what a user's code writes as float32 is float64, so that a module runs in double precision."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(torch.dtype, _doubled, (args, kwargs or {}))
+        return (Tensor.double if func is Tensor.float else func)(*args, **kwargs)
+
+
+def _doubled(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float32 else dtype
+
+
+def outputs_of(function: Callable[[Tensor], object], x: Tensor, name: str, argument: str = "inputs") -> Tensor:
+    """Return what a user's function returns on x; its errors, and what is no tensor, become errors that name it."""
+    try:
+        outputs = function(x)
+    except ConsilienceError:
+        raise
+    except Exception as error:
+        wanted, got = (
+            f"{argument} must be inputs that {name} takes",
+            f"{type(error).__name__}: {error}{_line_of(error)}",
+        )
+        raise InputError(f"{wanted}, got {describe(x)}, on which its forward pass raises {got}") from error
+    if not isinstance(outputs, Tensor) or outputs.is_complex():
+        got = describe(outputs) if isinstance(outputs, Tensor) else type(outputs).__name__
+        cure = "wrap it in a module whose forward pass returns one of them, as in return self.net(x)['logits']"
+        raise InputError(f"{name} must return one tensor of real numbers, got {got}", cure=cure)
+    return outputs
+
+
+def _line_of(error: Exception) -> str:
+    """Return the last line of the user's code that an error passed, as in `` (net.py:12)``."""
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    lines = [f" ({path.name}:{line})" for path, line in frames if not {*path.parents} & {*NOT_THE_USERS}]
+    return "".join(lines[-1:])

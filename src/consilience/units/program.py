@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map_only
 
 from consilience.errors import InputError
 
@@ -50,6 +51,11 @@ class Program:
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     @property
+    def input_dtype(self) -> torch.dtype:
+        """Type of the example inputs."""
+        return next(node.meta["val"].dtype for node in self.nodes if node.name == self.input)
+
+    @property
     def learned(self) -> frozenset[str]:
         """Names of the parameters, without statistics."""
         return frozenset(self.parameters.values()) - self.statistics
@@ -64,9 +70,14 @@ class Program:
         raise InputError("what is pickled must have no traced network in it, got one", cure=cure)
 
     def double(self) -> Program:
-        """Return the program with its constants in double precision."""
+        """Return the program in double precision: its constants, and the types that operations write out."""
         constants = {name: c.double() if c.is_floating_point() else c for name, c in self.constants.items()}
-        return replace(self, constants=constants)
+        functions = {
+            node.name: _in_double(self.functions.get(node.name, node.target))
+            for node in self.nodes
+            if torch.float32 in (*node.args, *node.kwargs.values())
+        }
+        return replace(self, constants=constants, functions={**self.functions, **functions})
 
     @cached_property
     def largest_value(self) -> int:
@@ -139,6 +150,16 @@ class Program:
         if name == self.input:
             return x
         return state[self.parameters[name]] if name in self.parameters else self.constants[name]
+
+
+def _in_double(function: Any) -> Callable[..., Any]:
+    """Return a function that gets float64 in place of float32."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(torch.dtype, lambda t: torch.float64 if t == torch.float32 else t, (args, kwargs))
+        return function(*args, **kwargs)
+
+    return call
 
 
 def sizes(value: Tensor, n_samples: int) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from consilience.errors import FunctionChangedError, InputError
 from consilience.units.architecture import Layer, TracedNetwork
-from consilience.units.forward import forward
+from consilience.units.forward import InDouble, forward
 from consilience.units.resize import resize
 from consilience.units.symmetry import can_flip, duplicate, flip, permute, rescale, symmetry_of
 
@@ -42,11 +42,14 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
     x = x[: min(most, max(fewest, VALUES // network.architecture.largest_value))]
     try:
         _prove(module, network, x)
-    except FunctionChangedError:
+    except FunctionChangedError as changed:
         if x.dtype == torch.float64:
             raise
-        # Roundings may grow; a wrong layer is wrong in double precision too.
-        _prove(copy.deepcopy(module).double(), network.double(), x.double())
+        try:  # roundings may grow; a wrong layer is wrong in double precision too
+            with InDouble():
+                _prove(copy.deepcopy(module).double(), network.double(), x.double())
+        except InputError:  # it does not run in double precision
+            raise changed from None
 
 
 def _prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:

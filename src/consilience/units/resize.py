@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, InputError
-from consilience.units.architecture import Architecture, read_state
+from consilience.units.architecture import Architecture, read_state, write_state
 from consilience.units.forward import forward
+from consilience.units.modules import first_names
 
 # Attributes that hold a module's own sizes, which follow the shape of its weight. The groups of a depthwise convolution
 # are set first: with them, the weight's second dimension is the channels of one group.
@@ -69,9 +70,11 @@ def fill(module: nn.Module, architecture: Architecture, state: Mapping[str, Tens
     Batch norm's ``num_batches_tracked``, which older versions did not save, may be missing; ``source`` is what the
     state was read from, for messages.
     """
-    own = module.state_dict()
+    own, buffers, state = module.state_dict(), dict(module.named_buffers()), _by_first_names(module, state)
+    own = _by_first_names(module, own)
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    extra = [name for name in state if name not in own]
+    extra = [name for name in state if name not in own and name not in buffers]
+    own |= {name: buffers[name] for name in state if name in buffers}
     problems = [f"{what}: {_some(names)}" for what, names in (("missing", missing), ("not expected", extra)) if names]
     if problems:
         raise _misfit(module, source, f"the {len(own)} tensors", "; ".join(problems))
@@ -86,18 +89,30 @@ def fill(module: nn.Module, architecture: Architecture, state: Mapping[str, Tens
         if name in state and tuple(state[name].shape) != shape:
             raise _misfit(module, source, f"{shape} at these widths", f"'{name}' {tuple(state[name].shape)}")
     filled = resize(module, architecture, widths)
-    filled.load_state_dict(state, strict=False)  # names have been compared
+    write_state(filled, state)
     return filled
 
 
+def _by_first_names(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state by the first names of a module's tensors; those of a part that it holds twice have two."""
+    first, named = first_names(module), dict[str, Tensor]()
+    for name, value in state.items():
+        named.setdefault(first.get(name, name), value)
+    return named
+
+
 def _check_runs(module: nn.Module, architecture: Architecture) -> None:
-    dtype, name = next(module.parameters()).dtype, type(module).__name__
+    name, program = type(module).__name__, architecture.program
     cure = "let its forward pass take sizes from tensors (x.flatten(1), x.shape) instead of writing them out"
-    x = torch.zeros(2, *architecture.program.input_shape, dtype=dtype)
+    dtype = program.input_dtype if not program.input_dtype.is_floating_point else next(module.parameters()).dtype
+    x = torch.zeros(2, *program.input_shape, dtype=dtype)
     try:
         output = forward(module, {}, x)
     except Exception as error:
-        raise InputError(f"{name} must run at other widths, got {type(error).__name__}: {error}", cure=cure) from error
+        reason = error.__cause__ or error
+        raise InputError(
+            f"{name} must run at other widths, got {type(reason).__name__}: {reason}", cure=cure
+        ) from error
     expected = (2, architecture.output.width)
     if output.shape != expected:
         raise InputError(f"{name} must return {expected} at other widths, got {tuple(output.shape)}", cure=cure)

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from consilience.errors import InputError, TracingError
+from consilience.errors import TracingError
+from consilience.units.forward import outputs_of
+from consilience.units.modules import as_example, first_names, plain_copy
 from consilience.units.program import Program
 
 aten = torch.ops.aten
@@ -34,18 +36,12 @@ TRACEABLE = "take one tensor; replace `if tensor:` and `.item()` by tensor opera
 
 def trace(module: nn.Module, example_input: Tensor) -> Program:
     """Trace ``module`` in eval mode on ``example_input`` (n, ...), n ≥ 1."""
-    module = copy.deepcopy(module).eval()
+    module, example_input = plain_copy(module, "module").eval(), as_example(example_input)
     name = type(module).__name__
     _check_names(module)
-    x = _two(example_input) if example_input.dim() else example_input
-    if x.dim() == 0 or len(x) < 2:
-        raise InputError(f"example_input must have shape (n, ...) with n >= 1, got {tuple(example_input.shape)}")
-    try:
-        with torch.no_grad():
-            module(x)
-    except Exception as error:
-        shape, failure = f"(n, {', '.join(map(str, x.shape[1:]))})", f"{type(error).__name__}: {error}"
-        raise InputError(f"example_input must be inputs that {name} takes, got shape {shape}: {failure}") from error
+    x = _two(example_input)
+    with torch.no_grad():
+        outputs_of(module, x, name, "example_input")
     try:
         with torch.no_grad(), _quiet():
             exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
@@ -54,21 +50,38 @@ def trace(module: nn.Module, example_input: Tensor) -> Program:
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise TracingError(f"{name} cannot be traced: {type(error).__name__}: {first_line}", cure=TRACEABLE) from error
-    program = _program(exported, name, x)
+    _check_operations(exported, name)
+    program = _program(exported, module, x)
     _check_any_batch_size(program, module, x)
     return program
 
 
+def _check_operations(exported: Any, name: str) -> None:
+    """Raise where a region of the forward pass is one operation of torch's: autocast, gradients on, conditions."""
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
+            kind = str(node.target).removeprefix("wrap_with_").replace("_", " ")
+            message = f"the forward pass of {name} must be tensor operations alone, got a region of its own: {kind}"
+            raise TracingError(
+                message, cure="leave autocast, grad modes, torch.cond and the like out of the forward pass"
+            )
+
+
 def _check_names(module: nn.Module) -> None:
-    once, all_names = ([n for n, _ in module.named_parameters(remove_duplicate=unique)] for unique in (True, False))
-    if len(once) < len(all_names):
-        second = ", ".join(repr(name) for name in all_names if name not in once)
-        message = f"each parameter of {type(module).__name__} must have one name, got second names {second}"
+    first, second = dict[int, str](), list[str]()
+    for path, part in module.named_modules():  # a part that has two names is met once
+        for name, value in part.named_parameters(path, recurse=False):
+            if first.setdefault(id(value), name) != name:
+                second.append(repr(name))
+    if second:
+        message = (
+            f"each parameter of {type(module).__name__} must be of one module, got second names {', '.join(second)}"
+        )
         raise TracingError(message, cure="give each part a parameter of its own")
 
 
-def _program(exported: Any, name: str, x: Tensor) -> Program:
-    signature = exported.graph_signature
+def _program(exported: Any, module: nn.Module, x: Tensor) -> Program:
+    signature, name = exported.graph_signature, type(module).__name__
     inputs, outputs = signature.user_inputs, signature.user_outputs
     if len(inputs) != 1 or len(outputs) != 1 or not isinstance(outputs[0], str):
         got = f"{len(inputs)} inputs and {len(outputs)} outputs"
@@ -80,11 +93,13 @@ def _program(exported: Any, name: str, x: Tensor) -> Program:
     values = {**dict(exported.named_buffers()), **exported.constants}
     constants = {**buffers, **signature.inputs_to_lifted_tensor_constants}
     own_statistics = {node: buffer for node, buffer in buffers.items() if node in statistics}
+    first = first_names(module)
+    parameters = {node: first[value] for node, value in (signature.inputs_to_parameters | own_statistics).items()}
     return Program(
         nodes=tuple(exported.graph.nodes),
-        parameters=signature.inputs_to_parameters | own_statistics,
+        parameters=parameters,
         constants={node: values[constant] for node, constant in constants.items() if node not in statistics},
-        statistics=frozenset(own_statistics.values()),
+        statistics=frozenset(parameters[node] for node in own_statistics),
         input=inputs[0],
         output=outputs[0],
         module_name=name,
@@ -95,10 +110,10 @@ def _program(exported: Any, name: str, x: Tensor) -> Program:
 def _check_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> None:
     """Run the program on three samples; it was traced on two."""
     try:
-        n_outputs = len(_outputs(program, module, torch.cat([x, x[:1]])))
+        rows = tuple(_outputs(program, module, torch.cat([x, x[:1]])).shape[:1])
     except RuntimeError:
-        n_outputs = len(x)
-    if n_outputs != 3:
+        rows = ()
+    if rows != (3,):
         message = "must return one output for each of any number of samples, got one batch size only"
         cure = "use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size"
         raise TracingError(f"{program.module_name} {message}", cure=cure)

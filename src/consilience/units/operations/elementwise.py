@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 
+import torch
 from torch import fx
 from torch.ops import aten
 
@@ -18,6 +19,7 @@ NAMES = (
     *("clamp", "clamp_min"),
 )
 IDENTITIES = (*DROPOUTS, "clone", "detach", "detach_", "alias", "contiguous", "lift_fresh_copy")
+CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.other, aten._to_copy.default, aten.type_as.default)
 
 
 def activation(name: str) -> Callable[[Walk, fx.Node], Label]:
@@ -42,6 +44,20 @@ def identity(walk: Walk, node: fx.Node) -> Label:
     return label
 
 
+def cast(walk: Walk, node: fx.Node) -> Label:
+    """A conversion between float32 and float64, which the traced program leaves out: it computes in one precision."""
+    if node.meta["val"].dtype not in (torch.float32, torch.float64):
+        message, cure = (
+            f"the forward pass converts units to {node.meta['val'].dtype}",
+            "convert to float32, or not at all",
+        )
+        raise walk.error(message, node, cure)
+    label = walk.labels[walk.only_value(node)]
+    walk.functions[node.name] = lambda value, *_, **__: value
+    walk.elementwise.add(node.name)
+    return label
+
+
 def first_of_several(walk: Walk, node: fx.Node) -> Label:
     """``values[0]`` of an operation that returns several values."""
     value = walk.only_value(node)
@@ -59,5 +75,6 @@ HANDLERS = {
     aten.rsub.Scalar: activation("shift"),
     aten.pow.Tensor_Scalar: activation("pow"),
     **{getattr(aten, name).default: identity for name in IDENTITIES},
+    **dict.fromkeys(CASTS, cast),
     operator.getitem: first_of_several,
 }
