@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Collection
 from contextlib import suppress
 from numbers import Integral, Real
 from operator import index
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from consilience.errors import InputError
@@ -74,6 +76,14 @@ def describe(value: object) -> str:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return type(value).__name__
+
+
+def as_path(path: object, argument: str) -> Path:
+    """Return the path that a text or a path names, or raise."""
+    given = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(given, str) or "\0" in given:
+        raise InputError(f"{argument} must be a path, got {repr(path) if given else describe(path)}")
+    return Path(given)
 
 
 def check_finite(values: Tensor, argument: str) -> None:

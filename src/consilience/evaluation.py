@@ -83,7 +83,6 @@ def evaluate(
     """
     if reference is not None:
         return _closeness(network, dataset, reference)
-    import torch
     from torch.nn import functional
 
     if not (hasattr(dataset, "x") and hasattr(dataset, "y")):

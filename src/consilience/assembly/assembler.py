@@ -132,7 +132,7 @@ class Assembler:
         """
         self._check_current()
         check_correction(correction, self.has_data, allowed=ELASTIC_CORRECTIONS)
-        widths = tuple(widths) if isinstance(widths, Iterable) and not isinstance(widths, str) else ()
+        widths = tuple(widths) if isinstance(widths, Iterable) and not isinstance(widths, str | Tensor) else ()
         if not widths:
             raise InputError('widths must be a sequence of one width or more, such as ("1x", "2x")')
         sizes: dict[str, dict[str, int]] = {}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from consilience.data import Dataset
 from consilience.evaluation import evaluate
-from consilience.population.checks import check_equal_widths
+from consilience.population.checks import check_equal_widths, check_population
 from consilience.population.population import Population
 
 
@@ -21,6 +21,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, population: Population) -> None:
         super().__init__()
+        check_population(population)
         self.members = nn.ModuleList(copy.deepcopy(member.module) for member in population)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,6 +31,7 @@ class Ensemble(nn.Module):
 
 def best_member(population: Population, validation: Dataset) -> nn.Module:
     """Return the member with the highest validation accuracy (on ties, with the smallest loss)."""
+    check_population(population)
     scores = [evaluate(member.module, validation) for member in population]
     best = max(range(len(scores)), key=lambda k: (scores[k].accuracy, -scores[k].loss))
     return population.members[best].module
@@ -37,6 +39,7 @@ def best_member(population: Population, validation: Dataset) -> nn.Module:
 
 def parameter_average(population: Population) -> nn.Module:
     """Return a network whose parameters are the means of the members', unit by unit; widths must be equal."""
+    check_population(population)
     check_equal_widths(population)
     states = [member.network.state for member in population]
     average = copy.deepcopy(population.members[0].module)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from consilience.census.census import Census, check_fitted
 from consilience.census.layer_census import LayerCensus
-from consilience.checks import describe
+from consilience.checks import as_path, describe
 from consilience.clustering.clusterers import Clustering
 from consilience.clustering.clusters import Clusters
 from consilience.clustering.tree import Tree
 from consilience.errors import ArtefactError, InputError
+from consilience.population.checks import check_population
 from consilience.population.population import Population
 from consilience.schema import AGAIN, read_entries
 from consilience.store import read_artefact, write_artefact
@@ -57,7 +58,9 @@ def save_census(
         **(extra_config or {}),
         "census": {name: getattr(census, name) for name in PARAMETERS},
         "population": {
-            "path": os.path.relpath(Path(population).resolve(), Path(directory).resolve()),
+            "path": os.path.relpath(
+                as_path(population, "population").resolve(), as_path(directory, "directory").resolve()
+            ),
             "fingerprint": census.population_.fingerprint,
         },
         "layers": list(census.layers_),
@@ -80,6 +83,7 @@ def load_census(directory: str | os.PathLike[str], population: Population | None
     recorded = entries.population
     if population is None:
         population = Population.load(_place(artefact.directory, recorded))
+    check_population(population)
     if population.fingerprint != recorded.fingerprint:
         raise ArtefactError(
             f"population must be the one the census in {artefact.directory} was taken of, with fingerprint "

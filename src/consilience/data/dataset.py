@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from consilience.checks import check_finite, check_labels, check_rows, describe
+from consilience.checks import as_labels, as_tensor, check_count, check_finite, check_labels, check_rows, describe
 from consilience.errors import InputError
 from consilience.seeds import generator
 
@@ -52,7 +52,7 @@ class Dataset:
 
         They are positions in this data set, not ``ids`` and not a mask; negative ones count from the end.
         """
-        index, n = torch.as_tensor(indices), len(self)
+        index, n = as_tensor(indices, "indices"), len(self)
         if index.numel() == 0:
             index = index.long()
         if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
@@ -66,6 +66,7 @@ class Dataset:
 
     def sample(self, n: int, random_state: int) -> Dataset:
         """Return n random rows in the order that they have here, or all if there are no more."""
+        check_count("n", n)
         chosen = torch.randperm(len(self), generator=generator(random_state))[:n]
         return self.take(chosen.sort().values)
 
@@ -100,6 +101,19 @@ class Data:
         return channels, height, width
 
 
+def as_dataset(dataset: object, where: str) -> Dataset:
+    """Return a data set of tensors: arrays are converted, labels of an integer type or booleans become int64 (n,)."""
+    dataset = _dataset(dataset, where)
+    parts = {name: as_tensor(value, f"{where}.{name}") for name, value in vars(dataset).items()}
+    for name, value in vars(dataset).items():
+        if parts[name].is_floating_point() and not isinstance(value, Tensor):
+            parts[name] = parts[name].to(torch.get_default_dtype())
+    x, y = parts["x"], parts["y"]
+    if x.ndim and y.ndim and len(x) == len(y) and not y.is_floating_point():
+        parts["y"] = as_labels(y, len(x), f"{where}.y")
+    return Dataset(**parts)
+
+
 def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "data") -> None:
     """Raise an `InputError` if no network could learn from the data.
 
@@ -109,11 +123,7 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
     n_classes : if given, y must be labels, and each of 0, …, n_classes - 1 must occur.
     where : the name of the data set in the error.
     """
-    if not isinstance(dataset, Dataset):
-        raise InputError(
-            f"{where} must be a consilience Dataset, got {type(dataset).__name__}",
-            cure="pass one part of the data, such as data.train, or Dataset(x, y, torch.arange(len(x)))",
-        )
+    dataset = _dataset(dataset, where)
     for name, value in vars(dataset).items():
         if not isinstance(value, Tensor):
             got = type(value).__name__
@@ -134,6 +144,9 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
         raise InputError(f"{where}.y must be int64 labels, got {describe(y)}", cure="convert them: y.long()")
     if n_classes is None:
         return
+    if n_classes < 2:
+        cure = "check the labels; with one class there is nothing to learn, and every network is right"
+        raise InputError(f"{where}.y must have at least 2 classes, got {n_classes}", cure=cure)
     missing = sorted({*range(n_classes)} - {*y.unique().tolist()})
     if missing:
         names = ", ".join(map(str, missing[:MOST_CLASSES_NAMED]))
@@ -141,3 +154,10 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
         got = f"none of class {names}" + (f" and {more} more" if more > 0 else "")
         message = f"{where}.y must have rows of each class from 0 to {n_classes - 1}, got {got}"
         raise InputError(message, cure="number the classes without gaps, or add rows of them")
+
+
+def _dataset(given: object, where: str) -> Dataset:
+    if isinstance(given, Dataset):
+        return given
+    cure = "pass one part of the data, such as data.train, or Dataset(x, y, torch.arange(len(x)))"
+    raise InputError(f"{where} must be a consilience Dataset, got {type(given).__name__}", cure=cure)

@@ -107,7 +107,7 @@ def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibr
 
 
 def _read(source: str | os.PathLike[str]) -> _Source:
-    if source == "digits":
+    if isinstance(source, str) and source == "digits":
         return _read_digits()
     if isinstance(source, str) and source.startswith("hf:"):
         return _read_hub(source.removeprefix("hf:"))

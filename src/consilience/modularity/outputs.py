@@ -11,7 +11,7 @@ from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 
 
-def as_labelled(network: TracedNetwork, x: object, y: object) -> tuple[Tensor, Tensor]:
+def as_labelled(network: object, x: object, y: object) -> tuple[Tensor, Tensor]:
     """Return inputs x (n, ...) of a network and their classes y (n,), or raise."""
     if not isinstance(network, TracedNetwork):
         cure = "pass the network of a population's member, population.members[0].network"

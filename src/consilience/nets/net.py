@@ -12,6 +12,7 @@ from consilience.checks import check_choice, check_count, check_number, is_count
 from consilience.errors import InputError
 from consilience.nets.activations import ACTIVATIONS
 
+MOST = 2**31 - 1  # units of a layer
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -39,10 +40,12 @@ class Net(nn.Module):
 
 def check_config(config: Any) -> None:
     """Make the widths of a config a tuple; raise unless its ints are >= 1, and its activation and dropout valid."""
-    object.__setattr__(config, "widths", tuple(config.widths))
+    is_sequence = isinstance(config.widths, Sequence) and not isinstance(config.widths, str | bytes)
+    object.__setattr__(config, "widths", tuple(config.widths) if is_sequence else (config.widths,))
     for argument, value in vars(config).items():
         if argument.startswith("n_") or argument == "blocks_per_stage":
             check_count(argument, value)
+            check_count(argument, value, most=MOST)
     check_widths("widths", config.widths)
     check_choice("activation", config.activation, ACTIVATIONS)
     check_number("dropout", getattr(config, "dropout", 0), 0, 1)
@@ -50,7 +53,7 @@ def check_config(config: Any) -> None:
 
 def check_widths(argument: str, widths: Sequence[int]) -> None:
     """Raise unless widths are one or more ints >= 1."""
-    if not widths or not all(map(is_count, widths)):
+    if not widths or not all(is_count(width, most=MOST) for width in widths):
         raise InputError(f"{argument} must be one or more ints >= 1, got {list(widths)}")
 
 

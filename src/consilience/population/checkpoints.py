@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from consilience.checks import as_path
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.factories import make_module
 from consilience.population.member import Member, join_members
@@ -46,7 +47,7 @@ def import_checkpoints(
     strict: bool = False,
 ) -> tuple[tuple[Member, ...], dict[str, Any]]:
     """Return the members in a folder, and their provenance; see `Population.from_directory`."""
-    folder = Path(directory)
+    folder = as_path(directory, "directory")
     names = _checkpoints(folder)
     example_input = as_example(example_input)
     dtype = example_input.dtype if example_input.is_floating_point() else torch.get_default_dtype()

@@ -19,15 +19,15 @@ from torch import nn
 from consilience.errors import InputError
 
 
-def make_module(given: nn.Module | Callable[[], nn.Module] | str) -> nn.Module:
-    """Return the module given, or made by what is given; the random state of torch is as it was.
+def make_module(given: nn.Module | Callable[[], nn.Module] | str, argument: str = "module") -> nn.Module:
+    """Return the module given, or made by what is given (the ``argument``); the random state of torch is as it was.
 
     >>> make_module("torch.nn:ReLU"), make_module(lambda: nn.Linear(3, 2))
     (ReLU(), Linear(in_features=3, out_features=2, bias=True))
     """
     with torch.random.fork_rng(devices=[]):
         if not isinstance(given, str):
-            return _made(given, "module")
+            return _made(given, argument)
         with _current_directory_importable():
             return _made(_imported(given), f"module={given!r}")
 
@@ -41,7 +41,7 @@ def _made(given: Any, argument: str) -> nn.Module:
     name = getattr(given, "__qualname__", repr(given))
     try:
         inspect.signature(given).bind()
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # or no signature is known
         cure = f"pass a function, such as `def make(): return {name}(...)`"
         raise InputError(f"{argument} must be callable without arguments, got {name}: {error}", cure=cure) from error
     try:

@@ -46,7 +46,7 @@ def copies(modules: Iterable[nn.Module], first: int = 0) -> list[nn.Module]:
     ``first`` is the number that the first of them will have among the members.
     """
     single = isinstance(modules, nn.Module) and not isinstance(modules, nn.ModuleList)
-    if single or isinstance(modules, str | Mapping) or not isinstance(modules, Iterable):
+    if single or isinstance(modules, str | Mapping | Tensor) or not isinstance(modules, Iterable):
         got = f"one {type(modules).__name__}" if single else describe(modules)
         message = f"modules must be a list of modules, or another iterable of them, got {got}"
         raise InputError(message, cure="put it into a list" if single else None)

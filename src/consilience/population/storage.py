@@ -24,6 +24,7 @@ from consilience.store.config import CONFIG, versions
 from consilience.store.network import build_network, describe_network, is_foreign
 from consilience.units.architecture import Architecture, read_state
 from consilience.units.follow import find_layers
+from consilience.units.modules import plain_copy
 from consilience.units.resize import fill
 
 KIND = "population"
@@ -75,6 +76,7 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
     x, proved = artefact.tensors.get("example_input"), entries.proved
     if x is None or not x.dim() or not len(x):
         raise ArtefactError(f"{artefact.directory} must hold example inputs (n, ...), got none", cure=AGAIN)
+    module = None if module is None else plain_copy(module, "module")
     given = None if module is None else (module, find_layers(module, x))
     current = all(version not in ("unknown", "") and proved.get(k) == version for k, version in versions().items())
 

@@ -17,8 +17,11 @@ from torch import Tensor
 
 from consilience.checks import check_count
 from consilience.errors import InputError
+from consilience.population.checks import check_population
 from consilience.population.population import Population
 from consilience.seeds import generator
+
+LARGEST_N = 2**31 - 1  # rows
 
 
 def imagine_inputs(population: Population, n: int = 2000, *, random_state: int = 0) -> Tensor:
@@ -35,7 +38,8 @@ def imagine_inputs(population: Population, n: int = 2000, *, random_state: int =
     ------
     InputError : if what reads the inputs does not have one weight for each of them.
     """
-    check_count("n", n, least=2)
+    check_population(population)
+    check_count("n", n, least=2, most=LARGEST_N)
     example, weights = population.example_input, []
     for network in population.networks:
         for m in network.architecture.maps:

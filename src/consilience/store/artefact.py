@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from consilience.checks import check_count
+from consilience.checks import as_path, check_count
 from consilience.errors import ArtefactError, InputError
 from consilience.schema import AGAIN, read_entries
 from consilience.store.codec import Tensors, flatten, plain, shards_of, subset, unshared
@@ -108,7 +108,7 @@ def write_artefact(
 
 def read_artefact(directory: str | os.PathLike[str], kind: str) -> Artefact:
     """Read an artefact of this kind; raise an `ArtefactError` unless every byte of its files is as it was written."""
-    path = Path(directory)
+    path = as_path(directory, "directory")
     config = read_config(path, kind)
     check_files(path, config)
     tensors: dict[str, Tensor] = {}

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from consilience.checks import as_path
 from consilience.errors import ArtefactError
 from consilience.schema import AGAIN
 
@@ -26,7 +27,7 @@ HEADER = ("kind", "format_version", "versions", "files")
 
 def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
     """Read only the ``config.json`` of an artefact, of any kind or of one; raise an `ArtefactError` if it cannot."""
-    path = Path(directory)
+    path = as_path(directory, "directory")
     if not path.is_dir():
         old = beside(path.resolve(), "old")
         cure = f"rename {old} back: a process died while it replaced this" if old.is_dir() else "check the path"

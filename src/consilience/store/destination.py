@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from consilience.checks import as_path
 from consilience.errors import ArtefactError
 from consilience.store.config import CONFIG, beside, listing, read_config
 from consilience.store.lock import lock
@@ -34,7 +35,7 @@ def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
     ------
     ArtefactError : if anything else is there, or no directory can be made or replaced here; nothing has changed.
     """
-    target = Path(directory).resolve()
+    target = as_path(directory, "directory").resolve()
     temporary, old = beside(target, "tmp"), beside(target, "old")
     for path in (temporary, old):
         _check_ours(path)
@@ -53,7 +54,7 @@ def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
 @contextmanager
 def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """Lend an empty directory to fill, after `check_destination`; put it in place if all went well, else remove it."""
-    target = Path(directory).resolve()
+    target = as_path(directory, "directory").resolve()
     temporary = beside(target, "tmp")
     with writing(target), lock(target):
         before = _state(target)

@@ -18,12 +18,14 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from consilience.checks import describe
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.nets import build, config_of
 from consilience.schema import AGAIN, read_object
 from consilience.store.artefact import read_artefact, write_artefact
 from consilience.store.codec import plain
 from consilience.store.config import CONFIG
+from consilience.units.modules import unwrapped
 
 KIND = "network"
 MODEL = "model.safetensors"
@@ -46,7 +48,9 @@ def save_network(
     ------
     InputError : if the config of one of this package's networks does not build one like it; nothing has been written.
     """
-    extra = dict(extra_config or {})
+    if not isinstance(extra_config, Mapping | None):
+        raise InputError(f"extra_config must be a mapping, got {describe(extra_config)}")
+    module, extra = _as_module(module), dict(extra_config or {})
     if "net" in extra:
         raise InputError("extra_config must not use the name net", cure="rename it")
     net = describe_network(module)
@@ -86,12 +90,20 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
             )
             raise InputError(message, cure="build such a module and call load_network(directory, module)")
         return build_network(net, artefact.tensors, f"net in {where}", source).eval()
-    differences = _differences(shapes_of(module.state_dict()), shapes_of(artefact.tensors))
+    inside = _as_module(module)
+    differences = _differences(shapes_of(inside.state_dict()), shapes_of(artefact.tensors))
     if differences:
         wanted = f"{source} must hold the parameters of a {type(module).__name__}"
         raise ArtefactError(f"{wanted}, got {differences}", cure="pass a module like the one that was saved")
-    module.load_state_dict(artefact.tensors)
+    inside.load_state_dict(artefact.tensors)
     return module
+
+
+def _as_module(module: object) -> nn.Module:
+    """Return a module without its wrapper, or raise."""
+    if not isinstance(module, nn.Module):
+        raise InputError(f"module must be an nn.Module, got {describe(module)}")
+    return unwrapped(module, "module")
 
 
 def describe_network(module: nn.Module) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from consilience.checks import check_choice, check_count, check_number, check_positive, is_count
+from consilience.checks import check_choice, check_count, check_number, check_positive, describe, is_count
 from consilience.errors import InputError
 from consilience.names import Optimizer, Shuffle, Subset
 
@@ -69,6 +69,8 @@ class Run:
 
 def check_training(training: Training) -> None:
     """Raise an `InputError` unless every hyperparameter is in its range."""
+    if not isinstance(training, Training):
+        raise InputError(f"training must be a consilience.Training, got {describe(training)}", cure="cs.Training(...)")
     for name in ("epochs", "batch_size"):
         check_count(name, getattr(training, name))
     for name, allowed in (("optimizer", Optimizer), ("shuffle", Shuffle), ("subset", Subset)):

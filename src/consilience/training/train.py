@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from consilience.checks import check_count
-from consilience.data import Dataset, check_dataset
+from consilience.checks import check_count, check_finite
+from consilience.data import Dataset, as_dataset, check_dataset
 from consilience.errors import InputError
+from consilience.population.factories import make_module
 from consilience.population.population import Population
 from consilience.seeds import INITIALISATION, SETTLING, generator, global_seed, seed
 from consilience.training.callbacks import Callback, has_full_repr
 from consilience.training.fit import Progress, fit_members
 from consilience.training.hyperparameters import Run, Training, check_epochs, check_training
+from consilience.units.modules import plain_copy
 
 N_EXAMPLES = 16  # inputs on which members are traced and proved
 SETTLING_BATCHES = 16
@@ -66,9 +67,12 @@ def train_population(
     """
     training = training or Training()
     check_count("n_members", n_members)
+    train = as_dataset(train, "train")
+    validation = None if validation is None else as_dataset(validation, "validation")
     check_training(training)
     check_epochs(checkpoint_epochs, training.epochs, "checkpoint_epochs")
     modules = [_fresh(net, k, seed(random_state, INITIALISATION, k)) for k in range(n_members)]
+    check_finite(train.x, "train.x")
     examples = train.x[:N_EXAMPLES]
     kinds = modules[: len(net) if isinstance(net, Sequence) else 1]
     architecture = Population.from_modules(kinds, examples).architecture  # raises before any training
@@ -115,7 +119,7 @@ def settle_norms(module: nn.Module, x: Tensor, batch_size: int, random_state: in
 
 def initialise(module: nn.Module, random_state: int) -> nn.Module:
     """Return a copy of a module with initial values drawn anew, by the ``reset_parameters`` of its parts."""
-    module = copy.deepcopy(module)
+    module = plain_copy(module, "net")
     with global_seed(random_state):
         for name, part in module.named_modules():
             reset = getattr(part, "reset_parameters", None)
@@ -134,4 +138,4 @@ def _fresh(net: nn.Module | Callable[[], nn.Module] | Sequence[nn.Module], k: in
             raise InputError("net must have at least one module, got an empty sequence")
         return initialise(net[k % len(net)], random_state)
     with global_seed(random_state):  # a function that makes modules chooses their initial values itself
-        return net()
+        return plain_copy(make_module(net, "net"), "net")

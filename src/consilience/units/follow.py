@@ -17,6 +17,7 @@ from consilience.errors import TracingError
 from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section
 from consilience.units.maps import Map
+from consilience.units.modules import as_example, plain_copy
 from consilience.units.operations import HANDLERS
 from consilience.units.trace import check_samples_apart, trace
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Run, Walk, n_dims
@@ -31,6 +32,7 @@ def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
     ------
     TracingError : an operation is not supported (the message names it), or the outputs of a sample depend on others.
     """
+    module, example_input = plain_copy(module, "module").eval(), as_example(example_input)
     program = trace(module, example_input)
     walk = Walk(program)
     for node in program.nodes:

@@ -53,7 +53,8 @@ class Program:
     @property
     def input_dtype(self) -> torch.dtype:
         """Type of the example inputs."""
-        return next(node.meta["val"].dtype for node in self.nodes if node.name == self.input)
+        dtype: torch.dtype = next(node.meta["val"].dtype for node in self.nodes if node.name == self.input)
+        return dtype
 
     @property
     def learned(self) -> frozenset[str]:

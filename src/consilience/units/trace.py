@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from consilience.errors import TracingError
 from consilience.units.forward import outputs_of
-from consilience.units.modules import as_example, first_names, plain_copy
+from consilience.units.modules import first_names
 from consilience.units.program import Program
 
 aten = torch.ops.aten
@@ -35,8 +35,7 @@ TRACEABLE = "take one tensor; replace `if tensor:` and `.item()` by tensor opera
 
 
 def trace(module: nn.Module, example_input: Tensor) -> Program:
-    """Trace ``module`` in eval mode on ``example_input`` (n, ...), n ≥ 1."""
-    module, example_input = plain_copy(module, "module").eval(), as_example(example_input)
+    """Trace ``module``, in plain form and eval mode, on ``example_input`` (n, ...), n ≥ 1."""
     name = type(module).__name__
     _check_names(module)
     x = _two(example_input)
