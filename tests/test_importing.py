@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations, prune
 
 from conftest import inputs, random_mlp
 from consilience.errors import InputError, TracingError
@@ -24,7 +25,14 @@ from consilience.population import member as member_module
 from consilience.store import save_network
 
 X = inputs(8)
-STATE = random_mlp([5, 4]).state_dict()
+STATE, OTHER = random_mlp([5, 4]).state_dict(), random_mlp([5, 4], seed=1).state_dict()
+LIGHTNING = {
+    "epoch": 3,
+    "pytorch-lightning_version": "2.6.0",
+    "loops": {},
+    "callbacks": {},
+    "hyper_parameters": {"lr": 1},
+}
 
 
 class Hand(nn.Module):
@@ -72,6 +80,16 @@ def random_hand(width: int, seed: int = 0) -> Hand:
         net = Hand(width)
         net.mean.fill_(0.5)
     return net
+
+
+def prefixed(prefix: str, state: dict[str, Tensor] = STATE) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def by_part() -> dict[str, dict[str, Tensor]]:
+    """A mapping for each part, as training loops of several modules save them."""
+    tops = {name.partition(".")[0] for name in STATE}
+    return {top: {n.removeprefix(f"{top}."): v for n, v in STATE.items() if n.startswith(top)} for top in tops}
 
 
 def make_mlp() -> MLP:
@@ -191,6 +209,14 @@ def test_members_of_one_class_are_traced_together(tmp_path: Path, monkeypatch: p
             {"found_under": "module", "prefix_removed": "_orig_mod.module."},
         ),
         ({name: nn.Parameter(value) for name, value in STATE.items()}, {}),
+        ({**STATE, "epoch": 3}, {}),
+        (LIGHTNING | {"state_dict": STATE}, {"found_under": "state_dict"}),
+        (LIGHTNING | {"state_dict": prefixed("net.")}, {"found_under": "state_dict", "prefix_removed": "net."}),
+        *(({name: STATE}, {"found_under": name}) for name in ("net", "weights", "params", "ema", "student", "module")),
+        ({"a": {"b": STATE}}, {"found_under": "a.b"}),
+        ({"model": STATE, "state_dict": STATE}, {"found_under": "model"}),
+        ({name.replace(".0.", ".0._orig_mod."): v for name, v in STATE.items()}, {"prefix_removed": "_orig_mod."}),
+        (by_part(), {}),
     ],
 )
 def test_the_state_dict_is_found_where_training_loops_put_it(tmp_path: Path, content: object, steps: object) -> None:
@@ -198,6 +224,100 @@ def test_the_state_dict_is_found_where_training_loops_put_it(tmp_path: Path, con
     population = Population.from_directory(tmp_path, make_mlp, X)
     assert population.provenance["imported"] == {"a.pt": {"member": 0, **steps}}
     assert torch.equal(population.logits(X)[0], random_mlp([5, 4])(X).detach())
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.bin", "a.pth.tar", "run/pytorch_model.bin"])
+def test_files_are_known_by_their_endings(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    torch.save({"state_dict": STATE}, tmp_path / name)
+    assert list(Population.from_directory(tmp_path, make_mlp, X).provenance["imported"]) == [name]
+
+
+CHOICES = [
+    ({"state_dict": STATE, "state_dict_ema": OTHER}, "state_dict", "state_dict_ema"),
+    ({"params_ema": OTHER, "params": STATE}, "params", "params_ema"),
+    ({"model": STATE, "swa": prefixed("module.", OTHER)}, "model", "swa"),
+    ({"teacher": OTHER, "student": STATE}, "student", "teacher"),
+    (prefixed("online_model.") | prefixed("ema_model.", OTHER), "online_model", "ema_model"),
+]
+
+
+@pytest.mark.parametrize(("content", "taken", "other"), CHOICES)
+def test_of_several_that_fit_the_weights_are_taken_it_is_said_and_key_chooses(
+    tmp_path: Path, content: object, taken: str, other: str
+) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.warns(
+        UserWarning, match=f"of 1 of 1 checkpoints, such as a.pt, .*{other} also fits, and key= chooses it"
+    ):
+        default = Population.from_directory(tmp_path, make_mlp, X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        by_key = {key: Population.from_directory(tmp_path, make_mlp, X, key=key) for key in (taken, other)}
+    for population, state in ((default, STATE), (by_key[taken], STATE), (by_key[other], OTHER)):
+        assert torch.equal(population.members[0].module.state_dict()["readout.weight"], state["readout.weight"])
+    with pytest.raises(InputError, match="the names of the module's under 'nothing', .*leave key out"):
+        Population.from_directory(tmp_path, make_mlp, X, key="nothing")
+
+
+@pytest.mark.parametrize(
+    ("content", "ignored"),
+    [
+        ({"state_dict": prefixed("net.") | {"criterion.weight": torch.ones(3)}}, "criterion.weight"),
+        (STATE | {"loss.weight": torch.ones(3), "n_averaged": torch.tensor(3)}, "loss.weight, n_averaged"),
+        (STATE | {"again.weight": STATE["readout.weight"]}, "again.weight"),
+    ],
+)
+def test_entries_of_a_loss_and_second_names_are_not_used_and_it_is_said(
+    tmp_path: Path, content: object, ignored: str
+) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match=f"not used: {ignored}"):
+        population = Population.from_directory(tmp_path, make_mlp, X)
+    assert population.provenance["imported"]["a.pt"]["ignored"] == ignored
+    assert torch.equal(population.logits(X)[0], random_mlp([5, 4])(X).detach())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+    ],
+)
+def test_weights_that_are_computed_are_stored(tmp_path: Path, change: Callable[[nn.Module], object]) -> None:
+    net = random_mlp([5, 4])
+    change(net.hidden[0])
+    net.eval()
+    torch.save(net.state_dict(), tmp_path / "a.pt")
+    expected = net(X).detach()
+    for population in (Population.from_directory(tmp_path, make_mlp, X), Population.from_modules([net], X)):
+        torch.testing.assert_close(population.logits(X)[0], expected)
+    assert torch.equal(net(X), expected)
+
+
+def test_an_expanded_tensor_beside_the_weights_is_not_read(tmp_path: Path) -> None:
+    torch.save({"model": STATE, "queue": torch.zeros(1).expand(2_000_000_000, 10)}, tmp_path / "a.pt")
+    assert len(Population.from_directory(tmp_path, make_mlp, X)) == 1
+
+
+def test_a_part_under_two_names_is_one(tmp_path: Path) -> None:
+    torch.save(Twice(5).state_dict(), tmp_path / "a.pt")
+    save_file({name: v for name, v in Twice(4).state_dict().items() if "again" not in name}, tmp_path / "b.safetensors")
+    population = Population.from_directory(tmp_path, Twice, X)
+    assert population.widths("first") == (5, 4)
+    population.save(tmp_path / "saved")
+    assert torch.equal(Population.load(tmp_path / "saved", Twice()).logits(X), population.logits(X))
+
+
+class Twice(Hand):
+    """A part under two names, and a buffer that is in no state dict."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__(width)
+        self.again = self.first
+        self.register_buffer("mean", torch.ones(6), persistent=False)
 
 
 def test_a_prefix_that_the_module_has_itself_stays(tmp_path: Path) -> None:
@@ -250,7 +370,7 @@ def test_the_account_is_saved_with_the_population(tmp_path: Path) -> None:
 
 FIT = "the file must have {} of a MLP, got {}; pass a module of the members' class"
 CURE = "save its state_dict with safetensors"
-NO_STATE = "the file must hold one state dict, tensors by name, or these under one of state_dict, model_state_dict, "
+NO_STATE = "the file must hold tensors by the names of the module's, in a mapping or mappings in it, got "
 UNPICKLED = "the file must hold nothing but tensors, numbers and texts, got {}, which cannot be read without unpick"
 DAMAGED = "the file must be a complete checkpoint, got "
 NAN = torch.tensor([1.0, torch.nan, torch.inf])
@@ -289,11 +409,15 @@ NAN = torch.tensor([1.0, torch.nan, torch.inf])
             "'readout.bias' must have values that float32 can hold, got 3 of 3 NaN or infinite",
         ),
         (changed(hidden_1_weight=torch.full((4, 5), 3e38)), "the outputs of MLP must be finite, got NaN or infinity"),
-        ({"epoch": 3, "net": STATE}, f"{NO_STATE}model, module, got 'epoch', 'net'; {CURE}"),
-        ({**STATE, "epoch": 3}, f"{NO_STATE}model, module, got 'hidden.0.weight', 'hidden.0.bias', 'hid"),
-        ({}, f"{NO_STATE}model, module, got dict; "),
-        ([1, 2], f"{NO_STATE}model, module, got list; "),
-        ({"model": STATE, "state_dict": STATE}, f"{NO_STATE}model, module, got 'state_dict', 'model'; "),
+        ({"epoch": 3, "net": {"a": X}}, f"{NO_STATE}'epoch', 'net'; {CURE}"),
+        ({}, f"{NO_STATE}dict; "),
+        ([1, 2], f"{NO_STATE}list; "),
+        ({"a": STATE, "b": OTHER}, "the file must hold one state dict that fits, got 'a' and 'b'; choose one by key="),
+        (
+            changed(hidden_0_weight=torch.zeros(1).expand(2_000_000_000, 6)),
+            "'hidden.0.weight' must have values of its own, got (2000000000, 6) expanded from 1; save its clone()",
+        ),
+        (changed(readout_bias=torch.zeros(3, device="meta")), "readout.bias must have values, got none yet"),
         (b"hello", f"{DAMAGED}KeyError: 101; {CURE}"),
         (b"not a checkpoint", UNPICKLED.format("an unknown format")),
         (b"", f"{DAMAGED}EOFError; {CURE}"),
@@ -535,7 +659,7 @@ def test_bad_folders_and_inputs_are_refused_before_the_checkpoints_are_read(
     with pytest.raises(InputError, match=r"directory must be a folder, got .*missing\n  cure: check the path"):
         Population.from_directory(tmp_path / "missing", never, X)
     (tmp_path / "a.txt").write_text("")
-    message = r"must have files \*.safetensors, \*.pt, \*.pth, or \*/model.safetensors, got none"
+    message = r"must have files \*.safetensors, \*.pt, \*.pth, .*, or \*/model.safetensors, got none"
     with pytest.raises(InputError, match=message):
         Population.from_directory(tmp_path, never, X)
     (tmp_path / "a.pt").write_bytes(b"")

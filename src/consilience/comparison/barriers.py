@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 
-from consilience.checks import check_count, check_rows, check_targets
-from consilience.comparison.inputs import Models, as_tensor, checked_inputs, modules_of
+from consilience.checks import as_tensor, check_count, check_rows, check_targets
+from consilience.comparison.inputs import Models, checked_inputs, modules_of
 from consilience.comparison.places import calls
 from consilience.errors import InputError
 from consilience.signals.batches import BATCH_SIZE
@@ -64,7 +64,7 @@ def loss_barriers(
     """
     named = modules_of(models)
     check_count("n_points", n_points, 2)
-    inputs, targets = checked_inputs(x, "x"), as_tensor(y)
+    inputs, targets = checked_inputs(x, "x"), as_tensor(y, "y")
     check_rows(targets, len(inputs), "y")
     for name, module in named.items():
         calls(module, inputs, name)  # or raises

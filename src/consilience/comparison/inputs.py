@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from consilience.checks import check_finite, check_rows, describe
+from consilience.checks import as_labels, as_tensor, check_finite, check_rows, describe, is_count
 from consilience.errors import InputError
 from consilience.population.population import Population
 
@@ -31,6 +32,9 @@ def modules_of(models: Models) -> dict[str, nn.Module]:
     if populations := _populations(models):
         modules = {f"{name} {k}": m.module for name, members in populations.items() for k, m in enumerate(members)}
     else:
+        if not isinstance(models, Iterable) or isinstance(models, str | Tensor):
+            wanted = "a list, a mapping name → module or a population"
+            raise InputError(f"models must be {wanted}, got {describe(models)}")
         named = models if isinstance(models, Mapping) else {f"model {k}": module for k, module in enumerate(models)}
         modules = {str(name): module for name, module in named.items()}  # type: ignore[misc]
         if len(modules) < len(named):
@@ -45,6 +49,8 @@ def modules_of(models: Models) -> dict[str, nn.Module]:
 
 def snapshots_of(models: Models, epochs: Sequence[int]) -> dict[int, dict[str, nn.Module]]:
     """Return the modules after these epochs of training: epoch, ascending → name → module."""
+    if not isinstance(epochs, Sequence) or not all(map(is_count, epochs)):
+        raise InputError(f"epochs must be a sequence of ints >= 1, got {describe(epochs)}")
     populations = _populations(models)
     snapshots = [set(population.snapshots) for population in populations.values()]
     shared = set.intersection(*snapshots) if snapshots else set()
@@ -93,11 +99,6 @@ def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any) 
     return Samples(x, None if y is None else _checked_labels(y, n), _common_ids(models, ids, n))
 
 
-def as_tensor(x: ArrayLike | Tensor) -> Tensor:
-    """Return a tensor of these values, which are copied if torch cannot share them."""
-    return x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.require(x, requirements=["C", "W"]))
-
-
 def _of(model: str, values: Mapping[str, Any], argument: str) -> Any:
     if model not in values:
         raise InputError(f"{argument} must have a value for model {model!r}, got {', '.join(map(str, values))}")
@@ -106,7 +107,7 @@ def _of(model: str, values: Mapping[str, Any], argument: str) -> Any:
 
 def checked_inputs(x: Any, argument: str) -> Tensor:
     """Return inputs as a tensor, or raise unless they are finite and of at least two samples."""
-    inputs = as_tensor(x)
+    inputs = as_tensor(x, argument)
     if inputs.dim() < 2 or len(inputs) < 2:
         raise InputError(f"{argument} must have shape (n, ...) with n >= 2, got {tuple(inputs.shape)}")
     check_finite(inputs, argument)
@@ -114,7 +115,14 @@ def checked_inputs(x: Any, argument: str) -> Tensor:
 
 
 def _checked_labels(y: ArrayLike, n: int) -> NDArray[np.int64]:
-    labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    texts = isinstance(y, np.ndarray | list | tuple) and all(isinstance(name, str) for name in y)
+    if texts:
+        labels = np.asarray(y)
+    else:
+        tensor = as_tensor(y, "y").cpu()
+        labels = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        with suppress(InputError):
+            labels = as_labels(tensor, n, "y").numpy() if labels.ndim == 2 else labels  # a column, or one-hot rows
     whole = labels.dtype.kind != "f" or bool((np.isfinite(labels) & (labels == np.round(labels))).all())
     if labels.shape != (n,) or not whole:
         got = describe(labels) if whole else "floats that are not whole numbers"
@@ -141,9 +149,16 @@ def _common_ids(models: Sequence[str], ids: Any, n: int) -> Ids:
 
 
 def _checked_ids(ids: Any, n: int, argument: str) -> Ids:
-    values = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
+    values = as_tensor(ids, argument).tolist() if isinstance(ids, Tensor) else ids
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    if not isinstance(values, Iterable):
+        raise InputError(f"{argument} must be {n} different ints or strings, got {describe(ids)}")
     values = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
-    if len(values) != n or len(set(values)) != n or not all(isinstance(value, int | str) for value in values):
+    usable = all(isinstance(value, int | str) for value in values)
+    if not usable or len(values) != n or len(set(values)) != n:
+        if not usable:
+            names = ", ".join(sorted({type(v).__name__ for v in values}))
+            raise InputError(f"{argument} must be {n} different ints or strings, got {len(values)} of {names}")
         got = f"{len(values)}, {len(set(values))} of them different, of {', '.join({type(v).__name__ for v in values})}"
         raise InputError(f"{argument} must be {n} different ints or strings, got {got}")
     return values

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from consilience.checks import check_choice, check_count
+from consilience.checks import as_path, check_choice, check_count, is_count
 from consilience.clustering.samples import CLUSTERERS, LARGEST_SEED, REDUCTIONS, Labels, purity
 from consilience.comparison import similarity
 from consilience.comparison.clusterings import Clusterings, PlaceClusterer
@@ -178,12 +178,14 @@ class ModelComparison:
         if self.n_clusters is not None:
             check_count("n_clusters", self.n_clusters, 2)
         check_count("n_components", self.n_components)
-        if self.n_null != 0:
+        if not is_count(self.n_null, 0, 0):
             check_count("n_null", self.n_null, 2, cure="0 skips the null")
         check_count("random_state", self.random_state, 0, LARGEST_SEED)
         if self.reduction == "umap" and find_spec("umap") is None:
             message = "reduction must be 'pca' or 'none' without the package umap-learn, got 'umap'"
             raise InputError(message, cure="pip install umap-learn")
+        if self.cache is not None:
+            as_path(self.cache, "cache")
         if self.cache is not None and Path(self.cache).exists() and not Path(self.cache).is_dir():
             raise InputError(f"cache must be a directory, got the file {self.cache}")
         return get_measure(self.measure)

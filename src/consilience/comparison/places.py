@@ -48,7 +48,7 @@ def calls(module: nn.Module, x: Tensor, model: str) -> Calls:
     with eval_mode(module), hooks((part, note) for part in module.modules() if part is not module):
         try:
             outputs = module(like_parameters(x[:N_PROBE], module))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:  # whatever the model's own code raises
             raise InputError(
                 f"X must be inputs of model {model!r}, got {describe(x)}, on which it fails: {error}",
                 cure=("" if x.is_floating_point() else "convert to float, unless they are tokens; ")
@@ -74,6 +74,11 @@ def find_places(models: Mapping[str, Calls], layers: Patterns | None) -> dict[st
       "depth 0", "depth 1", …, as many (P) as the model with the fewest such layers has, and place j is layer
       ⌊j (L − 1)/(P − 1) + ½⌋ of a model with L of them (the last one if P = 1).
     """
+    for patterns in [] if layers is None else layers.values() if isinstance(layers, Mapping) else [layers]:
+        is_sequence = isinstance(patterns, Sequence) and not isinstance(patterns, bytes)
+        if not is_sequence or not all(isinstance(pattern, str) for pattern in patterns):
+            message = f"layers must be names or globs of modules, got {describe(patterns)}"
+            raise InputError(message, cure="pass texts, or a mapping place → texts")
     if layers is None:
         return _by_depth({model: of_model.weighted[:-1] for model, of_model in models.items()})
     if isinstance(layers, Mapping):

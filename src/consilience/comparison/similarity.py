@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from consilience.checks import check_choice, check_count, check_seed
+from consilience.checks import check_choice, check_count, check_seed, describe
 from consilience.clustering import partitions
 from consilience.clustering.partitions import Labels, Partitions
 from consilience.comparison.representations import View, cka, procrustes, rsa, unbiased_cka, view
@@ -80,6 +80,8 @@ def get_measure(measure: str | Measure, of: Kind | None = None) -> Measure:
     if isinstance(measure, str):
         check_choice("measure", measure, [name for name, known in MEASURES.items() if of in (None, known.of)])
         measure = MEASURES[measure]
+    if not isinstance(measure, Measure):
+        raise InputError(f"measure must be one of {', '.join(MEASURES)}, or a Measure, got {describe(measure)}")
     if of not in (None, measure.of):
         raise InputError(f"measure must compare {of}, got {measure.name!r}, which compares {measure.of}")
     return measure

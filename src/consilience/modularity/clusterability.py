@@ -10,12 +10,15 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from consilience.checks import check_choice, check_count, check_seed
+from consilience.checks import check_choice, check_count, check_seed, is_count
 from consilience.clustering.spectral import Spectrum, clusters_of, n_cut, spectrum
+from consilience.errors import InputError
 from consilience.modularity.graph import UnitGraph, unit_graph
 from consilience.modularity.nulls import NULLS, null_graph, p_lower, z_score
 from consilience.names import Null
 from consilience.units.architecture import TracedNetwork
+
+MOST_JOBS = 2**15  # processes
 
 
 @dataclass(eq=False, repr=False)
@@ -74,6 +77,8 @@ class Clusterability:
         check_count("n_null", self.n_null, 0)
         check_seed("random_state", self.random_state)
         check_count("n_clusters", self.n_clusters, 2)
+        if not is_count(self.n_jobs, -MOST_JOBS, MOST_JOBS) or self.n_jobs == 0:
+            raise InputError(f"n_jobs must be an int other than 0, -1 for one per core, got {self.n_jobs!r}")
         graph = unit_graph(network, example_input)
         n_connected = int(graph.connected.sum())
         check_count("n_clusters", self.n_clusters, 2, n_connected, cure=f"only {n_connected} units have an edge")

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from consilience.checks import as_tensor, describe
 from consilience.errors import InputError
 from consilience.modularity.graph import node_groups, parts_of
 from consilience.units.architecture import Layer, TracedNetwork
@@ -37,6 +38,7 @@ def same_cluster(rows: Labels, columns: Labels) -> NDArray[np.bool_]:
 
 def matrix_labels(clusters: Clusters, network: TracedNetwork) -> dict[str, Labels]:
     """Return labels of the units of some layers, or of the inputs, with a weight matrix between two of them."""
+    _check_mapping(clusters)
     groups, widths = node_groups(network), network.architecture.widths
     labels = {
         name: _checked(name, groups[name] if name in groups else network.architecture.layer(name).width, given)
@@ -50,6 +52,7 @@ def matrix_labels(clusters: Clusters, network: TracedNetwork) -> dict[str, Label
 
 def hidden_labels(clusters: Clusters, network: TracedNetwork) -> dict[str, Tensor]:
     """Return labels (u,) of the units of hidden layers, as int64, by the first layer of each tied family."""
+    _check_mapping(clusters)
     families = dict[str, Tensor]()
     for name, given in clusters.items():
         labels = torch.from_numpy(_checked(name, hidden_layer(network, name).width, given))
@@ -76,8 +79,13 @@ def hidden_layer(network: TracedNetwork, name: str) -> Layer:
     return layer
 
 
+def _check_mapping(clusters: object) -> None:
+    if not isinstance(clusters, Mapping):
+        raise InputError(f"clusters must be a mapping layer → cluster of each unit, got {describe(clusters)}")
+
+
 def _checked(name: str, width: int, given: ArrayLike | Tensor) -> Labels:
-    labels = given.cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    labels = as_tensor(given, f"clusters[{name!r}]").cpu().numpy()
     if labels.shape != (width,) or labels.dtype.kind not in "iu":
         got = f"{labels.dtype} {labels.shape}"
         raise InputError(f"clusters[{name!r}] must be ints ({width},), one for each unit, got {got}")

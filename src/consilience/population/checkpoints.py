@@ -1,8 +1,10 @@
 """A folder of checkpoint files as members.
 
-- A checkpoint is a state dict: a ``*.safetensors``, ``*.pt`` or ``*.pth`` in the folder, or a ``model.safetensors`` in
-  a directory in it (as Hugging Face and `consilience.store.save_network` write them). No deeper, and nothing hidden.
-- Nothing is ever unpickled, and no code is imported but what the user names.
+- A checkpoint is a file in the folder that holds a state dict (`SUFFIXES`), or a ``model.safetensors``, else a
+  ``pytorch_model.bin``, in a directory in it (as Hugging Face and `consilience.store.save_network` write them). No
+  deeper, and nothing hidden.
+- Nothing is ever unpickled but tensors, numbers, texts and collections of them, by torch's weights-only reader, and no
+  code is imported but what the user names.
 - A checkpoint that cannot be used is skipped, with a reason, and all of them are read before any is proved.
 """
 
@@ -22,21 +24,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from consilience.checks import as_path
+from consilience.checks import as_path, describe
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.factories import make_module
 from consilience.population.member import Member, join_members
+from consilience.population.state_dicts import CURE, SOURCE, FoundState, check_own_values, find_state
 from consilience.store import check_tensor
 from consilience.units.follow import find_layers
 from consilience.units.modules import as_example, plain_copy
 from consilience.units.resize import fill
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
-IN_DIRECTORY = "model.safetensors"
-KEYS = ("state_dict", "model_state_dict", "model", "module")  # under which training loops save the state dict
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-SOURCE = "the file"  # its name stands before the reason
-CURE = "save its state_dict with safetensors"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
+IN_DIRECTORY = ("model.safetensors", "pytorch_model.bin")  # the first that there is
 
 
 def import_checkpoints(
@@ -45,9 +44,12 @@ def import_checkpoints(
     example_input: Tensor,
     *,
     strict: bool = False,
+    key: str | None = None,
 ) -> tuple[tuple[Member, ...], dict[str, Any]]:
     """Return the members in a folder, and their provenance; see `Population.from_directory`."""
     folder = as_path(directory, "directory")
+    if not isinstance(key, str | None):
+        raise InputError(f"key must be a text or None, got {describe(key)}")
     names = _checkpoints(folder)
     example_input = as_example(example_input)
     dtype = example_input.dtype if example_input.is_floating_point() else torch.get_default_dtype()
@@ -58,7 +60,7 @@ def import_checkpoints(
     steps: dict[str, dict[str, str]] = {}
     for name in names:
         with account.of(name):
-            state, steps[name] = _expected_state(_read(folder / name), template.state_dict(), dtype)
+            state, steps[name] = _converted(find_state(_read(folder / name), template, key), dtype)
             modules[name] = fill(template, architecture, state, SOURCE)
     members: dict[str, Member] = {}
     for name, filled in modules.items():
@@ -73,8 +75,28 @@ def import_checkpoints(
         message = f"{len(left_out)} of {len(names)} checkpoints in {folder} are skipped:{reasons}"
         cure = "\n  cure: repair them or move them away; with strict=True the first of them is an error"
         warnings.warn(message + cure, stacklevel=3)  # where Population.from_directory is called
+    _say_choice({name: steps[name] for name in members})
     imported = {name: {"member": k, **steps[name]} for k, name in enumerate(members)}
     return tuple(members.values()), {"imported": imported, "left_out": left_out}
+
+
+def _say_choice(steps: Mapping[str, Mapping[str, str]]) -> None:
+    """Warn, in one line, where a file held more than one state dict that fits, or tensors that are not used."""
+    chosen = {name: taken for name, taken in steps.items() if "also_fits" in taken or "ignored" in taken}
+    if not chosen:
+        return
+    name, taken = next(iter(chosen.items()))
+    source = f"under {taken['found_under']!r}" if "found_under" in taken else "by their own names"
+    line = f"of {len(chosen)} of {len(steps)} checkpoints, such as {name}, the weights {source} are taken"
+    if "prefix_removed" in taken:
+        line += f", {taken['prefix_removed']} removed from their names"
+    if "also_fits" in taken:
+        line += f"; {taken['also_fits']} also fits, and key= chooses it"
+    if "ignored" in taken:
+        listed = taken["ignored"].split(", ")
+        more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+        line += f"; not used: {', '.join(listed[:3])}{more}"
+    warnings.warn(line, stacklevel=4)
 
 
 @dataclass(frozen=True)
@@ -102,14 +124,13 @@ class _Account:
 def _checkpoints(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise InputError(f"directory must be a folder, got {folder}", cure="check the path")
-    paths = [
-        path
-        for entry in folder.iterdir()
-        for path in (entry, entry / IN_DIRECTORY)
-        if not entry.name.startswith(".") and path.suffix in SUFFIXES and path.is_file()
-    ]
+    paths = list[Path]()
+    for entry in folder.iterdir():
+        inside = [path for name in IN_DIRECTORY if (path := entry / name).is_file()][:1]
+        if not entry.name.startswith("."):
+            paths += [entry] if entry.name.endswith(SUFFIXES) and entry.is_file() else inside
     if not paths:
-        wanted = f"files *{', *'.join(SUFFIXES)}, or */{IN_DIRECTORY}"
+        wanted = f"files *{', *'.join(SUFFIXES)}, or */{IN_DIRECTORY[0]}"
         raise InputError(f"{folder} must have {wanted}, got none", cure="check the path")
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
@@ -131,20 +152,12 @@ def _read(path: Path) -> object:
         raise ArtefactError(f"{SOURCE} must be a complete checkpoint, got {got}", cure=CURE) from error
 
 
-def _expected_state(
-    content: object, expected: Mapping[str, Tensor], dtype: torch.dtype
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the state dict in a file's content, by the names expected and in ``dtype``, and what this took."""
-    key, state = _find_state(content)
-    prefix, types = "", set()
-    while expected.keys().isdisjoint(state):
-        common = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
-        if common is None:
-            break
-        prefix += common
-        state = {name.removeprefix(common): value for name, value in state.items()}
+def _converted(found: FoundState, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a state dict in ``dtype``, and what finding and converting it took."""
+    state, types = dict(found.state), set()
     for name, value in state.items():
         check_tensor(name, value)
+        check_own_values(name, value)
         if value.is_floating_point() and value.dtype != dtype:
             types.add(_short(value.dtype))
             state[name] = value.to(dtype)
@@ -152,27 +165,8 @@ def _expected_state(
         if wrong:
             got = f"{wrong} of {value.numel()} NaN or infinite"
             raise ArtefactError(f"'{name}' must have values that {_short(dtype)} can hold, got {got}")
-    converted = f"{', '.join(sorted(types))} to {_short(dtype)}" if types else ""
-    steps = {"found_under": key, "prefix_removed": prefix, "converted": converted}
-    return state, {step: text for step, text in steps.items() if text}
-
-
-def _find_state(content: object) -> tuple[str, dict[str, Tensor]]:
-    parts = content if isinstance(content, Mapping) else {}
-    candidates: dict[str, Any] = {"": content} | {key: parts[key] for key in KEYS if key in parts}
-    states = {key: value for key, value in candidates.items() if _is_state(value)}
-    if len(states) != 1:
-        names = [f"'{key}'" for key in states or parts]
-        got = ", ".join(names[:5] + ["..."] * (len(names) > 5)) or type(content).__name__
-        wanted = f"one state dict, tensors by name, or these under one of {', '.join(KEYS)}"
-        raise ArtefactError(f"{SOURCE} must hold {wanted}, got {got}", cure=CURE)
-    ((key, state),) = states.items()
-    return key, dict(state)
-
-
-def _is_state(value: Any) -> bool:
-    pairs = value.items() if isinstance(value, Mapping) else ()
-    return bool(pairs) and all(isinstance(name, str) and isinstance(part, Tensor) for name, part in pairs)
+    converted = {"converted": f"{', '.join(sorted(types))} to {_short(dtype)}"} if types else {}
+    return state, found.steps | converted
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -175,6 +175,7 @@ class Population:
         *,
         strict: bool = False,
         task: str | None = None,
+        key: str | None = None,
     ) -> Population:
         """Build a population from a folder of checkpoints, one member each, in the order of their names.
 
@@ -186,12 +187,15 @@ class Population:
         example_input : (n, ...) inputs, n ≥ 1, to whose type checkpoints of other floating types are converted.
         strict : raise at the first checkpoint that cannot be used, instead of skipping it.
         task : "classification" or "regression", if it is known.
+        key : where the weights lie in the files, a key or the attribute of a trainer, as in ``"state_dict_ema"``. By
+            default, whatever has all names of the module's: the weights rather than their average, a student rather
+            than a teacher; a UserWarning says in one line what was taken where there was a choice.
 
         Returns
         -------
         A population with ``provenance["imported"]``, file → its number among the members (``member``) and what was done
-        to its content (``found_under``, ``prefix_removed``, ``converted``); and ``provenance["left_out"]``, file →
-        reason, of which a UserWarning tells too.
+        to its content (``found_under``, ``prefix_removed``, ``also_fits``, ``ignored``, ``converted``); and
+        ``provenance["left_out"]``, file → reason, of which a UserWarning tells too.
 
         Raises
         ------
@@ -212,8 +216,8 @@ class Population:
         {'a.pt': {'member': 0}, 'b.pt': {'member': 1, 'found_under': 'model'}}
         """
         check_task(task)
-        members, provenance = import_checkpoints(directory, module, example_input, strict=strict)
-        return cls(members, example_input, provenance=provenance, task=task)
+        members, provenance = import_checkpoints(directory, module, example_input, strict=strict, key=key)
+        return cls(members, as_example(example_input), provenance=provenance, task=task)
 
     def __len__(self) -> int:
         return len(self.members)

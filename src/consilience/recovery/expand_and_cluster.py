@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from consilience import seeds
 from consilience.checks import (
+    as_tensor,
     check_choice,
     check_count,
     check_finite,
     check_number,
     check_positive,
     check_rows,
+    describe,
     is_count,
     is_number,
 )
@@ -34,6 +36,7 @@ from consilience.recovery.guesses import Trial, best_activation, guess_width, sm
 from consilience.recovery.recover import Settings, Stage, recover
 from consilience.recovery.standardization import Standardization, undone
 from consilience.recovery.student import Function, Student
+from consilience.units.forward import outputs_of
 
 N_FRESH = 2000  # inputs on which functions are compared
 
@@ -214,12 +217,18 @@ class ExpandAndCluster:
         check_choice("rule", self.rule, RULES)
         check_number("noise", self.noise, 0, below=0.7)  # half of the outputs' variance
         check_positive("tolerance", self.tolerance)
-        if not _is_auto(self.expansion) and not (is_number(self.expansion) and self.expansion >= 1):
+        if not _is_auto(self.expansion) and not (is_number(self.expansion) and 1 <= self.expansion <= MOST):
             raise InputError(f'expansion must be a number >= 1 or "auto", got {self.expansion!r}')
         named = isinstance(self.activation, str) and self.activation in (*ACTIVATIONS, "auto")
         if not callable(self.activation) and not named:
             names = ", ".join(map(repr, (*ACTIVATIONS, "auto")))
             raise InputError(f"activation must be a function or one of {names}, got {self.activation!r}")
+        if not isinstance(self.activation, str):
+            sample = torch.linspace(-1, 1, 5, dtype=torch.float64)
+            values = outputs_of(self.activation, sample, "activation", "the pre-activations")
+            if values.shape != sample.shape or values.dtype != sample.dtype:
+                got = describe(values)
+                raise InputError(f"activation must be a function of each number, got {got} for {describe(sample)}")
 
     def _settings(self, x: Tensor, y: Tensor) -> tuple[Settings, tuple[Trial, ...], tuple[int, ...]]:
         """Return the settings with the activation, what other activations gave, and the students' widths."""
@@ -247,6 +256,9 @@ class ExpandAndCluster:
         return model.eval()
 
 
+MOST = 10**6  # times the size
+
+
 def _is_auto(value: object) -> bool:
     return isinstance(value, str) and value == "auto"
 
@@ -260,7 +272,7 @@ def check_samples(X: ArrayLike, Y: ArrayLike | Callable[[Tensor], Tensor]) -> tu
             Y = copy.deepcopy(Y).eval()  # stays as it is
             asked = x.to(next((p.dtype for p in Y.parameters()), x.dtype))
         with torch.no_grad():
-            Y = Y(asked)
+            Y = outputs_of(Y, asked, getattr(Y, "__name__", type(Y).__name__), "X")
     y = _matrix(Y, "Y")
     check_rows(y, len(x), "Y", inputs="X")
     for name, values in (("X", x), ("Y", y)):
@@ -275,7 +287,7 @@ def check_varies(values: Tensor, name: str) -> None:
 
 
 def _matrix(values: ArrayLike | Tensor, argument: str) -> Tensor:
-    tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, dtype=float))
+    tensor = as_tensor(values, argument)
     matrix = (tensor[:, None] if tensor.dim() == 1 else tensor).double()
     if matrix.dim() != 2 or not matrix.numel():
         raise InputError(f"{argument} must have shape (samples, features), got {tuple(matrix.shape)}")

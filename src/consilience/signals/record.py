@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from consilience.errors import InputError
+from consilience.checks import describe
+from consilience.errors import ConsilienceError, InputError
 from consilience.signals.batches import BATCH_SIZE
 from consilience.units.forward import eval_mode
 
@@ -63,11 +64,21 @@ def stream(
     with eval_mode(module), hooks((parts[name], partial(keep, name)) for name in names):
         for batch in x.split(BATCH_SIZE):
             outputs, n_rows = {}, len(batch)
-            module(like_parameters(batch, module))
+            _run(module, like_parameters(batch, module), model)
             for name in names:
                 _check_rows(outputs.get(name), first, where=f"{model}, layer '{name}'")
             first += n_rows
             yield outputs
+
+
+def _run(module: nn.Module, x: Tensor, model: str) -> None:
+    try:
+        module(x)
+    except ConsilienceError:
+        raise
+    except Exception as error:  # whatever the model's own code raises
+        got = f"{describe(x)}, on which it raises {type(error).__name__}: {error}"
+        raise InputError(f"x must be inputs of {model}, got {got}") from error
 
 
 @contextmanager

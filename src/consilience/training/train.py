@@ -65,7 +65,7 @@ def train_population(
     TracingError : if the module has operations that are not supported; before any training.
     TrainingError : if every member failed.
     """
-    training = training or Training()
+    training = Training() if training is None else training
     check_count("n_members", n_members)
     train = as_dataset(train, "train")
     validation = None if validation is None else as_dataset(validation, "validation")
