@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import consilience as cs
 from conftest import blobs, random_mlp, random_population
@@ -199,7 +201,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
 
 AMOUNTS = {"n_members", "epochs", "n_null", "n_resamples", "n_students", "max_iterations", "n_clusters", "n_units"}
 # What has no arguments to be odd: a base class, an error, results, and a callback that is tested with training.
-WITHOUT = {"Callback", "ConsilienceError", "Data", "Dataset", "Elastic", "Penalty", "Population", "Score"}
+WITHOUT = {"Callback", "Closeness", "ConsilienceError", "Data", "Dataset", "Elastic", "Penalty", "Population", "Score"}
 
 
 def test_every_public_name_is_in_the_table(valid: Mapping[str, Any]) -> None:
@@ -230,3 +232,190 @@ def foreign_errors(calls: Iterator[tuple[str, Callable[..., Any], dict[str, Any]
         except Exception as error:  # what the test is about
             foreign.append(f"{name}: {type(error).__name__}: {str(error)[:120]}")
     return n, foreign
+
+
+TRACED = ("Population.", "find_layers", "train", "Clus", "Eigen", "Cross", "Training", "ExpandAndCluster")
+
+
+@pytest.mark.parametrize("traced", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "traced"])
+def test_odd_arguments_are_taken_or_refused(valid: Mapping[str, Any], traced: bool) -> None:
+    chosen = {name: call for name, call in valid.items() if name.startswith(TRACED) == traced}
+    for function, given in chosen.values():
+        function(**given)
+    n, foreign = foreign_errors(odd_calls(chosen))
+    assert foreign == []
+    assert n >= 500
+
+
+@pytest.mark.parametrize("name", ["DataParallel", "AveragedModel", "compiled", "a compiled part"])
+def test_wrappers_are_taken_off(name: str) -> None:
+    wrapped: nn.Module = random_mlp([4])
+    if name == "a compiled part":
+        wrapped.hidden[0] = torch.compile(wrapped.hidden[0], backend="eager")  # type: ignore[index]
+    else:
+        compiled = lambda net: torch.compile(net, backend="eager")  # noqa: E731
+        wrapped = {"DataParallel": nn.DataParallel, "AveragedModel": AveragedModel, "compiled": compiled}[name](wrapped)
+    population = cs.Population.from_modules([wrapped, NET], X[:8])
+    assert list(population.members[0].module.state_dict()) == list(NET.state_dict())
+    assert torch.equal(population.logits(X)[0], NET(X).detach())
+
+
+def empty() -> nn.Module:
+    net = nn.Linear(6, 3)
+    net.weight = nn.Parameter(torch.zeros(0, 6))
+    return net
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced: nn.Module = torch.jit.trace(NET, X[:2])
+    return traced
+
+
+def kept(net: nn.Module) -> nn.Module:
+    """With an activation kept on the module, and its history."""
+    net.kept = net(X)  # type: ignore[assignment]
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.LazyLinear(3), "'weight' of member 0 must have values, got none yet\n  cure: run the module once"),
+        (lambda: random_mlp([4]).to("meta"), "'hidden.0.weight' of member 0 must have values, got none yet"),
+        (empty, r"'weight' of member 0 must be dense, .* and not empty, got .* \(0, 6\)"),
+        (scripted, "member 0 must be a module in Python, got TorchScript\n  cure: pass the"),
+        (
+            lambda: with_attribute(lock=threading.Lock()),
+            "copy.deepcopy can copy, got 'lock', of which it says TypeError",
+        ),
+        (lambda: with_weight(torch.uint8), "'layer.weight' of member 0 must be dense, of a floating point type"),
+        (lambda: with_weight(torch.complex64), "'layer.weight' of member 0 must be dense, of a floating point type"),
+        (
+            Broken,
+            r"inputs that member 0 \(Broken\) takes, got float32 \(8, 6\), .* raises KeyError: 'broken' \(test_arg",
+        ),
+        (
+            lambda: Returns(lambda y: {"logits": y}),
+            r"member 0 \(Returns\) must return one tensor of real numbers, got dict",
+        ),
+        (
+            lambda: Returns(lambda y: (y,)),
+            "must return one tensor of real numbers, got tuple\n  cure: wrap it in a mod",
+        ),
+        (
+            lambda: Returns(lambda y: y.half().float()),
+            "the forward pass converts units to torch.float16: aten.to.dtype",
+        ),
+        (
+            lambda: Autocast(),
+            "the forward pass of Autocast must be tensor operations alone, got a region of its own: autocast",
+        ),
+    ],
+)
+def test_modules_that_cannot_be_members_are_refused_by_name(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(cs.ConsilienceError, match=message):
+        cs.Population.from_modules([make()], X[:8])
+
+
+def test_an_error_of_the_members_own_code_is_chained() -> None:
+    with pytest.raises(cs.ConsilienceError, match="member 1") as caught:
+        cs.Population.from_modules([NET, Broken()], X[:8])
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+class Returns(nn.Module):
+    """A layer, and what a function makes of its outputs."""
+
+    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.readout, self.change = nn.Linear(6, 4), nn.Linear(4, 3), change
+
+    def forward(self, x: Tensor) -> Any:
+        return self.change(self.readout(torch.relu(self.layer(x))))
+
+
+class Autocast(Returns):
+    """Its forward pass switches autocast off."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda y: y)
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x)
+
+
+class Floats(Returns):
+    """It converts to float32 where its values are so already, or are integers."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.readout(torch.relu(self.layer(x.float())).to(torch.float32))
+
+
+def with_attribute(**attributes: object) -> nn.Module:
+    net = random_mlp([4])
+    vars(net).update(attributes)
+    return net
+
+
+def with_weight(dtype: torch.dtype) -> nn.Module:
+    net = Broken()
+    net.layer.weight = nn.Parameter(net.layer.weight.to(dtype), requires_grad=False)
+    return net
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    nets, x = [random_mlp([4], seed=k).to(dtype) for k in range(2)], X.to(dtype)
+    population = cs.Population.from_modules(nets, x[:8])
+    assert population.example_input.dtype == torch.float32
+    network = cs.assemble(cs.Census(n_resamples=0).fit(population, x), "full")
+    expected = torch.stack([net.float()(x.float()) for net in nets]).mean(0)
+    torch.testing.assert_close(network(x.float()), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [lambda: kept(random_mlp([4])), lambda: Floats(lambda y: y), lambda: OneHot()])
+def test_modules_that_keep_convert_or_encode_are_merged(make: Callable[[], nn.Module]) -> None:
+    net = make()
+    x = torch.arange(60)[:, None].expand(60, 6) % 5 if isinstance(net, OneHot) else X
+    population = cs.Population.from_modules((net for _ in range(2)), x[:8])
+    network = cs.assemble(cs.Census(n_resamples=0).fit(population, x), "full")
+    torch.testing.assert_close(network(x), net(x), rtol=0, atol=1e-4)
+
+
+class OneHot(Returns):
+    """It takes integers, of 5 kinds."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda y: y)
+        self.layer = nn.Linear(30, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(nn.functional.one_hot(x, 5).flatten(1).float())
+
+
+@pytest.mark.parametrize("x", [X.numpy(), X.numpy().astype(">f8"), X.clone().requires_grad_(), X.tolist()])
+def test_inputs_of_any_kind_are_the_same_inputs(x: Any) -> None:
+    population = cs.Population.from_modules([NET, random_mlp([4], seed=1)], x)
+    assert torch.equal(population.example_input, X)
+    census = cs.Census(n_resamples=0).fit(population, x)
+    assert census.calibration_ is not None
+    assert torch.equal(census.calibration_, X)
+    compared = [cs.ModelComparison(n_clusters=3, n_null=0).fit(population, inputs).matrix_ for inputs in (X, x)]
+    np.testing.assert_array_equal(compared[0]["hidden.0"], compared[1]["hidden.0"])
+
+
+@pytest.mark.parametrize("y", [nn.functional.one_hot(Y), Y[:, None], Y.double(), Y.numpy().astype(">i4")])
+def test_labels_of_any_unambiguous_kind_are_the_same_labels(y: Any) -> None:
+    expected = cs.evaluate(NET, ROWS)
+    assert cs.evaluate(NET, cs.Dataset(X, y, ROWS.ids)) == expected
+    purity = [cs.ModelComparison(n_null=0).fit([NET, NET], X, given).purity_["hidden.0"] for given in (Y, y)]
+    np.testing.assert_array_equal(*purity)
+
+
+def test_one_module_is_no_list() -> None:
+    with pytest.raises(cs.ConsilienceError, match="modules must be a list .*, got one Sequential\n  cure: put it into"):
+        cs.Population.from_modules(ODD["a sequential module"], X[:8])
+    assert len(cs.Population.from_modules(nn.ModuleList([NET, NET]), X[:8])) == 2

@@ -113,7 +113,7 @@ class Builder:
         if written.interchangeable:
             return plan.basis(draft, layer)
         if layer == draft.architecture.output.name:
-            return output_basis(self.pooling, draft.responses.x.dtype)
+            return output_basis(self.pooling, self.pooling.dtype)
         return by_index(len(draft.members), written.width, self.pooling.dtype)
 
 

@@ -95,7 +95,7 @@ def reconstruct(census: Census, responses: Responses, widths: Mapping[str, int],
     after pooling or a sum are not known before it is built.
     """
     architecture = census.population_.architecture
-    bases = {architecture.output.name: output_basis(pooling, responses.x.dtype)}
+    bases = {architecture.output.name: output_basis(pooling, pooling.dtype)}
     chosen: dict[str, Groups] = {}
     for layer in reversed(architecture.free):
         name, family = layer.name, [tied.name for tied in architecture.family(layer.name)]

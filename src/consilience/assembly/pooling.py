@@ -24,7 +24,8 @@ from consilience.signals.responses import Responses
 def mean(responses: Responses) -> Tensor:
     """Return equal weights (k, o)."""
     members = responses.networks
-    return responses.x.new_full((len(members), members[0].architecture.output.width), 1 / len(members))
+    dtype = next(iter(members[0].state.values())).dtype
+    return torch.full((len(members), members[0].architecture.output.width), 1 / len(members), dtype=dtype)
 
 
 def class_share(responses: Responses) -> Tensor:

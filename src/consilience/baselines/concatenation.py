@@ -60,7 +60,7 @@ def transplanted_bases(population: Population, widths: Mapping[str, int]) -> dic
     for name, n_kept in widths.items():
         largest_first = descending(torch.cat(magnitudes(population, name)).numpy())
         kept = torch.from_numpy(largest_first[:n_kept]).sort().values
-        ones = torch.eye(sum(population.widths(name)), dtype=population.example_input.dtype)[:, kept]
+        ones = torch.eye(sum(population.widths(name)), dtype=population.dtype)[:, kept]
         shares = ones.split(list(population.widths(name)))
         bases[name] = basis_from(shares, shares)
     return bases

@@ -65,7 +65,7 @@ def assign(gain: Tensor) -> Tensor:
 
 def average_of(population: Population, orders: Sequence[Orders]) -> dict[str, Basis]:
     """Return the bases that average reordered members: with Π[u, c] = 1 where u = order[c], A = Π/N and P = Π."""
-    bases, dtype = {}, population.example_input.dtype
+    bases, dtype = {}, population.dtype
     for name, order in orders[0].items():
         ones = [torch.eye(len(order), dtype=dtype)[member[name]].T.contiguous() for member in orders]
         bases[name] = basis_from([one / len(orders) for one in ones], ones)

@@ -84,7 +84,7 @@ def global_bases(
         points = units(population, layer.name, placed(population.architecture, bases))
         owners = match(points, sigma, sigma0, gamma, caps[layer.name], rng)
         n_global = 1 + max(int(owner.max()) for owner in owners)
-        ones = [torch.eye(n_global, dtype=population.example_input.dtype)[owner] for owner in owners]
+        ones = [torch.eye(n_global, dtype=population.dtype)[owner] for owner in owners]
         counts = torch.stack([one.sum(0) for one in ones]).sum(0)
         bases[layer.name] = basis_from([one / (rho + counts) for one in ones], ones)
     return bases

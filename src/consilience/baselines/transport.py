@@ -71,7 +71,7 @@ def widest(population: Population) -> int:
 
 def transport_bases(population: Population, reference: int, x: Tensor | None) -> dict[str, Basis]:
     """Return the basis of each hidden layer: the anchor's units, with distances in weights or, given x, activations."""
-    anchor, dtype = population.networks[reference], population.example_input.dtype
+    anchor, dtype = population.networks[reference], population.dtype
     bases: dict[str, Basis] = {}
     responses = None if x is None else Responses(population.networks, x)
     for layer in anchor.architecture.free:

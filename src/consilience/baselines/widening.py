@@ -66,7 +66,7 @@ def net2wider(
             raise InputError(f"width of layer '{name}' must be at least {least}, got {wanted}", cure=cure)
     generator = seeds.generator(random_state)
     copied = replication(network, widths, generator)
-    dtype = population.example_input.dtype
+    dtype = population.dtype
     bases = {name: replicated_basis(sources, own[name], dtype) for name, sources in copied.items()}
     wider = fuse(
         population, bases, members=[network], correction=correction, calibration=calibration, random_state=random_state

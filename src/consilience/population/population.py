@@ -235,6 +235,11 @@ class Population:
         """The first member's architecture; the others share all of it but the widths."""
         return self.members[0].network.architecture
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the members' parameters."""
+        return next(iter(self.networks[0].state.values())).dtype
+
     def widths(self, layer: str) -> tuple[int, ...]:
         """Return the width each member has in a layer."""
         return tuple(network.architecture.layer(layer).width for network in self.networks)
