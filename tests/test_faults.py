@@ -203,7 +203,7 @@ def test_a_full_disk_is_one_line(
         (["train", "--seed", "1", "--seed", "2"], "--seed must be given once, got it 2 times"),
         (["train", "--batch-norm", "--no-batch-norm"], "--batch-norm must be given once"),
         (["train", "--seed", str(2**64)], "--seed must be a number below 2**63, got 18446744073709551616"),
-        (["train", "--hidden", str(10**17), "4"], "not enough memory; nothing has been written; the same command"),
+        (["train", "--hidden", str(10**13), "4"], "not enough memory; nothing has been written; the same command"),
         (["train", "--data", ""], "--data must not be empty, got ''"),
     ],
 )

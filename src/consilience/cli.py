@@ -21,6 +21,7 @@ from consilience.studies.request import Options, check_words, in_options, kept
 from consilience.studies.result import Result
 
 STUDIES: tuple[ModuleType, ...] = (demo, train, census, assemble, report, recover, modularity, compare, inspect)
+NO_MEMORY = ("allocate memory", "size calculation overflowed")  # in errors of torch
 RUN = {study.Request: study.run for study in STUDIES}
 
 
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         _fail(f"an error of the system: {error}; {kept(request)}")
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # as torch says it
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY):
             raise
         _fail(f"not enough memory; {kept(request)}")
     if result.status:
