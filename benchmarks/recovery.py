@@ -14,7 +14,7 @@ import argparse
 import math
 import multiprocessing
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -199,6 +199,11 @@ def grouped(rows: Sequence[Row], *names: str) -> dict[tuple, list[Row]]:
     return groups
 
 
+def spaced(heads: Sequence[str], lines: Iterable[Sequence[str]], n_labels: int = 1) -> list[str]:
+    """Return a table and an empty line."""
+    return [*table(heads, lines, n_labels), ""]
+
+
 def count(rows: Sequence[Row], name: str = "exact") -> str:
     return f"{sum(getattr(row, name) for row in rows)}/{len(rows)}" if rows else ""
 
@@ -261,7 +266,7 @@ def shallow_text(rows: Sequence[Row]) -> list[str]:
         "parameters are the worst of exact recoveries, function errors medians of all on fresh inputs (root mean "
         "square, as a share of the outputs' standard deviation), seconds medians of the plateau rule. Students: the "
         "mean share below a loss of 1e-8. Other cuts: problems in which the longest plateau was not taken at once; "
-        "removed: units found to be excess, in all.", "", *table(heads, lines, 2),
+        "removed: units found to be excess, in all.", "", *spaced(heads, lines, 2),
     ]  # fmt: skip
     unknown = [
         [name, NAMES.get(activation, activation), str(sizes[1]), count(group), count(group, "paired"),
@@ -271,7 +276,7 @@ def shallow_text(rows: Sequence[Row]) -> list[str]:
     ]  # fmt: skip
     heads = ("what is not told", "activation", "r", "exact", "right units", "seconds")
     text += ["Where less is known; tanh and sigmoid are one family, either counts.", ""]
-    text += table(heads, sorted(unknown, key=lambda cells: cells[0], reverse=True), 3)
+    text += spaced(heads, sorted(unknown, key=lambda cells: cells[0], reverse=True), 3)
     return text + failures([row for row in rows if row.setting not in (PUBLISHED, CONTROL)])
 
 
@@ -288,7 +293,7 @@ def deep_text(rows: Sequence[Row]) -> list[str]:
             number(median(group, "processor"), ".1f"), str(sum(row.cuts > 1 for row in group)),
             number(sum(row.removed for row in group if row.removed > 0), ".0f"),
         ])  # fmt: skip
-    return ["600 inputs; columns as above.", "", *table(heads, lines, 3), *failures(rows)]
+    return ["600 inputs; columns as above.", "", *spaced(heads, lines, 3), *failures(rows)]
 
 
 def hard_text(rows: Sequence[Row]) -> list[str]:
@@ -296,7 +301,7 @@ def hard_text(rows: Sequence[Row]) -> list[str]:
              "not explained", "held-out error of the wrong", "seconds")  # fmt: skip
     lines = []
     for (setting,), group in grouped(rows, "setting").items():
-        bands = {f"{low:.1f} to {low + 0.2:.1f}": low for low in (1.5, 1.8, 2.1, 2.4)}
+        bands = {f"{low:.1f} to {min(2.5, low + 0.2):.1f}": low for low in (1.5, 1.8, 2.1, 2.4)}
         parts = {label: [r for r in group if low - 0.05 < r.offset < low + 0.25] for label, low in bands.items()}
         for label, part in (parts | {"all": group}).items():
             explained, claimed = ([r for r in part if getattr(r, name)] for name in ("explains", "claimed"))
@@ -314,7 +319,7 @@ def hard_text(rows: Sequence[Row]) -> list[str]:
         "3 to 5 units, offset 1.5 to 2.5, 300 to 600 rows, at random for each seed. Identifiable: the fitted rows "
         "determine the teacher's own parameters. Explained: the network is as good as the students; wrong: some unit "
         "is not the teacher's. Right and false: of the claims, by the teacher.", "",
-        *table(heads, lines, 2), *failures([row for row in rows if row.explains and not row.exact and row.claimed]),
+        *spaced(heads, lines, 2), *failures([row for row in rows if row.explains and not row.exact and row.claimed]),
     ]  # fmt: skip
 
 
@@ -329,7 +334,7 @@ def noise_text(rows: Sequence[Row]) -> list[str]:
     return [
         "tanh, 6-4-3. σ: noise, as a share of the outputs' standard deviation, which the estimator is told. Function "
         "errors are to the teacher without noise. Right units: size and partners (within 0.1 rad), at any angle.", "",
-        *table(heads, lines), *failures(rows, "paired"),
+        *spaced(heads, lines), *failures(rows, "paired"),
     ]  # fmt: skip
 
 
@@ -343,7 +348,7 @@ def inputs_text(rows: Sequence[Row]) -> list[str]:
     ]  # fmt: skip
     return [
         "tanh, 6-4-3. Warned: students have more parameters than there are numbers in the outputs, and the estimator "
-        "says so.", "", *table(heads, lines),
+        "says so.", "", *spaced(heads, lines),
     ]  # fmt: skip
 
 
@@ -365,7 +370,7 @@ def parameters_text(rows: Sequence[Row]) -> list[str]:
                 count(group, "claimed"), number(median(group, "error")), number(mean(group, "converged"), ".2f"),
                 number(median(group, "seconds"), ".1f"),
             ])  # fmt: skip
-    return ["6-4-3, one parameter at a time, the others at their defaults.", "", *table(heads, lines)]
+    return ["6-4-3, one parameter at a time, the others at their defaults.", "", *spaced(heads, lines)]
 
 
 def digits_text(rows: Sequence[Row]) -> list[str]:
@@ -386,7 +391,7 @@ def digits_text(rows: Sequence[Row]) -> list[str]:
         "can tell their weights. Queried on its training images, or on as many normal inputs as said with the mean and "
         "spread of each pixel. Logits are recovered by 5 students of 4 times the width; partners are within 0.1 rad.",
         "",
-        *table(heads, lines, 2),
+        *spaced(heads, lines, 2),
     ]  # fmt: skip
 
 
@@ -408,7 +413,7 @@ def speed_text(rows: Sequence[Race]) -> list[str]:
         "the clock and processor time on one thread; then, in processor time, the training of the students alone and, "
         "from the same initial values, Adam in float32 on all students and samples at once, at 1e-2 and half of it "
         "where losses stay: until its median loss is a million times the other's (or 1e-8, if that is larger), and no "
-        "longer than ten times the seconds.", "", *table(heads, lines),
+        "longer than ten times the seconds.", "", *spaced(heads, lines),
     ]  # fmt: skip
 
 
@@ -421,7 +426,7 @@ def cut_text(rows: Sequence[Sweep]) -> list[str]:
     ]  # fmt: skip
     return [
         "Students of 20 units of 7 numbers, 20 of the teacher's to a relative 1e-6 but for a fifth of random ones. "
-        "Seconds of processor time; memory is what is added at the peak.", "", *table(heads, lines),
+        "Seconds of processor time; memory is what is added at the peak.", "", *spaced(heads, lines),
     ]  # fmt: skip
 
 

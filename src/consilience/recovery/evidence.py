@@ -194,7 +194,8 @@ def _determined(
     scale = 1 / norms.clamp(min=SMALLEST * float(norms.max()))
     free = _scales(network, theta) / scale if homogeneous else jacobian.new_zeros(0, p)
     free = free / torch.linalg.vector_norm(free, dim=1, keepdim=True).clamp(min=1e-300)
-    _, sizes, directions = torch.linalg.svd(torch.cat([jacobian.flatten(0, 1) * scale, free]), full_matrices=True)
+    triangle = torch.linalg.qr(torch.cat([jacobian.flatten(0, 1) * scale, free]), mode="r").R  # SVD: same S and V
+    _, sizes, directions = torch.linalg.svd(triangle, full_matrices=True)
     sizes = torch.cat([sizes, sizes.new_zeros(p - len(sizes))])
     is_determined = sizes > SMALLEST * sizes[0]
     lost, kept = directions[~is_determined], directions[is_determined]  # (·, p)
