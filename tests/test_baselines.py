@@ -21,11 +21,13 @@ from conftest import inputs, random_mlp
 from consilience import baselines
 from consilience.assembly import CORRECTIONS
 from consilience.assembly.distillation import distill
+from consilience.assembly.pooling import POOLINGS, class_share, pooled
 from consilience.baselines import concatenation, cycle_consistent, matching, probabilistic, transport, widening
 from consilience.baselines.fuse import fuse
 from consilience.baselines.permutations import Block, assign, average_of, blocks_of
 from consilience.errors import InputError
 from consilience.population import Population
+from consilience.signals.responses import Responses
 from consilience.units.symmetry import permute, rescale
 
 pytestmark = pytest.mark.numerical
@@ -175,6 +177,26 @@ def test_corrections_follow_every_method(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("consilience.assembly.build.distill", partial(distill, steps=20))
     distilled = METHODS[name](one[0], correction="distill", calibration=SMALL)
     assert bool(torch.isfinite(outputs(distilled, SMALL)).all())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "net2wider"])
+def test_every_method_pools_outputs_as_an_assembly_does(name: str) -> None:
+    """Pooling changes the readout alone, and with one hidden layer least squares reproduces the pooled outputs."""
+    population = random_population([[5], [5], [5]], "tanh", seed=3)  # tanh: units are not rescaled at the end
+    pools = {pooling: METHODS[name](population, pooling=pooling, calibration=SMALL) for pooling in POOLINGS}
+    first, second = (net.state_dict() for net in pools.values())
+    changed = {key for key in first if not torch.equal(first[key], second[key])}
+    assert changed == {"readout.weight", "readout.bias"}
+    responses = Responses(population.networks, SMALL)
+    wanted = {pooling: pooled(responses, pool(responses)) for pooling, pool in POOLINGS.items()}
+    assert float((wanted["mean"] - wanted["class-share"]).abs().max()) > 0.1
+    options = {"correction": "least-squares", "calibration": SMALL}
+    for pooling, target in wanted.items():
+        fitted, other = (METHODS[name](population, pooling=each, **options) for each in POOLINGS)
+        if pooling != "mean":
+            fitted, other = other, fitted
+        errors = [float((outputs(net, SMALL) - target).square().mean()) for net in (fitted, other)]
+        assert errors[0] < errors[1]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -561,8 +583,12 @@ def test_growth_keeps_to_its_cap() -> None:
 
 def test_all_units_transplanted_are_the_ensemble() -> None:
     population = random_population([[5, 4], [3, 6], [4, 4]])
-    fused = baselines.transplantation(population, {"hidden.0": 12, "hidden.1": 14})
+    widths = {"hidden.0": 12, "hidden.1": 14}
+    fused = baselines.transplantation(population, widths)
     assert_same_function(fused, baselines.Ensemble(population), SMALL)
+    shares = baselines.transplantation(population, widths, pooling="class-share", calibration=SMALL)
+    responses = Responses(population.networks, SMALL)
+    torch.testing.assert_close(outputs(shares, SMALL), pooled(responses, class_share(responses)), rtol=1e-4, atol=1e-4)
 
 
 def test_the_units_kept_are_those_with_the_largest_incoming_weights() -> None:

@@ -25,6 +25,7 @@ def transplantation(
     *,
     correction: str = "none",
     calibration: Tensor | None = None,
+    pooling: str = "mean",
     random_state: int = 0,
 ) -> nn.Module:
     """Concatenate the members and keep, in each hidden layer, the units of largest magnitude (Neuron Transplantation).
@@ -38,10 +39,10 @@ def transplantation(
     ----------
     population : members of any widths.
     width : units kept in each layer: an int, a multiple of the members' median width ("2x"), or a dict by layer.
-    correction, calibration : as in `consilience.assemble`.
+    correction, calibration, pooling : as in `consilience.assemble`.
     random_state : seed of a distillation.
     """
-    calibration = check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration, pooling)
     check_side_by_side(population)
     names = [layer.name for layer in population.architecture.free]
     widths = layer_widths(population, width, {name: population.median_width(name) for name in names})
@@ -51,7 +52,9 @@ def transplantation(
             cure = "ask for less, or add members"
             raise InputError(f"width of layer '{name}' must be at most {most}, all units, got {n_kept}", cure=cure)
     bases = transplanted_bases(population, widths)
-    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+    return fuse(
+        population, bases, correction=correction, calibration=calibration, pooling=pooling, random_state=random_state
+    )
 
 
 def transplanted_bases(population: Population, widths: Mapping[str, int]) -> dict[str, Basis]:

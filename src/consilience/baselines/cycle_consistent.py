@@ -31,7 +31,12 @@ Soft = dict[str, Tensor]  # by layer, (k, u, c): one doubly stochastic matrix fo
 
 
 def cycle_matching(
-    population: Population, *, correction: str = "none", calibration: Tensor | None = None, random_state: int = 0
+    population: Population,
+    *,
+    correction: str = "none",
+    calibration: Tensor | None = None,
+    pooling: str = "mean",
+    random_state: int = 0,
 ) -> nn.Module:
     """Average the members after permuting all of them into a common universe (C2M3).
 
@@ -50,13 +55,15 @@ def cycle_matching(
     Parameters
     ----------
     population : members of equal widths.
-    correction, calibration : as in `consilience.assemble`.
+    correction, calibration, pooling : as in `consilience.assemble`.
     random_state : seed of which member numbers the universe, and of a distillation.
     """
-    calibration = check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration, pooling)
     check_equal_widths(population)
     bases = average_of(population, universe_orders(population, random_state))
-    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+    return fuse(
+        population, bases, correction=correction, calibration=calibration, pooling=pooling, random_state=random_state
+    )
 
 
 def universe_orders(population: Population, random_state: int) -> list[Orders]:

@@ -1,7 +1,7 @@
 """One network out of any basis per layer: the common end of all methods that match, transport or concatenate units.
 
-With mixing ``A⁽ᵏ⁾`` (u, c) and projections ``P⁽ᵏ⁾`` (u, c) per layer, ``W̃ = Σ_k A⁽ᵏ⁾ᵀ W⁽ᵏ⁾ P⁽ᵏ⁾``; the readout is the
-mean over members of ``W_out P``. Corrections are those of an assembly.
+With mixing ``A⁽ᵏ⁾`` (u, c) and projections ``P⁽ᵏ⁾`` (u, c) per layer, ``W̃ = Σ_k A⁽ᵏ⁾ᵀ W⁽ᵏ⁾ P⁽ᵏ⁾``; the readout is
+``Σ_k ω⁽ᵏ⁾ W_out⁽ᵏ⁾ P⁽ᵏ⁾`` with the pooling's weights ω. Corrections and poolings are those of an assembly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from consilience.assembly.build import Builder, check_correction
 from consilience.assembly.draft import Draft
-from consilience.assembly.pooling import mean
+from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection
 from consilience.checks import Width, check_choice, resolve_width
@@ -34,18 +34,20 @@ def fuse(
     members: Sequence[TracedNetwork] | None = None,
     correction: str = "none",
     calibration: Tensor | None = None,
+    pooling: str = "mean",
     random_state: int = 0,
 ) -> nn.Module:
     """Return the network that the bases make of the members, a plain module of their class in eval mode.
 
     Bases are of every hidden layer that is not tied to an earlier one, with one mixing and one projection per member.
-    By default the networks mixed are the population's; its first member is the template.
+    By default the networks mixed are the population's; its first member is the template. Outputs are pooled as in an
+    assembly (`consilience.assembly.pooling`).
     """
     widths = {name: basis.width for name, basis in bases.items()}
     members = population.networks if members is None else members
     x = population.example_input
     responses = Responses.without_data(members, x) if calibration is None else Responses(members, calibration)
-    builder = Builder(population, responses, mean(responses))
+    builder = Builder(population, responses, POOLINGS[pooling](responses))
     return builder.finish(builder.layers(widths, _Given(bases), correction), correction, random_state)
 
 
@@ -80,16 +82,19 @@ def placed(architecture: Architecture, bases: Mapping[str, Basis]) -> dict[Axis,
     }
 
 
-def check_fusion(population: Population, correction: str, calibration: Tensor | None) -> Tensor | None:
+def check_fusion(
+    population: Population, correction: str, calibration: Tensor | None, pooling: str = "mean"
+) -> Tensor | None:
     """Return the calibration data as the members take it.
 
-    Raise for an empty population, an unknown correction, and calibration data that is missing or does not fit.
+    Raise for no member, an unknown correction or pooling, and calibration data that is missing or does not fit.
     """
     check_population(population)
     if len(population) == 0:
         cure = "train members, or give modules to Population.from_modules"
         raise InputError("population must have at least 1 member, got none", cure=cure)
     check_correction(correction, calibration is not None)
+    check_pooling(pooling, calibration is not None)
     return None if calibration is None else as_inputs(population, calibration, "calibration")
 
 

@@ -29,6 +29,7 @@ def weight_matching(
     reference: int = 0,
     correction: str = "none",
     calibration: Tensor | None = None,
+    pooling: str = "mean",
     random_state: int = 0,
 ) -> nn.Module:
     """Average the members after permuting each onto a reference by its weights (Git Re-Basin).
@@ -41,28 +42,37 @@ def weight_matching(
     ----------
     population : members of equal widths.
     reference : index of the member that the others are permuted onto.
-    correction, calibration : as in `consilience.assemble`.
+    correction, calibration, pooling : as in `consilience.assemble`.
     random_state : seed of the order in which layers are visited, and of a distillation.
     """
-    calibration = check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration, pooling)
     check_equal_widths(population)
     check_count("reference", reference, least=0, most=len(population) - 1)
     bases = average_of(population, weight_orders(population, reference, random_state))
-    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+    return fuse(
+        population, bases, correction=correction, calibration=calibration, pooling=pooling, random_state=random_state
+    )
 
 
 def merge_many(
-    population: Population, *, correction: str = "none", calibration: Tensor | None = None, random_state: int = 0
+    population: Population,
+    *,
+    correction: str = "none",
+    calibration: Tensor | None = None,
+    pooling: str = "mean",
+    random_state: int = 0,
 ) -> nn.Module:
     """Average the members after permuting each onto the mean of the others until nothing moves (MergeMany).
 
     Each step raises ``Σ_{a<b} ⟨Θ_a, Θ_b⟩`` over the reordered members, so it ends. Source: Ainsworth, Hayase &
     Srinivasa 2023, Algorithm 3. Parameters and errors are those of `weight_matching`, without a reference.
     """
-    calibration = check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration, pooling)
     check_equal_widths(population)
     bases = average_of(population, merging_orders(population, random_state))
-    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+    return fuse(
+        population, bases, correction=correction, calibration=calibration, pooling=pooling, random_state=random_state
+    )
 
 
 def activation_matching(
@@ -72,6 +82,7 @@ def activation_matching(
     seen: str = "activations",
     correction: str = "none",
     calibration: Tensor | None = None,
+    pooling: str = "mean",
     random_state: int = 0,
 ) -> nn.Module:
     """Average the members after permuting each onto a reference by its units' activations.
@@ -85,16 +96,16 @@ def activation_matching(
     population : members of equal widths.
     reference : index of the member that the others are permuted onto.
     seen : "activations", as published, or "pre-activations".
-    correction : as in `consilience.assemble`.
+    correction, pooling : as in `consilience.assemble`.
     calibration : inputs (n, ...) without labels; always needed.
     random_state : seed of a distillation.
     """
-    x = needed(check_fusion(population, correction, calibration))
+    x = needed(check_fusion(population, correction, calibration, pooling))
     check_equal_widths(population)
     check_count("reference", reference, least=0, most=len(population) - 1)
     check_choice("seen", seen, SEEN)
     bases = average_of(population, activation_orders(population, x, reference, seen))
-    return fuse(population, bases, correction=correction, calibration=x, random_state=random_state)
+    return fuse(population, bases, correction=correction, calibration=x, pooling=pooling, random_state=random_state)
 
 
 def weight_orders(population: Population, reference: int, random_state: int) -> list[Orders]:

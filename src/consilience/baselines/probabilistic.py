@@ -35,6 +35,7 @@ def probabilistic_matching(
     max_width: int | Mapping[str, int] | None = None,
     correction: str = "none",
     calibration: Tensor | None = None,
+    pooling: str = "mean",
     random_state: int = 0,
 ) -> nn.Module:
     """Fuse members by matching their units to global ones, and opening new ones (PFNM).
@@ -62,16 +63,18 @@ def probabilistic_matching(
         back; finite values scale global units down by m/(ρ + m).
     gamma : concentration: how readily new units are opened. With at most 1, a perfect match beats a new unit.
     max_width : most global units in a layer, at least the members' widths: one number or by layer; None for no limit.
-    correction, calibration : as in `consilience.assemble`.
+    correction, calibration, pooling : as in `consilience.assemble`.
     random_state : seed of the order of members, and of a distillation.
     """
-    calibration = check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration, pooling)
     for name, value in (("sigma", sigma), ("sigma0", sigma0), ("gamma", gamma)):
         if not value > 0:  # infinity is allowed
             raise InputError(f"{name} must be > 0, got {value}")
     caps = _caps(population, max_width)
     bases = global_bases(population, sigma, sigma0, gamma, caps, random_state)
-    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+    return fuse(
+        population, bases, correction=correction, calibration=calibration, pooling=pooling, random_state=random_state
+    )
 
 
 def global_bases(

@@ -31,6 +31,7 @@ def transport_fusion(
     ground: str = "weights",
     correction: str = "none",
     calibration: Tensor | None = None,
+    pooling: str = "mean",
     random_state: int = 0,
 ) -> nn.Module:
     """Average the members after transporting each onto an anchor, layer by layer from the inputs up (OT fusion).
@@ -51,16 +52,18 @@ def transport_fusion(
     population : members of any widths.
     reference : index of the anchor, whose widths the result has; by default the member with most hidden units.
     ground : "weights" or "activations".
-    correction, calibration : as in `consilience.assemble`; "activations" always needs calibration data.
+    correction, calibration, pooling : as in `consilience.assemble`; "activations" always needs calibration data.
     random_state : seed of a distillation.
     """
     check_choice("ground", ground, GROUNDS)
     x = needed(calibration) if ground == "activations" else None
-    calibration = check_fusion(population, correction, calibration)
+    calibration = check_fusion(population, correction, calibration, pooling)
     reference = widest(population) if reference is None else reference
     check_count("reference", reference, least=0, most=len(population) - 1)
     bases = transport_bases(population, reference, x)
-    return fuse(population, bases, correction=correction, calibration=calibration, random_state=random_state)
+    return fuse(
+        population, bases, correction=correction, calibration=calibration, pooling=pooling, random_state=random_state
+    )
 
 
 def widest(population: Population) -> int:
