@@ -23,8 +23,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 Made = TypeVar("Made")
 NOT_IN_COMMAND = ("out", "cache", "processes")  # options that change no number
@@ -195,6 +197,24 @@ def mean_with_error(values: Sequence[float], sign: str = "") -> str:
         return ""
     error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
     return f"{mean:{sign}.2f}{error}"
+
+
+def shared_error(differences: NDArray[np.floating[Any]]) -> float:
+    """Return the standard error of the mean of differences (p, n) of p populations on the same n samples.
+
+    Populations and samples are both drawn, so that a mean over populations does not average out the samples' luck. With
+    the mean squares of a two-way layout without replicates (Searle, Casella and McCulloch 1992, Variance Components),
+    ``Var(mean) = (MS_populations + MS_samples − MS_rest) / (p n)``; of one population, only samples vary.
+    """
+    p, n = differences.shape
+    of_samples = differences.mean(0)
+    samples = p * of_samples.var(ddof=1)
+    if p == 1:
+        return math.sqrt(samples / n)
+    of_populations = differences.mean(1)
+    rest = differences - of_populations[:, None] - of_samples + differences.mean()
+    rest_square = np.square(rest).sum() / ((p - 1) * (n - 1))
+    return math.sqrt(max(n * of_populations.var(ddof=1) + samples - rest_square, 0) / (p * n))
 
 
 def timed(work: Callable[[], Made], repeats: int = 1) -> tuple[Made, float]:
