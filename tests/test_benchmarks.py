@@ -41,6 +41,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def test_the_shared_standard_error_counts_populations_and_samples() -> None:
+    sys.path.insert(0, str(BENCHMARKS))
+    from harness import shared_error
+
+    generator = np.random.default_rng(0)
+    of_samples, of_populations = generator.normal(size=(1, 400)), generator.normal(size=(5, 1))
+    only_samples = shared_error(np.repeat(of_samples, 5, axis=0))
+    np.testing.assert_allclose(only_samples, of_samples.std(ddof=1) / 20)  # more populations do not help
+    only_populations = shared_error(np.repeat(of_populations, 400, axis=1))
+    np.testing.assert_allclose(only_populations, of_populations.std(ddof=1) / np.sqrt(5))
+    both = shared_error(of_samples + of_populations)
+    np.testing.assert_allclose(both, np.hypot(only_samples, only_populations))
+
+
 def test_every_benchmark_is_run() -> None:
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == {*RUNS, *NO_SCRIPT}
 
