@@ -94,13 +94,18 @@ def library_artefacts(root: Path) -> Uses:
     }
 
 
-def command_artefacts(root: Path) -> Uses:
-    """Write one artefact with every command; return where each is, and the command, which reads it again."""
+def command_artefacts(root: Path, only: Sequence[str] = ()) -> Uses:
+    """Write one artefact with every command up to the last of ``only``; return where each is, and what reads it again.
+
+    That is the same command, which finds it finished.
+    """
     write_data(root)
-    for words in commands(root):
+    names = [words[0] for words in commands(root)]
+    used = commands(root)[: 1 + max((names.index(name) for name in only), default=len(names))]
+    for words in used:
         if silently(words) == 2:
             raise RuntimeError(f"{words} is refused")
-    return {f"{words[0]} (command)": (Path(words[-1]), partial(silently, words)) for words in commands(root)}
+    return {f"{words[0]} (command)": (Path(words[-1]), partial(silently, words)) for words in used}
 
 
 def commands(root: Path) -> list[Words]:
@@ -343,7 +348,7 @@ def faults(options: argparse.Namespace) -> Iterator[FaultRow]:
     """Let each command fail at each of its file operations, then run it again."""
     with tempfile.TemporaryDirectory() as folder, cheap():
         root = Path(folder).resolve()
-        command_artefacts(root)
+        command_artefacts(root, options.only or ())
         everything = copy_of(root)
         for words in commands(root):
             if options.only and words[0] not in options.only:

@@ -197,13 +197,28 @@ def test_a_full_disk_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
+def test_too_little_memory_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr("consilience.studies.train.load_or_train", full)
+    message = ended(capsys, 2, "train", "--out", tmp_path / "new")
+    assert message == (
+        "consilience: not enough memory; nothing has been written; the same command goes on from there\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["train", "--seed", "1", "--seed", "2"], "--seed must be given once, got it 2 times"),
         (["train", "--batch-norm", "--no-batch-norm"], "--batch-norm must be given once"),
         (["train", "--seed", str(2**64)], "--seed must be a number below 2**63, got 18446744073709551616"),
-        (["train", "--hidden", str(10**13), "4"], "not enough memory; nothing has been written; the same command"),
+        (["train", "--hidden", str(10**13), "4"], "--hidden must be one or more ints >= 1, got [10000000000000, 4]"),
+        (["assemble", "census", "--seed=-1"], "--seed must be an int >= 0, got -1"),
+        (["compare", "population", "--epochs", "1", "1"], "--epochs must not have a value twice, got 1 1"),
         (["train", "--data", ""], "--data must not be empty, got ''"),
     ],
 )

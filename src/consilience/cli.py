@@ -66,6 +66,7 @@ def _fail(*lines: str, status: int = 2) -> NoReturn:
 
 def _run(request: Options) -> Result:
     check_count("threads", request.threads)
+    check_count("random_state", request.seed, least=0)
     for library in ("OMP", "OPENBLAS", "MKL"):  # read when torch and NumPy are imported, which has not happened yet
         os.environ[f"{library}_NUM_THREADS"] = str(request.threads)
     result: Result = RUN[type(request)](request)

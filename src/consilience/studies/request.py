@@ -19,6 +19,7 @@ from consilience.errors import InputError
 
 INPUT, OUTPUT, PRESENTATION = {"role": "input"}, {"role": "output"}, {"role": "presentation"}
 POSITIONAL = {"role": "input", "positional": True}  # an input that is given without a flag
+DISTINCT = ("epochs", "checkpoint_epochs", "layers")  # options whose values are names or places
 LARGEST = 2**63  # of what torch can hold
 ADDED = {"role": "added"}  # an option that older requests lack; at its default, the identity is as it was then
 
@@ -122,6 +123,8 @@ def check_words(words: Sequence[str], request: Options) -> None:
         large = next((part for part in parts if isinstance(part, int) and abs(part) >= LARGEST), None)
         if large is not None:
             raise InputError(f"{name} must be a number below 2**63, got {large}")
+        if option.name in DISTINCT and len(set(parts)) < len(parts):
+            raise InputError(f"{name} must not have a value twice, got {' '.join(map(str, parts))}")
         if "" in parts or (value == Path() and "" in words):
             raise InputError(f"{name} must not be empty, got ''", cure="leave it out, or pass a value")
 
