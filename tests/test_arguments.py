@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -238,7 +239,10 @@ TRACED = ("Population.", "find_layers", "train", "Clus", "Eigen", "Cross", "Trai
 
 
 @pytest.mark.parametrize("traced", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "traced"])
-def test_odd_arguments_are_taken_or_refused(valid: Mapping[str, Any], traced: bool) -> None:
+def test_odd_arguments_are_taken_or_refused(
+    valid: Mapping[str, Any], traced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # odd texts may be names of directories
     chosen = {name: call for name, call in valid.items() if name.startswith(TRACED) == traced}
     for function, given in chosen.values():
         function(**given)

@@ -250,6 +250,46 @@ def test_colour_images_come_channels_first(npz):
     assert data.train.x.is_contiguous()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    ("shape", "layout", "last", "words"),
+    [
+        ((28, 28, 1), "auto", True, "images with channels last"),
+        ((32, 32, 3), "auto", True, "images with channels last"),
+        ((1, 28, 28), "auto", False, "images with channels first"),
+        ((3, 9, 7), "auto", False, "images with channels first"),
+        ((3, 3, 1), "auto", True, "images with channels last"),
+        ((3, 5, 4), "channels-last", True, "images with channels last"),
+        ((3, 5, 4), "channels-first", False, "images with channels first"),
+    ],
+)
+def test_images_come_channels_first_and_it_is_said(npz, shape, layout, last, words, dtype):
+    values = np.random.default_rng(0).integers(0, 256, (42, *shape)).astype(dtype)
+    data = load_data(npz(x_train=values[:36], x_test=values[36:]), layout=layout)
+    expected = np.moveaxis(values, 3, 1) if last else values
+    scale = 255 if dtype == np.uint8 else 1
+    assert np.array_equal(data.train.x.numpy(), expected[data.train.ids].astype(np.float32) / scale)
+    assert data.read_as == f"x: {np.dtype(dtype)} {(36, *shape)}, {words}; y: 3 classes"
+
+
+def test_floating_point_images_of_three_axes_are_rows_unless_it_is_said(npz):
+    values = np.random.default_rng(0).normal(size=(42, 6, 5)).astype("f4")
+    path = npz(x_train=values[:36], x_test=values[36:])
+    assert load_data(path).image_shape is None
+    assert load_data(path, layout="channels-last").image_shape == (1, 6, 5)
+    with refused("layout must be one of 'auto', 'channels-first', 'channels-last', 'rows', got 'NHWC'"):
+        load_data(path, layout="NHWC")
+
+
+@pytest.mark.parametrize(
+    "change", [lambda y: y[:, None], lambda y: np.eye(3, dtype=bool)[y], np.float64, lambda y: y.astype(">i4")]
+)
+def test_labels_of_any_unambiguous_kind_are_taken(npz, change):
+    y = np.arange(36) % 3
+    expected, data = load_data(npz(y_train=y)), load_data(npz(y_train=change(y)))
+    assert torch.equal(data.train.y, expected.train.y)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
 @pytest.mark.parametrize("shape", [(7,), (2, 5, 4)])
 def test_floating_point_arrays_keep_shape_and_values(npz, shape, dtype):
@@ -288,14 +328,21 @@ BROKEN = {
         {"x_test": np.zeros((0, 5, 4), "u1"), "y_test": np.zeros(0, int)},
         ("test.x must be float32",),
     ),
-    "labels as a column": ({"y_train": np.zeros((36, 1), int)}, ("train.y must be integer labels (n,)", "y.ravel")),
-    "labels as floats": ({"y_test": np.zeros(6)}, ("test.y must be integer labels (n,), got float64 (6,)",)),
+    "scores": (
+        {"y_train": np.ones((36, 2), int)},
+        ("train.y must be integer labels (n,), got int64 (36, 2)", "argmax"),
+    ),
+    "fractions": ({"y_test": np.ones(6) / 2}, ("test.y must be integer labels (n,), got float64 (6,)",)),
+    "one class": (
+        {"y_train": np.zeros((36, 1), int), "y_test": np.zeros(6)},
+        ("train.y must have at least 2 classes, got 1", "nothing to learn"),
+    ),
+    "either layout": (
+        {"x_train": np.zeros((36, 3, 5, 4), "u1"), "x_test": np.zeros((6, 3, 5, 4), "u1")},
+        ("train.x must have channels first or last, got either in uint8 (36, 3, 5, 4)", "--layout"),
+    ),
     "integers that are not bytes": ({"x_train": np.ones((36, 5), int)}, ("train.x must be bytes", "got int64")),
     "five axes": ({"x_train": np.ones((36, 2, 2, 2, 3), "u1")}, ("train.x must be bytes", "(36, 2, 2, 2, 3)")),
-    "channels first": (
-        {"x_train": np.zeros((36, 3, 8, 8), "u1"), "x_test": np.zeros((6, 3, 8, 8), "u1")},
-        ("train.x must be bytes", "uint8 (36, 3, 8, 8)", "transpose(0, 2, 3, 1)"),
-    ),
     "one number a row": ({"x_train": np.ones(36, "f4"), "x_test": np.ones(6, "f4")}, ("one row per sample",)),
     "other shape in test": (
         {"x_test": np.zeros((6, 4, 5), "u1")},
@@ -405,6 +452,9 @@ def test_a_missing_file_is_told(tmp_path):
         ({"n_calibration": 2.5}, ("n_calibration must be an int >= 1, got 2.5",)),
         ({"random_state": None}, ("random_state must be an int >= 0, got None",)),
         ({"random_state": -1}, ("random_state must be an int >= 0, got -1",)),
+        ({"random_state": 2**64}, ("random_state must be an int from 0 to 18446744073709551615",)),
+        ({"columns": ["a"]}, ("columns and target must be left out for a source without columns, got ",)),
+        ({"columns": "a"}, ("columns must be a list of names, got str",)),
     ],
 )
 def test_options_are_checked_before_the_file_is_looked_for(options, text):
@@ -509,9 +559,23 @@ def test_parquet_tables_are_read(tmp_path):
     data = load_data(tmp_path / "table.parquet")
     assert torch.equal(data.train.x, data.train.ids.reshape(-1, 1).expand(-1, 2).float())
     assert torch.equal(data.train.y, data.train.ids % 2)
-    frame.assign(b="word").to_parquet(tmp_path / "table.parquet")
-    with refused("must have columns of numbers"):
+    assert data.read_as == "x: columns a, b; target y; y: 2 classes"
+    odd = {"of str": "007", "datetime64": pandas.Timestamp(2020, 1, 1), "of object": b"bytes"}
+    for kind, value in odd.items():
+        frame.assign(b=value).to_parquet(tmp_path / "table.parquet")
+        with refused("must have columns of numbers, got 'b' of ", *([kind] if "date" in kind else []), "--columns"):
+            load_data(tmp_path / "table.parquet")
+        assert load_data(tmp_path / "table.parquet", columns=["a"]).train.x.shape[1] == 1
+    frame.set_index("a").to_parquet(tmp_path / "table.parquet")
+    assert torch.equal(load_data(tmp_path / "table.parquet").train.x, data.train.x)
+    renamed = frame.rename(columns={"y": "kind"}).assign(b=frame["b"] > 3)
+    renamed.to_parquet(tmp_path / "table.parquet")
+    with refused("must have exactly one column label or y", "--target"):
         load_data(tmp_path / "table.parquet")
+    named = load_data(tmp_path / "table.parquet", columns=["b", "a"], target="kind")
+    assert named.train.x[:, 0].tolist() == (named.train.ids > 3).tolist()
+    with refused("columns and target must be different columns", "got 'c' of"):
+        load_data(tmp_path / "table.parquet", columns=["c"], target="kind")
     (tmp_path / "table.parquet").write_bytes(b"PAR1")
     with refused("must be a .parquet file"):
         load_data(tmp_path / "table.parquet")

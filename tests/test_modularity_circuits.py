@@ -480,10 +480,10 @@ def test_clusters_that_do_not_fit(clusters: dict[str, np.ndarray], message: str)
     [
         (WITH_NAN, Y, "x must be finite, got NaN or infinity in 1 of 9 rows, first row 4"),
         (X[:8], Y, "y must be integer labels (8,), got int64 (9,)"),
-        (X, Y.float(), "y must be integer labels (9,), got float32 (9,)"),
+        (X, Y + 0.5, "y must be integer labels (9,), got float32 (9,)"),
         (X, Y + 1, "y must be labels from 0 to 2, got 3 in row 2"),
         (X, Y - 1, "y must be labels from 0 to 2, got -1 in row 0"),
-        (X.double(), Y, "x must be a tensor of torch.float32"),
+        (X.long(), Y, "x must be a tensor of torch.float32"),
         (X[:, :5], Y, "x must have shape (n, 6) with n >= 1, got (9, 5)"),
         (X[:0], Y[:0], "x must have shape (n, 6) with n >= 1, got (0, 6)"),
     ],

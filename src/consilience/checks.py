@@ -157,6 +157,13 @@ def as_labels(y: object, n: int, argument: str, n_classes: int | None = None) ->
     >>> as_labels([[0.0, 1.0], [1.0, 0.0]], 2, "y"), as_labels([True, False], 2, "y")
     (tensor([1, 0]), tensor([1, 0]))
     """
+    labels = with_one_label(y, n, argument, n_classes)
+    check_labels(labels, n, argument, n_classes)
+    return labels.long()
+
+
+def with_one_label(y: object, n: int, argument: str, n_classes: int | None = None) -> Tensor:
+    """Return what `as_labels` does where y are labels of an unambiguous kind, and y as a tensor where they are not."""
     import torch
 
     given = as_tensor(y, argument)
@@ -166,8 +173,7 @@ def as_labels(y: object, n: int, argument: str, n_classes: int | None = None) ->
             labels = labels.int().argmax(1)  # one class in each row
     elif labels.dtype == torch.bool or (labels.is_floating_point() and bool((labels == labels.round()).all())):
         labels = labels.long()  # NaN and infinity are no whole numbers: NaN != NaN, and infinity is out of range
-    check_labels(labels, n, argument, n_classes)
-    return labels.long()
+    return labels
 
 
 def check_labels(y: Tensor, n: int, argument: str, n_classes: int | None = None) -> None:

@@ -11,6 +11,7 @@ Net = Literal["mlp", "convnet", "resnet"]
 Activation = Literal["relu", "leaky_relu", "tanh", "erf", "sigmoid", "softplus", "gelu", "silu", "elu", "identity"]
 Optimizer = Literal["adam", "sgd"]
 Task = Literal["classification", "regression"]
+Layout = Literal["auto", "channels-first", "channels-last", "rows"]
 Shuffle = Literal["independent", "shared"]
 Subset = Literal["full", "bootstrap", "disjoint", "dirichlet"]
 

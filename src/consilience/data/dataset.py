@@ -83,6 +83,7 @@ class Data:
     validation : the rows to make choices on; from the same draw as ``train``, and disjoint from it.
     test : the rows to report on.
     n_classes : labels are 0, …, n_classes - 1.
+    read_as : how arrays or columns of the source became inputs and labels, in one line.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Data:
     validation: Dataset
     test: Dataset
     n_classes: int
+    read_as: str = ""
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consilience.checks import check_count, check_seed, describe
+from consilience.checks import check_choice, check_count, check_seed, describe
+from consilience.data.arrays import LAYOUTS, read_inputs, read_labels
 from consilience.data.dataset import Data, Dataset, check_dataset
 from consilience.errors import InputError
 from consilience.seeds import generator
@@ -29,6 +31,7 @@ KNOWN = '"digits", a path to an .npz or .parquet file, or "hf:NAME" for a data s
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 IMAGE_COLUMNS = ("image", "img")  # the names that image data sets of the hub use
 LABEL_COLUMNS = ("label", "y", "fine_label")
+TARGET = "name the column of labels by target (--target), or rename or drop columns"
 TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # of all rows, where the source has no test set
 VALIDATION_ROWS, VALIDATION_PART = 5000, 6  # min(5000, n // 6) training rows, where it has one
 DAMAGED = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)  # of np.load
@@ -43,9 +46,26 @@ class _Source:
     y: np.ndarray
     x_test: np.ndarray | None = None
     y_test: np.ndarray | None = None
+    columns: str = ""  # of a table, in words
 
 
-def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibration: int = 5000) -> Data:
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a table that the user names."""
+
+    inputs: tuple[str, ...]
+    target: str | None
+
+
+def load_data(
+    source: str | os.PathLike[str],
+    *,
+    random_state: int = 0,
+    n_calibration: int = 5000,
+    layout: str = "auto",
+    columns: Sequence[str] = (),
+    target: str | None = None,
+) -> Data:
     """Read, check, shuffle and split a source of labelled rows. The same arguments give the same `Data`.
 
     Parameters
@@ -53,19 +73,24 @@ def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibr
     source : what to read.
 
         - ``"digits"``: 1797 images of digits (1, 8, 8) in [0, 1], bundled with scikit-learn.
-        - ``FILE.npz`` with arrays ``x_train, y_train, x_test, y_test``. Bytes (uint8) are pixels: images (n, H, W) or
-          (n, H, W, C), or flat rows (n, d), become float32 in [0, 1], images as (n, C, H, W). Floating point arrays
-          keep their shape and values, as float32. Labels are whole numbers (n,).
-        - ``FILE.parquet`` with a column ``label`` or ``y``; all other columns are numbers and become x (n, d).
+        - ``FILE.npz`` with arrays ``x_train, y_train, x_test, y_test``. Bytes (uint8) are pixels and become float32 in
+          [0, 1]; floating point numbers keep their values. Images (n, H, W, C) or (n, C, H, W), and bytes (n, H, W),
+          become (n, C, H, W). Labels are whole numbers (n,), a column (n, 1), booleans, or one-hot rows.
+        - ``FILE.parquet`` with a column ``label`` or ``y``; all other columns, a named index among them, must be
+          numbers or booleans, and become x (n, d).
         - ``"hf:NAME"``: images and labels by the name of their data set on the Hugging Face hub (extra ``[hub]``).
     random_state : seed of the shuffle, which comes before every split.
     n_calibration : rows of ``calibration``, at most all of ``train``.
+    layout : of arrays with four axes, "channels-first" or "channels-last", where "auto" cannot tell; of floating point
+        arrays (n, H, W), either for images; "rows" leaves the axes as they are.
+    columns, target : of a .parquet file, the columns that become x, in this order, and the column of labels.
 
     Returns
     -------
     From a source with a test set, ``validation`` has min(5000, n // 6) of its n training rows and ``train`` the others;
     without one, each class gives 20 % of its rows to ``test`` and 15 % to ``validation``. ``calibration`` is a random
-    part of ``train``. ``ids`` count the rows of the source, training rows first, then test rows.
+    part of ``train``. ``ids`` count the rows of the source, training rows first, then test rows; ``read_as`` says how
+    it was read.
 
     Raises
     ------
@@ -79,14 +104,15 @@ def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibr
     """
     check_seed("random_state", random_state)
     check_count("n_calibration", n_calibration)
-    raw = _read(source)
-    rows = _dataset(raw.x, raw.y, f"{raw.name}: train")
+    check_choice("layout", layout, LAYOUTS)
+    raw = _read(source, _Columns(_names(columns), target))
+    rows, read_as = _dataset(raw.x, raw.y, f"{raw.name}: train", layout)
     test = None
     if raw.x_test is not None and raw.y_test is not None:
         if raw.x.shape[1:] != raw.x_test.shape[1:] or raw.x.dtype.kind != raw.x_test.dtype.kind:
             got = f"{describe(raw.x)} and {describe(raw.x_test)}"
             raise InputError(f"{raw.name}: x_train and x_test must have one type and rows of one shape, got {got}")
-        test = _dataset(raw.x_test, raw.y_test, f"{raw.name}: test", first_id=len(rows))
+        test, _ = _dataset(raw.x_test, raw.y_test, f"{raw.name}: test", layout, first_id=len(rows))
     n_classes = 1 + max((int(part.y.max()) for part in (rows, test) if part is not None and len(part.y)), default=0)
     check_dataset(rows, n_classes, where=f"{raw.name}: train")
     if test is not None:
@@ -103,21 +129,33 @@ def load_data(source: str | os.PathLike[str], *, random_state: int = 0, n_calibr
         raise InputError(f"{raw.name} must have rows for each of train, validation and test, got {got}", cure=cure)
     check_dataset(train, n_classes, where=f"{raw.name}: the split's train")
     calibration = train.take(torch.arange(min(n_calibration, len(train))))  # random, because train is shuffled
-    return Data(raw.name, train, calibration, validation, test, n_classes)
+    read_as = f"{raw.columns or read_as}; y: {n_classes} classes"
+    return Data(raw.name, train, calibration, validation, test, n_classes, read_as)
 
 
-def _read(source: str | os.PathLike[str]) -> _Source:
+def _names(columns: Sequence[str]) -> tuple[str, ...]:
+    is_list = isinstance(columns, Sequence) and not isinstance(columns, str)
+    if not is_list or not all(isinstance(name, str) for name in columns):
+        raise InputError(f"columns must be a list of names, got {describe(columns)}")
+    return tuple(columns)
+
+
+def _read(source: str | os.PathLike[str], columns: _Columns) -> _Source:
+    is_table = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".parquet"
+    if not isinstance(columns.target, str | None):
+        raise InputError(f"target must be the name of a column, got {describe(columns.target)}")
+    if not is_table and (columns.inputs or columns.target is not None):
+        raise InputError(f"columns and target must be left out for a source without columns, got {source!r}")
     if isinstance(source, str) and source == "digits":
         return _read_digits()
     if isinstance(source, str) and source.startswith("hf:"):
         return _read_hub(source.removeprefix("hf:"))
     path = Path(source).expanduser() if isinstance(source, str | os.PathLike) else Path()
-    reader = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in (".npz", ".parquet"):
         raise InputError(f"source must be {KNOWN}, got {source!r}")
     if not path.is_file():
         raise InputError(f"source must be a file, got {path}", cure="check the path")
-    return reader(path)
+    return _read_parquet(path, columns) if is_table else _read_npz(path)
 
 
 def _read_digits() -> _Source:
@@ -145,7 +183,7 @@ def _read_npz(path: Path) -> _Source:
     return _Source(path.name, *arrays)
 
 
-def _read_parquet(path: Path) -> _Source:
+def _read_parquet(path: Path, columns: _Columns) -> _Source:
     try:
         import pandas
 
@@ -155,12 +193,29 @@ def _read_parquet(path: Path) -> _Source:
         raise InputError(f"reading {path} needs pandas and pyarrow, got {error}", cure=cure) from error
     except Exception as error:  # the engines' own errors have no common class
         raise InputError(f"{path} must be a .parquet file, got {error}", cure="copy it again") from error
-    label = _column(LABEL_COLUMNS, list(frame.columns), path)
-    try:
-        x = frame.drop(columns=label).to_numpy(dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path} must have columns of numbers, got {error}", cure="drop or encode them") from error
-    return _Source(path.name, x, frame[label].to_numpy())
+    if any(name is not None for name in frame.index.names):  # what was made an index is a column
+        frame = frame.reset_index()
+    names = list(frame.columns)
+    target = columns.target or _column(LABEL_COLUMNS, names, path, cure=TARGET)
+    inputs = list(columns.inputs) or [name for name in names if name != target]
+    for name in (*inputs, target):
+        if names.count(name) != 1 or (name == target and target in inputs):
+            got = f"{name!r} of {', '.join(map(repr, names))}, target {target!r}"
+            raise InputError(f"columns and target must be different columns of {path}, got {got}")
+    is_number, is_bool = pandas.api.types.is_numeric_dtype, pandas.api.types.is_bool_dtype
+    others = [f"{n!r} of {frame[n].dtype}" for n in inputs if not is_number(frame[n]) and not is_bool(frame[n])]
+    if others or not inputs:
+        cure = "name the columns of numbers by columns (--columns), or encode the others"
+        raise InputError(f"{path} must have columns of numbers, got {', '.join(others) or 'none'}", cure=cure)
+    x = frame[inputs].to_numpy(dtype=np.float64, na_value=np.nan)
+    labels = frame[target]
+    y = (
+        labels.to_numpy(dtype=np.float64, na_value=np.nan)
+        if is_number(labels) or is_bool(labels)
+        else labels.to_numpy()
+    )
+    listed = ", ".join(map(str, inputs[:8])) + (f" and {len(inputs) - 8} more" if len(inputs) > 8 else "")
+    return _Source(path.name, x, y, columns=f"x: columns {listed}; target {target}")
 
 
 def _read_hub(name: str) -> _Source:
@@ -192,39 +247,20 @@ def _hub_arrays(split: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pixels), np.asarray(split[label])
 
 
-def _column(names: tuple[str, ...], columns: list[str], where: object) -> str:
+def _column(names: tuple[str, ...], columns: list[str], where: object, cure: str = "rename or drop columns") -> str:
     present = [name for name in names if name in columns]
     if len(present) != 1:  # a second column of labels would leak the answer into x
         got = f"columns {', '.join(map(str, columns))}"
         message = f"{where} must have exactly one column {' or '.join(names)}, got {got}"
-        raise InputError(message, cure="rename or drop columns")
+        raise InputError(message, cure=cure)
     return present[0]
 
 
-def _dataset(x: np.ndarray, y: np.ndarray, where: str, first_id: int = 0) -> Dataset:
-    if y.dtype.kind not in "iu" or y.ndim != 1:
-        cure = "y.ravel() for a column, y.argmax(1) for one-hot, y.astype(int) for floats"
-        raise InputError(f"{where}.y must be integer labels (n,), got {describe(y)}", cure=cure)
-    labels = torch.from_numpy(y.astype(np.int64))
-    return Dataset(_inputs(x, f"{where}.x"), labels, torch.arange(first_id, first_id + len(x)))
-
-
-def _inputs(array: np.ndarray, where: str) -> Tensor:
-    """Return float32 (n, ...): bytes are pixels, scaled to [0, 1], with channels first; floating point stays."""
-    if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which the check finds
-            return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
-    channels_first = array.ndim == 4 and array.shape[-1] > 4 >= array.shape[1]
-    if array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or channels_first:
-        wanted = "bytes uint8 (n, H, W), (n, H, W, C) or (n, d), or floating point (n, ...)"
-        cure = "x.transpose(0, 2, 3, 1) puts channels last; x.astype('float32') makes a table of numbers"
-        raise InputError(f"{where} must be {wanted}, got {describe(array)}", cure=cure)
-    pixels = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    if array.ndim == 3:
-        pixels = pixels.unsqueeze(1)
-    if array.ndim == 4:
-        pixels = pixels.permute(0, 3, 1, 2)
-    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+def _dataset(x: np.ndarray, y: np.ndarray, where: str, layout: str, first_id: int = 0) -> tuple[Dataset, str]:
+    """Return the rows, and how they were read."""
+    inputs, words = read_inputs(x, f"{where}.x", layout)
+    labels = read_labels(y, len(x), f"{where}.y")
+    return Dataset(inputs, labels, torch.arange(first_id, first_id + len(x))), f"x: {describe(x)}, {words}"
 
 
 def _stratified(y: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:

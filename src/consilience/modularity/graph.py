@@ -23,7 +23,7 @@ from consilience.errors import InputError
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Axis
 from consilience.units.follow import find_layers
-from consilience.units.modules import plain_copy
+from consilience.units.modules import plain_copy, unwrapped
 
 INPUTS = "inputs"
 
@@ -136,7 +136,9 @@ def traced(network: nn.Module | TracedNetwork, example_input: Tensor | None = No
     if example_input is None:
         raise InputError("example_input must be inputs (n, ...) of the module, got None", cure="pass a few samples")
     plain = plain_copy(network, "network")
-    return TracedNetwork(find_layers(plain, example_input), read_state(plain))
+    own, copied = (read_state(module) for module in (unwrapped(network, "network"), plain))
+    same = {name: value.dtype for name, value in own.items()} == {name: value.dtype for name, value in copied.items()}
+    return TracedNetwork(find_layers(plain, example_input), own if same else copied)  # its memory, where it is plain
 
 
 def node_groups(network: TracedNetwork) -> dict[str, int]:

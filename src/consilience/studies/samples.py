@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,20 @@ class Source:
     name : what `load_data` takes.
     content : digest of a file; empty for a name, such as ``"digits"``.
     random_state : seed of the split.
+    layout, columns, target : how it is read; see `load_data`.
     """
 
     name: str
     content: str
     random_state: int
+    layout: str = "auto"
+    columns: tuple[str, ...] = ()
+    target: str | None = None
 
     def load(self) -> Data:
         """Read and split the data."""
-        return load_data(self.name, random_state=self.random_state)
+        reading = {"layout": self.layout, "columns": self.columns, "target": self.target}
+        return load_data(self.name, random_state=self.random_state, **reading)  # type: ignore[arg-type]
 
     def entries(self, data: str | None) -> dict[str, str | None]:
         """Return what the request of a result says of its data; ``data`` is the name that the user gave, if any."""
@@ -66,6 +71,9 @@ class Trained:
     data: str | None = None
     data_content: str = ""
     seed: int | None = None
+    layout: str = "auto"
+    columns: tuple[str, ...] = ()
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ def source_of(population: str | Path, data: str | None, random_state: int) -> So
         message = f"the data that {population} was trained on is unknown"
         raise InputError(message, cure="pass --data, or a population made by train")
     name = _place(trained.data, Path(population))
-    source = Source(name, content_of(name), seed)
+    source = Source(name, content_of(name), seed, trained.layout, trained.columns, trained.target)
     if trained.data_content and source.content != trained.data_content:
         message = f"data must be what {population} was trained on, got another content of {name}"
         raise InputError(message, cure="put the file of then back, or pass --data to use this one")
@@ -152,8 +160,8 @@ def unseen_samples(sources: Sequence[str], source: Source, random_state: int, n:
         same = trained.data_content == source.content if trained.data_content else trained.data == source.name
         if same and trained.data is not None:
             seed = random_state if trained.seed is None else trained.seed
-            tests.append(load_data(source.name, random_state=seed).test)
-    samples = tests[0] if tests else load_data(source.name, random_state=random_state).test
+            tests.append(replace(source, random_state=seed).load().test)
+    samples = tests[0] if tests else replace(source, random_state=random_state).load().test
     for other in tests[1:]:
         samples = samples.take(torch.isin(samples.ids, other.ids).nonzero()[:, 0])
     return samples.sample(n, random_state)

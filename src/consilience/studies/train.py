@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import consilience as cs
 from consilience.errors import InputError
-from consilience.names import Activation, Net, Optimizer, Shuffle, Subset
+from consilience.names import Activation, Layout, Net, Optimizer, Shuffle, Subset
 from consilience.studies.request import ADDED, INPUT, Options, Output, argument, arguments
 from consilience.studies.result import Result, run_cached
 
@@ -21,6 +21,12 @@ class Request(Options, Output):
 
     data: str = field(default="digits", metadata=INPUT)
     """"digits", a .npz file (x_train, y_train, x_test, y_test), a .parquet file, or hf:NAME."""
+    layout: Layout = field(default="auto", metadata=ADDED)
+    """Layout of images in a .npz file, where it cannot be told from their shape; rows leaves the axes as they are."""
+    columns: tuple[str, ...] = field(default=(), metadata=ADDED)
+    """Columns of a .parquet file that are inputs; by default all but the target."""
+    target: str | None = field(default=None, metadata=ADDED)
+    """Column of a .parquet file with the labels; by default the one called label or y."""
     net: Net = "mlp"
     """Kind of network; convnet and resnet take images."""
     hidden: tuple[int, ...] = field(default=(32, 32), metadata=argument("widths"))
@@ -64,6 +70,7 @@ def run(request: Request) -> Result:
     population, data = load_or_train(request)
     accuracy = mean_score([evaluate(member.module, data.validation) for member in population]).accuracy
     lines = [
+        *([f"data {data.name} is read as {data.read_as}"] if data.name != "digits" else []),
         f"{len(population)} members in {request.out}: validation accuracy {100 * accuracy:.2f} % on average",
         *(f"  member {k} failed: {why}" for k, why in population.failed.items()),
     ]
@@ -79,7 +86,8 @@ def load_or_train(request: Request) -> tuple[cs.Population, cs.Data]:
     from consilience.studies.samples import named
     from consilience.training.resume import delete_resume_state
 
-    source = named(request.data, request.seed)
+    reading = {"layout": request.layout, "columns": request.columns, "target": request.target}
+    source = replace(named(request.data, request.seed), **reading)  # type: ignore[arg-type]
     data, inputs = source.load(), {**source.entries(None), "data": source.stored_name(request.out)}
     state = beside(request.out.resolve(), "checkpoint")
 
