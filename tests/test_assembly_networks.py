@@ -172,12 +172,12 @@ def test_rows_are_positions_of_each_sample_whatever_the_batches(max_rows: int, m
     network = population_of("convnet").networks[0]
     (axis,) = network.architecture.written("hidden.0")
     value = network.values(X, [axis.name])[axis.name]
-    whole = rows_of(network, X, [axis], max_rows)[axis]
+    whole = rows_of(network, X, [axis], Sampling(60, max_rows))[axis]
     sample, position = Sampling(60, max_rows).rows(0, 60, 64)
     assert len(whole) == 60 * min(64, max_rows // 60)
     assert torch.equal(whole, value.flatten(2)[sample, :, position])
     monkeypatch.setattr("consilience.signals.batches.MAX_BATCH", 7)
-    torch.testing.assert_close(rows_of(network, X, [axis], max_rows)[axis], whole)
+    torch.testing.assert_close(rows_of(network, X, [axis], Sampling(60, max_rows))[axis], whole)
     counts = torch.bincount(position, minlength=64)  # no position is looked at much more often than another
     assert int(counts.max()) <= int(counts.float().mean()) + 3
 

@@ -134,11 +134,20 @@ def test_one_tree_gives_every_number_of_clusters_and_they_are_nested(monkeypatch
         assert len(set(zip(finer.labels.tolist(), coarser.labels.tolist(), strict=True)) - {(-1, -1)}) == k + 1
         assert np.all(np.diff(coarser.frequency) <= 0)
         finer = coarser
-    with pytest.raises(
-        InputError,
-        match=f"width of layer 'hidden.0' must be an int from 1 to {n}, got {n + 1}",
-    ):
-        layer.at(n + 1)
+    with pytest.raises(InputError, match="width of layer 'hidden.0' must be an int from 1 to 18, got 19"):
+        layer.at(19)
+
+
+def test_dead_units_come_last_each_alone() -> None:
+    nets = [MLP(6, [5], 3) for _ in range(2)]
+    with torch.no_grad():
+        nets[1].hidden[0].weight[:2], nets[1].hidden[0].bias[:2] = 0, -1
+    layer = Census(n_resamples=0).fit(Population.from_modules(nets, X[:8]), X).layers_["hidden.0"]
+    assert (layer.n_dead_, layer.n_available) == (2, 10)
+    nine = layer.at(9)
+    assert nine.labels[[5, 6]].tolist() == [8, -1]  # the first of the two dead units
+    np.testing.assert_array_equal(np.where(nine.labels == 8, -1, nine.labels), layer.at(8).labels)
+    assert sorted(layer.at(10).labels) == list(range(10))
 
 
 def test_a_flat_clustering_keeps_its_most_frequent_clusters() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import inputs, random_mlp
-from consilience.assembly.choice import forward_selection
+from consilience.assembly.selection import forward_selection
 from consilience.baselines import cycle_consistent
 from consilience.baselines.concatenation import transplanted_bases
 from consilience.baselines.cycle_consistent import highest, universe_orders

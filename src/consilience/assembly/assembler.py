@@ -14,10 +14,13 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from consilience.assembly.build import FITTED, LAYERWISE, Builder, check_correction
-from consilience.assembly.choice import CensusPlan, Choice, choice_of, cut_at, reconstruct
+from consilience.assembly.choice import CensusPlan, Choice, choice_of, cut_at
+from consilience.assembly.contest import Contest, Entry, nearest
 from consilience.assembly.elastic import ELASTIC_CORRECTIONS, Elastic, share_inputs
 from consilience.assembly.norms import check_foldable, without_norms
 from consilience.assembly.pooling import POOLINGS, check_pooling
+from consilience.assembly.reconstruction import reconstruct
+from consilience.assembly.record import Assembled, Candidate, layer_records
 from consilience.assembly.widths import Selection, resolve, select
 from consilience.census.census import Census, check_fitted
 from consilience.checks import Width, check_choice
@@ -28,6 +31,7 @@ from consilience.units.architecture import TracedNetwork
 
 CHOICES = ("cut", "reconstruction")
 BATCH_NORMS = ("kept", "folded")
+N_STARTS = {"second-order": 2, "distill": 1}  # how many of the nearest networks a correction of several layers tries
 
 
 class Assembler:
@@ -53,6 +57,7 @@ class Assembler:
         self._fitted = census.layers_
         self._choices: dict[Hashable, Choice] = {}
         self._layers: dict[Hashable, TracedNetwork] = {}
+        self._entries: dict[Hashable, list[Entry]] = {}
 
     @cached_property
     def responses(self) -> Responses:
@@ -65,6 +70,10 @@ class Assembler:
     def builder(self) -> Builder:
         """Builds networks of the members' class that pool the members' outputs."""
         return Builder(self.census.population_, self.responses, POOLINGS[self.pooling](self.responses))
+
+    @cached_property
+    def _contest(self) -> Contest:
+        return Contest(self.census, self.responses, self.builder.pooling)
 
     def assemble(
         self,
@@ -110,15 +119,58 @@ class Assembler:
                 f'width must be a number or a multiple such as "2x" with choice="reconstruction", got {width!r}',
                 cure='use choice="cut"',
             )
+        layers = self.census.layers_
+        everything = numbers is not None and all(layers[name].n_units == n for name, n in numbers.items())
+        if everything or (isinstance(width, str) and width.strip() == "full"):
+            network = self._full()
+        elif numbers is not None and (choice or ("reconstruction" if correction in FITTED else "cut")) != "cut":
+            network = self._nearest(numbers, correction, random_state)
+        else:
+            network = self._of_clusters(width, numbers, correction, random_state)
+        return network if batch_norm == "kept" else without_norms(network, population.architecture)
+
+    def _full(self) -> nn.Module:
+        """The members side by side, which are the ensemble: nothing is fitted, and no data is looked at."""
+        census, widths = self.census, {name: layer.n_units for name, layer in self.census.layers_.items()}
+        if "full" not in self._layers:
+            population = census.population_
+            responses = Responses.without_data(census.networks_, population.example_input)
+            builder = Builder(population, responses, self.builder.pooling)
+            plan = CensusPlan(census, choice_of(select(census, "full")))
+            self._layers["full"] = builder.layers(widths, plan, "none")
+        return _recorded(
+            self.builder.finish(self._layers["full"], "none"),
+            Assembled("all units", "none", layer_records(census, choice_of(select(census, "full")).groups)),
+        )
+
+    def _of_clusters(
+        self, width: Selection, numbers: Mapping[str, int] | None, correction: str, random_state: int
+    ) -> nn.Module:
+        """The network of the census's clusters."""
         if numbers is None:
             key: Hashable = width
             chosen = choice_of(select(self.census, width))
-        elif (choice or ("reconstruction" if correction in FITTED else "cut")) == "cut":
-            key, chosen = ("cut", *numbers.items()), cut_at(self.census, numbers)
         else:
-            key, chosen = tuple(numbers.items()), self._chosen(numbers)
+            key, chosen = ("cut", *numbers.items()), cut_at(self.census, numbers)
         network = self.builder.finish(self._built(key, chosen, correction), correction, random_state)
-        return network if batch_norm == "kept" else without_norms(network, population.architecture)
+        return _recorded(network, Assembled("cut", correction, layer_records(self.census, chosen.groups)))
+
+    def _nearest(self, numbers: Mapping[str, int], correction: str, random_state: int) -> nn.Module:
+        """The network nearest to the ensemble on held-out rows, of several choices of clusters."""
+        key, contest = (tuple(numbers.items()), LAYERWISE[correction]), self._contest
+        if key not in self._entries:
+            self._entries[key] = contest.entries(numbers, correction)
+        entries, compared = self._entries[key], [(entry, entry.record) for entry in self._entries[key]]
+        networks: dict[Candidate, nn.Module] = {}
+        for entry in entries[: N_STARTS.get(correction, 0)]:
+            network = contest.builder.finish(entry.network, correction, random_state)
+            record = contest.nearness.judged(entry.record.choice, correction, contest.nearness.outputs(network))
+            compared.append((entry, record))
+            networks[record] = network
+        best, record = compared[nearest([own.error for _, own in compared])]
+        network = networks.get(record) or contest.builder.finish(best.network, "none")
+        records, layers = tuple(own for _, own in compared), layer_records(self.census, best.groups)
+        return _recorded(network, Assembled(record.choice, record.correction, layers, records))
 
     def elastic(self, widths: Sequence[Width] = ("1x", "2x", "4x"), *, correction: str = "least-squares") -> Elastic:
         """Build one network that can be taken at several widths.
@@ -176,6 +228,11 @@ class Assembler:
             widths = {name: groups.n_clusters for name, groups in choice.groups.items()}
             self._layers[key] = self.builder.layers(widths, CensusPlan(self.census, choice), correction)
         return self._layers[key]
+
+
+def _recorded(network: nn.Module, record: Assembled) -> nn.Module:
+    object.__setattr__(network, "assembly_", record)
+    return network
 
 
 def assemble(

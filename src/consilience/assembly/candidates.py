@@ -32,6 +32,7 @@ class Candidates:
     tree: Tree  # over the leaves; without merges if the clustering is flat
     nodes: NDArray[np.int64]  # (v,) nodes of the tree
     cut: list[int]  # (c,) the candidates that are the clusters of the census's own cut
+    kept: list[int]  # the candidates that are leaves asked for, without repetition
 
     def groups(self, picked: Sequence[int]) -> Groups:
         """Return the units of some candidates."""
@@ -40,21 +41,26 @@ class Candidates:
         return Groups.of_sets([np.flatnonzero(np.isin(self.leaves, leaves)) for leaves in below])
 
 
-def candidate_clusters(layer: LayerCensus, cut: Clusters, units: Tensor, symmetry: Symmetry) -> Candidates:
+def candidate_clusters(
+    layer: LayerCensus, cut: Clusters, units: Tensor, symmetry: Symmetry, own: NDArray[np.int64]
+) -> Candidates:
     """Return the highest nodes of a layer's tree (of a flat clustering, its clusters), and the clusters of a cut.
 
-    ``units`` (U, r) are pre-activations.
+    ``units`` (U, r) are pre-activations, ``own`` live units whose leaves are among the candidates in any case.
     """
     live, leaf, n_leaves = np.flatnonzero(layer.alive), layer.clustering.labels, layer.clustering.n_leaves
     tree = layer.clustering.tree or Tree(np.empty((0, 2), dtype=np.int64), np.empty(0), n_leaves)
     leaves = np.full(len(layer.alive), -1)
     leaves[live] = leaf
     nodes = _nodes_of(cut, leaves, tree)
-    kept = np.union1d(np.arange(tree.n_nodes)[-MAX_CANDIDATES:], nodes)[::-1].copy()
+    own_leaves = leaves[own][np.sort(np.unique(leaves[own], return_index=True)[1])]
+    kept = np.union1d(np.arange(tree.n_nodes)[-MAX_CANDIDATES:], np.union1d(nodes, own_leaves))[::-1].copy()
     place = np.empty(tree.n_nodes, dtype=np.int64)
     place[kept] = np.arange(len(kept))
     values = torch.from_numpy(_centroids(units[live], leaf, tree, symmetry)[kept])
-    return Candidates(unit_norm(values) if symmetry.homogeneous else values, leaves, tree, kept, place[nodes].tolist())
+    if symmetry.homogeneous:
+        values = unit_norm(values)
+    return Candidates(values, leaves, tree, kept, place[nodes].tolist(), place[own_leaves].tolist())
 
 
 def _centroids(points: Tensor, leaf: NDArray[np.int64], tree: Tree, symmetry: Symmetry) -> NDArray[np.floating]:

@@ -73,7 +73,7 @@ class Draft:
 
     def rows(self, axis: Axis) -> Tensor:
         """Return the values (r, u) of the units built so far in one place, at the sampled positions."""
-        return rows_of(self.network, self.responses.x, [axis], self.responses.max_rows, self.values)[axis]
+        return rows_of(self.network, self.responses.x, [axis], self.responses.sampling, self.values)[axis]
 
     def patches(self, m: Map) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and outputs of a map, batch by batch: (r, d), or (r, u, s) of a map per unit, and (r, u)."""

@@ -6,13 +6,15 @@
 - ``"parameters<=100000"``: the largest common multiple of the median widths within a budget;
 - ``"full"``: every unit its own cluster, dead ones too, which makes the assembly the ensemble.
 
-A hierarchical census is cut at the number asked for; of a flat one the most frequent clusters are taken.
+A hierarchical census is cut at the number asked for; of a flat one the most frequent clusters are taken. Dead units
+follow, each alone, while there is room. A number beyond all units takes every unit, with a warning.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -59,9 +61,15 @@ def resolve(census: Census, width: Selection) -> dict[str, int] | None:
         if isinstance(width, str):
             error.add_note('other widths: "full", "frequency>=0.5", "parameters<=100000"')
         raise
-    for name, number in numbers.items():
-        layers[name].check_exists(number)
-    return numbers
+    return {name: _existing(layers[name], number) for name, number in numbers.items()}
+
+
+def _existing(layer: LayerCensus, number: int) -> int:
+    """The number, or the largest that exists, with a warning."""
+    if number > layer.n_available:
+        message = f"width of layer '{layer.name}' should be at most {layer.n_available}, got {number}: "
+        warnings.warn(message + "the assembly takes every unit there is", stacklevel=4)
+    return min(number, layer.n_available)
 
 
 def _frequent(layer: LayerCensus, threshold: float) -> Clusters:
@@ -78,7 +86,7 @@ def _within_budget(census: Census, budget: int) -> dict[str, int]:
     """Widths at the largest multiple of the median widths whose network has at most ``budget`` parameters."""
     architecture, state = census.population_.architecture, census.networks_[0].state
     medians = {name: census.population_.median_width(name) for name in census.layers_}
-    most = {name: layer.clustering.n_leaves for name, layer in census.layers_.items()}
+    most = {name: layer.n_available for name, layer in census.layers_.items()}
 
     def widths(multiple: float) -> dict[str, int]:
         return {name: min(most[name], max(1, math.floor(multiple * median))) for name, median in medians.items()}

@@ -77,6 +77,17 @@ class Groups:
         kept = self.clusters < n_clusters
         return Groups(self.units[kept], self.clusters[kept], n_clusters)
 
+    def sets(self) -> set[frozenset[int]]:
+        """Return the units of each group, without their order."""
+        order = torch.argsort(self.clusters, stable=True)
+        return {frozenset(units.tolist()) for units in self.units[order].split(self.sizes.tolist())}
+
+    def with_units(self, units: Tensor) -> Groups:
+        """Return the groups followed by one for each of these units (m,)."""
+        clusters = torch.arange(self.n_clusters, self.n_clusters + len(units))
+        joined = torch.cat([self.units, units]), torch.cat([self.clusters, clusters])
+        return Groups(*joined, self.n_clusters + len(units))
+
     @property
     def sizes(self) -> Tensor:
         """(c,) units in each group."""

@@ -70,15 +70,15 @@ def hyperplanes(
 ) -> Hyperplanes:
     """Return the table of one layer's units, grounded with one projection per member for each place below.
 
-    A layer that is written again and again, as a residual stream is, has its hyperplanes from the maps that read what
-    has been grounded; there may be none.
+    A layer that is written again and again, as a residual stream is, has its hyperplanes from the maps that read only
+    places that have been grounded; there may be none.
     """
     rows, biases = [], []
-    known = (None, *{axis.layer for axis in projections})
     example = next(iter(networks[0].state.values()))
     for k, network in enumerate(networks):
         own = {axis: each[k] for axis, each in projections.items()}
-        maps = [m for m in network.architecture.writing(layer) if m.per_unit or all(a.layer in known for a in m.inputs)]
+        writing = network.architecture.writing(layer)
+        maps = [m for m in writing if m.per_unit or all(a.layer is None or a in projections for a in m.inputs)]
         grounded = [ground(m, network, own) for m in maps]
         nothing = example.new_zeros(network.architecture.layer(layer).width, 0)
         rows.append(torch.cat([nothing, *(weights.matrix for weights in grounded)], dim=1))

@@ -246,7 +246,8 @@ class Census:
     def _take_layer(self, units: LayerUnits, step: ClusterStep) -> tuple[LayerCensus, dict[str, Basis]]:
         """One layer, and by layer of its family the basis that the clusters make."""
         name, population = units.name, self.population_
-        clustering, clusters = step(units, self.n_clusters_of(population, name, len(units.points)))
+        wanted, n_live = self.n_clusters_of(population, name, len(units.points)), len(units.points)
+        clustering, clusters = step(units, None if wanted is None else min(wanted, n_live))
         clusters = in_order(clusters)
         widths, groups = population.widths(name), Groups.of_labels(clusters.labels)
         bases = {

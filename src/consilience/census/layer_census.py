@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +67,36 @@ class LayerCensus:
         """Number of dead units."""
         return int((~self.alive).sum())
 
+    @property
+    def n_units(self) -> int:
+        """Units of all members."""
+        return len(self.member)
+
+    @property
+    def n_available(self) -> int:
+        """Largest number of clusters: leaves of the tree (of a flat clustering, its clusters), then dead units."""
+        return self.clustering.n_leaves + self.n_dead_
+
     def at(self, n_clusters: int) -> Clusters:
         """Return the clusters at another number, in canonical order, without clustering again.
 
         A tree is cut; of a flat clustering the most frequent ``n_clusters`` are kept and the other units get label −1.
+        Beyond the leaves of the tree, dead units follow, each alone, in the order of members.
         """
-        self.check_exists(n_clusters)
+        check_count(f"width of layer '{self.name}'", n_clusters, most=self.n_available)
+        n_live = min(n_clusters, self.clustering.n_leaves)
+        clusters = self._live(n_live)
+        if n_clusters == n_live:
+            return clusters
+        labels = clusters.labels.copy()
+        labels[self.dead_units(n_clusters - n_live)] = np.arange(n_live, n_clusters)
+        return replace(count(labels, self.member, self.n_members), stability=_padded(clusters.stability, n_clusters))
+
+    def dead_units(self, n_units: int) -> NDArray[np.int64]:
+        """Return the first dead units, in the order of members."""
+        return np.flatnonzero(~self.alive)[:n_units]
+
+    def _live(self, n_clusters: int) -> Clusters:
         if n_clusters == self.n_clusters_:
             return self.clusters
         if self.clustering.tree is None:
@@ -81,11 +105,10 @@ class LayerCensus:
         labels = everywhere(self.clustering.cut(n_clusters), self.alive)
         return in_order(count(labels, self.member, self.n_members))
 
-    def check_exists(self, n_clusters: int) -> None:
-        """Raise unless the tree has ``n_clusters`` leaves, or the flat clustering as many clusters."""
-        cure = "ask for fewer clusters, or take more members"
-        check_count(f"width of layer '{self.name}'", n_clusters, most=self.clustering.n_leaves, cure=cure)
-
     def each_alone(self) -> Clusters:
         """Return every unit as its own cluster, dead ones too: the basis in which an assembly is the ensemble."""
         return count(np.arange(len(self.member)), self.member, self.n_members)
+
+
+def _padded(stability: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    return np.concatenate([stability, np.full(n - len(stability), np.nan)])

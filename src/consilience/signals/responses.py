@@ -9,6 +9,7 @@ Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -46,11 +47,11 @@ def rows_of(
     network: TracedNetwork,
     x: Tensor,
     axes: Sequence[Axis],
-    max_rows: int = MAX_ROWS,
+    sampling: Sampling,
     known: Mapping[str, Tensor] | None = None,
 ) -> dict[Axis, Tensor]:
     """Return the values of units in several places on inputs x (n, ...), in one pass: (r, u) for each axis."""
-    sampling, widths = Sampling(len(x), max_rows), network.architecture.widths
+    widths = network.architecture.widths
     parts: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
     for which, batch in stream(network, x, list({axis.name for axis in axes}), known=known):
         for axis, rows in parts.items():
@@ -74,7 +75,8 @@ class Responses:
         places = ((*architecture.written(layer.name), *architecture.read(layer.name)) for layer in architecture.layers)
         self._axes = tuple(dict.fromkeys(chain.from_iterable(places)))
         units = sum(network.architecture.layer(a.layer).width for network in networks for a in self._axes if a.layer)
-        self.max_rows = max(1, min(MAX_ROWS, MAX_BYTES // (x.element_size() * max(1, units))))
+        max_rows = max(1, min(MAX_ROWS, MAX_BYTES // (x.element_size() * max(1, units))))
+        self.sampling = Sampling(len(x), max_rows)  # the positions that are taken
 
     @classmethod
     def without_data(cls, networks: Sequence[TracedNetwork], example_input: Tensor) -> Responses:
@@ -86,16 +88,19 @@ class Responses:
         """Whether the inputs are data: more than one."""
         return len(self.x) > 1
 
-    @property
-    def sampling(self) -> Sampling:
-        """The positions that are taken."""
-        return Sampling(len(self.x), self.max_rows)
+    def subset(self, samples: Tensor) -> Responses:
+        """Return the responses to some of the samples, at the same positions of each: no network runs again."""
+        part = copy.copy(self)
+        part.x, part.sampling, part._units = self.x[samples], self.sampling.taken(samples), {}
+        part._rows = [
+            {axis: rows.unflatten(0, (len(self.x), -1))[samples].flatten(0, 1) for axis, rows in own.items()}
+            for own in self._all_rows()
+        ]
+        return part
 
     def at(self, axis: Axis) -> list[Tensor]:
         """Return the values of each network's units in one place: (r, u)."""
-        if not self._rows:
-            self._rows = [rows_of(network, self.x, self._axes, self.max_rows) for network in self.networks]
-        return [rows[axis] for rows in self._rows]
+        return [rows[axis] for rows in self._all_rows()]
 
     def read(self, layer: str) -> list[Tensor]:
         """Return the activations of each network's layer, one place where it is read after the other: (r, u)."""
@@ -110,6 +115,11 @@ class Responses:
         if layer not in self._units:
             self._units[layer] = torch.cat([z[evenly(z)].T for z in self.written(layer)])
         return self._units[layer]
+
+    def _all_rows(self) -> list[dict[Axis, Tensor]]:
+        if not self._rows:
+            self._rows = [rows_of(network, self.x, self._axes, self.sampling) for network in self.networks]
+        return self._rows
 
     def _all(self, axes: Sequence[Axis]) -> list[Tensor]:
         if len(axes) == 1:

@@ -25,7 +25,7 @@ from consilience.bases.hyperplanes import hyperplanes
 from consilience.census import Census, LayerCensus
 from consilience.signals.batches import batch_size
 from consilience.signals.responses import rows_of
-from consilience.units.axes import Axis
+from consilience.units.axes import Axis, Sampling
 from consilience.units.symmetry import usable_symmetry
 
 MAX_ROWS = 2000  # responses of each unit by which its sign is found
@@ -55,7 +55,9 @@ def unit_signs(census: Census, layer: LayerCensus, x: Tensor) -> Tensor:
         points, towards = hyperplanes(census.networks_, layer.name, {}).augmented, torch.from_numpy(layer.centroid_)
         if points.shape[1] != towards.shape[1]:
             axis = place_of(census, layer.name)
-            points = torch.cat([rows_of(network, x, [axis], MAX_ROWS)[axis].T for network in census.networks_])
+            points = torch.cat(
+                [rows_of(network, x, [axis], Sampling(len(x), MAX_ROWS))[axis].T for network in census.networks_]
+            )
             labels, first = np.unique(layer.labels_, return_index=True)
             towards = points[first[labels >= 0]]
         signs[(points * towards[layer.labels_]).sum(1) < 0] = -1

@@ -61,7 +61,7 @@ class _Contest:
     def exists(self, width: str) -> bool:
         """Return whether the census has enough clusters for a multiple of the median widths; a few members may not."""
         return all(
-            resolve_width(width, self.population.median_width(name), "widths") <= layer.clustering.n_leaves
+            resolve_width(width, self.population.median_width(name), "widths") <= layer.n_available
             for name, layer in self.census.layers_.items()
         )
 

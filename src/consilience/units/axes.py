@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +63,11 @@ class Sampling:
 
     n_samples: int
     max_rows: int  # in all; each sample has at least one
+    numbers: Tensor | None = field(default=None, compare=False)  # of the samples at hand, among ``n_samples``
+
+    def taken(self, which: Tensor) -> Sampling:
+        """Return the sampling of some of the samples, at the same positions of each."""
+        return replace(self, numbers=which if self.numbers is None else self.numbers[which])
 
     def rows(self, start: int, count: int, n_positions: int) -> tuple[Tensor, Tensor]:
         """Return the rows of samples ``start`` … ``start + count − 1``: sample (from 0) and position of each (r,)."""
@@ -70,7 +75,8 @@ class Sampling:
         sample, place = torch.arange(count).repeat_interleave(per_sample), torch.arange(per_sample).repeat(count)
         if per_sample == n_positions:
             return sample, place
-        shifted = ((sample + start).double() * GOLDEN + place.double() / per_sample) % 1
+        number = sample + start if self.numbers is None else self.numbers[sample + start]
+        shifted = (number.double() * GOLDEN + place.double() / per_sample) % 1
         return sample, (shifted * n_positions).long().clamp(max=n_positions - 1)
 
     def of(self, units: Tensor, start: int) -> Tensor:

@@ -1,0 +1,153 @@
+"""The choice by what counts: of several networks of one width, the one whose outputs are nearest to the ensemble's.
+
+At a member's width, a member is an assembly: its units are leaves of the tree. The networks compared are
+
+- the member nearest to the ensemble, as it is, with units that nothing reads up to the width asked for;
+- whole members side by side (`consilience.assembly.side_by_side`), and in the room that is left what reduces the
+  residual most;
+- the first of these members, and what reduces the residual most;
+- the clusters that best reconstruct the ensemble's outputs (`reconstruct`);
+- the census's own cut.
+
+All but the first have their weights fitted on calibration rows, and all are compared on rows that no fit has seen
+(`consilience.signals.held_out`), so that no network is further from the ensemble there than the best member that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+
+from consilience.assembly.build import Builder
+from consilience.assembly.choice import CensusPlan, Choice, cut_at, whole_members
+from consilience.assembly.nearness import Nearness
+from consilience.assembly.reconstruction import reconstruct
+from consilience.assembly.record import Candidate
+from consilience.assembly.side_by_side import side_by_side
+from consilience.bases.grounding import Groups
+from consilience.census.census import Census
+from consilience.signals.held_out import held_out
+from consilience.signals.responses import Responses
+from consilience.ties import first_largest
+from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import Axis
+
+LEAST_ROWS = 20  # of calibration data; of fewer, all rows are fitted and compared on
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the contest."""
+
+    record: Candidate
+    network: TracedNetwork
+    groups: Mapping[str, Groups]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Networks of one width after another, from the same rows."""
+
+    census: Census
+    responses: Responses  # to all calibration inputs
+    pooling: torch.Tensor  # weights (k, o) of the members' outputs
+
+    @cached_property
+    def builder(self) -> Builder:
+        """Builds on the fitted rows."""
+        fitted = self.responses.subset(self._split[0])
+        return Builder(self.census.population_, fitted, self.pooling)
+
+    @cached_property
+    def nearness(self) -> Nearness:
+        """Compares on the held-out rows."""
+        held = self.responses.subset(self._split[1])
+        return Nearness.to_pooled(held, self.pooling, self.census.population_.task)
+
+    @cached_property
+    def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
+        n = len(self.responses.x)
+        every = torch.arange(n)
+        return held_out(n) if n >= LEAST_ROWS else (every, every)
+
+    def entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
+        """Return the networks of these widths, the nearest first; of equally near ones, the simpler."""
+        entries, ordered = list(self._entries(widths, correction)), []
+        while entries:
+            ordered.append(entries.pop(nearest([entry.record.error for entry in entries])))
+        return ordered
+
+    def _entries(self, widths: Mapping[str, int], correction: str) -> Iterator[Entry]:
+        nearest = self._nearest_member(widths)
+        if nearest is not None:
+            yield self._member(nearest, widths)
+        tried: list[Mapping[str, Groups]] = []
+        for name, choose in self._choices(widths):
+            choice = choose()
+            if not any(_equal(choice.groups, other) for other in tried):
+                tried.append(choice.groups)
+                yield self._built(name, choice, correction, widths)
+
+    def _choices(self, widths: Mapping[str, int]) -> Iterator[tuple[str, Callable[[], Choice]]]:
+        whole = side_by_side(self.builder.responses, self.pooling, partial(self._fits, widths))
+        for members in dict.fromkeys([tuple(whole), tuple(whole[:1])]):
+            if members:
+                yield _name(members), partial(self._reconstructed, widths, members)
+        yield "reconstruction", partial(self._reconstructed, widths, ())
+        yield "cut", partial(cut_at, self.census, widths)
+
+    def _reconstructed(self, widths: Mapping[str, int], first: Sequence[int]) -> Choice:
+        population = self.census.population_
+        if first and all(sum(population.widths(n)[k] for k in first) == width for n, width in widths.items()):
+            return whole_members(self.census, first, widths)
+        return reconstruct(self.census, self.builder.responses, widths, self.pooling, first)
+
+    def _built(self, name: str, choice: Choice, correction: str, widths: Mapping[str, int]) -> Entry:
+        network = self.builder.layers(widths, CensusPlan(self.census, choice), correction)
+        judged = self.nearness.judged(name, correction, self.nearness.outputs(network))
+        return Entry(judged, network, choice.groups)
+
+    def _member(self, member: int, widths: Mapping[str, int]) -> Entry:
+        """A member as it is, its own outputs alone, at the widths asked for."""
+        choice = whole_members(self.census, [member], widths)
+        network = self.builder.responses.networks[member]
+        if dict(widths) != {name: network.architecture.widths[name] for name in widths}:
+            alone = torch.zeros_like(self.pooling)
+            alone[member] = 1
+            builder = Builder(self.census.population_, self.builder.responses, alone)
+            network = builder.layers(widths, CensusPlan(self.census, choice), "none")
+        judged = self.nearness.judged(_name([member]), "none", self.nearness.outputs(network))
+        return Entry(judged, network, choice.groups)
+
+    def _nearest_member(self, widths: Mapping[str, int]) -> int | None:
+        """The member that fits into the widths and whose own outputs are nearest to the ensemble's."""
+        nearness = self.nearness
+        own = nearness.responses.at(_returned(nearness.responses))
+        fitting = [k for k in range(len(own)) if self._fits(widths, [k])]
+        return fitting[nearest([nearness.error(own[k]) for k in fitting])] if fitting else None
+
+    def _fits(self, widths: Mapping[str, int], members: Sequence[int]) -> bool:
+        """Whether members fit side by side."""
+        own = self.census.population_.widths
+        return all(sum(own(name)[k] for k in members) <= width for name, width in widths.items())
+
+
+def nearest(errors: Sequence[float]) -> int:
+    """Return the index of the smallest error; of errors that differ by rounding, the first."""
+    return int(first_largest(-torch.tensor(errors, dtype=torch.float64)))
+
+
+def _name(members: Sequence[int]) -> str:
+    return f"member{'s' if len(members) > 1 else ''} {', '.join(map(str, members))}"
+
+
+def _returned(responses: Responses) -> Axis:
+    return responses.networks[0].architecture.returned
+
+
+def _equal(one: Mapping[str, Groups], other: Mapping[str, Groups]) -> bool:
+    """Whether two choices have the same clusters, in any order."""
+    return all(groups.sets() == other[name].sets() for name, groups in one.items())

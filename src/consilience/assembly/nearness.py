@@ -1,0 +1,56 @@
+"""How near outputs are to the ensemble's on held-out calibration rows: what decides between networks.
+
+The error of a row is that of `consilience.agreement`; for classes at temperature T = 2,
+``T² KL(softmax t/T ‖ softmax y/T)``. Calibration rows are often rows that the members were trained on. Members are sure
+of their classes there, so that at temperature 1 a few rows decide alone (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from consilience.agreement import agreement, row_errors, spread_of
+from consilience.assembly.pooling import pooled
+from consilience.assembly.record import Candidate
+from consilience.signals.batches import batch_size
+from consilience.signals.responses import Responses
+
+TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """The ensemble's outputs on held-out rows."""
+
+    responses: Responses  # of the members, to the held-out rows
+    reference: Tensor  # (n, o)
+    task: str | None
+
+    @classmethod
+    def to_pooled(cls, responses: Responses, pooling: Tensor, task: str | None) -> Nearness:
+        """Return the nearness to the members' outputs, pooled with weights (k, o)."""
+        return cls(responses, pooled(responses, pooling), task)
+
+    def error(self, outputs: Tensor) -> float:
+        """Return the mean error of outputs (n, o); infinity if it is not a number."""
+        temperature = TEMPERATURE if self.task == "classification" else 1.0
+        spread = spread_of(self.reference / temperature)
+        errors = row_errors(outputs / temperature, self.reference / temperature, self.task, spread)
+        error = float(errors.double().mean()) * temperature**2
+        return error if math.isfinite(error) else math.inf
+
+    def outputs(self, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a network's outputs (n, o) for the held-out rows."""
+        size = batch_size(self.responses.networks[0])
+        with torch.no_grad():
+            return torch.cat([network(x) for x in self.responses.x.split(size)])
+
+    def judged(self, choice: str, correction: str, outputs: Tensor) -> Candidate:
+        """Return the record of a network with these outputs (n, o)."""
+        top1 = agreement(outputs, self.reference, self.task).top1
+        return Candidate(choice, correction, self.error(outputs), top1)

@@ -1,0 +1,203 @@
+"""The choice by what counts: never further from the ensemble than the best member, and what is said about it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import consilience.assembly.draft
+from conftest import inputs, random_mlp, random_population
+from consilience.assembly import Assembler, assemble
+from consilience.assembly.pooling import pooled
+from consilience.assembly.side_by_side import side_by_side
+from consilience.baselines import Ensemble
+from consilience.census import Census
+from consilience.nets import ConvNet, ResNet
+from consilience.population import Population
+from consilience.signals.held_out import held_out
+from consilience.store import save_network
+from test_assembly import assert_same_function, outputs
+from zoo import shaken
+
+pytestmark = pytest.mark.numerical
+
+X, FRESH = inputs(200, seed=1), inputs(100, seed=2)
+IMAGES = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def errors(y: Tensor, t: Tensor) -> Tensor:
+    """KL divergence (n,) at temperature 2, as it is defined."""
+    p, q = (t / 2).softmax(1), (y / 2).softmax(1)
+    return (p * (p / q).log()).sum(1)
+
+
+def of_images(make: Callable[[int], nn.Module]) -> Population:
+    modules = [shaken(make(seed), seed).eval() for seed in range(3)]
+    return Population.from_modules(modules, IMAGES[:4], task="classification")
+
+
+def unequal(seed: int) -> Population:
+    nets = [random_mlp((w, 4), "tanh", seed=10 * seed + w) for w in (5, 7, 6)]
+    return Population.from_modules(nets, X[:4], task="classification")
+
+
+POPULATIONS: Mapping[str, Callable[[], tuple[Population, Tensor]]] = {
+    "unequal widths": lambda: (unequal(0), X),
+    "unequal widths, again": lambda: (unequal(1), X),
+    "convnet": lambda: (of_images(lambda seed: ConvNet(3, [(4, 5), (4, 5), (6, 5)][seed], 4, batch_norm=True)), IMAGES),
+    "resnet": lambda: (of_images(lambda _: ResNet(3, (3, 4), 4, 1)), IMAGES),
+}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class-share"])
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_no_width_is_further_from_the_ensemble_than_the_best_member_that_fits(name: str, pooling: str) -> None:
+    population, x = POPULATIONS[name]()
+    assembler = Assembler(Census(n_resamples=0).fit(population, x), pooling=pooling)
+    held = x[held_out(len(x))[1]]
+    members = [outputs(member.module, held) for member in population]
+    weights = assembler.builder.pooling
+    ensemble = torch.stack([y * share for y, share in zip(members, weights, strict=True)]).sum(0)
+    layers = population.architecture.free
+    for width in (1, 2):
+        asked = {layer.name: width * population.median_width(layer.name) for layer in layers}
+        fits = [
+            all(population.widths(layer)[k] <= units for layer, units in asked.items()) for k in range(len(population))
+        ]
+        best = min(float(errors(y, ensemble).mean()) for y, own in zip(members, fits, strict=True) if own)
+        net = assembler.assemble(f"{width}x")
+        assert float(errors(outputs(net, held), ensemble).mean()) <= best * (1 + 1e-4)
+        kept = min(candidate.error for candidate in net.assembly_.candidates)
+        assert kept <= 4 * best * (1 + 1e-4)  # T² times the divergence
+
+
+def planted(seeds: list[int], noise: float, hidden: tuple[int, ...] = (6, 5)) -> Population:
+    """Networks of these seeds, each with noise of its own on the weights."""
+    nets = []
+    for k, seed in enumerate(seeds):
+        net = random_mlp(hidden, "tanh", seed=seed)
+        generator = torch.Generator().manual_seed(k)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter += noise * parameter.std() * torch.randn(parameter.shape, generator=generator)
+        nets.append(net)
+    return Population.from_modules(nets, X[:4], task="classification")
+
+
+def test_noisy_copies_are_merged_and_strangers_are_not() -> None:
+    noisy = assemble(Census(n_resamples=0).fit(planted([3] * 8, 0.2), X), "1x")
+    assert noisy.assembly_.choice in ("cut", "reconstruction")
+    assert all(layer.merged for layer in noisy.assembly_.layers.values())
+
+    strangers = [random_mlp((4, 4, 4), "tanh", seed=seed) for seed in range(6)]
+    with torch.no_grad():
+        strangers[2].readout.weight *= 100  # the ensemble is this member, but for a hundredth
+    population = Population.from_modules(strangers, X[:4], task="classification")
+    alone = assemble(Census(n_resamples=0).fit(population, X), "1x").assembly_
+    assert alone.choice == "member 2"
+    assert all(layer.members == {2: 4} and layer.merged == 0 for layer in alone.layers.values())
+
+
+def test_copies_of_one_network_give_it_back_though_a_unit_has_tiny_weight() -> None:
+    net = random_mlp((6, 5), "relu", seed=4)
+    with torch.no_grad():
+        net.hidden[1].weight[:, 2] *= 1e-4
+    population = Population.from_modules([net] * 3, X[:4])
+    assert_same_function(assemble(Census(n_resamples=0).fit(population, X), "1x"), net, FRESH, 1e-5)
+
+
+def half_dead(width: int, seed: int) -> nn.Module:
+    net = random_mlp((width,), "relu", seed=seed)
+    with torch.no_grad():
+        net.hidden[0].weight[::2], net.hidden[0].bias[::2] = 0, -1
+    return net
+
+
+@pytest.mark.parametrize(
+    ("widths", "width", "expected"),
+    [((8, 8), "2x", 16), ((8,), "1x", 8), ((8, 12), "2x", 20), ((8,), "2x", 8), ((8, 8), 11, 11)],
+)
+def test_dead_units_are_used_while_there_is_room(widths: tuple[int, ...], width: int | str, expected: int) -> None:
+    population = Population.from_modules([half_dead(w, w) for w in widths], X[:4])
+    census = Census(n_resamples=0).fit(population, X)
+    asked = {"2x": 2 * max(widths), "1x": max(widths)}.get(str(width), width)
+    if asked != expected:
+        with pytest.warns(UserWarning, match=f"should be at most {expected}, got {asked}: the assembly takes every"):
+            net = assemble(census, width)
+    else:
+        net = assemble(census, width)
+    assert net.config.widths == (expected,)
+    if expected == sum(widths):
+        assert_same_function(net, Ensemble(population), FRESH, 1e-5)
+
+
+def test_full_width_looks_at_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    population = random_population([[6, 5], [5, 5]])
+    census = Census(n_resamples=0).fit(population, X)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the unfinished network ran")
+
+    monkeypatch.setattr(consilience.assembly.draft, "stream", refuse)
+    monkeypatch.setattr(consilience.assembly.draft, "rows_of", refuse)
+    net = assemble(census, "full")
+    assert (net.assembly_.choice, net.assembly_.correction, net.assembly_.candidates) == ("all units", "none", ())
+    assert_same_function(net, Ensemble(population), FRESH, 1e-5)
+
+
+def test_the_record_stays_with_the_network_and_out_of_its_artefact(tmp_path: Path) -> None:
+    census = Census(n_resamples=0).fit(unequal(2), X)
+    nets = [assemble(census, "1x") for _ in range(2)]
+    assert nets[0].assembly_ == nets[1].assembly_
+    assert copy.deepcopy(nets[0]).assembly_ == nets[0].assembly_
+    assert sum(layer.width for layer in nets[0].assembly_.layers.values()) == sum(nets[0].config.widths)
+    first, second = (save_network(net, tmp_path / str(i)) for i, net in enumerate(nets))
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+
+
+class ReadTwice(nn.Module):
+    """A stream that is read in two places and added to late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out = nn.Linear(6, 5), nn.Linear(5, 3)
+        self.skip, self.c, self.late = (nn.Linear(5, 5) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return outputs (n, 3)."""
+        x = self.stem(x)
+        y = self.skip(x)
+        x = x + torch.relu(self.c(torch.relu(x)))
+        return self.out(y + self.late(x))
+
+
+def test_a_stream_that_is_read_twice_and_added_to_late_needs_no_data() -> None:
+    population = Population.from_modules([shaken(ReadTwice(), seed) for seed in range(3)], X[:4])
+    census = Census("weights", "cosine", n_resamples=0).fit(population)
+    assert assemble(census, "1x", correction="none")(FRESH).shape == (100, 3)
+    assert_same_function(assemble(census, "full", correction="none"), Ensemble(population), FRESH, 1e-5)
+
+
+def test_members_side_by_side_are_those_that_a_fitted_readout_needs_most() -> None:
+    """Against least squares on every set of members."""
+    census = Census(n_resamples=0).fit(random_population([[4]] * 5, "tanh"), X)
+    responses, pooling = census.responses_, torch.full((5, 3), 0.2)
+    chosen = side_by_side(responses, pooling, lambda members: len(members) <= 3)
+    (axis,) = census.population_.architecture.read("hidden.0")
+    targets = pooled(responses, pooling).double()
+    ones = torch.ones(len(X), 1, dtype=torch.float64)
+
+    def left(members: list[int]) -> float:
+        a = torch.cat([ones, *(responses.at(axis)[k].double() for k in members)], dim=1)
+        return float((targets - a @ torch.linalg.lstsq(a, targets).solution).square().sum())
+
+    assert len(chosen) == 3
+    for step, member in enumerate(chosen):
+        errors = {k: left([*chosen[:step], k]) for k in range(5) if k not in chosen[:step]}
+        assert errors[member] <= min(errors.values()) * (1 + 1e-2)
