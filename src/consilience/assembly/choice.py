@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consilience.assembly.draft import Draft
@@ -13,6 +15,9 @@ from consilience.bases.grounding import Basis, Groups, basis_of_groups, express,
 from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.census.census import Census
 from consilience.clustering.clusters import Clusters
+from consilience.signals.responses import Responses
+from consilience.ties import descending
+from consilience.units.architecture import outgoing_norms
 from consilience.units.axes import Axis
 from consilience.units.symmetry import usable_symmetry
 
@@ -65,20 +70,30 @@ class CensusPlan:
         return express(draft.bases[axis.layer], draft.responses.at(axis), shared, intercept=intercept).projections
 
 
-def whole_members(census: Census, members: Sequence[int], widths: Mapping[str, int]) -> Choice:
-    """Return members side by side, each unit alone, dead ones too; then units of the other members, up to ``widths``.
+def whole_members(census: Census, responses: Responses, members: Sequence[int], widths: Mapping[str, int]) -> Choice:
+    """Return members side by side, each unit alone, dead ones too; then other members' units, up to ``widths``.
 
-    The other members follow in order; their live units come first.
+    Of those, the units that contribute most to what reads them come first.
     """
-    others = [k for k in range(len(census.population_)) if k not in members]
     groups = {}
     for name, layer in census.layers_.items():
         own = [np.flatnonzero(layer.member == k) for k in members]
-        rest = np.concatenate([np.flatnonzero(layer.member == k) for k in others] or [np.empty(0, dtype=np.int64)])
-        rest = rest[np.argsort(~layer.alive[rest], kind="stable")]
+        rest = np.flatnonzero(~np.isin(layer.member, members))
+        if sum(map(len, own)) < widths[name]:
+            rest = rest[descending(_contributions(responses, name)[rest])]
         units = np.concatenate([*own, rest])[: widths[name]]
         groups[name] = Groups.of_sets(list(units[:, None]))
     return Choice(groups, {})
+
+
+def _contributions(responses: Responses, layer: str) -> NDArray[np.float64]:
+    """What each unit of all members adds to the maps that read its layer (U,): spread times norm of weights."""
+    parts = []
+    for network, values in zip(responses.networks, responses.read(layer), strict=True):
+        mean = values.mean(0)
+        spread = (values - mean).square().mean(0).sqrt()
+        parts.append(spread * outgoing_norms(network, layer))
+    return torch.cat(parts).double().numpy()
 
 
 def basis_of(census: Census, points: Tensor, layer: str, groups: Groups) -> Basis:

@@ -102,7 +102,7 @@ class Contest:
     def _reconstructed(self, widths: Mapping[str, int], first: Sequence[int]) -> Choice:
         population = self.census.population_
         if first and all(sum(population.widths(n)[k] for k in first) == width for n, width in widths.items()):
-            return whole_members(self.census, first, widths)
+            return whole_members(self.census, self.builder.responses, first, widths)
         return reconstruct(self.census, self.builder.responses, widths, self.pooling, first)
 
     def _built(self, name: str, choice: Choice, correction: str, widths: Mapping[str, int]) -> Entry:
@@ -112,7 +112,7 @@ class Contest:
 
     def _member(self, member: int, widths: Mapping[str, int]) -> Entry:
         """A member as it is, its own outputs alone, at the widths asked for."""
-        choice = whole_members(self.census, [member], widths)
+        choice = whole_members(self.census, self.builder.responses, [member], widths)
         network = self.builder.responses.networks[member]
         if dict(widths) != {name: network.architecture.widths[name] for name in widths}:
             alone = torch.zeros_like(self.pooling)

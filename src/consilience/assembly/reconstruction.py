@@ -45,7 +45,7 @@ def reconstruct(
     """
     architecture = census.population_.architecture
     bases = {architecture.output.name: output_basis(pooling, pooling.dtype)}
-    apart = whole_members(census, first, widths).groups if first else cut_at(census, widths).groups
+    apart = whole_members(census, responses, first, widths).groups if first else cut_at(census, widths).groups
     chosen: dict[str, Groups] = {}
     for layer in reversed(architecture.free):
         name, family = layer.name, [tied.name for tied in architecture.family(layer.name)]
