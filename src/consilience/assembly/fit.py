@@ -16,8 +16,10 @@ Axis legend: ``n`` samples, ``o`` outputs, ``u`` units written, ``d`` entries re
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -136,6 +138,20 @@ class Fit:
                 total += torch.autograd.grad(outputs, at, pushed * self.curvature, retain_graph=True)[0]
             return total / len(rows)
 
+        def product_forward(v: Tensor) -> Tensor:
+            total = torch.zeros_like(v)
+            for part in parts:
+                compute = partial(self.outputs, rows=part)
+                with warnings.catch_warnings():  # torch compiles derivatives by a way that it calls old
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    pushed = torch.func.jvp(compute, (theta,), (v,))[1]
+                total += torch.func.vjp(compute, theta)[1](pushed * self.curvature)[0]
+            return total / len(rows)
+
+        try:
+            product(theta)
+        except RuntimeError:  # torch has no second derivative of an operation, such as a hard sigmoid
+            return product_forward
         return product
 
     @property

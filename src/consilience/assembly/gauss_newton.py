@@ -17,6 +17,7 @@ from consilience import seeds
 from consilience.assembly.fit import Fit
 from consilience.assembly.kronecker import Kronecker
 from consilience.signals.held_out import held_out
+from consilience.ties import SINGLE
 from consilience.units.architecture import TracedNetwork
 from consilience.units.maps import Map
 
@@ -56,6 +57,8 @@ def _minimize(fit: Fit, rows: Tensor, held: Tensor) -> Tensor | None:
     n_curved = max(CURVATURE_SAMPLES, CURVATURE_VALUES // fit.network.architecture.largest_value)
     (error, nearest), share = fit.errors(theta, held), DAMPING
     for _ in range(STEPS):
+        if error <= SINGLE**2:  # rounding
+            break
         part = rows[torch.randperm(len(rows), generator=generator)[:n_curved].sort().values]
         signs = torch.randint(0, 2, (len(part), fit.reference.shape[1]), generator=generator) * 2 - 1
         factors, product, gradient = (
