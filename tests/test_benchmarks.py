@@ -25,7 +25,7 @@ RUNS = {
     "initialisation": ("--data DATA --seeds 2 --cache cache", "Net2Wider"),
     "modularity": ("--data DATA --seeds 1 --epochs 1 --parts mnist planted convnet", "Planted blocks"),
     "networks": ("", "first trace"),
-    "recovery": ("--seeds 1 --parts noise cut", "linkage"),
+    "recovery": ("--seeds 1 --parts hard noise cut", "linkage"),
     "training": ("--repeats 1", "vectorised"),
 }
 FAST = {"census_assembly", "networks", "training"}

@@ -75,7 +75,7 @@ def test_an_activation_without_a_name() -> None:
 @pytest.mark.parametrize("activation", ["tanh", pytest.param("gelu", marks=pytest.mark.slow)])
 def test_layer_by_layer(activation: str) -> None:
     net = teacher(activation, (2, 2), d=3, o=3, seed=4)
-    found = recovered(inputs(300), net, n_units=(2, 2), n_students=6, activation=activation)
+    found = recovered(inputs(340), net, n_units=(2, 2), n_students=6, activation=activation)
     apart = found.distance_to(net)
     assert found.n_units_ == (2, 2)
     assert found.diagnostics_.exact
