@@ -143,6 +143,14 @@ def test_paths_are_found_from_anywhere(
         assert str(trained) not in (trained / name / "config.json").read_text()
 
 
+def test_the_lock_file_of_a_process_that_died_last_is_removed(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (trained / ".p.lock").write_text("12345\n")
+    run(capsys, "train", "--data", "d.npz", *SMALL, "--out", "p")
+    assert sorted(path.name for path in trained.iterdir()) == ["d.npz", "p"]
+
+
 # --- the system -------------------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,13 @@ def lock(place: str | os.PathLike[str]) -> Iterator[None]:
                 parent.rmdir()
 
 
+def remove_dead(place: str | os.PathLike[str]) -> None:
+    """Remove the lock file of a process that died while it removed it; does nothing if a process has the lock."""
+    if beside(Path(place).resolve(), "lock").exists():
+        with contextlib.suppress(ArtefactError), lock(place):
+            pass
+
+
 def _acquire(path: Path, target: Path) -> int:
     """Return the open lock file of this process."""
     while True:

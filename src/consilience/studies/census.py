@@ -45,7 +45,7 @@ class Request(InputShape, OwnNetworks, Options, Output):
 def run(request: Request) -> Result:
     """Return a table of the layers: units, clusters, how many are frequent, and their stability."""
     from consilience.store import check_destination
-    from consilience.studies.networks import open_population, parse_shape
+    from consilience.studies.networks import left_out_of, open_population, parse_shape
     from consilience.studies.samples import source_of
 
     check_destination(request.out, "census")
@@ -58,7 +58,7 @@ def run(request: Request) -> Result:
         shape = shape or tuple(x.shape[1:])
     population = open_population(request.population, request.module, shape, request.seed)
     layers = load_or_fit(request, population, x, data).layers_
-    left_out = population.provenance.get("left_out", {})
+    left_out = left_out_of(population)
     longest = max(14, *map(len, layers)) + 2
     lines = [
         f"census in {request.out}",

@@ -22,6 +22,7 @@ from consilience.errors import InputError, TrainingError
 from consilience.evaluation import Score, evaluate, mean_score
 from consilience.population.population import Population
 from consilience.report.results import Experiment, LayerSummary, LearningPoint, Role, Row
+from consilience.schema import read_object
 from consilience.studies.atlas import CHANNELS, atlas, kernel_shape
 from consilience.training import Run, Training, fit_members
 from consilience.training.train import initialise
@@ -50,7 +51,7 @@ class _Contest:
     @property
     def training(self) -> Training:
         """How the members were trained; networks trained for comparison are trained the same way."""
-        return Training(**self.population.provenance.get("training", {}))
+        return read_object(Training, self.population.provenance.get("training", {}), "training of the population")
 
     @property
     def steps(self) -> int:

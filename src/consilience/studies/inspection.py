@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consilience.population import Population
+from consilience.studies.networks import left_out_of
 from consilience.units.proof import TOLERANCE
 from consilience.units.symmetry import can_flip, symmetry_of
 
@@ -128,7 +129,7 @@ def inspect_population(population: Population, seconds: float) -> Inspection:
         proved={**counts, "doubled": len(hidden)},
         tolerance=TOLERANCE,
         seconds=seconds,
-        left_out=population.provenance.get("left_out", {}),
+        left_out=left_out_of(population),
     )
 
 

@@ -74,6 +74,16 @@ def open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
     return load_census(directory, open_population(population, module, shape)), population
 
 
+def left_out_of(population: Population) -> Mapping[str, str]:
+    """Return the files that are not among the members of a population, and why."""
+    return read_entries(_Provenance, population.provenance, "the provenance of the population").left_out
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
 def parse_shape(text: str | None) -> tuple[int, ...] | None:
     """Return the shape of one sample from text such as ``3,32,32``."""
     if text is None:

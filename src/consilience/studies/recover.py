@@ -65,6 +65,7 @@ class Request(Options, Output):
 def run(request: Request) -> Result:
     """Return what was recovered; the status is 1 if it is not identified."""
     from consilience.store import fingerprint, lock
+    from consilience.store.lock import remove_dead
     from consilience.studies.unknown_network import open_unknown
 
     content = _finished(request.out)
@@ -76,6 +77,7 @@ def run(request: Request) -> Result:
     if content is None:
         with lock(request.out):
             content = _finished(request.out) or _recovered(request, estimator, unknown, key)
+    remove_dead(request.out)
     refuse_another(request.out, KIND, key, content["request"])
     network = [f"network in {request.out / NETWORK}"] if content["saved_network"] else []
     text = "\n".join([*content["summary"], *network, f"report in {request.out / PAGE}"])

@@ -44,6 +44,7 @@ def run_cached(
     inputs. A directory with anything but a result of this request is left as it is, and an error raised.
     """
     from consilience.store import check_destination, lock
+    from consilience.store.lock import remove_dead
 
     key = identity(request, **inputs)
 
@@ -60,6 +61,7 @@ def run_cached(
                 if not is_finished():  # by a process that this one's lock does not keep away
                     write(value, request.out, {"request": key})
                     return value
+    remove_dead(request.out)
     return read(request.out)
 
 
