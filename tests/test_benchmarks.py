@@ -16,6 +16,7 @@ NO_SCRIPT = {"harness", "populations", "compared_networks", "assembly_table", "t
 # Arguments beside --quick, and a word of the text.
 RUNS = {
     "assembly": ("--data DATA --only A --seeds 2 --processes 1 --cache cache", "weight matching"),
+    "calibration": ("", "networks with planted modules"),
     "census_assembly": ("", "assembly 1x"),
     "comparison": ("--data DATA --samples 100", "adjusted Rand index"),
     "convnets": ("--data DATA --nets ConvNet --cache cache", "MergeMany"),

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
@@ -24,8 +24,10 @@ from consilience.modularity import (
 )
 from consilience.modularity.cross import clusterable_matrices, within_clusters
 from consilience.modularity.graph import Edges, traced
-from consilience.modularity.nulls import degree_preserving, null_graph, permuted_nonzero
+from consilience.modularity.nulls import DISPERSION, KEPT, degree_preserving, null_graph, permuted_nonzero
 from consilience.nets import MLP, ConvNet, ResNet
+from consilience.units.architecture import TracedNetwork
+from consilience.units.symmetry import flip, rescale
 from zoo import MobileNet, PreActivationResNet
 
 pytestmark = pytest.mark.numerical
@@ -222,6 +224,51 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, int | str],
         Clusterability(**{"n_clusters": 2, **settings}).fit(bipartite(np.ones((6, 6))))  # type: ignore[arg-type]
 
 
+# --- units that may be rescaled ---------------------------------------------------------------------------------------
+
+
+def with_other_scales() -> tuple[TracedNetwork, TracedNetwork]:
+    """A relu perceptron, and the same function with one unit 100 times, one 1/16 times as large."""
+    network = traced(MLP(12, [20, 16], 8, activation="relu"), torch.randn(4, 12))
+    factors = torch.ones(20)
+    factors[3], factors[7] = 100, 1 / 16
+    return network, rescale(network, "hidden.0", factors)
+
+
+def test_a_rescaled_unit_does_not_change_how_modular_a_network_is() -> None:
+    torch.manual_seed(0)
+    network, other = with_other_scales()
+    first, second = (Clusterability(4, n_null=2).fit(each) for each in (network, other))
+    assert second.n_cut_ == pytest.approx(first.n_cut_, abs=1e-5)
+    assert np.allclose(second.eigenvalues_, first.eigenvalues_, atol=1e-5)
+    for name, labels in first.labels_.items():
+        assert np.array_equal(second.labels_[name], labels)
+    as_given = [Clusterability(4, n_null=2, scale="as-given").fit(each).n_cut_ for each in (network, other)]
+    assert abs(as_given[1] - as_given[0]) > 0.05
+
+
+def test_a_rescaled_unit_does_not_change_cross_cluster_modularity() -> None:
+    torch.manual_seed(0)
+    network, other = with_other_scales()
+    for mine, theirs in zip(*(cross_modularity(each, n_null=1) for each in (network, other)), strict=True):
+        assert theirs.value == pytest.approx(mine.value, abs=1e-5)
+    as_given = [cross_modularity(each, n_null=1, scale="as-given")[0].value for each in (network, other)]
+    assert abs(as_given[1] - as_given[0]) > 0.05
+
+
+def test_a_flipped_unit_does_not_change_how_modular_a_network_is() -> None:
+    torch.manual_seed(0)
+    network = traced(MLP(12, [20, 16], 8, activation="tanh"), torch.randn(4, 12))
+    other = flip(network, "hidden.0", torch.where(torch.arange(20) % 3 == 0, -1.0, 1.0))
+    first, second = (Clusterability(4, n_null=0).fit(each) for each in (network, other))
+    assert second.n_cut_ == first.n_cut_
+
+
+def test_a_scale_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InputError, match="scale must be one of 'balanced', 'as-given', got 'unit'"):
+        Clusterability(2, scale="unit").fit(random_mlp([5]), inputs(4))  # type: ignore[arg-type]
+
+
 # --- nulls ------------------------------------------------------------------------------------------------------------
 
 
@@ -242,14 +289,43 @@ def test_a_nonzero_permutation_keeps_zeros_and_values(seed: int) -> None:
 
 
 @pytest.mark.parametrize("density", [0.3, 1.0])
-def test_a_degree_preserving_null_keeps_numbers_and_sums(density: float) -> None:
-    for seed in range(5):
-        matrix = sparse_matrix(seed, density=density)
-        shuffled = degree_preserving(matrix, np.random.default_rng(seed))
-        for axis in (0, 1):
-            assert np.array_equal((shuffled > 0).sum(axis), (matrix > 0).sum(axis))
-            assert np.allclose(shuffled.sum(axis), matrix.sum(axis), rtol=1e-3, atol=1e-6 * matrix.sum(1).max())
-        assert (shuffled != matrix).mean() > 0.5 * min(density, 0.5)
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=10)
+def test_a_degree_preserving_null_keeps_numbers_sums_and_dispersion(density: float, seed: int) -> None:
+    matrix = sparse_matrix(seed, (60, 40), density)
+    shuffled = degree_preserving(matrix, np.random.default_rng(seed))
+    for axis in (0, 1):
+        assert np.array_equal((shuffled > 0).sum(axis), (matrix > 0).sum(axis))
+        assert np.allclose(shuffled.sum(axis), matrix.sum(axis), rtol=KEPT, atol=0)
+    assert dispersion(shuffled, matrix) == pytest.approx(dispersion(matrix, matrix), rel=DISPERSION)
+    assert (shuffled != matrix).mean() > 0.5 * min(density, 0.5)
+
+
+def dispersion(matrix: NDArray, sums_of: NDArray) -> float:
+    """Σ w_ij² / (s_i t_j)."""
+    rows, columns = (sums_of.sum(axis) for axis in (1, 0))
+    expected = np.outer(rows, columns)
+    return float((np.square(matrix) / np.where(expected > 0, expected, 1)).sum())
+
+
+def test_edges_that_are_too_few_to_keep_the_sums_are_refused() -> None:
+    graph = bipartite(np.diag(np.geomspace(1, 100, 12)))  # every edge is the only one of two units, of unequal sums
+    with pytest.raises(InputError, match=r"map 'm': edges must be enough to be rewired .*, got 12 between 12 and 12"):
+        Clusterability(4, "degree-preserving", n_null=1).fit(graph)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unequal", "density"), [(0.0, 1.0), (0.8, 1.0), (0.0, 0.3)])
+def test_networks_without_modules_are_no_more_and_no_less_modular_than_their_copies(
+    unequal: float, density: float
+) -> None:
+    z = []
+    for seed in range(20):
+        g = np.random.default_rng(seed)
+        factors = g.lognormal(sigma=unequal, size=(48, 1)) * g.lognormal(sigma=unequal, size=48)
+        matrix = np.abs(g.normal(size=(48, 48))) * factors * (g.random((48, 48)) < density)
+        z.append(Clusterability(4, "degree-preserving", n_null=19, random_state=seed).fit(bipartite(matrix)).z_)
+    assert abs(np.mean(z)) < 4 / np.sqrt(20)  # the standard error of 20 values of unit variance is 0.22
 
 
 def test_where_edges_are_is_forgotten() -> None:
@@ -294,7 +370,8 @@ def test_noise_has_a_modularity_that_its_null_has_too() -> None:
 def test_fixed_clusters_have_their_share_in_every_matrix_between_them() -> None:
     net = random_mlp([6, 4])
     network = traced(net, inputs(4))
-    (found,) = cross_modularity(network, {"hidden.0": [0, 0, 0, 1, 1, 1], "hidden.1": [0, 0, 1, 1]}, n_null=3)
+    clusters = {"hidden.0": [0, 0, 0, 1, 1, 1], "hidden.1": [0, 0, 1, 1]}
+    (found,) = cross_modularity(network, clusters, n_null=3, scale="as-given")
     w = net.hidden[1].weight.detach().double().square()
     assert found.value == pytest.approx(float((w[:2, :3].sum() + w[2:, 3:].sum()) / w.sum()))
     assert len(found.null) == 3
@@ -305,7 +382,7 @@ def test_gradients_take_the_place_of_weights() -> None:
     y = torch.arange(20) % 3
     torch.nn.functional.cross_entropy(net(x), y).backward()
     clusters = {"hidden.0": contiguous(6, 2), "hidden.1": contiguous(4, 2)}
-    (found,) = cross_modularity(traced(net, x), clusters, n_null=0, gradients_of=(x, y))
+    (found,) = cross_modularity(traced(net, x), clusters, n_null=0, scale="as-given", gradients_of=(x, y))
     w = net.hidden[1].weight.grad.double().square()
     assert found.value == pytest.approx(float((w[:2, :3].sum() + w[2:, 3:].sum()) / w.sum()), rel=1e-5)
     assert np.isnan(found.z)

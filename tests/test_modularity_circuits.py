@@ -24,7 +24,7 @@ from consilience.modularity.lesions import Effects, lesions, specialisation, wit
 from consilience.nets import MLP, ConvNet, ResNet
 from consilience.population import Population
 from consilience.units.architecture import TracedNetwork
-from consilience.units.symmetry import permute
+from consilience.units.symmetry import permute, rescale
 from zoo import ZOO, shaken
 
 pytestmark = pytest.mark.numerical
@@ -429,6 +429,19 @@ def test_circuits_do_not_depend_on_whether_norms_are_folded() -> None:
     found, other = (effective_circuit(each, x, is_another(network(x)), 0, block=2) for each in (network, folded))
     assert 0 < found.n_left < found.n_weights
     assert all(torch.equal(mask, other.masks[name]) for name, mask in found.masks.items())
+
+
+def test_a_rescaled_unit_changes_neither_circuits_nor_lesions() -> None:
+    x = inputs(40).double()
+    network = centred(traced(random_mlp([5, 4], "relu").double(), x), x)
+    other = rescale(network, "hidden.0", torch.tensor([1.0, 128.0, 1.0, 1 / 64, 1.0]))
+    y = is_another(network(x))
+    found, again = (effective_circuit(each, x, y, 0, block=2) for each in (network, other))
+    assert 0 < found.n_left < found.n_weights
+    assert all(torch.equal(mask, again.masks[name]) for name, mask in found.masks.items())
+    clusters = {"hidden.0": np.array([0, 0, 1, 1, 1]), "hidden.1": np.array([0, 0, 1, 1])}
+    first, second = (lesions(each, clusters, x, y, n_random=2).loss.double for each in (network, other))
+    np.testing.assert_allclose(second, first, atol=1e-9)
 
 
 def test_the_published_criterion_ends_near_a_constant(population: Population, digits: Data) -> None:

@@ -23,6 +23,7 @@ Pooling = Literal["mean", "class-share"]
 
 Rule = Literal["plateau", "published"]
 Null = Literal["permute", "permute-nonzero", "degree-preserving"]
+Scale = Literal["balanced", "as-given"]
 ClusteringMeasure = Literal["adjusted_rand", "rand", "adjusted_mutual_information", "variation_of_information"]
 ActivationMeasure = Literal["cka", "unbiased_cka", "procrustes", "rsa"]
 SampleClusterer = Literal["kmeans", "ward", "gmm", "hdbscan", "spectral"]

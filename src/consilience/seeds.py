@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SUBSET, OWN_ORDER, SHARED_ORDER, NOISE, INITIALISATION, SETTLING = 1, 2, 3, 4, 5, 6  # of training
 REDRAW, STUDENTS, SHORT_RUN, TEACHER_INPUTS = 7, 11, 12, 13  # of recovery
 ROTATIONS, TURNED = 41, 42  # of significance
-SHUFFLES, FAMILIES = 51, 61  # of comparison
+SHUFFLES, PARTS, FAMILIES = 51, 52, 61  # of comparison
 HELD_OUT, SUB_ENSEMBLES = 71, 72  # of calibration rows; of members
 
 

@@ -3,6 +3,7 @@
 from consilience.comparison.barriers import loss_barriers
 from consilience.comparison.consensus import Consensus, find_consensus
 from consilience.comparison.groups import Groups, group_models
+from consilience.comparison.intervals import Intervals, similarity_intervals
 from consilience.comparison.model_comparison import ModelComparison
 from consilience.comparison.similarity import (
     MEASURES,
@@ -18,6 +19,7 @@ __all__ = [
     "MEASURES",
     "Consensus",
     "Groups",
+    "Intervals",
     "Measure",
     "ModelComparison",
     "Null",
@@ -28,4 +30,5 @@ __all__ = [
     "loss_barriers",
     "null_z",
     "representation_similarities",
+    "similarity_intervals",
 ]

@@ -3,7 +3,8 @@
 From the last weight matrix back to the first, weights are set to zero, and stay zero unless the criterion of the class
 increases. The size is the share of weights left. Choices:
 
-- Weights are tried in ascending order of magnitude, and in blocks that are halved if the criterion increases; the
+- Weights are tried in ascending order of magnitude in the balanced network (`consilience.modularity.graph`), so that a
+  rescaling of units does not matter, and in blocks that are halved if the criterion increases; the
   published loop goes one weight at a time in the order of their indices.
 - The criterion may not exceed its lowest value so far. Single weights lower it more often than blocks do, and then more
   of the other weights are needed: compare sizes at equal block sizes only. With the criterion of the whole network as
@@ -31,6 +32,7 @@ from consilience.modularity.outputs import as_labelled, logits
 from consilience.units.architecture import TracedNetwork
 from consilience.units.maps import Map
 from consilience.units.program import Program
+from consilience.units.symmetry import balanced
 
 ROUNDING = 100  # machine epsilons: a criterion that is larger by less, relatively, has not increased
 
@@ -106,6 +108,7 @@ def effective_circuit(
     Golechha, Chaudhary, Velja, Abate and Schoots (2025), Studying cross-cluster modularity in neural networks.
     """
     x, y = as_labelled(network, x, y)
+    network = balanced(network, bias=False)
     check_choice("criterion", criterion, CRITERIA)
     check_count("block", block)
     positive = y == label

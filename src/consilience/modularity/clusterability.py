@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from consilience.checks import check_choice, check_count, check_seed, is_count
 from consilience.clustering.spectral import Spectrum, clusters_of, n_cut, spectrum
 from consilience.errors import InputError
-from consilience.modularity.graph import UnitGraph, unit_graph
+from consilience.modularity.graph import UnitGraph, representative, traced, unit_graph
 from consilience.modularity.nulls import NULLS, null_graph, p_lower, z_score
-from consilience.names import Null
+from consilience.names import Null, Scale
 from consilience.units.architecture import TracedNetwork
 
 MOST_JOBS = 2**15  # processes
@@ -30,6 +30,8 @@ class Clusterability:
     n_clusters : number of clusters of all units, inputs and outputs included; 12 as published.
     null : how weights are shuffled; see `consilience.modularity.nulls`.
     n_null : number of shuffled networks, 0 or more.
+    scale : "balanced" measures the network with every relu or linear unit's incoming and outgoing weights at equal
+        norm, so that a rescaling of units does not matter; "as-given" its weights as they are (as published).
     random_state : seed of the shuffles and of k-means.
     n_jobs : processes for the shuffled networks; -1 for one per core. Results do not depend on it.
 
@@ -58,6 +60,7 @@ class Clusterability:
     n_clusters: int = 12
     null: Null = "permute"
     n_null: int = 50
+    scale: Scale = "balanced"
     random_state: int = 0
     n_jobs: int = 1
 
@@ -66,12 +69,13 @@ class Clusterability:
 
         Parameters
         ----------
-        network : a module, the ``network`` of a population's member, or a graph.
+        network : a module, the ``network`` of a population's member, or a graph, which is measured as it is.
         example_input : (n, ...) inputs on which a module is traced.
 
         Raises
         ------
-        InputError : also if a weight is not finite, all are zero, or clusters are more than units with an edge.
+        InputError : also if a weight is not finite, all are zero, clusters are more than units with an edge, or edges
+            are too few to be rewired (null "degree-preserving").
         """
         check_choice("null", self.null, NULLS)
         check_count("n_null", self.n_null, 0)
@@ -79,7 +83,9 @@ class Clusterability:
         check_count("n_clusters", self.n_clusters, 2)
         if not is_count(self.n_jobs, -MOST_JOBS, MOST_JOBS) or self.n_jobs == 0:
             raise InputError(f"n_jobs must be an int other than 0, -1 for one per core, got {self.n_jobs!r}")
-        graph = unit_graph(network, example_input)
+        if not isinstance(network, UnitGraph):
+            network = representative(traced(network, example_input), self.scale)
+        graph = unit_graph(network)
         n_connected = int(graph.connected.sum())
         check_count("n_clusters", self.n_clusters, 2, n_connected, cure=f"only {n_connected} units have an edge")
         eigen, labels, self.n_cut_ = _clustered(graph, self.n_clusters, self.random_state)

@@ -24,12 +24,14 @@ from consilience import seeds
 from consilience.checks import check_choice, check_count
 from consilience.clustering.spectral import FloatArray, clusters_of, degrees, spectrum
 from consilience.errors import InputError
-from consilience.modularity.graph import Part, finite, parts_of
+from consilience.modularity.graph import SCALES, Part, finite, parts_of, representative
 from consilience.modularity.nulls import permuted, z_score
 from consilience.modularity.outputs import as_labelled
 from consilience.modularity.unit_labels import Clusters, Labels, matrix_labels, same_cluster
+from consilience.names import Scale
 from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
+from consilience.units.symmetry import balanced
 
 Sides = tuple[Labels, Labels]
 
@@ -95,6 +97,7 @@ def cross_modularity(
     n_clusters: int = 4,
     *,
     n_null: int = 20,
+    scale: Scale = "balanced",
     random_state: int = 0,
     gradients_of: tuple[Tensor, Tensor] | None = None,
 ) -> list[CrossModularity]:
@@ -107,10 +110,15 @@ def cross_modularity(
         its units (u,) keeps these, for matrices between two of its layers.
     n_clusters : number of clusters of each matrix, if they are joint.
     n_null : number of permuted copies of each matrix.
+    scale : "balanced", so that a rescaling of units does not matter, or "as-given"; see `Clusterability`.
     random_state : seed of permutations and k-means.
     gradients_of : inputs (n, ...) and labels (n,); weights are replaced by the RMS of their gradients over batches.
     """
-    source = network if gradients_of is None else _gradients(network, *gradients_of)
+    if gradients_of is None:
+        source = representative(network, scale)
+    else:
+        check_choice("scale", scale, SCALES)
+        source = _gradients(balanced(network, bias=False) if scale == "balanced" else network, *gradients_of)
     if isinstance(clusters, str):
         check_choice("clusters", clusters, ("joint",))
         check_count("n_clusters", n_clusters, 2)

@@ -1,7 +1,9 @@
 """A network as a weighted graph: a node for each unit, an edge where a weight leads from one to another.
 
 Inputs and outputs are nodes too. The weight of an edge is |w|, of a convolution the L1 norm of the kernel, with batch
-norms folded in (Filan et al. 2021); biases do not matter. Layers are those of `consilience.units`: a residual stream is
+norms folded in (Filan et al. 2021); biases do not matter. A relu unit whose incoming weights are 100 times as large and
+whose outgoing ones are 100 times as small computes the same, but has another graph: `representative` makes such
+networks equal. Layers are those of `consilience.units`: a residual stream is
 one set of units, and a depthwise convolution connects each unit with itself alone.
 
 Axis legend: ``m`` nodes, ``u`` units written, ``i`` units read, ``s`` weights of one unit written for one read.
@@ -12,20 +14,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from consilience.checks import check_choice
 from consilience.clustering.spectral import Block, FloatArray, adjacency, degrees
 from consilience.errors import InputError
+from consilience.names import Scale
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Axis
 from consilience.units.follow import find_layers
 from consilience.units.modules import plain_copy, unwrapped
+from consilience.units.symmetry import balanced
 
 INPUTS = "inputs"
+SCALES = get_args(Scale)
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,20 @@ def traced(network: nn.Module | TracedNetwork, example_input: Tensor | None = No
     own, copied = (read_state(module) for module in (unwrapped(network, "network"), plain))
     same = {name: value.dtype for name, value in own.items()} == {name: value.dtype for name, value in copied.items()}
     return TracedNetwork(find_layers(plain, example_input), own if same else copied)  # its memory, where it is plain
+
+
+def representative(network: TracedNetwork, scale: Scale) -> TracedNetwork:
+    """Return the network whose weights are measured: with all units that may be rescaled balanced, or as it is given.
+
+    In the balanced network, incoming and outgoing weights of such a unit have equal norms; biases do not matter.
+    Networks that differ by a rescaling of units have one balanced network, up to rounding; it is in double precision.
+    """
+    check_choice("scale", scale, SCALES)
+    if scale == "as-given":
+        return network
+    for part in parts_of(network):
+        finite(part.weights.detach(), part)
+    return balanced(network.double(), bias=False)
 
 
 def node_groups(network: TracedNetwork) -> dict[str, int]:

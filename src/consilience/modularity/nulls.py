@@ -3,17 +3,31 @@
 - ``"permute"``: the weights of every map are permuted (Filan et al. 2021). Neither the units' degrees nor the places of
   zeros are kept.
 - ``"permute-nonzero"``: weights other than zero are permuted among themselves, and zeros stay.
-- ``"degree-preserving"``: every unit keeps, in every map, the number of its edges and the sum of their weights. Edges
-  are rewired by trades between units (curveball; Strona et al. 2014), then weights are permuted, and scaled by rows and
-  columns in turn until the sums are the same (Sinkhorn and Knopp 1967). All that differs then is whether strong edges
-  lead to the same units, the question of modularity.
+- ``"degree-preserving"``: every unit keeps, in every map, the number of its edges and the sum of their weights. What
+  is permuted is how far each weight is from what these sums let expect:
+
+  1. Edges are rewired by trades between units (curveball; Strona et al. 2014).
+  2. The fit ``a_i b_j`` on the edges with the sums s_i, t_j of rows and columns is found by scaling rows and columns
+     in turn (Sinkhorn and Knopp 1967), before and after rewiring. The ratios w_ij / (a_i b_j) are permuted, multiplied
+     by the new fit, and scaled to the same sums.
+  3. Weights that deviate more give a lower n-cut. With the dispersion of a row ``q_i = Σ_j w_ij² / t_j / s_i²``, and
+     that of a column, rows and columns are raised to powers near 1 until a linear fit to log q (on the logarithms of
+     sum and number of edges, weighted by sums) is the same as before.
+
+  Permuting weights in place of ratios would mix weights of strong and of weak units; without 3, rows whose sum is large
+  by chance would have their weights stretched. Both give n-cuts that networks without any parts do not have. The sums
+  are kept to `KEPT`, the dispersion of the map to `DISPERSION`; too few edges for that are an error.
+
+All that differs then is whether strong edges lead to the same units, the question of modularity.
+
+Axis legend: ``u`` units written (rows i), ``i`` units read (columns j).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -21,12 +35,16 @@ from numpy.typing import NDArray
 
 from consilience.checks import check_choice
 from consilience.clustering.spectral import FloatArray
+from consilience.errors import InputError
 from consilience.modularity.graph import Edges, UnitGraph
 from consilience.names import Null
 
 BoolArray = NDArray[np.bool_]
 TRADES = 5  # for each unit: the new places then do not depend on the old ones (Strona et al. 2014)
-SCALINGS, TOLERANCE = 200, 1e-6  # largest number of scalings, and the relative error of sums at which they end
+TRIES = 20  # of rewiring, until edges allow the sums and the dispersion
+SCALINGS, DIVERGED = 300, 1e100  # of rows and columns in turn, at most; factors beyond which the sums are out of reach
+KEPT, DISPERSION = 1e-6, 0.02  # largest relative errors of the sums, and of the dispersion of a map
+POWERS, STEP, CLOSE = 12, 0.2, 3e-3  # steps of the powers, their largest change, and the change at which they end
 TIE = 1e-9  # values that differ by less, relatively, are equal up to rounding
 
 
@@ -65,18 +83,15 @@ def permuted_nonzero(weights: FloatArray, generator: Generator) -> FloatArray:
 def degree_preserving(matrix: FloatArray, generator: Generator) -> FloatArray:
     """Return a random matrix (u, i) with as many entries in each row and column, and the same sums.
 
-    With very few edges, no weights on the rewired ones may have these sums, which are then approximate.
+    Raises
+    ------
+    InputError : if entries are so few, and sums so different, that rewired ones cannot have these sums and a dispersion
+        Σ w_ij² / (s_i t_j) that differs by at most `DISPERSION`.
     """
-    places = _rewired(matrix > 0, generator) if (matrix == 0).any() else np.ones_like(matrix, dtype=bool)
+    used = np.ix_(matrix.any(1), matrix.any(0))
     shuffled = np.zeros_like(matrix)
-    shuffled[places] = generator.permuted(matrix[matrix > 0])
-    rows, columns = matrix.sum(1), matrix.sum(0)
-    for _ in range(SCALINGS):
-        shuffled *= _ratio(columns, shuffled.sum(0))
-        now = shuffled.sum(1)
-        if np.abs(now - rows).max() <= TOLERANCE * rows.max():
-            break
-        shuffled *= _ratio(rows, now)[:, None]
+    if matrix.any():
+        shuffled[used] = _degree_preserving(matrix[used], generator)
     return shuffled
 
 
@@ -92,7 +107,30 @@ def _shuffled(edges: Edges, shuffle: Callable[[FloatArray, Generator], FloatArra
         return replace(edges, weights=shuffle(edges.weights, generator))
     if edges.per_unit:  # each unit has one edge: no other graph has these degrees
         return edges
-    return replace(edges, weights=shuffle(edges.matrix, generator)[:, :, None])
+    try:
+        return replace(edges, weights=shuffle(edges.matrix, generator)[:, :, None])
+    except InputError as error:
+        raise InputError(f"map {edges.map!r}: {error.message}", cure=error.cure) from None
+
+
+def _degree_preserving(matrix: FloatArray, generator: Generator) -> FloatArray:
+    """A random matrix with the degrees of one without empty rows and columns."""
+    rows, columns, places = matrix.sum(1), matrix.sum(0), matrix > 0
+    ratios = matrix[places] / _fit(places, rows, columns)[places]
+    wanted = _Dispersion.of(matrix)
+    for _ in range(TRIES):
+        rewired = places if places.all() else _rewired(places, generator)
+        shuffled = _fit(rewired, rows, columns)
+        shuffled[rewired] *= generator.permutation(ratios)
+        shuffled = _scaled(wanted.given_to(_scaled(shuffled, rows, columns)), rows, columns)
+        off = max(np.abs(shuffled.sum(1) / rows - 1).max(), np.abs(shuffled.sum(0) / columns - 1).max())
+        if off <= KEPT and abs(_total(shuffled, rows, columns) / wanted.total - 1) <= DISPERSION:
+            return shuffled
+    raise InputError(
+        "edges must be enough to be rewired with every unit's sum of weights kept, got "
+        f"{int(places.sum())} between {len(rows)} and {len(columns)} units",
+        cure="the null 'permute-nonzero' keeps their places",
+    )
 
 
 def _rewired(places: BoolArray, generator: Generator) -> BoolArray:
@@ -105,5 +143,77 @@ def _rewired(places: BoolArray, generator: Generator) -> BoolArray:
     return places
 
 
-def _ratio(wanted: FloatArray, sums: FloatArray) -> FloatArray:
-    return np.divide(wanted, sums, out=np.zeros_like(wanted), where=sums > 0)
+def _fit(places: BoolArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
+    """The matrix a_i b_j on some places that has these sums, or is nearest to them."""
+    if places.all():
+        return np.outer(rows, columns / columns.sum())
+    return _scaled(places.astype(np.float64), rows, columns)
+
+
+def _scaled(matrix: FloatArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
+    """Rows and columns multiplied by factors in turn, until they have these sums."""
+    of_rows, of_columns, close = np.ones_like(rows), np.ones_like(columns), KEPT / 10
+    for _ in range(SCALINGS):
+        of_columns = columns / (of_rows @ matrix)
+        now = of_rows * (matrix @ of_columns)
+        if np.abs(now / rows - 1).max() <= close:
+            break
+        of_rows = of_rows * rows / now
+        if max(of_rows.max(), of_columns.max()) > DIVERGED:
+            break
+    return of_rows[:, None] * matrix * of_columns
+
+
+def _total(matrix: FloatArray, rows: FloatArray, columns: FloatArray) -> float:
+    return float((np.square(matrix) @ (1 / columns)) @ (1 / rows))
+
+
+@dataclass(frozen=True)
+class _Dispersion:
+    """How far the weights of each row and column are from those that the sums let expect."""
+
+    sums: tuple[FloatArray, FloatArray]  # of rows and columns
+    logs: tuple[FloatArray, FloatArray]  # log q
+    designs: tuple[FloatArray, FloatArray]  # what log q is fitted by
+    total: float  # Σ w_ij² / (s_i t_j)
+
+    @classmethod
+    def of(cls, matrix: FloatArray) -> _Dispersion:
+        rows, columns = matrix.sum(1), matrix.sum(0)
+        logs = _log_dispersion(matrix, rows, columns), _log_dispersion(matrix.T, columns, rows)
+        designs = _design(matrix, rows), _design(matrix.T, columns)
+        return cls((rows, columns), logs, designs, _total(matrix, rows, columns))
+
+    def given_to(self, matrix: FloatArray) -> FloatArray:
+        """Raise rows and columns of a matrix with the same sums to powers, until fits to log q are the same."""
+        rows, columns = self.sums
+        for _ in range(POWERS):
+            matrix, change = _with_powers(matrix, rows, columns, self.logs[0], self.designs[0])
+            turned, other = _with_powers(matrix.T, columns, rows, self.logs[1], self.designs[1])
+            matrix = turned.T
+            if max(change, other) <= CLOSE:
+                break
+        return matrix
+
+
+def _log_dispersion(matrix: FloatArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
+    return np.asarray(np.log(np.square(matrix) @ (1 / columns)) - 2 * np.log(rows))
+
+
+def _design(matrix: FloatArray, rows: FloatArray) -> FloatArray:
+    return np.stack([np.ones(len(rows)), np.log(rows), np.log((matrix > 0).sum(1))], axis=1)
+
+
+def _with_powers(
+    matrix: FloatArray, rows: FloatArray, columns: FloatArray, wanted: FloatArray, design: FloatArray
+) -> tuple[FloatArray, float]:
+    """Rows raised to powers that bring the fit to log q nearer to the wanted one, and the largest change."""
+    weight = np.sqrt(rows)
+    missing = wanted - _log_dispersion(matrix, rows, columns)
+    change = design @ np.linalg.lstsq(design * weight[:, None], missing * weight, rcond=1e-9)[0]
+    logs = np.log(matrix, out=np.zeros_like(matrix), where=matrix > 0)
+    squares = np.square(matrix) / columns
+    slope = 2 * (squares * logs).sum(1) / squares.sum(1) - 2 * (matrix * logs).sum(1) / matrix.sum(1)  # of log q
+    power = np.clip(change * slope / (np.square(slope) + 1e-2), -STEP, STEP)
+    raised = matrix * np.exp(power[:, None] * logs)
+    return raised * (rows / raised.sum(1))[:, None], float(np.abs(change).max())

@@ -12,6 +12,9 @@
   stay 0.
 - `CrossClusterLoss`: the mean enmeshment 1 − C of matrices between layers with clusters (Golechha et al. 2025).
 
+Both act on the weights as they are, as published; training can lower them by rescaling units alone. Measure the trained
+network with `Clusterability` or `cross_modularity`, which do not see that.
+
 `Penalty` is their callback in the training of a population.
 """
 

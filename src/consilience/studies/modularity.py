@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 import consilience as cs
-from consilience.names import Null
+from consilience.names import Null, Scale
 from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
 from consilience.studies.result import Result, obtained, run_paged
 
@@ -34,6 +34,8 @@ class Request(InputShape, OwnNetworks, Options, Output):
     """Clusters of units, inputs and outputs among them."""
     null: Null = "permute"
     """Weights to shuffle: all of a matrix (as published), those that are not zero, or with the units' degrees kept."""
+    scale: Scale = "balanced"
+    """Weights to measure: with units rescaled to equal norms of incoming and outgoing weights, or as given."""
     nulls: int = field(default=50, metadata=argument("n_null"))
     """Shuffled copies of each network."""
     circuits: int = 50_000

@@ -22,7 +22,7 @@ from consilience.modularity import (
 )
 from consilience.modularity.circuits import CRITERIA
 from consilience.modularity.cross import clusterable_matrices
-from consilience.modularity.graph import parts_of
+from consilience.modularity.graph import parts_of, representative
 from consilience.modularity.lesions import Lesions, Specialisation
 from consilience.modularity.outputs import as_labelled
 from consilience.population import Member, Population
@@ -78,7 +78,7 @@ def run_modularity(
     for name, kind, member in networks.rows:
         progress(name)
         details.append(measure().fit(member.network))
-        crosses.append(_cross(member.network, details[-1].random_state))
+        crosses.append(_cross(member.network, details[-1]))
         accuracy = None if samples is None else evaluate(member.module, samples).accuracy
         rows.append(NetworkRow.of(name, kind, accuracy, details[-1], crosses[-1]))
     shown = networks.shown
@@ -94,7 +94,8 @@ def run_modularity(
             some = samples.sample(CIRCUIT_SAMPLES, seed)
             circuits = list(_circuits(network, some, lambda label: progress(f"circuits of class {label}")))
     of_map = {(cross.map, cross.read): cross for cross in crosses[shown]}
-    matrices = [(part, of_map.get((part.map, part.read))) for part in parts_of(network) if not part.per_unit]
+    measured = representative(network, detail.scale)
+    matrices = [(part, of_map.get((part.map, part.read))) for part in parts_of(measured) if not part.per_unit]
     shown_name = name if len(networks.population) == 1 else f"{name} of {networks.name}"
     return ModularityResult(rows, shown, shown_name, detail, matrices, probe, circuits, effects, obtained)
 
@@ -110,6 +111,7 @@ def found_text(result: ModularityResult) -> str:
         "n_clusters": detail.n_clusters,
         "null": detail.null,
         "n_null": detail.n_null,
+        "scale": detail.scale,
         "n_cut": detail.n_cut_,
         "null_values": detail.null_,
         "eigenvalues": detail.eigenvalues_,
@@ -137,11 +139,12 @@ def _effects(effects: Lesions) -> dict[str, Any]:
     return {"sizes": effects.sizes, "drop": drop.single, **random, "double": drop.double, "clusters": effects.labels}
 
 
-def _cross(network: TracedNetwork, random_state: int) -> list[CrossModularity]:
+def _cross(network: TracedNetwork, detail: Clusterability) -> list[CrossModularity]:
     """C of the matrices with at least as many rows and columns as clusters, possibly none."""
     if not clusterable_matrices(network, CROSS_CLUSTERS):
         return []
-    return cross_modularity(network, "joint", CROSS_CLUSTERS, n_null=CROSS_NULLS, random_state=random_state)
+    seed, scale = detail.random_state, detail.scale
+    return cross_modularity(network, "joint", CROSS_CLUSTERS, n_null=CROSS_NULLS, scale=scale, random_state=seed)
 
 
 def _circuits(network: TracedNetwork, samples: Dataset, progress: Callable[[int], None]) -> Iterator[Circuit]:

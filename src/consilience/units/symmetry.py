@@ -160,8 +160,8 @@ def canonical(network: TracedNetwork) -> TracedNetwork:
     return network
 
 
-def balanced(network: TracedNetwork) -> TracedNetwork:
-    """Return the network with every rescalable unit's incoming and outgoing weights at equal norm.
+def balanced(network: TracedNetwork, *, bias: bool = True) -> TracedNetwork:
+    """Return the network with every rescalable unit's incoming weights (and bias) and outgoing weights at equal norm.
 
     Gradient descent works well at this scale; a fresh network has either norm near 0.5 (Stock et al. 2019). Units
     without incoming or outgoing weights stay as they are.
@@ -171,7 +171,7 @@ def balanced(network: TracedNetwork) -> TracedNetwork:
     weights, dtype = {m: network.weights(m) for m in architecture.maps}, next(iter(network.state.values())).dtype
     for _ in range(BALANCING_SWEEPS):
         for layer in layers:
-            incoming = norms_written(weights, layer.name, layer.width).to(dtype)
+            incoming = norms_written(weights, layer.name, layer.width, bias=bias).to(dtype)
             outgoing = norms_read(weights, layer.name, layer.width).to(dtype)
             ratio = torch.where((incoming > 0) & (outgoing > 0), outgoing / incoming, 1)
             weights |= _multiplied(weights, layer.name, ratio.sqrt())
