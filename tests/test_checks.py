@@ -50,6 +50,10 @@ Y = torch.tensor([0, 1, 2])
             "x must be a tensor of torch.float32, as the members'",
         ),
         (
+            lambda: checks.as_inputs(torch.full((2, 2), 1e20), (2,), torch.float32, "x"),
+            "x must have values up to 1e+18, whose squares can be added, got 1e+20\n  cure: scale them",
+        ),
+        (
             lambda: checks.as_inputs(X[:1], (2,), torch.float32, "x"),
             "x must have shape (n, 2) with n >= 2, got (1, 2)",
         ),
