@@ -154,7 +154,8 @@ def as_inputs(x: object, shape: tuple[int, ...], dtype: torch.dtype, argument: s
 def _most_squared(dtype: torch.dtype) -> float:
     import torch
 
-    return float(torch.finfo(dtype).max) ** 0.5 / 16
+    largest: float = torch.finfo(dtype).max
+    return math.sqrt(largest) / 16
 
 
 def check_rows(values: Tensor, n: int, argument: str, inputs: str = "x") -> None:
