@@ -27,6 +27,7 @@ RUNS = {
     "modularity": ("--data DATA --seeds 1 --epochs 1 --parts mnist planted convnet", "Planted blocks"),
     "networks": ("", "first trace"),
     "recovery": ("--seeds 1 --parts hard noise cut", "linkage"),
+    "significance": ("--parts digits level again --cache cache", "Found again"),
     "tables": ("", "against the mean member"),
     "training": ("--repeats 1", "vectorised"),
 }

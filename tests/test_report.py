@@ -24,6 +24,7 @@ from PIL import Image
 
 from consilience.errors import ArtefactError, InputError
 from consilience.report import (
+    ChanceSummary,
     Experiment,
     LayerAtlas,
     LayerSummary,
@@ -305,7 +306,7 @@ def test_frequencies_and_stabilities_are_drawn_in_percent():
     np.testing.assert_allclose(ax.patches[-1].get_data().values, 100 * np.array(summary.frequency))
     np.testing.assert_allclose(ax.lines[0].get_ydata(), 100 * np.array(summary.stability))
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), np.arange(40) + 1)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["frequency", "stability"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["frequency", "resampling stability"]
     assert written(ax) == ["1x", "2x"]
     assert [text.xy[0] for text in ax.texts] == [16.5, 32.5]
 
@@ -313,6 +314,33 @@ def test_frequencies_and_stabilities_are_drawn_in_percent():
 def test_unknown_stability_is_not_drawn():
     ax = figures.frequency_curve(layer(stability=NAN))
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["frequency"]
+
+
+def beside_chance(summary: LayerSummary) -> LayerSummary:
+    """The layer with chance levels; every second cluster is significant."""
+    n = len(summary.size)
+    half, chance = [0.5] * n, [0.2] * n
+    q = [0.01 if c % 2 == 0 else 0.5 for c in range(n)]
+    beside = ChanceSummary(q, half, chance, 0.5, 0.2, [0.25, 0.35], 12.0, 0.9, [0.25] * n, [0.4] * n)
+    return replace(summary, chance=beside)
+
+
+def test_chance_is_drawn_dashed_beside_frequency_and_stability():
+    ax = figures.frequency_curve(beside_chance(layer()))
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["frequency", "resampling stability", "by chance"]
+    np.testing.assert_allclose(ax.patches[-1].get_data().values, [25] * 40)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), 40)
+
+
+def test_the_page_says_what_is_significant_and_marks_it():
+    made = experiment()
+    page = render_page(replace(made, layers=[beside_chance(made.layers[0]), *made.layers[1:]]))
+    text = " ".join(page.split())
+    assert "20 are significant. Recurrence at a cosine above 0.9: 0.50, by chance 0.20" in text
+    assert "(difference +0.250 to +0.350 at 95 % over members, z = 12.0)." in text
+    assert "Chance levels were not measured." in text
+    assert f"{N_MEMBERS}/{N_MEMBERS}*" in text
 
 
 def test_sizes_are_drawn_as_they_are():

@@ -26,6 +26,7 @@ from consilience.report.plots import count_ticks, legend_above, legend_beside, n
 from consilience.report.results import REFERENCES, LayerSummary, LearningPoint, Role, Row, first
 from consilience.report.style import MUTED, OTHER_COLOURS, OTHER_MARKERS, SMALL, new_figure, shortened, styled
 
+RESAMPLING = "resampling stability"
 FREQUENCY, STABILITY, SIZE = "#4a6fa5", "#b3541e", "#6b6f76"
 MANY = 1000  # dots, beyond which a vector for each would make the page heavy and no sharper
 STEP = 0.015  # between rows of one width, as a share of the range of x
@@ -123,16 +124,25 @@ def learning_curves(
 def frequency_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
     """Draw the share of the members that own each cluster (steps), and the stability of the clusters (dots), in %.
 
-    Thin lines mark 1, 2, 4, … times the median width of the members. Raises an `InputError` if the layer has no
-    cluster, or not one frequency, size and stability for each.
+    Dashed lines are both by chance, where it was measured: the frequency, and the mean stability. Thin lines mark 1, 2,
+    4, … times the median width of the members. Raises an `InputError` if the layer has no cluster, or not one
+    frequency, size and stability for each.
     """
     ax = _axes(layer, ax)
     stability = 100 * np.asarray(layer.stability, float)
     _steps(ax, 100 * np.asarray(layer.frequency, float), FREQUENCY, "frequency")
     if np.isfinite(stability).any():
         n = len(stability)
-        (dots,) = ax.plot(np.arange(n) + 1, stability, ".", color=STABILITY, label="stability", rasterized=n > MANY)
+        (dots,) = ax.plot(np.arange(n) + 1, stability, ".", color=STABILITY, label=RESAMPLING, rasterized=n > MANY)
         dots.set(markersize=2.5 + 3.5 * min(1.0, 40 / n), markeredgewidth=0)
+    if layer.chance is not None:
+        by_chance = 100 * np.asarray(layer.chance.frequency, float)
+        dashed: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 0.9}
+        ax.stairs(
+            by_chance, np.arange(len(by_chance) + 1) + 0.5, baseline=None, color=FREQUENCY, **dashed, label="by chance"
+        )
+        if np.isfinite(layer.chance.stability).any():
+            ax.axhline(100 * float(np.nanmean(layer.chance.stability)), color=STABILITY, **dashed)
     ax.set(ylim=(0, 105), ylabel="share (%)")
     ax.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
     _ranks(ax, layer)

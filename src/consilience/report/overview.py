@@ -10,7 +10,7 @@ from consilience.errors import InputError
 from consilience.report import figures
 from consilience.report.page import render
 from consilience.report.portraits import WEIGHTS, Picture
-from consilience.report.results import Experiment, LayerSummary
+from consilience.report.results import LEVEL, Experiment, LayerSummary
 from consilience.report.scores import score_table
 from consilience.report.style import new_figure, styled
 from consilience.report.summary import FULL, summary_sentences
@@ -39,6 +39,7 @@ def render_page(experiment: Experiment) -> str:
         has_alternatives=any(row.role.group == "alternative" for row in table),
         centroids=_centroids(experiment),
         weights=WEIGHTS,
+        starred=bool(experiment.layers and experiment.layers[0].chance),
     )
 
 
@@ -56,14 +57,22 @@ def _curves(layer: LayerSummary) -> Figure:
 
 
 def _centroids(experiment: Experiment) -> list[tuple[str, Picture]]:
-    """Return the most frequent centroids, each in its own scale, with the share of members that own it."""
+    """Return the most frequent centroids, each in its own scale, with the share of members that own it.
+
+    A star marks significant ones.
+    """
     if not experiment.centroids or not experiment.layers:
         return []
     weights, frequency = experiment.centroids, experiment.layers[0].frequency
     if len(frequency) < len(weights):
         raise InputError(f"every centroid must have a frequency, got {len(weights)} and {len(frequency)}")
-    shown = zip(frequency[:SHOWN], weights[:SHOWN], strict=False)
-    return [(_share(share, experiment.n_members), Picture.of_weights(np.asarray(w, float))) for share, w in shown]
+    chance = experiment.layers[0].chance
+    stars = ["*" if q <= LEVEL else "" for q in chance.q] if chance else [""] * len(frequency)
+    shown = zip(frequency[:SHOWN], stars, weights[:SHOWN], strict=False)
+    return [
+        (_share(share, experiment.n_members) + star, Picture.of_weights(np.asarray(w, float)))
+        for share, star, w in shown
+    ]
 
 
 def _share(frequency: float, n_members: int | None) -> str:

@@ -94,6 +94,9 @@ class Portrait:
     centroid: Picture | None  # its weights from the inputs; None where it reads other layers
     kernels: tuple[Picture, ...]  # the same of units, each of another member, in the scale of the centroid
     patches: tuple[Patch, ...]  # what excites it, the strongest first, each of another image
+    recurrence: float | None = None  # share of the other members that have a unit like one of it; None: not measured
+    recurrence_by_chance: float | None = None  # the same where members are turned at random
+    q: float | None = None  # rate of false discoveries at which it counts as one
 
     @property
     def weights(self) -> tuple[Picture, ...]:

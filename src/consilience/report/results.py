@@ -19,6 +19,7 @@ from consilience.schema import read_object
 
 FORMAT_VERSION = 1
 FILE_NAME = "results.json"
+LEVEL = 0.05  # of q-values up to which a cluster is called significant
 
 
 class Role(StrEnum):
@@ -74,6 +75,27 @@ class LearningPoint:
 
 
 @dataclass(frozen=True)
+class ChanceSummary:
+    """The clusters of a layer beside chance: members whose units are turned at random."""
+
+    q: list[float]  # by cluster, rate of false discoveries at which it counts as one
+    recurrence: list[float]  # by cluster, share of the other members that have a unit like one of it
+    recurrence_by_chance: list[float]
+    share: float  # of the other members that have a unit, mean over pairs of members
+    share_by_chance: float
+    interval: list[float]  # of the difference, over members; NaN for two members
+    z: float
+    radius: float  # cosine above which units count as alike
+    frequency: list[float]  # of clusters of turned members, in canonical order
+    stability: list[float]
+
+    @property
+    def n_significant(self) -> int:
+        """Return the number of clusters with q up to `LEVEL`."""
+        return sum(q <= LEVEL for q in self.q)
+
+
+@dataclass(frozen=True)
 class LayerSummary:
     """The numbers of one layer of a census that a file can hold; by cluster, in canonical order."""
 
@@ -84,6 +106,7 @@ class LayerSummary:
     frequency: list[float]
     size: list[int]
     stability: list[float]
+    chance: ChanceSummary | None = None  # None where it was not measured
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Axis legend: ``n`` images, ``c`` cluster, ``U`` units of all members, ``d`` weig
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilience.bases.hyperplanes import hyperplanes
-from consilience.census import Census, LayerCensus
+from consilience.census import Census, LayerCensus, Significance
 from consilience.checks import check_count
 from consilience.clustering.distances import unit_norm
 from consilience.errors import InputError
@@ -32,12 +32,19 @@ CHANNELS = (1, 3)  # that a picture can have
 
 
 def atlas(
-    census: Census, x: Tensor, *, n_clusters: int = 8, n_patches: int = 6, n_kernels: int = 4
+    census: Census,
+    x: Tensor,
+    *,
+    n_clusters: int = 8,
+    n_patches: int = 6,
+    n_kernels: int = 4,
+    significance: Mapping[str, Significance] | None = None,
 ) -> list[LayerAtlas]:
     """Return portraits of the most frequent clusters of each layer of networks of images with one channel or three.
 
     Of more than `MAX_IMAGES` images x (n, C, H, W), that many are searched, evenly spread. Where a layer reads the
-    inputs, the weights of up to ``n_kernels`` members of each cluster are shown.
+    inputs, the weights of up to ``n_kernels`` members of each cluster are shown. ``significance`` of the census, by
+    layer, puts chance beside frequency.
 
     >>> from torch import nn
     >>> from consilience.population import Population
@@ -68,7 +75,9 @@ def atlas(
         for c, (centroid, kernels) in enumerate(weights):
             numbers = float(layer.frequency_[c]), int(layer.size_[c]), float(layer.stability_[c])
             patches = images.patches(response[:, c], boxes[:, c], n_patches)
-            portraits.append(Portrait(*numbers, centroid, kernels, patches))
+            measured = (significance or {}).get(name)
+            beside = (measured.recurrence[c], measured.chance[c], measured.q[c]) if measured else ()
+            portraits.append(Portrait(*numbers, centroid, kernels, patches, *map(float, beside)))
         layers.append(LayerAtlas(name, layer.n_members, layer.n_clusters_, len(images.x), size, tuple(portraits)))
     return layers
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,13 @@ from consilience.studies.result import Result, run_cached
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from consilience.census import LayerCensus
+    from consilience.census import LayerCensus, Significance
+
+COLUMNS = ("units", "dead", "clusters", "significant", "recurrence", "in half the members", "resampling stability")
+READING = (
+    "after a slash: by chance, for members whose units are turned at random; significant: clusters with q <= 0.05; "
+    "recurrence: share of the other members with a like unit"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +49,12 @@ class Request(InputShape, OwnNetworks, Options, Output):
 
 
 def run(request: Request) -> Result:
-    """Return a table of the layers: units, clusters, how many are frequent, and their stability."""
+    """Return a table of the layers: units, clusters, and what of them is more than chance."""
     from consilience.store import check_destination
     from consilience.studies.networks import left_out_of, open_population, parse_shape
+    from consilience.studies.progress import stages
     from consilience.studies.samples import source_of
+    from consilience.studies.significance import measured_significance
 
     check_destination(request.out, "census")
     if not request.population.is_dir():
@@ -57,16 +65,21 @@ def run(request: Request) -> Result:
         x, data = source.load().calibration.x, source.entries(request.data)
         shape = shape or tuple(x.shape[1:])
     population = open_population(request.population, request.module, shape, request.seed)
-    layers = load_or_fit(request, population, x, data).layers_
+    census = load_or_fit(request, population, x, data)
+    with stages("chance levels"):
+        significance, unmeasured = measured_significance(census)
+    layers = census.layers_
     left_out = left_out_of(population)
     longest = max(14, *map(len, layers)) + 2
     lines = [
         f"census in {request.out}",
-        f"{'layer':<{longest}}{'units':>7}{'dead':>6}{'clusters':>10}{'in half the members':>21}{'stability':>11}",
-        *(_row(layer, longest) for layer in layers.values()),
+        _line("layer", COLUMNS, longest),
+        *(_row(layer, significance.get(name), longest) for name, layer in layers.items()),
+        *(f"chance levels of {name} not measured: {reason}" for name, reason in unmeasured.items()),
+        *([READING] if significance else []),
         *(f"left out: {name}: {reason}" for name, reason in left_out.items()),
     ]
-    as_json = {name: _as_json(layer) for name, layer in layers.items()}
+    as_json = {name: _as_json(layer, significance.get(name)) for name, layer in layers.items()}
     return Result("\n".join(lines), {"out": str(request.out), "layers": as_json, "left_out": left_out})
 
 
@@ -90,15 +103,58 @@ def load_or_fit(
     return run_cached(request, "census", inputs, make, write, lambda directory: cs.load_census(directory, population))
 
 
-def _row(layer: LayerCensus, longest: int) -> str:
-    common = int((layer.frequency_ >= 0.5).sum())
-    measured = [value for value in layer.stability_.tolist() if not math.isnan(value)]
-    stability = sum(measured) / len(measured) if measured else math.nan
-    counts = f"{len(layer.member):>7}{layer.n_dead_:>6}{layer.n_clusters_:>10}{common:>21}"
-    return f"{layer.name:<{longest}}{counts}{stability:>11.2f}"
+def _row(layer: LayerCensus, significance: Significance | None, longest: int) -> str:
+    row = [str(len(layer.member)), str(layer.n_dead_), str(layer.n_clusters_)]
+    half, stability = int((layer.frequency_ >= 0.5).sum()), f"{_mean(layer.stability_.tolist()):.2f}"
+    if significance is None:
+        beside = ["", "", str(half), stability]
+    else:
+        turned, excess = significance.turned, significance.excess
+        beside = [
+            str(significance.n_significant),
+            f"{excess.share:.2f} / {excess.chance:.2f}",
+            f"{half} / {int((turned.frequency >= 0.5).sum())}",
+            f"{stability} / {_mean(turned.stability.tolist()):.2f}",
+        ]
+    return _line(layer.name, [*row, *beside], longest)
 
 
-def _as_json(layer: LayerCensus) -> dict[str, Any]:
-    stability = [None if math.isnan(value) else value for value in layer.stability_.tolist()]
+def _line(name: str, cells: Sequence[str], longest: int) -> str:
+    return f"{name:<{longest}}" + "".join(
+        f"{cell:>{len(column) + 3}}" for cell, column in zip(cells, COLUMNS, strict=True)
+    )
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _as_json(layer: LayerCensus, significance: Significance | None) -> dict[str, Any]:
     counts = {"n_units": len(layer.member), "n_dead": layer.n_dead_}
-    return {**counts, "frequency": layer.frequency_.tolist(), "size": layer.size_.tolist(), "stability": stability}
+    clusters = {
+        "frequency": layer.frequency_.tolist(),
+        "size": layer.size_.tolist(),
+        "stability": _plain(layer.stability_.tolist()),
+    }
+    return {**counts, **clusters, "significance": None if significance is None else _significance_as_json(significance)}
+
+
+def _significance_as_json(significance: Significance) -> dict[str, Any]:
+    excess, turned = significance.excess, significance.turned
+    by_cluster = ("recurrence", "chance", "similarity", "chance_similarity", "p", "q")
+    return {
+        **{name: getattr(significance, name).tolist() for name in by_cluster},
+        "share": excess.share,
+        "share_by_chance": excess.chance,
+        "interval": _plain(list(excess.interval)),
+        "z": _plain([excess.z])[0],
+        "frequency_by_chance": turned.frequency.tolist(),
+        "stability_by_chance": _plain(turned.stability.tolist()),
+        "radius": significance.radius,
+        "n_rotations": significance.n_rotations,
+    }
+
+
+def _plain(values: list[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]

@@ -15,15 +15,16 @@ from torch import nn
 from consilience.assembly import Assembler
 from consilience.assembly.distillation import STEPS
 from consilience.baselines import Ensemble, best_member, merge_many, parameter_average
-from consilience.census import Census, LayerCensus
+from consilience.census import Census, LayerCensus, Significance
 from consilience.checks import resolve_width
 from consilience.data import Data
 from consilience.errors import InputError, TrainingError
 from consilience.evaluation import Score, evaluate, mean_score
 from consilience.population.population import Population
-from consilience.report.results import Experiment, LayerSummary, LearningPoint, Role, Row
+from consilience.report.results import ChanceSummary, Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.schema import read_object
 from consilience.studies.atlas import CHANNELS, atlas, kernel_shape
+from consilience.studies.significance import measured_significance
 from consilience.training import Run, Training, fit_members
 from consilience.training.train import initialise
 
@@ -155,6 +156,8 @@ def run_experiment(
     learning = contest.add_trained(
         trained_width, {Role.SCRATCH: initialise(start, random_state), Role.FINE_TUNED: start}
     )
+    progress("chance levels")
+    significance, _ = measured_significance(census)
     progress("what excites the clusters")
     pictures = (data.image_shape or (0,))[0] in CHANNELS
     x = data.calibration.x if census.calibration_ is None else census.calibration_
@@ -165,9 +168,9 @@ def run_experiment(
         census=_describe_census(census),
         table=sorted(contest.rows, key=lambda row: GROUPS.index(row.role.group)),
         learning=learning,
-        layers=[_summary(layer, population) for layer in census.layers_.values()],
+        layers=[_summary(layer, population, significance.get(name)) for name, layer in census.layers_.items()],
         centroids=_centroid_images(census, data),
-        atlas=atlas(census, x) if pictures else [],
+        atlas=atlas(census, x, significance=significance) if pictures else [],
         obtained=dict(obtained or {}),
     )
 
@@ -190,7 +193,7 @@ def _check_fits(population: Population, data: Data) -> None:
         )
 
 
-def _summary(layer: LayerCensus, population: Population) -> LayerSummary:
+def _summary(layer: LayerCensus, population: Population, significance: Significance | None) -> LayerSummary:
     return LayerSummary(
         name=layer.name,
         n_units=len(layer.member),
@@ -199,6 +202,23 @@ def _summary(layer: LayerCensus, population: Population) -> LayerSummary:
         frequency=layer.frequency_.tolist(),
         size=layer.size_.tolist(),
         stability=layer.stability_.tolist(),
+        chance=None if significance is None else _chance(significance),
+    )
+
+
+def _chance(significance: Significance) -> ChanceSummary:
+    excess = significance.excess
+    return ChanceSummary(
+        q=significance.q.tolist(),
+        recurrence=significance.recurrence.tolist(),
+        recurrence_by_chance=significance.chance.tolist(),
+        share=excess.share,
+        share_by_chance=excess.chance,
+        interval=list(excess.interval),
+        z=excess.z,
+        radius=significance.radius,
+        frequency=significance.turned.frequency.tolist(),
+        stability=significance.turned.stability.tolist(),
     )
 
 
