@@ -267,11 +267,14 @@ def test_an_assembly_is_a_member_like_any_other(population: Population, digits: 
 
 def test_distillation_never_returns_a_worse_copy_on_what_it_held_out() -> None:
     net = random_population([[5]]).members[0].module
-    targets = outputs(net, X)
-    kept = distill(net, X, targets)  # already perfect: any step would do harm
+    architecture = random_population([[5]]).architecture
+    kept = distill(net, architecture, X, net)  # already perfect: any step would do harm
+    assert not kept.distillation_.kept
     assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), net.parameters(), strict=True))
     student = random_population([[5]], seed=9).members[0].module
-    taught = distill(student, X, targets)
+    taught = distill(student, architecture, X, net)
+    assert taught.distillation_.kept
+    assert taught.distillation_.after < taught.distillation_.before
     before, after = ((outputs(n, FRESH) - outputs(net, FRESH)).square().mean() for n in (student, taught))
     assert after < 0.7 * before
 

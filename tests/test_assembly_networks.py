@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import zoo
+from consilience.agreement import spread_of
 from consilience.assembly import CORRECTIONS, assemble
 from consilience.assembly.assembler import Assembler
 from consilience.assembly.choice import CensusPlan, Choice
@@ -32,6 +33,7 @@ from consilience.errors import InputError
 from consilience.nets import ConvNet, ResNet
 from consilience.population import Population
 from consilience.population.population import Member
+from consilience.signals.moments import Moments, cross_validated
 from consilience.signals.responses import Responses, rows_of, stream
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Sampling
@@ -158,11 +160,10 @@ def test_least_squares_on_a_convolution_is_least_squares_on_its_unfolded_patches
     patches = functional.unfold(values[second.inputs[0].name], 3, padding=1).transpose(1, 2).flatten(0, 1).double()
     written = values[second.output.name].flatten(2).transpose(1, 2).flatten(0, 1).double()
     target = sum(z @ a for z, a in zip(responses.at(second.output), mixing, strict=True)).double()
-    design = torch.cat([patches - patches.mean(0)], dim=1)
-    covariance = design.T @ design / len(design)
-    penalty = 1e-3 * covariance.trace() / len(covariance) * torch.eye(len(covariance), dtype=torch.float64)
-    residual = target - written
-    change = torch.linalg.solve(covariance + penalty, design.T @ (residual - residual.mean(0)) / len(design)).T
+    residual, spread = target - written, spread_of(target)
+    moments = Moments(patches.shape[1], residual.shape[1])
+    moments.add(patches, residual / spread)
+    change = cross_validated(moments)[0] * spread[:, None]
     got = fitted.matrix - before.weights(second).matrix
     torch.testing.assert_close(got.double(), change, rtol=1e-3, atol=1e-6)
 

@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ import conftest
 from conftest import inputs, random_mlp
 from consilience import baselines
 from consilience.assembly import CORRECTIONS
-from consilience.assembly.distillation import distill
+from consilience.assembly.distillation import Distillation, distill
 from consilience.assembly.pooling import POOLINGS, class_share, pooled
 from consilience.baselines import concatenation, cycle_consistent, matching, probabilistic, transport, widening
 from consilience.baselines.fuse import fuse
@@ -174,7 +174,9 @@ def test_corrections_follow_every_method(name: str, monkeypatch: pytest.MonkeyPa
         errors = {c: float((outputs(net, SMALL) - target).square().mean()) for c, net in fused.items()}
         if population in one:
             assert errors["least-squares"] <= errors["none"] + 1e-9
-    monkeypatch.setattr("consilience.assembly.build.distill", partial(distill, steps=20))
+    monkeypatch.setattr(
+        "consilience.assembly.build.distill", lambda *a, **k: distill(*a, **{**k, "options": Distillation(steps=20)})
+    )
     distilled = METHODS[name](one[0], correction="distill", calibration=SMALL)
     assert bool(torch.isfinite(outputs(distilled, SMALL)).all())
 

@@ -20,6 +20,7 @@ RUNS = {
     "census_assembly": ("", "assembly 1x"),
     "comparison": ("--data DATA --samples 100", "adjusted Rand index"),
     "convnets": ("--data DATA --nets ConvNet --cache cache", "MergeMany"),
+    "distillation": ("--data DATA --only A --seeds 1 --cache cache", "fresh"),
     "digits": ("", "zero-shot 2x"),
     "faults": ("", "same bytes after a rerun"),
     "incremental": ("", "agreement"),

@@ -19,7 +19,7 @@ from consilience.census import Census, load_census, save_census
 from consilience.data import Data, Dataset
 from consilience.errors import ArtefactError, InputError, TracingError
 from consilience.nets import MLP
-from consilience.population import Population
+from consilience.population import Population, imagine_inputs
 from consilience.population import member as member_module
 from consilience.training import Training, train_population
 from consilience.training.train import initialise
@@ -392,3 +392,28 @@ def test_a_member_of_another_precision_is_refused() -> None:
         population.with_members([random_population([[4]]).members[0].module])
     with pytest.raises(InputError, match="member 2 must be an nn.Module, got NoneType"):
         population.with_members([None])
+
+
+class Scaled(nn.Module):
+    """A member that scales bytes itself."""
+
+    def __init__(self, net: MLP, mean: float, spread: float) -> None:
+        super().__init__()
+        self.net, self.mean, self.spread = net, mean, spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.mean) / self.spread)
+
+
+def test_imagined_inputs_are_those_that_the_members_scale() -> None:
+    plain = random_population([[5], [7]])
+    x = imagine_inputs(plain, 50)
+    modules = [Scaled(member.module, 128.0, 64.0) for member in plain]
+    scaled = imagine_inputs(Population.from_modules(modules, X), 50)
+    torch.testing.assert_close(scaled, 64 * x + 128, rtol=1e-4, atol=1e-2)
+
+
+def test_inputs_that_pass_through_another_function_are_not_imagined() -> None:
+    net = nn.Sequential(nn.Tanh(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(InputError, match="inputs must reach '1' scaled and shifted one by one"):
+        imagine_inputs(Population.from_modules([net], X), 50)

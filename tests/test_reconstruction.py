@@ -145,7 +145,7 @@ def test_second_order_lowers_the_error_and_leaves_what_reads_the_inputs(populati
     assert errors[1] < 0.9 * errors[0]
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-4])
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
 def test_second_order_finds_the_upper_layers_of_a_network_again(scale: float) -> None:
     network = random_population([[5, 4]]).networks[0]
     targets = network(X) * scale
@@ -172,6 +172,19 @@ def test_second_order_is_never_worse_on_what_it_held_out(n: int) -> None:
         float((net(X[:n]) - targets)[held].square().mean()) for net in (network, gauss_newton(network, X[:n], targets))
     )
     assert after <= before
+
+
+def test_second_order_gives_the_same_bytes_on_two_threads() -> None:
+    network = random_population([[64, 48]]).networks[0]
+    x = inputs(3000)
+    targets = network(x) + 0.1 * torch.randn(3000, 3)
+    states = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        states.append(gauss_newton(network, x, targets).state)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_members_that_know_all_classes_weigh_the_same_and_one_that_misses_a_class_hardly_counts_there() -> None:

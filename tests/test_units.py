@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from conftest import inputs, random_mlp, random_population
 from consilience.bases.hyperplanes import Projection, ground, hyperplanes
 from consilience.errors import InputError
 from consilience.population import Population
-from consilience.signals.moments import Moments, ridge
+from consilience.signals.moments import MOST, STRENGTHS, Moments, cross_validated, ridge
 from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.follow import find_layers
@@ -132,6 +134,36 @@ def test_ridge_minimises_the_penalised_error() -> None:
     w, b = weight.requires_grad_(), bias.detach().requires_grad_()
     gradients = torch.autograd.grad(loss(w, b), (w, b))
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-12
+
+
+@pytest.mark.parametrize(("n", "noise"), [(12, 0.1), (40, 0.1), (40, 3.0), (2000, 1.0)])
+def test_cross_validation_is_that_of_the_hat_matrix(n: int, noise: float) -> None:
+    x, y = torch.randn(n, 10, dtype=torch.float64), torch.randn(n, 2, dtype=torch.float64) * noise
+    y += x[:, :2]
+    moments = Moments(10, 2)
+    moments.add(x, y)
+    design, variance = x - x.mean(0), float(x.var(0, correction=0).mean())
+    scores, solutions = [], []
+    for strength in (1e12, *STRENGTHS.tolist()):
+        penalty = n * strength * variance * torch.eye(10, dtype=torch.float64)
+        solve = torch.linalg.solve(design.T @ design + penalty, design.T)
+        solutions.append((solve @ y).T)
+        left = y - y.mean(0) - design @ solutions[-1].T
+        freedom = 1 + float((solve * design.T).sum())
+        scores.append(math.log(float(left.square().sum()) / (1 - freedom / n) ** 2))
+    shares = torch.softmax(-min(n, MOST) / 2 * torch.tensor(scores, dtype=torch.float64), 0)
+    expected = sum(share * solution for share, solution in zip(shares, solutions, strict=True))
+    weight, bias = cross_validated(moments)
+    torch.testing.assert_close(weight, expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(bias, y.mean(0) - expected @ x.mean(0), rtol=1e-6, atol=1e-8)
+
+
+def test_cross_validation_fits_less_to_noise_and_next_to_nothing_to_rounding() -> None:
+    x, noise = torch.randn(30, 20), torch.randn(30, 3)
+    moments = Moments(20, 3)
+    moments.add(x, noise)
+    assert float(cross_validated(moments)[0].norm()) < 0.3 * float(ridge(moments, 1e-3)[0].norm())
+    assert float(cross_validated(moments, rounding=1e6)[0].norm()) < 0.05
 
 
 def test_ridge_gives_no_weight_to_directions_without_variance() -> None:

@@ -40,3 +40,7 @@ class ArtefactError(ConsilienceError):
 
 class TrainingError(ConsilienceError):
     """Training produced no usable member."""
+
+
+class CalibrationWarning(UserWarning):
+    """Calibration data is too little, or unlike what the members were trained on."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 from consilience.assembly.build import FITTED, LAYERWISE, Builder, check_correction
 from consilience.assembly.choice import CensusPlan, Choice, choice_of, cut_at
 from consilience.assembly.contest import Contest, Entry, nearest
+from consilience.assembly.distillation import Distillation, distillation_of
 from consilience.assembly.elastic import ELASTIC_CORRECTIONS, Elastic, share_inputs
 from consilience.assembly.norms import check_foldable, without_norms
 from consilience.assembly.pooling import POOLINGS, check_pooling
@@ -25,7 +27,7 @@ from consilience.assembly.widths import Selection, resolve, select
 from consilience.census.census import Census, check_fitted
 from consilience.checks import Width, check_choice
 from consilience.errors import InputError
-from consilience.population.checks import as_inputs
+from consilience.population.checks import calibration_inputs
 from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork
 
@@ -52,7 +54,7 @@ class Assembler:
         self.has_data = calibration is not None or census.calibration_ is not None
         check_pooling(pooling, self.has_data)
         if calibration is not None:
-            calibration = as_inputs(census.population_, calibration, "calibration")
+            calibration = calibration_inputs(census.population_, calibration, "calibration")
         self.census, self.calibration, self.pooling = census, calibration, pooling
         self._fitted = census.layers_
         self._choices: dict[Hashable, Choice] = {}
@@ -83,6 +85,7 @@ class Assembler:
         choice: str | None = None,
         batch_norm: str = "kept",
         random_state: int = 0,
+        **distillation: Any,
     ) -> nn.Module:
         """Return one network: a plain ``nn.Module`` in eval mode, a resized copy of the first member.
 
@@ -98,6 +101,8 @@ class Assembler:
             latter wherever weights are fitted to calibration data and the width is a number.
         batch_norm : "kept", with statistics of the calibration data, or "folded" into the weights before them.
         random_state : seed of the distillation.
+        **distillation : with "distill": ``steps``, ``batch_size``, ``learning_rate``, ``batches`` (any iterable),
+            ``augmentation`` and ``progress``; see `consilience.assembly.distillation.Distillation`.
 
         Raises
         ------
@@ -105,6 +110,7 @@ class Assembler:
         """
         self._check_current()
         check_correction(correction, self.has_data)
+        options = distillation_of(correction, distillation)
         if choice is not None:
             check_choice("choice", choice, CHOICES)
         check_choice("batch_norm", batch_norm, BATCH_NORMS)
@@ -124,9 +130,9 @@ class Assembler:
         if everything or (isinstance(width, str) and width.strip() == "full"):
             network = self._full()
         elif numbers is not None and (choice or ("reconstruction" if correction in FITTED else "cut")) != "cut":
-            network = self._nearest(numbers, correction, random_state)
+            network = self._nearest(numbers, correction, random_state, options)
         else:
-            network = self._of_clusters(width, numbers, correction, random_state)
+            network = self._of_clusters(width, numbers, correction, random_state, options)
         return network if batch_norm == "kept" else without_norms(network, population.architecture)
 
     def _full(self) -> nn.Module:
@@ -144,7 +150,12 @@ class Assembler:
         )
 
     def _of_clusters(
-        self, width: Selection, numbers: Mapping[str, int] | None, correction: str, random_state: int
+        self,
+        width: Selection,
+        numbers: Mapping[str, int] | None,
+        correction: str,
+        random_state: int,
+        options: Distillation | None,
     ) -> nn.Module:
         """The network of the census's clusters."""
         if numbers is None:
@@ -152,10 +163,12 @@ class Assembler:
             chosen = choice_of(select(self.census, width))
         else:
             key, chosen = ("cut", *numbers.items()), cut_at(self.census, numbers)
-        network = self.builder.finish(self._built(key, chosen, correction), correction, random_state)
+        network = self.builder.finish(self._built(key, chosen, correction), correction, random_state, options)
         return _recorded(network, Assembled("cut", correction, layer_records(self.census, chosen.groups)))
 
-    def _nearest(self, numbers: Mapping[str, int], correction: str, random_state: int) -> nn.Module:
+    def _nearest(
+        self, numbers: Mapping[str, int], correction: str, random_state: int, options: Distillation | None
+    ) -> nn.Module:
         """The network nearest to the ensemble on held-out rows, of several choices of clusters."""
         key, contest = (tuple(numbers.items()), LAYERWISE[correction]), self._contest
         if key not in self._entries:
@@ -163,7 +176,7 @@ class Assembler:
         entries, compared = self._entries[key], [(entry, entry.record) for entry in self._entries[key]]
         networks: dict[Candidate, nn.Module] = {}
         for entry in entries[: N_STARTS.get(correction, 0)]:
-            network = contest.builder.finish(entry.network, correction, random_state)
+            network = contest.builder.finish(entry.network, correction, random_state, options)
             record = contest.nearness.judged(entry.record.choice, correction, contest.nearness.outputs(network))
             compared.append((entry, record))
             networks[record] = network
@@ -245,6 +258,7 @@ def assemble(
     calibration: Tensor | None = None,
     batch_norm: str = "kept",
     random_state: int = 0,
+    **distillation: Any,
 ) -> nn.Module:
     """Build one network of the members' class from the clusters of a census.
 
@@ -252,7 +266,7 @@ def assemble(
     networks from one census, use an `Assembler`, which does nothing twice.
     """
     return Assembler(census, calibration=calibration, pooling=pooling).assemble(
-        width, correction=correction, choice=choice, batch_norm=batch_norm, random_state=random_state
+        width, correction=correction, choice=choice, batch_norm=batch_norm, random_state=random_state, **distillation
     )
 
 

@@ -11,20 +11,21 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from consilience.assembly.distillation import distill
+from consilience.assembly.distillation import Distillation, Teacher, distill
 from consilience.assembly.draft import Draft
 from consilience.assembly.gauss_newton import gauss_newton
 from consilience.assembly.layerwise import least_squares, moments
 from consilience.assembly.norms import with_statistics
-from consilience.assembly.pooling import output_basis, pooled
+from consilience.assembly.pooling import Pooled, output_basis, pooled
 from consilience.bases.construction import construct
 from consilience.bases.grounding import Basis, by_index
 from consilience.bases.hyperplanes import Projection
 from consilience.checks import check_choice
 from consilience.errors import InputError
+from consilience.population.checks import warn_of_few
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
-from consilience.units.architecture import TracedNetwork, read_state, write_state
+from consilience.units.architecture import Architecture, TracedNetwork, read_state, write_state
 from consilience.units.axes import Axis
 from consilience.units.maps import Map, Weights
 from consilience.units.proof import prove
@@ -68,6 +69,7 @@ class Builder:
     population: Population  # its first member is the template
     responses: Responses  # on calibration inputs, or `Responses.without_data`
     pooling: Tensor  # weights (k, o) of the members' outputs
+    teacher: Teacher | None = None  # of a distillation; by default the networks mixed, pooled
 
     def layers(self, widths: Mapping[str, int], plan: Plan, correction: str) -> TracedNetwork:
         """Return the network built map by map, balanced, without the corrections of several layers together.
@@ -78,6 +80,8 @@ class Builder:
         module = resize(population.members[0].module, population.architecture, widths)
         architecture = population.architecture.with_widths(widths)
         draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
+        if correction in FITTED:
+            self._check_rows(architecture)
         for m in architecture.maps:
             draft = _with_inputs(draft, m, plan)
             if m.writes not in draft.bases:
@@ -92,7 +96,13 @@ class Builder:
                 draft = draft.with_values(m)
         return balanced(draft.network)
 
-    def finish(self, network: TracedNetwork, correction: str, random_state: int = 0) -> nn.Module:
+    def finish(
+        self,
+        network: TracedNetwork,
+        correction: str,
+        random_state: int = 0,
+        distillation: Distillation | None = None,
+    ) -> nn.Module:
         """Return the proved module, in eval mode, of a network after the corrections of several layers together."""
         population, responses, x = self.population, self.responses, self.responses.x
         if correction == "second-order":
@@ -104,8 +114,32 @@ class Builder:
         module.eval().requires_grad_(True)
         prove(module, network, population.example_input)
         if correction == "distill":
-            module = distill(module, x, pooled(responses, self.pooling), random_state=random_state)
+            module = distill(
+                module,
+                network.architecture,
+                x,
+                self.teacher or Pooled(responses.networks, self.pooling),
+                task=population.task,
+                options=distillation or Distillation(),
+                random_state=random_state,
+            )
         return module
+
+    def _check_rows(self, architecture: Architecture) -> None:
+        """Warn of the map with the most unknowns, if there are too few samples for it."""
+        network, maps = self.responses.networks[0], [m for m in architecture.maps if m.reads and m.fitted]
+        unknowns = {}
+        for m in maps:
+            parts, widths = network.weights(m).parts, architecture.widths
+            read = (
+                1 if m.per_unit else widths[axis.layer] if axis.layer else len(part[0])
+                for part, axis in zip(parts, m.inputs, strict=True)
+            )
+            positions = max(part.shape[2] for part in parts)
+            unknowns[m.name] = positions * sum(read) + m.has_bias
+        if unknowns:
+            most = max(unknowns, key=unknowns.__getitem__)
+            warn_of_few(len(self.responses.x), unknowns[most], f"'{most}'")
 
     def _basis(self, draft: Draft, layer: str, plan: Plan) -> Basis:
         """The basis of a layer; where units are not interchangeable, cluster i is unit i of all members."""

@@ -8,7 +8,8 @@ learning rate and no batch. λ grows until a step lowers the held-out error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -45,10 +46,21 @@ def gauss_newton(
     maps = [m for m in maps if m.fitted]
     if not maps or len(x) < 2:
         return network
-    with torch.inference_mode(mode=False), torch.enable_grad():
+    with torch.inference_mode(mode=False), torch.enable_grad(), _one_thread():
         fit = Fit.of(network, maps, x.clone(), reference.clone(), task)
         theta = _minimize(fit, *held_out(len(x)))
         return network if theta is None else fit.at(theta)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run linear algebra on one thread: sums that threads share end in other digits, which the steps let grow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _minimize(fit: Fit, rows: Tensor, held: Tensor) -> Tensor | None:

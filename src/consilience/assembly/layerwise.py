@@ -5,16 +5,19 @@ corrected right after it is constructed, so each sees the activations of the lay
 
 - `moments` (REPAIR, Jordan et al. 2023): each unit's mean becomes its target's mean, and its spread the mean spread of
   its units, which averages of units that agree only partly have lost;
-- `least_squares`: the weights that reproduce the target best from the layer's inputs, in closed form.
+- `least_squares`: the weights that reproduce the target best from the layer's inputs, in closed form. The strength of
+  the ridge is chosen by cross-validation, map by map; a map that it does not help stays as it was constructed.
 """
 
 from __future__ import annotations
 
 import torch
 
+from consilience.agreement import spread_of
 from consilience.assembly.draft import Draft
-from consilience.bases.grounding import RIDGE, mixture
-from consilience.signals.moments import Moments, ridge
+from consilience.bases.grounding import mixture
+from consilience.signals.moments import Moments, cross_validated
+from consilience.ties import SINGLE
 from consilience.units.maps import Map, Weights
 
 CONSTANT = 1e-6  # of the spread wanted, or of the mean: a spread below it is rounding, and is not multiplied
@@ -37,7 +40,9 @@ def moments(draft: Draft, m: Map) -> Weights:
 
 
 def least_squares(draft: Draft, m: Map) -> Weights:
-    """Return a map refitted around its construction: ``min Σ‖t − W ã − b‖² + λ‖W − W̃‖²``.
+    """Return a map refitted around its construction, with s the spread of the target t of each unit.
+
+        min Σ‖(t − W ã − b)/s‖² + λ‖(W − W̃)/s‖²
 
     A map that reads the inputs is exact already: its target is linear in them. Of a map per unit, each unit is fitted
     by itself.
@@ -46,9 +51,11 @@ def least_squares(draft: Draft, m: Map) -> Weights:
     if not m.reads or not m.fitted:
         return old
     target = mixture(draft.bases[m.writes], draft.responses.at(m.output))
+    spread = spread_of(target)
+    rounding = SINGLE**2 * (target / spread).double().square().mean(0)
     fit: Moments | None = None
     for rows, outputs in draft.patches(m):
-        residual = target[done : done + len(rows)] - outputs
+        residual = (target[done : done + len(rows)] - outputs) / spread
         if m.per_unit:
             fit = fit or Moments(rows.shape[2], 1, n_fits=rows.shape[1])
             fit.add(rows, residual[:, :, None])
@@ -57,7 +64,9 @@ def least_squares(draft: Draft, m: Map) -> Weights:
             fit.add(rows, residual)
         done += len(rows)
     assert fit is not None
-    change, shift = ridge(fit, RIDGE, intercept=m.has_bias)
-    matrix = old.matrix + change.reshape(old.matrix.shape).to(old.matrix.dtype)
-    bias = old.bias + shift.flatten().to(old.bias.dtype)
+    change, shift = cross_validated(
+        fit, intercept=m.has_bias, rounding=rounding[:, None] if m.per_unit else rounding.sum()
+    )
+    matrix = old.matrix + spread[:, None] * change.reshape(old.matrix.shape).to(old.matrix.dtype)
+    bias = old.bias + spread * shift.flatten().to(old.bias.dtype)
     return old.with_matrix(matrix, bias)

@@ -10,7 +10,8 @@ Either is linear in the members' outputs, so the readout takes it, and at full w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from consilience.bases.grounding import Basis, by_index
 from consilience.checks import check_choice
 from consilience.errors import InputError
 from consilience.signals.responses import Responses
+from consilience.units.architecture import TracedNetwork
 
 
 def mean(responses: Responses) -> Tensor:
@@ -48,6 +50,22 @@ def check_pooling(pooling: str, has_data: bool) -> None:
 def pooled(responses: Responses, weights: Tensor) -> Tensor:
     """Return the members' outputs, pooled with weights (k, o): (n, o)."""
     return torch.stack([each * share for each, share in zip(_outputs(responses), weights, strict=True)]).sum(0)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The members' outputs, pooled with weights (k, o), as a function of inputs."""
+
+    networks: Sequence[TracedNetwork]
+    weights: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return outputs of the members' shape for inputs (n, ...)."""
+        total, dim = torch.zeros(()), self.networks[0].architecture.returned.dim
+        for network, share in zip(self.networks, self.weights, strict=True):
+            outputs = network(x)
+            total = total + (outputs.movedim(dim, -1) * share.to(outputs.dtype)).movedim(-1, dim)
+        return total
 
 
 def output_basis(weights: Tensor, dtype: torch.dtype) -> Basis:

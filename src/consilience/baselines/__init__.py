@@ -2,6 +2,7 @@
 
 from consilience.baselines.concatenation import transplantation
 from consilience.baselines.cycle_consistent import cycle_matching
+from consilience.baselines.distil import distil
 from consilience.baselines.matching import activation_matching, merge_many, weight_matching
 from consilience.baselines.probabilistic import probabilistic_matching
 from consilience.baselines.simple import Ensemble, best_member, parameter_average
@@ -13,6 +14,7 @@ __all__ = [
     "activation_matching",
     "best_member",
     "cycle_matching",
+    "distil",
     "merge_many",
     "net2wider",
     "parameter_average",

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from consilience.assembly.build import Builder, check_correction
 from consilience.assembly.draft import Draft
-from consilience.assembly.pooling import POOLINGS, check_pooling
+from consilience.assembly.pooling import POOLINGS, Pooled, check_pooling
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection
 from consilience.checks import Width, check_choice, resolve_width
 from consilience.errors import InputError
-from consilience.population.checks import as_inputs, check_population
+from consilience.population.checks import calibration_inputs, check_population
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
@@ -41,13 +41,15 @@ def fuse(
 
     Bases are of every hidden layer that is not tied to an earlier one, with one mixing and one projection per member.
     By default the networks mixed are the population's; its first member is the template. Outputs are pooled as in an
-    assembly (`consilience.assembly.pooling`).
+    assembly (`consilience.assembly.pooling`). A distillation is always towards the ensemble of the population.
     """
     widths = {name: basis.width for name, basis in bases.items()}
     members = population.networks if members is None else members
     x = population.example_input
     responses = Responses.without_data(members, x) if calibration is None else Responses(members, calibration)
-    builder = Builder(population, responses, POOLINGS[pooling](responses))
+    whole = Responses(population.networks, responses.x) if calibration is not None else responses
+    teacher = Pooled(population.networks, POOLINGS[pooling](whole)) if correction == "distill" else None
+    builder = Builder(population, responses, POOLINGS[pooling](responses), teacher)
     return builder.finish(builder.layers(widths, _Given(bases), correction), correction, random_state)
 
 
@@ -95,7 +97,7 @@ def check_fusion(
         raise InputError("population must have at least 1 member, got none", cure=cure)
     check_correction(correction, calibration is not None)
     check_pooling(pooling, calibration is not None)
-    return None if calibration is None else as_inputs(population, calibration, "calibration")
+    return None if calibration is None else calibration_inputs(population, calibration, "calibration")
 
 
 def needed(calibration: Tensor | None) -> Tensor:

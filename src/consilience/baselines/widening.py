@@ -45,7 +45,8 @@ def net2wider(
     member : index of the member; pass the one that is best on validation data.
     noise : standard deviation of noise on the incoming weights of all but the first copy, relative to the root mean
         square of the unit's weights. The paper advises a little where training has no dropout to tell copies apart.
-    correction, calibration : as in `consilience.assemble`. They work towards the member; noise comes last.
+    correction, calibration : as in `consilience.assemble`. They work towards the member, but for
+        "distill", which works towards the ensemble; noise comes last.
     random_state : seed of the replication, the noise, and a distillation.
     """
     calibration = check_fusion(population, correction, calibration)

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from consilience.bases.hyperplanes import Projection
 from consilience.signals.batches import MAX_BATCH
-from consilience.signals.moments import Moments, ridge
-from consilience.ties import first_largest
+from consilience.signals.moments import Moments, cross_validated
+from consilience.ties import SINGLE, first_largest
 from consilience.units.architecture import Architecture
 from consilience.units.axes import Axis
 from consilience.units.symmetry import Symmetry
@@ -169,7 +169,7 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
 
     A unit projected on no cluster (a dead one) gets its mean activation as offset: what it adds is constant. Then, with
     the basis activations ã, each projection becomes the ridge solution of ``a ≈ P ã + c`` around what it was:
-    ``min Σ‖a − P ã − c‖² + λ‖P − P₀‖²``. One factorization serves all members.
+    ``min Σ‖a − P ã − c‖² + λ‖P − P₀‖²``, with λ by cross-validation. One factorization serves all members.
 
     ``activations`` are a (n, u) per member, ``shared`` is ã (n, c); None keeps the projections of the weights. Offsets
     stay as they are without ``intercept``, for readers that have no biases (`takes_offset`).
@@ -188,7 +188,8 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
             for p, a in zip(priors, activations, strict=True)
         )
         moments.add(shared[rows], torch.cat(list(residuals), dim=1))
-    matrix, offset = ridge(moments, RIDGE, intercept=intercept)
+    rounding = SINGLE**2 * sum(float(a.double().square().mean(0).sum()) for a in activations)
+    matrix, offset = cross_validated(moments, intercept=intercept, rounding=rounding)
     refitted = (
         Projection(p.matrix + m.to(p.matrix.dtype), p.offset + c.to(p.offset.dtype))
         for p, m, c in zip(priors, matrix.split(widths), offset.split(widths), strict=True)

@@ -24,7 +24,7 @@ from consilience.clustering.distances import DISTANCES
 from consilience.clustering.significance import RADIUS
 from consilience.clustering.stability import stability
 from consilience.errors import InputError
-from consilience.population.checks import as_inputs, check_population, check_side_by_side
+from consilience.population.checks import calibration_inputs, check_population, check_side_by_side
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
@@ -286,7 +286,7 @@ class Census:
             if layer.tied is not None:
                 raise InputError(f"n_clusters must name {layer.tied!r} in place of {name!r}, which is tied to it")
         if x is not None:
-            x = as_inputs(population, x, "x")
+            x = calibration_inputs(population, x, "x")
         elif self.grounding == "activations" or self.distance == "activation":
             cure = 'pass unlabelled inputs, or use grounding="weights" and distance="cosine"'
             raise InputError("x must be calibration inputs for this grounding and distance, got None", cure=cure)

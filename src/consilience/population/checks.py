@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import Tensor
 
 from consilience import checks
 from consilience.checks import describe
-from consilience.errors import InputError
+from consilience.errors import CalibrationWarning, InputError
 from consilience.population.population import Population
+
+UNLIKE = 10  # times the spread of the example inputs
 
 
 def as_inputs(population: Population, x: object, argument: str) -> Tensor:
@@ -22,6 +26,39 @@ def check_population(population: object) -> None:
     if not isinstance(population, Population):
         cure = "Population.from_modules(modules, example_input) makes one"
         raise InputError(f"population must be a consilience.Population, got {describe(population)}", cure=cure)
+
+
+def calibration_inputs(population: Population, given: object, argument: str) -> Tensor:
+    """Return inputs as the members take them; raise unless rows differ; warn of numbers unlike the example inputs'.
+
+    The example inputs of a population that was trained here are rows that it was trained on.
+    """
+    x = as_inputs(population, given, argument)
+    if bool((x == x[:1]).all()):
+        message = f"{argument} must have rows that differ, got {len(x)} copies of one row"
+        raise InputError(message, cure="pass inputs like those that the members were trained on")
+    if not x.is_floating_point():
+        return x
+    spread, expected = float(x.double().std()), float(population.example_input.double().std())
+    if expected > 0 and not expected / UNLIKE <= spread <= expected * UNLIKE:  # a single number has no spread: NaN
+        warnings.warn(
+            f"{argument} has a spread of {spread:.3g} where the members' example inputs have {expected:.3g}: scale the "
+            "samples as those that the members were trained on",
+            CalibrationWarning,
+            stacklevel=3,
+        )
+    return x
+
+
+def warn_of_few(n_samples: int, n_unknowns: int, where: str) -> None:
+    """Warn if there are fewer calibration samples than twice the unknowns of each fit."""
+    if n_samples < 2 * n_unknowns:
+        warnings.warn(
+            f"calibration has {n_samples} samples for {n_unknowns} unknowns of each unit of {where}: the network may "
+            f"be worse than one built without data; pass {2 * n_unknowns} samples or more",
+            CalibrationWarning,
+            stacklevel=3,
+        )
 
 
 def check_equal_widths(population: Population) -> None:

@@ -1,6 +1,16 @@
 """Second moments of activations, accumulated in float64, and the linear fits that need nothing else.
 
 Memory does not grow with the data: ``x`` (n, i) and ``y`` (n, u) come in batches and leave sums behind.
+
+`cross_validated` chooses the strength of a ridge by generalized cross-validation (Golub, Heath and Wahba 1979): with
+the eigenvalues d and eigenvectors V of Cov x, computed once, and C = Cov(y, x) V,
+
+    df(λ) = 1 + Σ_i d_i / (d_i + λ),    RSS(λ) / n = Σ_u (Var y_u − Σ_i C_ui² (d_i + 2λ) / (d_i + λ)²),
+    GCV(λ) = (RSS(λ) / n) / (1 − df(λ) / n)²,
+
+an estimate of the squared error on rows that are left out, one by one. The solutions at several strengths, among them
+λ = ∞, no weights at all, are averaged with weights ``GCV(λ)^(−n/2)``, as models are by their likelihoods (Akaike 1978,
+The Statistician 27). The lowest one alone would jump between neighbors that rounding tells apart.
 """
 
 from __future__ import annotations
@@ -8,16 +18,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from consilience.ties import SINGLE
+
+STRENGTHS = 10 ** torch.arange(2, -5.5, -0.5, dtype=torch.float64)  # of the mean variance of x; the strongest first
+MOST = 1000  # samples that weights of strengths count: of more, the lowest GCV would rest on its last digits
+
 
 class Moments:
-    """Running sums of x, y, x xᵀ and y xᵀ over samples; of ``n_fits`` side by side, each with columns of its own."""
+    """Running sums of x, y, x xᵀ, y xᵀ and y² over samples; of ``n_fits`` side by side, each with its own columns."""
 
     def __init__(self, n_x: int, n_y: int, n_fits: int | None = None) -> None:
         self.count = 0
         fits = () if n_fits is None else (n_fits,)
-        shapes = ((n_x,), (n_y,), (n_x, n_x), (n_y, n_x))
+        shapes = ((n_x,), (n_y,), (n_x, n_x), (n_y, n_x), (n_y,))
         sums = [torch.zeros(*fits, *shape, dtype=torch.float64) for shape in shapes]
-        self.sum_x, self.sum_y, self.sum_xx, self.sum_yx = sums
+        self.sum_x, self.sum_y, self.sum_xx, self.sum_yx, self.sum_yy = sums
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add samples x (n, n_x) and y (n, n_y); of fits side by side (n, n_fits, n_x) and (n, n_fits, n_y)."""
@@ -29,6 +44,21 @@ class Moments:
         self.sum_y += y.sum(-2)
         self.sum_xx += x.mT @ x
         self.sum_yx += y.mT @ x
+        self.sum_yy += y.square().sum(-2)
+
+    @property
+    def rounding(self) -> Tensor:
+        """The least penalty (..., 1, 1): what is constant up to rounding gets no weight, as what is never seen."""
+        square = (self.sum_xx / self.count).diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        return (1e-12 * square).clamp(min=torch.finfo(torch.float64).tiny)
+
+    def centred(self, *, intercept: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return the means of x and y, Cov x, Cov(y, x) and Var y; without intercept, moments about zero."""
+        n, zero = self.count, not intercept
+        mean_x, mean_y = (0 * self.sum_x, 0 * self.sum_y) if zero else (self.sum_x / n, self.sum_y / n)
+        covariance = self.sum_xx / n - mean_x[..., :, None] * mean_x[..., None, :]
+        cross = self.sum_yx / n - mean_y[..., :, None] * mean_x[..., None, :]
+        return mean_x, mean_y, covariance, cross, (self.sum_yy / n - mean_y.square()).clamp(min=0)
 
 
 def ridge(moments: Moments, strength: float, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
@@ -37,23 +67,44 @@ def ridge(moments: Moments, strength: float, *, intercept: bool = True) -> tuple
     ``λ = strength · tr(Cov x) / n_x`` per sample, so that ``strength`` has no units; 0 gives the minimum-norm least
     squares. Without ``intercept``, b is zero and moments about zero stand in for covariances.
     """
-    n = moments.count
-    mean_x, mean_y = (moments.sum_x / n, moments.sum_y / n) if intercept else (0 * moments.sum_x, 0 * moments.sum_y)
-    covariance = moments.sum_xx / n - mean_x[..., :, None] * mean_x[..., None, :]
-    cross = moments.sum_yx / n - mean_y[..., :, None] * mean_x[..., None, :]
+    mean_x, mean_y, covariance, cross, _ = moments.centred(intercept=intercept)
     size = covariance.shape[-1]
     trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].clamp(min=0)
     if strength > 0:
-        # What is constant up to rounding gets no weight, as any other direction that the samples never take.
-        rounding = 1e-12 * (moments.sum_xx / n).diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        penalty = torch.maximum(strength * trace / size, rounding)
-        damped = covariance + torch.where(penalty > 0, penalty, 1) * torch.eye(size, dtype=torch.float64)
+        penalty = torch.maximum(strength * trace / size, moments.rounding)
+        damped = covariance + penalty * torch.eye(size, dtype=torch.float64)
         weight = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(damped)).mT
     else:
         values, vectors = torch.linalg.eigh(covariance)
         # A variance is rounded as the squares that it is a difference of.
-        squares = (moments.sum_xx / n).diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+        squares = (moments.sum_xx / moments.count).diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
         floor = 1e-13 * torch.maximum(values[..., -1:], squares)
         inverse = torch.where(values > floor, 1 / values.clamp(min=1e-300), 0.0)
         weight = cross @ (vectors * inverse[..., None, :]) @ vectors.mT
+    return weight, mean_y - (weight @ mean_x[..., None])[..., 0]
+
+
+def cross_validated(
+    moments: Moments, *, intercept: bool = True, rounding: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return W (n_y, n_x) and b (n_y,) as `ridge` does, averaged over strengths by their GCV, for each fit.
+
+    ``rounding``, of each fit (..., 1), is a variance summed over y that is rounding: it is unexplained at any strength.
+    """
+    n = moments.count
+    mean_x, mean_y, covariance, cross, variance = moments.centred(intercept=intercept)
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp(min=0)[..., None, :]  # (..., 1, n_x)
+    penalties = torch.maximum(STRENGTHS[:, None] * values.mean(-1, keepdim=True), moments.rounding)
+    inverse = 1 / (values + penalties)  # (..., strengths, n_x)
+    rotated = cross @ vectors
+    explained = (rotated.square().sum(-2, keepdim=True) * (values + 2 * penalties) * inverse.square()).sum(-1)
+    unexplained = (variance.sum(-1, keepdim=True) - explained).clamp(min=0) + rounding
+    nothing = variance.sum(-1, keepdim=True) + rounding
+    left = 1 - (int(intercept) + torch.cat([0 * penalties[..., :1, 0], (values * inverse).sum(-1)], -1)) / n
+    errors = torch.cat([nothing, unexplained], -1) / left.clamp(min=SINGLE).square()  # (..., 1 + strengths)
+    scores = errors.clamp(min=torch.finfo(torch.float64).tiny).log()
+    shares = torch.softmax(-min(n, MOST) / 2 * scores, -1)[..., 1:]
+    kept = (shares[..., None] * inverse).sum(-2, keepdim=True)
+    weight = (rotated * kept) @ vectors.mT
     return weight, mean_y - (weight @ mean_x[..., None])[..., 0]

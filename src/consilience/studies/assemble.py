@@ -10,7 +10,7 @@ import tyro
 
 import consilience as cs
 from consilience.names import Correction, Pooling
-from consilience.studies.request import POSITIONAL, PRESENTATION, Options, Output, OwnNetworks
+from consilience.studies.request import ADDED, POSITIONAL, PRESENTATION, Options, Output, OwnNetworks
 from consilience.studies.result import Result, digest_of, run_cached
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Request(OwnNetworks, Options, Output):
     """How the members' outputs are combined; class-share is for members that were trained on different classes."""
     data: str | None = field(default=None, metadata=PRESENTATION)
     """Labeled data to score the network on; by default the data that the population was trained on."""
+    steps: int = field(default=500, metadata=ADDED)
+    """Gradient steps of distill."""
 
 
 def run(request: Request) -> Result:
@@ -70,9 +72,11 @@ def load_or_build(request: Request, census: cs.Census) -> Module:
 
     def make() -> Module:
         width = int(request.width) if request.width.isdecimal() else request.width
+        distils = request.correction == "distill" or request.steps != Request.steps
+        steps: dict[str, Any] = {"steps": request.steps} if distils else {}
         with stages(f"assembling at width {request.width}"):
             assembler = cs.Assembler(census, pooling=request.pooling)
-            return assembler.assemble(width, correction=request.correction, random_state=request.seed)
+            return assembler.assemble(width, correction=request.correction, random_state=request.seed, **steps)
 
     def write(network: Module, directory: Path, config: dict[str, Any]) -> None:
         cs.save_network(network, directory, {**config, "example_shape": _input_shape(census)})

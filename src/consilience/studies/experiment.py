@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from consilience.assembly import Assembler
-from consilience.assembly.distillation import STEPS
+from consilience.assembly.distillation import Distillation
 from consilience.baselines import Ensemble, best_member, merge_many, parameter_average
 from consilience.census import Census, LayerCensus, Significance
 from consilience.checks import resolve_width
@@ -141,7 +141,7 @@ def run_experiment(
             progress(f"assembly {width}, {correction}")
             build = partial(assembler.assemble, width, correction=correction, random_state=random_state)
             network, seconds = _timed(build)
-            steps = STEPS if correction == "distill" else 0
+            steps = Distillation().steps if correction == "distill" else 0
             contest.add(f"assembly, {correction}", Role.ASSEMBLY, width, network, steps, seconds)
             start = network if (width, correction) == (trained_width, best) else start
     if "least-squares" in usable and len(possible) > 1:

@@ -1,0 +1,102 @@
+"""The rival of every merge: one network trained to compute what the ensemble computes, without labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from consilience.agreement import softened_errors, spread_of
+from consilience.assembly.distillation import distill, distillation_of
+from consilience.assembly.pooling import Pooled, mean
+from consilience.baselines.fuse import Widths, layer_widths
+from consilience.baselines.widening import net2wider
+from consilience.checks import check_choice
+from consilience.errors import InputError
+from consilience.population.checks import calibration_inputs, check_population
+from consilience.population.population import Population
+from consilience.seeds import INITIALISATION, seed
+from consilience.signals.batches import BATCH_SIZE
+from consilience.signals.held_out import held_out
+from consilience.signals.responses import Responses
+from consilience.training.train import initialise
+from consilience.units.resize import resize
+
+STARTS = ("member", "fresh", "net2wider")
+
+
+def distil(
+    population: Population,
+    calibration: Tensor,
+    *,
+    start: str | nn.Module = "member",
+    width: Widths | None = None,
+    random_state: int = 0,
+    **distillation: Any,
+) -> nn.Module:
+    """Distill the ensemble of a population into one network of the members' class.
+
+    The same steps, data, rates and held-out rows as ``correction="distill"``, from another start (Hinton, Vinyals and
+    Dean 2015).
+
+    Parameters
+    ----------
+    population : members of any widths.
+    calibration : inputs (n, ...), n ≥ 2; a tenth is held out.
+    start : "member", the member nearest to the ensemble on held-out rows; "fresh", initial values; "net2wider", that
+        member made wider; or a module of the members' class.
+    width : of a fresh network or one made wider: an int, a multiple of the members' median width, or a dict by layer;
+        by default "1x" of a fresh network, "2x" of one made wider.
+    random_state : seed of batches and initial values.
+    **distillation : ``steps``, ``batch_size``, ``learning_rate``, ``batches``, ``augmentation`` and ``progress``, as in
+        `consilience.assembly.distillation.Distillation`.
+
+    Returns
+    -------
+    A module in eval mode; its ``distillation_`` says what was gained.
+    """
+    if len(population) == 0:
+        raise InputError("population must have at least 1 member, got none")
+    check_population(population)
+    calibration = calibration_inputs(population, calibration, "calibration")
+    if width is not None and start not in ("fresh", "net2wider"):
+        raise InputError(f"width must be None unless start is 'fresh' or 'net2wider', got {width!r}")
+    module = start if isinstance(start, nn.Module) else _start(population, calibration, start, width, random_state)
+    teacher = Pooled(population.networks, mean(Responses.without_data(population.networks, population.example_input)))
+    return distill(
+        module,
+        population.architecture,
+        calibration,
+        teacher,
+        task=population.task,
+        options=distillation_of("distill", distillation),
+        random_state=random_state,
+    )
+
+
+def nearest_member(population: Population, x: Tensor) -> int:
+    """Return the member nearest to the ensemble on the held-out rows of inputs x (n, ...), without labels."""
+    held = x[held_out(len(x))[1]]
+    axis = population.architecture.returned
+    with torch.no_grad():
+        outputs = torch.stack(
+            [torch.cat([own(rows) for rows in held.split(BATCH_SIZE)]) for own in population.networks]
+        )
+    each = outputs.movedim(axis.dim + 1, -1).flatten(1, -2)
+    ensemble = each.mean(0)
+    errors = [float(softened_errors(own, ensemble, population.task, spread_of(ensemble)).mean()) for own in each]
+    return min(range(len(errors)), key=errors.__getitem__)
+
+
+def _start(population: Population, x: Tensor, start: str, width: Widths | None, random_state: int) -> nn.Module:
+    check_choice("start", start, STARTS)
+    if start == "fresh":
+        names = [layer.name for layer in population.architecture.free]
+        widths = layer_widths(population, width or "1x", {name: population.median_width(name) for name in names})
+        module = resize(population.members[0].module, population.architecture, widths)
+        return initialise(module, seed(random_state, INITIALISATION))
+    member = nearest_member(population, x)
+    if start == "member":
+        return population.members[member].module
+    return net2wider(population, width or "2x", member=member, random_state=random_state)

@@ -1,0 +1,132 @@
+"""Distillation: from any start, on any data, in any units; never worse than its start, and clear about bad input."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import consilience as cs
+from conftest import inputs, random_population
+from consilience.baselines import distil, net2wider
+from consilience.errors import InputError
+from consilience.population import Population
+
+X, FRESH = inputs(400), inputs(400, seed=5)
+
+
+def scaled(population: Population, factor: float, shift: float = 0.0) -> Population:
+    modules = [copy.deepcopy(member.module) for member in population]
+    with torch.no_grad():
+        for module in modules:
+            module.readout.weight.mul_(factor)
+            module.readout.bias.mul_(factor).add_(shift)
+    return Population.from_modules(modules, population.example_input, task=population.task)
+
+
+def error(network: nn.Module, population: Population) -> float:
+    return cs.evaluate(network, FRESH, reference=population).error
+
+
+@pytest.mark.parametrize("start", ["member", "fresh", "net2wider"])
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_ensemble_is_distilled_from_every_start(start: str, task: str) -> None:
+    population = replace(random_population([[6], [6], [6]], "tanh"), task=task)
+    network = distil(population, X, start=start, steps=150)
+    record = network.distillation_
+    assert record.kept
+    assert record.after < record.before
+    assert len(network.hidden[0].bias) == (12 if start == "net2wider" else 6)
+    if start == "member":
+        assert error(network, population) < min(error(member.module, population) for member in population)
+
+
+@pytest.mark.parametrize("correction", ["second-order", "distill"])
+def test_fits_do_not_depend_on_the_units_of_outputs(correction: str) -> None:
+    population, errors, x = random_population([[12, 12], [12, 12], [12, 12]], "tanh"), [], inputs(2000)
+    for factor, shift in ((1.0, 0.0), (1 / 1024, 0.0), (256.0, 512.0)):
+        other = scaled(population, factor, shift)
+        assembler = cs.Assembler(cs.Census(n_resamples=0).fit(other, x))
+        start, network = (assembler.assemble("1x", correction=each) for each in ("least-squares", correction))
+        errors.append(error(network, other))
+        assert errors[-1] < 0.9 * error(start, other)
+    assert max(errors) < 1.3 * min(errors)
+
+
+def test_net2wider_is_distilled_towards_the_ensemble() -> None:
+    population = random_population([[6], [6], [6]])
+    plain, network = (
+        net2wider(population, "2x", correction=correction, calibration=X) for correction in ("none", "distill")
+    )
+    assert error(network, population) < 0.7 * error(plain, population)
+
+
+def test_data_may_come_in_batches_with_the_users_augmentation() -> None:
+    population = random_population([[6], [6], [6]])
+    seen, steps = [], []
+
+    def shift(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x + 0.1
+
+    batches = [(part, torch.zeros(len(part))) for part in X.split(50)]
+    network = distil(
+        population, X, batches=batches, augmentation=shift, steps=40, progress=lambda done, total: steps.append(done)
+    )
+    assert network.distillation_.kept
+    assert any(torch.equal(x, batches[0][0]) for x in seen)
+    assert steps[-1] == 40
+    census = cs.Census(n_resamples=0).fit(population, X)
+    assert cs.assemble(census, "1x", correction="distill", batches=batches, steps=10).distillation_.steps == 10
+    once = distil(population, X, batches=(part for part in X.split(50)), steps=40)
+    assert once.distillation_.steps == 8
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    population = random_population([[6], [6]])
+    first, second, other = (distil(population, X, steps=30, random_state=seed) for seed in (3, 3, 4))
+    assert torch.equal(first.readout.weight, second.readout.weight)
+    assert not torch.equal(first.readout.weight, other.readout.weight)
+
+
+def nan(x: Tensor) -> Tensor:
+    return x * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be an int >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an int >= 1, got 0"),
+        ({"learning_rate": -1}, "learning_rate must be a number > 0, got -1"),
+        ({"batches": []}, "batches must yield at least one batch, got none"),
+        ({"batches": 3}, "batches must be an iterable of tensors, got int"),
+        ({"batches": [torch.zeros(4, 5)]}, r"a batch must have shape \(n, 6\) with n >= 1, got \(4, 5\)"),
+        ({"batches": [torch.zeros(4, 6).double()]}, "a batch must be a tensor of torch.float32"),
+        ({"augmentation": nan}, "augmentation's result must be finite"),
+        ({"augmentation": lambda x: x[:1]}, "augmentation must return a tensor"),
+        ({"epochs": 3}, "an option of distill must be one of 'steps'"),
+        ({"start": "scratch"}, "start must be one of 'member', 'fresh', 'net2wider', got 'scratch'"),
+        ({"width": "2x"}, "width must be None unless start is 'fresh' or 'net2wider', got '2x'"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        distil(random_population([[6], [6]]), X, **{"steps": 5, **options})
+
+
+@pytest.mark.parametrize("make", [distil, lambda p, x: cs.assemble(cs.Census(n_resamples=0).fit(p, x), "1x")])
+def test_calibration_rows_that_are_all_alike_are_refused(make: Callable[..., nn.Module]) -> None:
+    with pytest.raises(InputError, match="must have rows that differ, got 20 copies of one row"):
+        make(random_population([[6], [6]]), X[:1].expand(20, -1).clone())
+
+
+def test_options_of_distillation_belong_to_it_alone() -> None:
+    census = cs.Census(n_resamples=0).fit(random_population([[6], [6]]), X)
+    with pytest.raises(InputError, match="steps must be given with correction='distill' alone, got 'least-squares'"):
+        cs.assemble(census, "1x", steps=3)
