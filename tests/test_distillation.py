@@ -107,7 +107,7 @@ def nan(x: Tensor) -> Tensor:
         ({"batches": []}, "batches must yield at least one batch, got none"),
         ({"batches": 3}, "batches must be an iterable of tensors, got int"),
         ({"batches": [torch.zeros(4, 5)]}, r"a batch must have shape \(n, 6\) with n >= 1, got \(4, 5\)"),
-        ({"batches": [torch.zeros(4, 6).double()]}, "a batch must be a tensor of torch.float32"),
+        ({"batches": [torch.zeros(4, 6).long()]}, "a batch must be a tensor of torch.float32"),
         ({"augmentation": nan}, "augmentation's result must be finite"),
         ({"augmentation": lambda x: x[:1]}, "augmentation must return a tensor"),
         ({"epochs": 3}, "an option of distill must be one of 'steps'"),

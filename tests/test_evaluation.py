@@ -87,7 +87,7 @@ def test_outputs_and_inputs_that_do_not_fit_are_refused() -> None:
         cs.evaluate(lambda x: x[:, :2], X, reference=population)
     with pytest.raises(InputError, match=r"x must have shape \(n, 6\)"):
         cs.evaluate(cs.Ensemble(population), X[:, :5], reference=population)
-    with pytest.raises(InputError, match="dataset must have labels, got inputs alone"):
+    with pytest.raises(InputError, match="dataset must have inputs and labels, got float32"):
         cs.evaluate(cs.Ensemble(population), X)
 
 

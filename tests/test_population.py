@@ -394,7 +394,7 @@ def test_a_member_of_another_precision_is_refused() -> None:
         population.with_members([None])
 
 
-class Scaled(nn.Module):
+class ScaledInside(nn.Module):
     """A member that scales bytes itself."""
 
     def __init__(self, net: MLP, mean: float, spread: float) -> None:
@@ -408,7 +408,7 @@ class Scaled(nn.Module):
 def test_imagined_inputs_are_those_that_the_members_scale() -> None:
     plain = random_population([[5], [7]])
     x = imagine_inputs(plain, 50)
-    modules = [Scaled(member.module, 128.0, 64.0) for member in plain]
+    modules = [ScaledInside(member.module, 128.0, 64.0) for member in plain]
     scaled = imagine_inputs(Population.from_modules(modules, X), 50)
     torch.testing.assert_close(scaled, 64 * x + 128, rtol=1e-4, atol=1e-2)
 

@@ -30,7 +30,7 @@ from consilience.signals.held_out import held_out
 from consilience.ties import SINGLE
 from consilience.units.architecture import Architecture, TracedNetwork, read_state, write_state
 
-RATE, FACTOR, MOST_POWER = 1e-3, 3.0, 3
+RATE, FACTOR, MOST_POWER = 1e-3, 3.0, 2
 TRIAL = 10  # a short run has one step in this many
 LOOKS = 20  # times that the held-out error is computed
 PATIENCE = LOOKS // 2  # looks without a better one, after which training stops
