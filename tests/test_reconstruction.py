@@ -397,7 +397,7 @@ def test_an_assembly_from_imagined_inputs_beats_one_from_weights_alone(populatio
 
 
 def test_imagined_inputs_refuse_what_they_cannot_do() -> None:
-    with pytest.raises(InputError, match="n must be an int >= 2, got 1"):
+    with pytest.raises(InputError, match="n must be an int from 2 to 2147483647, got 1"):
         imagine_inputs(random_population([[3]]), 1)
 
 
