@@ -139,7 +139,8 @@ class Builder:
             unknowns[m.name] = positions * sum(read) + m.has_bias
         if unknowns:
             most = max(unknowns, key=unknowns.__getitem__)
-            warn_of_few(len(self.responses.x), unknowns[most], f"'{most}'")
+            (output,) = (m.output for m in maps if m.name == most)
+            warn_of_few(len(self.responses.x), len(self.responses.at(output)[0]), unknowns[most], f"'{most}'")
 
     def _basis(self, draft: Draft, layer: str, plan: Plan) -> Basis:
         """The basis of a layer; where units are not interchangeable, cluster i is unit i of all members."""

@@ -50,12 +50,13 @@ def calibration_inputs(population: Population, given: object, argument: str) -> 
     return x
 
 
-def warn_of_few(n_samples: int, n_unknowns: int, where: str) -> None:
-    """Warn if there are fewer calibration samples than twice the unknowns of each fit."""
-    if n_samples < 2 * n_unknowns:
+def warn_of_few(n_samples: int, n_rows: int, n_unknowns: int, where: str) -> None:
+    """Warn if there are fewer rows, of samples at positions, than twice the unknowns of each fit."""
+    if n_rows < 2 * n_unknowns:
         warnings.warn(
-            f"calibration has {n_samples} samples for {n_unknowns} unknowns of each unit of {where}: the network may "
-            f"be worse than one built without data; pass {2 * n_unknowns} samples or more",
+            f"calibration has {n_samples} samples, {n_rows} rows for {n_unknowns} unknowns of each unit of {where}: "
+            "the network may be worse than one built without data; pass "
+            f"{-(-2 * n_unknowns * n_samples // n_rows)} samples or more",
             CalibrationWarning,
             stacklevel=3,
         )
