@@ -6,7 +6,7 @@ For each population of `populations.py` and seed: all methods at 1x, 2x and 4x o
 with 5000 unlabelled calibration images, and (population A only) with gradient steps towards the members' outputs on
 those images. Rivals get every correction and, where members know different classes (population C), every pooling that
 an assembly gets. Differences are in points of accuracy to the ensemble of the same members, with standard errors;
-seconds are on one thread (median over seeds), and those of ours count the census.
+seconds are of processor time on one thread (median over seeds), and those of ours count the census.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from assembly_table import CORRECTIONS, ENSEMBLE, IMAGES, MEAN, NO_DATA, OURS, STEPS, Kind, Run, write
-from harness import arguments, command, parse, save, timed
+from harness import arguments, command, measured, parse, save
 from populations import CACHE, RECIPES, obtain
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ class Contest:
 
     def made(self, kind: Kind, before: float, make: Callable[[], nn.Module]) -> Run:
         """Make a network and score it; ``before``: seconds spent on what it is made of."""
-        network, seconds = timed(make)
+        network, seconds, _ = measured(make)
         return self.score(kind, network, before + seconds)
 
     def references(self) -> Iterator[Run]:
@@ -118,11 +118,11 @@ class Contest:
     def ours(self) -> Iterator[Run]:
         """Assemblies: of a census on imagined inputs, and of one on images."""
         fit = cs.Census(n_resamples=0).fit
-        census, seconds = timed(lambda: fit(self.population, cs.imagine_inputs(self.population)))
+        census, seconds, _ = measured(lambda: fit(self.population, cs.imagine_inputs(self.population)))
         for width in WIDTHS:
             kind = Kind(OURS, width, MEAN, "least-squares", NO_DATA)
             yield self.made(kind, seconds, partial(cs.assemble, census, width))
-        census, seconds = timed(lambda: fit(self.population, self.x))
+        census, seconds, _ = measured(lambda: fit(self.population, self.x))
         for pooling, correction, width in product(self.poolings, self.corrections, WIDTHS):
             kind = Kind(OURS, width, pooling, correction, max(IMAGES, CORRECTIONS[correction], key=len))
             make = partial(cs.assemble, census, width, correction=correction, pooling=pooling)
@@ -188,7 +188,7 @@ class Contest:
         self, method: str, width: str, make: Callable[[], Mapping[str, Basis]], *, needs_data: bool = False
     ) -> Iterator[Run]:
         """The bases of one method, with every pooling and correction."""
-        bases, seconds = timed(make)
+        bases, seconds, _ = measured(make)
         for pooling, correction in product(self.poolings, self.corrections):
             data = CORRECTIONS[correction]
             if data == NO_DATA and (needs_data or pooling != MEAN):

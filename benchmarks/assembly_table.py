@@ -135,8 +135,8 @@ def write(runs: Sequence[Run], shown: str) -> str:
         "Accuracy against the ensemble of the same members (the mean of their outputs), in points, ± standard error. "
         "All populations share the test images, so the standard error of a test difference counts images as well as "
         "populations; each population has its own validation images. What is best (**bold**, and the best rival) is "
-        "chosen on validation images; nothing is chosen on test images. Seconds on one thread, beside a second "
-        "process; those of assemblies count the census.",
+        "chosen on validation images; nothing is chosen on test images. Seconds are of processor "
+        "time on one thread; those of assemblies count the census.",
         "",
     ]
     recipes = {
