@@ -459,7 +459,7 @@ def test_epochs_out_of_range_or_order_are_refused_before_any_work(epochs: Any) -
         fit(members(2), snapshot_epochs=epochs, progress=lambda *done: pytest.fail("work was done"))
     assert str(error.value) == "snapshot_epochs" + message
     with pytest.raises(InputError) as error:
-        train_population(None, None, 2, training=Training(epochs=3), checkpoint_epochs=epochs)
+        train_population(random_mlp([4]), images(), 2, training=Training(epochs=3), checkpoint_epochs=epochs)
     assert str(error.value) == "checkpoint_epochs" + message
 
 
@@ -564,7 +564,7 @@ def test_snapshots_of_ones_own_class_are_loaded_with_a_module(tmp_path: Path) ->
 
 def test_a_population_without_snapshots_is_saved_as_before(tmp_path: Path) -> None:
     config = json.loads((random_population([[5]]).save(tmp_path / "p") / "config.json").read_text())
-    assert set(config) == {"members", "failed", "provenance", "proved", *HEADER}
+    assert set(config) == {"members", "failed", "provenance", "proved", "task", *HEADER}
 
 
 def test_an_interrupted_population_still_has_its_early_snapshots(tmp_path: Path) -> None:
@@ -609,7 +609,7 @@ def test_snapshots_are_in_the_order_of_training_and_the_last_one_given_counts() 
             [random_mlp([4]), random_mlp([4])],
             "modules must be 2, each with tensors of its member's shapes, got other",
         ),
-        (1, [random_mlp([4]), None], "a member must be a trained nn.Module, got NoneType"),
+        (1, [random_mlp([4]), None], "member 1 must be an nn.Module, got NoneType"),
         (1, [random_mlp([4], "tanh"), random_mlp([5])], "member 0 must have the activations of member 0, "),
     ],
 )

@@ -256,7 +256,7 @@ def test_of_several_that_fit_the_weights_are_taken_it_is_said_and_key_chooses(
         by_key = {key: Population.from_directory(tmp_path, make_mlp, X, key=key) for key in (taken, other)}
     for population, state in ((default, STATE), (by_key[taken], STATE), (by_key[other], OTHER)):
         assert torch.equal(population.members[0].module.state_dict()["readout.weight"], state["readout.weight"])
-    with pytest.raises(InputError, match="the names of the module's under 'nothing', .*leave key out"):
+    with pytest.raises(InputError, match="the module's names under 'nothing', .*leave key out"):
         Population.from_directory(tmp_path, make_mlp, X, key="nothing")
 
 
@@ -370,7 +370,8 @@ def test_the_account_is_saved_with_the_population(tmp_path: Path) -> None:
 
 FIT = "the file must have {} of a MLP, got {}; pass a module of the members' class"
 CURE = "save its state_dict with safetensors"
-NO_STATE = "the file must hold tensors by the names of the module's, in a mapping or mappings in it, got "
+NAMES = "'hidden.0.weight', 'hidden.0.bias', 'hidden.1.weight', 'hidden.1.bias', 'readout.weight', ..."
+NO_STATE = f"the file must hold tensors by the module's names, {NAMES}, in a mapping or mappings in it, got "
 UNPICKLED = "the file must hold nothing but tensors, numbers and texts, got {}, which cannot be read without unpick"
 DAMAGED = "the file must be a complete checkpoint, got "
 NAN = torch.tensor([1.0, torch.nan, torch.inf])
@@ -410,7 +411,7 @@ NAN = torch.tensor([1.0, torch.nan, torch.inf])
         ),
         (changed(hidden_1_weight=torch.full((4, 5), 3e38)), "the outputs of MLP must be finite, got NaN or infinity"),
         ({"epoch": 3, "net": {"a": X}}, f"{NO_STATE}'epoch', 'net'; {CURE}"),
-        ({}, f"{NO_STATE}dict; "),
+        ({}, f"{NO_STATE}no names; "),
         ([1, 2], f"{NO_STATE}list; "),
         ({"a": STATE, "b": OTHER}, "the file must hold one state dict that fits, got 'a' and 'b'; choose one by key="),
         (

@@ -400,8 +400,8 @@ def test_real_members_are_added_as_a_fresh_census_would_have_it(population: Popu
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ([], "modules must have at least one trained module, got none"),
-        (random_mlp([6, 4]), "modules must be a sequence of modules, .*, got one MLP\n  cure: put it into"),
+        ([], "modules must have at least one module, got none"),
+        (random_mlp([6, 4]), "modules must be a list of modules, .*, got one MLP\n  cure: put it into"),
         ([random_mlp([6, 4], "tanh")], "member 2 must have the activations of member 0"),
         ([random_mlp([6])], "member 2 must have the layers of member 0"),
         ([MLP(6, [6, 4], 2)], "member 2 must have the output size of member 0, 3, got 2"),

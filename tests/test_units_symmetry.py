@@ -204,7 +204,7 @@ def test_a_failure_of_the_module_is_not_taken_for_a_wrong_layer() -> None:
     module = nn.Sequential(nn.Linear(6, 5), OutOfMemory(5, 3))
     nn.init.constant_(module[1].weight[:, :1], 1)
     network = TracedNetwork(find_layers(module, inputs(4)), read_state(module))
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(InputError, match="its forward pass raises RuntimeError: out of memory"):
         prove(module, network, inputs(8))
 
 

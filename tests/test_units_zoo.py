@@ -406,7 +406,6 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "a batch norm of the inputs": (norm_of_inputs(), ROWS, r"aten.batch_norm in 'odd' \(BatchNorm1d\)"),
     "one batch norm for two convolutions": (one_norm_for_two(), IMAGES, r"aten.batch_norm in 'odd' \(BatchNorm2d\)"),
     "a transposed weight": (transposed_weight(), ROWS, "aten.(numpy_T|t|transpose)"),
-    "two outputs": (last(lambda m, x: (m.a(x), m.a(x).relu())), ROWS, "return one tensor"),
     "a batch of two written out": (between(lambda z: z.view(2, -1)), ROWS[:2], "one batch size only"),
     "an unused layer": (unused(), ROWS, "'odd.weight', 'odd.bias'"),
     "noise": (between(lambda z: z + torch.rand_like(z)), ROWS, "aten.rand_like"),
@@ -425,6 +424,11 @@ def test_unsupported_networks_raise_an_error_that_names_the_operation(case: str)
     module, x, message = REFUSED[case]
     with pytest.raises(TracingError, match=message):
         find_layers(module, x)
+
+
+def test_two_outputs_are_refused() -> None:
+    with pytest.raises(InputError, match="Made must return one tensor of real numbers, got tuple"):
+        find_layers(last(lambda m, x: (m.a(x), m.a(x).relu())), ROWS)
 
 
 def test_a_batch_size_written_out_is_refused() -> None:

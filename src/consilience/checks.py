@@ -141,13 +141,12 @@ def as_inputs(x: object, shape: tuple[int, ...], dtype: torch.dtype, argument: s
         raise InputError(f"{argument} must be on the CPU, got {tensor.device}", cure=f"{argument}.cpu()")
     tensor = tensor.to(dtype)
     check_finite(tensor, argument)
-    largest = float(tensor.abs().max()) if dtype.is_floating_point and tensor.numel() else 0.0
-    if largest > _most_squared(dtype):
-        wanted = f"values up to {_most_squared(dtype):.0e}, whose squares can be added"
-        raise InputError(
-            f"{argument} must have {wanted}, got {largest:.0e}",
-            cure="scale them as the inputs that the members were trained on",
-        )
+    if dtype.is_floating_point and tensor.numel():
+        largest, most = float(tensor.abs().max()), _most_squared(dtype)
+        if largest > most:
+            cure = "scale them as the inputs that the members were trained on"
+            wanted = f"values up to {most:.0e}, whose squares can be added"
+            raise InputError(f"{argument} must have {wanted}, got {largest:.0e}", cure=cure)
     return tensor
 
 

@@ -95,7 +95,7 @@ def find_state(content: object, module: nn.Module, key: str | None = None) -> Fo
         chosen = [p for p in prefixes if f".{key.strip('.')}." in f".{p}"]
         fitting, coverage = [p for p in fitting if p in chosen], {p: coverage[p] for p in chosen}
     if not coverage:
-        raise _nothing(content, key)
+        raise _nothing(content, expected, key)
     if not fitting:
         best = min(coverage, key=lambda p: (-coverage[p], p))
         return _state(best, by_path, expected, (), {best})
@@ -236,11 +236,14 @@ def _label(prefix: str) -> str:
     return prefix.removesuffix(".")
 
 
-def _nothing(content: object, key: str | None) -> ArtefactError:
-    names = [f"'{name}'" for name in content] if isinstance(content, Mapping) else []
-    got = ", ".join(names[:5] + ["..."] * (len(names) > 5)) or type(content).__name__
+def _nothing(content: object, expected: Mapping[str, Tensor], key: str | None) -> ArtefactError:
+    got = _some(content) if isinstance(content, Mapping) else type(content).__name__
     where = "" if key is None else f" under {key!r}"
-    message = (
-        f"{SOURCE} must hold tensors by the names of the module's{where}, in a mapping or mappings in it, got {got}"
-    )
+    names = f"tensors by the module's names{where}, {_some(expected)}"
+    message = f"{SOURCE} must hold {names}, in a mapping or mappings in it, got {got}"
     return ArtefactError(message, cure=CURE if key is None else "leave key out, or name another")
+
+
+def _some(names: Mapping[str, object]) -> str:
+    quoted = [f"'{name}'" for name in names]
+    return ", ".join(quoted[:5] + ["..."] * (len(quoted) > 5)) or "no names"
