@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 
 import consilience as cs
 from consilience.data import Data
+from consilience.errors import InputError
 from consilience.modularity import (
     BlockMask,
     Clusterability,
@@ -121,7 +123,11 @@ def scored(
             "validation": cs.evaluate(member, data.validation).accuracy,
         }
         for null, n_null in dict.fromkeys(NULLS, 2).items() if quick else NULLS.items():
-            found = Clusterability(null=null, n_null=n_null, random_state=seed).fit(member, data.train.x[:4])
+            try:
+                found = Clusterability(null=null, n_null=n_null, random_state=seed).fit(member, data.train.x[:4])
+            except InputError:  # this null cannot be drawn: too few edges for their units
+                row[null] = None
+                continue
             row["n_cut"], row["removed"] = found.n_cut_, sum(map(len, found.removed_.values()))
             row[null] = [float(found.null_.mean()), float(found.null_.std(ddof=1)), found.z_]
         yield row
@@ -145,13 +151,21 @@ def write_mnist(rows: Sequence[Row]) -> Iterator[str]:
     for (setting, phase), own in groups.items():
         known = PUBLISHED.get((setting, phase))
         told = "" if known is None else ", ".join("–" if value is None else f"{value:g}" for value in known)
-        means = {null: [statistics.fmean(row[null][i] for row in own) for i in range(3)] for null in NULLS}
+        means = {
+            null: [statistics.fmean(row[null][i] if row[null] else math.nan for row in own) for i in range(3)]
+            for null in NULLS
+        }
         yield " | ".join([
             f"| {setting}{', pruned' if phase == 'pruned' else ''}",
             *(f"{100 * mean(own, name):.2f}" for name in ("test", "validation")), f"{mean(own, 'n_cut'):.2f}",
-            f"{means['permute'][0]:.2f}", *(f"{means[null][2]:+.1f}" for null in NULLS), f"{mean(own, 'removed'):.0f}",
+            f"{means['permute'][0]:.2f}", *(z_score(means[null][2]) for null in NULLS), f"{mean(own, 'removed'):.0f}",
             told, f"{mean(own, 'seconds'):.0f} |",
         ])  # fmt: skip
+
+
+def z_score(value: float) -> str:
+    """Write a z-score; "refused" where the null could not be drawn."""
+    return "refused" if math.isnan(value) else f"{value:+.1f}"
 
 
 # planted blocks

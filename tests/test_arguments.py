@@ -97,7 +97,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
     cs.save_network(NET, folder / "network")
     elastic.save(folder / "elastic")
     training = cs.Training(epochs=1, batch_size=60)
-    student = {"n_units": 2, "n_students": 2, "activation": "tanh", "expansion": 1, "max_iterations": 2}
+    student = {"n_units": 2, "n_students": 2, "activation": "tanh", "expansion": 1, "max_iterations": 20}
 
     def made(kind: Callable[..., Any], method: str, **fixed: Any) -> Callable[..., Any]:
         return lambda **given: getattr(kind(**{**fixed, **given.pop("init", {})}), method)(**given)

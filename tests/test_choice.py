@@ -22,6 +22,7 @@ from consilience.nets import ConvNet, ResNet
 from consilience.population import Population
 from consilience.signals.held_out import held_out
 from consilience.store import save_network
+from consilience.units.same import settings
 from test_assembly import assert_same_function, outputs
 from zoo import shaken
 
@@ -175,6 +176,14 @@ class ReadTwice(nn.Module):
         y = self.skip(x)
         x = x + torch.relu(self.c(torch.relu(x)))
         return self.out(y + self.late(x))
+
+
+def test_a_record_changes_no_program() -> None:
+    """Networks with other records are trained side by side, and one trace serves them all."""
+    assembler = Assembler(Census(n_resamples=0).fit(unequal(0), X))
+    first, second = (assembler.assemble(4, correction=correction) for correction in ("least-squares", "none"))
+    assert first.assembly_ != second.assembly_
+    assert settings(first) == settings(second)
 
 
 def test_a_stream_that_is_read_twice_and_added_to_late_needs_no_data() -> None:

@@ -328,8 +328,8 @@ cli.main(sys.argv[1:])
 @pytest.mark.parametrize(
     ("kind", "arguments", "left"),
     [
-        ("population", ["train", *SMALL], {".population.checkpoint", ".population.tmp"}),
-        ("census", ["census", "population", "--resamples", "2"], {".census.tmp", "population"}),
+        ("population", ["train", *SMALL], {".population.checkpoint", ".population.lock", ".population.tmp"}),
+        ("census", ["census", "population", "--resamples", "2"], {".census.lock", ".census.tmp", "population"}),
     ],
 )
 def test_a_killed_command_leaves_nothing_half_written_and_a_rerun_gives_the_same_bytes(

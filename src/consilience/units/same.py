@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from consilience.units.resize import SIZE_ATTRIBUTES
 
-INTERNAL = frozenset(vars(nn.Module()))  # torch's own attributes, the training flag among them
+RECORDS = frozenset({"assembly_", "distillation_"})  # how a network was made, which changes no output
+INTERNAL = frozenset(vars(nn.Module())) | RECORDS  # torch's own attributes, the training flag among them
 SIZES = frozenset({"groups", *(name for names in SIZE_ATTRIBUTES.values() for name in names)})
 ROUNDINGS = 1000  # of the largest output: a sum over a thousand inputs in another order differs by about 30
 
