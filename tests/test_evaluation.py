@@ -29,6 +29,13 @@ def test_the_error_of_classes_is_the_divergence_of_their_shares() -> None:
     assert agreement(outputs + 3, reference - 1, "classification").error == pytest.approx(got.error)
 
 
+def test_one_output_of_a_classification_is_the_logit_of_one_of_two_classes() -> None:
+    outputs, reference = torch.randn(2, 50, 1, dtype=torch.float64).unbind()
+    p, q = reference.sigmoid(), outputs.sigmoid()
+    expected = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    assert agreement(outputs, reference, "classification").error == pytest.approx(float(expected.mean()))
+
+
 def test_the_error_of_numbers_does_not_depend_on_their_units() -> None:
     outputs, reference = torch.randn(2, 50, 3, dtype=torch.float64).unbind()
     error = agreement(outputs, reference, "regression").error
@@ -85,6 +92,8 @@ def test_outputs_and_inputs_that_do_not_fit_are_refused() -> None:
     population = random_population([[5], [5]])
     with pytest.raises(InputError, match=r"shape of the members', got \(200, 2\) and \(200, 3\)"):
         cs.evaluate(lambda x: x[:, :2], X, reference=population)
+    with pytest.raises(InputError, match="the network's outputs must be finite"):
+        cs.evaluate(lambda x: x[:, :3] / 0, X, reference=population)
     with pytest.raises(InputError, match=r"x must have shape \(n, 6\)"):
         cs.evaluate(cs.Ensemble(population), X[:, :5], reference=population)
     with pytest.raises(InputError, match="dataset must have inputs and labels, got float32"):

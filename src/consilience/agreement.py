@@ -60,9 +60,11 @@ def agreement(outputs: Tensor, reference: Tensor, task: str | None = None) -> Ag
 def row_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Tensor) -> Tensor:
     """Return the error (n,) of each row of outputs (n, o); ``spread`` (o,) is `spread_of` the reference, of any rows.
 
-    It is differentiable. For classes the spread is not used.
+    It is differentiable. For classes the spread is not used; a single output is the logit of one class of two.
     """
     if task == "classification":
+        if outputs.shape[1] == 1:  # one logit of two classes
+            outputs, reference = functional.pad(outputs, (0, 1)), functional.pad(reference, (0, 1))
         logs = outputs.log_softmax(-1), reference.log_softmax(-1)
         return functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(-1)
     return ((outputs - reference) / spread).square().mean(-1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
-from consilience.checks import as_labels, as_tensor, describe
+from consilience.checks import as_labels, as_tensor, check_finite, describe
 from consilience.errors import InputError
 from consilience.seeds import SUB_ENSEMBLES, generator
 from consilience.signals.batches import BATCH_SIZE
@@ -140,6 +140,7 @@ def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, p
     if outputs.shape != members[0].shape:
         got = f"{tuple(outputs.shape)} and {tuple(members[0].shape)}"
         raise InputError(f"the network's outputs must have the shape of the members', got {got}")
+    check_finite(outputs, "the network's outputs")
     axis = population.architecture.returned
     widths = {population.architecture.output.name: population.architecture.output.width}
     rows, *each = (axis.units(value, widths, len(x)).movedim(1, 2).flatten(0, 1) for value in (outputs, *members))
