@@ -344,9 +344,9 @@ PARTS = {
 def introduction(rows: object) -> list[str]:
     return [
         "Members with nothing in common: untrained ones, ones whose units were turned, ones that read inputs of their "
-        "own. Some of the last are called significant in hidden.1, where responses are nearly constant: only live "
-        "units are turned, and to be alive they need the same sign. Members trained on shuffled labels of MNIST may "
-        "suffer from the same: 304 of the 1024 units of hidden.0 are alive.",
+        "own. Some of the last are called significant in hidden.1, where responses are nearly constant. A possible "
+        "reason, not tested: only live units are turned, and to be alive they need the same sign. Members trained on "
+        "shuffled labels of MNIST may suffer from the same: 304 of the 1024 units of hidden.0 are alive.",
     ]
 
 
