@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 
-from harness import arguments, command, met, parse, save, table
+from harness import arguments, command, met, parse, publish, table
 
 import consilience as cs
 from consilience.studies import demo
@@ -59,11 +59,7 @@ def main() -> None:
     for seed in range(1 if options.quick else options.seeds):
         rows[seed] = scores(seed, options.quick)
         print(seed, rows[seed], flush=True)
-    lines = text(rows)
-    print("\n".join(lines))
-    if options.out:
-        options.out.write_text("\n".join([f"Test accuracy in %, `{command(parser, options)}`", "", *lines, ""]))
-        save(options.out.with_suffix(".json"), rows)
+    publish(options, f"Test accuracy in %, `{command(parser, options)}`", text(rows), rows)
 
 
 if __name__ == "__main__":

@@ -159,6 +159,14 @@ def _row(kind: type, saved: Mapping[str, Any]) -> Any:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
 
 
+def publish(options: argparse.Namespace, head: str, lines: Sequence[str], rows: Any) -> None:
+    """Print the lines of a table, and write them below a heading to ``--out``, with the rows as JSON beside them."""
+    print("\n".join(lines))
+    if options.out:
+        options.out.write_text("\n".join([head, "", *lines, ""]))
+        save(options.out.with_suffix(".json"), rows)
+
+
 def save(file: Path, value: Any) -> None:
     """Write JSON; entries that are not finite are left out, since JSON has no such numbers."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from harness import arguments, command, mean_with_error, met, parse, save, table
+from harness import arguments, command, mean_with_error, met, parse, publish, table
 from sklearn import datasets
 
 import consilience as cs
@@ -97,10 +97,7 @@ def main() -> None:
             marks.append(f"- {name}, {activation}: 1x against the mean member {gain:+.2f}: {met(bool(gain >= 0))}")
     heads = ["table", "activation", *(f"{row.method} {row.width}".strip() for row in rows[: 1 + 2 * len(WIDTHS)])]
     text = [*table(heads, lines, 2), "", *marks]
-    print("\n".join(text))
-    if options.out:
-        options.out.write_text("\n".join([f"Points to the ensemble, `{command(parser, options)}`", "", *text, ""]))
-        save(options.out.with_suffix(".json"), rows)
+    publish(options, f"Points to the ensemble, `{command(parser, options)}`", text, rows)
 
 
 if __name__ == "__main__":

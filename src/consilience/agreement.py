@@ -70,15 +70,17 @@ def row_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Ten
     return ((outputs - reference) / spread).square().mean(-1)
 
 
-def softened_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Tensor) -> Tensor:
+def softened_errors(
+    outputs: Tensor, reference: Tensor, task: str | None, spread: Tensor, temperature: float = TEMPERATURE
+) -> Tensor:
     """Return what outputs are fitted and judged by: `row_errors`, for classes at temperature T, times T².
 
     Members are sure of the classes of rows that they were trained on: at temperature 1 a few rows decide alone. Source
     of the temperature: Hinton, Vinyals and Dean 2015.
     """
     if task == "classification":
-        outputs, reference = outputs / TEMPERATURE, reference / TEMPERATURE
-        return row_errors(outputs, reference, task, spread) * TEMPERATURE**2
+        outputs, reference = outputs / temperature, reference / temperature
+        return row_errors(outputs, reference, task, spread) * temperature**2
     return row_errors(outputs, reference, task, spread)
 
 

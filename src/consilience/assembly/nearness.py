@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from consilience.agreement import agreement, row_errors, spread_of
+from consilience.agreement import agreement, softened_errors, spread_of
 from consilience.assembly.pooling import pooled
 from consilience.assembly.record import Candidate
 from consilience.signals.batches import batch_size
@@ -38,10 +38,8 @@ class Nearness:
 
     def error(self, outputs: Tensor) -> float:
         """Return the mean error of outputs (n, o); infinity if it is not a number."""
-        temperature = TEMPERATURE if self.task == "classification" else 1.0
-        spread = spread_of(self.reference / temperature)
-        errors = row_errors(outputs / temperature, self.reference / temperature, self.task, spread)
-        error = float(errors.double().mean()) * temperature**2
+        errors = softened_errors(outputs, self.reference, self.task, spread_of(self.reference), TEMPERATURE)
+        error = float(errors.double().mean())
         return error if math.isfinite(error) else math.inf
 
     def outputs(self, network: Callable[[Tensor], Tensor]) -> Tensor:
