@@ -146,7 +146,7 @@ def frequency_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
     ax.set(ylim=(0, 105), ylabel="share (%)")
     ax.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
     _ranks(ax, layer)
-    legend_above(ax)
+    legend_above(ax, distance=1.8)  # above the marks of widths
     return ax
 
 

@@ -28,10 +28,10 @@ def legend_beside(ax: Axes, **options: Any) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, labelspacing=0.7, **options)
 
 
-def legend_above(ax: Axes, handles: Sequence[Any] | None = None, n_columns: int = 4) -> None:
-    """Write the legend above the axes, on the right."""
+def legend_above(ax: Axes, handles: Sequence[Any] | None = None, n_columns: int = 4, distance: float = 0.4) -> None:
+    """Write the legend above the axes, on the right; the distance is in heights of a line."""
     handles = handles or ax.get_legend_handles_labels()[0]
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.4}
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": distance}
     ax.legend(handles=handles, ncols=n_columns, handlelength=1.2, handletextpad=0.5, columnspacing=1.2, **place)
 
 
