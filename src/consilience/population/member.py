@@ -17,10 +17,12 @@ from consilience.checks import describe
 from consilience.errors import ConsilienceError, InputError
 from consilience.store import fingerprint
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
+from consilience.units.deviation import deviation
 from consilience.units.follow import find_layers
 from consilience.units.forward import outputs_of
 from consilience.units.modules import plain_copy
-from consilience.units.proof import prove
+from consilience.units.proof import TOLERANCE, prove
+from consilience.units.readings import prove_readings
 from consilience.units.same import same_outputs, same_program
 
 
@@ -87,10 +89,13 @@ def _member(module: nn.Module, x: Tensor, others: Sequence[Member], proofs: Coll
             raise InputError(f"'{key}' must be finite, got NaN or infinity", cure="leave this member out")
     with torch.no_grad():
         outputs = outputs_of(module, x, f"{name} ({type(module).__name__})", "example_input")
-    network = _sharing(module, others, x, outputs) or TracedNetwork(find_layers(module, x), state)
+    shared = _sharing(module, others, x, outputs)
+    network = shared or TracedNetwork(find_layers(module, x), state)
     proof = _fingerprint(network, x)
     if proof not in proofs:
         prove(module, network, x)
+        if shared is None:
+            prove_readings(network, x)
     return Member(module, network, proof)
 
 
@@ -163,5 +168,4 @@ def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> 
 
 
 def _agree(one: TracedNetwork, other: TracedNetwork, x: Tensor) -> bool:
-    outputs = other(x)
-    return float((one(x) - outputs).abs().max()) <= 1e-5 * float(outputs.abs().max().clamp(min=0.1))
+    return deviation(one(x), other(x)) <= TOLERANCE

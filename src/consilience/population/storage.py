@@ -22,7 +22,7 @@ from consilience.schema import AGAIN
 from consilience.store import Artefact, read_artefact, write_artefact
 from consilience.store.config import CONFIG, versions
 from consilience.store.network import build_network, describe_network, is_foreign
-from consilience.units.architecture import Architecture, read_state
+from consilience.units.architecture import Architecture
 from consilience.units.follow import find_layers
 from consilience.units.modules import plain_copy
 from consilience.units.resize import fill
@@ -134,7 +134,7 @@ def _metrics(artefact: Artefact) -> tuple[dict[str, Any], ...]:
 
 def member_tensors(members: Iterable[Member]) -> dict[str, dict[str, Any]]:
     """Return the members' tensors by number and name, with the buffers that a state dict leaves out."""
-    return {str(k): {**m.module.state_dict(), **read_state(m.module)} for k, m in enumerate(members)}
+    return {str(k): {**m.module.state_dict(), **dict(m.module.named_buffers())} for k, m in enumerate(members)}
 
 
 def _task_of(metrics: Sequence[Mapping[str, Any]]) -> str | None:

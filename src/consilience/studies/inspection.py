@@ -97,7 +97,7 @@ class Inspection:
             names = ", ".join(self.crossing)
             lines.append(f"applied once for each unit of another layer, so that no census can be taken: {names}")
         lines += [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
-        unchanged = f"outputs unchanged to {self.tolerance:.0e} of the largest".replace("e-0", "e-")
+        unchanged = f"outputs unchanged to {self.tolerance:.0e} of their spread".replace("e-0", "e-")
         return [*lines, f"found and proved in {self.seconds:.1f} s: {self.changes}: {unchanged}"]
 
     @property

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from consilience.errors import FunctionChangedError, InputError
 from consilience.units.architecture import Layer, TracedNetwork
+from consilience.units.deviation import deviation
 from consilience.units.forward import InDouble, forward
 from consilience.units.resize import resize
-from consilience.units.symmetry import can_flip, duplicate, flip, permute, rescale, symmetry_of
+from consilience.units.symmetry import can_flip, duplicate, flip, permute_all, rescale, symmetry_of
 
 VALUES = 2**18  # numbers in the largest value of all samples of a proof, …
 SAMPLES = (4, 16)  # … of which there are at least and at most so many
-SMALLEST = 1e-3  # output: below it, roundings of larger values inside may show
-TOLERANCE = 1e-5  # of the largest output: some 100 roundings of float32
+TOLERANCE = 1e-5  # of the spread of each output over samples: some 100 roundings of float32
 CURE = "check that the module is deterministic in eval mode and that handlers you have added are right, or report it"
 
 
@@ -33,26 +33,27 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
     Raises
     ------
     InputError : the module's outputs on x are not finite, or it does not run at other widths.
-    FunctionChangedError : the outputs differ by more than 1e-5 of the largest output after a change, which it names.
+    FunctionChangedError : a change, which it names, moves an output by more than 1e-5 of its spread over samples.
     """
     if not network.architecture.fits(network.state):
         message = f"the layers found in {type(module).__name__} must fit the shapes of its parameters"
         raise FunctionChangedError(message, cure=CURE)
     fewest, most = SAMPLES
     x = x[: min(most, max(fewest, VALUES // network.architecture.largest_value))]
+    if x.dtype == torch.float64:
+        _prove(module, network, x, by_layer=True)
+        return
     try:
         _prove(module, network, x)
-    except FunctionChangedError as changed:
-        if x.dtype == torch.float64:
-            raise
+    except FunctionChangedError:
         try:  # roundings may grow; a wrong layer is wrong in double precision too
             with InDouble():
-                _prove(copy.deepcopy(module).double(), network.double(), x.double())
+                _prove(copy.deepcopy(module).double(), network.double(), x.double(), by_layer=True)
         except InputError:  # it does not run in double precision
-            raise changed from None
+            _prove(module, network, x, by_layer=True)
 
 
-def _prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
+def _prove(module: nn.Module, network: TracedNetwork, x: Tensor, *, by_layer: bool = False) -> None:
     expected = forward(module, network.state, x)
     if not bool(torch.isfinite(expected).all()):
         message = f"the outputs of {type(module).__name__} must be finite, got NaN or infinity"
@@ -71,26 +72,27 @@ def _prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
         try:
             check(name, network.architecture.hidden, "all layers")
         except FunctionChangedError:
-            for layer in network.architecture.hidden:
+            for layer in network.architecture.hidden if by_layer else ():
                 check(name, [layer], f"layer '{layer.name}'")
             raise
 
 
 def _check_outputs(change: str, outputs: Tensor, expected: Tensor) -> None:
-    allowed = TOLERANCE * max(SMALLEST, float(expected.abs().max()))
-    error = float((outputs - expected).abs().max())
-    if not error <= allowed:
-        message = f"{change} must change the outputs by at most {allowed:.2g}, got a change of {error:.2g}"
-        raise FunctionChangedError(message, cure=CURE)
+    changed = deviation(outputs, expected)
+    if changed > TOLERANCE:
+        allowed = f"{TOLERANCE:.0e} of their spread over samples".replace("e-0", "e-")
+        raise FunctionChangedError(
+            f"{change} must change the outputs by at most {allowed}, got {changed:.2g}", cure=CURE
+        )
 
 
 def _permuted(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:
+    orders = {}
     for layer in layers:
         if layer.tied is None and layer.width > 1:
             shuffled = torch.randperm(layer.width, generator=_generator(layer))
-            order = torch.empty_like(shuffled).scatter(0, shuffled, shuffled.roll(1))  # one cycle: no unit stays
-            network = permute(network, layer.name, order)
-    return network
+            orders[layer.name] = torch.empty_like(shuffled).scatter(0, shuffled, shuffled.roll(1))  # no unit stays
+    return permute_all(network, orders) if orders else network
 
 
 def _rescaled(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:

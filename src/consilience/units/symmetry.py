@@ -77,7 +77,12 @@ def permute(network: TracedNetwork, layer: str, order: Tensor) -> TracedNetwork:
     width = _interchangeable(network, layer).width
     if order.shape != (width,) or not torch.equal(order.sort().values, torch.arange(width)):
         raise InputError(f"order must have each of 0…{width - 1} once, got {order.tolist()}")
-    return replace(network, state=_selected(network, {layer: order}))
+    return permute_all(network, {layer: order})
+
+
+def permute_all(network: TracedNetwork, orders: Mapping[str, Tensor]) -> TracedNetwork:
+    """Return the network with the units of several layers reordered, layer → order; each parameter is copied once."""
+    return replace(network, state=_selected(network, orders))
 
 
 def duplicate(network: TracedNetwork, layers: Sequence[str]) -> TracedNetwork:
@@ -192,6 +197,8 @@ def _selected(network: TracedNetwork, orders: Mapping[str, Tensor]) -> dict[str,
     """The parameters with units ``orders[layer]``, however many, in place of those of each layer and its family."""
     architecture, state = network.architecture, dict(network.state)
     for (name, dim), sections in architecture.divided.items():
+        if not any(layer is not None and architecture.first(layer) in orders for layer, _ in sections):
+            continue
         kept, start = [], 0
         for layer, block in sections:
             units, order = 1, torch.arange(1)
