@@ -305,7 +305,7 @@ class Frames(nn.Module):
         return self.last(frames.mean((2, 3)).reshape(n, t, -1).mean(1))
 
 
-@pytest.mark.filterwarnings("ignore:calibration has 18 samples")
+@pytest.mark.filterwarnings("ignore:calibration has 20 samples")
 @pytest.mark.parametrize("max_rows", [40, 360, 20_000])
 def test_samples_in_parts_are_looked_at_in_the_same_places_whatever_the_batches(
     max_rows: int, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ from consilience.assembly.pooling import pooled
 from consilience.assembly.side_by_side import side_by_side
 from consilience.baselines import Ensemble
 from consilience.census import Census
+from consilience.errors import CalibrationWarning
 from consilience.nets import ConvNet, ResNet
 from consilience.population import Population
 from consilience.signals.held_out import held_out
@@ -210,3 +211,23 @@ def test_members_side_by_side_are_those_that_a_fitted_readout_needs_most() -> No
     for step, member in enumerate(chosen):
         errors = {k: left([*chosen[:step], k]) for k in range(5) if k not in chosen[:step]}
         assert errors[member] <= min(errors.values()) * (1 + 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            X[:10],
+            r"10 samples, 10 rows for 17 unknowns of each unit of 'readout' and too few to compare .*; pass 34 sam",
+        ),
+        (X[:3].repeat(20, 1), "3 samples and 57 copies of them, 3 rows for 17 unknowns"),
+        (X[:30], "30 samples, 30 rows for 17 unknowns of each unit of 'readout': the network may be worse"),
+        (X[:60] * 100, "x has a spread of .* where the members' example inputs have .*: scale the samples"),
+        (X[:60] + 100, "x has a mean of .* where the members' example inputs have .*: scale the samples"),
+    ],
+)
+def test_strange_calibration_data_is_said_once(x: Tensor, message: str) -> None:
+    population = random_population([[8], [8], [8]])
+    with pytest.warns(CalibrationWarning, match=message) as warnings:
+        assemble(Census(n_resamples=0).fit(population, x), "2x")
+    assert len(warnings) == 1

@@ -83,7 +83,10 @@ def test_data_may_come_in_batches_with_the_users_augmentation() -> None:
     assert steps[-1] == 40
     census = cs.Census(n_resamples=0).fit(population, X)
     assert cs.assemble(census, "1x", correction="distill", batches=batches, steps=10).distillation_.steps == 10
-    once = distil(population, X, batches=(part for part in X.split(50)), steps=40)
+    with pytest.warns(
+        UserWarning, match="batches should yield batches for 40 steps, got 8, and no more: pass a list or"
+    ):
+        once = distil(population, X, batches=(part for part in X.split(50)), steps=40)
     assert once.distillation_.steps == 8
 
 
@@ -110,6 +113,9 @@ def nan(x: Tensor) -> Tensor:
         ({"batches": [torch.zeros(4, 6).long()]}, "a batch must be a tensor of torch.float32"),
         ({"augmentation": nan}, "augmentation's result must be finite"),
         ({"augmentation": lambda x: x[:1]}, "augmentation must return a tensor"),
+        ({"augmentation": 3}, "augmentation must be a function, got int"),
+        ({"progress": 3}, "progress must be a function, got int"),
+        ({"random_state": -1}, "random_state must be an int >= 0, got -1"),
         ({"epochs": 3}, "an option of distill must be one of 'steps'"),
         ({"start": "scratch"}, "start must be one of 'member', 'fresh', 'net2wider', got 'scratch'"),
         ({"width": "2x"}, "width must be None unless start is 'fresh' or 'net2wider', got '2x'"),
@@ -130,3 +136,10 @@ def test_options_of_distillation_belong_to_it_alone() -> None:
     census = cs.Census(n_resamples=0).fit(random_population([[6], [6]]), X)
     with pytest.raises(InputError, match="steps must be given with correction='distill' alone, got 'least-squares'"):
         cs.assemble(census, "1x", steps=3)
+    for width in ("full", 12):  # where every unit is kept, and nothing is fitted
+        with pytest.raises(
+            InputError, match=f"must be left out where every unit is kept, got steps at width {width!r}"
+        ):
+            cs.assemble(census, width, correction="distill", steps=3)
+    with pytest.raises(InputError, match="random_state must be an int >= 0, got 'a'"):
+        cs.assemble(census, "1x", correction="none", random_state="a")

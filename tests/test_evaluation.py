@@ -92,6 +92,8 @@ def test_outputs_and_inputs_that_do_not_fit_are_refused() -> None:
     population = random_population([[5], [5]])
     with pytest.raises(InputError, match=r"shape of the members', got \(200, 2\) and \(200, 3\)"):
         cs.evaluate(lambda x: x[:, :2], X, reference=population)
+    with pytest.raises(InputError, match="reference must be a consilience.Population, got MLP"):
+        cs.evaluate(population.members[0].module, X, reference=population.members[0].module)
     with pytest.raises(InputError, match="the network's outputs must be finite"):
         cs.evaluate(lambda x: x[:, :3] / 0, X, reference=population)
     with pytest.raises(InputError, match=r"x must have shape \(n, 6\)"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # plain arguments are checked without importing torch
 
 Width = int | str
 LARGEST_SEED = 2**64 - 1  # of torch's generators
-MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)x")
+MULTIPLE = re.compile(r"(\d{1,18}(?:\.\d+)?)x")
 
 
 def is_count(value: Any, least: int = 1, most: float = math.inf) -> TypeGuard[int]:
@@ -216,7 +216,7 @@ def check_targets(y: Tensor, outputs: Tensor, argument: str) -> None:
         raise InputError(f"{argument} must have shape ({wanted}), as the outputs, got {tuple(y.shape)}")
 
 
-def resolve_width(width: Width, median: int, argument: str) -> int:
+def resolve_width(width: Width, median: int, argument: str, cure: str | None = None) -> int:
     """Return a number of units from a positive int or a multiple of the members' median width.
 
     >>> resolve_width(48, 32, "width"), resolve_width("2x", 32, "width"), resolve_width("0.5x", 32, "width")
@@ -230,5 +230,6 @@ def resolve_width(width: Width, median: int, argument: str) -> int:
         with suppress(TypeError):  # not a whole number
             units = index(width)
     if units < 1:
-        raise InputError(f'{argument} must be a positive int or a multiple such as "2x", got {width!r}')
+        got = width if not isinstance(width, str) or len(width) < 40 else f"{width[:40]}..."
+        raise InputError(f'{argument} must be a positive int or a multiple such as "2x", got {got!r}', cure=cure)
     return units

@@ -132,8 +132,12 @@ def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, p
     import torch
 
     from consilience.agreement import agreement
+    from consilience.population import Population
     from consilience.population.checks import as_inputs
 
+    if not isinstance(population, Population):
+        cure = "Population.from_modules(modules, example_input) makes one"
+        raise InputError(f"reference must be a consilience.Population, got {describe(population)}", cure=cure)
     x = as_inputs(population, getattr(dataset, "x", dataset), "x")
     outputs = _outputs(network, x)
     members = [_outputs(member.module, x) for member in population]

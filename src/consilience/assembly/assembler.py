@@ -25,7 +25,7 @@ from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.record import Assembled, Candidate, layer_records
 from consilience.assembly.widths import Selection, resolve, select
 from consilience.census.census import Census, check_fitted
-from consilience.checks import Width, check_choice
+from consilience.checks import Width, check_choice, check_seed
 from consilience.errors import InputError
 from consilience.population.checks import calibration_inputs
 from consilience.signals.responses import Responses
@@ -33,6 +33,7 @@ from consilience.units.architecture import TracedNetwork
 
 CHOICES = ("cut", "reconstruction")
 BATCH_NORMS = ("kept", "folded")
+WHOLE = "leave them out, because nothing is fitted there; or choose a smaller width"
 N_STARTS = {"second-order": 2, "distill": 1}  # how many of the nearest networks a correction of several layers tries
 
 
@@ -114,6 +115,7 @@ class Assembler:
         if choice is not None:
             check_choice("choice", choice, CHOICES)
         check_choice("batch_norm", batch_norm, BATCH_NORMS)
+        check_seed("random_state", random_state)
         population = self.census.population_
         if batch_norm == "folded":
             check_foldable(population.members[0].module, population.architecture)
@@ -128,6 +130,9 @@ class Assembler:
         layers = self.census.layers_
         everything = numbers is not None and all(layers[name].n_units == n for name, n in numbers.items())
         if everything or (isinstance(width, str) and width.strip() == "full"):
+            if distillation:
+                got = f"{', '.join(distillation)} at width {width!r}"
+                raise InputError(f"options of distill must be left out where every unit is kept, got {got}", cure=WHOLE)
             network = self._full()
         elif numbers is not None and (choice or ("reconstruction" if correction in FITTED else "cut")) != "cut":
             network = self._nearest(numbers, correction, random_state, options)
@@ -163,6 +168,7 @@ class Assembler:
             chosen = choice_of(select(self.census, width))
         else:
             key, chosen = ("cut", *numbers.items()), cut_at(self.census, numbers)
+        self.builder.check_rows({name: own.n_clusters for name, own in chosen.groups.items()}, correction)
         network = self.builder.finish(self._built(key, chosen, correction), correction, random_state, options)
         return _recorded(network, Assembled("cut", correction, layer_records(self.census, chosen.groups)))
 
@@ -215,6 +221,7 @@ class Assembler:
                     cure="use multiples, such as 1x and 2x",
                 )
         widest = sizes[ordered[-1]]
+        self.builder.check_rows(widest, correction)
         networks: dict[str, nn.Module] = {}
         for width in ordered:
             key: Hashable = tuple(widest.items())

@@ -25,7 +25,7 @@ from consilience.errors import InputError
 from consilience.population.checks import warn_of_few
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
-from consilience.units.architecture import Architecture, TracedNetwork, read_state, write_state
+from consilience.units.architecture import TracedNetwork, read_state, write_state
 from consilience.units.axes import Axis
 from consilience.units.maps import Map, Weights
 from consilience.units.proof import prove
@@ -80,8 +80,6 @@ class Builder:
         module = resize(population.members[0].module, population.architecture, widths)
         architecture = population.architecture.with_widths(widths)
         draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
-        if correction in FITTED:
-            self._check_rows(architecture)
         for m in architecture.maps:
             draft = _with_inputs(draft, m, plan)
             if m.writes not in draft.bases:
@@ -125,9 +123,15 @@ class Builder:
             )
         return module
 
-    def _check_rows(self, architecture: Architecture) -> None:
-        """Warn of the map with the most unknowns, if there are too few samples for it."""
-        network, maps = self.responses.networks[0], [m for m in architecture.maps if m.reads and m.fitted]
+    def check_rows(self, widths: Mapping[str, int], correction: str, x: Tensor | None = None, least: int = 2) -> None:
+        """Warn of the map with the most unknowns, if weights are fitted on too few samples for it; once a call.
+
+        ``x`` are all samples, where networks are fitted on a part of them; see `warn_of_few` for ``least``.
+        """
+        if correction not in FITTED:
+            return
+        architecture, network = self.population.architecture.with_widths(widths), self.responses.networks[0]
+        maps = [m for m in architecture.maps if m.reads and m.fitted]
         unknowns = {}
         for m in maps:
             parts, widths = network.weights(m).parts, architecture.widths
@@ -140,7 +144,8 @@ class Builder:
         if unknowns:
             most = max(unknowns, key=unknowns.__getitem__)
             (output,) = (m.output for m in maps if m.name == most)
-            warn_of_few(len(self.responses.x), len(self.responses.at(output)[0]), unknowns[most], f"'{most}'")
+            n_positions = len(self.responses.at(output)[0]) / len(self.responses.x)
+            warn_of_few(self.responses.x if x is None else x, n_positions, unknowns[most], f"'{most}'", least)
 
     def _basis(self, draft: Draft, layer: str, plan: Plan) -> Basis:
         """The basis of a layer; where units are not interchangeable, cluster i is unit i of all members."""

@@ -75,6 +75,7 @@ class Contest:
 
     def entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         """Return the networks of these widths, the nearest first; of equally near ones, the simpler."""
+        self.builder.check_rows(widths, correction, self.responses.x, LEAST_ROWS)
         entries, ordered = list(self._entries(widths, correction)), []
         while entries:
             ordered.append(entries.pop(nearest([entry.record.error for entry in entries])))

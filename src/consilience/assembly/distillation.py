@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -66,6 +67,10 @@ class Distillation:
             check_positive("learning_rate", self.learning_rate)
         if self.batches is not None and not isinstance(self.batches, Iterable):
             raise InputError(f"batches must be an iterable of tensors, got {describe(self.batches)}")
+        for name in ("augmentation", "progress"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise InputError(f"{name} must be a function, got {describe(value)}")
 
 
 def distillation_of(correction: str, options: Mapping[str, Any]) -> Distillation | None:
@@ -286,6 +291,9 @@ def _train(
                 break
     if done == 0:
         raise InputError("batches must yield at least one batch, got none", cure="pass a list or a DataLoader")
+    if done < steps and looks < PATIENCE:
+        cure = "pass a list or a DataLoader, which can be read again"
+        warnings.warn(f"batches should yield batches for {steps} steps, got {done}, and no more: {cure}", stacklevel=2)
     if lowest == math.inf:  # batches that ended before the first look
         return trained, lesson.error(trained), done
     trained.load_state_dict(best)

@@ -25,8 +25,9 @@ from consilience.checks import Width, resolve_width
 from consilience.clustering.clusters import Clusters, count
 from consilience.errors import InputError
 
-FREQUENCY = re.compile(r"frequency\s*>=\s*(\d*\.?\d+)")
-BUDGET = re.compile(r"parameters\s*<=\s*(\d+)")
+FREQUENCY = re.compile(r"frequency\s*>=\s*(\d{,18}\.?\d{1,18})")
+BUDGET = re.compile(r"parameters\s*<=\s*(\d{1,18})")
+FORMS = 'use an int, "2x", "full", "frequency>=0.5" or "parameters<=100000"'
 
 Selection = Width | Mapping[str, Width]
 
@@ -55,12 +56,7 @@ def resolve(census: Census, width: Selection) -> dict[str, int] | None:
         if name not in layers:
             raise InputError(f"width must name layers among {', '.join(layers)}, got {name!r}")
     median = census.population_.median_width
-    try:
-        numbers = {name: resolve_width(widths.get(name, "1x"), median(name), "width") for name in layers}
-    except InputError as error:
-        if isinstance(width, str):
-            error.add_note('other widths: "full", "frequency>=0.5", "parameters<=100000"')
-        raise
+    numbers = {name: resolve_width(widths.get(name, "1x"), median(name), "width", FORMS) for name in layers}
     return {name: _existing(layers[name], number) for name, number in numbers.items()}
 
 

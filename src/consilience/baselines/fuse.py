@@ -50,6 +50,7 @@ def fuse(
     whole = Responses(population.networks, responses.x) if calibration is not None else responses
     teacher = Pooled(population.networks, POOLINGS[pooling](whole)) if correction == "distill" else None
     builder = Builder(population, responses, POOLINGS[pooling](responses), teacher)
+    builder.check_rows(widths, correction)
     return builder.finish(builder.layers(widths, _Given(bases), correction), correction, random_state)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 from torch import Tensor
@@ -39,26 +40,37 @@ def calibration_inputs(population: Population, given: object, argument: str) -> 
         raise InputError(message, cure="pass inputs like those that the members were trained on")
     if not x.is_floating_point():
         return x
-    spread, expected = float(x.double().std()), float(population.example_input.double().std())
+    rows, example = x.double(), population.example_input.double()
+    (spread, mean), (expected, center) = ((float(values.std()), float(values.mean())) for values in (rows, example))
+    unlike = ""
     if expected > 0 and not expected / UNLIKE <= spread <= expected * UNLIKE:  # a single number has no spread: NaN
-        warnings.warn(
-            f"{argument} has a spread of {spread:.3g} where the members' example inputs have {expected:.3g}: scale the "
-            "samples as those that the members were trained on",
-            CalibrationWarning,
-            stacklevel=3,
-        )
+        unlike = f"a spread of {spread:.3g} where the members' example inputs have {expected:.3g}"
+    elif expected > 0 and abs(mean - center) > UNLIKE * expected:
+        unlike = f"a mean of {mean:.3g} where the members' example inputs have {center:.3g}, spread {expected:.3g}"
+    if unlike:
+        advice = "scale the samples as those that the members were trained on"
+        warnings.warn(f"{argument} has {unlike}: {advice}", CalibrationWarning, stacklevel=3)
     return x
 
 
-def warn_of_few(n_samples: int, n_rows: int, n_unknowns: int, where: str) -> None:
-    """Warn if there are fewer rows, of samples at positions, than twice the unknowns of each fit."""
+def warn_of_few(x: Tensor, n_positions: float, n_unknowns: int, where: str, least: int = 2) -> None:
+    """Warn if samples x (n, ...), copies left out, at positions are fewer rows than twice the unknowns of each fit.
+
+    With fewer than ``least`` samples, networks cannot be compared on others than those that they are fitted on.
+    """
+    n = len({hash(row.tobytes()) for row in x.contiguous().numpy()})
+    n_rows, reasons = round(n * n_positions), list[str]()
     if n_rows < 2 * n_unknowns:
+        reasons.append(f"{n_rows} rows for {n_unknowns} unknowns of each unit of {where}")
+    if n < least:
+        reasons.append("too few to compare networks on other samples than those that they are fitted on")
+    if reasons:
+        copies = "" if n == len(x) else f" and {len(x) - n} copies of them"
         warnings.warn(
-            f"calibration has {n_samples} samples, {n_rows} rows for {n_unknowns} unknowns of each unit of {where}: "
-            "the network may be worse than one built without data; pass "
-            f"{-(-2 * n_unknowns * n_samples // n_rows)} samples or more",
+            f"calibration has {n} samples{copies}, {' and '.join(reasons)}: the network may be worse than one built "
+            f"without data; pass {max(least, math.ceil(2 * n_unknowns / n_positions))} samples or more",
             CalibrationWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def load_or_build(request: Request, census: cs.Census) -> Module:
     from consilience.units.resize import fill
 
     def make() -> Module:
-        width = int(request.width) if request.width.isdecimal() else request.width
+        width = int(request.width) if re.fullmatch("[0-9]{1,18}", request.width) else request.width
         distils = request.correction == "distill" or request.steps != Request.steps
         steps: dict[str, Any] = {"steps": request.steps} if distils else {}
         with stages(f"assembling at width {request.width}"):

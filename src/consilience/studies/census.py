@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +91,7 @@ def load_or_fit(
     from consilience.studies.progress import stages
 
     def make() -> cs.Census:
-        n_clusters = int(request.n_clusters) if request.n_clusters.isdecimal() else request.n_clusters
+        n_clusters = int(request.n_clusters) if re.fullmatch("[0-9]{1,18}", request.n_clusters) else request.n_clusters
         census = cs.Census(**{**arguments(request, cs.Census), "n_clusters": n_clusters})
         with stages(f"census of {len(population)} members"):
             return census.fit(population, x)

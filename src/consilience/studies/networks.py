@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     sizes = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in sizes):
+    if not all(re.fullmatch("[0-9]{1,18}", part) and int(part) > 0 for part in sizes):
         raise InputError(f"--example-shape must be the sizes of one input, as in 3,32,32, got {text}")
     return tuple(map(int, sizes))
 
