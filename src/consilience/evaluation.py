@@ -128,7 +128,7 @@ def worth(error: float, sub_ensembles: Sequence[float]) -> float:
     return 1 / (1 / (m + 1) + (1 / m - 1 / (m + 1)) * (error - low) / (high - low))
 
 
-def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, population: Population) -> Closeness:
+def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, population: object) -> Closeness:
     import torch
 
     from consilience.agreement import agreement
