@@ -5,6 +5,7 @@
 - modules: networks without modules, of equal and of unequal units, dense and sparse: their p under the null that keeps
   every unit's degree should be uniform.
 - power: the same with planted modules: p should be small.
+- cross: p of cross-cluster modularity C on networks without modules, with all degrees kept and with entries permuted.
 - intervals: shares of the intervals of CKA and Procrustes distances from few samples that cover the value of the
   population.
 - ``--out FILE.md`` keeps all rows in FILE.json beside; parts that are not run stay as they are.
@@ -14,24 +15,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
+import torch
 from harness import Part, arguments, run, table
 from joblib import Parallel, delayed
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.stats import kstest
 
+import consilience as cs
 from consilience.comparison import similarity_intervals
 from consilience.errors import InputError
-from consilience.modularity import Clusterability, UnitGraph, contiguous
-from consilience.modularity.graph import Edges
+from consilience.modularity import Clusterability, CrossModularity, UnitGraph, contiguous, cross_modularity
+from consilience.modularity.graph import Edges, traced
 
 Matrix = NDArray[np.float64]
 N_NULL = 19  # p is a multiple of 0.05
+SHARES = ("number", "p ≤ 0.05 (%)", "p = 1 (%)", "uniform", "mean z")
 WIDTHS = ((24, 24, 24), (48, 48, 48), (64, 32, 32, 10), (96, 96, 96))
 SIGMA = 0.8  # of the logarithms of a unit's factors
 
@@ -43,6 +47,13 @@ class Kind:
     weights: Callable[[Generator, tuple[int, int]], Matrix]  # sizes of weights, without factors of units
     unequal: bool = False  # whether every unit has a lognormal factor of its incoming and one of its outgoing weights
     density: float = 1.0  # share of weights that are not zero
+
+    def matrix(self, shape: tuple[int, int], generator: Generator) -> Matrix:
+        """Return random sizes of weights (u, i)."""
+        weights, (written, read) = self.weights(generator, shape), shape
+        if self.unequal:
+            weights *= generator.lognormal(sigma=SIGMA, size=(written, 1)) * generator.lognormal(sigma=SIGMA, size=read)
+        return weights * (generator.random(shape) < self.density)
 
 
 def gaussian(generator: Generator, shape: tuple[int, int]) -> Matrix:
@@ -81,11 +92,8 @@ def network(kind: Kind, widths: Sequence[int], within: float, generator: Generat
     labels = [generator.permutation(contiguous(width, 4)) for width in widths]
     edges = []
     for k, (read, written) in enumerate(pairwise(widths)):
-        weights = kind.weights(generator, (written, read))
-        if kind.unequal:
-            weights *= generator.lognormal(sigma=SIGMA, size=(written, 1)) * generator.lognormal(sigma=SIGMA, size=read)
+        weights = kind.matrix((written, read), generator)
         weights *= np.where(labels[k + 1][:, None] == labels[k], within, 1)
-        weights *= generator.random(weights.shape) < kind.density
         edges.append(Edges(f"map {k}", f"layer {k}", f"layer {k + 1}", weights[:, :, None], False))
     return UnitGraph({f"layer {k}": width for k, width in enumerate(widths)}, tuple(edges))
 
@@ -135,9 +143,7 @@ def write_modules(rows: Sequence[Ps]) -> Iterator[str]:
         for name, some in [*(("-".join(map(str, row.widths)), [row]) for row in own), ("all", own)]:
             p, z = (np.array([value for row in some for value in getattr(row, of)]) for of in ("p", "z"))
             lines.append([kind, name, *_shares(p, z), f"{sum(row.n_refused for row in some)}"])
-    yield from table(
-        ["networks", "widths", "number", "p ≤ 0.05 (%)", "p = 1 (%)", "uniform", "mean z", "refused"], lines, 2
-    )
+    yield from table(["networks", "widths", *SHARES, "refused"], lines, 2)
     yield ""
 
 
@@ -164,6 +170,51 @@ def write_power(rows: Sequence[Ps]) -> Iterator[str]:
         ]
         lines.append([kind, *cells])
     yield from table(["networks", *(f"× {row.within:g}" for row in rows if row.kind == rows[0].kind)], lines)
+    yield ""
+
+
+# cross-cluster modularity
+
+CROSS_WIDTH, MATRICES = 48, 10  # units of each layer, and weight matrices, of one network
+
+
+@dataclass(frozen=True)
+class CrossPs:
+    """p and z of C of matrices without clusters."""
+
+    kind: str
+    null: str
+    p: tuple[float, ...]
+    z: tuple[float, ...]
+    n_refused: int
+
+
+def cross(options: argparse.Namespace) -> Iterator[CrossPs]:
+    width, n_matrices = (16, 2) if options.quick else (CROSS_WIDTH, MATRICES)
+    net = cs.MLP(width, [width] * (n_matrices - 1), width, bias=False)
+    template = traced(net, torch.zeros(2, width))
+    for kind in KINDS:
+        for null in ("degree-preserving", "permute"):
+            found = list[CrossModularity]()
+            for seed in range(1 if options.quick else options.seeds // 5):
+                g = np.random.default_rng(seed)
+                state = {name: torch.from_numpy(KINDS[kind].matrix((width, width), g)) for name in template.state}
+                sample = replace(template, state=state)
+                found += cross_modularity(sample, n_null=N_NULL, null=null, scale="as-given", random_state=seed)
+            drawn = [one for one in found if not one.no_null]
+            p, z = (tuple(getattr(one, of) for one in drawn) for of in ("p", "z"))
+            yield CrossPs(kind, null, p, z, len(found) - len(drawn))
+
+
+def write_cross(rows: Sequence[CrossPs]) -> Iterator[str]:
+    yield (
+        f"C of single matrices of the same kinds, {CROSS_WIDTH} × {CROSS_WIDTH}, with 4 clusters found jointly, among "
+        f"{N_NULL} shuffled matrices that are clustered in the same way. z above 0 is more modular. Refused: matrices "
+        "without a null (`no_null`)."
+    )
+    yield ""
+    lines = [[row.kind, row.null, *_shares(np.array(row.p), np.array(row.z)), f"{row.n_refused}"] for row in rows]
+    yield from table(["matrices", "null", *SHARES, "refused"], lines, 2)
     yield ""
 
 
@@ -255,6 +306,7 @@ def write_intervals(rows: Sequence[Coverage]) -> Iterator[str]:
 PARTS = {
     "modules": Part("p of networks without modules", modules, write_modules, row=Ps),
     "power": Part("p of networks with planted modules", power, write_power, row=Ps),
+    "cross": Part("p of cross-cluster modularity without modules", cross, write_cross, row=CrossPs),
     "intervals": Part("Intervals of similarities of activations", intervals, write_intervals, row=Coverage),
 }
 

@@ -67,6 +67,7 @@ PUBLISHED: dict[tuple[str, str], tuple[float, float | None, float | None]] = {
     ("clusterable initial values", "trained"): (8.72, 10.07, -44),
     ("clusterable initial values", "pruned"): (5.75, 9.20, -92),
 }
+ORDERS = {"trained": 7, "pruned": 6}  # phase → seed of the order of samples
 L1, DROPOUT, EIGENVALUES = 5e-5, 0.5, 0.1
 K = 4  # clusters of the convnet's layers
 CROSS = 20.0  # λ of the cross-cluster loss
@@ -102,11 +103,11 @@ def mnist(options: argparse.Namespace) -> Iterator[Row]:
         if name == "initial values":
             yield from scored(members, name, "trained", data, 0.0, options.quick)
             continue
-        for phase in ("trained", "pruned"):
+        for phase, order in ORDERS.items():
             began = time.perf_counter()
             steps = options.epochs * -(-len(data.train) // 128)
             pruning = (MagnitudePruning(1, max(2, steps // 2)),) if phase == "pruned" else ()
-            run = Run(Training(epochs=options.epochs), len(phase), callbacks=(*callbacks, *pruning))
+            run = Run(Training(epochs=options.epochs), order, callbacks=(*callbacks, *pruning))
             found = fit_members(members, data.train.x, data.train.y, run)
             for member, state in zip(members, found.states, strict=True):
                 member.load_state_dict(state)
@@ -135,9 +136,9 @@ def scored(
 
 def write_mnist(rows: Sequence[Row]) -> Iterator[str]:
     yield (
-        "Means over seeds. n-cut with 12 clusters; z by the published null (all weights of a matrix permuted), by the "
-        "one that keeps zeros, and by the one that keeps every unit's degree (50, 20 and 20 shuffled networks). "
-        "Published: own means over the 5 runs of Filan et al. (2021)."
+        "Means over seeds, weights balanced. n-cut with 12 clusters; z by the published null (all weights of a matrix "
+        "permuted), by the one that keeps zeros, and by the one that keeps every unit's degree (50, 20 and 20 shuffled "
+        "networks; refused: too few edges for it). Published: own means over the 5 runs of Filan et al. (2021)."
     )
     yield ""
     yield (
@@ -151,21 +152,22 @@ def write_mnist(rows: Sequence[Row]) -> Iterator[str]:
     for (setting, phase), own in groups.items():
         known = PUBLISHED.get((setting, phase))
         told = "" if known is None else ", ".join("–" if value is None else f"{value:g}" for value in known)
-        means = {
-            null: [statistics.fmean(row[null][i] if row[null] else math.nan for row in own) for i in range(3)]
-            for null in NULLS
-        }
+        drawn = {null: [row[null] for row in own if row[null]] for null in NULLS}
         yield " | ".join([
             f"| {setting}{', pruned' if phase == 'pruned' else ''}",
             *(f"{100 * mean(own, name):.2f}" for name in ("test", "validation")), f"{mean(own, 'n_cut'):.2f}",
-            f"{means['permute'][0]:.2f}", *(z_score(means[null][2]) for null in NULLS), f"{mean(own, 'removed'):.0f}",
+            f"{statistics.fmean(each[0] for each in drawn['permute']):.2f}",
+            *(z_score([each[2] for each in drawn[null]], len(own)) for null in NULLS), f"{mean(own, 'removed'):.0f}",
             told, f"{mean(own, 'seconds'):.0f} |",
         ])  # fmt: skip
 
 
-def z_score(value: float) -> str:
-    """Write a z-score; "refused" where the null could not be drawn."""
-    return "refused" if math.isnan(value) else f"{value:+.1f}"
+def z_score(values: Sequence[float], n_networks: int) -> str:
+    """Write a mean z-score, and of how many networks it is, if the null could not be drawn for all of them."""
+    if not values:
+        return "refused"
+    text = f"{statistics.fmean(values):+.1f}"
+    return text if len(values) == n_networks else f"{text} ({len(values)} of {n_networks})"
 
 
 # planted blocks
@@ -283,9 +285,9 @@ def of_convnet(
     row: Row = {
         "setting": name, "seed": seed,
         "test": cs.evaluate(module, test).accuracy, "validation": cs.evaluate(module, data.validation).accuracy,
-        "C": statistics.fmean(c.value for c in fixed), "C null": statistics.fmean(c.null.mean() for c in fixed),
+        "C": statistics.fmean(c.value for c in fixed), "C null": statistics.fmean(c.null_mean for c in fixed),
         "C joint": statistics.fmean(c.value for c in joint),
-        "C joint null": statistics.fmean(c.null.mean() for c in joint),
+        "C joint null": statistics.fmean(c.null_mean for c in joint),
         "C gradients": statistics.fmean(c.value for c in gradients),
         "largest drop": float(np.nanmean(probe.drop.max(1))),  # of each class, by the cluster that matters most
         "best alone": float(np.nanmean(probe.alone.max(1))),
@@ -304,11 +306,12 @@ def of_convnet(
 def write_convnet(rows: Sequence[Row]) -> Iterator[str]:
     yield (
         f"conv16-fc64-64-64-10 without biases; {K} clusters of each dense layer. C: mean of the two matrices between "
-        "the dense layers, with contiguous blocks as clusters; of shuffled matrices; with jointly found clusters; of "
-        "the gradients. Largest drop: of each class's accuracy, by the cluster that matters most to it; best alone: "
-        "with no other cluster. Circuits: share of weights left, and the rates of true positives and negatives of the "
-        f"circuit, mean over classes. λ = {CROSS:g}. Published (single runs): 65.4 % plain, 66.0 % with C = 0.9999 (on "
-        "all of CIFAR-10); circuits 0.009 → 0.005."
+        "the dense layers, with contiguous blocks as clusters; of copies in which every unit keeps its sum of weights "
+        "(refused: too few edges for that); with jointly found clusters; of the gradients. Largest drop: of "
+        "each class's accuracy, by the cluster that matters most to it; best alone: with no other cluster. Circuits: "
+        "share of weights left, and the rates of true positives and negatives of the circuit, mean over classes. "
+        f"λ = {CROSS:g}. Published (single runs): 65.4 % plain, 66.0 % with C = 0.9999 (on all of CIFAR-10); circuits "
+        "0.009 → 0.005."
     )
     yield ""
     yield (
@@ -325,7 +328,7 @@ def write_convnet(rows: Sequence[Row]) -> Iterator[str]:
             circuits.append(f"{parts[0]:.4f} ({parts[1]:.2f}, {parts[2]:.2f})" if parts else "")
         yield " | ".join([
             f"| {name}", *(f"{100 * mean(own, score):.2f}" for score in ("test", "validation")),
-            f"{mean(own, 'C'):.4f}", *(f"{mean(own, part):.2f}" for part in (
+            f"{mean(own, 'C'):.4f}", *(f"{mean(own, part):.2f}".replace("nan", "refused") for part in (
                 "C null", "C joint", "C joint null", "C gradients", "largest drop", "best alone"
             )), *circuits,
         ]) + " |"  # fmt: skip
@@ -378,7 +381,7 @@ def read(options: argparse.Namespace) -> Data:
 
 
 def mean(rows: Sequence[Row], name: str) -> float:
-    return statistics.fmean(row[name] for row in rows)
+    return statistics.fmean(row.get(name, math.nan) for row in rows)  # NaN is not saved
 
 
 def main() -> None:

@@ -367,6 +367,45 @@ def test_noise_has_a_modularity_that_its_null_has_too() -> None:
     assert middle.enmeshment == 1 - middle.value
 
 
+def unequal_perceptron(widths: list[int], seed: int) -> TracedNetwork:
+    """A network without modules, whose units have lognormal factors of their incoming and outgoing weights."""
+    net, g = MLP(widths[0], widths[1:-1], widths[-1], bias=False), np.random.default_rng(seed)
+    for parameter in net.parameters():
+        factors = [g.lognormal(sigma=0.8, size=n) for n in parameter.shape]
+        weights = g.normal(size=parameter.shape) * np.outer(*factors)
+        parameter.data.copy_(torch.from_numpy(weights))
+    return traced(net, torch.randn(2, widths[0]))
+
+
+def test_unequal_units_are_no_clusters() -> None:
+    found = cross_modularity(unequal_perceptron([24] * 11, seed=0), n_null=19, scale="as-given")
+    z, p = np.array([each.z for each in found]), np.array([each.p for each in found])
+    assert abs(z.mean()) < 4 / np.sqrt(10)  # if entries are permuted, z is -6
+    assert (p <= 0.05).sum() <= 3  # of ten; more by chance once in a thousand times
+    assert (p >= 0.95).sum() <= 4  # and here: p = 0.95 and 1
+
+
+def test_planted_clusters_of_unequal_units_are_more_modular_than_by_chance() -> None:
+    network = unequal_perceptron([40, 40, 40], seed=1)
+    labels = contiguous(40, 4)
+    weight = network.state["hidden.0.weight"]
+    weight *= torch.from_numpy(np.where(labels[:, None] == labels, 3.0, 1.0))
+    planted_in, without = cross_modularity(network, n_null=19, scale="as-given")
+    assert planted_in.z > 4 > abs(without.z) + 1
+    assert planted_in.p == 1 / 20
+
+
+def test_a_matrix_of_too_few_edges_has_no_null_and_says_why() -> None:
+    net = MLP(12, [12], 12, bias=False)
+    with torch.no_grad():
+        net.hidden[0].weight.copy_(torch.diag(torch.logspace(0, 2, 12)))
+    without, dense = cross_modularity(traced(net, torch.randn(2, 12)), n_null=3, scale="as-given")
+    assert without.no_null.startswith("edges must be enough to be rewired")
+    assert len(without.null) == 0
+    assert np.isnan([without.z, without.p, without.null_mean]).all()
+    assert (dense.no_null, len(dense.null)) == ("", 3)
+
+
 def test_fixed_clusters_have_their_share_in_every_matrix_between_them() -> None:
     net = random_mlp([6, 4])
     network = traced(net, inputs(4))
@@ -467,9 +506,8 @@ def test_a_sparse_matrix_has_a_null_with_as_many_clusters_as_it_can_have() -> No
     with torch.no_grad():
         for layer in (*net.hidden, net.readout):
             layer.weight.copy_(torch.diag(torch.rand(10) + 1))
-    assert all(
-        np.isfinite(found.null).all() for found in cross_modularity(traced(net, torch.randn(2, 10)), n_clusters=8)
-    )
+    found = cross_modularity(traced(net, torch.randn(2, 10)), n_clusters=8, null="permute")
+    assert all(len(each.null) and np.isfinite(each.null).all() for each in found)
 
 
 def test_gradients_need_inputs_and_labels() -> None:

@@ -278,15 +278,37 @@ def test_a_penalty_tells_its_settings() -> None:
     assert "'hidden.1': [0, 0, 1, 1]" in repr(mask)
 
 
-def test_a_network_that_has_vanished_has_a_term_that_says_so() -> None:
+def test_a_network_that_has_vanished_has_terms_of_zero() -> None:
     net, x = random_mlp([5, 4]), inputs(4)
     term = EigenvalueLoss(net, x)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
-    assert torch.isnan(term(net))
+    value = term(net)
+    assert value.item() == 0
+    assert not any(gradient.any() for gradient in torch.autograd.grad(value, [layer.weight for layer in net.hidden]))
     clusters = {"hidden.0": contiguous(5, 2), "hidden.1": contiguous(4, 2)}
     assert CrossClusterLoss(clusters, net, x)(net).item() == 0
+
+
+def test_losses_of_another_network_are_refused() -> None:
+    net, x = random_mlp([6, 4]), inputs(4)
+    clusters = {"hidden.0": contiguous(6, 2), "hidden.1": contiguous(4, 2)}
+    for term in (EigenvalueLoss(net, x), CrossClusterLoss(clusters, net, x)):
+        name = type(term).__name__
+        with pytest.raises(
+            InputError,
+            match=rf"parameter 'hidden.1.weight' of layer 'hidden.1' must have shape \(4, 6\), .* {name} was made for, "
+            rf"got \(5, 6\)\n  cure: make {name} for a network of these widths",
+        ):
+            term(random_mlp([6, 5]))
+        with pytest.raises(InputError, match=r"'hidden.0.weight' of layer 'hidden.0' .*, got \(6, 7\)"):
+            term(MLP(7, [6, 4], 3))
+        with pytest.raises(InputError, match=r"'hidden.1.weight' of layer 'hidden.1' .*, got none of this name"):
+            term(random_mlp([6]))
+        with pytest.raises(InputError, match="module must be an nn.Module, got TracedNetwork\n  cure: of"):
+            term(traced(net, x))  # type: ignore[arg-type]
+        assert term(nn.DataParallel(net)).item() == term(net).item()
 
 
 def test_pruning_takes_any_layout_and_leaves_something() -> None:

@@ -10,9 +10,10 @@ z = artanh s,
 
 with t the quantile of Student's t of g − 1 degrees of freedom. A distance d of `procrustes` is s = 1 − d²/2.
 
-The jackknife removes the part of the bias that falls with 1/n. Where units are as many as samples or more, that is not
-all of the bias of `procrustes`; `unbiased_cka` has none. docs/results/calibration.md has the shares of intervals that
-cover the value of the population.
+The jackknife removes the part of the bias that falls with 1/n. That of `procrustes` falls with 1/√n where models share
+fewer directions than they have units: of 95 % intervals for 30 and 40 units that share 5, with 20 to 200 samples, 47 to
+62 % cover the value of the population, and the others say that models are more alike. For 8 and 12 units it is 88 to
+96 %; for `cka` and `unbiased_cka`, 92 to 100 % in all of these cases (docs/results/calibration.md).
 
 Axis legend: ``m`` models, ``n`` samples, ``d`` units, ``g`` parts of the samples.
 """

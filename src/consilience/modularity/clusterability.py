@@ -39,8 +39,9 @@ class Clusterability:
     ----------
     n_cut_ : Σ_c cut(c)/vol(c), 0 (no edges between clusters) to ``n_clusters``.
     null_ : (n_null,) n-cuts of the shuffled networks, which are clustered in the same way.
-    z_ : (n_cut_ − mean of the null) / its standard deviation, below 0 if modular; NaN if the null does not vary.
-    p_ : (number of shuffled networks with a lower or equal n-cut + 1) / (n_null + 1).
+    z_ : (n_cut_ − mean of the null) / its standard deviation, below 0 if modular; NaN if the null does not vary, or has
+        fewer than two networks.
+    p_ : (number of shuffled networks with a lower or equal n-cut + 1) / (n_null + 1); NaN if ``n_null`` is 0.
     labels_ : inputs and layers → cluster of each unit (u,), −1 for units without an edge.
     sizes_ : (n_clusters,) number of units of each cluster.
     eigenvalues_ : (n_clusters + 1,) of the normalised Laplacian, ascending (one less in the smallest graphs).

@@ -5,7 +5,10 @@ With clusters U_1 … U_k of the units written and V_1 … V_k of the units read
     C(W) = Σ_c Σ_{i∈U_c, j∈V_c} W_ij² / Σ_ij W_ij²,        enmeshment = 1 − C.
 
 Clusters that are fitted to W have a large C in noise too: 0.39 with 4 clusters of 64 × 64 entries, where fixed clusters
-have 1/4. Every C therefore comes with a null: C of W with its entries permuted, clustered in the same way.
+have 1/4. Every C therefore comes with a null: C of random matrices, clustered in the same way. These keep the sums of
+rows and columns of |W| (`nulls.degree_preserving`): C also depends on how unequal units are, and a permutation of all
+entries makes units equal. Weights that are heavy-tailed lie above this null without any clusters; see
+docs/results/calibration.md.
 
 Axis legend: ``u`` units written, ``i`` units read.
 """
@@ -17,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,10 +29,10 @@ from consilience.checks import check_choice, check_count
 from consilience.clustering.spectral import FloatArray, clusters_of, degrees, spectrum
 from consilience.errors import InputError
 from consilience.modularity.graph import SCALES, Part, finite, parts_of, representative
-from consilience.modularity.nulls import permuted, z_score
+from consilience.modularity.nulls import NULLS, p_lower, z_score
 from consilience.modularity.outputs import as_labelled
 from consilience.modularity.unit_labels import Clusters, Labels, matrix_labels, same_cluster
-from consilience.names import Scale
+from consilience.names import Null, Scale
 from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 from consilience.units.symmetry import balanced
@@ -44,8 +48,9 @@ class CrossModularity:
     ----------
     map, read, written : the map, the layer (or inputs) that it reads and the layer that it writes.
     value : C, 0 to 1.
-    null : (n_null,) C of permuted matrices, clustered in the same way.
+    null : (n_null,) C of shuffled matrices, clustered in the same way; empty if the matrix has too few edges for them.
     rows, columns : clusters of the units written (u,) and read (i,).
+    no_null : why there is no null, or "".
     """
 
     map: str
@@ -55,6 +60,7 @@ class CrossModularity:
     null: FloatArray
     rows: Labels
     columns: Labels
+    no_null: str = ""
 
     @property
     def enmeshment(self) -> float:
@@ -62,9 +68,19 @@ class CrossModularity:
         return 1 - self.value
 
     @property
+    def null_mean(self) -> float:
+        """Mean of the null; NaN without one."""
+        return float(self.null.mean()) if len(self.null) else float("nan")
+
+    @property
     def z(self) -> float:
-        """(C − mean of the null) / its standard deviation: above 0 is more modular than by chance."""
+        """(C − mean of the null) / its standard deviation, above 0 if modular; NaN without a null that varies."""
         return z_score(self.value, self.null)
+
+    @property
+    def p(self) -> float:
+        """(Number of shuffled matrices with an equal or larger C + 1) / (n_null + 1); NaN without a null."""
+        return p_lower(-self.value, -self.null)
 
 
 def within_clusters(matrix: FloatArray, rows: Labels, columns: Labels) -> float:
@@ -97,6 +113,7 @@ def cross_modularity(
     n_clusters: int = 4,
     *,
     n_null: int = 20,
+    null: Null = "degree-preserving",
     scale: Scale = "balanced",
     random_state: int = 0,
     gradients_of: tuple[Tensor, Tensor] | None = None,
@@ -109,11 +126,16 @@ def cross_modularity(
     clusters : "joint" applies `bipartite_clusters` to each of the `clusterable_matrices`. A mapping layer → clusters of
         its units (u,) keeps these, for matrices between two of its layers.
     n_clusters : number of clusters of each matrix, if they are joint.
-    n_null : number of permuted copies of each matrix.
+    n_null : number of shuffled copies of each matrix, 0 or more.
+    null : how weights are shuffled; see `consilience.modularity.nulls`. The default keeps every unit's sum of weights;
+        matrices with too few edges for that have no null, and say why (``no_null``). With "permute" and
+        "permute-nonzero", matrices of unequal units without clusters are far from their copies.
     scale : "balanced", so that a rescaling of units does not matter, or "as-given"; see `Clusterability`.
-    random_state : seed of permutations and k-means.
+    random_state : seed of shuffles and k-means.
     gradients_of : inputs (n, ...) and labels (n,); weights are replaced by the RMS of their gradients over batches.
     """
+    check_choice("null", null, NULLS)
+    check_count("n_null", n_null, 0)
     if gradients_of is None:
         source = representative(network, scale)
     else:
@@ -138,12 +160,11 @@ def cross_modularity(
 
     results = []
     for k, (part, matrix) in enumerate(matrices):
-        generator = seeds.numpy_generator(random_state, k)
-        shuffled = [permuted(matrix, generator) for _ in range(n_null)]
-        null = np.array([within_clusters(copy, *sides_of(part, copy)) for copy in shuffled])
+        copies, no_null = _copies(matrix, null, n_null, seeds.numpy_generator(random_state, k))
+        of_copies = np.array([within_clusters(copy, *sides_of(part, copy)) for copy in copies])
         sides = sides_of(part, matrix)
         value = within_clusters(matrix, *sides)
-        results.append(CrossModularity(part.map, part.read, part.written, value, null, *sides))
+        results.append(CrossModularity(part.map, part.read, part.written, value, of_copies, *sides, no_null))
     return results
 
 
@@ -156,6 +177,14 @@ def clusterable_matrices(network: TracedNetwork, n_clusters: int) -> list[tuple[
 def entries(part: Part) -> FloatArray:
     """Return (u, i) the root of the sum of squares of all weights between every two units."""
     return finite(part.weights.detach().double().square().sum(2).sqrt(), part)
+
+
+def _copies(matrix: FloatArray, null: Null, n_null: int, generator: Generator) -> tuple[list[FloatArray], str]:
+    """Shuffled matrices, or none and why."""
+    try:
+        return [NULLS[null](matrix, generator) for _ in range(n_null)], ""
+    except InputError as error:
+        return [], error.message
 
 
 def _mixing(network: TracedNetwork) -> list[Part]:

@@ -18,7 +18,9 @@
   by chance would have their weights stretched. Both give n-cuts that networks without any parts do not have. The sums
   are kept to `KEPT`, the dispersion of the map to `DISPERSION`; too few edges for that are an error.
 
-All that differs then is whether strong edges lead to the same units, the question of modularity.
+All that differs then is whether strong edges lead to the same units, the question of modularity. This fails for
+heavy-tailed weights: one large weight makes a pair of units that copies do not have, and p is too small. Where edges
+are few or sums very unequal, few copies are possible, and p is seldom small. docs/results/calibration.md has both.
 
 Axis legend: ``u`` units written (rows i), ``i`` units read (columns j).
 """
@@ -64,7 +66,9 @@ def z_score(value: float, null: FloatArray) -> float:
 
 
 def p_lower(value: float, null: FloatArray) -> float:
-    """Return (number of copies with a lower or equal value + 1) / (number of copies + 1)."""
+    """Return (number of copies with a lower or equal value + 1) / (number of copies + 1); NaN without copies."""
+    if not len(null):
+        return math.nan
     return (int((null <= value + TIE * max(1.0, abs(value))).sum()) + 1) / (len(null) + 1)
 
 

@@ -31,13 +31,52 @@ from torch.autograd.function import once_differentiable
 
 from consilience.checks import check_count
 from consilience.clustering.spectral import Spectrum, degrees, spectrum
+from consilience.errors import InputError
 from consilience.modularity.graph import UnitGraph, node_groups, parts_of, traced
 from consilience.modularity.unit_labels import Clusters, matrix_labels, same_cluster
 from consilience.training.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
+from consilience.units.modules import unwrapped
 
 
-class EigenvalueLoss:
+class _Term:
+    """A term for networks of the kind and widths of one that was traced."""
+
+    def __init__(self, network: TracedNetwork) -> None:
+        self._architecture = network.architecture
+        self._shapes = {
+            name: (m.writes, tuple(network.state[name].shape))
+            for m in network.architecture.maps
+            for name in m.parameters
+        }
+
+    def __call__(self, module: nn.Module) -> Tensor:
+        """Return the term for a module in its current state."""
+        if not isinstance(module, nn.Module):
+            raise InputError(
+                f"module must be an nn.Module, got {type(module).__name__}", cure="of(parameters) takes tensors by name"
+            )
+        module = unwrapped(module, "module")
+        return self.of({**dict(module.named_parameters()), **dict(module.named_buffers())})
+
+    def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the term for parameters and buffers by name."""
+        raise NotImplementedError
+
+    def _network(self, parameters: Mapping[str, Tensor]) -> TracedNetwork:
+        """The network with other parameters, which must have the shapes of those that were traced."""
+        for name, (layer, shape) in self._shapes.items():
+            got = tuple(parameters[name].shape) if name in parameters else "none of this name"
+            if got != shape:
+                raise InputError(
+                    f"parameter {name!r} of layer {layer!r} must have shape {shape}, as in the network that "
+                    f"{type(self).__name__} was made for, got {got}",
+                    cure=f"make {type(self).__name__} for a network of these widths",
+                )
+        return TracedNetwork(self._architecture, parameters)
+
+
+class EigenvalueLoss(_Term):
     """The mean of the 2nd to (k + 1)th smallest eigenvalues of the Laplacian; 0 to 2.
 
     Parameters
@@ -59,15 +98,16 @@ class EigenvalueLoss:
     ) -> None:
         network = traced(network, example_input)
         check_count("n_eigenvalues", n_eigenvalues, 1, sum(node_groups(network).values()) - 1)
-        self.n_eigenvalues, self._architecture = n_eigenvalues, network.architecture
-
-    def __call__(self, module: nn.Module) -> Tensor:
-        """Return the term for a module in its current state."""
-        return self.of(_state(module))
+        super().__init__(network)
+        self.n_eigenvalues = n_eigenvalues
 
     def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the term for parameters and buffers by name; NaN if one is not finite or ≤ k units have an edge."""
-        network = TracedNetwork(self._architecture, parameters)
+        """Return the term for parameters and buffers by name.
+
+        It is NaN if a weight is not finite, and 0, with the gradient 0, if no more than k units have an edge: a network
+        that has vanished.
+        """
+        network = self._network(parameters)
         graph, matrices, places = UnitGraph(node_groups(network), ()), [], []
         for part in parts_of(network):
             summed = part.weights.abs().sum(2)
@@ -76,7 +116,8 @@ class EigenvalueLoss:
         blocks = [(*at, matrix.detach().double().cpu().numpy()) for at, matrix in zip(places, matrices, strict=True)]
         degree = degrees(graph.n_nodes, blocks)
         if not np.isfinite(degree).all() or (degree > 0).sum() <= self.n_eigenvalues:
-            return torch.stack([matrix.sum() for matrix in matrices]).sum() * torch.nan
+            factor = 0 if np.isfinite(degree).all() else torch.nan
+            return torch.stack([matrix.sum() for matrix in matrices]).sum() * factor
         value: Tensor = _MeanEigenvalue.apply(spectrum(blocks, degree, self.n_eigenvalues + 1), places, *matrices)
         return value
 
@@ -84,7 +125,7 @@ class EigenvalueLoss:
         return f"EigenvalueLoss(n_eigenvalues={self.n_eigenvalues})"
 
 
-class CrossClusterLoss:
+class CrossClusterLoss(_Term):
     """The mean enmeshment, 1 − C, of all weight matrices between layers with clusters; 0 to 1.
 
     Parameters
@@ -97,16 +138,12 @@ class CrossClusterLoss:
         self, clusters: Clusters, network: nn.Module | TracedNetwork, example_input: Tensor | None = None
     ) -> None:
         network = traced(network, example_input)
-        self._architecture = network.architecture
+        super().__init__(network)
         self.clusters = matrix_labels(clusters, network)
-
-    def __call__(self, module: nn.Module) -> Tensor:
-        """Return the term for a module in its current state."""
-        return self.of(_state(module))
 
     def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the term for parameters and buffers by name."""
-        network, shares = TracedNetwork(self._architecture, parameters), []
+        network, shares = self._network(parameters), []
         for part in parts_of(network):
             if not part.per_unit and part.read in self.clusters and part.written in self.clusters:
                 squares = part.weights.square().sum(2)
@@ -152,7 +189,3 @@ class _MeanEigenvalue(torch.autograd.Function):
         of_node = (y.square() * (1 - values)).sum(1)  # (m,): Σ (1 − λ) y²
         gradients = [of_node[a, None] + of_node[b] - 2 * y[a] @ y[b].T for a, b in ctx.places]
         return None, None, *(outer * (gradient / (len(values) - 1)).to(ctx.example) for gradient in gradients)
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

@@ -293,5 +293,5 @@ def _matrix(ax: Axes, part: Part, cross: CrossModularity | None, labels: tuple[N
     ax.spines[:].set(visible=True, linewidth=0.5, color=GRID)
     ax.set_xlabel(f"{shortened(part.read, 22)} ({n_columns})", fontsize=SMALL)
     ax.set_ylabel(f"{shortened(part.written, 18)} ({n_rows})", fontsize=SMALL, labelpad=8)
-    null = f" (shuffled {decimal(float(cross.null.mean()))}, z {decimal(cross.z, 1)})" if cross else ""
+    null = f" (shuffled {decimal(cross.null_mean)}, z {decimal(cross.z, 1)})" if cross and len(cross.null) else ""
     ax.set_title(shortened(part.map) + (f"\nC {decimal(cross.value)}{null}" if cross else ""), pad=9)

@@ -46,7 +46,7 @@ class NetworkRow:
     z: float  # of the n-cut among those of the copies; low is modular
     p: float
     cross: float  # mean cross-cluster modularity of its weight matrices; NaN if unknown
-    cross_null: float  # the same of shuffled matrices
+    cross_null: float  # the same of shuffled matrices; NaN if one of them cannot be shuffled
 
     @classmethod
     def of(
@@ -56,8 +56,9 @@ class NetworkRow:
         null = fitted.null_ if len(fitted.null_) > 1 else np.full(2, math.nan)
         n_units, n_removed = fitted.graph_.n_nodes, sum(map(len, fitted.removed_.values()))
         chance = (float(null.mean()), float(null.std(ddof=1)), fitted.z_, fitted.p_)
-        of_matrices = [mean_and_sd(values)[0] for values in ([c.value for c in cross], [c.null.mean() for c in cross])]
-        return cls(name, kind, accuracy, n_units, n_removed, fitted.n_cut_, *chance, *of_matrices)
+        value = mean_and_sd([c.value for c in cross])[0]
+        of_null = float(np.mean([c.null_mean for c in cross])) if cross else math.nan
+        return cls(name, kind, accuracy, n_units, n_removed, fitted.n_cut_, *chance, value, of_null)
 
     @property
     def below(self) -> float:
