@@ -6,6 +6,7 @@ import errno
 import json
 import pickle
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,20 @@ def test_too_little_memory_is_one_line(
     )
 
 
+def test_a_place_that_cannot_be_is_refused_and_warnings_are_one_line(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    too_long = "--out must be a path that the system can hold, got one too long"
+    assert too_long in refused(capsys, "census", "p", "--out", "c" * 250)
+    run(capsys, "census", "p", "--resamples", "0", "--out", "c")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        cli.main(["assemble", "c", "--width", "99", "--out", "n"])
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "consilience: width of layer 'hidden.0' should be at most 8, got 99: the assembly takes every unit there is"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -227,6 +242,11 @@ def test_too_little_memory_is_one_line(
         (["train", "--hidden", str(10**13), "4"], "--hidden must be one or more ints >= 1, got [10000000000000, 4]"),
         (["assemble", "census", "--seed=-1"], "--seed must be an int >= 0, got -1"),
         (["compare", "population", "--epochs", "1", "1"], "--epochs must not have a value twice, got 1 1"),
+        (
+            ["train", "--data", "long" * 99],
+            "--data must be a path that the system can hold, got one too long, longlong",
+        ),
+        (["modularity", "population", "--circuits=-1"], "--circuits must be an int >= 0, got -1"),
         (["train", "--data", ""], "--data must not be empty, got ''"),
     ],
 )

@@ -128,7 +128,7 @@ def _checkpoints(folder: Path) -> list[str]:
     for entry in folder.iterdir():
         inside = [path for name in IN_DIRECTORY if (path := entry / name).is_file()][:1]
         if not entry.name.startswith("."):
-            paths += [entry] if entry.name.endswith(SUFFIXES) and entry.is_file() else inside
+            paths += [entry] if entry.name.lower().endswith(SUFFIXES) and entry.is_file() else inside
     if not paths:
         wanted = f"files *{', *'.join(SUFFIXES)}, or */{IN_DIRECTORY[0]}"
         raise InputError(f"{folder} must have {wanted}, got none", cure="check the path")
@@ -137,7 +137,7 @@ def _checkpoints(folder: Path) -> list[str]:
 
 def _read(path: Path) -> object:
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():  # of foreign pickles and archives, which are refused anyway
             warnings.simplefilter("ignore")

@@ -7,7 +7,7 @@ fingerprint (of program, example inputs and tensors) is kept, so that a member t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +51,20 @@ def copies(modules: Iterable[nn.Module], first: int = 0) -> list[nn.Module]:
     if single or isinstance(modules, str | Mapping | Tensor) or not isinstance(modules, Iterable):
         got = f"one {type(modules).__name__}" if single else describe(modules)
         message = f"modules must be a list of modules, or another iterable of them, got {got}"
-        raise InputError(message, cure="put it into a list" if single else None)
-    copied = [plain_copy(module, f"member {k}") for k, module in enumerate(modules, start=first)]
+        cure = "put it into a list" if single else "pass its values()" if isinstance(modules, Mapping) else None
+        raise InputError(message, cure=cure)
+    copied = [plain_copy(module, f"member {k}") for k, module in enumerate(_each(modules), start=first)]
     if not copied:
         raise InputError("modules must have at least one module, got none")
     return copied
+
+
+def _each(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    try:
+        yield from modules
+    except Exception as error:  # of the code that yields them
+        got = f"{type(error).__name__}: {error}"
+        raise InputError(f"modules must be an iterable that yields modules, got {got}") from error
 
 
 def join_members(

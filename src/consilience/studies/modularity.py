@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 import consilience as cs
+from consilience.checks import check_count
 from consilience.names import Null, Scale
 from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
 from consilience.studies.result import Result, obtained, run_paged
@@ -54,6 +55,7 @@ def run(request: Request) -> Result:
     from consilience.studies.samples import known_source
 
     check_destination(request.out, KIND)
+    check_count("circuits", request.circuits, least=0)
     source, module, seed = request.source, request.module, request.seed
     data = known_source(source, request.data, seed)
     population = open_networks(source, module, parse_shape(request.example_shape), seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 
 from consilience.errors import InputError
 
-INPUT, OUTPUT, PRESENTATION = {"role": "input"}, {"role": "output"}, {"role": "presentation"}
+INPUT, PRESENTATION = {"role": "input"}, {"role": "presentation"}
+OUTPUT = {"role": "output", "argument": "directory"}
 POSITIONAL = {"role": "input", "positional": True}  # an input that is given without a flag
 DISTINCT = ("epochs", "checkpoint_epochs", "layers")  # options whose values are names or places
 LARGEST = 2**63  # of what torch can hold
@@ -131,11 +133,12 @@ def check_words(words: Sequence[str], request: Options) -> None:
 
 def kept(request: Options) -> str:
     """Return what a command that has stopped has left, and how to go on."""
-    out = getattr(request, "out", None)
+    out, parts = getattr(request, "out", None), list[str]()
     if out is None:
         return "nothing has been written"
-    path = out.resolve()
-    state = path.parent / f".{path.name}.checkpoint"
-    parts = [f"finished epochs are kept in {state}"] if state.is_dir() else []
-    parts += [f"what is finished is kept in {out}"] if path.is_dir() and any(path.iterdir()) else []
+    with suppress(OSError):  # of a place that is no directory
+        path = out.resolve()
+        state = path.parent / f".{path.name}.checkpoint"
+        parts += [f"finished epochs are kept in {state}"] if state.is_dir() else []
+        parts += [f"what is finished is kept in {out}"] if path.is_dir() and any(path.iterdir()) else []
     return f"{' and '.join(parts) or 'nothing has been written'}; the same command goes on from there"

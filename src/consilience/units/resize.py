@@ -70,8 +70,8 @@ def fill(module: nn.Module, architecture: Architecture, state: Mapping[str, Tens
     Batch norm's ``num_batches_tracked``, which older versions did not save, may be missing; ``source`` is what the
     state was read from, for messages.
     """
-    own, buffers, state = module.state_dict(), dict(module.named_buffers()), _by_first_names(module, state)
-    own = _by_first_names(module, own)
+    own, buffers, state = module.state_dict(), dict(module.named_buffers()), _by_first_names(module, state, source)
+    own = _by_first_names(module, own, source)
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     extra = [name for name in state if name not in own and name not in buffers]
     own |= {name: buffers[name] for name in state if name in buffers}
@@ -93,11 +93,13 @@ def fill(module: nn.Module, architecture: Architecture, state: Mapping[str, Tens
     return filled
 
 
-def _by_first_names(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _by_first_names(module: nn.Module, state: Mapping[str, Tensor], source: object) -> dict[str, Tensor]:
     """Return a state by the first names of a module's tensors; those of a part that it holds twice have two."""
     first, named = first_names(module), dict[str, Tensor]()
     for name, value in state.items():
-        named.setdefault(first.get(name, name), value)
+        other = named.setdefault(first.get(name, name), value)
+        if other is not value and not torch.equal(other, value):
+            raise _misfit(module, source, f"one '{first[name]}'", f"another under its second name '{name}'")
     return named
 
 
