@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(result.status)
 
 
-def _say(message: Warning | str, *where: Any) -> None:
+def _say(message: Warning | str, *where: object, **unused: object) -> None:
     print(f"consilience: {message}", file=sys.stderr)
 
 
