@@ -92,7 +92,20 @@ class Builder:
                 draft = draft.with_weights(m, correct(draft, m))
             if responses.has_data:
                 draft = draft.with_values(m)
-        return balanced(draft.network)
+        network = balanced(draft.network)
+        return balanced(self._with_readout(network)) if correction in FITTED else network
+
+    def _with_readout(self, network: TracedNetwork) -> TracedNetwork:
+        """The network with the maps that write class scores fitted to the pooled class probabilities, which is convex.
+
+        For other tasks least squares is that fit.
+        """
+        population, architecture = self.population, network.architecture
+        if population.task != "classification":
+            return network
+        maps = [m for m in architecture.maps if m.writes == architecture.output.name and m.reads]
+        reference = pooled(self.responses, self.pooling)
+        return gauss_newton(network, self.responses.x, reference, population.task, maps)
 
     def finish(
         self,

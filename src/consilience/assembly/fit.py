@@ -1,15 +1,13 @@
 """Outputs as a function of the hyperplanes of a network's maps, with what a Gauss–Newton fit needs from it.
 
-With outputs y (n, o), reference outputs t and their variances v (o,), the function is
+With outputs y (n, o) and reference outputs t, the function is the mean error of samples, ``E(θ) = (1/n) Σ_n e(y, t)``
+(`consilience.agreement.softened_errors`), and its Gauss–Newton matrix ``G = (1/n) Σ Jᵀ H J`` with J = ∂y/∂θ and
+H = ∂²e/∂y². For classes, with p = softmax(y / T), and for numbers, with the variances v of t,
 
-    E(θ) = (1/n) Σ_n mean_o (y − t)² / v,
+    e = T² KL(softmax(t / T) ‖ p),  H = diag p − p pᵀ;    e = mean_o (y − t)² / v,  H = 2 diag(1/v) / o.
 
-and its Gauss–Newton matrix ``G = (1/n) Σ Jᵀ H J`` with J = ∂y/∂θ and ``H = 2 diag(1/v) / o``. θ are the hyperplanes
-``[W | b]`` of the maps, one map after the other, with batch norms folded in. What the maps do not affect is computed
-once and kept.
-
-Classes are fitted by the same error: it tells more about each sample than the divergence of the probabilities, which
-are nearly certain for most samples (docs/experiments.md).
+θ are the hyperplanes ``[W | b]`` of the maps, one map after the other, with batch norms folded in. What the maps do not
+affect is computed once and kept.
 
 Axis legend: ``n`` samples, ``o`` outputs, ``u`` units written, ``d`` entries read, ``θ`` all weights.
 """
@@ -23,8 +21,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from consilience.agreement import row_errors, spread_of
+from consilience.agreement import class_probabilities, softened_errors, spread_of
 from consilience.signals.batches import MAX_BATCH
 from consilience.signals.responses import stream
 from consilience.units.architecture import TracedNetwork
@@ -105,13 +104,12 @@ class Fit:
         """Split samples so that the values of a batch fit into memory."""
         yield from rows.split(max(1, min(MAX_BATCH, GRAPH_VALUES // self.network.architecture.largest_value)))
 
-    def errors(self, theta: Tensor, rows: Tensor) -> tuple[float, float]:
-        """Return E(θ) of some samples, and the error by which agreement is judged: for classes, of probabilities."""
+    def error(self, theta: Tensor, rows: Tensor) -> float:
+        """Return E(θ) of some samples; infinity if it is not a number."""
         with torch.no_grad():
             outputs = torch.cat([self.outputs(theta, part) for part in self.batches(rows)]).double()
-        reference = self.reference[rows].double()
-        squared, judged = (row_errors(outputs, reference, task, self.spread).mean() for task in (None, self.task))
-        return float(squared.nan_to_num(nan=torch.inf)), float(judged.nan_to_num(nan=torch.inf))
+        errors = softened_errors(outputs, self.reference[rows].double(), self.task, self.spread)
+        return float(errors.mean().nan_to_num(nan=torch.inf))
 
     def gradient(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return ∂E/∂θ on some samples: (θ,)."""
@@ -135,7 +133,8 @@ class Fit:
             total = torch.zeros_like(v)
             for at, outputs, u, pulled in kept or (self._graph(theta, part) for part in parts):
                 (pushed,) = torch.autograd.grad(pulled, u, v, retain_graph=True)
-                total += torch.autograd.grad(outputs, at, pushed * self.curvature, retain_graph=True)[0]
+                curved = self.curved(outputs.detach(), pushed)
+                total += torch.autograd.grad(outputs, at, curved, retain_graph=True)[0]
             return total / len(rows)
 
         def product_forward(v: Tensor) -> Tensor:
@@ -144,8 +143,8 @@ class Fit:
                 compute = partial(self.outputs, rows=part)
                 with warnings.catch_warnings():  # torch compiles derivatives by a way that it calls old
                     warnings.simplefilter("ignore", DeprecationWarning)
-                    pushed = torch.func.jvp(compute, (theta,), (v,))[1]
-                total += torch.func.vjp(compute, theta)[1](pushed * self.curvature)[0]
+                    outputs, pushed = torch.func.jvp(compute, (theta,), (v,))[:2]
+                total += torch.func.vjp(compute, theta)[1](self.curved(outputs, pushed))[0]
             return total / len(rows)
 
         try:
@@ -154,9 +153,24 @@ class Fit:
             return product_forward
         return product
 
+    def curved(self, outputs: Tensor, v: Tensor) -> Tensor:
+        """Return H v of each row, at its outputs: (n, o)."""
+        if self.task != "classification":
+            return v * self._numbers
+        p = class_probabilities(outputs)[:, : v.shape[1]]
+        return p * (v - (p * v).sum(1, keepdim=True))
+
+    def root(self, outputs: Tensor, signs: Tensor) -> Tensor:
+        """Return R s of each row (n, o), with R Rᵀ = H, for random signs s (n, o): its second moment is H."""
+        if self.task != "classification":
+            return signs * self._numbers.sqrt()
+        root = class_probabilities(outputs).sqrt()
+        signs = functional.pad(signs, (0, root.shape[1] - signs.shape[1]), value=1.0)
+        return (root * signs - root.square() * (root * signs).sum(1, keepdim=True))[:, : outputs.shape[1]]
+
     @property
-    def curvature(self) -> Tensor:
-        """The diagonal of H: (o,)."""
+    def _numbers(self) -> Tensor:
+        """The diagonal (o,) of H of numbers."""
         return 2 / (self.reference.shape[1] * self.spread.square())
 
     def _graph(self, theta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -168,7 +182,7 @@ class Fit:
         return at, outputs, u, pulled
 
     def _error(self, theta: Tensor, rows: Tensor) -> Tensor:
-        return row_errors(self.outputs(theta, rows), self.reference[rows], None, self.spread).sum()
+        return softened_errors(self.outputs(theta, rows), self.reference[rows], self.task, self.spread).sum()
 
     @staticmethod
     def _flat(m: Map, weights: Weights) -> Tensor:

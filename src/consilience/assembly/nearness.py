@@ -1,9 +1,4 @@
-"""How near outputs are to the ensemble's on held-out calibration rows: what decides between networks.
-
-The error of a row is that of `consilience.agreement`; for classes at temperature T = 2,
-``T² KL(softmax t/T ‖ softmax y/T)``. Calibration rows are often rows that the members were trained on. Members are sure
-of their classes there, so that at temperature 1 a few rows decide alone (docs/experiments.md).
-"""
+"""How near outputs are to the ensemble's on held-out calibration rows: what decides between networks."""
 
 from __future__ import annotations
 
@@ -19,8 +14,6 @@ from consilience.assembly.pooling import pooled
 from consilience.assembly.record import Candidate
 from consilience.signals.batches import batch_size
 from consilience.signals.responses import Responses
-
-TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class Nearness:
 
     def error(self, outputs: Tensor) -> float:
         """Return the mean error of outputs (n, o); infinity if it is not a number."""
-        errors = softened_errors(outputs, self.reference, self.task, spread_of(self.reference), TEMPERATURE)
+        errors = softened_errors(outputs, self.reference, self.task, spread_of(self.reference))
         error = float(errors.double().mean())
         return error if math.isfinite(error) else math.inf
 
