@@ -248,7 +248,7 @@ def test_of_several_that_fit_the_weights_are_taken_it_is_said_and_key_chooses(
 ) -> None:
     torch.save(content, tmp_path / "a.pt")
     with pytest.warns(
-        UserWarning, match=f"of 1 of 1 checkpoints, such as a.pt, .*{other} also fits, and key= chooses it"
+        UserWarning, match=f"of 1 of 1 checkpoints, such as a.pt, .*{other} also fits, and key .--key. chooses it"
     ):
         default = Population.from_directory(tmp_path, make_mlp, X)
     with warnings.catch_warnings():

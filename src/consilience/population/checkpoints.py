@@ -91,7 +91,7 @@ def _say_choice(steps: Mapping[str, Mapping[str, str]]) -> None:
     if "prefix_removed" in taken:
         line += f", {taken['prefix_removed']} removed from their names"
     if "also_fits" in taken:
-        line += f"; {taken['also_fits']} also fits, and key= chooses it"
+        line += f"; {taken['also_fits']} also fits, and key (--key) chooses it"
     if "ignored" in taken:
         listed = taken["ignored"].split(", ")
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""

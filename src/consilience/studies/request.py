@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from consilience.errors import InputError
+from consilience.names import Layout
 
 INPUT, PRESENTATION = {"role": "input"}, {"role": "presentation"}
 OUTPUT = {"role": "output", "argument": "directory"}
@@ -57,6 +58,20 @@ class OwnNetworks:
 
     module: str | None = None
     """Class of your own networks, as in package.module:Class, or a function that returns one; it is imported."""
+    key: str | None = field(default=None, metadata=ADDED)
+    """Which weights of a checkpoint file, where several fit: a key of the file, or a prefix of names, as in ema."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a file of data is read; by default as the population's was, if it is of the same kind."""
+
+    layout: Layout = field(default="auto", metadata=INPUT)
+    """Layout of images in a .npz file, where it cannot be told from their shape; rows leaves the axes as they are."""
+    columns: tuple[str, ...] = field(default=(), metadata=INPUT)
+    """Columns of a .parquet file that are inputs; by default all but the target."""
+    target: str | None = field(default=None, metadata=INPUT)
+    """Column of a .parquet file with the labels; by default the one called label or y."""
 
 
 @dataclass(frozen=True, kw_only=True)
