@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import inputs, random_population
+from consilience.agreement import softened_errors, spread_of
 from consilience.assembly import CORRECTIONS, Assembler, assemble, elastic, select
 from consilience.assembly.distillation import distill
 from consilience.baselines import Ensemble
@@ -139,6 +141,16 @@ def test_corrections_help_in_their_order_and_width_helps(population: Population,
     at_one = {correction: error("1x", correction) for correction in CORRECTIONS}
     assert at_one["none"] > at_one["moments"] > at_one["least-squares"] > at_one["distill"]
     assert error("1x", "least-squares") > error("2x", "least-squares") > error("4x", "least-squares")
+
+
+def test_readouts_of_classes_are_fitted_to_the_class_probabilities(population: Population, digits: Data) -> None:
+    x, errors = digits.calibration.x, []
+    reference = outputs(Ensemble(population), x)
+    for task in ("classification", None):
+        census = Census(n_resamples=0).fit(replace(population, task=task), x)
+        net = assemble(census, 12, choice="cut")
+        errors.append(softened_errors(outputs(net, x), reference, "classification", spread_of(reference)).mean())
+    assert errors[0] < 0.9 * errors[1]
 
 
 def test_twice_the_width_is_nearly_the_ensemble(population: Population, digits: Data) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from consilience.agreement import agreement, row_errors, spread_of
+from consilience.agreement import agreement, row_errors, softened_errors, spread_of
 from consilience.assembly import fit as fitting
 from consilience.assembly import gauss_newton as module
 from consilience.assembly.fit import Fit
@@ -41,28 +42,58 @@ def ensemble(networks: tuple[TracedNetwork, ...], x: Tensor) -> Tensor:
     return torch.stack([network(x) for network in networks]).mean(0)
 
 
-def fit_of(name: str) -> Fit:
+def fit_of(name: str, task: str | None = None) -> Fit:
     networks = [network.double() for network in members(name)]
     x = X[:12].double()
     maps = [m for m in networks[0].architecture.maps if m.reads]
-    return Fit.of(networks[0], maps, x, ensemble(tuple(networks), x))
+    return Fit.of(networks[0], maps, x, ensemble(tuple(networks), x), task)
 
 
+@pytest.mark.parametrize("task", [None, "classification"])
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("name", NETS)
-def test_products_are_those_of_the_jacobian(name: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit, rows = fit_of(name), torch.tensor([0, 2, 3, 7, 11])
+def test_products_are_those_of_the_jacobian(
+    name: str, kept: bool, task: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, rows = fit_of(name, task), torch.tensor([0, 2, 3, 7, 11])
     if not kept:
         monkeypatch.setattr(fitting, "KEPT_VALUES", 0)
     theta = fit.vector
     assert torch.allclose(fit.outputs(theta, rows), fit.network(fit.x[rows]))
     jacobian = torch.func.jacrev(lambda at: fit.outputs(at, rows))(theta)  # (n, o, θ)
     v = torch.randn(len(theta), dtype=torch.float64)
-    curved = (jacobian @ v) * 2 / (3 * (fit.reference - fit.reference.mean(0)).square().mean(0))
+    slopes, hessians = derivatives(fit.outputs(theta, rows), fit.reference[rows], fit.spread, task)
+    curved = torch.einsum("nop,npt,t->no", hessians, jacobian, v)
     assert torch.allclose(fit.gauss_newton(theta, rows)(v), torch.einsum("not,no->t", jacobian, curved) / 5)
-    error = fit.outputs(theta, rows) - fit.reference[rows]
-    slope = error * 2 / (3 * (fit.reference - fit.reference.mean(0)).square().mean(0))
-    assert torch.allclose(fit.gradient(theta, rows), torch.einsum("not,no->t", jacobian, slope) / 5)
+    assert torch.allclose(fit.gradient(theta, rows), torch.einsum("not,no->t", jacobian, slopes) / 5)
+
+
+def derivatives(outputs: Tensor, reference: Tensor, spread: Tensor, task: str | None) -> tuple[Tensor, Tensor]:
+    """First (n, o) and second (n, o, o) derivatives of each row's error by its outputs."""
+
+    slopes, hessians = [], []
+    for row, target in zip(outputs.detach(), reference, strict=True):
+
+        def error(y: Tensor, target: Tensor = target) -> Tensor:
+            return softened_errors(y[None], target[None], task, spread)[0]
+
+        slopes.append(torch.autograd.functional.jacobian(error, row))
+        hessians.append(torch.autograd.functional.hessian(error, row))
+    return torch.stack(slopes), torch.stack(hessians)
+
+
+@pytest.mark.parametrize(("n_outputs", "task"), [(3, None), (3, "classification"), (1, "classification")])
+def test_roots_of_the_curvature_have_it_as_their_second_moment(n_outputs: int, task: str | None) -> None:
+    fit, g = fit_of("convnet", task), torch.Generator().manual_seed(0)
+    outputs, reference = (torch.randn(5, n_outputs, generator=g, dtype=torch.float64) * 3 for _ in range(2))
+    fit = replace(fit, reference=reference, spread=spread_of(reference))
+    _, hessians = derivatives(outputs, reference, fit.spread, task)
+    columns = [fit.curved(outputs, unit.expand(5, -1)) for unit in torch.eye(n_outputs, dtype=torch.float64)]
+    assert torch.allclose(torch.stack(columns, dim=2), hessians)
+    every = itertools.product((-1.0, 1.0), repeat=n_outputs)
+    roots = [fit.root(outputs, torch.tensor(signs, dtype=torch.float64).expand(5, -1)) for signs in every]
+    seconds = torch.stack([torch.einsum("no,np->nop", root, root) for root in roots]).mean(0)
+    assert torch.allclose(seconds, hessians)
 
 
 def test_factors_of_the_last_map_are_exact() -> None:

@@ -335,7 +335,13 @@ BROKEN = {
     "fractions": ({"y_test": np.ones(6) / 2}, ("test.y must be integer labels (n,), got float64 (6,)",)),
     "one class": (
         {"y_train": np.zeros((36, 1), int), "y_test": np.zeros(6)},
-        ("train.y must have at least 2 classes, got 1", "nothing to learn"),
+        ("train.y must have at least 2 classes, got 0 in all rows", "nothing to learn"),
+    ),
+    "names": ({"y_train": np.array(["a"] * 36)}, ("train.y must be integer labels (n,), got <U1 (36,)", "for names")),
+    "one class that is not 0": ({"y_train": np.full(36, 3)}, ("train.y must have at least 2 classes, got 3 in all",)),
+    "few channels last, and square with channels first": (
+        {"x_train": np.zeros((36, 8, 3, 3), "f4"), "x_test": np.zeros((6, 8, 3, 3), "f4")},
+        ("train.x must have channels first or last, got either in float32 (36, 8, 3, 3)", "--layout"),
     ),
     "either layout": (
         {"x_train": np.zeros((36, 3, 5, 4), "u1"), "x_test": np.zeros((6, 3, 5, 4), "u1")},
@@ -443,6 +449,8 @@ def test_a_missing_file_is_told(tmp_path):
     for name in ("absent.npz", "absent.parquet", "folder.npz"):
         with refused("source must be a file, got ", name):
             load_data(tmp_path / name)
+    with refused("source must be a path that the system can hold, got one too long", "choose a shorter name"):
+        load_data("long" * 99 + ".npz")
 
 
 @pytest.mark.parametrize(
@@ -568,14 +576,21 @@ def test_parquet_tables_are_read(tmp_path):
         assert load_data(tmp_path / "table.parquet", columns=["a"]).train.x.shape[1] == 1
     frame.set_index("a").to_parquet(tmp_path / "table.parquet")
     assert torch.equal(load_data(tmp_path / "table.parquet").train.x, data.train.x)
+    frame.set_index(frame["a"] + 1).to_parquet(tmp_path / "table.parquet")  # an index of the same name
+    with refused("columns and target must be different columns", "got 'a' of 'a', 'a', 'y', 'b'"):
+        load_data(tmp_path / "table.parquet")
+    frame.assign(y="word").to_parquet(tmp_path / "table.parquet")
+    with refused("train.y must be integer labels (n,), got ", "np.unique(y, return_inverse=True)[1] for names"):
+        load_data(tmp_path / "table.parquet")
     renamed = frame.rename(columns={"y": "kind"}).assign(b=frame["b"] > 3)
     renamed.to_parquet(tmp_path / "table.parquet")
     with refused("must have exactly one column label or y", "--target"):
         load_data(tmp_path / "table.parquet")
     named = load_data(tmp_path / "table.parquet", columns=["b", "a"], target="kind")
     assert named.train.x[:, 0].tolist() == (named.train.ids > 3).tolist()
-    with refused("columns and target must be different columns", "got 'c' of"):
-        load_data(tmp_path / "table.parquet", columns=["c"], target="kind")
+    for columns, name in ((["c"], "c"), (["a", "a"], "a"), (["a", "kind"], "kind")):
+        with refused("columns and target must be different columns", f"got '{name}' of"):
+            load_data(tmp_path / "table.parquet", columns=columns, target="kind")
     (tmp_path / "table.parquet").write_bytes(b"PAR1")
     with refused("must be a .parquet file"):
         load_data(tmp_path / "table.parquet")

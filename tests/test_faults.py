@@ -6,6 +6,7 @@ import errno
 import json
 import pickle
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from conftest import inputs, random_population, refused, run
+from conftest import inputs, random_mlp, random_population, refused, run
 from consilience import cli
 from consilience.census import Census, load_census, save_census
 from consilience.errors import ArtefactError, InputError
 from consilience.population import Population
-from consilience.store import artefact, read_artefact, write_artefact
+from consilience.store import artefact, load_network, read_artefact, write_artefact
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from faults import fuzz_artefacts, library_artefacts
 
+X = inputs(20)
 SMALL = ["--hidden", "4", "--members", "2", "--epochs", "1"]
 
 
@@ -130,6 +132,47 @@ def test_data_that_is_missing_or_changed_is_refused_before_the_work(
     assert "validation accuracy" in run(capsys, "assemble", "c", "--data", "moved.npz", "--out", "n")
 
 
+def test_data_is_read_as_when_the_members_were_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    y, x = np.arange(90) % 3, np.random.default_rng(0).integers(0, 256, (90, 3, 5, 4), dtype=np.uint8)
+    for name, values in (("d", x), ("other", x), ("wide", x.repeat(2, axis=3))):
+        np.savez(f"{name}.npz", x_train=values, y_train=y, x_test=values[:30], y_test=y[:30])
+    assert "cure: set layout (--layout)" in refused(capsys, "train", "--data", "d.npz", *SMALL, "--out", "p")
+    net = ["--net", "convnet", *SMALL]
+    run(capsys, "train", "--data", "d.npz", "--layout", "channels-last", *net, "--out", "p")
+    run(capsys, "census", "p", "--resamples", "0", "--out", "c")
+    run(capsys, "census", "p", "--data", "other.npz", "--resamples", "0", "--out", "c2")
+    given = ["--data", "other.npz", "--layout", "channels-first"]
+    assert "x must have shape (n, 4, 3, 5)" in refused(capsys, "census", "p", *given, "--out", "new")
+    assert "differs in layout" in refused(capsys, "train", "--data", "d.npz", "--layout", "rows", *SMALL, "--out", "p")
+    for words in (given, ["--data", "wide.npz"]):
+        message = refused(capsys, "assemble", "c", *words, "--out", "new")
+        assert "npz must have inputs (4, 3, 5) and 3 classes, got inputs (" in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_key_of_checkpoints_is_chosen_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_key.py").write_text("import consilience\ndef Net(): return consilience.MLP(6, [4], 3)\n")
+    (tmp_path / "runs").mkdir()
+    for k in range(2):
+        own, average = (random_mlp([4], seed=seed).state_dict() for seed in (k, k + 5))
+        torch.save({"model": own, "ema": average}, tmp_path / "runs" / f"{k}.pt")
+    words = ["runs", "--module", "own_key:Net", "--example-shape", "6", "--grounding", "weights", "--distance", "l2"]
+    run(capsys, "census", *words, "--resamples", "0", "--key", "ema", "--out", "c")
+    network = ["assemble", "c", "--module", "own_key:Net", "--width", "full", "--correction", "none", "--out", "n"]
+    run(capsys, *network)
+    expected = torch.stack([random_mlp([4], seed=k + 5)(X) for k in range(2)]).mean(0)
+    torch.testing.assert_close(load_network(tmp_path / "n")(X), expected, rtol=0, atol=1e-5)
+    assert "--key must be left out except for a folder of checkpoints, got n" in refused(
+        capsys, "inspect", "n", "--key", "ema"
+    )
+
+
 def test_paths_are_found_from_anywhere(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +261,20 @@ def test_too_little_memory_is_one_line(
     )
 
 
+def test_a_place_that_cannot_be_is_refused_and_warnings_are_one_line(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    too_long = "--out must be a path that the system can hold, got one too long"
+    assert too_long in refused(capsys, "census", "p", "--out", "c" * 250)
+    run(capsys, "census", "p", "--resamples", "0", "--out", "c")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        cli.main(["assemble", "c", "--width", "99", "--out", "n"])
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "consilience: width of layer 'hidden.0' should be at most 8, got 99: the assembly takes every unit there is"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -227,6 +284,11 @@ def test_too_little_memory_is_one_line(
         (["train", "--hidden", str(10**13), "4"], "--hidden must be one or more ints >= 1, got [10000000000000, 4]"),
         (["assemble", "census", "--seed=-1"], "--seed must be an int >= 0, got -1"),
         (["compare", "population", "--epochs", "1", "1"], "--epochs must not have a value twice, got 1 1"),
+        (
+            ["train", "--data", "long" * 99],
+            "--data must be a path that the system can hold, got one too long, longlong",
+        ),
+        (["modularity", "population", "--circuits=-1"], "--circuits must be an int >= 0, got -1"),
         (["train", "--data", ""], "--data must not be empty, got ''"),
     ],
 )

@@ -248,7 +248,7 @@ def test_of_several_that_fit_the_weights_are_taken_it_is_said_and_key_chooses(
 ) -> None:
     torch.save(content, tmp_path / "a.pt")
     with pytest.warns(
-        UserWarning, match=f"of 1 of 1 checkpoints, such as a.pt, .*{other} also fits, and key= chooses it"
+        UserWarning, match=f"of 1 of 1 checkpoints, such as a.pt, .*{other} also fits, and key .--key. chooses it"
     ):
         default = Population.from_directory(tmp_path, make_mlp, X)
     with warnings.catch_warnings():
@@ -298,8 +298,18 @@ def test_weights_that_are_computed_are_stored(tmp_path: Path, change: Callable[[
 
 
 def test_an_expanded_tensor_beside_the_weights_is_not_read(tmp_path: Path) -> None:
-    torch.save({"model": STATE, "queue": torch.zeros(1).expand(2_000_000_000, 10)}, tmp_path / "a.pt")
+    large = torch.zeros(1).expand(2_000_000_000, 10)
+    torch.save({"model": STATE, "queue": large, "queue_g": large, "queue_mask": large}, tmp_path / "a.pt")
     assert len(Population.from_directory(tmp_path, make_mlp, X)) == 1
+
+
+@pytest.mark.parametrize("parts", [("orig", "mask"), ("g", "v")])
+def test_expanded_parts_of_a_weight_are_refused_before_it_is_computed(tmp_path: Path, parts: tuple[str, str]) -> None:
+    torch.save(STATE, tmp_path / "a.pt")
+    large = {f"hidden.0.weight_{part}": torch.zeros(1).expand(2_000_000_000, 10) for part in parts}
+    torch.save({name: value for name, value in STATE.items() if name != "hidden.0.weight"} | large, tmp_path / "b.pt")
+    with pytest.warns(UserWarning, match=f"'hidden.0.weight_{parts[0]}' must have values of its own"):
+        assert len(Population.from_directory(tmp_path, make_mlp, X)) == 1
 
 
 def test_a_part_under_two_names_is_one(tmp_path: Path) -> None:
@@ -318,6 +328,12 @@ class Twice(Hand):
         super().__init__(width)
         self.again = self.first
         self.register_buffer("mean", torch.ones(6), persistent=False)
+
+
+def test_a_part_of_two_values_is_refused(tmp_path: Path) -> None:
+    torch.save(Twice(5).state_dict() | {"again.bias": torch.ones(5)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="must have one 'first.bias' of a Twice, got another under its second name"):
+        Population.from_directory(tmp_path, Twice, X)
 
 
 def test_a_prefix_that_the_module_has_itself_stays(tmp_path: Path) -> None:

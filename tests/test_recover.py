@@ -374,6 +374,12 @@ def result(*stages: Stage, exact: bool = True, reason: str = "", **changes: obje
     return replace(made, **changes)
 
 
+def test_another_size_than_expected_is_said() -> None:
+    said = "2 units were expected, and 3 found: students wide enough show the size."
+    assert said in recovery_sentences(result(expected=(2,)))
+    assert said not in recovery_sentences(result(expected=(3,)))
+
+
 def crowded() -> Stage:
     many = student_stage(n_units=40, n_students=12, n_single=120, projective=False)
     *kept, last = many.cut.clusters

@@ -396,8 +396,13 @@ def test_bad_input() -> None:
             recovered(x, y, **options)
     for x_given, y_given, message in (
         (nan, y, "X must be finite, .* first row 4"),
-        (x, torch.ones_like(y), "Y must have rows that differ, got 20 equal rows"),
-        (torch.ones_like(x), y, "X must have rows that differ"),
+        (
+            x,
+            torch.ones_like(y),
+            "Y must have rows that differ, got the same values in all rows\n  cure: a network of constant outputs",
+        ),
+        (torch.ones_like(x), y, "X must have rows that differ, .*\n  cure: pass inputs that differ"),
+        (x[:2], y[:2], "X must have at least 3 rows, of which a tenth is held out, got 2\n  cure: pass several rows"),
         (x, y[:-1], "Y must have one row for each of the 20 rows of X"),
         (x[:, :, None], y, r"X must have shape \(samples, features\), got \(20, 3, 1\)"),
     ):

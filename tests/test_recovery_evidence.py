@@ -120,7 +120,10 @@ def test_rows_that_are_fitted_must_differ() -> None:
     x = inputs(0, n=40)
     y = torch.zeros(40, 1, dtype=torch.float64)
     y[split(x)[1][0]] = 1
-    with pytest.raises(InputError, match="the 90 % of Y that are fitted must have rows that differ, got 36 equal rows"):
+    with pytest.raises(
+        InputError,
+        match="Y must have rows that differ, got the same values in 36 of 40 rows, the others being held out",
+    ):
         recovered(x, y)
 
 

@@ -22,7 +22,7 @@ from consilience.errors import InputError
 from consilience.names import Task
 from consilience.ties import first_largest
 
-TEMPERATURE = 8.0  # of 1 to 8, what brings networks nearest to their ensemble (docs/experiments.md)
+TEMPERATURE = 2.0  # that outputs are fitted and judged at (docs/experiments.md)
 CONSTANT = 1e-10  # of the mean square: a variance below it is rounding of single precision
 
 
@@ -63,25 +63,31 @@ def row_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Ten
     It is differentiable. For classes the spread is not used; a single output is the logit of one class of two.
     """
     if task == "classification":
-        if outputs.shape[1] == 1:  # one logit of two classes
-            outputs, reference = functional.pad(outputs, (0, 1)), functional.pad(reference, (0, 1))
-        logs = outputs.log_softmax(-1), reference.log_softmax(-1)
+        logs = _of_two(outputs).log_softmax(-1), _of_two(reference).log_softmax(-1)
         return functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(-1)
     return ((outputs - reference) / spread).square().mean(-1)
 
 
-def softened_errors(
-    outputs: Tensor, reference: Tensor, task: str | None, spread: Tensor, temperature: float = TEMPERATURE
-) -> Tensor:
+def softened_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Tensor) -> Tensor:
     """Return what outputs are fitted and judged by: `row_errors`, for classes at temperature T, times T².
 
     Members are sure of the classes of rows that they were trained on: at temperature 1 a few rows decide alone. Source
     of the temperature: Hinton, Vinyals and Dean 2015.
     """
     if task == "classification":
-        outputs, reference = outputs / temperature, reference / temperature
-        return row_errors(outputs, reference, task, spread) * temperature**2
+        outputs, reference = outputs / TEMPERATURE, reference / TEMPERATURE
+        return row_errors(outputs, reference, task, spread) * TEMPERATURE**2
     return row_errors(outputs, reference, task, spread)
+
+
+def class_probabilities(outputs: Tensor) -> Tensor:
+    """Return softmax(y / T) of outputs y (n, o): (n, o), of a single logit (n, 2)."""
+    return (_of_two(outputs) / TEMPERATURE).softmax(-1)
+
+
+def _of_two(outputs: Tensor) -> Tensor:
+    """Outputs of classes; a single one is the logit of the first class of two."""
+    return functional.pad(outputs, (0, 1)) if outputs.shape[1] == 1 else outputs
 
 
 def spread_of(reference: Tensor) -> Tensor:

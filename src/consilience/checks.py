@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -79,10 +80,16 @@ def describe(value: object) -> str:
 
 
 def as_path(path: object, argument: str) -> Path:
-    """Return the path that a text or a path names, or raise."""
+    """Return the path that a text or a path names, or raise; also for names that are too long for the system."""
     given = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(given, str) or "\0" in given:
         raise InputError(f"{argument} must be a path, got {repr(path) if given else describe(path)}")
+    try:
+        os.lstat(given)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            message = f"{argument} must be a path that the system can hold, got one too long, {given[:40]}..."
+            raise InputError(message, cure="choose a shorter name") from error
     return Path(given)
 
 

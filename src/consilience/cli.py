@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -38,7 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     try:
         check_words(sys.argv[1:] if arguments is None else arguments, request)
-        with contextlib.redirect_stdout(sys.stderr):  # a user's module may print; here, stdout is for results
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():  # stdout is for results alone
+            warnings.showwarning = _say
             result = _run(request)
         _print(result, request.json)
     except ConsilienceError as error:
@@ -57,6 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"not enough memory; {kept(request)}")
     if result.status:
         raise SystemExit(result.status)
+
+
+def _say(message: Warning | str, *where: object, **unused: object) -> None:
+    print(f"consilience: {message}", file=sys.stderr)
 
 
 def _fail(*lines: str, status: int = 2) -> NoReturn:

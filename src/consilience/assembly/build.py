@@ -16,7 +16,7 @@ from consilience.assembly.draft import Draft
 from consilience.assembly.gauss_newton import gauss_newton
 from consilience.assembly.layerwise import least_squares, moments
 from consilience.assembly.norms import with_statistics
-from consilience.assembly.pooling import Pooled, output_bases, pooled
+from consilience.assembly.pooling import Pooled, output_basis, pooled
 from consilience.bases.construction import construct
 from consilience.bases.grounding import Basis, by_index
 from consilience.bases.hyperplanes import Projection
@@ -92,7 +92,20 @@ class Builder:
                 draft = draft.with_weights(m, correct(draft, m))
             if responses.has_data:
                 draft = draft.with_values(m)
-        return balanced(draft.network)
+        network = balanced(draft.network)
+        return balanced(self._with_readout(network)) if correction in FITTED else network
+
+    def _with_readout(self, network: TracedNetwork) -> TracedNetwork:
+        """The network with the maps that write class scores fitted to the pooled class probabilities, which is convex.
+
+        For other tasks least squares is that fit.
+        """
+        population, architecture = self.population, network.architecture
+        if population.task != "classification":
+            return network
+        maps = [m for m in architecture.maps if m.writes == architecture.output.name and m.reads]
+        reference = pooled(self.responses, self.pooling)
+        return gauss_newton(network, self.responses.x, reference, population.task, maps)
 
     def finish(
         self,
@@ -104,9 +117,7 @@ class Builder:
         """Return the proved module, in eval mode, of a network after the corrections of several layers together."""
         population, responses, x = self.population, self.responses, self.responses.x
         if correction == "second-order":
-            network = balanced(
-                gauss_newton(network, x, pooled(responses, self.pooling), population.task, None, responses.sampling)
-            )
+            network = balanced(gauss_newton(network, x, pooled(responses, self.pooling), population.task))
         if responses.has_data:
             network = with_statistics(network, x)
         module = resize(population.members[0].module, population.architecture, network.architecture.widths)
@@ -154,8 +165,8 @@ class Builder:
         written = draft.architecture.layer(layer)
         if written.interchangeable:
             return plan.basis(draft, layer)
-        if layer in draft.architecture.heads:
-            return output_bases(draft.architecture, self.pooling, self.pooling.dtype)[layer]
+        if layer == draft.architecture.output.name:
+            return output_basis(self.pooling, self.pooling.dtype)
         return by_index(len(draft.members), written.width, self.pooling.dtype)
 
 

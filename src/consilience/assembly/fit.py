@@ -1,15 +1,13 @@
 """Outputs as a function of the hyperplanes of a network's maps, with what a Gauss–Newton fit needs from it.
 
-With outputs y (n, o), reference outputs t and their variances v (o,), the function is
+With outputs y (n, o) and reference outputs t, the function is the mean error of samples, ``E(θ) = (1/n) Σ_n e(y, t)``
+(`consilience.agreement.softened_errors`), and its Gauss–Newton matrix ``G = (1/n) Σ Jᵀ H J`` with J = ∂y/∂θ and
+H = ∂²e/∂y². For classes, with p = softmax(y / T), and for numbers, with the variances v of t,
 
-    E(θ) = (1/n) Σ_n mean_o (y − t)² / v,
+    e = T² KL(softmax(t / T) ‖ p),  H = diag p − p pᵀ;    e = mean_o (y − t)² / v,  H = 2 diag(1/v) / o.
 
-and its Gauss–Newton matrix ``G = (1/n) Σ Jᵀ H J`` with J = ∂y/∂θ and ``H = 2 diag(1/v) / o``. θ are the hyperplanes
-``[W | b]`` of the maps, one map after the other, with batch norms folded in. What the maps do not affect is computed
-once and kept.
-
-Classes are fitted by the same error: it tells more about each sample than the divergence of the probabilities, which
-are nearly certain for most samples (docs/experiments.md).
+θ are the hyperplanes ``[W | b]`` of the maps, one map after the other, with batch norms folded in. What the maps do not
+affect is computed once and kept.
 
 Axis legend: ``n`` samples, ``o`` outputs, ``u`` units written, ``d`` entries read, ``θ`` all weights.
 """
@@ -23,12 +21,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from consilience.agreement import row_errors, spread_of
+from consilience.agreement import class_probabilities, softened_errors, spread_of
 from consilience.signals.batches import MAX_BATCH
 from consilience.signals.responses import stream
 from consilience.units.architecture import TracedNetwork
-from consilience.units.axes import Sampling
 from consilience.units.maps import Map, Weights
 
 GRAPH_VALUES = 2**22  # numbers in the largest value of a batch, of which gradients need several
@@ -56,22 +54,12 @@ class Fit:
     task: str | None
     spread: Tensor
     known: dict[str, Tensor] = field(repr=False)
-    sampling: Sampling | None = None
 
     @classmethod
     def of(
-        cls,
-        network: TracedNetwork,
-        maps: Sequence[Map],
-        x: Tensor,
-        reference: Tensor,
-        task: str | None = None,
-        sampling: Sampling | None = None,
+        cls, network: TracedNetwork, maps: Sequence[Map], x: Tensor, reference: Tensor, task: str | None = None
     ) -> Fit:
-        """Return the fit of some maps of a network to a reference (n, o), or (r, o) at the positions of ``sampling``.
-
-        The outputs of a sample at several positions count as so many outputs more.
-        """
+        """Return the fit of some maps of a network."""
         for m in network.architecture.maps:
             if m.norm is not None:
                 network = network.with_weights(m, network.weights(m))
@@ -79,9 +67,7 @@ class Fit:
         names = network.architecture.program.frontier(changed)
         batches = [values for _, values in stream(network, x, names)] if names else []
         known = {name: torch.cat([values[name] for values in batches]) for name in names}
-        spread = spread_of(reference).repeat(len(reference) // len(x))
-        reference = reference.reshape(len(x), -1)
-        return cls(network, tuple(maps), x, reference, task, spread, known, sampling)
+        return cls(network, tuple(maps), x, reference, task, spread_of(reference), known)
 
     @property
     def vector(self) -> Tensor:
@@ -112,30 +98,18 @@ class Fit:
     def outputs(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return the outputs (n, o) on some samples."""
         output = self.network.architecture.program.output
-        return self.rows(self.values(self.at(theta), rows, [output])[output], rows)
-
-    def rows(self, value: Tensor, rows: Tensor) -> Tensor:
-        """Return the outputs (n, o) of some samples in the value that is pooled; positions are side by side."""
-        architecture = self.network.architecture
-        if value.dim() == 2 or self.sampling is None:
-            return value
-        units = architecture.returned.units(value, architecture.widths, len(rows))
-        return self.sampling.taken(rows).of(units, 0).reshape(len(rows), -1)
+        return self.values(self.at(theta), rows, [output])[output]
 
     def batches(self, rows: Tensor) -> Iterator[Tensor]:
         """Split samples so that the values of a batch fit into memory."""
         yield from rows.split(max(1, min(MAX_BATCH, GRAPH_VALUES // self.network.architecture.largest_value)))
 
-    def errors(self, theta: Tensor, rows: Tensor) -> tuple[float, float]:
-        """Return E(θ) of some samples, and the error by which agreement is judged: for classes, of probabilities."""
+    def error(self, theta: Tensor, rows: Tensor) -> float:
+        """Return E(θ) of some samples; infinity if it is not a number."""
         with torch.no_grad():
             outputs = torch.cat([self.outputs(theta, part) for part in self.batches(rows)]).double()
-        reference = self.reference[rows].double()
-        squared = row_errors(outputs, reference, None, self.spread).mean()
-        n_outputs = self.network.architecture.n_outputs
-        ours, theirs = (value.reshape(-1, n_outputs) for value in (outputs, reference))
-        judged = row_errors(ours, theirs, self.task, self.spread[:n_outputs]).mean()
-        return float(squared.nan_to_num(nan=torch.inf)), float(judged.nan_to_num(nan=torch.inf))
+        errors = softened_errors(outputs, self.reference[rows].double(), self.task, self.spread)
+        return float(errors.mean().nan_to_num(nan=torch.inf))
 
     def gradient(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return ∂E/∂θ on some samples: (θ,)."""
@@ -159,7 +133,8 @@ class Fit:
             total = torch.zeros_like(v)
             for at, outputs, u, pulled in kept or (self._graph(theta, part) for part in parts):
                 (pushed,) = torch.autograd.grad(pulled, u, v, retain_graph=True)
-                total += torch.autograd.grad(outputs, at, pushed * self.curvature, retain_graph=True)[0]
+                curved = self.curved(outputs.detach(), pushed)
+                total += torch.autograd.grad(outputs, at, curved, retain_graph=True)[0]
             return total / len(rows)
 
         def product_forward(v: Tensor) -> Tensor:
@@ -168,8 +143,8 @@ class Fit:
                 compute = partial(self.outputs, rows=part)
                 with warnings.catch_warnings():  # torch compiles derivatives by a way that it calls old
                     warnings.simplefilter("ignore", DeprecationWarning)
-                    pushed = torch.func.jvp(compute, (theta,), (v,))[1]
-                total += torch.func.vjp(compute, theta)[1](pushed * self.curvature)[0]
+                    outputs, pushed = torch.func.jvp(compute, (theta,), (v,))[:2]
+                total += torch.func.vjp(compute, theta)[1](self.curved(outputs, pushed))[0]
             return total / len(rows)
 
         try:
@@ -178,9 +153,24 @@ class Fit:
             return product_forward
         return product
 
+    def curved(self, outputs: Tensor, v: Tensor) -> Tensor:
+        """Return H v of each row, at its outputs: (n, o)."""
+        if self.task != "classification":
+            return v * self._numbers
+        p = class_probabilities(outputs)[:, : v.shape[1]]
+        return p * (v - (p * v).sum(1, keepdim=True))
+
+    def root(self, outputs: Tensor, signs: Tensor) -> Tensor:
+        """Return R s of each row (n, o), with R Rᵀ = H, for random signs s (n, o): its second moment is H."""
+        if self.task != "classification":
+            return signs * self._numbers.sqrt()
+        root = class_probabilities(outputs).sqrt()
+        signs = functional.pad(signs, (0, root.shape[1] - signs.shape[1]), value=1.0)
+        return (root * signs - root.square() * (root * signs).sum(1, keepdim=True))[:, : outputs.shape[1]]
+
     @property
-    def curvature(self) -> Tensor:
-        """The diagonal of H: (o,)."""
+    def _numbers(self) -> Tensor:
+        """The diagonal (o,) of H of numbers."""
         return 2 / (self.reference.shape[1] * self.spread.square())
 
     def _graph(self, theta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -192,7 +182,7 @@ class Fit:
         return at, outputs, u, pulled
 
     def _error(self, theta: Tensor, rows: Tensor) -> Tensor:
-        return row_errors(self.outputs(theta, rows), self.reference[rows], None, self.spread).sum()
+        return softened_errors(self.outputs(theta, rows), self.reference[rows], self.task, self.spread).sum()
 
     @staticmethod
     def _flat(m: Map, weights: Weights) -> Tensor:

@@ -20,7 +20,6 @@ from consilience.assembly.kronecker import Kronecker
 from consilience.signals.held_out import held_out
 from consilience.ties import SINGLE
 from consilience.units.architecture import TracedNetwork
-from consilience.units.axes import Sampling
 from consilience.units.maps import Map
 
 STEPS = 8
@@ -34,18 +33,13 @@ LEAST_GAIN = 0.01  # a step that lowers the held-out error by a smaller share is
 
 
 def gauss_newton(
-    network: TracedNetwork,
-    x: Tensor,
-    reference: Tensor,
-    task: str | None = None,
-    maps: Sequence[Map] | None = None,
-    sampling: Sampling | None = None,
+    network: TracedNetwork, x: Tensor, reference: Tensor, task: str | None = None, maps: Sequence[Map] | None = None
 ) -> TracedNetwork:
-    """Return the network with its maps fitted to ``reference`` on inputs x (n, ...).
+    """Return the network with its maps fitted to ``reference`` (n, o) on inputs x (n, ...).
 
-    The reference is (n, o), or (r, o) with the rows of ``sampling`` where outputs have positions. By default the maps
-    are all those that read layers: maps that read the inputs are centroids of the members' hyperplanes, and stay. Of
-    the networks before and after each step, that with the smallest error on held-out samples is returned.
+    By default these are all maps that read layers: those that read the inputs are centroids of the members'
+    hyperplanes, and stay. Of the networks before and after each step, that with the smallest error on held-out samples
+    is returned.
     """
     if maps is None:
         maps = [m for m in network.architecture.maps if m.reads]
@@ -53,7 +47,7 @@ def gauss_newton(
     if not maps or len(x) < 2:
         return network
     with torch.inference_mode(mode=False), torch.enable_grad(), _one_thread():
-        fit = Fit.of(network, maps, x.clone(), reference.clone(), task, sampling)
+        fit = Fit.of(network, maps, x.clone(), reference.clone(), task)
         theta = _minimize(fit, *held_out(len(x)))
         return network if theta is None else fit.at(theta)
 
@@ -70,15 +64,15 @@ def _one_thread() -> Iterator[None]:
 
 
 def _minimize(fit: Fit, rows: Tensor, held: Tensor) -> Tensor | None:
-    """Return the weights that agree best on held-out samples, of those after each step; None for the initial ones."""
-    generator, theta, best = seeds.generator(0), fit.vector, None
+    """Return the weights after the last step that lowers the held-out error; None if there is none."""
+    generator, theta, moved = seeds.generator(0), fit.vector, False
     n_curved = max(CURVATURE_SAMPLES, CURVATURE_VALUES // fit.network.architecture.largest_value)
-    (error, nearest), share = fit.errors(theta, held), DAMPING
+    error, share = fit.error(theta, held), DAMPING
     for _ in range(STEPS):
         if error <= SINGLE**2:  # rounding
             break
         part = rows[torch.randperm(len(rows), generator=generator)[:n_curved].sort().values]
-        signs = torch.randint(0, 2, (len(part), fit.reference.shape[1]), generator=generator) * 2 - 1
+        signs = torch.randint(0, 2, (len(part), fit.reference.shape[1]), generator=generator) * 2.0 - 1
         factors, product, gradient = (
             Kronecker.of(fit, theta, part, signs),
             fit.gauss_newton(theta, part),
@@ -87,21 +81,18 @@ def _minimize(fit: Fit, rows: Tensor, held: Tensor) -> Tensor | None:
         scale, inverse, before = factors.scale.to(theta.dtype), factors.inverse(), error
         for _ in range(ATTEMPTS):
             step = conjugate_gradients(product, share * scale, -gradient, inverse)
-            tried = [fit.errors(theta + length * step, held) for length in LENGTHS]
-            chosen = min(range(len(LENGTHS)), key=lambda i: tried[i][0])
-            if tried[chosen][0] < before:
+            tried = [fit.error(theta + length * step, held) for length in LENGTHS]
+            chosen = min(range(len(LENGTHS)), key=tried.__getitem__)
+            if tried[chosen] < before:
                 break
             share *= 10
         else:
             break
-        theta = theta + LENGTHS[chosen] * step
-        error, judged = tried[chosen]
-        if judged < nearest:
-            best, nearest = theta, judged
+        theta, error, moved = theta + LENGTHS[chosen] * step, tried[chosen], True
         if error > (1 - LEAST_GAIN) * before:
             break
         share *= (1 / 3, 1, 3)[chosen]
-    return best
+    return theta if moved else None
 
 
 def conjugate_gradients(

@@ -45,8 +45,8 @@ class Kronecker:
         for part in fit.batches(rows):
             known = {name: value[part] for name, value in fit.known.items()}
             values = architecture.program.run(state, fit.x[part], list({output, *written, *read}), known)
-            root = signs[start : start + len(part)] * fit.curvature.sqrt()
-            slopes = torch.autograd.grad(fit.rows(values[output], part), [values[name] for name in written], root)
+            root = fit.root(values[output].detach(), signs[start : start + len(part)])
+            slopes = torch.autograd.grad(values[output], [values[name] for name in written], root)
             new = []
             for m, slope in zip(fit.maps, slopes, strict=True):
                 a, delta = m.rows(values[m.inputs[0].name].detach(), slope, widths, sampling, start, len(part))

@@ -1,9 +1,4 @@
-"""How near outputs are to the ensemble's on held-out calibration rows: what decides between networks.
-
-The error of a row is that of `consilience.agreement`; for classes at temperature T = 2,
-``T² KL(softmax t/T ‖ softmax y/T)``. Calibration rows are often rows that the members were trained on. Members are sure
-of their classes there, so that at temperature 1 a few rows decide alone (docs/experiments.md).
-"""
+"""How near outputs are to the ensemble's on held-out calibration rows: what decides between networks."""
 
 from __future__ import annotations
 
@@ -12,16 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from consilience.agreement import agreement, softened_errors, spread_of
 from consilience.assembly.pooling import pooled
 from consilience.assembly.record import Candidate
 from consilience.signals.batches import batch_size
 from consilience.signals.responses import Responses
-from consilience.units.forward import pooled_outputs
-
-TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True)
@@ -39,21 +31,15 @@ class Nearness:
 
     def error(self, outputs: Tensor) -> float:
         """Return the mean error of outputs (n, o); infinity if it is not a number."""
-        errors = softened_errors(outputs, self.reference, self.task, spread_of(self.reference), TEMPERATURE)
+        errors = softened_errors(outputs, self.reference, self.task, spread_of(self.reference))
         error = float(errors.double().mean())
         return error if math.isfinite(error) else math.inf
 
     def outputs(self, network: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a network's outputs (n, o) for the held-out rows, before a tail that is not affine."""
-        first, sampling, rows, start = self.responses.networks[0], self.responses.sampling, list[Tensor](), 0
-        axis, widths = first.architecture.returned, first.architecture.widths
-        if isinstance(network, nn.Module):
-            network = pooled_outputs(network, first.architecture.program)
+        """Return a network's outputs (n, o) for the held-out rows."""
+        size = batch_size(self.responses.networks[0])
         with torch.no_grad():
-            for x in self.responses.x.split(batch_size(first)):
-                rows.append(sampling.of(axis.units(network(x), widths, len(x)), start))
-                start += len(x)
-        return torch.cat(rows)
+            return torch.cat([network(x) for x in self.responses.x.split(size)])
 
     def judged(self, choice: str, correction: str, outputs: Tensor) -> Candidate:
         """Return the record of a network with these outputs (n, o)."""

@@ -36,14 +36,15 @@ def read_inputs(array: np.ndarray, where: str, layout: str = "auto") -> tuple[Te
     elif read == "channels-last":
         pixels = pixels.permute(0, 3, 1, 2)
     tensor = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    words = "rows" if read == "rows" else f"images with {read.replace('-', ' ')}"
+    words = "rows" if read == "rows" else f"images with {read.replace('-', ' ') if array.ndim == 4 else 'one channel'}"
     return tensor.div_(255) if is_bytes else tensor, words
 
 
 def read_labels(array: np.ndarray, n: int, where: str) -> Tensor:
     """Return labels (n,) of int64, of a column, one-hot rows, booleans or whole floats."""
-    labels = with_one_label(array, n, where)
-    if labels.ndim != 1 or labels.is_floating_point():
+    is_number = array.dtype.kind in "fiub"
+    labels = with_one_label(array, n, where) if is_number else None
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
         cure = "y.argmax(1) for rows of scores; np.unique(y, return_inverse=True)[1] for names"
         raise InputError(f"{where} must be integer labels (n,), got {describe(array)}", cure=cure)
     return labels.long()
@@ -63,8 +64,14 @@ def _layout_of(array: np.ndarray, where: str, layout: str) -> str:
     few = [size <= MOST_CHANNELS for size in (a, c)]
     square = [b == c != a, a == b != c]  # as images with channels first, with channels last
     reading = few if few[0] != few[1] else square
+    if few[0] != few[1] and square[0] != square[1] and few != square:
+        raise _either(array, where)
     if reading[0] != reading[1] and few != [False, False]:
         return "channels-first" if reading[0] else "channels-last"
     if array.dtype != np.uint8 and not (few == [False, False] and square[1]):
         return "channels-first"  # as torch has them, of however many channels
-    raise InputError(f"{where} must have channels first or last, got either in {describe(array)}", cure=ASK)
+    raise _either(array, where)
+
+
+def _either(array: np.ndarray, where: str) -> InputError:
+    return InputError(f"{where} must have channels first or last, got either in {describe(array)}", cure=ASK)

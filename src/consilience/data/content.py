@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 
+from consilience.checks import as_path
 from consilience.errors import InputError
 
 
@@ -23,7 +23,7 @@ def content_of(source: str | os.PathLike[str]) -> str:
     """
     if not is_file_name(source):
         return ""
-    path = Path(source).expanduser()
+    path = as_path(source, "data").expanduser()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consilience.checks import check_choice, check_count, check_seed, describe
+from consilience.checks import as_path, check_choice, check_count, check_seed, describe
 from consilience.data.arrays import LAYOUTS, read_inputs, read_labels
 from consilience.data.dataset import Data, Dataset, check_dataset
 from consilience.errors import InputError
@@ -114,6 +114,9 @@ def load_data(
             raise InputError(f"{raw.name}: x_train and x_test must have one type and rows of one shape, got {got}")
         test, _ = _dataset(raw.x_test, raw.y_test, f"{raw.name}: test", layout, first_id=len(rows))
     n_classes = 1 + max((int(part.y.max()) for part in (rows, test) if part is not None and len(part.y)), default=0)
+    if len(rows.y) == len(rows.x) and len(labels := rows.y.unique()) == 1:
+        cure = "check the labels; with one class there is nothing to learn, and every network is right"
+        raise InputError(f"{raw.name}: train.y must have at least 2 classes, got {int(labels)} in all rows", cure=cure)
     check_dataset(rows, n_classes, where=f"{raw.name}: train")
     if test is not None:
         check_dataset(test, where=f"{raw.name}: test")
@@ -150,7 +153,7 @@ def _read(source: str | os.PathLike[str], columns: _Columns) -> _Source:
         return _read_digits()
     if isinstance(source, str) and source.startswith("hf:"):
         return _read_hub(source.removeprefix("hf:"))
-    path = Path(source).expanduser() if isinstance(source, str | os.PathLike) else Path()
+    path = as_path(source, "source").expanduser() if isinstance(source, str | os.PathLike) else Path()
     if path.suffix.lower() not in (".npz", ".parquet"):
         raise InputError(f"source must be {KNOWN}, got {source!r}")
     if not path.is_file():
@@ -194,12 +197,12 @@ def _read_parquet(path: Path, columns: _Columns) -> _Source:
     except Exception as error:  # the engines' own errors have no common class
         raise InputError(f"{path} must be a .parquet file, got {error}", cure="copy it again") from error
     if any(name is not None for name in frame.index.names):  # what was made an index is a column
-        frame = frame.reset_index()
+        frame = frame.reset_index(allow_duplicates=True)
     names = list(frame.columns)
     target = columns.target or _column(LABEL_COLUMNS, names, path, cure=TARGET)
     inputs = list(columns.inputs) or [name for name in names if name != target]
     for name in (*inputs, target):
-        if names.count(name) != 1 or (name == target and target in inputs):
+        if names.count(name) != 1 or inputs.count(name) > 1 or (name == target and target in inputs):
             got = f"{name!r} of {', '.join(map(repr, names))}, target {target!r}"
             raise InputError(f"columns and target must be different columns of {path}, got {got}")
     is_number, is_bool = pandas.api.types.is_numeric_dtype, pandas.api.types.is_bool_dtype

@@ -32,7 +32,6 @@ from consilience.population.state_dicts import CURE, SOURCE, FoundState, check_o
 from consilience.store import check_tensor
 from consilience.units.follow import find_layers
 from consilience.units.modules import as_example, plain_copy
-from consilience.units.outputs import Pick
 from consilience.units.resize import fill
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
@@ -46,7 +45,6 @@ def import_checkpoints(
     *,
     strict: bool = False,
     key: str | None = None,
-    output: Pick = None,
 ) -> tuple[tuple[Member, ...], dict[str, Any]]:
     """Return the members in a folder, and their provenance; see `Population.from_directory`."""
     folder = as_path(directory, "directory")
@@ -56,7 +54,7 @@ def import_checkpoints(
     example_input = as_example(example_input)
     dtype = example_input.dtype if example_input.is_floating_point() else torch.get_default_dtype()
     template = plain_copy(make_module(module), "module").to(dtype=dtype)
-    architecture = find_layers(template, example_input, output)
+    architecture = find_layers(template, example_input)
     account = _Account(folder, strict)
     modules: dict[str, nn.Module] = {}
     steps: dict[str, dict[str, str]] = {}
@@ -68,7 +66,7 @@ def import_checkpoints(
     for name, filled in modules.items():
         with account.of(name):
             first = list(members.values())[:1]
-            members[name] = join_members(first, [filled], example_input, [SOURCE], output=output)[-1]
+            members[name] = join_members(first, [filled], example_input, [SOURCE])[-1]
     left_out = dict(sorted(account.left_out.items()))
     reasons = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
     if not members:
@@ -93,7 +91,7 @@ def _say_choice(steps: Mapping[str, Mapping[str, str]]) -> None:
     if "prefix_removed" in taken:
         line += f", {taken['prefix_removed']} removed from their names"
     if "also_fits" in taken:
-        line += f"; {taken['also_fits']} also fits, and key= chooses it"
+        line += f"; {taken['also_fits']} also fits, and key (--key) chooses it"
     if "ignored" in taken:
         listed = taken["ignored"].split(", ")
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
@@ -130,7 +128,7 @@ def _checkpoints(folder: Path) -> list[str]:
     for entry in folder.iterdir():
         inside = [path for name in IN_DIRECTORY if (path := entry / name).is_file()][:1]
         if not entry.name.startswith("."):
-            paths += [entry] if entry.name.endswith(SUFFIXES) and entry.is_file() else inside
+            paths += [entry] if entry.name.lower().endswith(SUFFIXES) and entry.is_file() else inside
     if not paths:
         wanted = f"files *{', *'.join(SUFFIXES)}, or */{IN_DIRECTORY[0]}"
         raise InputError(f"{folder} must have {wanted}, got none", cure="check the path")
@@ -139,7 +137,7 @@ def _checkpoints(folder: Path) -> list[str]:
 
 def _read(path: Path) -> object:
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():  # of foreign pickles and archives, which are refused anyway
             warnings.simplefilter("ignore")

@@ -7,7 +7,7 @@ fingerprint (of program, example inputs and tensors) is kept, so that a member t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,6 @@ from consilience.units.deviation import deviation
 from consilience.units.follow import find_layers
 from consilience.units.forward import outputs_of
 from consilience.units.modules import plain_copy
-from consilience.units.outputs import Pick
 from consilience.units.proof import TOLERANCE, prove
 from consilience.units.readings import prove_readings
 from consilience.units.same import same_outputs, same_program
@@ -52,11 +51,20 @@ def copies(modules: Iterable[nn.Module], first: int = 0) -> list[nn.Module]:
     if single or isinstance(modules, str | Mapping | Tensor) or not isinstance(modules, Iterable):
         got = f"one {type(modules).__name__}" if single else describe(modules)
         message = f"modules must be a list of modules, or another iterable of them, got {got}"
-        raise InputError(message, cure="put it into a list" if single else None)
-    copied = [plain_copy(module, f"member {k}") for k, module in enumerate(modules, start=first)]
+        cure = "put it into a list" if single else "pass its values()" if isinstance(modules, Mapping) else None
+        raise InputError(message, cure=cure)
+    copied = [plain_copy(module, f"member {k}") for k, module in enumerate(_each(modules), start=first)]
     if not copied:
         raise InputError("modules must have at least one module, got none")
     return copied
+
+
+def _each(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    try:
+        yield from modules
+    except Exception as error:  # of the code that yields them
+        got = f"{type(error).__name__}: {error}"
+        raise InputError(f"modules must be an iterable that yields modules, got {got}") from error
 
 
 def join_members(
@@ -65,18 +73,16 @@ def join_members(
     x: Tensor,
     names: Sequence[str] = (),
     proofs: Collection[str] = (),
-    output: Pick = None,
 ) -> tuple[Member, ...]:
     """Return old members and new ones of the same kind, traced on x (n, ...) where no member is like them, and proved.
 
-    The modules are not copied. ``names`` of the new ones are for errors; ``proofs`` need not be made again; ``output``
-    is which outputs are taken (see `consilience.units.outputs`).
+    The modules are not copied. ``names`` of the new ones are for errors; ``proofs`` need not be made again.
     """
     members = list(old)
     names = names or [f"member {k}" for k in range(len(old), len(old) + len(modules))]
     for name, module in zip(names, modules, strict=True):
         try:
-            members.append(_member(module, x, members, proofs, name, output))
+            members.append(_member(module, x, members, proofs, name))
         except ConsilienceError as error:
             error.add_note(f"this is {name} of the population")
             raise
@@ -84,18 +90,16 @@ def join_members(
     return tuple(members)
 
 
-def _member(
-    module: nn.Module, x: Tensor, others: Sequence[Member], proofs: Collection[str], name: str, output: Pick
-) -> Member:
+def _member(module: nn.Module, x: Tensor, others: Sequence[Member], proofs: Collection[str], name: str) -> Member:
     module = module.eval()
     state = read_state(module)
     for key, value in state.items():
         if not bool(torch.isfinite(value).all()):
             raise InputError(f"'{key}' must be finite, got NaN or infinity", cure="leave this member out")
     with torch.no_grad():
-        outputs = outputs_of(module, x, f"{name} ({type(module).__name__})", "example_input", output)
+        outputs = outputs_of(module, x, f"{name} ({type(module).__name__})", "example_input")
     shared = _sharing(module, others, x, outputs)
-    network = shared or TracedNetwork(find_layers(module, x, output), state)
+    network = shared or TracedNetwork(find_layers(module, x), state)
     proof = _fingerprint(network, x)
     if proof not in proofs:
         prove(module, network, x)
@@ -114,7 +118,7 @@ def _sharing(module: nn.Module, others: Sequence[Member], x: Tensor, outputs: Te
         if _fits(traced, other, state) and same_program(other.module, module, set(traced.program.parameters.values())):
             network = TracedNetwork(traced.with_widths(traced.widths_in(state)), state)
             with torch.no_grad():
-                if same_outputs(network.outputs(x), outputs):  # or they differ in what attributes do not show
+                if same_outputs(network(x), outputs):  # or they differ in what attributes do not show
                     return network
     return None
 
@@ -132,9 +136,8 @@ def _fits(traced: Architecture, other: Member, state: dict[str, Tensor]) -> bool
 def _fingerprint(network: TracedNetwork, x: Tensor) -> str:
     """Return a SHA-256 of all that a proof depends on, but for the versions of torch and of this package."""
     architecture = network.architecture
-    program = architecture.program
-    operations = f"{program.returned} {program.pooled}\n" + "\n".join(str(node.format_node()) for node in program.nodes)
-    constants = {name: value.detach() for name, value in program.constants.items()}
+    operations = "\n".join(str(node.format_node()) for node in architecture.program.nodes)
+    constants = {name: value.detach() for name, value in architecture.program.constants.items()}
     numbers = fingerprint({"constants": constants, "state": network.state, "x": x})
     return hashlib.sha256(f"{operations}\n{architecture.structure}\n{numbers}".encode()).hexdigest()
 
@@ -153,7 +156,7 @@ def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> 
     for name, other in zip(names, architectures, strict=True):
         for what, mine, theirs in (
             ("input shape", other.program.input_shape, first.program.input_shape),
-            ("output size", other.n_outputs, first.n_outputs),
+            ("output size", other.output.width, first.output.width),
             ("layers", [layer.name for layer in other.layers], [layer.name for layer in first.layers]),
             ("activations", [i.activations for i in other.layers], [i.activations for i in first.layers]),
             ("maps between layers", *_unlike(other.structure, first.structure)),
@@ -174,4 +177,4 @@ def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> 
 
 
 def _agree(one: TracedNetwork, other: TracedNetwork, x: Tensor) -> bool:
-    return deviation(one.outputs(x), other.outputs(x)) <= TOLERANCE
+    return deviation(one(x), other(x)) <= TOLERANCE

@@ -29,6 +29,7 @@ LEFT_OVER = re.compile(
     r"(?:.*_)?(?:loss|losses|criterion|teacher|metrics?|accuracy|ema|optimizer|scheduler|n_averaged|initted|num_updates)(?:_.*)?",
     re.IGNORECASE,
 )
+COMPUTED_FROM = ({"orig", "mask"}, {"g", "v"}, {"orig", "u", "v"})  # by pruning, weight norm, spectral norm
 DEEPEST = 8  # nested mappings
 LARGEST_EXPANDED = 2**24  # bytes of a tensor whose values share memory; more of them would be made by reading it
 
@@ -139,6 +140,12 @@ def _with_computed(entries: Iterator[_Entry], expected: Mapping[str, Tensor]) ->
             groups.setdefault((entry.keys, old[1]), {})[old[2]] = entry
     for (keys, name), roles in groups.items():
         t = {role: entry.value for role, entry in roles.items()}
+        if not any(parts <= t.keys() for parts in COMPUTED_FROM):
+            continue
+        for entry in roles.values():
+            check_own_values(entry.name, entry.value)
+        if any(value.layout != torch.strided or value.dim() == 0 or value.is_quantized for value in t.values()):
+            continue
         if {"orig", "mask"} <= t.keys() and t["orig"].shape == t["mask"].shape:
             value = t["orig"] * t["mask"]
         elif {"g", "v"} == t.keys() and t["g"].numel() in (1, t["v"].shape[0]):

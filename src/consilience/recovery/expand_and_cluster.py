@@ -169,7 +169,7 @@ class ExpandAndCluster:
     def _recover(self, x: Tensor, y: Tensor) -> None:
         fitted, held = split(x)
         for name, values in (("X", x[fitted]), ("Y", y[fitted])):
-            check_varies(values, f"the 90 % of {name} that are fitted")
+            check_varies(values, name, f"in {len(fitted)} of {len(x)} rows, the others being held out")
         inputs, outputs = Standardization.of(x[fitted]), Standardization.of_all(y[fitted])
         unseen = inputs(x[held]), outputs(y[held])
         x, y = inputs(x[fitted]), outputs(y[fitted])
@@ -257,6 +257,7 @@ class ExpandAndCluster:
 
 
 MOST = 10**6  # times the size
+LEAST_ROWS = 3
 
 
 def _is_auto(value: object) -> bool:
@@ -275,15 +276,20 @@ def check_samples(X: ArrayLike, Y: ArrayLike | Callable[[Tensor], Tensor]) -> tu
             Y = outputs_of(Y, asked, getattr(Y, "__name__", type(Y).__name__), "X")
     y = _matrix(Y, "Y")
     check_rows(y, len(x), "Y", inputs="X")
+    if len(x) < LEAST_ROWS:
+        wanted = f"at least {LEAST_ROWS} rows, of which a tenth is held out"
+        raise InputError(f"X must have {wanted}, got {len(x)}", cure="pass several rows for each weight to recover")
     for name, values in (("X", x), ("Y", y)):
         check_varies(values, name)
     return x, y
 
 
-def check_varies(values: Tensor, name: str) -> None:
-    """Raise an `InputError` unless the rows of values (n, d) differ."""
+def check_varies(values: Tensor, name: str, where: str = "in all rows") -> None:
+    """Raise an `InputError` unless the rows of values (n, d) differ; ``name`` is X or Y."""
     if bool((values == values[0]).all()):
-        raise InputError(f"{name} must have rows that differ, got {len(values)} equal rows", cure="pass more rows")
+        outputs = "a network of constant outputs has no units to recover: pass inputs at which its outputs differ"
+        cure = outputs if name == "Y" else "pass inputs that differ"
+        raise InputError(f"{name} must have rows that differ, got the same values {where}", cure=cure)
 
 
 def _matrix(values: ArrayLike | Tensor, argument: str) -> Tensor:

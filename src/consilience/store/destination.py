@@ -36,6 +36,7 @@ def check_destination(directory: str | os.PathLike[str], kind: str) -> bool:
     ArtefactError : if anything else is there, or no directory can be made or replaced here; nothing has changed.
     """
     target = as_path(directory, "directory").resolve()
+    as_path(beside(target, "checkpoint"), "directory")  # the longest name that is made of it
     temporary, old = beside(target, "tmp"), beside(target, "old")
     for path in (temporary, old):
         _check_ours(path)

@@ -11,7 +11,7 @@ import tyro
 
 import consilience as cs
 from consilience.names import Correction, Pooling
-from consilience.studies.request import ADDED, POSITIONAL, PRESENTATION, Options, Output, OwnNetworks
+from consilience.studies.request import ADDED, POSITIONAL, PRESENTATION, Options, Output, OwnNetworks, Reading
 from consilience.studies.result import Result, digest_of, run_cached
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(OwnNetworks, Options, Output):
+class Request(OwnNetworks, Reading, Options, Output):
     """Build one network from a census."""
 
     census: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
@@ -41,12 +41,14 @@ def run(request: Request) -> Result:
     from consilience.store import check_destination
     from consilience.store.network import FOREIGN, describe_network
     from consilience.studies.networks import open_census
-    from consilience.studies.samples import known_source
+    from consilience.studies.samples import check_fits, known_source
 
     check_destination(request.out, "network")
-    census, population = open_census(request.census, request.module)
-    source = known_source(population, request.data, request.seed)
-    validation = None if source is None else source.load().validation
+    census, population = open_census(request.census, request.module, request.key)
+    source = known_source(population, request.data, request.seed, request)
+    data = None if source is None else source.load()
+    if data is not None:
+        check_fits(census.population_, data)
     network = load_or_build(request, census)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     lines = [f"network in {request.out}: {parameters} parameters"]
@@ -56,9 +58,9 @@ def run(request: Request) -> Result:
         loaded = f'consilience.Population.from_directory("{request.out}", "{request.module}", {inputs})'
         as_json["load"] = f"{loaded}.members[0].module"
         lines.append(f"to load it: {as_json['load']}")
-    if validation is not None:
+    if data is not None:
         for name, scored in (("assembly", network), ("ensemble of the members", cs.Ensemble(census.population_))):
-            score = cs.evaluate(scored, validation)
+            score = cs.evaluate(scored, data.validation)
             accuracy = f"{100 * score.accuracy:.2f} ± {100 * score.accuracy_se:.2f} %"
             lines.append(f"  {name:<24} validation accuracy {accuracy}")
             as_json[f"{name.split()[0]}_validation_accuracy"] = score.accuracy

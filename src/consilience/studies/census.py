@@ -14,7 +14,17 @@ import tyro
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Clusterer, Distance, Grounding
-from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
+from consilience.studies.request import (
+    INPUT,
+    POSITIONAL,
+    InputShape,
+    Options,
+    Output,
+    OwnNetworks,
+    Reading,
+    argument,
+    arguments,
+)
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:
@@ -30,7 +40,7 @@ READING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(InputShape, OwnNetworks, Options, Output):
+class Request(InputShape, OwnNetworks, Reading, Options, Output):
     """Cluster the units of a population, layer by layer."""
 
     population: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
@@ -60,12 +70,12 @@ def run(request: Request) -> Result:
     check_destination(request.out, "census")
     if not request.population.is_dir():
         raise InputError(f"there is no directory {request.population}", cure="check the path")
-    shape, x, data = parse_shape(request.example_shape), None, dict[str, str | None]()
+    shape, x, data = parse_shape(request.example_shape), None, dict[str, Any]()
     if request.data is not None or request.grounding == "activations" or request.distance == "activation":
-        source = source_of(request.population, request.data, request.seed)
+        source = source_of(request.population, request.data, request.seed, request)
         x, data = source.load().calibration.x, source.entries(request.data)
         shape = shape or tuple(x.shape[1:])
-    population = open_population(request.population, request.module, shape, request.seed)
+    population = open_population(request.population, request.module, shape, request.seed, request.key)
     census = load_or_fit(request, population, x, data)
     with stages("chance levels"):
         significance, unmeasured = measured_significance(census)
@@ -84,9 +94,7 @@ def run(request: Request) -> Result:
     return Result("\n".join(lines), {"out": str(request.out), "layers": as_json, "left_out": left_out})
 
 
-def load_or_fit(
-    request: Request, population: cs.Population, x: Tensor | None, data: Mapping[str, str | None]
-) -> cs.Census:
+def load_or_fit(request: Request, population: cs.Population, x: Tensor | None, data: Mapping[str, Any]) -> cs.Census:
     """Return the census, read if it is finished; ``data`` is what its request says of the data."""
     from consilience.studies.progress import stages
 

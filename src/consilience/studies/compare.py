@@ -12,14 +12,24 @@ import tyro
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import ActivationMeasure, ClusteringMeasure, Positions, Reduction, SampleClusterer
-from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
+from consilience.studies.request import (
+    INPUT,
+    POSITIONAL,
+    InputShape,
+    Options,
+    Output,
+    OwnNetworks,
+    Reading,
+    argument,
+    arguments,
+)
 from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "comparison", "comparison.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(InputShape, OwnNetworks, Options, Output):
+class Request(InputShape, OwnNetworks, Reading, Options, Output):
     """Measure which networks behave alike, at which layers, and from which epoch on. Networks of any kinds are compared
     by how they cluster the same samples. Writes comparison.json and report.html.
     """
@@ -63,10 +73,10 @@ def run(request: Request) -> Result:
     check_destination(request.out, KIND)
     shape, seed = parse_shape(request.example_shape), request.seed
     populations = {
-        name: open_networks(source, request.module, shape, seed)
+        name: open_networks(source, request.module, shape, seed, request.key)
         for name, source in zip(_names(request.sources), request.sources, strict=True)
     }
-    source = unseen_source(request.sources, request.data, seed)
+    source = unseen_source(request.sources, request.data, seed, request)
     fingerprints = {
         name: [part.fingerprint[:16] for part in (population, *population.snapshots.values())]
         for name, population in populations.items()

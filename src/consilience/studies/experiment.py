@@ -18,12 +18,13 @@ from consilience.baselines import Ensemble, best_member, merge_many, parameter_a
 from consilience.census import Census, LayerCensus, Significance
 from consilience.checks import resolve_width
 from consilience.data import Data
-from consilience.errors import InputError, TrainingError
+from consilience.errors import TrainingError
 from consilience.evaluation import Score, evaluate, mean_score
 from consilience.population.population import Population
 from consilience.report.results import ChanceSummary, Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.schema import read_object
 from consilience.studies.atlas import CHANNELS, atlas, kernel_shape
+from consilience.studies.samples import check_fits
 from consilience.studies.significance import measured_significance
 from consilience.training import Run, Training, fit_members
 from consilience.training.train import initialise
@@ -128,7 +129,7 @@ def run_experiment(
     """
     contest = _Contest(census, data, random_state)
     population = contest.population
-    _check_fits(population, data)
+    check_fits(population, data)
     progress("members and their ensemble")
     contest.add_members()
     usable = [c for c in corrections if census.calibration_ is not None or c == "none"]
@@ -180,17 +181,6 @@ def _timed(make: Callable[[], T]) -> tuple[T, float]:
     began = time.perf_counter()
     made = make()
     return made, time.perf_counter() - began
-
-
-def _check_fits(population: Population, data: Data) -> None:
-    shape, n_outputs = tuple(data.test.x.shape[1:]), population.architecture.n_outputs
-    wanted = population.architecture.program.input_shape
-    if shape != wanted or data.n_classes != n_outputs:
-        raise InputError(
-            f"{data.name} must have inputs {wanted} and {n_outputs} classes, got inputs {shape} and {data.n_classes} "
-            "classes",
-            cure="pass the data the members were trained on",
-        )
 
 
 def _summary(layer: LayerCensus, population: Population, significance: Significance | None) -> LayerSummary:

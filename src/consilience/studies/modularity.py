@@ -10,15 +10,26 @@ from typing import Annotated
 import tyro
 
 import consilience as cs
+from consilience.checks import check_count
 from consilience.names import Null, Scale
-from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, argument, arguments
+from consilience.studies.request import (
+    INPUT,
+    POSITIONAL,
+    InputShape,
+    Options,
+    Output,
+    OwnNetworks,
+    Reading,
+    argument,
+    arguments,
+)
 from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "modularity", "modularity.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(InputShape, OwnNetworks, Options, Output):
+class Request(InputShape, OwnNetworks, Reading, Options, Output):
     """Measure whether networks split into weakly connected clusters. Writes modularity.json and report.html: n-cuts of
     all networks against shuffled copies, and for one of them its clusters, what they do, and how few weights each class
     needs.
@@ -54,9 +65,10 @@ def run(request: Request) -> Result:
     from consilience.studies.samples import known_source
 
     check_destination(request.out, KIND)
+    check_count("circuits", request.circuits, least=0)
     source, module, seed = request.source, request.module, request.seed
-    data = known_source(source, request.data, seed)
-    population = open_networks(source, module, parse_shape(request.example_shape), seed)
+    data = known_source(source, request.data, seed, request)
+    population = open_networks(source, module, parse_shape(request.example_shape), seed, request.key)
     inputs, assembly = {"networks": population.fingerprint[:16], "data": None}, None
     inputs |= {} if data is None else data.entries(request.data)
     if request.assembly is not None:

@@ -30,15 +30,18 @@ MODULE = "pass --module package.module:Class"
 Shape = Sequence[int] | None
 
 
-def open_networks(source: str, module: str | None, example_shape: Shape, random_state: int) -> Population:
+def open_networks(
+    source: str, module: str | None, example_shape: Shape, random_state: int, key: str | None = None
+) -> Population:
     """Return networks as a population, traced and proved on random inputs of a shape.
 
     ``source`` is a class or a function, ``"package.module:Class"``, or a directory: a population or network of this
     package, or a folder of checkpoints. ``module`` is the class of the networks in a directory, if it is not one of
-    this package.
+    this package; ``key`` chooses the weights of checkpoints where several fit.
     """
     path = Path(source)
     if ":" in source and not path.exists():
+        _check_no_key(key, source)
         x = _random_inputs(example_shape, random_state, source)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_state)
@@ -46,15 +49,21 @@ def open_networks(source: str, module: str | None, example_shape: Shape, random_
     if not path.is_dir():
         raise InputError(f"there is no directory {source}", cure="check the path; a class is package.module:Class")
     if (path / CONFIG).is_file() and read_config(path)["kind"] == "network":
+        _check_no_key(key, source)
         return _open_network(path, module, example_shape, random_state)
-    return open_population(path, module, example_shape, random_state)
+    return open_population(path, module, example_shape, random_state, key)
 
 
 def open_population(
-    directory: Path, module: str | None, example_shape: Shape = None, random_state: int = 0
+    directory: Path,
+    module: str | None,
+    example_shape: Shape = None,
+    random_state: int = 0,
+    key: str | None = None,
 ) -> Population:
     """Read a population, or the networks in a folder of checkpoints, which needs the shape; see `open_networks`."""
     if (directory / CONFIG).is_file() or not directory.is_dir():
+        _check_no_key(key, directory)
         _check_module(module, _entries(directory).members, directory)
         return Population.load(directory, None if module is None else make_module(module))
     if module is None:
@@ -65,14 +74,22 @@ def open_population(
     x = _random_inputs(example_shape, random_state, directory)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ checkpoints in .* are skipped")
-        return Population.from_directory(directory, module, x)
+        return Population.from_directory(directory, module, x, key=key)
 
 
-def open_census(directory: Path, module: str | None) -> tuple[Census, Path]:
-    """Return a census, and where its population is; ``module`` is the class of the user's own networks."""
-    population = population_of(directory)
-    shape = _entries(directory).example_shape
-    return load_census(directory, open_population(population, module, shape)), population
+def open_census(directory: Path, module: str | None, key: str | None = None) -> tuple[Census, Path]:
+    """Return a census, and where its population is; ``module`` is the class of the user's own networks.
+
+    ``key`` is by default the one of the request that made the census.
+    """
+    population, entries = population_of(directory), _entries(directory)
+    key = entries.request.get("key") if key is None else key
+    return load_census(directory, open_population(population, module, entries.example_shape, key=key)), population
+
+
+def _check_no_key(key: str | None, source: object) -> None:
+    if key is not None:
+        raise InputError(f"key must be left out except for a folder of checkpoints, got {source}")
 
 
 def left_out_of(population: Population) -> Mapping[str, str]:
@@ -121,6 +138,7 @@ class _Entries:
 
     members: tuple[Mapping[str, Any], ...] = ()
     net: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
     example_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consilience.errors import InputError
@@ -34,7 +34,9 @@ def run_recovery(unknown: UnknownNetwork, estimator: ExpandAndCluster, obtained:
     sizes = (unknown.x.shape[1], *estimator.n_units_, unknown.y.shape[1])
     limit = max(CONVERGED, 2 * estimator.noise**2)
     found, n_samples = estimator.diagnostics_, len(unknown.x)
-    checks = cautions, unsaved, distance, uncompared
+    expected = estimator.n_units if estimator.n_units is not None else ()
+    units = tuple(expected) if isinstance(expected, Sequence) else (expected,) * estimator.n_layers
+    checks = units, cautions, unsaved, distance, uncompared
     return RecoveryResult(sizes, estimator.activation_, n_samples, found, limit, *checks, obtained)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 import consilience as cs
-from consilience.studies.request import INPUT, POSITIONAL, Options, Output, OwnNetworks
+from consilience.studies.request import INPUT, POSITIONAL, Options, Output, OwnNetworks, Reading
 from consilience.studies.result import PAGE, Result, digest_of, obtained, run_cached
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(OwnNetworks, Options, Output):
+class Request(OwnNetworks, Reading, Options, Output):
     """Compare a census's assemblies with their alternatives, and write the comparison as one HTML file. For this,
     networks are trained as the members were or, if that is unknown, with default options.
     """
@@ -39,16 +39,16 @@ def run(request: Request) -> Result:
     from consilience.studies.samples import request_of, source_of
 
     population = population_of(request.census)
-    source = source_of(population, request.data, request.seed)
+    source = source_of(population, request.data, request.seed, request)
 
     def inputs() -> Inputs:
-        return open_census(request.census, request.module)[0], source.load(), request_of(population)
+        return open_census(request.census, request.module, request.key)[0], source.load(), request_of(population)
 
     return load_or_compare(request, inputs, obtained(request), source.entries(request.data))
 
 
 def load_or_compare(
-    request: Request, inputs: Callable[[], Inputs], origin: dict[str, Any], data: Mapping[str, str | None]
+    request: Request, inputs: Callable[[], Inputs], origin: dict[str, Any], data: Mapping[str, Any]
 ) -> Result:
     """Do what `run` does, with the census, the data and the request of the members from memory, if they are needed.
 

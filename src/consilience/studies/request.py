@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from consilience.errors import InputError
+from consilience.names import Layout
 
-INPUT, OUTPUT, PRESENTATION = {"role": "input"}, {"role": "output"}, {"role": "presentation"}
+INPUT, PRESENTATION = {"role": "input"}, {"role": "presentation"}
+OUTPUT = {"role": "output", "argument": "directory"}
 POSITIONAL = {"role": "input", "positional": True}  # an input that is given without a flag
 DISTINCT = ("epochs", "checkpoint_epochs", "layers")  # options whose values are names or places
 LARGEST = 2**63  # of what torch can hold
@@ -55,6 +58,20 @@ class OwnNetworks:
 
     module: str | None = None
     """Class of your own networks, as in package.module:Class, or a function that returns one; it is imported."""
+    key: str | None = field(default=None, metadata=ADDED)
+    """Which weights of a checkpoint file, where several fit: a key of the file, or a prefix of names, as in ema."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a file of data is read; by default as the population's was, if it is of the same kind."""
+
+    layout: Layout = field(default="auto", metadata=INPUT)
+    """Layout of images in a .npz file, where it cannot be told from their shape; rows leaves the axes as they are."""
+    columns: tuple[str, ...] = field(default=(), metadata=INPUT)
+    """Columns of a .parquet file that are inputs; by default all but the target."""
+    target: str | None = field(default=None, metadata=INPUT)
+    """Column of a .parquet file with the labels; by default the one called label or y."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +148,12 @@ def check_words(words: Sequence[str], request: Options) -> None:
 
 def kept(request: Options) -> str:
     """Return what a command that has stopped has left, and how to go on."""
-    out = getattr(request, "out", None)
+    out, parts = getattr(request, "out", None), list[str]()
     if out is None:
         return "nothing has been written"
-    path = out.resolve()
-    state = path.parent / f".{path.name}.checkpoint"
-    parts = [f"finished epochs are kept in {state}"] if state.is_dir() else []
-    parts += [f"what is finished is kept in {out}"] if path.is_dir() and any(path.iterdir()) else []
+    with suppress(OSError):  # of a place that is no directory
+        path = out.resolve()
+        state = path.parent / f".{path.name}.checkpoint"
+        parts += [f"finished epochs are kept in {state}"] if state.is_dir() else []
+        parts += [f"what is finished is kept in {out}"] if path.is_dir() and any(path.iterdir()) else []
     return f"{' and '.join(parts) or 'nothing has been written'}; the same command goes on from there"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from consilience.checks import check_count
 from consilience.data import Data, Dataset, load_data
 from consilience.data.content import content_of, is_file_name
 from consilience.errors import InputError
+from consilience.population import Population
 from consilience.schema import read_entries
 from consilience.store import read_config
 from consilience.store.config import CONFIG
+from consilience.studies.request import Reading
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,18 @@ class Source:
 
     def load(self) -> Data:
         """Read and split the data."""
-        reading = {"layout": self.layout, "columns": self.columns, "target": self.target}
-        return load_data(self.name, random_state=self.random_state, **reading)  # type: ignore[arg-type]
+        return load_data(self.name, random_state=self.random_state, **self.reading)
 
-    def entries(self, data: str | None) -> dict[str, str | None]:
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options by which it is read."""
+        return {option.name: getattr(self, option.name) for option in fields(Reading)}
+
+    def entries(self, data: str | None) -> dict[str, Any]:
         """Return what the request of a result says of its data; ``data`` is the name that the user gave, if any."""
         name = Path(data).name if data is not None and is_file_name(data) else data
-        return {"data": name, **({"data_content": self.content} if self.content else {})}
+        reading = {option: value for option, value in self.reading.items() if value != getattr(Reading(), option)}
+        return {"data": name, **({"data_content": self.content} if self.content else {}), **reading}
 
     def stored_name(self, directory: Path) -> str:
         """Return the name for a ``config.json``: a relative path is taken relative to the artefact."""
@@ -93,14 +100,27 @@ def trained_on(population: str | Path) -> Trained:
     return read_entries(Trained, request_of(population), Path(population) / CONFIG)
 
 
-def named(data: str, random_state: int) -> Source:
-    """Return the data that the user names; raise an `InputError` if its file is not there."""
+def named(data: str, random_state: int, reading: Reading, trained: Trained | None = None) -> Source:
+    """Return the data that the user names; raise an `InputError` if its file is not there.
+
+    It is read by the options given; those at their defaults are as when the population was trained, on a file of the
+    same kind.
+    """
     if not data:
         raise InputError("data must be a name or a path, got nothing", cure="leave it out, or pass a path")
-    return Source(data, content_of(data), random_state)
+    options = {option.name: getattr(reading, option.name) for option in fields(Reading)}
+    if trained is not None and trained.data is not None and _kind(trained.data) == _kind(data):
+        options |= {
+            name: getattr(trained, name) for name, value in options.items() if value == getattr(Reading(), name)
+        }
+    return Source(data, content_of(data), random_state, **options)
 
 
-def source_of(population: str | Path, data: str | None, random_state: int) -> Source:
+def _kind(data: str) -> str:
+    return Path(data).suffix.lower() if is_file_name(data) else data
+
+
+def source_of(population: str | Path, data: str | None, random_state: int, reading: Reading) -> Source:
     """Return the data that the user names or, by default, that a population was trained on; split as then.
 
     Raises
@@ -110,22 +130,22 @@ def source_of(population: str | Path, data: str | None, random_state: int) -> So
     trained = trained_on(population)
     seed = random_state if trained.seed is None else trained.seed
     if data is not None:
-        return named(data, seed)
+        return named(data, seed, reading, trained)
     if trained.data is None:
         message = f"the data that {population} was trained on is unknown"
         raise InputError(message, cure="pass --data, or a population made by train")
     name = _place(trained.data, Path(population))
-    source = Source(name, content_of(name), seed, trained.layout, trained.columns, trained.target)
+    source = named(name, seed, reading, trained)
     if trained.data_content and source.content != trained.data_content:
         message = f"data must be what {population} was trained on, got another content of {name}"
         raise InputError(message, cure="put the file of then back, or pass --data to use this one")
     return source
 
 
-def known_source(population: str | Path, data: str | None, random_state: int) -> Source | None:
+def known_source(population: str | Path, data: str | None, random_state: int, reading: Reading) -> Source | None:
     """Return what `source_of` does, and None where the data is unknown."""
     known = data is not None or trained_on(population).data is not None
-    return source_of(population, data, random_state) if known else None
+    return source_of(population, data, random_state, reading) if known else None
 
 
 def _place(name: str, population: Path) -> str:
@@ -141,14 +161,26 @@ def _place(name: str, population: Path) -> str:
     return next((str(place) for place in places if place.is_file()), name)
 
 
-def unseen_source(sources: Sequence[str], data: str | None, random_state: int) -> Source:
+def check_fits(population: Population, data: Data) -> None:
+    """Raise unless data has the inputs and classes of a population."""
+    shape, n_outputs = tuple(data.test.x.shape[1:]), population.architecture.output.width
+    wanted = population.architecture.program.input_shape
+    if shape != wanted or data.n_classes != n_outputs:
+        raise InputError(
+            f"{data.name} must have inputs {wanted} and {n_outputs} classes, got inputs {shape} and {data.n_classes} "
+            "classes",
+            cure="pass the data the members were trained on",
+        )
+
+
+def unseen_source(sources: Sequence[str], data: str | None, random_state: int, reading: Reading) -> Source:
     """Return the data named, or that of the first population whose data is known."""
     known = next((source for source in sources if trained_on(source).data is not None), None)
     if data is not None:
-        return named(data, random_state)
+        return named(data, random_state, reading, None if known is None else trained_on(known))
     if known is None:
         raise InputError(f"the data that {' '.join(sources)} were trained on is unknown", cure="pass --data")
-    return source_of(known, None, random_state)
+    return source_of(known, None, random_state, reading)
 
 
 def unseen_samples(sources: Sequence[str], source: Source, random_state: int, n: int) -> Dataset:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import consilience as cs
 from consilience.errors import InputError
-from consilience.names import Activation, Layout, Net, Optimizer, Shuffle, Subset
-from consilience.studies.request import ADDED, INPUT, Options, Output, argument, arguments
+from consilience.names import Activation, Net, Optimizer, Shuffle, Subset
+from consilience.studies.request import ADDED, INPUT, Options, Output, Reading, argument, arguments
 from consilience.studies.result import Result, run_cached
 
 if TYPE_CHECKING:
@@ -16,17 +16,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Options, Output):
+class Request(Reading, Options, Output):
     """Train a population of networks in one vectorized pass. An interrupted run resumes after its last epoch."""
 
     data: str = field(default="digits", metadata=INPUT)
     """"digits", a .npz file (x_train, y_train, x_test, y_test), a .parquet file, or hf:NAME."""
-    layout: Layout = field(default="auto", metadata=ADDED)
-    """Layout of images in a .npz file, where it cannot be told from their shape; rows leaves the axes as they are."""
-    columns: tuple[str, ...] = field(default=(), metadata=ADDED)
-    """Columns of a .parquet file that are inputs; by default all but the target."""
-    target: str | None = field(default=None, metadata=ADDED)
-    """Column of a .parquet file with the labels; by default the one called label or y."""
     net: Net = "mlp"
     """Kind of network; convnet and resnet take images."""
     hidden: tuple[int, ...] = field(default=(32, 32), metadata=argument("widths"))
@@ -86,8 +80,7 @@ def load_or_train(request: Request) -> tuple[cs.Population, cs.Data]:
     from consilience.studies.samples import named
     from consilience.training.resume import delete_resume_state
 
-    reading = {"layout": request.layout, "columns": request.columns, "target": request.target}
-    source = replace(named(request.data, request.seed), **reading)  # type: ignore[arg-type]
+    source = named(request.data, request.seed, request)
     data, inputs = source.load(), {**source.entries(None), "data": source.stored_name(request.out)}
     state = beside(request.out.resolve(), "checkpoint")
 

@@ -30,6 +30,7 @@ class RecoveryResult:
     n_samples: int  # of the outputs given
     diagnostics: Diagnostics  # whether the network is exact, and the students, by hidden layer reached
     limit: float  # the error that students must reach to be used
+    expected: tuple[int, ...] = ()  # units of each hidden layer; empty if they were searched for
     cautions: Sequence[str] = ()  # other reasons not to trust the network
     unsaved: str = ""  # why no network is saved; "" if it is
     distance: Distance | None = None  # to the teacher, if there is one that the network can be compared with
@@ -63,6 +64,9 @@ def recovery_sentences(result: RecoveryResult) -> list[str]:
     sentences = [first, *(f"CAUTION: {caution}." for caution in result.cautions)]
     if widths and not found.exact:
         sentences.append(f"What was found: {network}.")
+    if widths and result.expected and result.expected != tuple(widths):
+        units, expected = (" and ".join(map(str, numbers)) for numbers in (widths, result.expected))
+        sentences.append(f"{expected} units were expected, and {units} found: students wide enough show the size.")
     network_error = f"network: {found.error:.1e}, of the students that it was made of"
     text = f"Error of the {network_error if np.isfinite(found.error) else 'students'}: {found.students_error:.1e} "
     text += f"(median of {len(students.used)} of {len(students.students.losses)}); shares of the outputs' variance."
