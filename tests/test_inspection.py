@@ -194,7 +194,7 @@ def test_a_class_of_ones_own_on_the_command_line(own: Path, capsys: pytest.Captu
     plain = json.loads(run(capsys, "inspect", "my_nets:wide", "--example-shape", "1,4,4", "--json"))
     assert [layer["widths"] for layer in plain["layers"]] == [[7], [5]]
     assert plain["layers"][0]["written_by"] == ["stem", "conv2"]
-    assert plain["outputs"]["name"] == "out"
+    assert [head["name"] for head in plain["outputs"]] == ["out"]
     assert torch.equal(torch.random.get_rng_state(), random)
     assert sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts) == before
 

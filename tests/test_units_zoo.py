@@ -349,10 +349,6 @@ def last(function: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
     return made(function, a=nn.Linear(6, 3))
 
 
-def unused() -> nn.Module:
-    return made(lambda m, x: m.b(m.a(x)), a=nn.Linear(6, 5), b=nn.Linear(5, 3), odd=nn.Linear(5, 3))
-
-
 def norm_of_inputs() -> nn.Module:
     return made(lambda m, x: m.a(m.odd(x)), a=nn.Linear(6, 3), odd=nn.BatchNorm1d(6))
 
@@ -407,9 +403,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "one batch norm for two convolutions": (one_norm_for_two(), IMAGES, r"aten.batch_norm in 'odd' \(BatchNorm2d\)"),
     "a transposed weight": (transposed_weight(), ROWS, "aten.(numpy_T|t|transpose)"),
     "a batch of two written out": (between(lambda z: z.view(2, -1)), ROWS[:2], "one batch size only"),
-    "an unused layer": (unused(), ROWS, "'odd.weight', 'odd.bias'"),
     "noise": (between(lambda z: z + torch.rand_like(z)), ROWS, "aten.rand_like"),
-    "probabilities": (last(lambda m, x: m.a(x).softmax(-1)), ROWS, "aten.softmax"),
     "mean over units": (between(lambda z: z - z.mean(1, keepdim=True)), ROWS, "aten.mean"),
     "maximum over channels": (between_convolutions(lambda z: z - z.amax(1, keepdim=True)), IMAGES, "aten.amax"),
     "maxima with their places": (flattened(lambda z: z.flatten(2).max(2).values, 5), IMAGES, "aten.max"),
@@ -424,11 +418,6 @@ def test_unsupported_networks_raise_an_error_that_names_the_operation(case: str)
     module, x, message = REFUSED[case]
     with pytest.raises(TracingError, match=message):
         find_layers(module, x)
-
-
-def test_two_outputs_are_refused() -> None:
-    with pytest.raises(InputError, match="Made must return one tensor of real numbers, got tuple"):
-        find_layers(last(lambda m, x: (m.a(x), m.a(x).relu())), ROWS)
 
 
 def test_a_batch_size_written_out_is_refused() -> None:

@@ -139,14 +139,14 @@ def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, p
         cure = "Population.from_modules(modules, example_input) makes one"
         raise InputError(f"reference must be a consilience.Population, got {describe(population)}", cure=cure)
     x = as_inputs(population, getattr(dataset, "x", dataset), "x")
-    outputs = _outputs(network, x)
-    members = [_outputs(member.module, x) for member in population]
+    outputs = _outputs(_before_tail(network, population), x, population.output)
+    members = [_outputs(_before_tail(member.module, population), x, population.output) for member in population]
     if outputs.shape != members[0].shape:
         got = f"{tuple(outputs.shape)} and {tuple(members[0].shape)}"
         raise InputError(f"the network's outputs must have the shape of the members', got {got}")
     check_finite(outputs, "the network's outputs")
     axis = population.architecture.returned
-    widths = {population.architecture.output.name: population.architecture.output.width}
+    widths = population.architecture.widths
     rows, *each = (axis.units(value, widths, len(x)).movedim(1, 2).flatten(0, 1) for value in (outputs, *members))
     ensemble = torch.stack(each).mean(0)
     errors = torch.zeros(len(each), dtype=torch.float64)
@@ -161,7 +161,24 @@ def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, p
     return Closeness(result.error, result.top1, worth(result.error, errors.tolist()), member_error, len(x))
 
 
-def _outputs(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _before_tail(network: Callable[[Tensor], Tensor], population: Population) -> Callable[[Tensor], Tensor]:
+    """What gives a network's outputs before a softmax or another tail, where the members are pooled."""
+    from torch import nn
+
+    from consilience.units.architecture import TracedNetwork, read_state
+
+    architecture = population.architecture
+    if not architecture.program.is_bent:
+        return network
+    state = read_state(network) if isinstance(network, nn.Module) else {}
+    if not architecture.fits(state):
+        tail = ", ".join(architecture.tail)
+        message = f"network must be of the members' class, since they are compared before {tail}"
+        raise InputError(f"{message}, got {type(network).__name__}")
+    return TracedNetwork(architecture.with_widths(architecture.widths_in(state)), state)
+
+
+def _outputs(network: Callable[[Tensor], Tensor], x: Tensor, output: str | int | None = None) -> Tensor:
     import torch
 
     from consilience.units.forward import eval_mode, outputs_of
@@ -170,7 +187,7 @@ def _outputs(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         raise InputError(f"network must be a module or another function of inputs, got {describe(network)}")
     name = type(network).__name__
     with eval_mode(network):
-        outputs = [outputs_of(network, batch, name, "x") for batch in x.split(BATCH_SIZE)]
+        outputs = [outputs_of(network, batch, name, "x", output) for batch in x.split(BATCH_SIZE)]
     try:
         return torch.cat(outputs)
     except RuntimeError as error:

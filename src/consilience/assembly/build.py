@@ -16,7 +16,7 @@ from consilience.assembly.draft import Draft
 from consilience.assembly.gauss_newton import gauss_newton
 from consilience.assembly.layerwise import least_squares, moments
 from consilience.assembly.norms import with_statistics
-from consilience.assembly.pooling import Pooled, output_basis, pooled
+from consilience.assembly.pooling import Pooled, output_bases, pooled
 from consilience.bases.construction import construct
 from consilience.bases.grounding import Basis, by_index
 from consilience.bases.hyperplanes import Projection
@@ -103,9 +103,9 @@ class Builder:
         population, architecture = self.population, network.architecture
         if population.task != "classification":
             return network
-        maps = [m for m in architecture.maps if m.writes == architecture.output.name and m.reads]
+        maps = [m for m in architecture.maps if m.writes in architecture.heads and m.reads]
         reference = pooled(self.responses, self.pooling)
-        return gauss_newton(network, self.responses.x, reference, population.task, maps)
+        return gauss_newton(network, self.responses.x, reference, population.task, maps, self.responses.sampling)
 
     def finish(
         self,
@@ -117,7 +117,9 @@ class Builder:
         """Return the proved module, in eval mode, of a network after the corrections of several layers together."""
         population, responses, x = self.population, self.responses, self.responses.x
         if correction == "second-order":
-            network = balanced(gauss_newton(network, x, pooled(responses, self.pooling), population.task))
+            network = balanced(
+                gauss_newton(network, x, pooled(responses, self.pooling), population.task, None, responses.sampling)
+            )
         if responses.has_data:
             network = with_statistics(network, x)
         module = resize(population.members[0].module, population.architecture, network.architecture.widths)
@@ -165,8 +167,8 @@ class Builder:
         written = draft.architecture.layer(layer)
         if written.interchangeable:
             return plan.basis(draft, layer)
-        if layer == draft.architecture.output.name:
-            return output_basis(self.pooling, self.pooling.dtype)
+        if layer in draft.architecture.heads:
+            return output_bases(draft.architecture, self.pooling, self.pooling.dtype)[layer]
         return by_index(len(draft.members), written.width, self.pooling.dtype)
 
 

@@ -30,6 +30,8 @@ from consilience.signals.batches import BATCH_SIZE
 from consilience.signals.held_out import held_out
 from consilience.ties import SINGLE
 from consilience.units.architecture import Architecture, TracedNetwork, read_state, write_state
+from consilience.units.forward import pooled_outputs
+from consilience.units.program import Program
 
 RATE, FACTOR, MOST_POWER = 1e-3, 3.0, 2
 TRIAL = 10  # a short run has one step in this many
@@ -116,12 +118,14 @@ class _Lesson:
     options: Distillation
     random_state: int
     draws: torch.Generator = field(repr=False)
+    program: Program = field(repr=False)
 
     def error(self, module: nn.Module) -> float:
         """Return the held-out error in eval mode; infinity where it is not finite."""
         module.eval()
         with torch.no_grad():
-            outputs = torch.cat([module(batch) for batch in self.held[0].split(BATCH_SIZE)])
+            run = pooled_outputs(module, self.program)
+            outputs = torch.cat([run(batch) for batch in self.held[0].split(BATCH_SIZE)])
         error = float(self.loss(outputs, self.held[1]).double().mean())
         return error if math.isfinite(error) else math.inf
 
@@ -226,6 +230,7 @@ def _lesson(
         options=options,
         random_state=random_state,
         draws=seeds.generator(random_state),
+        program=architecture.program,
     )
     return lesson, units, network
 
@@ -269,6 +274,7 @@ def _train(
 ) -> tuple[nn.Module, float, int]:
     """A trained copy with the smallest held-out error (the last one, with ``last``), that error, and steps taken."""
     trained = copy.deepcopy(student)
+    run = pooled_outputs(trained, lesson.program)
     every = steps if last else max(1, steps // LOOKS)
     optimizer = torch.optim.Adam(trained.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -278,7 +284,7 @@ def _train(
         for done, (x, targets) in enumerate(lesson.batches(), start=1):
             trained.train()
             optimizer.zero_grad()
-            lesson.loss(trained(x), targets).mean().backward()
+            lesson.loss(run(x), targets).mean().backward()
             optimizer.step()
             schedule.step()
             if done % every == 0 or done == steps:

@@ -27,6 +27,7 @@ from consilience.agreement import class_probabilities, softened_errors, spread_o
 from consilience.signals.batches import MAX_BATCH
 from consilience.signals.responses import stream
 from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import Sampling
 from consilience.units.maps import Map, Weights
 
 GRAPH_VALUES = 2**22  # numbers in the largest value of a batch, of which gradients need several
@@ -54,12 +55,22 @@ class Fit:
     task: str | None
     spread: Tensor
     known: dict[str, Tensor] = field(repr=False)
+    sampling: Sampling | None = None
 
     @classmethod
     def of(
-        cls, network: TracedNetwork, maps: Sequence[Map], x: Tensor, reference: Tensor, task: str | None = None
+        cls,
+        network: TracedNetwork,
+        maps: Sequence[Map],
+        x: Tensor,
+        reference: Tensor,
+        task: str | None = None,
+        sampling: Sampling | None = None,
     ) -> Fit:
-        """Return the fit of some maps of a network."""
+        """Return the fit of some maps of a network to a reference (n, o), or (r, o) at the positions of ``sampling``.
+
+        The outputs of a sample at each position are a row.
+        """
         for m in network.architecture.maps:
             if m.norm is not None:
                 network = network.with_weights(m, network.weights(m))
@@ -67,7 +78,7 @@ class Fit:
         names = network.architecture.program.frontier(changed)
         batches = [values for _, values in stream(network, x, names)] if names else []
         known = {name: torch.cat([values[name] for values in batches]) for name in names}
-        return cls(network, tuple(maps), x, reference, task, spread_of(reference), known)
+        return cls(network, tuple(maps), x, reference, task, spread_of(reference), known, sampling)
 
     @property
     def vector(self) -> Tensor:
@@ -98,7 +109,24 @@ class Fit:
     def outputs(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return the outputs (n, o) on some samples."""
         output = self.network.architecture.program.output
-        return self.values(self.at(theta), rows, [output])[output]
+        return self.rows(self.values(self.at(theta), rows, [output])[output], rows)
+
+    def rows(self, value: Tensor, rows: Tensor) -> Tensor:
+        """Return the outputs (r, o) of some samples, at each position, in the value that is pooled."""
+        architecture = self.network.architecture
+        if value.dim() == 2 or self.sampling is None:
+            return value
+        return self.sampling.taken(rows).of(architecture.returned.units(value, architecture.widths, len(rows)), 0)
+
+    def targets(self, rows: Tensor) -> Tensor:
+        """Return the reference outputs (r, o) of some samples, at each position."""
+        targets: Tensor = self.reference.unflatten(0, (len(self.x), -1))[rows].flatten(0, 1)
+        return targets
+
+    @property
+    def positions(self) -> int:
+        """Rows of each sample."""
+        return len(self.reference) // len(self.x)
 
     def batches(self, rows: Tensor) -> Iterator[Tensor]:
         """Split samples so that the values of a batch fit into memory."""
@@ -108,7 +136,7 @@ class Fit:
         """Return E(θ) of some samples; infinity if it is not a number."""
         with torch.no_grad():
             outputs = torch.cat([self.outputs(theta, part) for part in self.batches(rows)]).double()
-        errors = softened_errors(outputs, self.reference[rows].double(), self.task, self.spread)
+        errors = softened_errors(outputs, self.targets(rows).double(), self.task, self.spread)
         return float(errors.mean().nan_to_num(nan=torch.inf))
 
     def gradient(self, theta: Tensor, rows: Tensor) -> Tensor:
@@ -182,7 +210,7 @@ class Fit:
         return at, outputs, u, pulled
 
     def _error(self, theta: Tensor, rows: Tensor) -> Tensor:
-        return softened_errors(self.outputs(theta, rows), self.reference[rows], self.task, self.spread).sum()
+        return softened_errors(self.outputs(theta, rows), self.targets(rows), self.task, self.spread).sum()
 
     @staticmethod
     def _flat(m: Map, weights: Weights) -> Tensor:

@@ -20,6 +20,7 @@ from consilience.assembly.kronecker import Kronecker
 from consilience.signals.held_out import held_out
 from consilience.ties import SINGLE
 from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import Sampling
 from consilience.units.maps import Map
 
 STEPS = 8
@@ -33,13 +34,18 @@ LEAST_GAIN = 0.01  # a step that lowers the held-out error by a smaller share is
 
 
 def gauss_newton(
-    network: TracedNetwork, x: Tensor, reference: Tensor, task: str | None = None, maps: Sequence[Map] | None = None
+    network: TracedNetwork,
+    x: Tensor,
+    reference: Tensor,
+    task: str | None = None,
+    maps: Sequence[Map] | None = None,
+    sampling: Sampling | None = None,
 ) -> TracedNetwork:
-    """Return the network with its maps fitted to ``reference`` (n, o) on inputs x (n, ...).
+    """Return the network with its maps fitted to ``reference`` on inputs x (n, ...).
 
-    By default these are all maps that read layers: those that read the inputs are centroids of the members'
-    hyperplanes, and stay. Of the networks before and after each step, that with the smallest error on held-out samples
-    is returned.
+    The reference is (n, o), or (r, o) with the rows of ``sampling`` where outputs have positions. By default the maps
+    are all those that read layers: maps that read the inputs are centroids of the members' hyperplanes, and stay. Of
+    the networks before and after each step, that with the smallest error on held-out samples is returned.
     """
     if maps is None:
         maps = [m for m in network.architecture.maps if m.reads]
@@ -47,7 +53,7 @@ def gauss_newton(
     if not maps or len(x) < 2:
         return network
     with torch.inference_mode(mode=False), torch.enable_grad(), _one_thread():
-        fit = Fit.of(network, maps, x.clone(), reference.clone(), task)
+        fit = Fit.of(network, maps, x.clone(), reference.clone(), task, sampling)
         theta = _minimize(fit, *held_out(len(x)))
         return network if theta is None else fit.at(theta)
 
@@ -72,7 +78,7 @@ def _minimize(fit: Fit, rows: Tensor, held: Tensor) -> Tensor | None:
         if error <= SINGLE**2:  # rounding
             break
         part = rows[torch.randperm(len(rows), generator=generator)[:n_curved].sort().values]
-        signs = torch.randint(0, 2, (len(part), fit.reference.shape[1]), generator=generator) * 2.0 - 1
+        signs = torch.randint(0, 2, (len(part) * fit.positions, fit.reference.shape[1]), generator=generator) * 2.0 - 1
         factors, product, gradient = (
             Kronecker.of(fit, theta, part, signs),
             fit.gauss_newton(theta, part),

@@ -34,7 +34,7 @@ class Kronecker:
 
     @classmethod
     def of(cls, fit: Fit, theta: Tensor, rows: Tensor, signs: Tensor) -> Kronecker:
-        """Return the factors at θ on some samples; ``signs`` (n, o) are random, for these samples."""
+        """Return the factors at θ on some samples; ``signs`` (r, o) are random, for their rows."""
         architecture, network = fit.network.architecture, fit.at(theta)
         widths, sampling = architecture.widths, Sampling(len(rows), MAX_ROWS)
         output, learned = architecture.program.output, {m.weight for m in fit.maps} & architecture.program.learned
@@ -45,8 +45,9 @@ class Kronecker:
         for part in fit.batches(rows):
             known = {name: value[part] for name, value in fit.known.items()}
             values = architecture.program.run(state, fit.x[part], list({output, *written, *read}), known)
-            root = fit.root(values[output].detach(), signs[start : start + len(part)])
-            slopes = torch.autograd.grad(values[output], [values[name] for name in written], root)
+            outputs = fit.rows(values[output], part)
+            root = fit.root(outputs.detach(), signs[start * fit.positions : (start + len(part)) * fit.positions])
+            slopes = torch.autograd.grad(outputs, [values[name] for name in written], root)
             new = []
             for m, slope in zip(fit.maps, slopes, strict=True):
                 a, delta = m.rows(values[m.inputs[0].name].detach(), slope, widths, sampling, start, len(part))

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from consilience.agreement import agreement, softened_errors, spread_of
 from consilience.assembly.pooling import pooled
 from consilience.assembly.record import Candidate
 from consilience.signals.batches import batch_size
 from consilience.signals.responses import Responses
+from consilience.units.forward import pooled_outputs
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,16 @@ class Nearness:
         return error if math.isfinite(error) else math.inf
 
     def outputs(self, network: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a network's outputs (n, o) for the held-out rows."""
-        size = batch_size(self.responses.networks[0])
+        """Return a network's outputs (n, o) for the held-out rows, before a tail that is not affine."""
+        first, sampling, rows, start = self.responses.networks[0], self.responses.sampling, list[Tensor](), 0
+        axis, widths = first.architecture.returned, first.architecture.widths
+        if isinstance(network, nn.Module):
+            network = pooled_outputs(network, first.architecture.program)
         with torch.no_grad():
-            return torch.cat([network(x) for x in self.responses.x.split(size)])
+            for x in self.responses.x.split(batch_size(first)):
+                rows.append(sampling.of(axis.units(network(x), widths, len(x)), start))
+                start += len(x)
+        return torch.cat(rows)
 
     def judged(self, choice: str, correction: str, outputs: Tensor) -> Candidate:
         """Return the record of a network with these outputs (n, o)."""

@@ -32,9 +32,8 @@ class OutputUnits:
         """
         zero, one = torch.zeros_like(targets[0]), torch.ones_like(targets[0])
         architecture = network.architecture
-        written = architecture.writing(architecture.output.name)
-        plain = not architecture.reading(architecture.output.name) and all(m.norm is None for m in written)
-        if task == "classification" or not plain:
+        written = architecture.writing(architecture.returned.layer or "")
+        if task == "classification" or not written or any(m.norm is not None for m in written):
             return cls(zero, one)
         shifted = any(m.has_bias for m in written)
         units = cls(targets.mean(0) if shifted else zero, spread_of(targets))
@@ -55,7 +54,7 @@ class OutputUnits:
 
 def _changed(network: TracedNetwork, factor: Tensor, shift: Tensor) -> TracedNetwork:
     """The network with outputs ``factor · y + shift``; the first map with a bias takes the shift."""
-    for m in network.architecture.writing(network.architecture.output.name):
+    for m in network.architecture.writing(network.architecture.returned.layer or ""):
         weights = network.weights(m)
         bias = weights.bias * factor + (shift if m.has_bias else 0)
         shift = torch.zeros_like(shift) if m.has_bias else shift

@@ -20,18 +20,23 @@ from consilience.bases.grounding import Basis, by_index
 from consilience.checks import check_choice
 from consilience.errors import InputError
 from consilience.signals.responses import Responses
-from consilience.units.architecture import TracedNetwork
+from consilience.units.architecture import Architecture, TracedNetwork
 
 
 def mean(responses: Responses) -> Tensor:
     """Return equal weights (k, o)."""
     members = responses.networks
     dtype = next(iter(members[0].state.values())).dtype
-    return torch.full((len(members), members[0].architecture.output.width), 1 / len(members), dtype=dtype)
+    return torch.full((len(members), members[0].architecture.n_outputs), 1 / len(members), dtype=dtype)
 
 
 def class_share(responses: Responses) -> Tensor:
     """Return each member's share (k, o) of what all members together predict of a class on calibration data."""
+    if responses.networks[0].architecture.output is None:
+        cure = 'use pooling="mean"'
+        raise InputError(
+            'pooling="class-share" needs outputs of one layer, got several heads or mixed outputs', cure=cure
+        )
     predicted = torch.stack([outputs.softmax(-1).mean(0) for outputs in _outputs(responses)])
     predicted = predicted.clamp(min=torch.finfo(predicted.dtype).tiny)  # equal shares of what nobody predicts
     return predicted / predicted.sum(0)
@@ -68,8 +73,17 @@ class Pooled:
         return total
 
 
-def output_basis(weights: Tensor, dtype: torch.dtype) -> Basis:
-    """Return the basis of the outputs: output i of every member is cluster i, mixed with weights (k, o)."""
+def output_bases(architecture: Architecture, weights: Tensor, dtype: torch.dtype) -> dict[str, Basis]:
+    """Return the basis of each head: unit i of every member is cluster i, mixed with weights (k, o).
+
+    Where the outputs are not the units of one head, all of a member's outputs have one weight.
+    """
+    heads = [architecture.layer(name) for name in architecture.heads]
+    own = {h.name: weights if h == architecture.output else weights[:, :1].expand(-1, h.width) for h in heads}
+    return {name: _basis(each, dtype) for name, each in own.items()}
+
+
+def _basis(weights: Tensor, dtype: torch.dtype) -> Basis:
     units = by_index(len(weights), weights.shape[1], dtype)
     return Basis(tuple(torch.diag(share).to(dtype) for share in weights), units.projections)
 

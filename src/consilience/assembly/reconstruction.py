@@ -20,7 +20,7 @@ from torch import Tensor
 from consilience import seeds
 from consilience.assembly.candidates import candidate_clusters
 from consilience.assembly.choice import Choice, basis_of, cut_at, whole_members
-from consilience.assembly.pooling import output_basis
+from consilience.assembly.pooling import output_bases
 from consilience.assembly.selection import forward_selection, unexplained
 from consilience.bases.grounding import Basis, Groups, find_centroids
 from consilience.census.census import Census
@@ -44,7 +44,7 @@ def reconstruct(
     Dead units come last.
     """
     architecture = census.population_.architecture
-    bases = {architecture.output.name: output_basis(pooling, pooling.dtype)}
+    bases = output_bases(architecture, pooling, pooling.dtype)
     apart = whole_members(census, responses, first, widths).groups if first else cut_at(census, widths).groups
     chosen: dict[str, Groups] = {}
     for layer in reversed(architecture.free):
@@ -55,8 +55,7 @@ def reconstruct(
         else:
             chosen[name] = apart[name]
             bases |= {tied: basis_of(census, responses.units(tied), tied, chosen[name]) for tied in family}
-    del bases[architecture.output.name]
-    return Choice(chosen, bases)
+    return Choice(chosen, {name: basis for name, basis in bases.items() if name not in architecture.heads})
 
 
 def _choose(

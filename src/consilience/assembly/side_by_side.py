@@ -54,7 +54,7 @@ def _explained(gram: Tensor, cross: Tensor) -> float:
 def _read_by_outputs(responses: Responses) -> list[Tensor]:
     """What the outputs read of each member (r, u): activations; the outputs themselves where these have positions."""
     architecture = responses.networks[0].architecture
-    axes = [axis for m in architecture.writing(architecture.output.name) for axis in m.inputs if axis.layer]
+    axes = [axis for m in architecture.maps if m.writes in architecture.heads for axis in m.inputs if axis.layer]
     places = [responses.at(axis) for axis in axes]
     if all(len(values[0]) == len(responses.x) for values in places):
         rows = [torch.cat(parts, dim=1) for parts in zip(*places, strict=True)]

@@ -99,8 +99,8 @@ def units(population: Population, layer: str, below: Mapping[Axis, Sequence[Proj
     Outgoing weights are part of a unit where they lead to the outputs, whose index is the same for all members; units
     of a hidden layer above are not matched yet.
     """
-    table, output = hyperplanes(population.networks, layer, below), population.architecture.output.name
-    readers = [m for m in population.architecture.reading(layer) if m.writes == output]
+    table, output = hyperplanes(population.networks, layer, below), population.architecture.heads
+    readers = [m for m in population.architecture.reading(layer) if m.writes in output]
     points = []
     for k, network in enumerate(population.networks):
         outgoing = [

@@ -11,22 +11,34 @@ from consilience.data import Dataset
 from consilience.evaluation import evaluate
 from consilience.population.checks import check_equal_widths, check_population
 from consilience.population.population import Population
+from consilience.units.outputs import outputs_in
 
 
 class Ensemble(nn.Module):
     """The mean of the members' outputs, ``f(x) = (1/N) Σ_k f_k(x)``, which a full-width assembly equals.
 
-    Inputs (n, ...), outputs (n, o).
+    Inputs (n, ...), outputs (n, o, ...). Outputs are averaged before a tail that is not affine, as a softmax, which
+    follows; of several outputs, all are returned side by side.
     """
 
     def __init__(self, population: Population) -> None:
         super().__init__()
         check_population(population)
         self.members = nn.ModuleList(copy.deepcopy(member.module) for member in population)
+        self._networks = population.networks
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the mean outputs (n, o)."""
-        return torch.stack([member(x) for member in self.members]).mean(0)
+        """Return the mean outputs."""
+        programs = [network.architecture.program for network in self._networks]
+        first = programs[0]
+        if not first.is_bent:
+            outputs = [outputs_in(member(x), first.module_name, first.pick) for member in self.members]
+            return torch.stack(outputs).mean(0)
+        states = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in self.members]
+        pooled = [list(p.run(s, x, p.pooled).values()) for p, s in zip(programs, states, strict=True)]
+        means = [torch.stack(values).mean(0) for values in zip(*pooled, strict=True)]
+        known = dict(zip(first.pooled, means, strict=True))
+        return first.run(states[0], x, [first.returned], known)[first.returned]
 
 
 def best_member(population: Population, validation: Dataset) -> nn.Module:

@@ -19,7 +19,7 @@ def as_labelled(network: object, x: object, y: object) -> tuple[Tensor, Tensor]:
     architecture = network.architecture
     dtype = next(value.dtype for value in network.state.values())
     inputs = as_inputs(x, architecture.program.input_shape, dtype, "x", least=1)
-    return inputs, as_labels(y, len(inputs), "y", architecture.output.width)
+    return inputs, as_labels(y, len(inputs), "y", architecture.n_outputs)
 
 
 def logits(network: TracedNetwork, x: Tensor) -> Tensor:

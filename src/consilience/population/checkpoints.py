@@ -32,6 +32,7 @@ from consilience.population.state_dicts import CURE, SOURCE, FoundState, check_o
 from consilience.store import check_tensor
 from consilience.units.follow import find_layers
 from consilience.units.modules import as_example, plain_copy
+from consilience.units.outputs import Pick
 from consilience.units.resize import fill
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
@@ -45,6 +46,7 @@ def import_checkpoints(
     *,
     strict: bool = False,
     key: str | None = None,
+    output: Pick = None,
 ) -> tuple[tuple[Member, ...], dict[str, Any]]:
     """Return the members in a folder, and their provenance; see `Population.from_directory`."""
     folder = as_path(directory, "directory")
@@ -54,7 +56,7 @@ def import_checkpoints(
     example_input = as_example(example_input)
     dtype = example_input.dtype if example_input.is_floating_point() else torch.get_default_dtype()
     template = plain_copy(make_module(module), "module").to(dtype=dtype)
-    architecture = find_layers(template, example_input)
+    architecture = find_layers(template, example_input, output)
     account = _Account(folder, strict)
     modules: dict[str, nn.Module] = {}
     steps: dict[str, dict[str, str]] = {}
@@ -66,7 +68,7 @@ def import_checkpoints(
     for name, filled in modules.items():
         with account.of(name):
             first = list(members.values())[:1]
-            members[name] = join_members(first, [filled], example_input, [SOURCE])[-1]
+            members[name] = join_members(first, [filled], example_input, [SOURCE], output=output)[-1]
     left_out = dict(sorted(account.left_out.items()))
     reasons = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
     if not members:

@@ -90,8 +90,7 @@ def check_side_by_side(population: Population) -> None:
     if architecture.crossing:
         names = ", ".join(map(repr, architecture.crossing))
         raise InputError(f"each weight must be of one layer's units, got {names} shared with another layer", cure=cure)
-    fixed = [layer.name for layer in architecture.layers if not layer.interchangeable]
-    fixed.remove(architecture.output.name)
+    fixed = [n.name for n in architecture.layers if not n.interchangeable and n.name not in architecture.heads]
     if fixed:
         got = ", ".join(f"'{name}'" for name in fixed) + ", which add to the inputs or multiply with a fixed mask"
         raise InputError(f"units of every hidden layer must be interchangeable, got layers {got}", cure=cure)

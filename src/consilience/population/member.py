@@ -21,6 +21,7 @@ from consilience.units.deviation import deviation
 from consilience.units.follow import find_layers
 from consilience.units.forward import outputs_of
 from consilience.units.modules import plain_copy
+from consilience.units.outputs import Pick
 from consilience.units.proof import TOLERANCE, prove
 from consilience.units.readings import prove_readings
 from consilience.units.same import same_outputs, same_program
@@ -73,16 +74,18 @@ def join_members(
     x: Tensor,
     names: Sequence[str] = (),
     proofs: Collection[str] = (),
+    output: Pick = None,
 ) -> tuple[Member, ...]:
     """Return old members and new ones of the same kind, traced on x (n, ...) where no member is like them, and proved.
 
-    The modules are not copied. ``names`` of the new ones are for errors; ``proofs`` need not be made again.
+    The modules are not copied. ``names`` of the new ones are for errors; ``proofs`` need not be made again; ``output``
+    is which outputs are taken (see `consilience.units.outputs`).
     """
     members = list(old)
     names = names or [f"member {k}" for k in range(len(old), len(old) + len(modules))]
     for name, module in zip(names, modules, strict=True):
         try:
-            members.append(_member(module, x, members, proofs, name))
+            members.append(_member(module, x, members, proofs, name, output))
         except ConsilienceError as error:
             error.add_note(f"this is {name} of the population")
             raise
@@ -90,16 +93,18 @@ def join_members(
     return tuple(members)
 
 
-def _member(module: nn.Module, x: Tensor, others: Sequence[Member], proofs: Collection[str], name: str) -> Member:
+def _member(
+    module: nn.Module, x: Tensor, others: Sequence[Member], proofs: Collection[str], name: str, output: Pick
+) -> Member:
     module = module.eval()
     state = read_state(module)
     for key, value in state.items():
         if not bool(torch.isfinite(value).all()):
             raise InputError(f"'{key}' must be finite, got NaN or infinity", cure="leave this member out")
     with torch.no_grad():
-        outputs = outputs_of(module, x, f"{name} ({type(module).__name__})", "example_input")
+        outputs = outputs_of(module, x, f"{name} ({type(module).__name__})", "example_input", output)
     shared = _sharing(module, others, x, outputs)
-    network = shared or TracedNetwork(find_layers(module, x), state)
+    network = shared or TracedNetwork(find_layers(module, x, output), state)
     proof = _fingerprint(network, x)
     if proof not in proofs:
         prove(module, network, x)
@@ -118,7 +123,7 @@ def _sharing(module: nn.Module, others: Sequence[Member], x: Tensor, outputs: Te
         if _fits(traced, other, state) and same_program(other.module, module, set(traced.program.parameters.values())):
             network = TracedNetwork(traced.with_widths(traced.widths_in(state)), state)
             with torch.no_grad():
-                if same_outputs(network(x), outputs):  # or they differ in what attributes do not show
+                if same_outputs(network.outputs(x), outputs):  # or they differ in what attributes do not show
                     return network
     return None
 
@@ -136,8 +141,9 @@ def _fits(traced: Architecture, other: Member, state: dict[str, Tensor]) -> bool
 def _fingerprint(network: TracedNetwork, x: Tensor) -> str:
     """Return a SHA-256 of all that a proof depends on, but for the versions of torch and of this package."""
     architecture = network.architecture
-    operations = "\n".join(str(node.format_node()) for node in architecture.program.nodes)
-    constants = {name: value.detach() for name, value in architecture.program.constants.items()}
+    program = architecture.program
+    operations = f"{program.returned} {program.pooled}\n" + "\n".join(str(node.format_node()) for node in program.nodes)
+    constants = {name: value.detach() for name, value in program.constants.items()}
     numbers = fingerprint({"constants": constants, "state": network.state, "x": x})
     return hashlib.sha256(f"{operations}\n{architecture.structure}\n{numbers}".encode()).hexdigest()
 
@@ -156,7 +162,7 @@ def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> 
     for name, other in zip(names, architectures, strict=True):
         for what, mine, theirs in (
             ("input shape", other.program.input_shape, first.program.input_shape),
-            ("output size", other.output.width, first.output.width),
+            ("output size", other.n_outputs, first.n_outputs),
             ("layers", [layer.name for layer in other.layers], [layer.name for layer in first.layers]),
             ("activations", [i.activations for i in other.layers], [i.activations for i in first.layers]),
             ("maps between layers", *_unlike(other.structure, first.structure)),
@@ -177,4 +183,4 @@ def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> 
 
 
 def _agree(one: TracedNetwork, other: TracedNetwork, x: Tensor) -> bool:
-    return deviation(one(x), other(x)) <= TOLERANCE
+    return deviation(one.outputs(x), other.outputs(x)) <= TOLERANCE

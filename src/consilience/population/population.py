@@ -21,6 +21,7 @@ from consilience.population.storage import Contents, member_tensors, read_popula
 from consilience.store import fingerprint
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.modules import as_example
+from consilience.units.outputs import Pick, check_pick
 
 DETAILS = ("example_input", "failed", "provenance", "metrics", "task")
 
@@ -53,17 +54,21 @@ class Population:
         check_task(self.task)
 
     @classmethod
-    def from_modules(cls, modules: Iterable[nn.Module], example_input: Tensor, **details: Any) -> Population:
+    def from_modules(
+        cls, modules: Iterable[nn.Module], example_input: Tensor, *, output: Pick = None, **details: Any
+    ) -> Population:
         """Build a population from trained modules, which are copied.
 
         Every module is traced, and its layers are proved on its own forward pass (see `consilience.units.proof`).
 
         Parameters
         ----------
-        modules : at least one module, in a list or another iterable; one input tensor, one output tensor. Wrappers
-            (DataParallel, compiled, averaged) are taken off, weights that are computed before each forward pass (weight
-            norm, spectral norm, pruning) are stored, and half precision becomes float32.
+        modules : at least one module, in a list or another iterable; one input tensor. Wrappers (DataParallel,
+            compiled, averaged) are taken off, weights that are computed before each forward pass (weight norm, spectral
+            norm, pruning) are stored, and half precision becomes float32.
         example_input : (n, ...) inputs of the right shape, n ≥ 1: a tensor, or an array.
+        output : key or number of the outputs in what the modules return, where they return a tuple, a dict or the like;
+            by default all, side by side.
         **details : further attributes of the population, such as ``task="classification"``, by which outputs are
             compared.
 
@@ -74,7 +79,13 @@ class Population:
         TracingError, FunctionChangedError : if a module is not understood, or the proof of its layers fails.
         """
         members, x = copies(modules), as_example(example_input)
-        return cls(join_members((), members, x), x, **details)
+        check_pick(output)
+        return cls(join_members((), members, x, output=output), x, **details)
+
+    @property
+    def output(self) -> Pick:
+        """Which of the values that the members return are their outputs; None for all."""
+        return self.architecture.program.pick
 
     def with_members(self, modules: Iterable[nn.Module] | Population) -> Population:
         """Return the population with further members, after the old ones; this one stays as it is.
@@ -91,7 +102,7 @@ class Population:
         """
         new = copies([m.module for m in modules] if isinstance(modules, Population) else modules, len(self))
         provenance = {**self.provenance, "n_added": self.provenance.get("n_added", 0) + len(new)}
-        members = join_members(self.members, new, self.example_input)
+        members = join_members(self.members, new, self.example_input, output=self.output)
         return replace(self, members=members, provenance=provenance, snapshots={})
 
     def with_snapshot(self, epoch: int, modules: Iterable[nn.Module]) -> Population:
@@ -112,7 +123,7 @@ class Population:
         check_count("epoch", epoch)
         new = copies(modules)
         names = [f"member {k}" for k in range(len(new))]
-        members = join_members(self.members, new, self.example_input, names)[len(self) :]
+        members = join_members(self.members, new, self.example_input, names, output=self.output)[len(self) :]
         now, then = ([_shapes(member.module) for member in kept] for kept in (self.members, members))
         if now != then:
             unlike = [k for k, (mine, theirs) in enumerate(zip(now, then, strict=False)) if mine != theirs]
@@ -148,7 +159,7 @@ class Population:
         kept = {epoch: snapshot.members for epoch, snapshot in self.snapshots.items()}
         groups = {epoch: [(m.module, m.proof) for m in members] for epoch, members in {0: self.members, **kept}.items()}
         details = {name: value for name, value in vars(self).items() if name in DETAILS}
-        return _traced_again, (groups, details)
+        return _traced_again, (groups, details, self.output)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Population:
@@ -176,6 +187,7 @@ class Population:
         strict: bool = False,
         task: str | None = None,
         key: str | None = None,
+        output: Pick = None,
     ) -> Population:
         """Build a population from a folder of checkpoints, one member each, in the order of their names.
 
@@ -187,6 +199,7 @@ class Population:
         example_input : (n, ...) inputs, n ≥ 1, to whose type checkpoints of other floating types are converted.
         strict : raise at the first checkpoint that cannot be used, instead of skipping it.
         task : "classification" or "regression", if it is known.
+        output : which outputs are taken; see `from_modules`.
         key : where the weights lie in the files, a key or the attribute of a trainer, as in ``"state_dict_ema"``. By
             default, whatever has all names of the module's: the weights rather than their average, a student rather
             than a teacher; a UserWarning says in one line what was taken where there was a choice.
@@ -216,7 +229,9 @@ class Population:
         {'a.pt': {'member': 0}, 'b.pt': {'member': 1, 'found_under': 'model'}}
         """
         check_task(task)
-        members, provenance = import_checkpoints(directory, module, example_input, strict=strict, key=key)
+        members, provenance = import_checkpoints(
+            directory, module, example_input, strict=strict, key=key, output=output
+        )
         return cls(members, as_example(example_input), provenance=provenance, task=task)
 
     def __len__(self) -> int:
@@ -250,17 +265,19 @@ class Population:
         return widths[len(widths) // 2]
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the outputs of every member: (N, n, o)."""
+        """Return the outputs of every member, (N, n, o, ...), before a tail that is not affine, as a softmax."""
         return torch.stack([network(x) for network in self.networks])
 
 
-def _traced_again(groups: Mapping[int, Sequence[tuple[nn.Module, str]]], details: Mapping[str, Any]) -> Population:
+def _traced_again(
+    groups: Mapping[int, Sequence[tuple[nn.Module, str]]], details: Mapping[str, Any], output: Pick = None
+) -> Population:
     """Return a population from the modules and proofs of each epoch, 0 for the members."""
     x, members = details["example_input"], tuple[Member, ...]()
     snapshots: dict[int, tuple[Member, ...]] = {}
     for epoch, group in groups.items():
         modules, proofs = [module for module, _ in group], [proof for _, proof in group]
-        snapshots[epoch] = join_members(members, modules, x, proofs=proofs)[len(members) :]
+        snapshots[epoch] = join_members(members, modules, x, proofs=proofs, output=output)[len(members) :]
         members = members or snapshots[epoch]
     del snapshots[0]
     return Population(members, **details)._with_snapshots(snapshots)

@@ -57,6 +57,7 @@ def write_population(
         "failed": {str(k): why for k, why in contents.failed.items()},
         "provenance": contents.provenance,
         "task": contents.task,
+        "output": contents.members[0].network.architecture.program.pick,
         "proved": {**versions(), **proofs},
     }
     tensors: dict[str, Any] = {"example_input": contents.example_input, "members": member_tensors(contents.members)}
@@ -77,12 +78,12 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
     if x is None or not x.dim() or not len(x):
         raise ArtefactError(f"{artefact.directory} must hold example inputs (n, ...), got none", cure=AGAIN)
     module = None if module is None else plain_copy(module, "module")
-    given = None if module is None else (module, find_layers(module, x))
+    given = None if module is None else (module, find_layers(module, x, entries.output))
     current = all(version not in ("unknown", "") and proved.get(k) == version for k, version in versions().items())
 
     def members(old: Sequence[Member], *names: object) -> tuple[Member, ...]:
         proofs = proved.get(str(names[-1]), ()) if current else ()
-        return join_members(old, _modules(artefact, names, given), x, proofs=proofs)[len(old) :]
+        return join_members(old, _modules(artefact, names, given), x, proofs=proofs, output=entries.output)[len(old) :]
 
     try:
         first = members((), "members")
@@ -111,6 +112,7 @@ class _Entries:
     provenance: Mapping[str, Any]
     proved: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)  # versions, and proofs by group
     task: Task | None = None
+    output: str | int | None = None
     snapshots: tuple[int, ...] = ()  # epochs
 
     def __post_init__(self) -> None:

@@ -52,7 +52,10 @@ class Inspection:
     input_shape: tuple[int, ...]  # of one sample
     parameters: tuple[int, ...]  # number of parameters of each member
     layers: tuple[InspectedLayer, ...]  # with interchangeable units
-    outputs: InspectedLayer
+    n_outputs: int
+    outputs: tuple[InspectedLayer, ...]  # layers that write them
+    tail: tuple[str, ...]  # operations after the outputs that are pooled, which the networks keep
+    kept: tuple[str, ...]  # parameters that have no part in the outputs
     fixed: tuple[InspectedLayer, ...]  # other layers
     crossing: tuple[str, ...]  # maps that are applied once for each unit of another layer
     proved: Mapping[str, int]  # change → number of layers in which it left the outputs of each member as they are
@@ -77,20 +80,26 @@ class Inspection:
     def table(self) -> list[list[str]]:
         """Names of columns, and a row for each layer; without columns that are empty."""
         rows = [layer.cells for layer in self.layers]
-        kept = [column for column in self.outputs.cells if column in ("layer", "width") or any(r[column] for r in rows)]
+        kept = [
+            column for column in self.outputs[0].cells if column in ("layer", "width") or any(r[column] for r in rows)
+        ]
         return [kept, *([row[column] for column in kept] for row in rows)]
 
     @property
     def heading(self) -> str:
         """Kind and size of the networks."""
         members = f"{self.n_members} × " if self.n_members > 1 else ""
-        counts = f"{self.outputs.widths[0]} outputs, {_range(self.parameters)} parameters"
+        counts = f"{self.n_outputs} outputs, {_range(self.parameters)} parameters"
         return f"{members}{self.name}: inputs {self.input_shape}, {counts}"
 
     @property
     def remarks(self) -> list[str]:
         """Lines for the other layers and, last, for what was proved."""
-        lines = [f"outputs: {_named([self.outputs])}"]
+        lines = [f"outputs: {_named(self.outputs)}"]
+        if self.tail:
+            lines.append(f"pooled before, and followed by: {', '.join(self.tail)}")
+        if self.kept:
+            lines.append(f"without a part in the outputs, copied as they are: {', '.join(self.kept)}")
         if self.fixed:
             lines.append(f"units not interchangeable, so that no census can be taken: {_named(self.fixed)}")
         if self.crossing:
@@ -114,7 +123,7 @@ def inspect_population(population: Population, seconds: float) -> Inspection:
     architecture, modules = population.architecture, [member.module for member in population]
     layers = {layer.name: _inspected(layer.name, population) for layer in architecture.layers}
     hidden = tuple(layers[layer.name] for layer in architecture.hidden)
-    fixed = [layer for layer in architecture.layers if not layer.interchangeable and layer != architecture.output]
+    fixed = [n for n in architecture.layers if not n.interchangeable and n.name not in architecture.heads]
     changes = {"permuted": "permute", "rescaled": "rescale", "flipped": "flip"}
     counts = {change: sum(name in layer.symmetries for layer in hidden) for change, name in changes.items()}
     return Inspection(
@@ -123,7 +132,10 @@ def inspect_population(population: Population, seconds: float) -> Inspection:
         input_shape=architecture.program.input_shape,
         parameters=tuple(sum(parameter.numel() for parameter in module.parameters()) for module in modules),
         layers=hidden,
-        outputs=layers[architecture.output.name],
+        n_outputs=architecture.n_outputs,
+        outputs=tuple(layers[name] for name in architecture.heads),
+        tail=architecture.tail,
+        kept=architecture.kept,
         fixed=tuple(layers[layer.name] for layer in fixed),
         crossing=architecture.crossing,
         proved={**counts, "doubled": len(hidden)},

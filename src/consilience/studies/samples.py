@@ -163,7 +163,7 @@ def _place(name: str, population: Path) -> str:
 
 def check_fits(population: Population, data: Data) -> None:
     """Raise unless data has the inputs and classes of a population."""
-    shape, n_outputs = tuple(data.test.x.shape[1:]), population.architecture.output.width
+    shape, n_outputs = tuple(data.test.x.shape[1:]), population.architecture.n_outputs
     wanted = population.architecture.program.input_shape
     if shape != wanted or data.n_classes != n_outputs:
         raise InputError(

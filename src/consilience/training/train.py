@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ def train_population(
     kinds = modules[: len(net) if isinstance(net, Sequence) else 1]
     architecture = Population.from_modules(kinds, examples).architecture  # raises before any training
     if not train.y.is_floating_point():
-        check_dataset(train, n_classes=architecture.output.width, where="train")
+        check_dataset(train, n_classes=architecture.n_outputs, where="train")
     held_out = None if validation is None else (validation.x, validation.y)
     run = Run(training, random_state, held_out, callbacks=callbacks, snapshot_epochs=checkpoint_epochs)
     trained = fit_members(modules, train.x, train.y, run, checkpoint=checkpoint, progress=progress)
@@ -95,7 +96,12 @@ def train_population(
     if callbacks:
         provenance["callbacks"] = [repr(c) if has_full_repr(c) else type(c).__qualname__ for c in callbacks]
     task = "regression" if train.y.is_floating_point() else "classification"
-    details = {"failed": trained.failed, "metrics": trained.metrics, "provenance": provenance, "task": task}
+    details: dict[str, Any] = {
+        "failed": trained.failed,
+        "metrics": trained.metrics,
+        "provenance": provenance,
+        "task": task,
+    }
     population = Population.from_modules(settled(trained.states), examples, **details)
     for epoch, states in trained.snapshots.items():
         population = population.with_snapshot(epoch, settled(states))

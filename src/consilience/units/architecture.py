@@ -52,6 +52,9 @@ class Architecture:
     returned : the outputs, in the value that the module returns.
     divided : parameter and dimension → the layers and fixed features along it, in order.
     traced : layer → its width in the program's own shapes.
+    heads : layers whose units are outputs, or are read by nothing; these keep their index.
+    tail : operations after the outputs that are pooled, which the module keeps: softmax, sigmoid and the like.
+    kept : parameters that have no part in the outputs; copies have them as they are.
     crossing : maps that are applied once for each unit of another layer, as token mixing is: these units share them
         and cannot be put side by side.
     elementwise : traced values that are computed number by number, whatever the shape.
@@ -63,6 +66,9 @@ class Architecture:
     returned: Axis
     divided: Mapping[tuple[str, int], tuple[Section, ...]]
     traced: Mapping[str, int]
+    heads: tuple[str, ...]
+    tail: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     crossing: tuple[str, ...] = ()
     elementwise: frozenset[str] = frozenset()
 
@@ -83,10 +89,14 @@ class Architecture:
         return tuple(layer for layer in self.hidden if layer.tied is None)
 
     @property
-    def output(self) -> Layer:
-        """The layer that the module returns."""
-        assert self.returned.layer is not None
-        return self.layer(self.returned.layer)
+    def output(self) -> Layer | None:
+        """The layer whose units are the outputs, one by one; None where several heads are, or they are mixed."""
+        return None if self.returned.layer is None else self.layer(self.returned.layer)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs, at each position where they have positions."""
+        return self.returned.block if self.output is None else self.output.width
 
     def family(self, layer: str) -> tuple[Layer, ...]:
         """Return the layers whose units are paired with those of ``layer``, itself among them."""
@@ -147,7 +157,7 @@ class Architecture:
 
     def read(self, layer: str) -> tuple[Axis, ...]:
         """Return where, in traced values, the layer is read: activations by reading map, or the outputs."""
-        if layer == self.returned.layer:
+        if layer in self.heads:
             return (self.returned,)
         return tuple(dict.fromkeys(axis for m in self.reading(layer) for axis in m.inputs if axis.layer == layer))
 
@@ -170,7 +180,7 @@ class Architecture:
         """What members of one population must share: all of it but the widths."""
         return (
             self.program.input_shape,
-            self.output.width,
+            self.n_outputs,
             tuple((layer.name, layer.activations, layer.tied) for layer in self.layers),
             tuple(sorted((name, dim, *sections) for (name, dim), sections in self.divided.items())),
             tuple((m.name, m.kernel, m.norm) for m in self.maps),
@@ -215,8 +225,13 @@ class TracedNetwork:
         state = {name: value.double() for name, value in self.state.items()}
         return TracedNetwork(replace(self.architecture, program=self.architecture.program.double()), state)
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return what the module returns for inputs x (n, ...), as one tensor."""
+        returned = self.architecture.program.returned
+        return self.values(x, [returned])[returned]
+
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the outputs (n, o) for inputs x (n, ...)."""
+        """Return the outputs (n, o, ...) for inputs x (n, ...), before a tail that is not affine."""
         output = self.architecture.program.output
         return self.values(x, [output])[output]
 

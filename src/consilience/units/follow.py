@@ -8,7 +8,7 @@ is not in it raises an error that names it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, fx, nn
@@ -19,83 +19,121 @@ from consilience.units.axes import Axis, Section
 from consilience.units.maps import Map
 from consilience.units.modules import as_example, plain_copy
 from consilience.units.operations import HANDLERS
+from consilience.units.outputs import Pick, check_pick
+from consilience.units.program import Program
+from consilience.units.tail import Tail, operation_name, tail_of, with_rows
 from consilience.units.trace import check_samples_apart, trace
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Run, Walk, n_dims
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, n_dims, size
 
-LINEAR = {"avg_pool", "upsample", "scale", "shift"}  # what outputs may pass through: the mean over members passes too
+ELEMENTWISE = {"add", "sub", "mul", "div", "neg", "rsub"}  # of outputs and constants: outputs keep their places
 
 
-def find_layers(module: nn.Module, example_input: Tensor) -> Architecture:
+def find_layers(module: nn.Module, example_input: Tensor, output: Pick = None) -> Architecture:
     """Trace ``module`` on ``example_input`` (n, ...) and return its layers.
+
+    ``output`` is the key or number of the outputs in what the module returns, by default all.
 
     Raises
     ------
     TracingError : an operation is not supported (the message names it), or the outputs of a sample depend on others.
     """
+    check_pick(output)
     module, example_input = plain_copy(module, "module").eval(), as_example(example_input)
-    program = trace(module, example_input)
+    program = trace(module, example_input, output)
+    tail = tail_of(program)
     walk = Walk(program)
     for node in program.nodes:
         reads_parameter = walk.reads_parameter(node)
         if node.op != "call_function" or not node.users or not (reads_parameter or walk.carriers(node)):
             continue  # no unit is involved: it is not used, or preprocesses the inputs
+        if node in tail.nodes:
+            if node in tail.affine and (label := _label_of_outputs(walk, node)):
+                walk.labels[node] = label
+            continue
         if node.target not in HANDLERS:
             raise walk.error(PARAMETER if reads_parameter else UNSUPPORTED, node)
         if label := HANDLERS[node.target](walk, node):
             walk.labels[node] = label
-    architecture = _architecture(walk)
+    architecture = _architecture(walk, tail)
     check_samples_apart(architecture.program, module, example_input)
     return architecture
 
 
-def _architecture(walk: Walk) -> Architecture:
-    program = walk.program
-    returned, output = _returned(walk)
+def _label_of_outputs(walk: Walk, node: fx.Node) -> Label:
+    """Where the units of heads lie in a value that is affine in what these write; empty where they are mixed."""
+    carriers = walk.carriers(node)
+    kept = walk.label(carriers[0])
+    try:
+        label = HANDLERS[node.target](walk, node) if node.target in HANDLERS else {}
+    except TracingError:
+        return {}
+    if not label and len(carriers) == 1 and operation_name(node) in ELEMENTWISE:
+        same = node.meta["val"].shape[1:] == carriers[0].meta["val"].shape[1:]
+        return kept if same else {}
+    return label
+
+
+def _architecture(walk: Walk, tail: Tail) -> Architecture:
+    heads = _heads(walk, tail)
+    program, returned = _pooled(walk, tail)
     for node, draft in walk.sources.items():
         if draft.norm is not None and draft.norm.weight != draft.weight and node not in walk.folded:
             raise walk.error("a layer is used with and without its batch norm", node)
     names = {group: walk.groups[walk.root(group)].name for group in range(len(walk.groups))}
-    layers = _layers(walk, output, names)
+    layers = _layers(walk, heads, names)
     maps = tuple(_map(draft, names) for draft in walk.drafts)
-    _check_reached(walk, maps, names[output], returned)
+    _check_unread(walk, maps, [names[head] for head in heads])
     divided = dict[tuple[str, int], tuple[Section, ...]]()
     for m in maps:
         sections = (*m.output.before, (m.writes, 1))
         divided |= {(parameter, 0): sections for parameter in m.parameters}  # of several maps, the last has them all
         if not m.per_unit:
             divided[m.weight, 1] = tuple((axis.layer, axis.block) for axis in m.inputs)
-    bent = [a for layer in layers if layer.name == names[output] for a in layer.activations if a not in LINEAR]
-    if bent:
-        cure = "return the values before it (logits): the mean over members is taken there"
-        raise walk.error(f"the outputs pass through '{bent[-1]}'", returned, cure)
+    used = {name for m in maps for name in m.parameters}
     return Architecture(
         layers=layers,
         maps=maps,
         program=replace(program, functions=walk.functions),
-        returned=Axis(program.output, 1, names[output]),
+        returned=returned,
         divided=divided,
         traced={layer.name: layer.width for layer in layers},
+        heads=tuple(names[head] for head in heads),
+        tail=tail.bent,
+        kept=tuple(name for name in program.parameters.values() if name not in used),
         crossing=tuple(dict.fromkeys(walk.crossing)),
         elementwise=frozenset(walk.elementwise),
     )
 
 
-def _returned(walk: Walk) -> tuple[fx.Node, int]:
-    """The value that the module returns, and the group of its units."""
-    returned = next((node for node in walk.labels if node.name == walk.program.output), None)
-    if returned is None:
+def _heads(walk: Walk, tail: Tail) -> list[int]:
+    """The groups whose units are outputs, or are read by nothing, as those of a head whose outputs are not taken."""
+    runs = [run for node in tail.heads for part in walk.label(node).values() for run in part]
+    outputs = {walk.root(run.group) for run in runs if run.group is not None}
+    if not outputs:
         raise walk.error("the module returns values that no layer has written", None)
-    if n_dims(returned) != 2:
-        cure = "return one row (o,) for each sample"
-        raise walk.error(f"the outputs must have 2 dimensions, got {n_dims(returned)}", returned, cure)
-    (run, *others) = walk.labels[returned][1]
-    if others or run.group is None or run.block != 1:
-        cure = "return the output of a layer of its own"
-        raise walk.error("the outputs are not the units of one layer", returned, cure)
-    return returned, walk.root(run.group)
+    needed = walk.program.needed([walk.program.returned])
+    read = {walk.root(run.group) for draft in walk.drafts for run in draft.inputs if run.group is not None}
+    spare = {walk.root(draft.group) for draft in walk.drafts if draft.output[0] not in needed}
+    return sorted(outputs | (spare - read))
 
 
-def _layers(walk: Walk, output: int, names: Mapping[int, str]) -> tuple[Layer, ...]:
+def _pooled(walk: Walk, tail: Tail) -> tuple[Program, Axis]:
+    """The program with the value that is pooled, side by side where there are several, and where outputs lie in it."""
+    program, nodes = walk.program, tail.pooled
+    names = tuple(node.name for node in nodes)
+    if len(nodes) == 1 and n_dims(nodes[0]) > 1:
+        ((dim, runs), *others) = [*walk.label(nodes[0]).items()] or [(1, ())]
+        if len(runs) == 1 and runs[0].block == 1 and runs[0].group is not None and not others and dim > 0:
+            layer = walk.groups[walk.root(runs[0].group)].name
+            return replace(program, output=names[0], pooled=names), Axis(names[0], dim, layer)
+    if len(nodes) > 1 or n_dims(nodes[0]) != 2:
+        program, output = with_rows(program, nodes)
+    else:
+        output = nodes[0]
+    return replace(program, output=output.name, pooled=names), Axis(output.name, 1, None, size(output, 1))
+
+
+def _layers(walk: Walk, heads: Collection[int], names: Mapping[int, str]) -> tuple[Layer, ...]:
     groups, families, layers = walk.groups, _families(walk), []
     roots = [walk.root(group) for group in range(len(groups))]
     for root in dict.fromkeys(roots[draft.group] for draft in walk.drafts):
@@ -106,7 +144,7 @@ def _layers(walk: Walk, output: int, names: Mapping[int, str]) -> tuple[Layer, .
                 name=names[root],
                 width=groups[root].width,
                 activations=tuple(dict.fromkeys(a for group in joined for a in group.activations)),
-                interchangeable=not any(groups[g].fixed or roots[g] == output for g in family),
+                interchangeable=not any(groups[g].fixed or roots[g] in heads for g in family),
                 tied=None if families[root] == root else names[families[root]],
             )
         )
@@ -140,16 +178,12 @@ def _map(draft: Draft, names: Mapping[int, str]) -> Map:
     return Map(draft.name, draft.weight, draft.bias, inputs, output, *kind)
 
 
-def _check_reached(walk: Walk, maps: Sequence[Map], output: str, returned: fx.Node) -> None:
-    """Raise if parameters or layers do not reach the output, or a returned layer is read again."""
-    program = walk.program
-    used = {name for m in maps for name in m.parameters}
-    unused = [name for name in program.parameters.values() if name not in used]
-    reaching = program.needed([returned.name])
-    unread = unused or [m.name for m in maps if m.output.name not in reaching]
-    if unread:
-        message = f"all parameters of {program.module_name} must reach the output, got {', '.join(map(repr, unread))}"
-        raise TracingError(f"{message}, which do not", cure="remove what the forward pass does not use")
-    if any(output in m.reads for m in maps):
-        message = f"layer '{output}' of {program.module_name} must be read by nothing inside, got a layer that is both "
-        raise TracingError(f"{message}returned and read again", cure="return the output of a layer of its own")
+def _check_unread(walk: Walk, maps: Sequence[Map], heads: Sequence[str]) -> None:
+    """Raise if a layer that is returned is read again."""
+    for m in maps:
+        for head in set(m.reads) & set(heads):
+            message = (
+                f"layer '{head}' of {walk.program.module_name} must be read by nothing inside, got a layer that is "
+            )
+            cure = "return the output of a layer of its own, or pick other outputs with output="
+            raise TracingError(f"{message}returned and read again by '{m.name}'", cure=cure)

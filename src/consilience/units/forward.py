@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_map_only
 
 from consilience.checks import describe
 from consilience.errors import ConsilienceError, InputError
+from consilience.units.outputs import Pick, outputs_in
+from consilience.units.program import Program
 
 NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
@@ -35,12 +37,14 @@ def eval_mode(*modules: object) -> Iterator[None]:
             part.training = training
 
 
-def forward(module: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+def forward(module: nn.Module, state: Mapping[str, Tensor], x: Tensor, output: Pick = None) -> Tensor:
     """Return the module's outputs in eval mode under other parameters, without gradients."""
+
+    def run(x: Tensor) -> object:
+        return functional_call(module, dict(state), (x,), tie_weights=False)
+
     with eval_mode(module):
-        return outputs_of(
-            lambda x: functional_call(module, dict(state), (x,), tie_weights=False), x, type(module).__name__
-        )
+        return outputs_of(run, x, type(module).__name__, output=output)
 
 
 class InDouble(TorchFunctionMode):
@@ -55,10 +59,12 @@ def _doubled(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float32 else dtype
 
 
-def outputs_of(function: Callable[[Tensor], object], x: Tensor, name: str, argument: str = "inputs") -> Tensor:
-    """Return what a user's function returns on x; its errors, and what is no tensor, become errors that name it."""
+def outputs_of(
+    function: Callable[[Tensor], object], x: Tensor, name: str, argument: str = "inputs", output: Pick = None
+) -> Tensor:
+    """Return the outputs of a user's function on x (see `consilience.units.outputs`); its errors become ours."""
     try:
-        outputs = function(x)
+        returned = function(x)
     except ConsilienceError:
         raise
     except Exception as error:
@@ -67,11 +73,18 @@ def outputs_of(function: Callable[[Tensor], object], x: Tensor, name: str, argum
             f"{type(error).__name__}: {error}{_line_of(error)}",
         )
         raise InputError(f"{wanted}, got {describe(x)}, on which its forward pass raises {got}") from error
-    if not isinstance(outputs, Tensor) or outputs.is_complex():
-        got = describe(outputs) if isinstance(outputs, Tensor) else type(outputs).__name__
-        cure = "wrap it in a module whose forward pass returns one of them, as in return self.net(x)['logits']"
-        raise InputError(f"{name} must return one tensor of real numbers, got {got}", cure=cure)
-    return outputs
+    return outputs_in(returned, name, output)
+
+
+def pooled_outputs(module: nn.Module, program: Program) -> Callable[[Tensor], Tensor]:
+    """Return a function of inputs that gives a module's outputs before a tail that is not affine, with gradients.
+
+    Where there is such a tail, the traced program runs, which is that of eval mode.
+    """
+    if not program.is_bent:
+        return lambda x: outputs_in(module(x), program.module_name, program.pick)
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return lambda x: program.run(state, x, [program.output])[program.output]
 
 
 def _line_of(error: Exception) -> str:

@@ -15,13 +15,15 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from consilience.errors import InputError
+from consilience.units.outputs import Pick
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 TORCH = Path(torch.__file__).parent
-N_SAMPLES = 1_000_003  # a prime that stands for the number of samples where sizes are compared
+N_SAMPLES = 1_000_003  # a prime that stands for the number of samples where sizes are compared or written out
+BIGGEST = 2**60  # sizes above it stand for "to the end"
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,14 @@ class Program:
     parameters : graph input → name in the module, for parameters and the statistics of batch norms.
     constants : graph input → value, for all other buffers and constants of the module.
     statistics : names of the statistics of batch norms, in the module.
-    input, output : names of the graph input that takes the samples, and of the value that the module returns.
+    input : name of the graph input that takes the samples.
+    output : name of the value that is pooled: what the module returns, or what its tail begins from, (n, o, ...).
+    returned : name of the value with the module's outputs; see `consilience.units.outputs`.
+    pooled : names of the values that are pooled, of which ``output`` is the only one or has all side by side.
     module_name : class of the traced module, for messages.
     input_shape : shape of one sample.
     functions : value → what computes it at any widths, where the operation has sizes written out.
+    pick : which of the values that the module returns are its outputs; None for all.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -46,9 +52,17 @@ class Program:
     statistics: frozenset[str]
     input: str
     output: str
+    returned: str
+    pooled: tuple[str, ...]
     module_name: str
     input_shape: tuple[int, ...]
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    pick: Pick = None
+
+    @property
+    def is_bent(self) -> bool:
+        """Whether a tail that is not affine follows the values that are pooled: softmax, sigmoid and the like."""
+        return self.returned not in self.pooled
 
     @property
     def input_dtype(self) -> torch.dtype:
@@ -60,6 +74,12 @@ class Program:
     def learned(self) -> frozenset[str]:
         """Names of the parameters, without statistics."""
         return frozenset(self.parameters.values()) - self.statistics
+
+    @cached_property
+    def batch_sizes(self) -> frozenset[str]:
+        """Names of the values whose operations have a number of samples written out; see `N_SAMPLES`."""
+        named = [(node.name, fx.node.map_arg((node.args, node.kwargs), lambda value: None)) for node in self.nodes]
+        return frozenset(name for name, given in named if any(map(_is_batch_size, tree_flatten(given)[0])))
 
     def __deepcopy__(self, memo: object) -> Program:
         """Return the program itself: it never changes, and its symbolic shapes cannot be copied."""
@@ -108,6 +128,8 @@ class Program:
             else:
                 function: Any = self.functions.get(node.name, node.target)
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), environment.__getitem__)
+                if node.name in self.batch_sizes:
+                    args, kwargs = tree_map_only(int, lambda size: _of_samples(size, len(x)), (args, kwargs))
                 environment[node] = function(*args, **kwargs)
             if node.name in values:
                 results[node.name] = environment[node]
@@ -153,6 +175,15 @@ class Program:
         return state[self.parameters[name]] if name in self.parameters else self.constants[name]
 
 
+def _is_batch_size(value: object) -> bool:
+    return type(value) is int and value != 0 and value % N_SAMPLES == 0 and value < BIGGEST
+
+
+def _of_samples(value: int, n_samples: int) -> int:
+    """A size at another number of samples than `N_SAMPLES`."""
+    return value // N_SAMPLES * n_samples if _is_batch_size(value) else value
+
+
 def _in_double(function: Any) -> Callable[..., Any]:
     """Return a function that gets float64 in place of float32."""
 
@@ -166,4 +197,7 @@ def _in_double(function: Any) -> Callable[..., Any]:
 def sizes(value: Tensor, n_samples: int) -> list[int]:
     """Return the shape of a traced value at a number of samples."""
     exact = (size if isinstance(size, int) else size.node.expr for size in value.shape)
-    return [e if isinstance(e, int) else int(e.subs(dict.fromkeys(e.free_symbols, n_samples))) for e in exact]
+    return [
+        _of_samples(e, n_samples) if isinstance(e, int) else int(e.subs(dict.fromkeys(e.free_symbols, n_samples)))
+        for e in exact
+    ]

@@ -54,11 +54,12 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
 
 
 def _prove(module: nn.Module, network: TracedNetwork, x: Tensor, *, by_layer: bool = False) -> None:
-    expected = forward(module, network.state, x)
+    pick = network.architecture.program.pick
+    expected = forward(module, network.state, x, pick)
     if not bool(torch.isfinite(expected).all()):
         message = f"the outputs of {type(module).__name__} must be finite, got NaN or infinity"
         raise InputError(message, cure="leave this network out")
-    _check_outputs("running the traced program in place of the module", network(x), expected)
+    _check_outputs("running the traced program in place of the module", network.outputs(x), expected)
 
     def check(name: str, layers: Sequence[Layer], whose: str) -> None:
         changed, own = CHANGES[name](network, layers), module
@@ -66,7 +67,7 @@ def _prove(module: nn.Module, network: TracedNetwork, x: Tensor, *, by_layer: bo
             return
         if changed.architecture is not network.architecture:
             own = resize(module, network.architecture, changed.architecture.widths)
-        _check_outputs(f"{name} the units of {whose}", forward(own, changed.state, x), expected)
+        _check_outputs(f"{name} the units of {whose}", forward(own, changed.state, x, pick), expected)
 
     for name in CHANGES:
         try:

@@ -13,6 +13,7 @@ from consilience.errors import ArtefactError, InputError
 from consilience.units.architecture import Architecture, read_state, write_state
 from consilience.units.forward import forward
 from consilience.units.modules import first_names
+from consilience.units.program import sizes
 
 # Attributes that hold a module's own sizes, which follow the shape of its weight. The groups of a depthwise convolution
 # are set first: with them, the weight's second dimension is the channels of one group.
@@ -30,7 +31,8 @@ SIZE_ATTRIBUTES: dict[type[nn.Module], dict[str, Callable[[Any], object]]] = {
 def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, int]) -> nn.Module:
     """Return a copy of ``module`` with these widths (layer → units; layers not named keep theirs).
 
-    Parameters are zero; the statistics of batch norms are those that leave values as they are.
+    Parameters that have a part in the outputs are zero, others as they are. The statistics of batch norms are those
+    that leave values as they are.
     """
     for name, width in widths.items():
         layer = architecture.layer(name)
@@ -45,6 +47,8 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
     variances = {m.norm.variance for m in architecture.maps if m.norm is not None}
     for name, shape in architecture.shapes(widths, read_state(module)).items():
         path, _, attribute = name.rpartition(".")
+        if name in architecture.kept:
+            continue
         part = new.get_submodule(path)
         old = getattr(part, attribute)
         if isinstance(old, nn.Parameter):
@@ -86,9 +90,13 @@ def fill(module: nn.Module, architecture: Architecture, state: Mapping[str, Tens
     in_state = architecture.widths_in(state)
     widths = {layer.name: in_state[layer.name] for layer in architecture.hidden}
     for name, shape in architecture.shapes(widths, own).items():
-        if name in state and tuple(state[name].shape) != shape:
+        if name in state and name not in architecture.kept and tuple(state[name].shape) != shape:
             raise _misfit(module, source, f"{shape} at these widths", f"'{name}' {tuple(state[name].shape)}")
     filled = resize(module, architecture, widths)
+    for name in architecture.kept:  # these may have any shape
+        if name in state and state[name].shape != own[name].shape:
+            path, _, attribute = name.rpartition(".")
+            setattr(filled.get_submodule(path), attribute, nn.Parameter(state[name].clone()))
     write_state(filled, state)
     return filled
 
@@ -109,13 +117,14 @@ def _check_runs(module: nn.Module, architecture: Architecture) -> None:
     dtype = program.input_dtype if not program.input_dtype.is_floating_point else next(module.parameters()).dtype
     x = torch.zeros(2, *program.input_shape, dtype=dtype)
     try:
-        output = forward(module, {}, x)
+        output = forward(module, {}, x, program.pick)
     except Exception as error:
         reason = error.__cause__ or error
         raise InputError(
             f"{name} must run at other widths, got {type(reason).__name__}: {reason}", cure=cure
         ) from error
-    expected = (2, architecture.output.width)
+    (returned,) = (node for node in program.nodes if node.name == program.returned)
+    expected = tuple(sizes(returned.meta["val"], 2))
     if output.shape != expected:
         raise InputError(f"{name} must return {expected} at other widths, got {tuple(output.shape)}", cure=cure)
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 from consilience.errors import TracingError
 from consilience.units.deviation import deviation
 from consilience.units.forward import outputs_of
 from consilience.units.modules import first_names
-from consilience.units.program import Program
+from consilience.units.outputs import Pick, outputs_in, tensors_in
+from consilience.units.program import BIGGEST, N_SAMPLES, Program
 
 aten = torch.ops.aten
 # Batch norms in eval mode, with where their arguments say whether they train (or None) and ε.
@@ -32,30 +34,84 @@ BATCH_NORMS: dict[object, tuple[int | None, int]] = {
 # Operations that may return what they get, though their schema says that they return a new tensor.
 DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 RETURN_THEIR_INPUT = {aten.type_as.default, *(getattr(aten, name).default for name in DROPOUTS)}
+MANY = 1009  # samples, a prime, at which a module is traced whose batch size does not stay free
 APART = 4  # samples that are computed beside others
 SHARE = 1e-5  # of the spread of outputs over samples, by which one sample may change another
 TRACEABLE = "take one tensor; replace `if tensor:` and `.item()` by tensor operations such as torch.where"
 
 
-def trace(module: nn.Module, example_input: Tensor) -> Program:
+def trace(module: nn.Module, example_input: Tensor, output: Pick = None) -> Program:
     """Trace ``module``, in plain form and eval mode, on ``example_input`` (n, ...), n ≥ 1."""
     name = type(module).__name__
     _check_names(module)
     x = _two(example_input)
     with torch.no_grad():
-        outputs_of(module, x, name, "example_input")
+        outputs_of(module, x, name, "example_input", output)
+    program = _program(_exported(module, x, output), module, x, output)
+    if _takes_any_batch_size(program, module, x):
+        return program
+    with contextlib.suppress(TracingError):  # the forward pass makes a number of the batch size, as in int(x.shape[0])
+        program = _program(_exported(module, x, output, many=True), module, x, output)
+        if _takes_any_batch_size(program, module, x):
+            return program
+    message = "must return one output for each of any number of samples, got one batch size only"
+    cure = "use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size"
+    raise TracingError(f"{name} {message}", cure=cure)
+
+
+def _exported(module: nn.Module, x: Tensor, output: Pick, *, many: bool = False) -> Any:
+    """Export a module with a free batch size; with ``many``, at `N_SAMPLES` samples, which its sizes then show."""
+    name, free = type(module).__name__, {0: torch.export.Dim.AUTO}
+    if many:
+        x, free = x.new_empty((MANY, *x.shape[1:])), {}
     try:
-        with torch.no_grad(), _quiet():
-            exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
+        with torch.no_grad(), _quiet(), _returning_outputs(module, output):
+            exported = torch.export.export(module, (x,), dynamic_shapes=(free,), strict=False)
             if not _made_functional(exported.graph):
                 exported = exported.run_decompositions({})  # does the same for any operation, in 3 times as long
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise TracingError(f"{name} cannot be traced: {type(error).__name__}: {first_line}", cure=TRACEABLE) from error
     _check_operations(exported, name)
-    program = _program(exported, module, x)
-    _check_any_batch_size(program, module, x)
-    return program
+    if many:
+        _show_batch_sizes(exported.graph)
+    return exported
+
+
+@contextlib.contextmanager
+def _returning_outputs(module: nn.Module, output: Pick) -> Iterator[None]:
+    """Inside, a module returns its outputs as one tensor and, where they are picked, all else that it returns."""
+    own, forward = module.__dict__.get("forward"), module.forward
+
+    def outputs(x: Tensor) -> tuple[Tensor, ...]:
+        returned = forward(x)
+        spare = [] if output is None else tensors_in(returned)
+        return (outputs_in(returned, type(module).__name__, output), *spare)
+
+    module.__dict__["forward"] = outputs
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        if own is not None:
+            module.__dict__["forward"] = own
+
+
+def _show_batch_sizes(graph: fx.Graph) -> None:
+    """Write sizes that are multiples of `MANY` as multiples of `N_SAMPLES`, in arguments and in shapes of values."""
+
+    def shown(size: int) -> int:
+        return size if isinstance(size, bool) or size % MANY or size > BIGGEST else size // MANY * N_SAMPLES
+
+    def at_many(value: Tensor) -> Tensor:
+        return torch.empty([shown(size) for size in value.shape], dtype=value.dtype, device="meta")
+
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.args = tree_map_only(int, shown, node.args)
+            node.kwargs = tree_map_only(int, shown, node.kwargs)
+        if node.op != "output" and node.op != "get_attr":
+            node.meta["val"] = tree_map_only(Tensor, at_many, node.meta.get("val"))
 
 
 def _check_operations(exported: Any, name: str) -> None:
@@ -82,13 +138,12 @@ def _check_names(module: nn.Module) -> None:
         raise TracingError(message, cure="give each part a parameter of its own")
 
 
-def _program(exported: Any, module: nn.Module, x: Tensor) -> Program:
+def _program(exported: Any, module: nn.Module, x: Tensor, output: Pick) -> Program:
     signature, name = exported.graph_signature, type(module).__name__
     inputs, outputs = signature.user_inputs, signature.user_outputs
-    if len(inputs) != 1 or len(outputs) != 1 or not isinstance(outputs[0], str):
-        got = f"{len(inputs)} inputs and {len(outputs)} outputs"
-        cure = "wrap it in a module whose forward picks one of each"
-        raise TracingError(f"{name} must take one tensor and return one tensor, got {got}", cure=cure)
+    if len(inputs) != 1 or not isinstance(outputs[0], str):
+        cure = "wrap it in a module whose forward takes one tensor"
+        raise TracingError(f"{name} must take one tensor and return values of it, got {len(inputs)} inputs", cure=cure)
     norms = [node for node in exported.graph.nodes if node.target in BATCH_NORMS]
     statistics = {argument.name for node in norms for argument in node.args[3:5] if isinstance(argument, fx.Node)}
     buffers = signature.inputs_to_buffers
@@ -104,21 +159,20 @@ def _program(exported: Any, module: nn.Module, x: Tensor) -> Program:
         statistics=frozenset(parameters[node] for node in own_statistics),
         input=inputs[0],
         output=outputs[0],
+        returned=outputs[0],
+        pooled=(outputs[0],),
         module_name=name,
         input_shape=tuple(x.shape[1:]),
+        pick=output,
     )
 
 
-def _check_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> None:
-    """Run the program on three samples; it was traced on two."""
+def _takes_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> bool:
+    """Whether the program runs on three samples, where it was traced on another number."""
     try:
-        rows = tuple(_outputs(program, module, torch.cat([x, x[:1]])).shape[:1])
+        return len(_outputs(program, module, torch.cat([x, x[:1]]))) == 3
     except RuntimeError:
-        rows = ()
-    if rows != (3,):
-        message = "must return one output for each of any number of samples, got one batch size only"
-        cure = "use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size"
-        raise TracingError(f"{program.module_name} {message}", cure=cure)
+        return False
 
 
 def check_samples_apart(program: Program, module: nn.Module, example_input: Tensor) -> None:
@@ -142,7 +196,7 @@ def _samples_apart(program: Program, module: nn.Module, x: Tensor) -> bool:
 
 def _outputs(program: Program, module: nn.Module, x: Tensor) -> Tensor:
     state = {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
-    return program.run(state, x, [program.output])[program.output]
+    return program.run(state, x, [program.returned])[program.returned]
 
 
 def _two(example_input: Tensor) -> Tensor:
