@@ -218,7 +218,7 @@ def test_members_side_by_side_are_those_that_a_fitted_readout_needs_most() -> No
     [
         (
             X[:10],
-            r"10 samples, 10 rows for 17 unknowns of each unit of 'readout' and too few to compare .*; pass 34 sam",
+            r"10 samples, 10 rows for 17 unknowns of each unit of 'readout' and too few to hold any out .*; pass 34",
         ),
         (X[:3].repeat(20, 1), "3 samples and 57 copies of them, 3 rows for 17 unknowns"),
         (X[:30], "30 samples, 30 rows for 17 unknowns of each unit of 'readout': the network may be worse"),
@@ -231,3 +231,14 @@ def test_strange_calibration_data_is_said_once(x: Tensor, message: str) -> None:
     with pytest.warns(CalibrationWarning, match=message) as warnings:
         assemble(Census(n_resamples=0).fit(population, x), "2x")
     assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("correction", ["least-squares", "second-order", "distill"])
+def test_of_too_few_samples_the_nearest_member_is_taken(correction: str) -> None:
+    population = random_population([[8, 4], [8, 4], [8, 4]])
+    with pytest.warns(CalibrationWarning, match="a member that fits is returned as it is"):
+        net = assemble(Census(n_resamples=0).fit(population, X[:10]), "1x", correction=correction)
+    own = population.logits(X[:10])
+    nearest = int((own - own.mean(0)).square().div(own.mean(0).var(0, correction=0)).mean((1, 2)).argmin())
+    assert net.assembly_.choice == f"member {nearest}"
+    assert_same_function(net, population.members[nearest].module, FRESH, 1e-6)

@@ -181,7 +181,9 @@ class Assembler:
             self._entries[key] = contest.entries(numbers, correction)
         entries, compared = self._entries[key], [(entry, entry.record) for entry in self._entries[key]]
         networks: dict[Candidate, nn.Module] = {}
-        for entry in entries[: N_STARTS.get(correction, 0)]:
+        taught = options is not None and options.batches is not None
+        n_starts = N_STARTS.get(correction, 0) if taught or not contest.few else 0
+        for entry in entries[:n_starts]:
             network = contest.builder.finish(entry.network, correction, random_state, options)
             record = contest.nearness.judged(entry.record.choice, correction, contest.nearness.outputs(network))
             compared.append((entry, record))

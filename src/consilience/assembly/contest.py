@@ -11,6 +11,7 @@ At a member's width, a member is an assembly: its units are leaves of the tree. 
 
 All but the first have their weights fitted on calibration rows, and all are compared on rows that no fit has seen
 (`consilience.signals.held_out`), so that no network is further from the ensemble there than the best member that fits.
+From too few rows to hold any out, a member that fits is taken as it is.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from consilience.ties import first_largest
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis
 
-LEAST_ROWS = 20  # of calibration data; of fewer, all rows are fitted and compared on
+LEAST_ROWS = 20  # of calibration data; of fewer, none are held out
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Contest:
     responses: Responses  # to all calibration inputs
     pooling: torch.Tensor  # weights (k, o) of the members' outputs
 
+    @property
+    def few(self) -> bool:
+        """Whether there are too few rows to hold any out: all are fitted and compared on."""
+        return len(self.responses.x) < LEAST_ROWS
+
     @cached_property
     def builder(self) -> Builder:
         """Builds on the fitted rows."""
@@ -71,7 +77,7 @@ class Contest:
     def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
         n = len(self.responses.x)
         every = torch.arange(n)
-        return held_out(n) if n >= LEAST_ROWS else (every, every)
+        return (every, every) if self.few else held_out(n)
 
     def entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         """Return the networks of these widths, the nearest first; of equally near ones, the simpler."""
@@ -85,6 +91,8 @@ class Contest:
         nearest = self._nearest_member(widths)
         if nearest is not None:
             yield self._member(nearest, widths)
+            if self.few:
+                return
         tried: list[Mapping[str, Groups]] = []
         for name, choose in self._choices(widths):
             choice = choose()

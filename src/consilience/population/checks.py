@@ -56,14 +56,14 @@ def calibration_inputs(population: Population, given: object, argument: str) -> 
 def warn_of_few(x: Tensor, n_positions: float, n_unknowns: int, where: str, least: int = 2) -> None:
     """Warn if samples x (n, ...), copies left out, at positions are fewer rows than twice the unknowns of each fit.
 
-    With fewer than ``least`` samples, networks cannot be compared on others than those that they are fitted on.
+    With fewer than ``least`` samples, none can be held out to compare networks on.
     """
     n = len({hash(row.tobytes()) for row in x.contiguous().numpy()})
     n_rows, reasons = round(n * n_positions), list[str]()
     if n_rows < 2 * n_unknowns:
         reasons.append(f"{n_rows} rows for {n_unknowns} unknowns of each unit of {where}")
     if n < least:
-        reasons.append("too few to compare networks on other samples than those that they are fitted on")
+        reasons.append("too few to hold any out (a member that fits is returned as it is)")
     if reasons:
         copies = "" if n == len(x) else f" and {len(x) - n} copies of them"
         warnings.warn(
