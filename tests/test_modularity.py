@@ -301,6 +301,16 @@ def test_a_degree_preserving_null_keeps_numbers_sums_and_dispersion(density: flo
     assert (shuffled != matrix).mean() > 0.5 * min(density, 0.5)
 
 
+def test_a_map_of_blocks_has_copies_that_keep_sums_and_dispersion() -> None:
+    labels, g = contiguous(32, 4), np.random.default_rng(0)
+    matrix = g.uniform(0.5, 1, size=(32, 32)) * np.where(labels[:, None] == labels, 1, 0.01)  # as training leaves it
+    for _ in range(5):
+        shuffled = degree_preserving(matrix, g)
+        assert np.allclose(shuffled.sum(0), matrix.sum(0), rtol=KEPT, atol=0)
+        assert dispersion(shuffled, matrix) == pytest.approx(dispersion(matrix, matrix), rel=DISPERSION)
+    assert Clusterability(4, "degree-preserving", n_null=5).fit(bipartite(matrix)).z_ < -5
+
+
 def dispersion(matrix: NDArray, sums_of: NDArray) -> float:
     """Σ w_ij² / (s_i t_j)."""
     rows, columns = (sums_of.sum(axis) for axis in (1, 0))

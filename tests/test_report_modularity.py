@@ -94,13 +94,13 @@ def test_the_table_has_a_line_for_each_network_and_the_mean_of_the_members() -> 
     table = modularity_table(rows()).markdown()
     assert len({len(line) for line in table.splitlines()}) == 1  # aligned
     heading, _, *lines = cells(table)
-    assert heading[:3] == ["Network", "Kind", "Accuracy (%)"]
-    first = ["member 0", "member", "97.22", "57", "1", "9.00", "9.18 ± 0.03", "2.0", "-6.0", "0.02", "0.50", "0.12"]
+    assert heading[-3:] == ["Accuracy (%)", "Units", "No edge"]
+    first = ["member 0", "member", "9.00", "9.18 ± 0.03", "2.0", "-6.0", "0.02", "0.50", "0.12", "97.22", "57", "1"]
     assert lines[0] == first
     below = [100 * (1 - n / 9.18) for n in (9.0, 8.9, 8.8)]
     spread = f"{np.mean(below):.1f} ± {np.std(below, ddof=1):.1f}"
-    mean = ["mean ± sd of 3 members", "members", "97.22", "57", "1", "8.90 ± 0.10", "9.18", spread, "-9.3 ± 3.3"]
-    assert lines[3] == [*mean, "", "0.50", "0.12"]
+    mean = ["mean ± sd of 3 members", "members", "8.90 ± 0.10", "9.18", spread, "-9.3 ± 3.3"]
+    assert lines[3] == [*mean, "", "0.50", "0.12", "97.22", "57", "1"]
     assert [line[0] for line in lines[4:]] == ["assembly"]
 
 

@@ -44,7 +44,7 @@ class Intervals:
     Attributes
     ----------
     value : on the samples given.
-    estimate : the value without its bias.
+    estimate : the value without the part of its bias that falls with 1/n.
     low, high : ends of the interval.
     """
 
@@ -61,13 +61,14 @@ def similarity_intervals(
     level: float = 0.95,
     random_state: int = 0,
 ) -> Intervals:
-    """Return jackknife intervals of a measure between every two models, corrected for the bias of few samples.
+    """Return jackknife intervals of a measure between every two models, with less of the bias of few samples.
 
     Parameters
     ----------
     activations : m ≥ 2 matrices (n, d_k) on the same samples, which are a sample of independent ones.
     measure : name of one of representations.
-    level : share of intervals that cover the value of the population, between 0 and 1.
+    level : share of intervals that would cover the value of the population if nothing of the bias were left, between
+        0 and 1.
     random_state : seed of the parts of the samples.
 
     Raises

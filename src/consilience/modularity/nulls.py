@@ -12,7 +12,8 @@
      by the new fit, and scaled to the same sums.
   3. Weights that deviate more give a lower n-cut. With the dispersion of a row ``q_i = Σ_j w_ij² / t_j / s_i²``, and
      that of a column, rows and columns are raised to powers near 1 until a linear fit to log q (on the logarithms of
-     sum and number of edges, weighted by sums) is the same as before.
+     sum and number of edges, weighted by sums) is the same as before. If their mean Σ q_i s_i is off nevertheless, as
+     in maps of a few blocks, and the new fit is as even as the old one, all are raised to one power more.
 
   Permuting weights in place of ratios would mix weights of strong and of weak units; without 3, rows whose sum is large
   by chance would have their weights stretched. Both give n-cuts that networks without any parts do not have. The sums
@@ -120,15 +121,18 @@ def _shuffled(edges: Edges, shuffle: Callable[[FloatArray, Generator], FloatArra
 def _degree_preserving(matrix: FloatArray, generator: Generator) -> FloatArray:
     """A random matrix with the degrees of one without empty rows and columns."""
     rows, columns, places = matrix.sum(1), matrix.sum(0), matrix > 0
-    ratios = matrix[places] / _fit(places, rows, columns)[places]
-    wanted = _Dispersion.of(matrix)
+    fit, wanted = _fit(places, rows, columns), _Dispersion.of(matrix)
+    ratios, even = matrix[places] / fit[places], (1 + DISPERSION) * _total(fit, rows, columns)
     for _ in range(TRIES):
         rewired = places if places.all() else _rewired(places, generator)
-        shuffled = _fit(rewired, rows, columns)
+        fit = _fit(rewired, rows, columns)
+        shuffled = fit.copy()
         shuffled[rewired] *= generator.permutation(ratios)
-        shuffled = _scaled(wanted.given_to(_scaled(shuffled, rows, columns)), rows, columns)
+        shuffled = wanted.given_to(_scaled(shuffled, rows, columns))
+        if not wanted.is_of(shuffled) and _total(fit, rows, columns) <= even:
+            shuffled = wanted.total_given_to(shuffled)
         off = max(np.abs(shuffled.sum(1) / rows - 1).max(), np.abs(shuffled.sum(0) / columns - 1).max())
-        if off <= KEPT and abs(_total(shuffled, rows, columns) / wanted.total - 1) <= DISPERSION:
+        if off <= KEPT and wanted.is_of(shuffled):
             return shuffled
     raise InputError(
         "edges must be enough to be rewired with every unit's sum of weights kept, got "
@@ -188,8 +192,12 @@ class _Dispersion:
         designs = _design(matrix, rows), _design(matrix.T, columns)
         return cls((rows, columns), logs, designs, _total(matrix, rows, columns))
 
+    def is_of(self, matrix: FloatArray) -> bool:
+        """Whether a matrix with the same sums has this total, to `DISPERSION`."""
+        return abs(_total(matrix, *self.sums) / self.total - 1) <= DISPERSION
+
     def given_to(self, matrix: FloatArray) -> FloatArray:
-        """Raise rows and columns of a matrix with the same sums to powers, until fits to log q are the same."""
+        """Raise rows and columns of a matrix to powers until fits to log q are the same; sums stay."""
         rows, columns = self.sums
         for _ in range(POWERS):
             matrix, change = _with_powers(matrix, rows, columns, self.logs[0], self.designs[0])
@@ -197,6 +205,17 @@ class _Dispersion:
             matrix = turned.T
             if max(change, other) <= CLOSE:
                 break
+        return _scaled(matrix, rows, columns)
+
+    def total_given_to(self, matrix: FloatArray) -> FloatArray:
+        """Raise a matrix to powers, nearly one for all rows, until it has this total; sums stay."""
+        rows, columns = self.sums
+        for _ in range(POWERS):
+            missing = math.log(self.total / _total(matrix, rows, columns))
+            if abs(missing) <= CLOSE:
+                break
+            logs = _log_dispersion(matrix, rows, columns) + missing
+            matrix = _scaled(_with_powers(matrix, rows, columns, logs, np.ones((len(rows), 1)))[0], rows, columns)
         return matrix
 
 

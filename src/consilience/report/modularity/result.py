@@ -26,7 +26,7 @@ BEYOND = 2.0  # standard deviations of random sets beyond which a lesion counts
 NULLS = {
     "permute": "networks with the same weights shuffled",
     "permute-nonzero": "networks with the same weights shuffled, zeros in their places,",
-    "degree-preserving": "networks rewired so that every unit keeps the number and sum of its edges",
+    "degree-preserving": "networks shuffled so that every unit keeps the number and sum of its edges",
 }
 CRITERIA = {"class": "the published criterion (the class's own samples)", "one-vs-rest": "one against the rest"}
 
@@ -110,9 +110,6 @@ def beyond(effects: Effects) -> np.ndarray:
 
 Cells = dict[str, tuple[Callable[[NetworkRow], float | None], int]]
 NUMBERS: Cells = {  # heading → value and decimals
-    "Accuracy (%)": (lambda row: None if row.accuracy is None else 100 * row.accuracy, 2),
-    "Units": (lambda row: row.n_units, 0),
-    "No edge": (lambda row: row.n_removed, 0),
     "n-cut": (lambda row: row.n_cut, 2),
     "Shuffled": (lambda row: row.null_mean, 2),
     "Below (%)": (lambda row: 100 * row.below, 1),
@@ -120,6 +117,9 @@ NUMBERS: Cells = {  # heading → value and decimals
     "p": (lambda row: row.p, 2),
     "C": (lambda row: row.cross, 2),
     "C shuffled": (lambda row: row.cross_null, 2),
+    "Accuracy (%)": (lambda row: None if row.accuracy is None else 100 * row.accuracy, 2),
+    "Units": (lambda row: row.n_units, 0),
+    "No edge": (lambda row: row.n_removed, 0),
 }
 
 
