@@ -73,6 +73,10 @@ def test_from_data_to_report(done: Path) -> None:
     assert accuracy["average of parameters", "1x"] < ensemble - 0.2
     assert ("from scratch", "2x") in accuracy
     assert ("fine-tuned assembly", "2x") in accuracy
+    assert accuracy["distilled member", "1x"] > accuracy["mean member", ""] - 0.01
+    assert accuracy["distilled member, widened", "2x"] > accuracy["mean member", ""] - 0.01
+    for curve in experiment.learning.values():
+        assert [point.step for point in curve] == [0, *range(19, 305, 19), *range(304 + 19, 380, 19), 380]
     steps = {row.method: row.steps for row in experiment.table}
     assert steps["from scratch"] == steps["fine-tuned assembly"] == 20 * -(-1169 // 64)
     page = (done / "report" / "report.html").read_text()

@@ -14,7 +14,7 @@ from torch import nn
 
 from consilience.assembly import Assembler
 from consilience.assembly.distillation import Distillation
-from consilience.baselines import Ensemble, best_member, merge_many, parameter_average
+from consilience.baselines import Ensemble, best_member, distil, merge_many, parameter_average
 from consilience.census import Census, LayerCensus, Significance
 from consilience.checks import resolve_width
 from consilience.data import Data
@@ -32,6 +32,7 @@ from consilience.training.train import initialise
 WIDTHS = ("1x", "2x", "4x")
 CORRECTIONS = ("none", "least-squares", "second-order", "distill")
 TRAINED_WIDTH = "2x"  # the width at which fine-tuning and training from scratch are compared
+LAST, LAST_RATE = 5, 0.1  # one step in this many is taken last, at this share of the rate
 N_CENTROIDS = 64
 GROUPS = ("members", "alternative", "assembly")
 T = TypeVar("T")
@@ -61,6 +62,11 @@ class _Contest:
         steps = [record["steps"] for record in self.population.metrics if "steps" in record]
         return max(steps, default=self.training.epochs * math.ceil(len(self.data.train) / self.training.batch_size))
 
+    @property
+    def equal_widths(self) -> bool:
+        """Whether all members have the same widths."""
+        return all(len(set(self.population.widths(own.name))) == 1 for own in self.population.architecture.hidden)
+
     def exists(self, width: str) -> bool:
         """Return whether the census has enough clusters for a multiple of the median widths; a few members may not."""
         return all(
@@ -84,32 +90,55 @@ class _Contest:
         best = best_member(population, data.validation)
         self.add("best member on validation", Role.BEST_MEMBER, "", best)
         self.add("ensemble of the members", Role.ENSEMBLE, "", Ensemble(population))
-        if any(len(set(population.widths(layer.name))) > 1 for layer in population.architecture.hidden):
+        if not self.equal_widths:
             return
         for method, make in (("average of parameters", parameter_average), ("MergeMany", merge_many)):
             network, seconds = _timed(partial(make, population))
             self.add(method, Role.ALTERNATIVE, "1x", network, 0, seconds)
 
     def add_trained(self, width: str, networks: Mapping[Role, nn.Module]) -> dict[str, list[LearningPoint]]:
-        """Train networks of one architecture as a member was trained, add their rows, and return their test scores.
+        """Train networks of one architecture, add their rows, and return their test scores along the way.
 
-        They are trained side by side on the same samples in the same order; each has its share of the seconds.
+        They take as many steps as a member, on the same samples in the same order, in the same way but for the last
+        fifth: its rate is a tenth, without which a start near the end is at a disadvantage. Each has its share of the
+        seconds.
         """
-        training = replace(self.training, shuffle="independent", subset="full")
-        train, test, n = self.data.train, self.data.test, len(networks)
-        run = Run(training, self.random_state, (test.x, test.y), self.steps, members=(0,) * n, n_members=1)
+        train, test, n, steps = self.data.train, self.data.test, len(networks), self.steps
         curves = {role.value: [LearningPoint(0, evaluate(network, test))] for role, network in networks.items()}
-        trained, seconds = _timed(partial(fit_members, [*networks.values()], train.x, train.y, run))
-        if trained.failed:
-            raise TrainingError(f"a network trained for comparison failed: {next(iter(trained.failed.values()))}")
-        for (role, network), state in zip(networks.items(), trained.states, strict=True):
-            network.load_state_dict(state)
-            self.add(role, role, width, network, self.steps, seconds / n)
-        for record, role in zip(trained.metrics, cycle(networks)):
-            p = record["validation_accuracy"]
-            score = Score(p, math.sqrt(p * (1 - p) / len(test)), record["validation_loss"], len(test))
-            curves[role.value].append(LearningPoint(record["steps"], score))
+        seconds, done = 0.0, 0
+        for n_steps, share in ((steps - steps // LAST, 1.0), (steps // LAST, LAST_RATE)):
+            if n_steps == 0:
+                continue
+            rate = self.training.learning_rate * share
+            training = replace(self.training, shuffle="independent", subset="full", learning_rate=rate)
+            run = Run(training, self.random_state, (test.x, test.y), n_steps, members=(0,) * n, n_members=1)
+            trained, took = _timed(partial(fit_members, [*networks.values()], train.x, train.y, run))
+            if trained.failed:
+                why = next(iter(trained.failed.values()))
+                raise TrainingError(f"a network trained for comparison failed: {why}")
+            for network, state in zip(networks.values(), trained.states, strict=True):
+                network.load_state_dict(state)
+            for record, role in zip(trained.metrics, cycle(networks)):
+                p = record["validation_accuracy"]
+                score = Score(p, math.sqrt(p * (1 - p) / len(test)), record["validation_loss"], len(test))
+                curves[role.value].append(LearningPoint(done + record["steps"], score))
+            seconds, done = seconds + took, done + n_steps
+        for role, network in networks.items():
+            self.add(role, role, width, network, steps, seconds / n)
         return curves
+
+    def add_distilled(self) -> None:
+        """Add the assembly's rivals: the ensemble distilled into a member and, of equal widths, into one made wider."""
+        x, architecture = self.census.calibration_, self.population.architecture
+        assert x is not None
+        starts = {"distilled member": ("1x" if self.equal_widths else "", "member")}
+        if self.equal_widths and all(m.fitted for m in architecture.maps):  # copies change statistics of layer norms
+            starts["distilled member, widened"] = (TRAINED_WIDTH, "net2wider")
+        for method, (width, start) in starts.items():
+            wide = {"width": width} if start == "net2wider" else {}
+            make = partial(distil, self.population, x, start=start, random_state=self.random_state, **wide)
+            network, seconds = _timed(make)
+            self.add(method, Role.ALTERNATIVE, width, network, Distillation().steps, seconds)
 
 
 def run_experiment(
@@ -145,6 +174,9 @@ def run_experiment(
             steps = Distillation().steps if correction == "distill" else 0
             contest.add(f"assembly, {correction}", Role.ASSEMBLY, width, network, steps, seconds)
             start = network if (width, correction) == (trained_width, best) else start
+    if "distill" in usable:
+        progress("the ensemble distilled into members")
+        contest.add_distilled()
     if "least-squares" in usable and len(possible) > 1:
         progress("elastic assembly")
         networks, seconds = _timed(partial(assembler.elastic, possible))
