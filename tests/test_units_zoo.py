@@ -367,9 +367,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "one unit": (between(lambda z: z[:, :1] * z), ROWS, "aten.slice"),
     "one channel": (between_convolutions(lambda z: z.select(1, 0).unsqueeze(1) + z), IMAGES, "aten.select"),
     "half of the units": (between(lambda z: z[:, 4:], read=4), ROWS, "aten.slice"),
-    "chunks": (between(lambda z: torch.mul(*z.chunk(2, -1)), read=4), ROWS, "aten.chunk"),
     "pieces": (between(lambda z: torch.cat(z.split([3, 5], -1)[::-1], -1)), ROWS, "aten.split"),
-    "gated linear unit of one layer": (between(lambda z: functional.glu(z), read=4), ROWS, "aten.glu"),
     "rolling channels": (between_convolutions(lambda z: z.roll(1, 1)), IMAGES, "aten.roll"),
     "reversing channels": (between_convolutions(lambda z: z.flip(1)), IMAGES, "aten.flip"),
     "shuffling channels": (between_convolutions(shuffled), IMAGES, "aten.(view|transpose|reshape)"),
@@ -406,9 +404,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "noise": (between(lambda z: z + torch.rand_like(z)), ROWS, "aten.rand_like"),
     "mean over units": (between(lambda z: z - z.mean(1, keepdim=True)), ROWS, "aten.mean"),
     "maximum over channels": (between_convolutions(lambda z: z - z.amax(1, keepdim=True)), IMAGES, "aten.amax"),
-    "maxima with their places": (flattened(lambda z: z.flatten(2).max(2).values, 5), IMAGES, "aten.max"),
     "positions first": (flattened(lambda z: z.permute(0, 2, 3, 1).flatten(1), 210), IMAGES, "aten.flatten"),
-    "a slope for each channel": (with_part(nn.PReLU(8)), IMAGES, "aten.prelu in 'odd'"),
     "unit length": (between(lambda z: functional.normalize(z, dim=1)), ROWS, "norm in Made"),
 }
 

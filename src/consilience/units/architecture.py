@@ -142,8 +142,10 @@ class Architecture:
         widths = dict[str, int]()
         for layer in self.layers:
             for (name, dim), sections in self.divided.items():
-                if sections == ((layer.name, 1),):
-                    widths.setdefault(self.first(layer.name), state[name].shape[dim])
+                families = {None if name is None else self.first(name) for name, _ in sections}
+                if families == {self.first(layer.name)}:
+                    entries = sum(block for _, block in sections)
+                    widths.setdefault(self.first(layer.name), state[name].shape[dim] // entries)
         return self._all_widths(widths)
 
     def with_widths(self, widths: Mapping[str, int]) -> Architecture:

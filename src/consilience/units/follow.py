@@ -18,7 +18,7 @@ from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section
 from consilience.units.maps import Map
 from consilience.units.modules import as_example, plain_copy
-from consilience.units.operations import HANDLERS
+from consilience.units.operations import HANDLERS, sections
 from consilience.units.outputs import Pick, check_pick
 from consilience.units.program import Program
 from consilience.units.tail import Tail, operation_name, tail_of, with_rows
@@ -64,7 +64,8 @@ def _label_of_outputs(walk: Walk, node: fx.Node) -> Label:
     carriers = walk.carriers(node)
     kept = walk.label(carriers[0])
     try:
-        label = HANDLERS[node.target](walk, node) if node.target in HANDLERS else {}
+        known = node.target in HANDLERS and node.target not in sections.HANDLERS  # which would cut a layer
+        label = HANDLERS[node.target](walk, node) if known else {}
     except TracingError:
         return {}
     if not label and len(carriers) == 1 and operation_name(node) in ELEMENTWISE:

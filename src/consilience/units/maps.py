@@ -197,7 +197,7 @@ class Map:
 
     def _part_of(self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Tensor:
         """The entries of a parameter that belong to the units written: (u, ...)."""
-        if not self.per_unit:
+        if self._is_whole(state[parameter], widths):
             return state[parameter]
         return self._axis(parameter).take(state[parameter], widths).flatten(0, 1)
 
@@ -205,10 +205,14 @@ class Map:
         self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int], value: Tensor
     ) -> Tensor:
         """A parameter in which the units written have other values (u, ...)."""
-        if not self.per_unit:
+        if self._is_whole(state[parameter], widths):
             return value.reshape(state[parameter].shape).contiguous()
         axis = self._axis(parameter)
         return axis.put(state[parameter], widths, value.reshape(axis.take(state[parameter], widths).shape))
+
+    def _is_whole(self, parameter: Tensor, widths: Mapping[str, int]) -> bool:
+        """Whether all of a parameter belongs to the units written; other layers may have parts of it."""
+        return len(parameter) == widths[self.writes]
 
     def _axis(self, parameter: str) -> Axis:
         return replace(self.output, name=parameter, dim=0)

@@ -24,7 +24,7 @@ from torch import Tensor
 from consilience.errors import FunctionChangedError
 from consilience.units.architecture import Layer, TracedNetwork
 from consilience.units.deviation import deviation
-from consilience.units.maps import Map
+from consilience.units.maps import Map, Weights
 from consilience.units.symmetry import permute
 
 TOLERANCE = 1e-8  # of the spread over samples, in double precision
@@ -77,8 +77,11 @@ def _seen(network: TracedNetwork, layer: Layer, x: Tensor, given: Mapping[str, T
 
 def _out_of_order(network: TracedNetwork, writers: Iterable[Map], order: Tensor) -> TracedNetwork:
     """The network with the units that some maps write in another order, which nothing that reads them follows."""
-    names = dict.fromkeys(name for m in writers for name in m.parameters)
-    return replace(network, state={**network.state, **{name: network.state[name][order] for name in names}})
+    for m in writers:
+        weights = network.weights(m)
+        parts = tuple(part[order] for part in weights.parts)
+        network = network.with_weights(m, Weights(parts, weights.bias[order]))
+    return network
 
 
 def _redrawn(network: TracedNetwork, layer: Layer) -> TracedNetwork:

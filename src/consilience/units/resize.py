@@ -25,6 +25,9 @@ SIZE_ATTRIBUTES: dict[type[nn.Module], dict[str, Callable[[Any], object]]] = {
     },
     nn.modules.batchnorm._NormBase: {"num_features": lambda m: m.weight.shape[0]},
     nn.LayerNorm: {"normalized_shape": lambda m: tuple(m.weight.shape)},
+    nn.RMSNorm: {"normalized_shape": lambda m: tuple(m.weight.shape)},
+    nn.GroupNorm: {"num_channels": lambda m: m.weight.shape[0]},
+    nn.PReLU: {"num_parameters": lambda m: m.weight.shape[0]},
 }
 
 

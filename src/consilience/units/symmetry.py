@@ -52,6 +52,7 @@ SYMMETRIES: dict[str, Symmetry] = {
     "avg_pool": Symmetry(homogeneous=True, odd_constant=0.0),
     "upsample": Symmetry(homogeneous=True, odd_constant=0.0),
     "max_pool": Symmetry(homogeneous=True),
+    "std": Symmetry(homogeneous=True),
 }
 NO_SYMMETRY = Symmetry()
 BALANCING_SWEEPS = 20  # each halves what is left of an imbalance between neighbouring layers

@@ -77,6 +77,7 @@ class Walk:
     tied: list[tuple[int, int]] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
     crossing: list[str] = field(default_factory=list)  # maps that are applied once for each unit of another layer
+    parts: dict[fx.Node, list[Label]] = field(default_factory=dict)  # of values that are lists: of each part
     sources: dict[fx.Node, Draft] = field(default_factory=dict)  # value → the map that has just written it
     folded: set[fx.Node] = field(default_factory=set)  # those followed by a batch norm that is folded into their map
     elementwise: set[str] = field(default_factory=set)  # values computed number by number, whatever the shape
@@ -91,6 +92,13 @@ class Walk:
         schema = node.target._schema.arguments if hasattr(node.target, "_schema") else []
         given = list(node.args) + [node.kwargs.get(argument.name) for argument in schema[len(node.args) :]]
         return (given + [None] * n)[:n]
+
+    def option(self, node: fx.Node, name: str) -> Any:
+        """Return an argument of an operation by its name in the schema; its default where it is not given."""
+        schema = node.target._schema.arguments  # type: ignore[union-attr]
+        (position,) = (i for i, argument in enumerate(schema) if argument.name == name)
+        given = node.args[position] if position < len(node.args) else node.kwargs.get(name)
+        return schema[position].default_value if given is None else given
 
     def carriers(self, node: fx.Node) -> list[fx.Node]:
         """Return the values with units that an operation reads."""
@@ -189,6 +197,9 @@ class Walk:
     def error(self, what: str, node: fx.Node | None, cure: str | None = None) -> TracingError:
         """Return the error for an operation, by default with all supported ones as the cure."""
         where = self.program.module_name if node is None else self.program.describe(node)
+        if what == PARAMETER and node is not None:
+            names = [self.program.parameters[v.name] for v in node.all_input_nodes if v.name in self.program.parameters]
+            where += f", of {', '.join(map(repr, names))}"
         return TracingError(f"{what}: {where}", cure=cure or f"use {SUPPORTED}; or leave this network out")
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from torch import fx
 
-from consilience.units.operations import combinations, elementwise, pooling, shapes, weights
+from consilience.units.operations import combinations, elementwise, pooling, sections, shapes, weights
 from consilience.units.walk import Label, Walk
 
 Handler = Callable[[Walk, fx.Node], Label]
@@ -34,4 +34,5 @@ HANDLERS: dict[object, Handler] = {
     **pooling.HANDLERS,
     **combinations.HANDLERS,
     **shapes.HANDLERS,
+    **sections.HANDLERS,
 }

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from torch import fx
 from torch.ops import aten
 
+from consilience.units.operations.weights import scale_units
 from consilience.units.program import N_SAMPLES, sizes
-from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, is_tensor, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, is_tensor, n_dims, size
 
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
 PRODUCTS = (aten.mul.Tensor, aten.div.Tensor)
+GAINS = (aten.mul.Tensor,)
 
 
 def combine(walk: Walk, node: fx.Node) -> Label:
     """A sum makes one layer of what it adds; a product ties units, and the second factor is the gate."""
-    walk.check_no_parameter(node)
     is_sum = node.target in SUMS
     first, second = walk.arguments(node, 2)
+    if walk.reads_parameter(node):
+        return (_bias if is_sum else _gain)(walk, node, first, second)
     if not is_tensor(first) or not is_tensor(second):
         label = walk.label(first if is_tensor(first) else second)
         return walk.record(label, "shift" if is_sum else "scale")
@@ -50,6 +54,38 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     return label
 
 
+def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label:
+    """A product with a parameter that has one number for each unit writes new units, each of the one that it reads."""
+    value, gain = (second, first) if first.name in walk.program.parameters else (first, second)
+    if gain.name not in walk.program.parameters or value not in walk.labels or node.target not in GAINS:
+        raise walk.error(PARAMETER, node)
+    name = walk.program.parameters[gain.name]
+    dim = n_dims(value) - n_dims(gain)
+    shape = tuple(gain.meta["val"].shape)
+    if dim not in walk.label(value) or shape != (size(value, dim), *[1] * (len(shape) - 1)):
+        cure = f"give '{name}' one number for each unit, with the shape (units,) or (units, 1, 1), or leave it out"
+        raise walk.error(f"'{name}' does not have one number for each unit", node, cure)
+    return scale_units(walk, node, (value, dim), gain, None)
+
+
+def _bias(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label:
+    """A parameter that is added to what a weight without a bias has just written is its bias."""
+    value, bias = (second, first) if first.name in walk.program.parameters else (first, second)
+    if bias.name not in walk.program.parameters or value not in walk.labels or node.target is not aten.add.Tensor:
+        raise walk.error(PARAMETER, node)
+    name, draft, dim = walk.program.parameters[bias.name], walk.sources.get(value), n_dims(value) - n_dims(bias)
+    shape = tuple(bias.meta["val"].shape)
+    fits = draft is not None and draft.output == (value.name, dim) and len(value.users) == 1
+    fits = fits and shape == (size(value, dim), *[1] * (len(shape) - 1))
+    if draft is None or not fits or draft.bias or draft.norm or draft.per_unit:
+        cure = "add it right after a linear layer or convolution without a bias, or leave it out"
+        raise walk.error(f"'{name}' is no bias of one layer", node, cure)
+    walk.check_unused(node, name)
+    draft.bias, draft.output = name, (node.name, dim)
+    walk.sources[node] = draft
+    return walk.label(value)
+
+
 def concatenate(walk: Walk, node: fx.Node) -> Label:
     """``cat(values, dim)`` along units puts layers side by side; along positions it joins them."""
     walk.check_no_parameter(node)
@@ -76,7 +112,62 @@ def concatenate(walk: Walk, node: fx.Node) -> Label:
     return result
 
 
-HANDLERS = {**dict.fromkeys((*SUMS, *PRODUCTS), combine), aten.cat.default: concatenate}
+def stack(walk: Walk, node: fx.Node) -> Label:
+    """``stack(values, dim)`` along a new dimension of positions makes one layer of the values' units."""
+    walk.check_no_parameter(node)
+    values, dim = walk.arguments(node, 2)
+    dim = (dim or 0) % n_dims(node)
+    if dim == 0:
+        raise walk.error(UNSUPPORTED, node)
+    return {d + (d >= dim): runs for d, runs in _joined(walk, node, values).items()}
+
+
+def choose(name: str) -> Callable[[Walk, fx.Node], Label]:
+    """Return the handler of an operation that takes one of several values, number by number: one layer of them all."""
+
+    def handle(walk: Walk, node: fx.Node) -> Label:
+        walk.check_no_parameter(node)
+        values = [value for value in walk.arguments(node, 3) if is_tensor(value)]
+        shape = node.meta["val"].shape[1:]
+        for value in values:
+            if value in walk.labels and value.meta["val"].shape[1:] != shape:
+                raise walk.error("one unit is combined with several", node)
+        others = [value for value in values if value not in walk.labels]
+        label = _joined(walk, node, [value for value in values if value in walk.labels])
+        for other in others:
+            for dim, runs in label.items():
+                at = dim - n_dims(node) + n_dims(other)
+                if at >= 0 and not _is_one(other, at):
+                    walk.fix(runs)  # they meet features that keep their index
+        return walk.record(label, name if not others else "clamp")
+
+    return handle
+
+
+COMPARISONS = [getattr(getattr(aten, name), form) for name in ("gt", "ge", "lt", "le") for form in ("Scalar", "Tensor")]
+HANDLERS = {
+    **dict.fromkeys((*SUMS, *PRODUCTS), combine),
+    aten.cat.default: concatenate,
+    aten.stack.default: stack,
+    **dict.fromkeys((aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other), choose("max_pool")),
+    **dict.fromkeys((aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf), choose("where")),
+    **dict.fromkeys(COMPARISONS, choose("compare")),
+}
+
+
+def _joined(walk: Walk, node: fx.Node, values: Sequence[fx.Node]) -> Label:
+    """The label of values of one shape, whose units are made one layer; they keep their index where one has none."""
+    labels, result = [walk.label(value) for value in values], dict[int, tuple[Run, ...]]()
+    for dim in sorted({dim for label in labels for dim in label}):
+        first, *others = [label[dim] for label in labels if dim in label]
+        for runs in others:
+            walk.check_alike(node, first, runs)
+            walk.join(first, runs)
+        if len(others) + 1 < len(labels):
+            walk.fix(first)
+        else:
+            result[dim] = first
+    return result
 
 
 def _numbers(value: fx.Node) -> int:

@@ -59,8 +59,10 @@ def cast(walk: Walk, node: fx.Node) -> Label:
 
 
 def first_of_several(walk: Walk, node: fx.Node) -> Label:
-    """``values[0]`` of an operation that returns several values."""
+    """``values[i]`` of an operation that returns several values: parts of one, or the first of unlike ones."""
     value = walk.only_value(node)
+    if value in walk.parts:
+        return walk.parts[value][int(str(node.args[1]))]
     if node.args[1] != 0:
         raise walk.error(UNSUPPORTED, node)
     for draft in walk.drafts:

@@ -26,11 +26,11 @@ def over_last(dims: int, name: str) -> Callable[[Walk, fx.Node], Label]:
 
 
 def over_named(name: str) -> Callable[[Walk, fx.Node], Label]:
-    """Return the handler of a reduction ``reduce(value, dims, keep)``."""
+    """Return the handler of a reduction ``reduce(value, dims, ..., keepdim)``."""
 
     def handle(walk: Walk, node: fx.Node) -> Label:
         value = walk.only_value(node)
-        _, dims, keep = walk.arguments(node, 3)
+        dims, keep = walk.option(node, "dim"), walk.option(node, "keepdim")
         gone = {d % n_dims(value) for d in ([dims] if isinstance(dims, int) else dims or range(n_dims(value)))}
         walk.check_fixed(node, value, sorted(gone))
         if 0 in gone:
@@ -61,6 +61,14 @@ HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
     aten.mean.dim: over_named("avg_pool"),
     aten.sum.dim_IntList: over_named("avg_pool"),
     aten.amax.default: over_named("max_pool"),
+    aten.amin.default: over_named("max_pool"),
+    aten.max.dim: over_named("max_pool"),
+    aten.min.dim: over_named("max_pool"),
+    aten.std.dim: over_named("std"),
+    aten.std.correction: over_named("std"),
+    aten.var.dim: over_named("var"),
+    aten.var.correction: over_named("var"),
+    aten.linalg_vector_norm.default: over_named("norm"),
     aten.pad.default: pad,
     aten.constant_pad_nd.default: pad,
 }

@@ -102,8 +102,56 @@ def layer_norm(walk: Walk, node: fx.Node) -> Label:
     return scale_units(walk, node, (value, last), weight, bias, fitted=False)
 
 
+def rms_norm(walk: Walk, node: fx.Node) -> Label:
+    """``rms_norm(value, shape, weight, eps)`` over units."""
+    value, shape, weight, _ = walk.arguments(node, 4)
+    last = n_dims(value) - 1
+    if last not in walk.label(value) or len(shape) != 1:
+        raise walk.error(UNSUPPORTED, node, "normalize over units only")
+    if weight is None:
+        raise walk.error("a norm without weight", node, "use elementwise_affine=True")
+    walk.record(walk.label(value), "rms_norm")
+    walk.functions[node.name] = _rms_last
+    return scale_units(walk, node, (value, last), weight, None, fitted=False)
+
+
+def group_norm(walk: Walk, node: fx.Node) -> Label:
+    """``group_norm(value, groups, weight, bias, eps, ...)`` in one group: over units and positions."""
+    value, groups, weight, bias = walk.arguments(node, 4)
+    if groups != 1:
+        cure = "use one group, instance norm or batch norm: units of two groups cannot change places"
+        raise walk.error(f"a group norm in {groups} groups", node, cure)
+    if weight is None:
+        raise walk.error("a norm without weight", node, "use affine=True")
+    walk.record(walk.label(value), "layer_norm")
+    return scale_units(walk, node, (value, 1), weight, bias, fitted=False)
+
+
+def instance_norm(walk: Walk, node: fx.Node) -> Label:
+    """``instance_norm(value, weight, bias, mean, variance, ...)`` of each channel by itself."""
+    value, weight, bias, mean, _ = walk.arguments(node, 5)
+    if mean is not None:
+        raise walk.error("an instance norm with running statistics", node, "use track_running_stats=False")
+    label = walk.record(walk.label(value), "instance_norm")
+    return label if weight is None else scale_units(walk, node, (value, 1), weight, bias, fitted=False)
+
+
+def prelu(walk: Walk, node: fx.Node) -> Label:
+    """``prelu(value, slopes)`` with a slope for each channel."""
+    value, slopes = walk.arguments(node, 2)
+    if slopes.meta["val"].shape[0] == 1:
+        cure = "give each unit a slope of its own, nn.PReLU(units), or use nn.LeakyReLU"
+        raise walk.error("one slope for all units, which each member has another of", node, cure)
+    walk.record(walk.label(value), "prelu")
+    return walk.record(scale_units(walk, node, (value, 1), slopes, None, fitted=False), "prelu")
+
+
 HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
     aten.linear.default: linear,
+    aten.rms_norm.default: rms_norm,
+    aten.group_norm.default: group_norm,
+    aten.instance_norm.default: instance_norm,
+    aten.prelu.default: prelu,
     aten.layer_norm.default: layer_norm,
     **dict.fromkeys(SPATIAL_DIMS, convolution),
     **dict.fromkeys(BATCH_NORMS, batch_norm),
@@ -200,6 +248,11 @@ def _zeros_around(padding: Any, shape: Sequence[int], dilation: Sequence[int]) -
         totals = [d * (k - 1) for k, d in zip(shape, dilation, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
     return tuple((p, p) for p in _by_dimension(0 if padding == "valid" else padding, len(shape), 0))
+
+
+def _rms_last(value: Tensor, shape: object, *options: Any) -> Tensor:
+    """RMS norm over the last dimension, of whatever size; the options are weight and ε."""
+    return functional.rms_norm(value, value.shape[-1:], *options)
 
 
 def _normalize_last(value: Tensor, shape: object, *options: Any) -> Tensor:

@@ -1,0 +1,155 @@
+"""Operations on units, each in a small network: full width of members of other widths is their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from consilience.assembly import elastic
+from consilience.assembly.assembler import Assembler
+from consilience.census import Census
+from consilience.errors import InputError, TracingError
+from consilience.population import Population
+from consilience.units.follow import find_layers
+
+pytestmark = pytest.mark.numerical
+
+ROWS = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(60, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+
+
+class Small(nn.Module):
+    """A layer ``a`` (of twice the width with ``halves``), another ``p`` beside it, and a readout ``b``."""
+
+    def __init__(
+        self, function: Callable[[Any, Tensor], Tensor], width: int, x: Tensor, *, halves: bool = False
+    ) -> None:
+        super().__init__()
+        self.function = function
+        if x.dim() == 2:
+            self.a, self.p = nn.Linear(6, width * (1 + halves)), nn.Linear(6, width)
+        else:
+            self.a, self.p = nn.Conv2d(2, width * (1 + halves), 3), nn.Conv2d(2, width, 3)
+        self.bare, self.b = nn.Linear(6, width, bias=False), nn.Linear(width, 3)
+        self.gain, self.shift = nn.Parameter(torch.randn(width)), nn.Parameter(torch.randn(width))
+        self.scale = nn.Parameter(torch.randn(width, 1, 1))
+        self.prelu, self.norm = nn.PReLU(width), nn.InstanceNorm2d(width, affine=True)
+        with torch.no_grad():
+            self.prelu.weight.copy_(torch.rand(width))
+            self.norm.weight.copy_(torch.randn(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def over(z: Tensor) -> Tensor:
+    return z.relu().mean((2, 3))
+
+
+def gated(z: Tensor) -> Tensor:
+    first, second = z.chunk(2, 1)
+    return first * second.tanh()
+
+
+# name → forward pass, inputs, whether ``a`` has twice the width
+MERGED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, bool]] = {
+    "glu": (lambda m, x: m.b(functional.glu(m.a(x))), ROWS, True),
+    "glu of channels": (lambda m, x: m.b(over(functional.glu(m.a(x), 1))), IMAGES, True),
+    "chunks": (lambda m, x: m.b(gated(m.a(x))), ROWS, True),
+    "chunks of channels": (lambda m, x: m.b(over(gated(m.a(x)))), IMAGES, True),
+    "chunks that are added": (lambda m, x: m.b(sum(z.relu() for z in m.a(x).chunk(2, 1))), ROWS, True),
+    "maximum": (lambda m, x: m.b(torch.maximum(m.a(x), m.p(x))), ROWS, False),
+    "minimum with a number": (lambda m, x: m.b(torch.minimum(m.a(x), torch.tensor(0.3))), ROWS, False),
+    "where": (lambda m, x: m.b(torch.where(m.a(x) > 0, m.a(x), 0.1 * m.p(x))), ROWS, False),
+    "stack": (lambda m, x: m.b(torch.stack([m.a(x), m.p(x)], 1).relu().mean(1)), ROWS, False),
+    "gain": (lambda m, x: m.b((m.a(x) * m.gain).relu()), ROWS, False),
+    "layer scale": (lambda m, x: m.b(over(m.a(x) + m.scale * m.p(x))), IMAGES, False),
+    "bias by hand": (lambda m, x: m.b((m.bare(x) + m.shift).relu()), ROWS, False),
+    "slopes": (lambda m, x: m.b(m.prelu(m.a(x))), ROWS, False),
+    "slopes of channels": (lambda m, x: m.b(m.prelu(m.a(x)).mean((2, 3))), IMAGES, False),
+    "instance norm": (lambda m, x: m.b(over(functional.instance_norm(m.a(x)))), IMAGES, False),
+    "instance norm with scales": (lambda m, x: m.b(over(m.norm(m.a(x)))), IMAGES, False),
+    "spread over positions": (lambda m, x: m.b(m.a(x).std((2, 3)) + m.p(x).flatten(2).var(-1)), IMAGES, False),
+    "largest with its place": (lambda m, x: m.b(m.a(x).flatten(2).max(2)[0]), IMAGES, False),
+}
+
+
+def members(function: Callable[[Any, Tensor], Tensor], x: Tensor, halves: bool) -> list[nn.Module]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return [Small(function, width, x, halves=halves).eval() for width in (5, 7)]
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_full_width_is_the_mean_of_members_of_other_widths(name: str) -> None:
+    function, x, halves = MERGED[name]
+    modules = members(function, x, halves)
+    population = Population.from_modules(modules, x[:8])
+    assembler = Assembler(Census(n_resamples=0).fit(population, x))
+    expected = torch.stack([module(x) for module in modules]).mean(0).detach()
+    torch.testing.assert_close(assembler.assemble("full")(x).detach(), expected, rtol=1e-4, atol=1e-5)
+    narrow = assembler.assemble({layer.name: 6 for layer in population.architecture.free}, correction="least-squares")
+    assert float((narrow(x).detach() - expected).square().mean()) < float((expected - expected.mean(0)).square().mean())
+
+
+def test_parts_of_one_weight_are_tied_layers() -> None:
+    function, x, halves = MERGED["chunks"]
+    architecture = find_layers(members(function, x, halves)[0], x[:8])
+    assert [(layer.name, layer.width, layer.tied) for layer in architecture.hidden] == [
+        ("a", 5, None),
+        ("a[1]", 5, "a"),
+    ]
+    assert architecture.divided["a.weight", 0] == (("a", 1), ("a[1]", 1))
+    population = Population.from_modules(members(function, x, halves), x[:8])
+    with pytest.raises(
+        InputError, match="a layer that reads the inputs must have a weight of its own, got parts of 'a'"
+    ):
+        elastic(Census(n_resamples=0).fit(population, x), widths=("0.5x", "1x"))
+
+
+@pytest.mark.parametrize("norm", [lambda u: nn.RMSNorm(u), lambda u: nn.GroupNorm(1, u), lambda u: nn.LayerNorm(u)])
+def test_a_norm_over_all_units_is_that_of_copies_of_one_member(norm: Callable[[int], nn.Module]) -> None:
+    """At full width it takes all members together, so that only equal members give their ensemble."""
+    module = Small(lambda m, x: m.b(m.odd(m.a(x)).relu()), 5, ROWS)
+    module.odd = norm(5)
+    nn.init.normal_(module.odd.weight)
+    population = Population.from_modules([module, module], ROWS[:8])
+    full = Assembler(Census(n_resamples=0).fit(population, ROWS)).assemble("full", correction="none")
+    torch.testing.assert_close(full(ROWS).detach(), module(ROWS).detach(), rtol=1e-4, atol=1e-4)
+
+
+REFUSED = {
+    "one slope": (
+        lambda m, x: m.b(functional.prelu(m.a(x), m.gain[:1] * 0 + m.one)),
+        "unsupported operation on a parameter",
+    ),
+    "one slope of a module": (lambda m, x: m.b(m.single(m.a(x))), "one slope for all units, .*\n.*nn.PReLU\\(units\\)"),
+    "one gain": (lambda m, x: m.b(m.a(x) * m.one), "'one' does not have one number for each unit: aten.mul"),
+    "a second bias": (
+        lambda m, x: m.b(m.a(x) + m.shift),
+        "'shift' is no bias of one layer: aten.add.Tensor in Small, .*py",
+    ),
+    "groups": (lambda m, x: m.b(functional.group_norm(m.a(x), 2)), "a group norm in 2 groups: aten.group_norm"),
+    "parts after an activation": (
+        lambda m, x: m.b(gated(torch.cat([m.a(x), m.p(x)], 1))),
+        "units are cut that are no layer of one weight: aten.chunk in Small, .*\n.*right after it",
+    ),
+    "a temperature": (
+        lambda m, x: m.b(m.a(x) / m.one),
+        "unsupported .* parameter: aten.div.Tensor in Small, .*, of 'one'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_operations_that_tell_units_apart_raise_an_error_that_names_the_parameter(name: str) -> None:
+    function, message = REFUSED[name]
+    module = Small(lambda m, x: function(m, x), 6, ROWS)
+    module.one, module.single = nn.Parameter(torch.ones(1)), nn.PReLU()
+    with pytest.raises(TracingError, match=message):
+        find_layers(module, ROWS[:8])
