@@ -77,6 +77,12 @@ def test_from_data_to_report(done: Path) -> None:
     assert accuracy["distilled member, widened", "2x"] > accuracy["mean member", ""] - 0.01
     for curve in experiment.learning.values():
         assert [point.step for point in curve] == [0, *range(19, 305, 19), *range(304 + 19, 380, 19), 380]
+    errors = {(row.method, row.width): (row.difference_se, row.test.accuracy_se) for row in experiment.table}
+    paired, single = errors["assembly, least-squares", "2x"]
+    assert paired is not None
+    assert paired < single  # it is right where the ensemble is
+    assert errors["assembly, none", "full"][0] == 0
+    assert errors["from scratch", "2x"][0] is None
     steps = {row.method: row.steps for row in experiment.table}
     assert steps["from scratch"] == steps["fine-tuned assembly"] == 20 * -(-1169 // 64)
     page = (done / "report" / "report.html").read_text()

@@ -13,7 +13,7 @@ import consilience as cs
 from conftest import inputs, random_mlp, random_population
 from consilience.agreement import agreement, spread_of
 from consilience.errors import InputError
-from consilience.evaluation import worth
+from consilience.evaluation import paired_error, worth
 from consilience.population import Population
 from consilience.signals.held_out import held_out
 
@@ -100,6 +100,14 @@ def test_outputs_and_inputs_that_do_not_fit_are_refused() -> None:
         cs.evaluate(cs.Ensemble(population), X[:, :5], reference=population)
     with pytest.raises(InputError, match="dataset must have inputs and labels, got float32"):
         cs.evaluate(cs.Ensemble(population), X)
+
+
+def test_differences_of_accuracies_are_paired() -> None:
+    one, other = torch.rand(2, 50).unbind()
+    one, other = one < 0.7, (one < 0.6) | (other < 0.1)
+    difference = one.numpy().astype(float) - other.numpy().astype(float)
+    assert paired_error(one, other) == pytest.approx(difference.std() / np.sqrt(50))
+    assert paired_error(one, one) == 0
 
 
 def test_a_tenth_of_the_rows_is_held_out_whatever_their_order() -> None:

@@ -514,10 +514,15 @@ def test_sentences_call_a_difference_noise_only_below_two_standard_errors(tuned:
     assert compared(tuned, scratch).startswith("After 300 gradient steps each, besides the members' training:")
 
 
-def compared(tuned: float, scratch: float, steps: int = 300) -> str:
+def test_differences_have_their_paired_errors():
+    assert compared(98.06, 96.4, paired=0.004).endswith("1.66 ± 0.40 points above the network.")
+
+
+def compared(tuned: float, scratch: float, steps: int = 300, paired: float | None = None) -> str:
     """The sentence on the two trained networks, for accuracies in %."""
     rows = {each.method: each for each in table()}
     rows["fine-tuned assembly"] = row("fine-tuned assembly", Role.FINE_TUNED, "2x", 8970, tuned, 300)
+    rows["fine-tuned assembly"] = replace(rows["fine-tuned assembly"], difference_se=paired)
     rows["from scratch"] = row("from scratch", Role.SCRATCH, "2x", 8970, scratch, steps)
     (sentence,) = [s for s in summary_sentences(experiment(table=[*rows.values()], learning={})) if "from scratch" in s]
     return sentence

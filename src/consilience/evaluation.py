@@ -83,6 +83,11 @@ def evaluate(
     """
     if reference is not None:
         return _closeness(network, dataset, reference)
+    return scored(network, dataset)[0]
+
+
+def scored(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor) -> tuple[Score, Tensor]:
+    """Return the score of a network on labeled samples, and whether it is right about each: bool (n,)."""
     from torch.nn import functional
 
     if not (hasattr(dataset, "x") and hasattr(dataset, "y")):
@@ -94,9 +99,17 @@ def evaluate(
     if outputs.dim() != 2:
         raise InputError(f"outputs must have shape (n, classes), got {tuple(outputs.shape)}")
     y = as_labels(dataset.y, len(outputs), "y", outputs.shape[1])
-    accuracy = float((outputs.argmax(1) == y).double().mean())
-    loss = float(functional.cross_entropy(outputs.double(), y))
-    return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(y)), loss, len(y))
+    right = outputs.argmax(1) == y
+    accuracy, loss = float(right.double().mean()), float(functional.cross_entropy(outputs.double(), y))
+    return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(y)), loss, len(y)), right
+
+
+def paired_error(one: Tensor, other: Tensor) -> float:
+    """Return the standard error of the difference of two accuracies on the same n samples: √(var(one − other) / n).
+
+    ``one`` and ``other`` are bool (n,), whether each network is right, as `scored` gives them.
+    """
+    return float((one.double() - other.double()).std(correction=0) / math.sqrt(len(one)))
 
 
 def mean_score(scores: Sequence[Score]) -> Score:

@@ -64,6 +64,9 @@ class Row:
     validation: Score
     steps: int  # gradient steps beyond the training of the members; 0 for zero-shot methods
     seconds: float  # wall-clock seconds beyond the training of the members
+    # Standard error of the difference of its test accuracy, paired by sample, from that of the ensemble or, for a
+    # fine-tuned assembly, of the network from scratch; None if it was not measured.
+    difference_se: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What the numbers of an experiment say, in sentences that promise no more than the standard errors allow.
 
 - An assembly is chosen by its validation accuracy, and quoted by its test accuracy.
-- A difference is "within noise" if it is less than two standard errors, √(s₁² + s₂²). That takes the two scores as
-  independent; being of the same samples they mostly agree, so the true error of the difference is smaller, not larger.
+- A difference is "within noise" if it is less than two standard errors, which are paired by sample. Older results have
+  no paired error; √(s₁² + s₂²), as if the two scores were independent, is larger.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from consilience.evaluation import Score
 from consilience.report.numbers import with_spread
 from consilience.report.results import REFERENCES, Experiment, Role, Row, first
 from consilience.report.scores import accuracy
@@ -50,7 +49,7 @@ def _assemblies(table: Sequence[Row]) -> list[str]:
 def _against_ensemble(heading: str, row: Row, ensemble: Row) -> str:
     share = 100 * row.parameters / max(1, ensemble.parameters)
     name = f"{heading} ({row.method}{row.width and '; ' + row.width}; {share:.0f} % of the ensemble's parameters)"
-    return f"{name}: {_reached(row)}, {_difference(row.test, ensemble.test)} the ensemble."
+    return f"{name}: {_reached(row)}, {_difference(row, ensemble)} the ensemble."
 
 
 def _trained(table: Sequence[Row]) -> list[str]:
@@ -66,13 +65,15 @@ def _pair(tuned: Row, scratch: Row) -> str:
     return (
         f"After {tuned.steps:,} gradient steps{' each' if equal else ''}, besides the members' training: fine-tuned "
         f"assembly{width} {_reached(tuned)}, network of that width from scratch {_reached(scratch)}{unequal}; the "
-        f"assembly is {_difference(tuned.test, scratch.test)} the network."
+        f"assembly is {_difference(tuned, scratch)} the network."
     )
 
 
-def _difference(a: Score, b: Score) -> str:
-    """Say where the first is, measured from the second, as if the two scores were independent."""
-    difference, error = a.accuracy - b.accuracy, math.hypot(a.accuracy_se, b.accuracy_se)
+def _difference(row: Row, reference: Row) -> str:
+    """Say where the first is, measured from the second."""
+    a, b, error = row.test, reference.test, row.difference_se
+    difference = a.accuracy - b.accuracy
+    error = math.hypot(a.accuracy_se, b.accuracy_se) if error is None else error
     if difference == 0:
         return "equal to"
     noise = " (within noise)" if abs(difference) < NOISE * error else ""

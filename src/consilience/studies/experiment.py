@@ -10,7 +10,7 @@ from functools import partial
 from itertools import cycle
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from consilience.assembly import Assembler
 from consilience.assembly.distillation import Distillation
@@ -19,7 +19,7 @@ from consilience.census import Census, LayerCensus, Significance
 from consilience.checks import resolve_width
 from consilience.data import Data
 from consilience.errors import TrainingError
-from consilience.evaluation import Score, evaluate, mean_score
+from consilience.evaluation import Score, evaluate, mean_score, paired_error, scored
 from consilience.population.population import Population
 from consilience.report.results import ChanceSummary, Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.schema import read_object
@@ -34,6 +34,7 @@ CORRECTIONS = ("none", "least-squares", "second-order", "distill")
 TRAINED_WIDTH = "2x"  # the width at which fine-tuning and training from scratch are compared
 LAST, LAST_RATE = 5, 0.1  # one step in this many is taken last, at this share of the rate
 N_CENTROIDS = 64
+COMPARED_WITH = {Role.ASSEMBLY: Role.ENSEMBLE, Role.FINE_TUNED: Role.SCRATCH}  # in the summary
 GROUPS = ("members", "alternative", "assembly")
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ class _Contest:
     data: Data
     random_state: int
     rows: list[Row] = field(default_factory=list)
+    right: dict[Role, Tensor] = field(default_factory=dict)  # of the first row of a role, which test samples
 
     @property
     def population(self) -> Population:
@@ -77,8 +79,11 @@ class _Contest:
     def add(self, method: str, role: Role, width: str, network: nn.Module, steps: int = 0, seconds: float = 0) -> None:
         """Score a network and add its row."""
         size = sum(parameter.numel() for parameter in network.parameters())
-        test, validation = evaluate(network, self.data.test), evaluate(network, self.data.validation)
-        self.rows.append(Row(method, role, width, size, test, validation, steps, seconds))
+        (test, right), validation = scored(network, self.data.test), evaluate(network, self.data.validation)
+        reference = self.right.get(COMPARED_WITH.get(role, role))
+        error = None if reference is None else paired_error(right, reference)
+        self.right.setdefault(role, right)
+        self.rows.append(Row(method, role, width, size, test, validation, steps, seconds, error))
 
     def add_members(self) -> None:
         """Add the members, their ensemble, and what can be made of them without a census."""
