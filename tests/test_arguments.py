@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import consilience as cs
 from conftest import blobs, random_mlp, random_population
+from consilience import baselines, comparison, modularity
 
 X, Y = blobs(60)
 ROWS = cs.Dataset(X, Y, torch.arange(60))
@@ -200,7 +201,110 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
     return plain
 
 
+@pytest.fixture(scope="module")
+def rooms() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    """Public functions of rooms that `consilience` itself does not have, and further arguments of some that it has."""
+    population = random_population([[4], [4]])
+    assembler = cs.Assembler(cs.Census(n_clusters=4, n_resamples=0).fit(population, X))
+    built = {"correction": "none", "calibration": X, "pooling": "mean", "random_state": 0}
+    distills = {"steps": 1, "batch_size": 8, "learning_rate": 0.1, "batches": [X], "augmentation": None}
+    network, labels, features = population.members[0].network, np.stack([Y, Y % 2]), [X.numpy(), X.numpy()[:, :4]]
+    clusters, samples = {"hidden.0": np.array([0, 0, 1, 1])}, {"x": X, "y": Y}
+    return {
+        "weight_matching": (baselines.weight_matching, {"population": population, "reference": 0, **built}),
+        "merge_many": (baselines.merge_many, {"population": population, **built}),
+        "activation_matching": (
+            baselines.activation_matching,
+            {"population": population, "reference": 0, "seen": "activations", **built},
+        ),
+        "cycle_matching": (baselines.cycle_matching, {"population": population, **built}),
+        "transplantation": (baselines.transplantation, {"population": population, "width": "2x", **built}),
+        "probabilistic_matching": (
+            baselines.probabilistic_matching,
+            {"population": population, "sigma": 0.3, "sigma0": 1.0, "gamma": 1.0, "max_width": None, **built},
+        ),
+        "transport_fusion": (
+            baselines.transport_fusion,
+            {"population": population, "reference": None, "ground": "weights", **built},
+        ),
+        "net2wider": (baselines.net2wider, {"population": population, "width": "2x", "member": 0, "noise": 0.0}),
+        "distil": (
+            baselines.distil,
+            {"population": population, "calibration": X, "start": "member", "width": None, **distills},
+        ),
+        "Assembler.assemble distill": (assembler.assemble, {"width": 4, "correction": "distill", **distills}),
+        "evaluate reference": (cs.evaluate, {"network": NET, "dataset": X, "reference": population}),
+        "load_data layout": (
+            cs.load_data,
+            {"source": "digits", "layout": "auto", "columns": (), "target": None},
+        ),
+        "train_population options": (
+            lambda **given: cs.train_population(NET, ROWS, 1, training=cs.Training(epochs=1, batch_size=60), **given),
+            {"callbacks": (), "checkpoint": None, "checkpoint_epochs": (), "progress": None},
+        ),
+        "loss_barriers": (
+            comparison.loss_barriers,
+            {"models": [NET, random_mlp([4], seed=1)], **samples, "n_points": 3, "random_state": 0},
+        ),
+        "clustering_similarities": (
+            comparison.clustering_similarities,
+            {"labels": labels, "measure": "adjusted_rand", "others": labels},
+        ),
+        "representation_similarities": (
+            comparison.representation_similarities,
+            {"activations": features, "measure": "unbiased_cka", "names": None},
+        ),
+        "similarity_intervals": (
+            comparison.similarity_intervals,
+            {"activations": features, "measure": "unbiased_cka", "level": 0.9, "random_state": 0},
+        ),
+        "as_distance": (comparison.as_distance, {"values": np.eye(3), "measure": "adjusted_rand"}),
+        "null_z": (
+            comparison.null_z,
+            {"labels": labels, "measure": "adjusted_rand", "n_null": 3, "random_state": 0},
+        ),
+        "group_models": (comparison.group_models, {"distances": 1 - np.eye(3)}),
+        "find_consensus": (
+            comparison.find_consensus,
+            {"labels": labels, "n_clusters": 2, "method": "average", "random_state": 0},
+        ),
+        "unit_graph": (modularity.unit_graph, {"network": NET, "example_input": X}),
+        "cross_modularity": (
+            modularity.cross_modularity,
+            {"network": network, "clusters": "joint", "n_clusters": 2, "n_null": 2, "gradients_of": None},
+        ),
+        "bipartite_clusters": (
+            modularity.bipartite_clusters,
+            {"matrix": np.eye(5) + 1, "n_clusters": 2, "random_state": 0},
+        ),
+        "effective_circuit": (
+            modularity.effective_circuit,
+            {"network": network, **samples, "label": 0, "criterion": "one-vs-rest", "block": 64},
+        ),
+        "lesions": (
+            modularity.lesions,
+            {"network": network, "clusters": clusters, **samples, "n_random": 2, "random_state": 0},
+        ),
+        "specialisation": (modularity.specialisation, {"network": network, "clusters": clusters, **samples}),
+        "clusterable_initialisation": (
+            modularity.clusterable_initialisation,
+            {"module": NET, "example_input": X, "n_modules": 2, "strength": 0.6, "random_state": 0},
+        ),
+        "contiguous": (modularity.contiguous, {"n_units": 4, "n_clusters": 2}),
+        "BlockMask": (
+            modularity.BlockMask,
+            {
+                "clusters": {"hidden.0": np.zeros(4, int), "readout": np.zeros(3, int)},
+                "network": NET,
+                "example_input": X,
+            },
+        ),
+        "MagnitudePruning": (modularity.MagnitudePruning, {"begin": 1, "end": 2, "start": 0.5, "final": 0.9}),
+    }
+
+
 AMOUNTS = {"n_members", "epochs", "n_null", "n_resamples", "n_students", "max_iterations", "n_clusters", "n_units"}
+AMOUNTS |= {"n_points", "n_random", "steps"}
 # What has no arguments to be odd: a base class, an error, results, and a callback that is tested with training.
 WITHOUT = {"Callback", "Closeness", "ConsilienceError", "Data", "Dataset", "Elastic", "Penalty", "Population", "Score"}
 
@@ -235,15 +339,44 @@ def foreign_errors(calls: Iterator[tuple[str, Callable[..., Any], dict[str, Any]
     return n, foreign
 
 
-TRACED = ("Population.", "find_layers", "train", "Clus", "Eigen", "Cross", "Training", "ExpandAndCluster")
+ROOMS = {  # whose public names the table has, but for results, tables of names, and what `consilience` has itself
+    baselines: set[str](),
+    comparison: {"MEASURES", "Consensus", "Groups", "Intervals", "Measure", "Null"},
+    modularity: {"Circuit", "CrossModularity", "UnitGraph"},
+}
 
 
-@pytest.mark.parametrize("traced", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "traced"])
+def test_every_public_name_of_some_rooms_is_in_the_table(valid: Mapping[str, Any], rooms: Mapping[str, Any]) -> None:
+    names = {name.partition(".")[0] for name in (*valid, *rooms)} | WITHOUT
+    for room, without in ROOMS.items():
+        assert {*room.__all__} - without <= names
+
+
+TRACED = (
+    "Population.",
+    "loss_barriers",
+    "unit_graph",
+    "clusterable",
+    "BlockMask",
+    "find_layers",
+    "train",
+    "Clus",
+    "Eigen",
+    "Cross",
+    "Training",
+    "ExpandAndCluster",
+)
+
+
+@pytest.mark.parametrize(
+    "part", ["plain", *(pytest.param(part, marks=pytest.mark.slow) for part in ("traced", "rooms"))]
+)
 def test_odd_arguments_are_taken_or_refused(
-    valid: Mapping[str, Any], traced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valid: Mapping[str, Any], rooms: Mapping[str, Any], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # odd texts may be names of directories
-    chosen = {name: call for name, call in valid.items() if name.startswith(TRACED) == traced}
+    of_part = {name: call for name, call in valid.items() if name.startswith(TRACED) == (part == "traced")}
+    chosen = rooms if part == "rooms" else of_part
     for function, given in chosen.values():
         function(**given)
     n, foreign = foreign_errors(odd_calls(chosen))
@@ -423,3 +556,11 @@ def test_one_module_is_no_list() -> None:
     with pytest.raises(cs.ConsilienceError, match="modules must be a list .*, got one Sequential\n  cure: put it into"):
         cs.Population.from_modules(ODD["a sequential module"], X[:8])
     assert len(cs.Population.from_modules(nn.ModuleList([NET, NET]), X[:8])) == 2
+
+
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**64 - 1])
+def test_seeds_of_64_bits_are_taken_where_k_means_draws(seed: int) -> None:
+    population = random_population([[4], [4]])
+    census = cs.Census(clusterer="kmeans", n_clusters=2, n_resamples=0, random_state=seed).fit(population, X)
+    assert census.layers_["hidden.0"].n_clusters_ == 2
+    assert np.isfinite(cs.Clusterability(n_clusters=2, n_null=2, random_state=seed).fit(NET, X).n_cut_)

@@ -6,8 +6,8 @@ import errno
 import math
 import os
 import re
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from operator import index
 from pathlib import Path
@@ -17,9 +17,11 @@ from consilience.errors import InputError
 
 if TYPE_CHECKING:  # plain arguments are checked without importing torch
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Width = int | str
+LARGEST = 2**31 - 1  # of counts that become sizes of arrays
 LARGEST_SEED = 2**64 - 1  # of torch's generators
 MULTIPLE = re.compile(r"(\d{1,18}(?:\.\d+)?)x")
 
@@ -129,6 +131,35 @@ def as_tensor(values: object, argument: str) -> Tensor:
     if wide is not None and array.dtype.itemsize not in ((1,) if wide is np.int64 else (2, 4, 8)):
         array = array.astype(wide)
     return torch.as_tensor(np.require(array.astype(array.dtype.newbyteorder("="), copy=False), requirements=["C", "W"]))
+
+
+def as_array(values: object, argument: str) -> NDArray[Any]:
+    """Return a NumPy array of real numbers: of a tensor, also one with gradients, an array, or lists."""
+    tensor = as_tensor(values, argument).cpu()
+    array: NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return array
+
+
+def check_iterable(argument: str, value: object) -> None:
+    """Raise unless the value can be iterated over, and is no text."""
+    if isinstance(value, str | bytes) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0:
+        raise InputError(f"{argument} must be a list, or another iterable, got {describe(value)}")
+
+
+@contextmanager
+def of_the_user(argument: str) -> Iterator[None]:
+    """Name the argument where a function of the user's raises."""
+    try:
+        yield
+    except Exception as error:
+        got = f"one that raises {type(error).__name__}: {error}"
+        raise InputError(f"{argument} must be a function that takes what it is called with, got {got}") from error
+
+
+def check_function(argument: str, value: object) -> None:
+    """Raise unless the value can be called."""
+    if not callable(value):
+        raise InputError(f"{argument} must be a function, got {describe(value)}")
 
 
 def as_inputs(x: object, shape: tuple[int, ...], dtype: torch.dtype, argument: str, least: int = 2) -> Tensor:

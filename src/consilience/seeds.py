@@ -42,6 +42,13 @@ def numpy_generator(random_state: int, *keys: int) -> np.random.Generator:
     return np.random.default_rng([random_state, *keys])
 
 
+def legacy_generator(random_state: int) -> np.random.RandomState:
+    """Return the generator that scikit-learn draws from; it takes seeds from 2³² on in parts."""
+    check_seed("random_state", random_state)
+    high, low = divmod(random_state, 2**32)
+    return np.random.RandomState([low, high] if high else low)
+
+
 @contextmanager
 def global_seed(random_state: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch's global random state inside the block, for initial values and dropout; afterwards it is as before."""

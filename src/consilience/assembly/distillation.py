@@ -24,7 +24,17 @@ from torch import Tensor, nn
 from consilience import seeds
 from consilience.agreement import softened_errors, spread_of
 from consilience.assembly.output_units import OutputUnits
-from consilience.checks import as_inputs, check_choice, check_count, check_finite, check_positive, describe
+from consilience.checks import (
+    as_inputs,
+    check_choice,
+    check_count,
+    check_finite,
+    check_function,
+    check_iterable,
+    check_positive,
+    describe,
+    of_the_user,
+)
 from consilience.errors import InputError
 from consilience.signals.batches import BATCH_SIZE
 from consilience.signals.held_out import held_out
@@ -67,12 +77,11 @@ class Distillation:
         check_count("batch_size", self.batch_size)
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
-        if self.batches is not None and not isinstance(self.batches, Iterable):
-            raise InputError(f"batches must be an iterable of tensors, got {describe(self.batches)}")
+        if self.batches is not None:
+            check_iterable("batches", self.batches)
         for name in ("augmentation", "progress"):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise InputError(f"{name} must be a function, got {describe(value)}")
+            if getattr(self, name) is not None:
+                check_function(name, getattr(self, name))
 
 
 def distillation_of(correction: str, options: Mapping[str, Any]) -> Distillation | None:
@@ -154,7 +163,8 @@ class _Lesson:
     def _taught(self, x: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.options.augmentation is not None:
             shape = x.shape
-            x, targets = self.options.augmentation(x), None
+            with of_the_user("augmentation"):
+                x, targets = self.options.augmentation(x), None
             if not isinstance(x, Tensor) or x.shape != shape:
                 raise InputError(f"augmentation must return a tensor {tuple(shape)}, got {describe(x)}")
             check_finite(x, "augmentation's result")
@@ -292,7 +302,8 @@ def _train(
                 if error < lowest:
                     best, lowest, looks = copy.deepcopy(trained.state_dict()), error, 0
                 if progress is not None:
-                    progress(done, steps)
+                    with of_the_user("progress"):
+                        progress(done, steps)
             if done == steps or looks >= PATIENCE:
                 break
     if done == 0:

@@ -21,6 +21,8 @@ from consilience.signals.batches import BATCH_SIZE
 from consilience.signals.held_out import held_out
 from consilience.signals.responses import Responses
 from consilience.training.train import initialise
+from consilience.units.architecture import read_state
+from consilience.units.modules import plain_copy
 from consilience.units.resize import resize
 
 STARTS = ("member", "fresh", "net2wider")
@@ -56,13 +58,17 @@ def distil(
     -------
     A module in eval mode; its ``distillation_`` says what was gained.
     """
+    check_population(population)
     if len(population) == 0:
         raise InputError("population must have at least 1 member, got none")
-    check_population(population)
     calibration = calibration_inputs(population, calibration, "calibration")
     if width is not None and start not in ("fresh", "net2wider"):
         raise InputError(f"width must be None unless start is 'fresh' or 'net2wider', got {width!r}")
-    module = start if isinstance(start, nn.Module) else _start(population, calibration, start, width, random_state)
+    module = (
+        _own(start, population)
+        if isinstance(start, nn.Module)
+        else _start(population, calibration, start, width, random_state)
+    )
     teacher = Pooled(population.networks, mean(Responses.without_data(population.networks, population.example_input)))
     return distill(
         module,
@@ -73,6 +79,15 @@ def distil(
         options=distillation_of("distill", distillation),
         random_state=random_state,
     )
+
+
+def _own(start: nn.Module, population: Population) -> nn.Module:
+    """A plain copy of a module of the members' class, or raise."""
+    module = plain_copy(start, "start")
+    if not population.architecture.fits(read_state(module)):
+        name = type(population.members[0].module).__name__
+        raise InputError(f"start must be a {name}, as the members, got other parameters in {type(start).__name__}")
+    return module
 
 
 def nearest_member(population: Population, x: Tensor) -> int:

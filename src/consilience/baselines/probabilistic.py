@@ -17,8 +17,7 @@ from consilience import seeds
 from consilience.baselines.fuse import basis_from, check_fusion, fuse, placed
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection, hyperplanes
-from consilience.checks import check_choice, check_count
-from consilience.errors import InputError
+from consilience.checks import check_choice, check_count, check_positive
 from consilience.population.population import Population
 from consilience.ties import rounded
 from consilience.units.axes import Axis
@@ -68,8 +67,9 @@ def probabilistic_matching(
     """
     calibration = check_fusion(population, correction, calibration, pooling)
     for name, value in (("sigma", sigma), ("sigma0", sigma0), ("gamma", gamma)):
-        if not value > 0:  # infinity is allowed
-            raise InputError(f"{name} must be > 0, got {value}")
+        if not (isinstance(value, float) and value == math.inf):
+            check_positive(name, value)
+    sigma, sigma0, gamma = float(sigma), float(sigma0), float(gamma)
     caps = _caps(population, max_width)
     bases = global_bases(population, sigma, sigma0, gamma, caps, random_state)
     return fuse(

@@ -57,6 +57,7 @@ def net2wider(
             raise InputError(f"population must be networks without layer norm, got {m.name!r}", cure=cure)
     check_count("member", member, least=0, most=len(population) - 1)
     check_number("noise", noise, least=0)
+    noise = float(noise)
     network = population.networks[member]
     own = {layer.name: layer.width for layer in network.architecture.free}
     widths = layer_widths(population, width, own)

@@ -19,6 +19,7 @@ from consilience.checks import check_count
 from consilience.clustering.distances import Points
 from consilience.clustering.tree import Tree
 from consilience.errors import InputError
+from consilience.seeds import legacy_generator
 from consilience.ties import first_largest
 
 SAME = 0.01  # of the median distance: points closer than this are equally close to hdbscan
@@ -116,7 +117,9 @@ def two_stage(points: Points, n_clusters: int | None, random_state: int) -> Clus
     except ImportError:
         from sklearn.cluster import MiniBatchKMeans
 
-        means = MiniBatchKMeans(N_MICRO, n_init=1, random_state=random_state, batch_size=2 * N_MICRO).fit(x)
+        means = MiniBatchKMeans(
+            N_MICRO, n_init=1, random_state=legacy_generator(random_state), batch_size=2 * N_MICRO
+        ).fit(x)
         micro, centers = means.labels_, means.cluster_centers_
     else:
         index = faiss.Kmeans(x.shape[1], N_MICRO, niter=10, seed=random_state)

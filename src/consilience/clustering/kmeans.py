@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from consilience.clustering.tree import numbered
+from consilience.seeds import legacy_generator
 from consilience.ties import first_largest
 
 MAX_TURNS = 20  # of signs; two or three are the rule
@@ -25,7 +26,7 @@ def kmeans_labels(
     and its negative are the same: points are seeded by projective distance and take, between runs of Lloyd's algorithm,
     the sign nearer to their center, until none changes.
     """
-    generator = np.random.RandomState(random_state)
+    generator = legacy_generator(random_state)
     start = _projective_start if projective else _start
     runs = [start(x, n_clusters, generator) for _ in range(n_starts)]
     best = first_largest(torch.tensor([-run.inertia_ for run in runs], dtype=torch.float64))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from consilience.checks import describe
+from consilience.checks import as_array, describe
 from consilience.errors import InputError
 
 Array = NDArray[np.float64]
@@ -41,7 +41,11 @@ class Partitions:
     @classmethod
     def of(cls, labels: Labels, where: str) -> Partitions:
         """Return labels (m, n) as partitions; any ints are names of clusters, −1 too."""
-        rows = [np.asarray(row) for row in labels] if np.iterable(labels) else []
+        rows = (
+            [as_array(row, f"{where}[{k}]") for k, row in enumerate(labels)]
+            if np.iterable(labels) and not isinstance(labels, str | bytes)
+            else []
+        )
         if not rows:
             raise InputError(f"{where} must be labels (m, n) of at least one clustering, got none")
         for k, row in enumerate(rows):

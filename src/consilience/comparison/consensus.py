@@ -19,7 +19,7 @@ from scipy.sparse.linalg import aslinearoperator, eigsh
 from sklearn.cluster import KMeans
 
 from consilience import seeds
-from consilience.checks import check_choice, check_count
+from consilience.checks import as_array, check_choice, check_count
 from consilience.clustering.samples import LARGEST_SEED
 from consilience.clustering.tree import Tree, numbered
 from consilience.errors import InputError
@@ -63,9 +63,9 @@ def find_consensus(labels: ArrayLike, n_clusters: int, method: str = "average", 
     >>> consensus.labels, consensus.disputed[0]
     (array([0, 0, 1, 1, 1]), np.int64(2))
     """
-    given = np.asarray(labels)
-    if given.ndim != 2 or given.shape[1] < 2:
-        raise InputError(f"labels must have shape (m, n) with n >= 2, got {given.shape}")
+    given = as_array(labels, "labels")
+    if given.ndim != 2 or given.shape[0] < 1 or given.shape[1] < 2:
+        raise InputError(f"labels must have shape (m, n) with m >= 1 and n >= 2, got {given.shape}")
     m, n = given.shape
     check_count("n_clusters", n_clusters, 1, n)
     check_method(method, n, "method")

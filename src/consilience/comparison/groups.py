@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import silhouette_score
 
+from consilience.checks import as_array
 from consilience.clustering.tree import Tree
 from consilience.errors import InputError
 from consilience.ties import rounded
@@ -62,7 +63,7 @@ def group_models(distances: ArrayLike) -> Groups:
     >>> group_models([[0.0, 0.1, 0.9], [0.1, 0.0, 0.8], [0.9, 0.8, 0.0]]).labels
     array([0, 0, 1])
     """
-    matrix = np.asarray(distances, dtype=np.float64)
+    matrix = as_array(distances, "distances").astype(np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise InputError(f"distances must have shape (m, m) with m >= 2, got {matrix.shape}")
     if not np.isfinite(matrix).all():

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
-from consilience.checks import check_number, check_seed
+from consilience.checks import check_iterable, check_number, check_seed
 from consilience.comparison.representations import view
 from consilience.comparison.similarity import Measure, get_measure, representation_similarities
 from consilience.seeds import PARTS, numpy_generator
@@ -86,6 +86,7 @@ def similarity_intervals(
     measure = get_measure(measure, "representations")
     check_number("level", level, 0, below=1)
     check_seed("random_state", random_state)
+    check_iterable("activations", activations)
     needed = 2 * measure.min_samples
     views = [view(values, f"activations[{k}]", needed) for k, values in enumerate(activations)]
     matrices, names = [of_model.x for of_model in views], [of_model.name for of_model in views]

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 from scipy.spatial.distance import cdist
 
-from consilience.checks import check_finite, describe
+from consilience.checks import as_array, check_finite, describe
 from consilience.errors import InputError
 
 Array = NDArray[np.float64]
@@ -36,7 +36,7 @@ class View:
 
 def view(activations: ArrayLike, name: str, min_samples: int) -> View:
     """Return activations (n, d) as a view, if they are finite numbers that differ between samples."""
-    given = np.asarray(activations)
+    given = as_array(activations, name)
     if given.dtype.kind not in "fiu" or given.ndim != 2 or given.shape[1] == 0:
         message = f"{name} must be numbers (n, d) with d >= 1, got {describe(given)}"
         raise InputError(message, cure="flatten each sample")

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from consilience.checks import check_choice, check_count, check_seed, describe
+from consilience.checks import as_array, check_choice, check_count, check_iterable, check_seed, describe
 from consilience.clustering import partitions
 from consilience.clustering.partitions import Labels, Partitions
 from consilience.comparison.representations import View, cka, procrustes, rsa, unbiased_cka, view
@@ -145,7 +145,12 @@ def representation_similarities(
     """
     measure = get_measure(measure, "representations")
     views: list[View] = []
+    check_iterable("activations", activations)
+    if names is not None and (not isinstance(names, Sequence) or isinstance(names, str)):
+        raise InputError(f"names must be a list of names, got {describe(names)}")
     for k, values in enumerate(activations):
+        if names is not None and k >= len(names):
+            raise InputError(f"names must have one name for each of the activations, got {len(names)}")
         name = f"activations[{k}]" if names is None else f"activations of {names[k]}"
         views.append(view(values, name, measure.min_samples))
         if len(views[k].x) != len(views[0].x):
@@ -161,7 +166,7 @@ def as_distance(values: ArrayLike, measure: str | Measure) -> Array:
 
     For a similarity, 1 − value; for a distance, the value. Values must be finite, symmetric and in the range.
     """
-    measure, matrix = get_measure(measure), np.asarray(values, dtype=np.float64)
+    measure, matrix = get_measure(measure), as_array(values, "values").astype(np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"values must have shape (m, m), got {matrix.shape}")
     if not np.isfinite(matrix).all():

@@ -15,6 +15,7 @@ Axis legend: ``u`` units written, ``i`` units read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,12 +26,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilience import seeds
-from consilience.checks import check_choice, check_count
+from consilience.checks import as_array, check_choice, check_count, check_finite, describe
+from consilience.clustering.samples import LARGEST_SEED
 from consilience.clustering.spectral import FloatArray, clusters_of, degrees, spectrum
 from consilience.errors import InputError
 from consilience.modularity.graph import SCALES, Part, finite, parts_of, representative
 from consilience.modularity.nulls import NULLS, p_lower, z_score
-from consilience.modularity.outputs import as_labelled
+from consilience.modularity.outputs import as_labelled, check_traced
 from consilience.modularity.unit_labels import Clusters, Labels, matrix_labels, same_cluster
 from consilience.names import Null, Scale
 from consilience.signals.batches import batch_size
@@ -99,6 +101,11 @@ def bipartite_clusters(matrix: FloatArray, n_clusters: int, random_state: int = 
     n_clusters : k, at most the number of rows, and of columns, with an entry other than 0.
     random_state : seed of k-means.
     """
+    matrix = as_array(matrix, "matrix").astype(np.float64)
+    if matrix.ndim != 2:
+        raise InputError(f"matrix must have shape (u, i), got {matrix.shape}")
+    check_finite(torch.from_numpy(matrix), "matrix")
+    check_count("random_state", random_state, 0, LARGEST_SEED)
     n_used = _n_clusterable(matrix)
     check_count("n_clusters", n_clusters, 2, n_used, cure=f"only {n_used} rows, or columns, have an entry other than 0")
     n_rows, n_nodes = len(matrix), sum(matrix.shape)
@@ -136,6 +143,9 @@ def cross_modularity(
     """
     check_choice("null", null, NULLS)
     check_count("n_null", n_null, 0)
+    check_traced(network)
+    if gradients_of is not None and not (isinstance(gradients_of, Sequence) and len(gradients_of) == 2):
+        raise InputError(f"gradients_of must be a pair of inputs and labels, got {describe(gradients_of)}")
     if gradients_of is None:
         source = representative(network, scale)
     else:

@@ -103,8 +103,8 @@ def lesions(
     Filan, Casper, Hod, Wild, Critch and Russell (2021), Clusterability in neural networks. They lesion the units of a
     cluster one layer at a time; here, all layers are lesioned together.
     """
-    of_unit = hidden_labels(clusters, network)
     x, y = as_labelled(network, x, y)
+    of_unit = hidden_labels(clusters, network)
     check_count("n_random", n_random, 2)
     check_seed("random_state", random_state)
     labels = cluster_numbers(of_unit)
@@ -180,8 +180,8 @@ def specialisation(network: TracedNetwork, clusters: Clusters, x: Tensor, y: Ten
     ----------
     Golechha, Chaudhary, Velja, Abate and Schoots (2025), Studying cross-cluster modularity in neural networks.
     """
-    of_unit = hidden_labels(clusters, network)
     x, y = as_labelled(network, x, y)
+    of_unit = hidden_labels(clusters, network)
     labels = cluster_numbers(of_unit)
     off = [{name: values == label for name, values in of_unit.items()} for label in labels]
     others = [{name: (values >= 0) & (values != label) for name, values in of_unit.items()} for label in labels]

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from consilience import seeds
-from consilience.checks import check_count, check_number
+from consilience.checks import LARGEST, check_count, check_number
 from consilience.errors import InputError
 from consilience.modularity.graph import node_groups, parts_of, traced
 from consilience.modularity.unit_labels import Clusters, matrix_labels, same_cluster
 from consilience.training.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
 from consilience.units.maps import Weights
+from consilience.units.modules import unwrapped
 
 
 def edge_factors(network: TracedNetwork, factor: Callable[[str, str], NDArray | None]) -> dict[str, Tensor]:
@@ -64,7 +65,7 @@ def clusterable_initialisation(
     strength : d, 0 (no weights between clusters) to 1 (nothing changes).
     random_state : seed of the clusters.
     """
-    check_count("n_modules", n_modules, 2)
+    check_count("n_modules", n_modules, 2, LARGEST)
     check_number("strength", strength, 0, 1)
     network = traced(module, example_input)
     generator, widths = seeds.numpy_generator(random_state), network.architecture.widths
@@ -76,7 +77,7 @@ def clusterable_initialisation(
         within = labels[written][:, None] == labels[read]
         return np.where(within, 1 + (1 - strength) * (n_modules - 1), strength)
 
-    changed = copy.deepcopy(module)
+    changed = unwrapped(copy.deepcopy(module), "module")
     parameters = dict(changed.named_parameters())
     with torch.no_grad():
         for name, numbers in edge_factors(network, factor).items():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from consilience.checks import check_count, check_number
 from consilience.errors import InputError
 from consilience.training.callbacks import Callback
 
@@ -41,10 +42,14 @@ class MagnitudePruning(Callback):
     final: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.final < 1:
+        for name in ("start", "final"):
+            check_number(name, getattr(self, name), 0, below=1)
+        for name in ("begin", "end"):
+            check_count(name, getattr(self, name))
+        if not self.start <= self.final:
             got = f"{self.start} and {self.final}"
             raise InputError(f"start and final must be shares with 0 <= start <= final < 1, got {got}")
-        if not 1 <= self.begin < self.end:
+        if not self.begin < self.end:
             raise InputError(f"begin and end must be steps with 1 <= begin < end, got {self.begin} and {self.end}")
 
     def share(self, step: int) -> float:

@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from consilience.checks import of_the_user
 from consilience.store import lock
 from consilience.training.callbacks import check_callbacks
 from consilience.training.hyperparameters import Run
@@ -149,4 +150,5 @@ class _Report:
     def now(self) -> None:
         self.last = time.monotonic()
         if self.progress is not None:
-            self.progress(self.done, self.total)
+            with of_the_user("progress"):
+                self.progress(self.done, self.total)

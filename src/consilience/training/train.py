@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from consilience.checks import check_count, check_finite
+from consilience.checks import as_path, check_count, check_finite, check_function, check_iterable
 from consilience.data import Dataset, as_dataset, check_dataset
 from consilience.errors import InputError
 from consilience.population.factories import make_module
@@ -34,7 +34,7 @@ def train_population(
     training: Training | None = None,
     validation: Dataset | None = None,
     random_state: int = 0,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint_epochs: Sequence[int] = (),
@@ -71,6 +71,11 @@ def train_population(
     train = as_dataset(train, "train")
     validation = None if validation is None else as_dataset(validation, "validation")
     check_training(training)
+    check_iterable("callbacks", callbacks)
+    callbacks = tuple(callbacks)
+    if progress is not None:
+        check_function("progress", progress)
+    checkpoint = None if checkpoint is None else as_path(checkpoint, "checkpoint")
     check_epochs(checkpoint_epochs, training.epochs, "checkpoint_epochs")
     modules = [_fresh(net, k, seed(random_state, INITIALISATION, k)) for k in range(n_members)]
     check_finite(train.x, "train.x")
