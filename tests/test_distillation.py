@@ -108,7 +108,7 @@ def nan(x: Tensor) -> Tensor:
         ({"batch_size": 0}, "batch_size must be an int >= 1, got 0"),
         ({"learning_rate": -1}, "learning_rate must be a number > 0, got -1"),
         ({"batches": []}, "batches must yield at least one batch, got none"),
-        ({"batches": 3}, "batches must be an iterable of tensors, got int"),
+        ({"batches": 3}, "batches must be a list, or another iterable, got int"),
         ({"batches": [torch.zeros(4, 5)]}, r"a batch must have shape \(n, 6\) with n >= 1, got \(4, 5\)"),
         ({"batches": [torch.zeros(4, 6).long()]}, "a batch must be a tensor of torch.float32"),
         ({"augmentation": nan}, "augmentation's result must be finite"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # plain arguments are checked without importing torch
     from torch import Tensor
 
 Width = int | str
-LARGEST = 2**31 - 1  # of counts that become sizes of arrays
+LARGEST = 2**31 - 1  # size of an array
 LARGEST_SEED = 2**64 - 1  # of torch's generators
 MULTIPLE = re.compile(r"(\d{1,18}(?:\.\d+)?)x")
 
@@ -51,6 +51,12 @@ def check_count(argument: str, value: object, least: int = 1, most: int | None =
     if not is_count(value, least, math.inf if most is None else most):
         span = f">= {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"{argument} must be an int {span}, got {value!r}", cure=cure)
+
+
+def check_size(argument: str, value: object, least: int = 1) -> None:
+    """Raise unless the value is an int from ``least`` on that can be the size of an array."""
+    check_count(argument, value, least)
+    check_count(argument, value, least, LARGEST)
 
 
 def check_seed(argument: str, value: object) -> None:

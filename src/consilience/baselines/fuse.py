@@ -16,7 +16,7 @@ from consilience.assembly.draft import Draft
 from consilience.assembly.pooling import POOLINGS, Pooled, check_pooling
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection
-from consilience.checks import LARGEST, Width, check_choice, check_count, resolve_width
+from consilience.checks import Width, check_choice, check_size, resolve_width
 from consilience.errors import InputError
 from consilience.population.checks import calibration_inputs, check_population
 from consilience.population.population import Population
@@ -118,5 +118,5 @@ def layer_widths(population: Population, width: Widths, default: Mapping[str, in
     chosen: dict[str, Width] = {**default, **width}
     widths = {name: resolve_width(chosen[name], population.median_width(name), "width") for name in names}
     for number in widths.values():
-        check_count("width", number, 1, LARGEST)
+        check_size("width", number)
     return widths

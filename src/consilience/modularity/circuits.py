@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from consilience.checks import LARGEST, check_choice, check_count
+from consilience.checks import check_choice, check_size
 from consilience.errors import InputError
 from consilience.modularity.outputs import as_labelled, logits
 from consilience.units.architecture import TracedNetwork
@@ -110,8 +110,8 @@ def effective_circuit(
     x, y = as_labelled(network, x, y)
     network = balanced(network, bias=False)
     check_choice("criterion", criterion, CRITERIA)
-    check_count("label", label, 0, LARGEST)
-    check_count("block", block, 1, LARGEST)
+    check_size("label", label, 0)
+    check_size("block", block)
     positive = y == label
     if not bool(positive.any()):
         raise InputError(f"y must have samples of class {label}, got none")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from consilience import seeds
-from consilience.checks import LARGEST, check_count, check_number
+from consilience.checks import check_number, check_size
 from consilience.errors import InputError
 from consilience.modularity.graph import node_groups, parts_of, traced
 from consilience.modularity.unit_labels import Clusters, matrix_labels, same_cluster
@@ -65,7 +65,7 @@ def clusterable_initialisation(
     strength : d, 0 (no weights between clusters) to 1 (nothing changes).
     random_state : seed of the clusters.
     """
-    check_count("n_modules", n_modules, 2, LARGEST)
+    check_size("n_modules", n_modules, 2)
     check_number("strength", strength, 0, 1)
     network = traced(module, example_input)
     generator, widths = seeds.numpy_generator(random_state), network.architecture.widths

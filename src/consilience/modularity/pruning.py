@@ -43,13 +43,13 @@ class MagnitudePruning(Callback):
 
     def __post_init__(self) -> None:
         for name in ("start", "final"):
-            check_number(name, getattr(self, name), 0, below=1)
+            check_number(name, getattr(self, name))
         for name in ("begin", "end"):
-            check_count(name, getattr(self, name))
-        if not self.start <= self.final:
+            check_count(name, getattr(self, name), 0)
+        if not 0 <= self.start <= self.final < 1:
             got = f"{self.start} and {self.final}"
             raise InputError(f"start and final must be shares with 0 <= start <= final < 1, got {got}")
-        if not self.begin < self.end:
+        if not 1 <= self.begin < self.end:
             raise InputError(f"begin and end must be steps with 1 <= begin < end, got {self.begin} and {self.end}")
 
     def share(self, step: int) -> float:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from consilience.checks import LARGEST, as_tensor, check_count, describe
+from consilience.checks import as_tensor, check_size, describe
 from consilience.errors import InputError
 from consilience.modularity.graph import node_groups, parts_of
 from consilience.units.architecture import Layer, TracedNetwork
@@ -28,8 +28,8 @@ def contiguous(n_units: int, n_clusters: int) -> Labels:
     >>> contiguous(5, 2)
     array([0, 0, 0, 1, 1])
     """
-    check_count("n_units", n_units, 1, LARGEST)
-    check_count("n_clusters", n_clusters, 1, LARGEST)
+    check_size("n_units", n_units)
+    check_size("n_clusters", n_clusters)
     return np.arange(n_units) * n_clusters // n_units
 
 
