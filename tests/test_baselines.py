@@ -679,9 +679,9 @@ EQUAL, UNEQUAL = [[5, 4], [5, 4]], [[5, 4], [4, 4]]
         ("activation_matching", EQUAL, {"calibration": SMALL[:, :4]}, r"calibration must have shape \(n, 6\)"),
         ("transport_fusion", EQUAL, {"ground": "activations"}, "calibration must be inputs for a method that compares"),
         ("transport_fusion", EQUAL, {"ground": "truth"}, "ground must be one of 'weights', 'activations', got 'truth'"),
-        ("probabilistic_matching", EQUAL, {"sigma": 0.0}, "sigma must be > 0, got 0.0"),
-        ("probabilistic_matching", EQUAL, {"gamma": math.nan}, "gamma must be > 0, got nan"),
-        ("probabilistic_matching", EQUAL, {"sigma0": -1.0}, "sigma0 must be > 0, got -1.0"),
+        ("probabilistic_matching", EQUAL, {"sigma": 0.0}, "sigma must be a number > 0, got 0.0"),
+        ("probabilistic_matching", EQUAL, {"gamma": math.nan}, "gamma must be a number > 0, got nan"),
+        ("probabilistic_matching", EQUAL, {"sigma0": -1.0}, "sigma0 must be a number > 0, got -1.0"),
         (
             "probabilistic_matching",
             UNEQUAL,
