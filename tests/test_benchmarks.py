@@ -12,7 +12,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-NO_SCRIPT = {"harness", "populations", "compared_networks", "assembly_table", "teachers"}
+NO_SCRIPT = {"harness", "populations", "compared_networks", "assembly_table", "teachers", "small_networks"}
 # Arguments beside --quick, and a word of the text.
 RUNS = {
     "assembly": ("--data DATA --only A --seeds 2 --processes 1 --cache cache", "weight matching"),
@@ -31,6 +31,7 @@ RUNS = {
     "significance": ("--parts digits level again --cache cache", "Found again"),
     "tables": ("", "against the mean member"),
     "training": ("--repeats 1", "vectorised"),
+    "zoo": ("", "kept apart"),
 }
 FAST = {"census_assembly", "networks", "training"}
 

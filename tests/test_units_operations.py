@@ -38,6 +38,7 @@ class Small(nn.Module):
         self.bare, self.b = nn.Linear(6, width, bias=False), nn.Linear(width, 3)
         self.gain, self.shift = nn.Parameter(torch.randn(width)), nn.Parameter(torch.randn(width))
         self.scale = nn.Parameter(torch.randn(width, 1, 1))
+        self.bare_conv = nn.Conv2d(2, width, 3, bias=False)
         self.prelu, self.norm = nn.PReLU(width), nn.InstanceNorm2d(width, affine=True)
         with torch.no_grad():
             self.prelu.weight.copy_(torch.rand(width))
@@ -70,6 +71,7 @@ MERGED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, bool]] = {
     "gain": (lambda m, x: m.b((m.a(x) * m.gain).relu()), ROWS, False),
     "layer scale": (lambda m, x: m.b(over(m.a(x) + m.scale * m.p(x))), IMAGES, False),
     "bias by hand": (lambda m, x: m.b((m.bare(x) + m.shift).relu()), ROWS, False),
+    "bias by hand of channels": (lambda m, x: m.b(over(m.bare_conv(x) + m.scale)), IMAGES, False),
     "slopes": (lambda m, x: m.b(m.prelu(m.a(x))), ROWS, False),
     "slopes of channels": (lambda m, x: m.b(m.prelu(m.a(x)).mean((2, 3))), IMAGES, False),
     "instance norm": (lambda m, x: m.b(over(functional.instance_norm(m.a(x)))), IMAGES, False),

@@ -172,6 +172,8 @@ def test_outputs_are_pooled_before_a_tail_that_is_not_affine(name: str) -> None:
 def test_two_heads_of_which_one_is_bent_are_pooled_apart() -> None:
     modules = members(lambda m, x: (m.b(m.hidden(x)), functional.softplus(m.b(m.hidden(x)) + 1)), ROWS)
     population = Population.from_modules(modules, ROWS[:8])
+    joined = torch.cat(full(population, ROWS)(ROWS), 1)
+    torch.testing.assert_close(Ensemble(population)(ROWS), joined, rtol=1e-4, atol=1e-5)
     mean, spread = full(population, ROWS)(ROWS)
     expected = torch.stack([module.b(module.hidden(ROWS)) for module in modules]).mean(0)
     torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-5)
@@ -246,6 +248,18 @@ REFUSED = {
         None,
         TracingError,
         "the outputs are the smallest or largest of several: aten.minimum in Heads, test_units_outputs.py",
+    ),
+    "a loop over samples": (
+        lambda m, x: torch.cat([m.b(m.hidden(x[i : i + 1])) for i in range(len(x))]),
+        None,
+        TracingError,
+        "Heads must return one output for each of any number of samples, got one batch size only",
+    ),
+    "a stack over samples": (
+        lambda m, x: torch.stack([m.b(m.hidden(row)) for row in x]),
+        None,
+        TracingError,
+        "one batch size only\n.*or a loop over samples",
     ),
     "features that are read": (
         lambda m, x: (m.b(m.hidden(x)), m.hidden(x)),

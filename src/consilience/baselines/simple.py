@@ -35,8 +35,9 @@ class Ensemble(nn.Module):
             outputs = [outputs_in(member(x), first.module_name, first.pick) for member in self.members]
             return torch.stack(outputs).mean(0)
         states = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in self.members]
-        pooled = [list(p.run(s, x, p.pooled).values()) for p, s in zip(programs, states, strict=True)]
-        means = [torch.stack(values).mean(0) for values in zip(*pooled, strict=True)]
+        values = [p.run(s, x, p.pooled) for p, s in zip(programs, states, strict=True)]
+        pooled = [[own[name] for name in p.pooled] for p, own in zip(programs, values, strict=True)]
+        means = [torch.stack(each).mean(0) for each in zip(*pooled, strict=True)]
         known = dict(zip(first.pooled, means, strict=True))
         return first.run(states[0], x, [first.returned], known)[first.returned]
 

@@ -133,7 +133,7 @@ class Map:
         weight = weight.flatten(2) if weight.dim() > 2 else weight.reshape(len(weight), -1, 1)
         if self.is_norm:
             weight = torch.ones_like(weight)
-        bias = self._part_of(self.bias, state, widths) if self.bias else weight.new_zeros(len(weight))
+        bias = self._part_of(self.bias, state, widths).flatten() if self.bias else weight.new_zeros(len(weight))
         if self.norm is not None:
             gain, shift, mean, variance = (self._part_of(name, state, widths) for name in self.norm.names)
             scale = gain / (variance + self.norm.eps).sqrt()

@@ -52,10 +52,11 @@ def trace(module: nn.Module, example_input: Tensor, output: Pick = None) -> Prog
         return program
     with contextlib.suppress(TracingError):  # the forward pass makes a number of the batch size, as in int(x.shape[0])
         program = _program(_exported(module, x, output, many=True), module, x, output)
-        if _takes_any_batch_size(program, module, x):
+        looped = len(program.nodes) > MANY  # over samples: other numbers of them need other operations
+        if not looped and _takes_any_batch_size(program, module, x):
             return program
     message = "must return one output for each of any number of samples, got one batch size only"
-    cure = "use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size"
+    cure = "use x.flatten(1) or x.reshape(x.shape[0], -1), not a written-out batch size or a loop over samples"
     raise TracingError(f"{name} {message}", cure=cure)
 
 
@@ -171,7 +172,7 @@ def _takes_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> boo
     """Whether the program runs on three samples, where it was traced on another number."""
     try:
         return len(_outputs(program, module, torch.cat([x, x[:1]]))) == 3
-    except RuntimeError:
+    except (RuntimeError, IndexError, ValueError):
         return False
 
 

@@ -1,0 +1,134 @@
+"""What is proved, refused or wrong of small networks as people write them: by family and by cause.
+
+    OMP_NUM_THREADS=1 python benchmarks/zoo.py [--out docs/results/zoo.md]
+
+Two members of each network of `small_networks.py`, with initial values of their own and norms shaken, go through the
+proof, a census on 40 samples and an assembly at full width. Then the assembly's own forward pass is compared, in double
+precision,
+
+- with the mean of the members' own forward passes; where a tail that is not affine follows the pooled outputs, with
+  `Ensemble`, which applies the tail to the mean;
+- of a population that has one member twice, with that member: this holds with any tail and norm.
+
+*Wrong* is a difference above 1e-4 of the spread of the outputs over samples. Norms over all units (layer norm) take the
+units of all members together, so that only the second holds; this is documented. *Kept apart* are networks that are
+proved and cannot be merged. A *foreign* error is one that is not the package's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from harness import Part, arguments, run, table
+from small_networks import NETWORKS, Small
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+import consilience as cs
+from consilience.baselines import Ensemble
+from consilience.errors import ConsilienceError
+from consilience.units.outputs import outputs_in
+
+NORMS = {"layer_norm", "rms_norm"}
+WRONG = 1e-4  # of the spread over samples
+N_QUICK = 3  # networks of each family
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """Give norms scales and statistics that are not their initial ones."""
+    for part in module.modules():
+        for name in ("running_mean", "running_var"):
+            if isinstance(value := getattr(part, name, None), Tensor):
+                value.add_(0.3 * torch.rand_like(value))
+        if "norm" in type(part).__name__.lower() and isinstance(getattr(part, "weight", None), Tensor):
+            with torch.no_grad():
+                part.weight.add_(0.3 * torch.randn_like(part.weight))
+    return module.eval()
+
+
+def tried(small: Small) -> tuple[str, str]:
+    """Return what becomes of a network, and why."""
+    torch.manual_seed(0)
+    modules, x = [shaken(small.build()) for _ in range(2)], torch.randn(40, *small.shape)
+    step = "refused"
+    try:
+        population = cs.Population.from_modules(modules, x[:16], output=small.output)
+        step = "kept apart"
+        error = _error(population, x, small.output)
+        twice = cs.Population.from_modules(modules[:1] * 2, x[:16], output=small.output)
+        own = _error(twice, x, small.output, alone=True)
+    except ConsilienceError as refusal:
+        return step, str(refusal)
+    except Exception as failure:
+        return "foreign", f"{type(failure).__name__}: {failure}"
+    activations = {name for layer in population.architecture.layers for name in layer.activations}
+    error = own if activations & NORMS else max(own, error)
+    return ("proved", "") if error <= WRONG else ("wrong", f"{error:.1e} of the spread")
+
+
+def _error(population: cs.Population, x: Tensor, output: str | int | None, *, alone: bool = False) -> float:
+    """The largest difference between an assembly at full width and what it should be, as a share of the spread."""
+    full = cs.assemble(cs.Census(n_resamples=0).fit(population, x), width="full")
+    members = [member.module for member in population][: 1 if alone else None]
+    if population.architecture.program.is_bent and not alone:
+        with torch.no_grad():
+            expected = Ensemble(population)(x)
+            ours = outputs_in(full(x), "full", output)
+        return float((ours - expected).abs().max() / expected.std(0).max())
+    with torch.no_grad():
+        ours, *theirs = (flat(copy.deepcopy(m).double()(x.double()), output) for m in (full, *members))
+    means = [torch.stack(each).mean(0) for each in zip(*theirs, strict=True)]
+    return max(float((a - b).abs().max() / b.std(0).max()) for a, b in zip(ours, means, strict=True))
+
+
+def flat(outputs: Any, output: str | int | None) -> list[Tensor]:
+    """Return the tensors that a network returns, or the one asked for."""
+    return tree_flatten(outputs if output is None else outputs[output])[0]
+
+
+def rows(options: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """One row for each network."""
+    warnings.simplefilter("ignore")
+    counts = Counter[str]()
+    for name, small in NETWORKS.items():
+        counts[small.family] += 1
+        if (options.only and name not in options.only) or (options.quick and counts[small.family] > N_QUICK):
+            continue
+        outcome, cause = tried(small)
+        yield {"family": small.family, "network": name, "outcome": outcome, "cause": cause}
+
+
+def text(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Counts by family, then each network that was not proved with its cause."""
+    outcomes = ("proved", "kept apart", "refused", "foreign", "wrong")
+    families = [*dict.fromkeys(row["family"] for row in rows), "all"]
+    of = {f: [row["outcome"] for row in rows if f in (row["family"], "all")] for f in families}
+    counts = table(["family", *outcomes], ([f, *(str(of[f].count(o)) for o in outcomes)] for f in families))
+    left = [
+        [r["network"], r["outcome"], r["cause"].partition(chr(10))[0].replace("|", "\\|")]
+        for r in rows
+        if r["outcome"] != "proved"
+    ]
+    return [*counts, "", *table(["network", "outcome", "cause"], left, n_labels=3)]
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="+", help="names of networks")
+    parts = {"small": Part("Small networks as people write them", rows, text)}
+    run(
+        "Networks as people write them",
+        parts,
+        parser,
+        line=lambda r: f"{r['outcome']:<11}{r['network']}: {r['cause'].partition(chr(10))[0]}",
+    )
+
+
+if __name__ == "__main__":
+    main()
