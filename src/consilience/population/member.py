@@ -133,6 +133,7 @@ def _fits(traced: Architecture, other: Member, state: dict[str, Tensor]) -> bool
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     return (
         traced.fits(state)
+        and all(traced.widths_in(state)[head] == traced.widths[head] for head in traced.heads)
         and traced.shapes(traced.widths_in(state), theirs) == shapes
         and {value.dtype for value in state.values()} == {value.dtype for value in theirs.values()}
     )
