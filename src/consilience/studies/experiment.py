@@ -80,7 +80,7 @@ class _Contest:
         """Score a network and add its row."""
         size = sum(parameter.numel() for parameter in network.parameters())
         (test, right), validation = scored(network, self.data.test), evaluate(network, self.data.validation)
-        reference = self.right.get(COMPARED_WITH.get(role, role))
+        reference = self.right.get(COMPARED_WITH[role]) if role in COMPARED_WITH else None
         error = None if reference is None else paired_error(right, reference)
         self.right.setdefault(role, right)
         self.rows.append(Row(method, role, width, size, test, validation, steps, seconds, error))
