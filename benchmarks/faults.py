@@ -440,9 +440,9 @@ def cheap() -> Iterator[None]:
         key = f"{assembler.census.population_.fingerprint} {width} {options}"
         return results.get(key) or results.setdefault(key, assemble(assembler, width, **options))
 
-    def trace_once(module: torch.nn.Module, x: torch.Tensor) -> Any:
-        key = f"{module} {getattr(module, 'config', None)} {x.shape} {x.dtype}"
-        return results.get(key) or results.setdefault(key, trace(module, x))
+    def trace_once(module: torch.nn.Module, x: torch.Tensor, *options: Any) -> Any:
+        key = f"{module} {getattr(module, 'config', None)} {x.shape} {x.dtype} {options}"
+        return results.get(key) or results.setdefault(key, trace(module, x, *options))
 
     def fit_once(estimator: cs.ExpandAndCluster, *args: Any) -> cs.ExpandAndCluster:
         fitted = results.get("fit") or results.setdefault("fit", fit(estimator, *args))
