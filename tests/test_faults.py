@@ -20,9 +20,11 @@ from consilience.census import Census, load_census, save_census
 from consilience.errors import ArtefactError, InputError
 from consilience.population import Population
 from consilience.store import artefact, load_network, read_artefact, write_artefact
+from consilience.studies import modularity
+from consilience.studies.result import run_paged
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from faults import fuzz_artefacts, library_artefacts
+from faults import fuzz_artefacts, library_artefacts, sign_again
 
 X = inputs(20)
 SMALL = ["--hidden", "4", "--members", "2", "--epochs", "1"]
@@ -297,3 +299,20 @@ def test_odd_options_are_refused_by_name(
 ) -> None:
     assert message in refused(capsys, *words, "--out", tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_measurement_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    request = modularity.Request(source="p", out=tmp_path / "m")
+
+    def measured() -> object:
+        made = (json.dumps({"table": "t", "summary": ["said"]}), "page")
+        return run_paged(request, "modularity", "modularity.json", {}, lambda: made).text
+
+    assert measured() == measured()
+    file = tmp_path / "m" / "modularity.json"
+    file.write_bytes(b"\xe3" + file.read_bytes())
+    with pytest.raises(ArtefactError, match="SHA-256|changed|sum"):
+        measured()
+    sign_again(tmp_path / "m")
+    with pytest.raises(ArtefactError, match="modularity.json must be JSON, got 'utf-8' codec"):
+        measured()

@@ -92,7 +92,7 @@ def _same(name: str, one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def run_paged(
-    request: Output, kind: str, file: str, inputs: dict[str, Any], make: Callable[[], tuple[str, str]]
+    request: Output, kind: str, file: str, inputs: dict[str, Any], make: Callable[[], tuple[str | bytes, str]]
 ) -> Result:
     """Return the table of a measurement, its sentences, and where its page is.
 
@@ -100,12 +100,12 @@ def run_paged(
     """
     from consilience.store import read_artefact, write_artefact
 
-    def write(texts: tuple[str, str], directory: Path, config: dict[str, Any]) -> None:
+    def write(texts: tuple[str | bytes, str], directory: Path, config: dict[str, Any]) -> None:
         write_artefact(directory, kind, config, {}, extra_files={file: texts[0], PAGE: texts[1]})
 
-    def read(directory: Path) -> tuple[str, str]:
+    def read(directory: Path) -> tuple[str | bytes, str]:
         read_artefact(directory, kind)  # or raises, if a file has changed
-        return (directory / file).read_text(encoding="utf-8"), ""
+        return (directory / file).read_bytes(), ""
 
     text = run_cached(request, kind, inputs, make, write, read)[0]
     try:
