@@ -27,6 +27,7 @@ RUNS = {
     "initialisation": ("--data DATA --seeds 2 --cache cache", "Net2Wider"),
     "modularity": ("--data DATA --seeds 1 --epochs 1 --parts mnist planted convnet", "Planted blocks"),
     "networks": ("", "first trace"),
+    "regression": ("", "processor seconds"),
     "recovery": ("--seeds 1 --parts hard noise cut", "linkage"),
     "significance": ("--parts digits level again --cache cache", "Found again"),
     "tables": ("", "against the mean member"),
