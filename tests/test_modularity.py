@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
 from conftest import inputs, random_mlp
-from consilience.errors import InputError
+from consilience.errors import InputError, NullWarning
 from consilience.modularity import (
     Clusterability,
     UnitGraph,
@@ -336,6 +336,23 @@ def test_networks_without_modules_are_no_more_and_no_less_modular_than_their_cop
         matrix = np.abs(g.normal(size=(48, 48))) * factors * (g.random((48, 48)) < density)
         z.append(Clusterability(4, "degree-preserving", n_null=19, random_state=seed).fit(bipartite(matrix)).z_)
     assert abs(np.mean(z)) < 4 / np.sqrt(20)  # the standard error of 20 values of unit variance is 0.22
+
+
+@pytest.mark.parametrize(
+    ("null", "heavy"), [("degree-preserving", True), ("degree-preserving", False), ("permute", True)]
+)
+def test_heavy_tailed_weights_are_warned_of_where_they_make_p_too_small(null: str, heavy: bool) -> None:
+    net, g = MLP(48, [48, 48], 48), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            values = torch.randn(parameter.shape, generator=g)
+            parameter.copy_(values.mul(1.5).exp() if heavy else values)
+    measure = Clusterability(n_clusters=4, null=null, n_null=1)
+    if heavy and null == "degree-preserving":
+        with pytest.warns(NullWarning, match=r"p may be too small: weights of 'hidden.0' \(\d+\), .* are heavy-tailed"):
+            measure.fit(net, torch.zeros(2, 48))
+    else:
+        measure.fit(net, torch.zeros(2, 48))  # a warning is an error
 
 
 def test_where_edges_are_is_forgotten() -> None:

@@ -44,3 +44,7 @@ class TrainingError(ConsilienceError):
 
 class CalibrationWarning(UserWarning):
     """Calibration data is too little, or unlike what the members were trained on."""
+
+
+class NullWarning(UserWarning):
+    """Shuffled copies of a network differ from it by more than what is tested."""

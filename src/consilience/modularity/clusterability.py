@@ -14,7 +14,7 @@ from consilience.checks import check_choice, check_count, check_seed, is_count
 from consilience.clustering.spectral import Spectrum, clusters_of, n_cut, spectrum
 from consilience.errors import InputError
 from consilience.modularity.graph import UnitGraph, representative, traced, unit_graph
-from consilience.modularity.nulls import NULLS, null_graph, p_lower, z_score
+from consilience.modularity.nulls import NULLS, null_graph, p_lower, warn_of_tails, z_score
 from consilience.names import Null, Scale
 from consilience.units.architecture import TracedNetwork
 
@@ -77,6 +77,10 @@ class Clusterability:
         ------
         InputError : also if a weight is not finite, all are zero, clusters are more than units with an edge, or edges
             are too few to be rewired (null "degree-preserving").
+
+        Warns
+        -----
+        NullWarning : if weights are so heavy-tailed that p may be too small (null "degree-preserving").
         """
         check_choice("null", self.null, NULLS)
         check_count("n_null", self.n_null, 0)
@@ -89,6 +93,8 @@ class Clusterability:
         graph = unit_graph(network)
         n_connected = int(graph.connected.sum())
         check_count("n_clusters", self.n_clusters, 2, n_connected, cure=f"only {n_connected} units have an edge")
+        if self.null == "degree-preserving" and self.n_null:
+            warn_of_tails(graph)
         eigen, labels, self.n_cut_ = _clustered(graph, self.n_clusters, self.random_state)
         self.graph_, self.eigenvalues_ = graph, eigen.values
         self.labels_, self.removed_ = graph.by_group(labels), graph.removed
