@@ -434,15 +434,15 @@ def kept(net: nn.Module) -> nn.Module:
             r"inputs that member 0 \(Broken\) takes, got float32 \(8, 6\), .* raises KeyError: 'broken' \(test_arg",
         ),
         (
-            lambda: Returns(lambda y: {"logits": y}),
-            r"member 0 \(Returns\) must return one tensor of real numbers, got dict",
+            lambda: Returns(lambda y: {"logits": "text"}),
+            r"member 0 \(Returns\) must return one tensor of real numbers or several, got dict\n  cure: pass output=",
         ),
         (
-            lambda: Returns(lambda y: (y,)),
-            "must return one tensor of real numbers, got tuple\n  cure: wrap it in a mod",
+            lambda: Returns(lambda y: y.int()),
+            r"member 0 \(Returns\) must return tensors of real numbers, got int32 \(8, 3\)",
         ),
         (
-            lambda: Returns(lambda y: y.half().float()),
+            lambda: Returns(lambda y: y, lambda h: h.half().float()),
             "the forward pass converts units to torch.float16: aten.to.dtype",
         ),
         (
@@ -463,14 +463,14 @@ def test_an_error_of_the_members_own_code_is_chained() -> None:
 
 
 class Returns(nn.Module):
-    """A layer, and what a function makes of its outputs."""
+    """A layer, and what functions make of its units and of the outputs."""
 
-    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+    def __init__(self, change: Callable[[Tensor], Any], inner: Callable[[Tensor], Tensor] = torch.relu) -> None:
         super().__init__()
-        self.layer, self.readout, self.change = nn.Linear(6, 4), nn.Linear(4, 3), change
+        self.layer, self.readout, self.change, self.inner = nn.Linear(6, 4), nn.Linear(4, 3), change, inner
 
     def forward(self, x: Tensor) -> Any:
-        return self.change(self.readout(torch.relu(self.layer(x))))
+        return self.change(self.readout(self.inner(self.layer(x))))
 
 
 class Autocast(Returns):

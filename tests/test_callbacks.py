@@ -564,7 +564,7 @@ def test_snapshots_of_ones_own_class_are_loaded_with_a_module(tmp_path: Path) ->
 
 def test_a_population_without_snapshots_is_saved_as_before(tmp_path: Path) -> None:
     config = json.loads((random_population([[5]]).save(tmp_path / "p") / "config.json").read_text())
-    assert set(config) == {"members", "failed", "provenance", "proved", "task", *HEADER}
+    assert set(config) == {"members", "failed", "provenance", "proved", "task", "output", *HEADER}
 
 
 def test_an_interrupted_population_still_has_its_early_snapshots(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ class ExpandAndCluster:
             names = ", ".join(map(repr, (*ACTIVATIONS, "auto")))
             raise InputError(f"activation must be a function or one of {names}, got {self.activation!r}")
         if not isinstance(self.activation, str):
-            sample = torch.linspace(-1, 1, 5, dtype=torch.float64)
+            sample = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
             values = outputs_of(self.activation, sample, "activation", "the pre-activations")
             if values.shape != sample.shape or values.dtype != sample.dtype:
                 got = describe(values)
