@@ -100,12 +100,15 @@ class Builder:
 
         For other tasks least squares is that fit.
         """
-        population, architecture = self.population, network.architecture
-        if population.task != "classification":
+        architecture = network.architecture
+        if self.population.task != "classification":
             return network
-        maps = [m for m in architecture.maps if m.writes in architecture.heads and m.reads]
-        reference = pooled(self.responses, self.pooling)
-        return gauss_newton(network, self.responses.x, reference, population.task, maps, self.responses.sampling)
+        return self._fitted(network, [m for m in architecture.maps if m.writes in architecture.heads and m.reads])
+
+    def _fitted(self, network: TracedNetwork, maps: Sequence[Map] | None = None) -> TracedNetwork:
+        """The network with some maps, or all that read layers, fitted to the pooled outputs by Gauss–Newton steps."""
+        responses, reference = self.responses, pooled(self.responses, self.pooling)
+        return gauss_newton(network, responses.x, reference, self.population.task, maps, responses.sampling)
 
     def finish(
         self,
@@ -117,9 +120,7 @@ class Builder:
         """Return the proved module, in eval mode, of a network after the corrections of several layers together."""
         population, responses, x = self.population, self.responses, self.responses.x
         if correction == "second-order":
-            network = balanced(
-                gauss_newton(network, x, pooled(responses, self.pooling), population.task, None, responses.sampling)
-            )
+            network = balanced(self._fitted(network))
         if responses.has_data:
             network = with_statistics(network, x)
         module = resize(population.members[0].module, population.architecture, network.architecture.widths)

@@ -86,13 +86,19 @@ def _bias(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label:
     return walk.label(value)
 
 
-def concatenate(walk: Walk, node: fx.Node) -> Label:
-    """``cat(values, dim)`` along units puts layers side by side; along positions it joins them."""
+def _values_along(walk: Walk, node: fx.Node) -> tuple[Sequence[fx.Node], int]:
+    """The values that are put together, and the dimension along which they are, which is not that of samples."""
     walk.check_no_parameter(node)
     values, dim = walk.arguments(node, 2)
     dim = (dim or 0) % n_dims(node)
     if dim == 0:
         raise walk.error(UNSUPPORTED, node)
+    return values, dim
+
+
+def concatenate(walk: Walk, node: fx.Node) -> Label:
+    """``cat(values, dim)`` along units puts layers side by side; along positions it joins them."""
+    values, dim = _values_along(walk, node)
     labels = [walk.label(value) for value in values]
     result = dict[int, tuple[Run, ...]]()
     for d in sorted({d for label in labels for d in label}):
@@ -114,11 +120,7 @@ def concatenate(walk: Walk, node: fx.Node) -> Label:
 
 def stack(walk: Walk, node: fx.Node) -> Label:
     """``stack(values, dim)`` along a new dimension of positions makes one layer of the values' units."""
-    walk.check_no_parameter(node)
-    values, dim = walk.arguments(node, 2)
-    dim = (dim or 0) % n_dims(node)
-    if dim == 0:
-        raise walk.error(UNSUPPORTED, node)
+    values, dim = _values_along(walk, node)
     return {d + (d >= dim): runs for d, runs in _joined(walk, node, values).items()}
 
 
