@@ -204,7 +204,10 @@ def test_a_resized_resnet_tells_its_new_widths() -> None:
         (lambda: ResNet(3, [4, 5], inner_widths=[[3], [0]]), "inner_widths of a stage must be one or more ints >= 1"),
         (lambda: ResNet(3, [4, 5], inner_widths=[[3]]), "inner_widths must be 2 stages of 1 widths each, got [[3]]"),
         (lambda: build("ResNet", {"n_chanels": 3}), "config must fit ResNet, got {'n_chanels': 3}: ResNetConfig"),
-        (lambda: build("VGG", {}), "the class of a network must be one of MLP, ConvNet, ResNet, got 'VGG'"),
+        (
+            lambda: build("VGG", {}),
+            "the class of a network must be one of MLP, ConvNet, ResNet, ViT, GPT, Llama, got 'VGG'",
+        ),
     ],
 )
 def test_impossible_networks_are_refused(make: Callable[[], nn.Module], message: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from consilience.errors import ConsilienceError
     from consilience.evaluation import Closeness, Score, evaluate
     from consilience.modularity import Clusterability, CrossClusterLoss, EigenvalueLoss, Penalty
-    from consilience.nets import MLP, ConvNet, ResNet
+    from consilience.nets import GPT, MLP, ConvNet, Llama, ResNet, ViT
     from consilience.population import Population, imagine_inputs
     from consilience.recovery import ExpandAndCluster
     from consilience.store import load_network, save_network
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "GPT",
     "MLP",
     "Assembler",
     "Callback",
@@ -51,12 +52,14 @@ __all__ = [
     "Elastic",
     "Ensemble",
     "ExpandAndCluster",
+    "Llama",
     "ModelComparison",
     "Penalty",
     "Population",
     "ResNet",
     "Score",
     "Training",
+    "ViT",
     "assemble",
     "best_member",
     "elastic",
@@ -77,7 +80,7 @@ __all__ = [
 _ROOMS = {
     "errors": ("ConsilienceError",),
     "data": ("Data", "Dataset", "load_data"),
-    "nets": ("MLP", "ConvNet", "ResNet"),
+    "nets": ("GPT", "MLP", "ConvNet", "Llama", "ResNet", "ViT"),
     "units.follow": ("find_layers",),
     "store": ("load_network", "save_network"),
     "evaluation": ("Closeness", "Score", "evaluate"),

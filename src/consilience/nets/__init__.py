@@ -13,17 +13,24 @@ from consilience.nets.convnet import ConvNet, ConvNetConfig
 from consilience.nets.mlp import MLP, MLPConfig
 from consilience.nets.net import Net
 from consilience.nets.resnet import ResNet, ResNetConfig
+from consilience.nets.transformer import GPT, GPTConfig, Llama, LlamaConfig, ViT, ViTConfig
 
-NETS: dict[str, type[Net]] = {"MLP": MLP, "ConvNet": ConvNet, "ResNet": ResNet}
+NETS: dict[str, type[Net]] = {"MLP": MLP, "ConvNet": ConvNet, "ResNet": ResNet, "ViT": ViT, "GPT": GPT, "Llama": Llama}
 __all__ = [
     "ACTIVATIONS",
+    "GPT",
     "MLP",
     "NETS",
     "ConvNet",
     "ConvNetConfig",
+    "GPTConfig",
+    "Llama",
+    "LlamaConfig",
     "MLPConfig",
     "ResNet",
     "ResNetConfig",
+    "ViT",
+    "ViTConfig",
     "build",
     "config_of",
 ]

@@ -13,6 +13,7 @@ from consilience.errors import InputError
 from consilience.nets.activations import ACTIVATIONS
 
 MOST = 2**31 - 1  # units of a layer
+COUNTS = ("blocks_per_stage", "width", "image_size", "patch_size", "queries_per_key")  # ints whose names lack "n_"
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -38,15 +39,18 @@ class Net(nn.Module):
         raise NotImplementedError
 
 
-def check_config(config: Any) -> None:
-    """Make the widths of a config a tuple; raise unless its ints are >= 1, and its activation and dropout valid."""
-    is_sequence = isinstance(config.widths, Sequence) and not isinstance(config.widths, str | bytes)
-    object.__setattr__(config, "widths", tuple(config.widths) if is_sequence else (config.widths,))
+def check_config(config: Any, sequences: Sequence[str] = ("widths",)) -> None:
+    """Make the sequences of a config tuples; raise unless its ints are >= 1, and its activation and dropout valid."""
+    for argument in sequences:
+        given = getattr(config, argument)
+        is_sequence = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+        object.__setattr__(config, argument, tuple(given) if is_sequence else (given,))
     for argument, value in vars(config).items():
-        if argument.startswith("n_") or argument == "blocks_per_stage":
+        if argument.startswith("n_") or argument in COUNTS:
             check_count(argument, value)
             check_count(argument, value, most=MOST)
-    check_widths("widths", config.widths)
+    for argument in sequences:
+        check_widths(argument, getattr(config, argument))
     check_choice("activation", config.activation, ACTIVATIONS)
     check_number("dropout", getattr(config, "dropout", 0), 0, 1)
 

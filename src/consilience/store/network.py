@@ -154,7 +154,9 @@ def build_described(net: Any, shapes: Mapping[str, tuple[int, ...]], place: str)
     try:
         config = net["config"]
         sizes = {size for shape in shapes.values() for size in shape}
-        wrong = [n for n in _ints(config) if n not in sizes and n > len(shapes)]
+        free = getattr(config_of(net["type"]), "NOT_SIZES", ())
+        checked = {name: value for name, value in config.items() if name not in free}
+        wrong = [n for n in _ints(checked) if n not in sizes and n > len(shapes)]
         if wrong:
             raise ValueError(f"{wrong[0]} is the size of no tensor")
         with torch.device("meta"):
