@@ -302,10 +302,13 @@ def rooms() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
                 "example_input": X,
             },
         ),
+        "MatrixClusterLoss": (modularity.MatrixClusterLoss, {"matrices": MATRICES}),
+        "matrix_modularity": (modularity.matrix_modularity, {"module": NET, "matrices": MATRICES}),
         "MagnitudePruning": (modularity.MagnitudePruning, {"begin": 1, "end": 2, "start": 0.5, "final": 0.9}),
     }
 
 
+MATRICES = {"readout.weight": (np.zeros(3, int), np.zeros(4, int))}
 AMOUNTS = {"n_members", "epochs", "n_null", "n_resamples", "n_students", "max_iterations", "n_clusters", "n_units"}
 AMOUNTS |= {"n_points", "n_random", "steps"}
 # What has no arguments to be odd: a base class, an error, results, and a callback that is tested with training.

@@ -19,14 +19,16 @@ from consilience.modularity import (
     CrossClusterLoss,
     EigenvalueLoss,
     MagnitudePruning,
+    MatrixClusterLoss,
     Penalty,
     clusterable_initialisation,
     contiguous,
     cross_modularity,
+    matrix_modularity,
     unit_graph,
 )
 from consilience.modularity.graph import traced
-from consilience.nets import MLP, ConvNet, ResNet
+from consilience.nets import GPT, MLP, ConvNet, ResNet
 from consilience.training import Training, train_population
 from consilience.units.architecture import TracedNetwork
 
@@ -328,3 +330,57 @@ def test_a_mask_for_another_network_is_refused() -> None:
         InputError, match=r"parameter 'hidden.1.weight' must have shape \(4, 6\), as the mask, got \(5, 6\)"
     ):
         mask(random_mlp([6, 5]))
+
+
+# --- matrices by name ------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_of_matrices_by_name_is_that_of_the_layers_between_which_they_lie() -> None:
+    net, x = random_mlp([6, 8], seed=2), inputs(4)
+    layers = {"hidden.0": contiguous(6, 2), "hidden.1": contiguous(8, 2), "readout": contiguous(3, 2)}
+    names = {"hidden.1.weight": (layers["hidden.1"], layers["hidden.0"])}
+    names["readout.weight"] = layers["readout"], layers["hidden.1"]
+    by_layer, by_name = CrossClusterLoss(layers, net, x)(net), MatrixClusterLoss(names)(net)
+    assert by_name.item() == pytest.approx(by_layer.item(), abs=1e-6)
+    of_layers = {c.map: c.value for c in cross_modularity(traced(net, x), layers, n_null=0, scale="as-given")}
+    of_names = matrix_modularity(net, names)
+    assert of_names["hidden.1.weight"] == pytest.approx(of_layers["hidden.1"], abs=1e-6)
+    assert 1 - np.mean(list(of_names.values())) == pytest.approx(by_name.item(), abs=1e-6)
+
+
+def test_training_with_the_loss_of_matrices_makes_attention_modular_without_a_trace() -> None:
+    torch.manual_seed(0)
+    net, quarters = GPT(11, 4, width=16, heads=4, mlp_widths=24), contiguous(16, 4)
+    matrices = {f"blocks.0.attention.{part}.weight": (quarters, quarters) for part in "qkvo"}
+    matrices["blocks.0.mlp.up.weight"] = contiguous(24, 4), quarters
+    x = torch.randint(11, (32, 4))
+    before = matrix_modularity(net, matrices)
+    assert all(0.1 < value < 0.4 for value in before.values())
+    optimizer, term = torch.optim.Adam(net.parameters(), lr=1e-2), MatrixClusterLoss(matrices)
+    for _ in range(60):
+        loss = functional.cross_entropy(net(x).flatten(0, 1), x.flatten()) + 20 * term(net)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert all(value > 0.9 for value in matrix_modularity(net, matrices).values())
+
+
+@pytest.mark.parametrize(
+    ("matrices", "message"),
+    [
+        ({}, "matrices must be a mapping from names of parameters to the clusters of rows and columns, got {}"),
+        ({"readout.weight": [0, 1]}, "matrices['readout.weight'] must be ints (n,), one for each unit, got int64 ()"),
+        (
+            {"readout.weight": ([0, 1, 0], [0] * 5)},
+            "parameter 'readout.weight' must have shape (3, 5), with a label for",
+        ),
+        (
+            {"readout": ([0], [0])},
+            "parameter 'readout' must have shape (1, 1), with a label for each row and column, got",
+        ),
+    ],
+)
+def test_matrices_that_do_not_fit_are_refused(matrices: dict, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        matrix_modularity(random_mlp([6, 8]), matrices)
+    assert str(error.value).startswith(message)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from consilience.errors import ArtefactError, InputError, TrainingError
-from consilience.nets import MLP, ConvNet, ResNet
+from consilience.nets import MLP, ConvNet, ResNet, ViT
 from consilience.store import partial_path
 from consilience.training import Run, Trained, Training, fit_members
 from consilience.training import stack as stacks
@@ -51,8 +51,9 @@ def plain_loop(modules: list[nn.Module], x: Tensor, y: Tensor, training: Trainin
     length = round(sum(map(len, subsets)) / len(modules))
     for member, module in enumerate(modules):
         net = copy.deepcopy(module).train()
-        if training.optimizer == "adam":
-            optimizer: torch.optim.Optimizer = torch.optim.Adam(
+        if training.optimizer in ("adam", "adamw"):
+            kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+            optimizer: torch.optim.Optimizer = kind(
                 net.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
             )
         else:
@@ -107,6 +108,7 @@ def same_bits(first: Trained, second: Trained) -> bool:
         (Training(batch_size=32, shuffle="shared", weight_decay=0.01), torch.float64, 60, 1e-12),
         (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.001), torch.float32, 60, 1e-6),
         (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.001), torch.float64, 60, 1e-12),
+        (Training(batch_size=32, optimizer="adamw", weight_decay=0.5), torch.float64, 60, 1e-12),
         (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, momentum=0.0), torch.float64, 60, 1e-12),
         (Training(batch_size=200, subset="bootstrap"), torch.float64, 30, 1e-12),
         (Training(batch_size=7, subset="disjoint"), torch.float64, 30, 1e-12),
@@ -251,6 +253,7 @@ def test_large_maps_are_trained_in_turn_in_the_fastest_layout_and_small_ones_at_
     assert layouts([ResNet(2, (15, 3)), ResNet(2, (16, 3))], x, 256) == [torch.contiguous_format, torch.channels_last]
     assert layouts([nn.Conv1d(2, 2, 3)], x.flatten(2), 256) == [torch.contiguous_format]
     assert layouts([MLP(128, [2], 3)], x, 256) == [None]
+    assert layouts([ViT(2, 8, 4, 3, width=4, heads=1, mlp_widths=4)], x, 8) == [torch.contiguous_format]
 
 
 @pytest.mark.usefixtures("way")
@@ -537,7 +540,7 @@ def test_constant_buffers_frozen_and_tied_parameters_are_kept() -> None:
 
 
 @pytest.mark.parametrize("shuffle", ["independent", "shared"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_a_diverging_member_is_frozen_and_leaves_the_others_their_bits(shuffle: str, optimizer: str) -> None:
     x, y = make_data()
     modules = make_members(4)
@@ -790,7 +793,7 @@ def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         ({"epochs": 0}, "epochs must be an int >= 1, got 0"),
         ({"epochs": 1.5}, "epochs must be an int >= 1, got 1.5"),
         ({"batch_size": True}, "batch_size must be an int >= 1, got True"),
-        ({"optimizer": "adamw"}, "optimizer must be one of 'adam', 'sgd', got 'adamw'"),
+        ({"optimizer": "lion"}, "optimizer must be one of 'adam', 'adamw', 'sgd', got 'lion'"),
         ({"learning_rate": math.nan}, "learning_rate must be a number > 0, got nan"),
         ({"learning_rate": "fast"}, "learning_rate must be a number > 0, got 'fast'"),
         ({"momentum": 1.0}, "momentum must be a number in [0, 1), got 1.0"),

@@ -9,7 +9,7 @@ from typing import Literal
 
 Net = Literal["mlp", "convnet", "resnet"]
 Activation = Literal["relu", "leaky_relu", "tanh", "erf", "sigmoid", "softplus", "gelu", "silu", "elu", "identity"]
-Optimizer = Literal["adam", "sgd"]
+Optimizer = Literal["adam", "adamw", "sgd"]
 Task = Literal["classification", "regression"]
 Layout = Literal["auto", "channels-first", "channels-last", "rows"]
 Shuffle = Literal["independent", "shared"]

@@ -8,8 +8,9 @@ from consilience.modularity.cross import CrossModularity, bipartite_clusters, cr
 from consilience.modularity.graph import UnitGraph, unit_graph
 from consilience.modularity.lesions import lesions, specialisation
 from consilience.modularity.masks import BlockMask, clusterable_initialisation
+from consilience.modularity.matrices import matrix_modularity
 from consilience.modularity.pruning import MagnitudePruning
-from consilience.modularity.regularizers import CrossClusterLoss, EigenvalueLoss, Penalty
+from consilience.modularity.regularizers import CrossClusterLoss, EigenvalueLoss, MatrixClusterLoss, Penalty
 from consilience.modularity.unit_labels import contiguous
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "CrossModularity",
     "EigenvalueLoss",
     "MagnitudePruning",
+    "MatrixClusterLoss",
     "Penalty",
     "UnitGraph",
     "bipartite_clusters",
@@ -28,6 +30,7 @@ __all__ = [
     "cross_modularity",
     "effective_circuit",
     "lesions",
+    "matrix_modularity",
     "specialisation",
     "unit_graph",
 ]

@@ -11,8 +11,9 @@
   eigenvalue equals the next, the gradient is one of several limits. A weight of 0 has the gradient 0: pruned weights
   stay 0.
 - `CrossClusterLoss`: the mean enmeshment 1 − C of matrices between layers with clusters (Golechha et al. 2025).
+- `MatrixClusterLoss`: the same of matrices by name, such as those of queries and keys, in any module.
 
-Both act on the weights as they are, as published; training can lower them by rescaling units alone. Measure the trained
+They act on the weights as they are, as published; training can lower them by rescaling units alone. Measure the trained
 network with `Clusterability` or `cross_modularity`, which do not see that.
 
 `Penalty` is their callback in the training of a population.
@@ -33,22 +34,15 @@ from consilience.checks import check_count
 from consilience.clustering.spectral import Spectrum, degrees, spectrum
 from consilience.errors import InputError
 from consilience.modularity.graph import UnitGraph, node_groups, parts_of, traced
-from consilience.modularity.unit_labels import Clusters, matrix_labels, same_cluster
+from consilience.modularity.matrices import Matrices, checked_sides, matrix_in
+from consilience.modularity.unit_labels import Clusters, Labels, matrix_labels, same_cluster
 from consilience.training.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
 from consilience.units.modules import unwrapped
 
 
 class _Term:
-    """A term for networks of the kind and widths of one that was traced."""
-
-    def __init__(self, network: TracedNetwork) -> None:
-        self._architecture = network.architecture
-        self._shapes = {
-            name: (m.writes, tuple(network.state[name].shape))
-            for m in network.architecture.maps
-            for name in m.parameters
-        }
+    """A term of a loss, of the parameters of a module."""
 
     def __call__(self, module: nn.Module) -> Tensor:
         """Return the term for a module in its current state."""
@@ -63,6 +57,18 @@ class _Term:
         """Return the term for parameters and buffers by name."""
         raise NotImplementedError
 
+
+class _TracedTerm(_Term):
+    """A term for networks of the kind and widths of one that was traced."""
+
+    def __init__(self, network: TracedNetwork) -> None:
+        self._architecture = network.architecture
+        self._shapes = {
+            name: (m.writes, tuple(network.state[name].shape))
+            for m in network.architecture.maps
+            for name in m.parameters
+        }
+
     def _network(self, parameters: Mapping[str, Tensor]) -> TracedNetwork:
         """The network with other parameters, which must have the shapes of those that were traced."""
         for name, (layer, shape) in self._shapes.items():
@@ -76,7 +82,7 @@ class _Term:
         return TracedNetwork(self._architecture, parameters)
 
 
-class EigenvalueLoss(_Term):
+class EigenvalueLoss(_TracedTerm):
     """The mean of the 2nd to (k + 1)th smallest eigenvalues of the Laplacian; 0 to 2.
 
     Parameters
@@ -125,7 +131,7 @@ class EigenvalueLoss(_Term):
         return f"EigenvalueLoss(n_eigenvalues={self.n_eigenvalues})"
 
 
-class CrossClusterLoss(_Term):
+class CrossClusterLoss(_TracedTerm):
     """The mean enmeshment, 1 − C, of all weight matrices between layers with clusters; 0 to 1.
 
     Parameters
@@ -146,14 +152,44 @@ class CrossClusterLoss(_Term):
         network, shares = self._network(parameters), []
         for part in parts_of(network):
             if not part.per_unit and part.read in self.clusters and part.written in self.clusters:
-                squares = part.weights.square().sum(2)
-                within = torch.from_numpy(same_cluster(self.clusters[part.written], self.clusters[part.read]))
-                total = squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)  # no division by 0
-                shares.append((squares * ~within.to(squares.device)).sum() / total)
+                sides = self.clusters[part.written], self.clusters[part.read]
+                shares.append(_enmeshment(part.weights.square().sum(2), *sides))
         return torch.stack(shares).mean()
 
     def __repr__(self) -> str:
         return f"CrossClusterLoss({ {name: labels.tolist() for name, labels in self.clusters.items()} })"
+
+
+class MatrixClusterLoss(_Term):
+    """The mean enmeshment, 1 − C, of weight matrices by the names of their parameters; 0 to 1.
+
+    Parameters
+    ----------
+    matrices : name of a parameter (u, i) → clusters of its rows (u,) and of its columns (i,), −1 for none.
+
+    Examples
+    --------
+    >>> from consilience.modularity import contiguous
+    >>> from consilience.nets import GPT
+    >>> net, quarters = GPT(20, 8, width=64, heads=4, mlp_widths=256), contiguous(64, 4)
+    >>> heads = {f"blocks.0.attention.{part}.weight": (quarters, quarters) for part in "qkvo"}
+    >>> mlp = {"blocks.0.mlp.up.weight": (contiguous(256, 4), quarters)}
+    >>> (20 * MatrixClusterLoss(heads | mlp)(net)).backward()
+    """
+
+    def __init__(self, matrices: Matrices) -> None:
+        self.matrices = checked_sides(matrices)
+
+    def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the term for parameters and buffers by name."""
+        matrices = {name: matrix_in(parameters, name, sides) for name, sides in self.matrices.items()}
+        return torch.stack(
+            [_enmeshment(value.square(), *self.matrices[name]) for name, value in matrices.items()]
+        ).mean()
+
+    def __repr__(self) -> str:
+        sides = {name: [labels.tolist() for labels in pair] for name, pair in self.matrices.items()}
+        return f"MatrixClusterLoss({sides})"
 
 
 @dataclass(frozen=True)
@@ -166,12 +202,19 @@ class Penalty(Callback):
     weight : λ; 0.1 for eigenvalues and 20 for clusters as published.
     """
 
-    term: EigenvalueLoss | CrossClusterLoss
+    term: EigenvalueLoss | CrossClusterLoss | MatrixClusterLoss
     weight: float
 
     def penalty(self, member: int, module_parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the term for one member."""
         return self.weight * self.term.of(module_parameters)
+
+
+def _enmeshment(squares: Tensor, rows: Labels, columns: Labels) -> Tensor:
+    """1 − C of a matrix of squares (u, i); 0 if all are zero."""
+    within = torch.from_numpy(same_cluster(rows, columns)).to(squares.device)
+    total = squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)  # no division by 0
+    return (squares * ~within).sum() / total
 
 
 class _MeanEigenvalue(torch.autograd.Function):

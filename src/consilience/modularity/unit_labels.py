@@ -43,7 +43,7 @@ def matrix_labels(clusters: Clusters, network: TracedNetwork) -> dict[str, Label
     _check_mapping(clusters)
     groups, widths = node_groups(network), network.architecture.widths
     labels = {
-        name: _checked(name, groups[name] if name in groups else network.architecture.layer(name).width, given)
+        name: _of_layer(name, groups[name] if name in groups else network.architecture.layer(name).width, given)
         for name, given in clusters.items()
     }
     if not any(p.read in labels and p.written in labels and not p.per_unit for p in parts_of(network)):
@@ -57,7 +57,7 @@ def hidden_labels(clusters: Clusters, network: TracedNetwork) -> dict[str, Tenso
     _check_mapping(clusters)
     families = dict[str, Tensor]()
     for name, given in clusters.items():
-        labels = torch.from_numpy(_checked(name, hidden_layer(network, name).width, given))
+        labels = torch.from_numpy(_of_layer(name, hidden_layer(network, name).width, given))
         first = network.architecture.first(name)
         if not torch.equal(families.setdefault(first, labels), labels):
             message = f"clusters of the tied layers {first!r} and {name!r} must be equal"
@@ -86,11 +86,16 @@ def _check_mapping(clusters: object) -> None:
         raise InputError(f"clusters must be a mapping layer → cluster of each unit, got {describe(clusters)}")
 
 
-def _checked(name: str, width: int, given: ArrayLike | Tensor) -> Labels:
-    labels = as_tensor(given, f"clusters[{name!r}]").cpu().numpy()
-    if labels.shape != (width,) or labels.dtype.kind not in "iu":
-        got = f"{labels.dtype} {labels.shape}"
-        raise InputError(f"clusters[{name!r}] must be ints ({width},), one for each unit, got {got}")
+def _of_layer(name: str, width: int, given: ArrayLike | Tensor) -> Labels:
+    return checked_labels(f"clusters[{name!r}]", width, given)
+
+
+def checked_labels(name: str, width: int | None, given: ArrayLike | Tensor) -> Labels:
+    """Return labels (u,) of ``width`` units, or of any number, −1 for no cluster; ``name`` is for errors."""
+    labels = as_tensor(given, name).cpu().numpy()
+    if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iu" or len(labels) != (width or len(labels)):
+        got, size = f"{labels.dtype} {labels.shape}", "n" if width is None else width
+        raise InputError(f"{name} must be ints ({size},), one for each unit, got {got}")
     if int(labels.min()) < -1:
-        raise InputError(f"clusters[{name!r}] must be >= 0, or -1 for no cluster, got {labels.min()}")
+        raise InputError(f"{name} must be >= 0, or -1 for no cluster, got {labels.min()}")
     return labels.astype(np.int64)

@@ -46,7 +46,7 @@ class Request(Reading, Options, Output):
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 0.0
-    """L2 penalty, as in torch.optim."""
+    """L2 penalty of adam and sgd, or decay of adamw, as in torch.optim."""
     shuffle: Shuffle = "independent"
     """Order of the samples: independent for each member, or shared by all."""
     subset: Subset = "full"

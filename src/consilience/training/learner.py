@@ -153,4 +153,5 @@ def _make_optimizer(parameters: list[Tensor], training: Training) -> torch.optim
     rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, fused=True)
-    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=rate, weight_decay=decay, fused=True)

@@ -15,6 +15,8 @@
       | ResNet-8 (8, 16, 32), 3 × 32 × 32 pixels   |    1.57 |    0.65 |        unsafe |              0.63 |
       | ResNet-8 (16, 32, 64), 3 × 32 × 32 pixels  |    4.65 |    1.74 |          1.31 |              1.64 |
 
+  Members with scaled dot-product attention are run in turn on a CPU, where vmap has no rule for it and loops itself.
+
 Axis legend: ``k`` member, ``n`` sample.
 """
 
@@ -25,10 +27,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from consilience.checks import describe
 from consilience.errors import InputError
@@ -196,9 +200,11 @@ def _stack(modules: Sequence[nn.Module], group: list[int], alone: list[Tensor], 
 
 
 def _layout(template: nn.Module, probe: Tensor, positions: int) -> torch.memory_format | None:
-    convolutions = [part for part in template.modules() if isinstance(part, CONVOLUTIONS)]
-    if not convolutions or probe.device.type != "cpu" or positions < POSITIONS_IN_TURN:
+    if probe.device.type != "cpu":
         return None
+    convolutions = [part for part in template.modules() if isinstance(part, CONVOLUTIONS)]
+    if not convolutions or positions < POSITIONS_IN_TURN:
+        return torch.contiguous_format if _attends(template, probe) else None
     if any(_corrupts_memory(convolution) for convolution in convolutions):
         return torch.contiguous_format
     try:
@@ -206,6 +212,25 @@ def _layout(template: nn.Module, probe: Tensor, positions: int) -> torch.memory_
     except RuntimeError:  # the inputs are no images, or a view (x.view(len(x), -1)) asks for the ordinary layout
         return torch.contiguous_format
     return torch.channels_last
+
+
+def _attends(template: nn.Module, probe: Tensor) -> bool:
+    """Return whether a module uses a kernel of scaled dot-product attention."""
+    with _Operations() as operations:
+        template(probe)
+    return any(name.startswith("aten::_scaled_dot_product") for name in operations.names)
+
+
+class _Operations(TorchDispatchMode):
+    """The names of the operations that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
 
 
 def _corrupts_memory(convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
