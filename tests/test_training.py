@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 
 from consilience.errors import ArtefactError, InputError, TrainingError
 from consilience.nets import MLP, ConvNet, ResNet, ViT
@@ -61,6 +62,7 @@ def plain_loop(modules: list[nn.Module], x: Tensor, y: Tensor, training: Trainin
                 net.parameters(), training.learning_rate, training.momentum, weight_decay=training.weight_decay
             )
         done = epoch = 0
+        schedule = of_cosine(optimizer, steps) if training.schedule == "cosine" else None
         while done < steps:
             order = epoch_order(subsets[member], epoch, member, training.shuffle, 0, length)
             for rows in order.split(training.batch_size)[: steps - done]:
@@ -69,10 +71,18 @@ def plain_loop(modules: list[nn.Module], x: Tensor, y: Tensor, training: Trainin
                 loss = functional.mse_loss if y.is_floating_point() else functional.cross_entropy
                 loss(outputs, y[rows]).backward()
                 optimizer.step()
+                if schedule is not None:
+                    schedule.step()
                 done += 1
             epoch += 1
         trained.append(net)
     return trained
+
+
+def of_cosine(optimizer: torch.optim.Optimizer, steps: int) -> SequentialLR:
+    rise = math.ceil(0.05 * steps)
+    rising = LambdaLR(optimizer, lambda step: (step + 1) / rise)
+    return SequentialLR(optimizer, [rising, CosineAnnealingLR(optimizer, steps - rise)], [rise])
 
 
 def fit(modules: Sequence[nn.Module], x: Tensor, y: Tensor, training: Training, **options: Any) -> Trained:
@@ -109,6 +119,7 @@ def same_bits(first: Trained, second: Trained) -> bool:
         (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.001), torch.float32, 60, 1e-6),
         (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, weight_decay=0.001), torch.float64, 60, 1e-12),
         (Training(batch_size=32, optimizer="adamw", weight_decay=0.5), torch.float64, 60, 1e-12),
+        (Training(batch_size=32, schedule="cosine"), torch.float64, 60, 1e-12),
         (Training(batch_size=32, optimizer="sgd", learning_rate=0.1, momentum=0.0), torch.float64, 60, 1e-12),
         (Training(batch_size=200, subset="bootstrap"), torch.float64, 30, 1e-12),
         (Training(batch_size=7, subset="disjoint"), torch.float64, 30, 1e-12),

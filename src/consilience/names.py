@@ -10,6 +10,7 @@ from typing import Literal
 Net = Literal["mlp", "convnet", "resnet"]
 Activation = Literal["relu", "leaky_relu", "tanh", "erf", "sigmoid", "softplus", "gelu", "silu", "elu", "identity"]
 Optimizer = Literal["adam", "adamw", "sgd"]
+RateSchedule = Literal["constant", "cosine"]
 Task = Literal["classification", "regression"]
 Layout = Literal["auto", "channels-first", "channels-last", "rows"]
 Shuffle = Literal["independent", "shared"]

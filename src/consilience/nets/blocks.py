@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from consilience.nets.activations import ACTIVATIONS
 
-SPREAD = 0.02  # of initial positions and class tokens, as in GPT-2
+SPREAD = 0.02  # of initial embeddings, positions and class tokens, as in GPT-2
 
 
 class Rotation(nn.Module):
@@ -97,6 +97,14 @@ class Block(nn.Module):
         between: Tensor = x + self.attention(self.norm1(x))
         after: Tensor = between + self.mlp(self.norm2(between))
         return after
+
+
+class Tokens(nn.Embedding):
+    """An embedding with small initial values; with torch's, of spread 1, the first steps hardly change the stream."""
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values."""
+        nn.init.normal_(self.weight, std=SPREAD)
 
 
 class Positions(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from consilience.checks import check_count, check_positive
 from consilience.errors import InputError
-from consilience.nets.blocks import Attention, Block, ClassToken, FeedForward, Positions, Rotation
+from consilience.nets.blocks import Attention, Block, ClassToken, FeedForward, Positions, Rotation, Tokens
 from consilience.nets.net import MOST, Net, check_config, of_type
 
 NORM_EPS = 1e-5  # of RMS norms, as in Llama
@@ -183,7 +183,7 @@ class GPT(Net):
 
     def build(self, config: GPTConfig) -> None:
         """Make the layers."""
-        self.tokens = nn.Embedding(config.n_tokens, config.width)
+        self.tokens = Tokens(config.n_tokens, config.width)
         self.positions = Positions(config.n_positions, config.width)
         self.blocks = _blocks(config, causal=True)
         self.norm = nn.LayerNorm(config.width)
@@ -236,7 +236,7 @@ class Llama(Net):
     def build(self, config: LlamaConfig) -> None:
         """Make the layers."""
         assert config.head_width is not None
-        self.tokens = nn.Embedding(config.n_tokens, config.width)
+        self.tokens = Tokens(config.n_tokens, config.width)
         self.blocks = nn.ModuleList()
         for heads, inner in zip(config.heads, config.mlp_widths, strict=True):
             norms = nn.RMSNorm(config.width, NORM_EPS), nn.RMSNorm(config.width, NORM_EPS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import consilience as cs
 from consilience.errors import InputError
-from consilience.names import Activation, Net, Optimizer, Shuffle, Subset
+from consilience.names import Activation, Net, Optimizer, RateSchedule, Shuffle, Subset
 from consilience.studies.request import ADDED, INPUT, Options, Output, Reading, argument, arguments
 from consilience.studies.result import Result, run_cached
 
@@ -43,6 +43,8 @@ class Request(Reading, Options, Output):
     """Optimizer; each member has its own state."""
     learning_rate: float = 1e-3
     """Learning rate."""
+    schedule: RateSchedule = field(default="constant", metadata=ADDED)
+    """Learning rate over the run: constant, or cosine, which rises for 5 % of the steps and then falls to 0."""
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 0.0

@@ -124,7 +124,10 @@ def _identity(trainer: Trainer, run: Run) -> dict[str, Any]:
     check_callbacks(run.callbacks, resumable=True)
     schedule = trainer.schedule
     options = {"callbacks": [repr(c) for c in run.callbacks], "snapshot_epochs": list(run.snapshot_epochs)}
-    return asdict(run.training) | {
+    hyperparameters = asdict(run.training)
+    if run.training.schedule == "constant":
+        del hyperparameters["schedule"]
+    return hyperparameters | {
         "random_state": run.random_state,
         "steps": schedule.steps,
         "members": digest([str(schedule.members), *schedule.subsets]),

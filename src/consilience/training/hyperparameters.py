@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from consilience.checks import check_choice, check_count, check_number, check_positive, describe, is_count
 from consilience.errors import InputError
-from consilience.names import Optimizer, Shuffle, Subset
+from consilience.names import Optimizer, RateSchedule, Shuffle, Subset
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from consilience.training.callbacks import Callback
+
+RISE = 0.05  # share of a run's steps in which the learning rate of a cosine schedule rises
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Training:
     epochs : passes over each member's samples.
     batch_size : samples of one step; the last batch of an epoch may be smaller.
     optimizer, learning_rate, momentum, weight_decay : as in `torch.optim`; momentum is of SGD only.
+    schedule : of the learning rate: "constant"; or "cosine", which rises to it over the first 5 % of the steps, then
+        falls to 0 along half a cosine.
     shuffle : whether each member has an order of its own, or all see the same batches (faster; needs ``full``).
     subset : which samples a member learns from; see `consilience.training.sampling.member_subsets`.
     concentration : of the Dirichlet shares.
@@ -36,6 +41,7 @@ class Training:
     learning_rate: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 0.0
+    schedule: RateSchedule = "constant"
     shuffle: Shuffle = "independent"
     subset: Subset = "full"
     concentration: float = 0.5
@@ -73,7 +79,8 @@ def check_training(training: Training) -> None:
         raise InputError(f"training must be a consilience.Training, got {describe(training)}", cure="cs.Training(...)")
     for name in ("epochs", "batch_size"):
         check_count(name, getattr(training, name))
-    for name, allowed in (("optimizer", Optimizer), ("shuffle", Shuffle), ("subset", Subset)):
+    kinds = {"optimizer": Optimizer, "schedule": RateSchedule, "shuffle": Shuffle, "subset": Subset}
+    for name, allowed in kinds.items():
         check_choice(name, getattr(training, name), get_args(allowed))
     check_positive("learning_rate", training.learning_rate)
     check_positive("concentration", training.concentration)
@@ -82,6 +89,21 @@ def check_training(training: Training) -> None:
     if training.shuffle == "shared" and training.subset != "full":
         message = "shuffle must be 'independent' for members with different samples, got 'shared' with "
         raise InputError(f"{message}{training.subset!r}", cure="use shuffle='independent', or subset='full'")
+
+
+def learning_rate(training: Training, step: int, n_steps: int) -> float:
+    """Return the learning rate of a step (from 0) of a run.
+
+    >>> training = Training(learning_rate=0.5, schedule="cosine")
+    >>> [round(learning_rate(training, step, 40), 3) for step in (0, 1, 2, 21, 39)]
+    [0.25, 0.5, 0.5, 0.25, 0.001]
+    """
+    if training.schedule == "constant":
+        return training.learning_rate
+    rise = math.ceil(RISE * n_steps)
+    if step < rise:
+        return training.learning_rate * (step + 1) / rise
+    return training.learning_rate * (1 + math.cos(math.pi * (step - rise) / (n_steps - rise))) / 2
 
 
 def check_epochs(epochs: Sequence[int], last: int, argument: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from consilience.store import subset
 from consilience.training.callbacks import StackCallbacks
-from consilience.training.hyperparameters import Run, Training
+from consilience.training.hyperparameters import Run, Training, learning_rate
 from consilience.training.losses import Means, Samples, member_losses
 from consilience.training.stack import Stack
 
@@ -30,7 +30,7 @@ class Learner:
     """Trains the members of a `Stack` in place: its ``trainable`` tensors and ``statistics`` are changed."""
 
     def __init__(self, stack: Stack, run: Run, members: Sequence[int]) -> None:
-        self.stack, self.k, self.batch_size = stack, len(members), run.training.batch_size
+        self.stack, self.k, self.training, self.batch_size = stack, len(members), run.training, run.training.batch_size
         self.members = members  # their numbers in the population, by row
         self.callbacks = StackCallbacks(run.callbacks, stack, members) if run.callbacks else None
         self.parameters = list(stack.trainable.values())
@@ -40,9 +40,19 @@ class Learner:
         self._kept: tuple[Tensor, list[Tensor]] | None = None  # frozen rows, and their values in what changes
 
     def train_epoch(
-        self, samples: Samples, order: Tensor, n_steps: int, epoch: int, done: int, tick: Callable[[int], None]
+        self,
+        samples: Samples,
+        order: Tensor,
+        n_steps: int,
+        epoch: int,
+        progress: tuple[int, int],
+        tick: Callable[[int], None],
     ) -> dict[str, list[float]]:
-        """Make ``n_steps`` steps, after ``done``, along ``order`` (r, length); return mean losses (and accuracies)."""
+        """Make ``n_steps`` steps, after those done of all (``progress``), along ``order`` (r, length).
+
+        Return mean losses (and accuracies).
+        """
+        done, total = progress
         separate = len(order) > 1
         means = Means(self.k, samples.y)
         for step in range(n_steps):
@@ -54,6 +64,8 @@ class Learner:
             statistics = {name: value.clone() for name, value in self.stack.statistics.items()}
             outputs = self.stack.outputs(inputs, separate=separate, statistics=statistics)  # (k, n, c)
             losses = member_losses(outputs, targets)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.training, done + step, total)
             self._update(losses, statistics, f"at epoch {epoch + 1}, step {step + 1}")
             if self.callbacks is not None:
                 self.callbacks.after_step(done + step + 1, self.failed)

@@ -72,7 +72,7 @@ class Trainer:
         device = self.samples.x.device
         order = self.schedule.order(learner.stack.positions, epoch).to(device)
         with global_seed(seed(self.schedule.random_state, NOISE, learner.members[0], epoch), device):  # of dropout
-            columns = learner.train_epoch(self.samples, order, n_steps, epoch, before, tick)
+            columns = learner.train_epoch(self.samples, order, n_steps, epoch, (before, self.schedule.steps), tick)
         if epoch + 1 == self.schedule.epochs:
             learner.check_values()
         if self.held_out is not None:
