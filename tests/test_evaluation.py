@@ -84,7 +84,9 @@ def test_a_population_knows_its_task_and_keeps_it(tmp_path: Path) -> None:
     population = Population.from_modules([random_mlp([4])], X, task="regression")
     assert Population.load(population.save(tmp_path / "p")).task == "regression"
     assert random_population([[4]]).task is None
-    with pytest.raises(InputError, match="task must be one of 'classification', 'regression', got 'ranking'"):
+    with pytest.raises(
+        InputError, match="task must be one of 'classification', 'regression', 'multilabel', got 'ranking'"
+    ):
         replace(population, task="ranking")
 
 

@@ -22,6 +22,7 @@ ORDER = [
         "checks",
         "seeds",
         "ties",
+        "tasks",
         "agreement",
         "data",
         "nets",

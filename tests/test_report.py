@@ -41,7 +41,7 @@ from consilience.report import (
     summary_sentences,
 )
 from consilience.report.portraits import WEIGHTS
-from consilience.report.scores import accuracy, seconds
+from consilience.report.scores import quality, seconds
 from consilience.report.tables import Cell, Column, Table
 
 N_TEST, N_MEMBERS = 360, 16
@@ -593,7 +593,7 @@ def test_the_page_holds_every_number_of_the_table(page: str):
     for each in table():
         numbers = [f"{each.parameters:,}", f"{each.steps:,}", seconds(each.seconds)]
         for scored in (each.test, each.validation):
-            numbers += [accuracy(scored), f"{scored.loss:.3f}"]
+            numbers += [quality(scored), f"{scored.loss:.3f}"]
         start = rf'<tr><th scope="row">{re.escape(each.method)}</th><td class="text">{each.width}</td>'
         lines = re.findall(f"{start}.*</tr>", page)
         assert len(lines) == 1

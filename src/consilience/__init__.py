@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from consilience.comparison import ModelComparison
     from consilience.data import Data, Dataset, load_data
     from consilience.errors import ConsilienceError
-    from consilience.evaluation import Closeness, Score, evaluate
+    from consilience.evaluation import Closeness, RegressionScore, Score, evaluate
     from consilience.modularity import Clusterability, CrossClusterLoss, EigenvalueLoss, Penalty
     from consilience.nets import GPT, MLP, ConvNet, Llama, ResNet, ViT
     from consilience.population import Population, imagine_inputs
@@ -56,6 +56,7 @@ __all__ = [
     "ModelComparison",
     "Penalty",
     "Population",
+    "RegressionScore",
     "ResNet",
     "Score",
     "Training",
@@ -83,7 +84,7 @@ _ROOMS = {
     "nets": ("GPT", "MLP", "ConvNet", "Llama", "ResNet", "ViT"),
     "units.follow": ("find_layers",),
     "store": ("load_network", "save_network"),
-    "evaluation": ("Closeness", "Score", "evaluate"),
+    "evaluation": ("Closeness", "RegressionScore", "Score", "evaluate"),
     "population": ("Population", "imagine_inputs"),
     "training": ("Callback", "Training", "train_population"),
     "census": ("Census", "extend_census", "load_census", "save_census"),

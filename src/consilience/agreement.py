@@ -1,7 +1,8 @@
 """How near outputs are to reference outputs, those of an ensemble: as a number that does not depend on their units.
 
 For classes and tokens, the error of a row is ``KL(softmax t ‖ softmax y)`` in nats, with reference outputs t and
-outputs y; a constant added to a row of either changes nothing. For numbers it is the mean over outputs of
+outputs y; a constant added to a row of either changes nothing. For several labels it is the mean over labels of
+``KL(sigmoid t ‖ sigmoid y)``. For numbers it is the mean over outputs of
 ``(y − t)² / Var t``, the share of the reference's variance, as in 1 − R². Where the task is unknown, outputs count as
 numbers.
 
@@ -11,15 +12,13 @@ Axis legend: ``n`` samples, ``o`` outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from consilience.checks import check_choice
 from consilience.errors import InputError
-from consilience.names import Task
+from consilience.tasks import check_task
 from consilience.ties import first_largest
 
 TEMPERATURE = 2.0  # that outputs are fitted and judged at (docs/experiments.md)
@@ -32,8 +31,8 @@ class Agreement:
 
     Attributes
     ----------
-    error : mean over samples; in nats for classes, else as a share of the reference's variance.
-    top1 : share of samples whose largest output is the same; None for a regression, or of a single output.
+    error : mean over samples; in nats for classes and labels, else as a share of the reference's variance.
+    top1 : share of samples whose largest output is the same; None for a regression, several labels, or a single output.
     """
 
     error: float
@@ -52,7 +51,7 @@ def agreement(outputs: Tensor, reference: Tensor, task: str | None = None) -> Ag
         raise InputError(f"outputs and reference must have the same shape (n, o) with n >= 1, got {got}")
     outputs, reference = outputs.double(), reference.double()
     error = float(row_errors(outputs, reference, task, spread_of(reference)).mean())
-    if task == "regression" or outputs.shape[1] == 1:
+    if task in ("regression", "multilabel") or outputs.shape[1] == 1:
         return Agreement(error, None)
     return Agreement(error, float((first_largest(outputs) == first_largest(reference)).double().mean()))
 
@@ -65,6 +64,9 @@ def row_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Ten
     if task == "classification":
         logs = _of_two(outputs).log_softmax(-1), _of_two(reference).log_softmax(-1)
         return functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(-1)
+    if task == "multilabel":
+        each = [torch.stack([functional.logsigmoid(y), functional.logsigmoid(-y)]) for y in (outputs, reference)]
+        return functional.kl_div(each[0], each[1], reduction="none", log_target=True).sum(0).mean(-1)
     return ((outputs - reference) / spread).square().mean(-1)
 
 
@@ -74,7 +76,7 @@ def softened_errors(outputs: Tensor, reference: Tensor, task: str | None, spread
     Members are sure of the classes of rows that they were trained on: at temperature 1 a few rows decide alone. Source
     of the temperature: Hinton, Vinyals and Dean 2015.
     """
-    if task == "classification":
+    if task in ("classification", "multilabel"):
         outputs, reference = outputs / TEMPERATURE, reference / TEMPERATURE
         return row_errors(outputs, reference, task, spread) * TEMPERATURE**2
     return row_errors(outputs, reference, task, spread)
@@ -101,9 +103,3 @@ def spread_of(reference: Tensor) -> Tensor:
     variance = torch.where(variance > CONSTANT * square, variance, square)
     largest = float(variance.max())
     return torch.where(variance > 0, variance, largest or 1.0).sqrt().to(reference.dtype)
-
-
-def check_task(task: str | None) -> None:
-    """Raise unless the task is known by name, or None."""
-    if task is not None:
-        check_choice("task", task, get_args(Task))

@@ -1,43 +1,97 @@
-"""Accuracy and loss of a network on labeled data, and how near it is to the ensemble of a population."""
+"""How good a network is on data, by the task, and how near it is to the ensemble of a population.
+
+Importing this file does not import torch, so that plain results can be read without it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, ClassVar, overload
 
-from consilience.checks import as_labels, as_tensor, check_finite, describe
+from consilience.checks import as_labels, as_tensor, check_finite, describe, with_one_label
 from consilience.errors import InputError
 from consilience.seeds import SUB_ENSEMBLES, generator
 from consilience.signals.batches import BATCH_SIZE
 
-if TYPE_CHECKING:  # torch is imported when something is evaluated, so that plain results can be read without it
+if TYPE_CHECKING:
     from torch import Tensor
 
     from consilience.data.dataset import Dataset
     from consilience.population.population import Population
 
 ROUNDING = 1e-9  # an error below it is that of outputs in single precision
+PROBABILITY = 1e-4  # of 1: what sums of probabilities in single precision may be off
+SMALLEST, PRECISION = 2.0**-126, 2.0**-24  # probability above 0, and distance to 1, in single precision
 N_DRAWS = 16  # random orders of the members, whose first m are the sub-ensembles of m members
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy and loss on one data set.
+    """Accuracy and loss on one data set, of classes or of several labels.
 
     Attributes
     ----------
-    accuracy : share of samples whose largest output is the label, 0 to 1.
-    accuracy_se : its standard error over samples, √(p(1 − p)/n).
-    loss : mean cross-entropy, in nats.
+    accuracy : share of samples whose largest output is the label, 0 to 1; of several labels, share of labels whose
+        output says rightly whether a sample has them.
+    accuracy_se : its standard error over samples, √(p(1 − p)/n) for classes.
+    loss : mean cross-entropy, in nats; of several labels, for each.
     n : number of samples.
     """
 
+    metric: ClassVar[str] = "accuracy"
     accuracy: float
     accuracy_se: float
     loss: float
     n: int
+
+    @property
+    def quality(self) -> float:
+        """What networks are compared by: the accuracy."""
+        return self.accuracy
+
+    @property
+    def quality_se(self) -> float:
+        """Its standard error."""
+        return self.accuracy_se
+
+
+@dataclass(frozen=True)
+class RegressionScore:
+    """How well numbers are predicted on one data set.
+
+    Attributes
+    ----------
+    r2 : share of the targets' variance that is explained, ``1 − Σ(y − t)² / Σ(t − t̄)²``, mean over outputs; 1 at best.
+    r2_se : its standard error over samples, to first order.
+    rmse : √ of the mean squared error of each output, in the targets' own units.
+    n : number of samples.
+    """
+
+    metric: ClassVar[str] = "R²"
+    r2: float
+    r2_se: float
+    rmse: tuple[float, ...]
+    n: int
+
+    @property
+    def quality(self) -> float:
+        """What networks are compared by: R²."""
+        return self.r2
+
+    @property
+    def quality_se(self) -> float:
+        """Its standard error."""
+        return self.r2_se
+
+    @property
+    def loss(self) -> float:
+        """Share of the variance that is not explained."""
+        return 1 - self.r2
+
+
+AnyScore = Score | RegressionScore
 
 
 @dataclass(frozen=True)
@@ -46,9 +100,10 @@ class Closeness:
 
     Attributes
     ----------
-    error : to the ensemble's outputs. For classes, ``KL(softmax t ‖ softmax y)`` in nats; for numbers, and where the
-        task is unknown, the squared error as a share of the ensemble's variance, mean over outputs.
-    top1 : share of samples whose largest output is the ensemble's; None for a regression, or of a single output.
+    error : to the ensemble's outputs. For classes, ``KL(softmax t ‖ softmax y)`` in nats; for several labels, the mean
+        of that of each; for numbers, and where the task is unknown, the squared error as a share of the ensemble's
+        variance, mean over outputs.
+    top1 : share of samples whose largest output is the ensemble's; None but for classes, and of a single output.
     worth : number of members whose mean outputs have this error, from 0 to the number of members.
     member_error : mean error of a single member.
     n : number of samples.
@@ -62,61 +117,137 @@ class Closeness:
 
 
 @overload
-def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset, reference: None = None) -> Score: ...
-@overload
-def evaluate(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, reference: Population) -> Closeness: ...
 def evaluate(
-    network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, reference: Population | None = None
-) -> Score | Closeness:
-    """Return accuracy and loss of a network on labeled samples, or how near it is to the ensemble of a population.
+    network: Callable[[Tensor], Tensor], dataset: Dataset, reference: None = None, *, task: str | None = None
+) -> AnyScore: ...
+@overload
+def evaluate(
+    network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, reference: Population, *, task: str | None = None
+) -> Closeness: ...
+def evaluate(
+    network: Callable[[Tensor], Tensor],
+    dataset: Dataset | Tensor,
+    reference: Population | None = None,
+    *,
+    task: str | None = None,
+) -> AnyScore | Closeness:
+    """Return how good a network is on samples with targets, or how near it is to the ensemble of a population.
 
     Parameters
     ----------
-    network : a module, evaluated in eval mode, or another callable.
-    dataset : samples with integer labels; with a reference, samples or inputs (n, ...), whose labels are not used.
+    network : a module, evaluated in eval mode, or another callable. Outputs that are probabilities (of classes: from 0
+        to 1, with the sum 1; of several labels: from 0 to 1) are taken as such, others as logits.
+    dataset : samples with targets; with a reference, samples or inputs (n, ...), whose targets are not used.
     reference : a population. Outputs are compared by its task.
+    task : what the targets stand for: "classification", "regression" or "multilabel". By default the data's, else that
+        of the targets: integers are classes, and floats are numbers.
+
+    Returns
+    -------
+    A `Score` of classes or labels, or a `RegressionScore`; with a reference, a `Closeness`.
 
     Raises
     ------
-    InputError : if there are no labels, or the outputs do not fit them: not (n, o), or a label ≥ o; or if the outputs
-        do not have the shape of the members'.
+    InputError : if there are no targets, or the outputs do not fit them: not (n, o), or a label ≥ o, or of another
+        shape than numbers; or if the outputs do not have the shape of the members'.
     """
     if reference is not None:
         return _closeness(network, dataset, reference)
-    return scored(network, dataset)[0]
+    return scored(network, dataset, task)[0]
 
 
-def scored(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor) -> tuple[Score, Tensor]:
-    """Return the score of a network on labeled samples, and whether it is right about each: bool (n,)."""
-    from torch.nn import functional
+def scored(
+    network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, task: str | None = None
+) -> tuple[AnyScore, Tensor]:
+    """Return the score of a network, and what each sample adds to its quality: (n,), whose mean it is.
 
+    For classes, whether the network is right. R² is a quotient of means; a sample adds what it does to first order.
+    """
     if not (hasattr(dataset, "x") and hasattr(dataset, "y")):
         cure = "pass a Dataset with labels, or reference=population to compare with its ensemble"
         raise InputError(f"dataset must have inputs and labels, got {describe(dataset)} alone", cure=cure)
-    x = as_tensor(dataset.x, "x")
-    as_labels(dataset.y, len(x) if x.ndim else 0, "y")
+    from consilience.tasks import as_targets, check_task, task_of
+
+    check_task(task)
+    x, y = as_tensor(dataset.x, "x"), as_tensor(dataset.y, "y")
+    given: str | None = task or getattr(dataset, "task", None)
+    n = len(x) if x.ndim else 0
+    targets = as_targets(y, n, "y", given)  # checked before anything is computed
     outputs = _outputs(network, x)
-    if outputs.dim() != 2:
-        raise InputError(f"outputs must have shape (n, classes), got {tuple(outputs.shape)}")
-    y = as_labels(dataset.y, len(outputs), "y", outputs.shape[1])
+    outputs = outputs.unsqueeze(1) if outputs.dim() == 1 else outputs
+    kind: str = given or task_of(y)
+    if given is None and outputs.shape != targets.shape and not with_one_label(y, n, "y").is_floating_point():
+        kind = "classification"  # of floats that are whole
+    if kind == "classification":
+        if outputs.dim() != 2:
+            raise InputError(f"outputs must have shape (n, classes), got {tuple(outputs.shape)}")
+        return _of_classes(outputs.double(), as_labels(y, len(outputs), "y", outputs.shape[1]))
+    if outputs.shape != targets.shape:
+        wanted = f"outputs must have the shape of the targets of a {kind}, {tuple(targets.shape)}"
+        raise InputError(f"{wanted}, got {tuple(outputs.shape)}", cure="pass the task that the network is for")
+    if kind == "multilabel":
+        return _of_labels(outputs.double(), targets.double())
+    unit = getattr(dataset, "unit", None)
+    return _of_numbers(outputs.double(), targets.double(), outputs.new_ones(1).double() if unit is None else unit)
+
+
+def _of_classes(outputs: Tensor, y: Tensor) -> tuple[Score, Tensor]:
+    from torch.nn import functional
+
     right = outputs.argmax(1) == y
-    accuracy, loss = float(right.double().mean()), float(functional.cross_entropy(outputs.double(), y))
+    accuracy = float(right.double().mean())
+    sums = outputs.sum(1)
+    if bool(((outputs >= 0).all(1) & ((sums - 1).abs() < PROBABILITY)).all()):  # a softmax in the network
+        outputs = outputs.clamp(min=SMALLEST).log()
+    loss = float(functional.cross_entropy(outputs, y))
     return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(y)), loss, len(y)), right
 
 
-def paired_error(one: Tensor, other: Tensor) -> float:
-    """Return the standard error of the difference of two accuracies on the same n samples: √(var(one − other) / n).
+def _of_labels(outputs: Tensor, y: Tensor) -> tuple[Score, Tensor]:
+    from torch.nn import functional
 
-    ``one`` and ``other`` are bool (n,), whether each network is right, as `scored` gives them.
+    if bool(((outputs >= 0) & (outputs <= 1)).all()):  # a sigmoid in the network
+        outputs = outputs.clamp(SMALLEST, 1 - PRECISION)
+        outputs = outputs.log() - (-outputs).log1p()
+    right = ((outputs > 0) == (y > 0.5)).double().mean(1)
+    loss = float(functional.binary_cross_entropy_with_logits(outputs, y))
+    return Score(float(right.mean()), float(right.std(correction=0)) / math.sqrt(len(y)), loss, len(y)), right
+
+
+def _of_numbers(outputs: Tensor, y: Tensor, unit: Tensor) -> tuple[RegressionScore, Tensor]:
+    """R² and RMSE of outputs (n, o, ...); what a sample adds is ``R² − (e² − (1 − R²) d²) / mean d²``."""
+    check_finite(outputs, "the network's outputs")
+    outputs, y = (values.flatten(2) if values.dim() > 2 else values.unsqueeze(2) for values in (outputs, y))
+    errors, spreads = (own.square().mean(2) for own in (outputs - y, y - y.mean((0, 2), keepdim=True)))
+    mean = spreads.mean(0)
+    if not bool((mean > 0).all()):
+        raise InputError("y must vary over samples for a regression, got a constant", cure="leave this target out")
+    r2 = 1 - errors.mean(0) / mean
+    added = (r2 - (errors - (1 - r2) * spreads) / mean).mean(1)
+    rmse = tuple((errors.mean(0).sqrt() * unit.double()).tolist())
+    score = RegressionScore(float(r2.mean()), float(added.std(correction=0)) / math.sqrt(len(y)), rmse, len(y))
+    return score, added
+
+
+def paired_error(one: Tensor, other: Tensor) -> float:
+    """Return the standard error of the difference of two qualities on the same n samples: √(var(one − other) / n).
+
+    ``one`` and ``other`` (n,) are what samples add to them, as `scored` gives it.
     """
     return float((one.double() - other.double()).std(correction=0) / math.sqrt(len(one)))
 
 
-def mean_score(scores: Sequence[Score]) -> Score:
+def mean_score(scores: Sequence[AnyScore]) -> AnyScore:
     """Return the mean over networks scored on the same data; its standard error is that of a typical one of them."""
-    columns = zip(*((score.accuracy, score.accuracy_se, score.loss) for score in scores), strict=True)
-    accuracy, accuracy_se, loss = (sum(column) / len(scores) for column in columns)
-    return Score(accuracy, accuracy_se, loss, scores[0].n)
+
+    def mean(name: str) -> float:
+        return float(sum(getattr(score, name) for score in scores) / len(scores))
+
+    regressions = [score for score in scores if isinstance(score, RegressionScore)]
+    if not regressions:
+        return Score(mean("accuracy"), mean("accuracy_se"), mean("loss"), scores[0].n)
+    rmse = tuple(sum(column) / len(scores) for column in zip(*(score.rmse for score in regressions), strict=True))
+    return RegressionScore(mean("r2"), mean("r2_se"), rmse, scores[0].n)
 
 
 def worth(error: float, sub_ensembles: Sequence[float]) -> float:
@@ -141,37 +272,54 @@ def worth(error: float, sub_ensembles: Sequence[float]) -> float:
     return 1 / (1 / (m + 1) + (1 / m - 1 / (m + 1)) * (error - low) / (high - low))
 
 
-def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, population: object) -> Closeness:
-    import torch
+class EnsembleOutputs:
+    """The outputs of a population's members, and of their ensemble, on inputs: what networks are compared with."""
 
-    from consilience.agreement import agreement
+    def __init__(self, population: Population, dataset: Dataset | Tensor) -> None:
+        import torch
+
+        from consilience.agreement import agreement
+        from consilience.population.checks import as_inputs
+
+        self.population, self.x = population, as_inputs(population, getattr(dataset, "x", dataset), "x")
+        members = [_outputs(_before_tail(m.module, population), self.x, population.output) for m in population]
+        self._shape, each = members[0].shape, [self._rows(own) for own in members]
+        self._ensemble, n, task = torch.stack(each).mean(0), len(each), population.task
+        self._errors = torch.zeros(n, dtype=torch.float64)  # of sub-ensembles of 1, …, N members
+        for draw in range(N_DRAWS if n > 1 else 0):
+            order = torch.randperm(n, generator=generator(draw, SUB_ENSEMBLES)).tolist()
+            total = torch.zeros_like(self._ensemble)
+            for m, k in enumerate(order[:-1]):
+                total += each[k]
+                self._errors[m] += agreement(total / (m + 1), self._ensemble, task).error / N_DRAWS
+        self._errors[0] = self.member_error = sum(agreement(own, self._ensemble, task).error for own in each) / n
+
+    def closeness(self, network: Callable[[Tensor], Tensor]) -> Closeness:
+        """Return how near a network's outputs are to the ensemble's."""
+        from consilience.agreement import agreement
+
+        outputs = _outputs(_before_tail(network, self.population), self.x, self.population.output)
+        if outputs.shape != self._shape:
+            got = f"{tuple(outputs.shape)} and {tuple(self._shape)}"
+            raise InputError(f"the network's outputs must have the shape of the members', got {got}")
+        check_finite(outputs, "the network's outputs")
+        result = agreement(self._rows(outputs), self._ensemble, self.population.task)
+        value = worth(result.error, self._errors.tolist())
+        return Closeness(result.error, result.top1, value, self.member_error, len(self.x))
+
+    def _rows(self, outputs: Tensor) -> Tensor:
+        architecture = self.population.architecture
+        units = architecture.returned.units(outputs, architecture.widths, len(self.x))
+        return units.movedim(1, 2).flatten(0, 1)
+
+
+def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, population: object) -> Closeness:
     from consilience.population import Population
-    from consilience.population.checks import as_inputs
 
     if not isinstance(population, Population):
         cure = "Population.from_modules(modules, example_input) makes one"
         raise InputError(f"reference must be a consilience.Population, got {describe(population)}", cure=cure)
-    x = as_inputs(population, getattr(dataset, "x", dataset), "x")
-    outputs = _outputs(_before_tail(network, population), x, population.output)
-    members = [_outputs(_before_tail(member.module, population), x, population.output) for member in population]
-    if outputs.shape != members[0].shape:
-        got = f"{tuple(outputs.shape)} and {tuple(members[0].shape)}"
-        raise InputError(f"the network's outputs must have the shape of the members', got {got}")
-    check_finite(outputs, "the network's outputs")
-    axis = population.architecture.returned
-    widths = population.architecture.widths
-    rows, *each = (axis.units(value, widths, len(x)).movedim(1, 2).flatten(0, 1) for value in (outputs, *members))
-    ensemble = torch.stack(each).mean(0)
-    errors = torch.zeros(len(each), dtype=torch.float64)
-    for draw in range(N_DRAWS if len(each) > 1 else 0):
-        order = torch.randperm(len(each), generator=generator(draw, SUB_ENSEMBLES)).tolist()
-        total = torch.zeros_like(ensemble)
-        for m, k in enumerate(order[:-1]):
-            total += each[k]
-            errors[m] += agreement(total / (m + 1), ensemble, population.task).error / N_DRAWS
-    errors[0] = member_error = sum(agreement(own, ensemble, population.task).error for own in each) / len(each)
-    result = agreement(rows, ensemble, population.task)
-    return Closeness(result.error, result.top1, worth(result.error, errors.tolist()), member_error, len(x))
+    return EnsembleOutputs(population, dataset).closeness(network)
 
 
 def _before_tail(network: Callable[[Tensor], Tensor], population: Population) -> Callable[[Tensor], Tensor]:

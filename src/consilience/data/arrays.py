@@ -8,6 +8,7 @@ from torch import Tensor
 
 from consilience.checks import describe, with_one_label
 from consilience.errors import InputError
+from consilience.tasks import NUMBERS
 
 LAYOUTS = ("auto", "channels-first", "channels-last", "rows")
 MOST_CHANNELS = 4  # of pictures: gray, gray with alpha, colors, colors with alpha
@@ -45,7 +46,7 @@ def read_labels(array: np.ndarray, n: int, where: str) -> Tensor:
     is_number = array.dtype.kind in "fiub"
     labels = with_one_label(array, n, where) if is_number else None
     if labels is None or labels.ndim != 1 or labels.is_floating_point():
-        cure = "y.argmax(1) for rows of scores; np.unique(y, return_inverse=True)[1] for names"
+        cure = f"y.argmax(1) for rows of scores; np.unique(y, return_inverse=True)[1] for names; {NUMBERS}"
         raise InputError(f"{where} must be integer labels (n,), got {describe(array)}", cure=cure)
     return labels.long()
 

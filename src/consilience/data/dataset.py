@@ -8,14 +8,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from consilience.checks import as_labels, as_tensor, check_count, check_finite, check_labels, check_rows, describe
+from consilience.checks import as_tensor, check_count, check_finite, check_labels, check_rows, describe
+from consilience.data.scaling import Scaling
 from consilience.errors import InputError
 from consilience.seeds import generator
+from consilience.tasks import as_targets, task_of
 
 MOST_CLASSES_NAMED = 10  # in an error message; more than this is a wall of numbers
 
@@ -27,8 +29,11 @@ class Dataset:
     Parameters
     ----------
     x : float32 (n, ...), the inputs: tables (n, d), images (n, C, H, W).
-    y : int64 (n,), the class of each row; or floating point (n,) or (n, d), the targets of a regression.
+    y : int64 (n,), the class of each row; or floating point (n,) or (n, d), the targets of a regression; or floating
+        point (n, d) of 0 and 1, whether a row has each of d labels.
     ids : int64 (n,), the number of each row in the source it came from.
+    task : what y stands for; by default "classification" for integers and "regression" for floats.
+    unit : (d,) what 1 in y is in the targets' own units, where these were scaled.
 
     Examples
     --------
@@ -40,6 +45,8 @@ class Dataset:
     x: Tensor
     y: Tensor
     ids: Tensor
+    task: str | None = None
+    unit: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -62,7 +69,7 @@ class Dataset:
         if outside.any():
             raise InputError(f"indices must be from {-n} to {n - 1}, got {int(index[outside][0])}")
         index = index.long().to(self.x.device)
-        return Dataset(self.x[index], self.y[index], self.ids[index])
+        return replace(self, x=self.x[index], y=self.y[index], ids=self.ids[index])
 
     def sample(self, n: int, random_state: int) -> Dataset:
         """Return n random rows in the order that they have here, or all if there are no more."""
@@ -82,8 +89,9 @@ class Data:
     calibration : a random part of ``train``; only its inputs are to be used, to look at activations.
     validation : the rows to make choices on; from the same draw as ``train``, and disjoint from it.
     test : the rows to report on.
-    n_classes : labels are 0, …, n_classes - 1.
-    read_as : how arrays or columns of the source became inputs and labels, in one line.
+    n_classes : labels are 0, …, n_classes - 1; None if y are no labels of one class each.
+    read_as : how arrays or columns of the source became inputs and targets, in one line.
+    scaling : how inputs and targets were scaled.
     """
 
     name: str
@@ -91,8 +99,19 @@ class Data:
     calibration: Dataset
     validation: Dataset
     test: Dataset
-    n_classes: int
+    n_classes: int | None
     read_as: str = ""
+    scaling: Scaling | None = None
+
+    @property
+    def task(self) -> str:
+        """What the targets stand for: "classification", "regression" or "multilabel"."""
+        return self.train.task or task_of(self.train.y)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs that a network for these data has."""
+        return self.train.y[0].numel() if self.n_classes is None else self.n_classes
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -104,16 +123,17 @@ class Data:
 
 
 def as_dataset(dataset: object, where: str) -> Dataset:
-    """Return a data set of tensors: arrays are converted, labels of an integer type or booleans become int64 (n,)."""
+    """Return a data set of tensors: arrays are converted, and targets are as the task takes them."""
     dataset = _dataset(dataset, where)
-    parts = {name: as_tensor(value, f"{where}.{name}") for name, value in vars(dataset).items()}
-    for name, value in vars(dataset).items():
+    given = {name: getattr(dataset, name) for name in ("x", "y", "ids")}
+    parts = {name: as_tensor(value, f"{where}.{name}") for name, value in given.items()}
+    for name, value in given.items():
         if parts[name].is_floating_point() and not isinstance(value, Tensor):
             parts[name] = parts[name].to(torch.get_default_dtype())
     x, y = parts["x"], parts["y"]
-    if x.ndim and y.ndim and len(x) == len(y) and not y.is_floating_point():
-        parts["y"] = as_labels(y, len(x), f"{where}.y")
-    return Dataset(**parts)
+    if x.ndim and y.ndim and len(x) == len(y):
+        parts["y"] = as_targets(y, len(x), f"{where}.y", dataset.task)
+    return replace(dataset, x=x, y=parts["y"], ids=parts["ids"])
 
 
 def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "data") -> None:
@@ -126,8 +146,8 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
     where : the name of the data set in the error.
     """
     dataset = _dataset(dataset, where)
-    for name, value in vars(dataset).items():
-        if not isinstance(value, Tensor):
+    for name in ("x", "y", "ids"):
+        if not isinstance(value := getattr(dataset, name), Tensor):
             got = type(value).__name__
             raise InputError(f"{where}.{name} must be a tensor, got {got}", cure=f"torch.as_tensor({name})")
     x, y, ids = dataset.x, dataset.y, dataset.ids

@@ -4,6 +4,7 @@
 - Rows are shuffled before any split: in some sources neighbours are not exchangeable (consecutive MNIST training rows
   alternate between two groups of writers, and a model of one group loses 10 points on the other).
 - A source with a test set keeps it; without one, every class gives the same share to each part.
+- Scales are those of the training rows, for all parts.
 - Nothing is unpickled.
 """
 
@@ -13,7 +14,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,17 @@ from torch import Tensor
 from consilience.checks import as_path, check_choice, check_count, check_seed, describe
 from consilience.data.arrays import LAYOUTS, read_inputs, read_labels
 from consilience.data.dataset import Data, Dataset, check_dataset
+from consilience.data.scaling import SCALES, Scale, Scaling
+from consilience.data.tables import LABEL_COLUMNS, Columns, one_column, read_table
 from consilience.errors import InputError
 from consilience.seeds import generator
+from consilience.tasks import NUMBERS, as_targets, check_task, check_varies
 
-KNOWN = '"digits", a path to an .npz or .parquet file, or "hf:NAME" for a data set of the Hugging Face hub'
+KNOWN = '"digits", a path to an .npz, .csv or .parquet file, or "hf:NAME" for a data set of the Hugging Face hub'
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 IMAGE_COLUMNS = ("image", "img")  # the names that image data sets of the hub use
-LABEL_COLUMNS = ("label", "y", "fine_label")
-TARGET = "name the column of labels by target (--target), or rename or drop columns"
+TABLES = (".csv", ".parquet")
+HUB_LABELS = (*LABEL_COLUMNS, "fine_label")
 TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # of all rows, where the source has no test set
 VALIDATION_ROWS, VALIDATION_PART = 5000, 6  # min(5000, n // 6) training rows, where it has one
 DAMAGED = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)  # of np.load
@@ -39,7 +43,7 @@ DAMAGED = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.Bad
 
 @dataclass(frozen=True)
 class _Source:
-    """Arrays as they were stored, x (n, ...) and y (n,); no test set is (None, None)."""
+    """Arrays as they were stored, x (n, ...) and y (n,) or (n, o); no test set is (None, None)."""
 
     name: str
     x: np.ndarray
@@ -47,14 +51,7 @@ class _Source:
     x_test: np.ndarray | None = None
     y_test: np.ndarray | None = None
     columns: str = ""  # of a table, in words
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of a table that the user names."""
-
-    inputs: tuple[str, ...]
-    target: str | None
+    is_csv: bool = False
 
 
 def load_data(
@@ -64,9 +61,13 @@ def load_data(
     n_calibration: int = 5000,
     layout: str = "auto",
     columns: Sequence[str] = (),
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
+    task: str | None = None,
+    input_scale: str = "auto",
+    target_scale: str = "auto",
+    scaling: Scaling | None = None,
 ) -> Data:
-    """Read, check, shuffle and split a source of labelled rows. The same arguments give the same `Data`.
+    """Read, check, shuffle and split a source of rows with targets. The same arguments give the same `Data`.
 
     Parameters
     ----------
@@ -76,14 +77,21 @@ def load_data(
         - ``FILE.npz`` with arrays ``x_train, y_train, x_test, y_test``. Bytes (uint8) are pixels and become float32 in
           [0, 1]; floating point numbers keep their values. Images (n, H, W, C) or (n, C, H, W), and bytes (n, H, W),
           become (n, C, H, W). Labels are whole numbers (n,), a column (n, 1), booleans, or one-hot rows.
-        - ``FILE.parquet`` with a column ``label`` or ``y``; all other columns, a named index among them, must be
-          numbers or booleans, and become x (n, d).
+        - ``FILE.csv``, with names in its first line, or ``FILE.parquet``, with a column ``label`` or ``y``; all other
+          columns, a named index among them, must be numbers or booleans, and become x (n, d).
         - ``"hf:NAME"``: images and labels by the name of their data set on the Hugging Face hub (extra ``[hub]``).
     random_state : seed of the shuffle, which comes before every split.
     n_calibration : rows of ``calibration``, at most all of ``train``.
     layout : of arrays with four axes, "channels-first" or "channels-last", where "auto" cannot tell; of floating point
         arrays (n, H, W), either for images; "rows" leaves the axes as they are.
-    columns, target : of a .parquet file, the columns that become x, in this order, and the column of labels.
+    columns, target : of a .csv or .parquet file, the columns that become x, in this order, and the column of targets,
+        or several of them.
+    task : "classification" (by default); "regression", where y are numbers (n,) or (n, o); or "multilabel", where y
+        (n, o) is 1 where a row has a label and 0 where it has not.
+    input_scale : "standardize" for columns at mean 0 and spread 1 over the rows of ``train``; "none"; or "auto", which
+        standardizes those of a .csv file.
+    target_scale : the same for the targets of a regression; "auto" standardizes them.
+    scaling : that of other data, ``Data.scaling``, in place of both.
 
     Returns
     -------
@@ -105,60 +113,115 @@ def load_data(
     check_seed("random_state", random_state)
     check_count("n_calibration", n_calibration)
     check_choice("layout", layout, LAYOUTS)
-    raw = _read(source, _Columns(_names(columns), target))
-    rows, read_as = _dataset(raw.x, raw.y, f"{raw.name}: train", layout)
+    check_task(task)
+    check_choice("input_scale", input_scale, SCALES)
+    check_choice("target_scale", target_scale, SCALES)
+    if target_scale == "standardize" and task != "regression":
+        raise InputError(f"target_scale must be 'auto' or 'none' for classes, got {target_scale!r}", cure=NUMBERS)
+    raw = _read(source, Columns(_names(columns, "columns"), _targets(target)))
+    rows, read_as = _dataset(raw.x, raw.y, f"{raw.name}: train", layout, task)
     test = None
     if raw.x_test is not None and raw.y_test is not None:
         if raw.x.shape[1:] != raw.x_test.shape[1:] or raw.x.dtype.kind != raw.x_test.dtype.kind:
             got = f"{describe(raw.x)} and {describe(raw.x_test)}"
             raise InputError(f"{raw.name}: x_train and x_test must have one type and rows of one shape, got {got}")
-        test, _ = _dataset(raw.x_test, raw.y_test, f"{raw.name}: test", layout, first_id=len(rows))
-    n_classes = 1 + max((int(part.y.max()) for part in (rows, test) if part is not None and len(part.y)), default=0)
-    if len(rows.y) == len(rows.x) and len(labels := rows.y.unique()) == 1:
-        cure = "check the labels; with one class there is nothing to learn, and every network is right"
-        raise InputError(f"{raw.name}: train.y must have at least 2 classes, got {int(labels)} in all rows", cure=cure)
+        test, _ = _dataset(raw.x_test, raw.y_test, f"{raw.name}: test", layout, task, first_id=len(rows))
+    n_classes = _count_classes(rows, test, raw.name) if task in (None, "classification") else None
     check_dataset(rows, n_classes, where=f"{raw.name}: train")
+    check_varies(rows.y, f"{raw.name}: train", _targets(target))
     if test is not None:
         check_dataset(test, where=f"{raw.name}: test")
+        if rows.y.shape[1:] != test.y.shape[1:]:
+            got = f"{describe(raw.y)} and {describe(raw.y_test)}"
+            raise InputError(f"{raw.name}: y_train and y_test must have rows of one shape, got {got}")
 
     order = torch.randperm(len(rows), generator=generator(random_state))
     if test is None:
-        train, validation, test = (rows.take(part) for part in _stratified(rows.y, order))
+        groups = torch.zeros(len(rows)) if n_classes is None else rows.y
+        train, validation, test = (rows.take(part) for part in _stratified(groups, order))
     else:
         n_validation = min(VALIDATION_ROWS, len(rows) // VALIDATION_PART)
         train, validation = rows.take(order[n_validation:]), rows.take(order[:n_validation])
     if not (len(train) and len(validation) and len(test)):
-        got, cure = f"{len(rows)} rows of {n_classes} classes", "pass at least 10 rows of each class"
+        of = "" if n_classes is None else f" of {n_classes} classes"
+        got, cure = f"{len(rows)} rows{of}", f"pass at least 10 rows{of and ' of each class'}"
         raise InputError(f"{raw.name} must have rows for each of train, validation and test, got {got}", cure=cure)
     check_dataset(train, n_classes, where=f"{raw.name}: the split's train")
+    if scaling is None:
+        inputs = input_scale == "standardize" or (input_scale == "auto" and raw.is_csv)
+        targets = task == "regression" and target_scale != "none"
+        scaling = _scaling_of(train, raw.name, inputs=inputs, targets=targets)
+    train, validation, test = (_scaled(part, scaling, raw.name) for part in (train, validation, test))
     calibration = train.take(torch.arange(min(n_calibration, len(train))))  # random, because train is shuffled
-    read_as = f"{raw.columns or read_as}; y: {n_classes} classes"
-    return Data(raw.name, train, calibration, validation, test, n_classes, read_as)
+    read_as = f"{raw.columns or read_as}; y: {_in_words(train, n_classes)}"
+    read_as += "; inputs standardized" * (scaling.inputs is not None)
+    if scaling.targets is not None and len(scaling.targets.mean) == 1:
+        mean, spread = float(scaling.targets.mean), float(scaling.targets.spread)
+        read_as += f"; target standardized, (y - {mean:.6g}) / {spread:.6g}"
+    elif scaling.targets is not None:
+        read_as += "; targets standardized"
+    return Data(raw.name, train, calibration, validation, test, n_classes, read_as, scaling)
 
 
-def _names(columns: Sequence[str]) -> tuple[str, ...]:
-    is_list = isinstance(columns, Sequence) and not isinstance(columns, str)
-    if not is_list or not all(isinstance(name, str) for name in columns):
-        raise InputError(f"columns must be a list of names, got {describe(columns)}")
-    return tuple(columns)
+def _count_classes(rows: Dataset, test: Dataset | None, name: str) -> int:
+    if len(rows.y) == len(rows.x) and len(labels := rows.y.unique()) == 1:
+        cure = "check the labels; with one class there is nothing to learn, and every network is right"
+        raise InputError(f"{name}: train.y must have at least 2 classes, got {int(labels)} in all rows", cure=cure)
+    return 1 + max((int(part.y.max()) for part in (rows, test) if part is not None and len(part.y)), default=0)
 
 
-def _read(source: str | os.PathLike[str], columns: _Columns) -> _Source:
-    is_table = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".parquet"
-    if not isinstance(columns.target, str | None):
-        raise InputError(f"target must be the name of a column, got {describe(columns.target)}")
-    if not is_table and (columns.inputs or columns.target is not None):
+def _in_words(rows: Dataset, n_classes: int | None) -> str:
+    if n_classes is not None:
+        return f"{n_classes} classes"
+    n = rows.y[0].numel()
+    return f"{n} {'label' if rows.task == 'multilabel' else 'number'}{'s' * (n != 1)}"
+
+
+def _scaling_of(train: Dataset, name: str, *, inputs: bool, targets: bool) -> Scaling:
+    for scaled, part, values in ((inputs, "input", train.x), (targets, "target", train.y)):
+        if scaled and values.ndim != 2:
+            raise InputError(f"{part}_scale must be 'none' for {part}s {tuple(values.shape)} of {name}, got others")
+    return Scaling(Scale.of(train.x) if inputs else None, Scale.of(train.y) if targets else None)
+
+
+def _scaled(rows: Dataset, scaling: Scaling, name: str) -> Dataset:
+    for scale, values in ((scaling.inputs, rows.x), (scaling.targets, rows.y)):
+        if scale is not None and values.shape[1:] != scale.mean.shape:
+            got = f"{tuple(values.shape[1:])} in {name}"
+            raise InputError(f"rows must have the shape {tuple(scale.mean.shape)} of the scaling, got {got}")
+    x = rows.x if scaling.inputs is None else scaling.inputs(rows.x)
+    if scaling.targets is None:
+        return replace(rows, x=x)
+    return replace(rows, x=x, y=scaling.targets(rows.y), unit=scaling.targets.spread)
+
+
+def _names(names: object, argument: str) -> tuple[str, ...]:
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(n, str) for n in names):
+        raise InputError(f"{argument} must be a list of names, got {describe(names)}")
+    return tuple(names)
+
+
+def _targets(target: object) -> tuple[str, ...]:
+    return () if target is None else (target,) if isinstance(target, str) else _names(target, "target")
+
+
+def _read(source: str | os.PathLike[str], columns: Columns) -> _Source:
+    is_table = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in TABLES
+    if not is_table and (columns.inputs or columns.targets):
         raise InputError(f"columns and target must be left out for a source without columns, got {source!r}")
     if isinstance(source, str) and source == "digits":
         return _read_digits()
     if isinstance(source, str) and source.startswith("hf:"):
         return _read_hub(source.removeprefix("hf:"))
     path = as_path(source, "source").expanduser() if isinstance(source, str | os.PathLike) else Path()
-    if path.suffix.lower() not in (".npz", ".parquet"):
+    if path.suffix.lower() not in (".npz", *TABLES):
         raise InputError(f"source must be {KNOWN}, got {source!r}")
     if not path.is_file():
         raise InputError(f"source must be a file, got {path}", cure="check the path")
-    return _read_parquet(path, columns) if is_table else _read_npz(path)
+    if not is_table:
+        return _read_npz(path)
+    x, y, words = read_table(path, columns)
+    return _Source(path.name, x, y, columns=words, is_csv=path.suffix.lower() == ".csv")
 
 
 def _read_digits() -> _Source:
@@ -186,41 +249,6 @@ def _read_npz(path: Path) -> _Source:
     return _Source(path.name, *arrays)
 
 
-def _read_parquet(path: Path, columns: _Columns) -> _Source:
-    try:
-        import pandas
-
-        frame = pandas.read_parquet(path)
-    except ImportError as error:
-        cure = "pip install pandas pyarrow, or save the data as .npz"
-        raise InputError(f"reading {path} needs pandas and pyarrow, got {error}", cure=cure) from error
-    except Exception as error:  # the engines' own errors have no common class
-        raise InputError(f"{path} must be a .parquet file, got {error}", cure="copy it again") from error
-    if any(name is not None for name in frame.index.names):  # what was made an index is a column
-        frame = frame.reset_index(allow_duplicates=True)
-    names = list(frame.columns)
-    target = columns.target or _column(LABEL_COLUMNS, names, path, cure=TARGET)
-    inputs = list(columns.inputs) or [name for name in names if name != target]
-    for name in (*inputs, target):
-        if names.count(name) != 1 or inputs.count(name) > 1 or (name == target and target in inputs):
-            got = f"{name!r} of {', '.join(map(repr, names))}, target {target!r}"
-            raise InputError(f"columns and target must be different columns of {path}, got {got}")
-    is_number, is_bool = pandas.api.types.is_numeric_dtype, pandas.api.types.is_bool_dtype
-    others = [f"{n!r} of {frame[n].dtype}" for n in inputs if not is_number(frame[n]) and not is_bool(frame[n])]
-    if others or not inputs:
-        cure = "name the columns of numbers by columns (--columns), or encode the others"
-        raise InputError(f"{path} must have columns of numbers, got {', '.join(others) or 'none'}", cure=cure)
-    x = frame[inputs].to_numpy(dtype=np.float64, na_value=np.nan)
-    labels = frame[target]
-    y = (
-        labels.to_numpy(dtype=np.float64, na_value=np.nan)
-        if is_number(labels) or is_bool(labels)
-        else labels.to_numpy()
-    )
-    listed = ", ".join(map(str, inputs[:8])) + (f" and {len(inputs) - 8} more" if len(inputs) > 8 else "")
-    return _Source(path.name, x, y, columns=f"x: columns {listed}; target {target}")
-
-
 def _read_hub(name: str) -> _Source:
     where = f"hf:{name}"
     try:
@@ -241,7 +269,9 @@ def _read_hub(name: str) -> _Source:
 
 def _hub_arrays(split: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels uint8 (n, H, W) or (n, H, W, 3) and the labels (n,) of one split."""
-    image, label = (_column(names, split.column_names, where) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
+    image, label = (
+        one_column(names, split.column_names, where, "rename or drop columns") for names in (IMAGE_COLUMNS, HUB_LABELS)
+    )
     pixels = [np.asarray(p if p.mode in ("L", "RGB") else p.convert("RGB")) for p in split[image]]
     shapes = sorted({array.shape for array in pixels})
     if len(shapes) > 1:
@@ -250,20 +280,17 @@ def _hub_arrays(split: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pixels), np.asarray(split[label])
 
 
-def _column(names: tuple[str, ...], columns: list[str], where: object, cure: str = "rename or drop columns") -> str:
-    present = [name for name in names if name in columns]
-    if len(present) != 1:  # a second column of labels would leak the answer into x
-        got = f"columns {', '.join(map(str, columns))}"
-        message = f"{where} must have exactly one column {' or '.join(names)}, got {got}"
-        raise InputError(message, cure=cure)
-    return present[0]
-
-
-def _dataset(x: np.ndarray, y: np.ndarray, where: str, layout: str, first_id: int = 0) -> tuple[Dataset, str]:
+def _dataset(
+    x: np.ndarray, y: np.ndarray, where: str, layout: str, task: str | None, first_id: int = 0
+) -> tuple[Dataset, str]:
     """Return the rows, and how they were read."""
     inputs, words = read_inputs(x, f"{where}.x", layout)
-    labels = read_labels(y, len(x), f"{where}.y")
-    return Dataset(inputs, labels, torch.arange(first_id, first_id + len(x))), f"x: {describe(x)}, {words}"
+    if task in (None, "classification"):
+        targets = read_labels(y, len(x), f"{where}.y")
+    else:
+        targets = as_targets(y, len(x), f"{where}.y", task).to(inputs.dtype)
+    rows = Dataset(inputs, targets, torch.arange(first_id, first_id + len(x)), task)
+    return rows, f"x: {describe(x)}, {words}"
 
 
 def _stratified(y: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilience.agreement import check_task
 from consilience.checks import check_count
 from consilience.errors import InputError
 from consilience.population.checkpoints import import_checkpoints
 from consilience.population.member import Member, copies, join_members
 from consilience.population.storage import Contents, member_tensors, read_population, write_population
 from consilience.store import fingerprint
+from consilience.tasks import check_task
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.modules import as_example
 from consilience.units.outputs import Pick, check_pick
@@ -37,7 +37,7 @@ class Population:
     failed : members that training gave up on: index at training → why. They are not in ``members``.
     provenance : how the population came about; goes into its ``config.json``.
     metrics : one record per epoch and member, as `train_population` leaves them.
-    task : "classification" or "regression", what the members were trained for; None if unknown.
+    task : "classification", "regression" or "multilabel", what the members were trained for; None if unknown.
     snapshots : epoch of training (from 1, ascending) → the members as they were after it, in the same order, as a
         population without snapshots.
     """
@@ -198,7 +198,7 @@ class Population:
             one; or where to import one of these from, as in ``"package.module:Class"``, the current directory first.
         example_input : (n, ...) inputs, n ≥ 1, to whose type checkpoints of other floating types are converted.
         strict : raise at the first checkpoint that cannot be used, instead of skipping it.
-        task : "classification" or "regression", if it is known.
+        task : "classification", "regression" or "multilabel", if it is known.
         output : which outputs are taken; see `from_modules`.
         key : where the weights lie in the files, a key or the attribute of a trainer, as in ``"state_dict_ema"``. By
             default, whatever has all names of the module's: the weights rather than their average, a student rather

@@ -20,7 +20,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocato
 from numpy.typing import NDArray
 
 from consilience.errors import InputError
-from consilience.evaluation import Score
+from consilience.evaluation import AnyScore
 from consilience.report.numbers import counted, percent, with_spread
 from consilience.report.plots import count_ticks, legend_above, legend_beside, note_below, plain_log_ticks
 from consilience.report.results import REFERENCES, LayerSummary, LearningPoint, Role, Row, first
@@ -50,7 +50,7 @@ SIZES = {"*": 10.5, "X": 7.5}  # of markers, in points; 6 for others
 
 @styled
 def accuracy_against_width(table: Sequence[Row], ax: Axes | None = None) -> Axes:
-    """Draw test accuracy (%) against the number of parameters at inference (logarithmic), with 1-standard-error bars.
+    """Draw test accuracy (or R²) against parameters at inference (logarithmic), with 1-standard-error bars.
 
     One line for each correction of the assembly, widths written above; points for all other methods; horizontal lines
     for the mean member, the best member and the ensemble. Rows far below the others (`fence`) are named under the axes.
@@ -60,10 +60,10 @@ def accuracy_against_width(table: Sequence[Row], ax: Axes | None = None) -> Axes
         raise InputError("table must have a row, got none")
     references = [row for row in table if row.role in REFERENCES]
     floor = fence([row.test for row in table])
-    shown = [row for row in table if row.test.accuracy >= floor or row in references]
+    shown = [row for row in table if row.test.quality >= floor or row in references]
     low, high = limits([row.test for row in shown])
     ax = ax or new_figure(4.3).subplots()
-    ax.set(xscale="log", xlabel="parameters at inference", ylabel="test accuracy (%)", ylim=(low, high))
+    ax.set(xscale="log", xlabel="parameters at inference", ylabel=f"test {table[0].test.metric} (%)", ylim=(low, high))
     ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     for row in references:
         _reference(ax, row)
@@ -78,7 +78,7 @@ def accuracy_against_width(table: Sequence[Row], ax: Axes | None = None) -> Axes
     _parameters(ax, points or table)
     legend_beside(ax)
     missing = [row for row in table if row not in shown]
-    note_below(ax, [f"{row.method} {row.width}".strip() + f" {percent(row.test.accuracy)}" for row in missing])
+    note_below(ax, [f"{row.method} {row.width}".strip() + f" {percent(row.test.quality)}" for row in missing])
     return ax
 
 
@@ -86,7 +86,7 @@ def accuracy_against_width(table: Sequence[Row], ax: Axes | None = None) -> Axes
 def learning_curves(
     learning: Mapping[str, Sequence[LearningPoint]], table: Sequence[Row] = (), ax: Axes | None = None
 ) -> Axes:
-    """Draw test accuracy (%) against gradient steps, with 1-standard-error bands; the ensemble of ``table`` as a line.
+    """Draw test accuracy (or R²) against gradient steps, with 1-standard-error bands; the ensemble as a line.
 
     The range fits the second half of every curve. A curve that starts below it is named under the axes. Raises an
     `InputError` if there is no curve, or one without points.
@@ -99,7 +99,7 @@ def learning_curves(
     late = [point.test for points in curves.values() for point in points if 2 * point.step >= points[-1].step]
     low, high = limits([*late, *([ensemble.test] if ensemble else [])])
     ax = ax or new_figure(3.4).subplots()
-    ax.set(xlabel="gradient steps", ylabel="test accuracy (%)", ylim=(low, high))
+    ax.set(xlabel="gradient steps", ylabel=f"test {late[0].metric} (%)", ylim=(low, high))
     ax.margins(x=0.02)
     ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     count_ticks(ax.xaxis, 6)
@@ -166,21 +166,23 @@ def size_curve(layer: LayerSummary, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def fence(scores: Sequence[Score]) -> float:
-    """Return the accuracy below which a score is not drawn: median − 3 · max(best − median, 2 · median standard error).
+def fence(scores: Sequence[AnyScore]) -> float:
+    """Return the accuracy (or R²) below which a score is not drawn:
+    median − 3 · max(best − median, 2 · median standard error).
 
     Scores are skewed: a method that fails can fall by 80 points, one that excels gains one. So the distance below the
     median is measured by how far the best is above it.
 
+    >>> from consilience.evaluation import Score
     >>> round(fence([Score(accuracy, 0.001, 0.1, 100) for accuracy in (0.2, 0.9, 0.96, 0.97, 0.98)]), 3)
     0.9
     """
-    accuracy, error = (np.array([getattr(score, key) for score in scores]) for key in ("accuracy", "accuracy_se"))
+    accuracy, error = (np.array([getattr(score, key) for score in scores]) for key in ("quality", "quality_se"))
     middle = float(np.median(accuracy))
     return middle - 3 * max(float(accuracy.max()) - middle, 2 * float(np.median(error)))
 
 
-def limits(scores: Sequence[Score]) -> tuple[float, float]:
+def limits(scores: Sequence[AnyScore]) -> tuple[float, float]:
     """Return a range of y, in %, that holds these scores with their standard errors, and some air."""
     accuracy, error = _percents(scores)
     low, high = float((accuracy - error).min()), float((accuracy + error).max())
@@ -188,17 +190,17 @@ def limits(scores: Sequence[Score]) -> tuple[float, float]:
     return low - air, high + air
 
 
-def _accuracy(score: Score) -> str:
-    return f"{with_spread(100 * score.accuracy, 100 * score.accuracy_se, 1)} %"
+def _accuracy(score: AnyScore) -> str:
+    return f"{with_spread(100 * score.quality, 100 * score.quality_se, 1)} %"
 
 
-def _percents(scores: Sequence[Score]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return 100 * np.array([s.accuracy for s in scores]), 100 * np.array([s.accuracy_se for s in scores])
+def _percents(scores: Sequence[AnyScore]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return 100 * np.array([s.quality for s in scores]), 100 * np.array([s.quality_se for s in scores])
 
 
 def _reference(ax: Axes, row: Row) -> None:
     """Draw a row as a horizontal line; the ensemble with a band of 1 standard error, for which only one has room."""
-    color, accuracy, error = LOOKS[row.role][0], 100 * row.test.accuracy, 100 * row.test.accuracy_se
+    color, accuracy, error = LOOKS[row.role][0], 100 * row.test.quality, 100 * row.test.quality_se
     if row.role is Role.ENSEMBLE:
         ax.axhspan(accuracy - error, accuracy + error, color=color, alpha=0.07, linewidth=0, zorder=0.6)
     ax.axhline(accuracy, color=color, linewidth=1.1, zorder=1.5, label=f"{row.role} {_accuracy(row.test)}")
@@ -206,11 +208,11 @@ def _reference(ax: Axes, row: Row) -> None:
 
 def _below(name: str, points: Sequence[LearningPoint], low: float) -> str:
     """Say how long a curve is below the range; "" if it never is."""
-    below = [point for point in points if 100 * point.test.accuracy < low]
+    below = [point for point in points if 100 * point.test.quality < low]
     if not below:
         return ""
     start, end = below[0], below[-1]
-    return f"{name} up to step {end.step:,} (step {start.step:,}: {percent(start.test.accuracy)})"
+    return f"{name} up to step {end.step:,} (step {start.step:,}: {percent(start.test.quality)})"
 
 
 def _looks(series: Mapping[str, Sequence[Row]]) -> dict[str, tuple[str, str]]:

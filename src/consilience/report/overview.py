@@ -35,6 +35,8 @@ def render_page(experiment: Experiment) -> str:
         n_members=experiment.n_members,
         summary=summary_sentences(experiment),
         table=score_table(table),
+        metric=table[0].test.metric,
+        has_nearness=any(row.closeness for row in table),
         has_full=any(row.width == FULL for row in table),
         has_alternatives=any(row.role.group == "alternative" for row in table),
         centroids=_centroids(experiment),

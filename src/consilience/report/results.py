@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from consilience.errors import ArtefactError, ConsilienceError
-from consilience.evaluation import Score
+from consilience.evaluation import AnyScore, Closeness
 from consilience.report.portraits import LayerAtlas
 from consilience.schema import read_object
 
@@ -60,13 +60,14 @@ class Row:
     role: Role  # what it is
     width: str  # "1x", "2x", …, "full", or "" where widths do not apply
     parameters: int  # number of parameters at inference (an ensemble counts all its members)
-    test: Score
-    validation: Score
+    test: AnyScore
+    validation: AnyScore
     steps: int  # gradient steps beyond the training of the members; 0 for zero-shot methods
     seconds: float  # wall-clock seconds beyond the training of the members
-    # Standard error of the difference of its test accuracy, paired by sample, from that of the ensemble or, for a
-    # fine-tuned assembly, of the network from scratch; None if it was not measured.
+    # Standard error of the difference of its test accuracy (or R²), paired by sample, from that of the ensemble or, for
+    # a fine-tuned assembly, of the network from scratch; None if it was not measured.
     difference_se: float | None = None
+    closeness: Closeness | None = None  # to the ensemble on test samples; None if it was not measured
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class LearningPoint:
     """Test score after a number of gradient steps."""
 
     step: int
-    test: Score
+    test: AnyScore
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Experiment:
     """Everything in a report."""
 
     title: str  # heading
-    data: Mapping[str, Any]  # name, sizes of the splits, number of classes, image shape
+    data: Mapping[str, Any]  # name, task, sizes of the splits, number of classes, image shape
     population: Mapping[str, Any]  # number of members, their class and widths, failed members, training hyperparameters
     census: Mapping[str, Any]  # hyperparameters of the census
     table: list[Row]  # rows in the order shown

@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from consilience.evaluation import Score
+from consilience.evaluation import AnyScore, RegressionScore
 from consilience.report.numbers import decimal, with_spread
 from consilience.report.results import Row
 from consilience.report.tables import Cell, Column, Table
 
+MOST_OUTPUTS = 3  # whose errors are written
 GROUPS = {"members": "Members", "alternative": "Alternatives", "assembly": "Assemblies"}
 
 
@@ -28,23 +29,31 @@ class Value:
     goodness: Callable[[Row], float] | None = None
 
 
-def _scores(over: str, of: Callable[[Row], Score]) -> tuple[Value, Value]:
-    """Return the columns of accuracy and loss on test or validation samples."""
-    return (
-        Value("accuracy (%)", over, lambda row: accuracy(of(row)), lambda row: of(row).accuracy),
-        Value("loss", over, lambda row: decimal(of(row).loss, 3), lambda row: -of(row).loss),
+def _scores(over: str, of: Callable[[Row], AnyScore], metric: str) -> tuple[Value, Value]:
+    """Return the columns of accuracy and loss, or R² and RMSE, on test or validation samples."""
+    second = Value("RMSE", over, lambda row: rmse(of(row)), lambda row: -_mean_rmse(of(row)))
+    if metric != RegressionScore.metric:
+        second = Value("loss", over, lambda row: decimal(of(row).loss, 3), lambda row: -of(row).loss)
+    return Value(f"{metric} (%)", over, lambda row: quality(of(row)), lambda row: of(row).quality), second
+
+
+def _values(rows: Sequence[Row]) -> list[Value]:
+    """Return the columns of a table; those of the ensemble are left out where nothing was compared with it."""
+    metric = rows[0].test.metric if rows else "accuracy"
+    nearness = (
+        Value("error", "Ensemble", lambda row: "" if row.closeness is None else f"{row.closeness.error:.2g}"),
+        Value("worth", "Ensemble", lambda row: "" if row.closeness is None else f"{row.closeness.worth:.1f}"),
     )
-
-
-VALUES = (
-    Value("Method", "", lambda row: row.method),
-    Value("Width", "", lambda row: row.width),
-    Value("Parameters", "", lambda row: f"{row.parameters:,}"),
-    *_scores("Test", lambda row: row.test),
-    *_scores("Validation", lambda row: row.validation),
-    Value("Steps", "", lambda row: f"{row.steps:,}"),
-    Value("Seconds", "", lambda row: seconds(row.seconds)),
-)
+    return [
+        Value("Method", "", lambda row: row.method),
+        Value("Width", "", lambda row: row.width),
+        Value("Parameters", "", lambda row: f"{row.parameters:,}"),
+        *_scores("Test", lambda row: row.test, metric),
+        *(nearness if any(row.closeness for row in rows) else ()),
+        *_scores("Validation", lambda row: row.validation, metric),
+        Value("Steps", "", lambda row: f"{row.steps:,}"),
+        Value("Seconds", "", lambda row: seconds(row.seconds)),
+    ]
 
 
 def score_table(rows: Sequence[Row]) -> Table:
@@ -54,9 +63,10 @@ def score_table(rows: Sequence[Row]) -> Table:
     """
     counts = {"Test": {row.test.n for row in rows}, "Validation": {row.validation.n for row in rows}}
     over = {name: f"{name} (n = {min(n):,})" if len(n) == 1 else name for name, n in counts.items()}
-    columns = [Column(v.heading, over.get(v.over, ""), v.heading in ("Method", "Width")) for v in VALUES]
+    values = _values(rows)
+    columns = [Column(v.heading, over.get(v.over, v.over), v.heading in ("Method", "Width")) for v in values]
     groups = dict.fromkeys(row.role.group for row in rows)
-    return Table(columns, {GROUPS[name]: _cells([row for row in rows if row.role.group == name]) for name in groups})
+    return Table(columns, {GROUPS[name]: _cells([r for r in rows if r.role.group == name], values) for name in groups})
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -64,13 +74,24 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return score_table(rows).markdown()
 
 
-def accuracy(score: Score) -> str:
-    """Write an accuracy and its standard error in %.
+def quality(score: AnyScore) -> str:
+    """Write an accuracy, or R², and its standard error in %.
 
-    >>> accuracy(Score(0.9722, 0.0087, 0.1, 360))
+    >>> from consilience.evaluation import Score
+    >>> quality(Score(0.9722, 0.0087, 0.1, 360))
     '97.22 ± 0.87'
     """
-    return with_spread(100 * score.accuracy, 100 * score.accuracy_se) if math.isfinite(score.accuracy) else "–"
+    return with_spread(100 * score.quality, 100 * score.quality_se) if math.isfinite(score.quality) else "–"
+
+
+def rmse(score: AnyScore) -> str:
+    """Write the root mean squared errors of the first outputs, in their own units.
+
+    >>> rmse(RegressionScore(0.5, 0.1, (53.271, 0.0123), 89))
+    '53.3, 0.0123'
+    """
+    each = score.rmse if isinstance(score, RegressionScore) else ()
+    return ", ".join(f"{error:#.3g}".rstrip(".") for error in each[:MOST_OUTPUTS]) + ", …" * (len(each) > MOST_OUTPUTS)
 
 
 def seconds(value: float) -> str:
@@ -82,10 +103,15 @@ def seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 9.95 or value == 0 else f"{value:.2g}"
 
 
-def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
-    best = [_best(rows, value) for value in VALUES]
-    texts = [[value.write(row) for value in VALUES] for row in rows]
+def _cells(rows: Sequence[Row], values: Sequence[Value]) -> list[list[Cell]]:
+    best = [_best(rows, value) for value in values]
+    texts = [[value.write(row) for value in values] for row in rows]
     return [[Cell(text, text == mark) for text, mark in zip(line, best, strict=True)] for line in texts]
+
+
+def _mean_rmse(score: AnyScore) -> float:
+    each = score.rmse if isinstance(score, RegressionScore) else ()
+    return sum(each) / len(each) if len(each) == 1 else math.nan  # outputs differ in units
 
 
 def _best(rows: Sequence[Row], value: Value) -> str | None:

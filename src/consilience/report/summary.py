@@ -1,6 +1,6 @@
 """What the numbers of an experiment say, in sentences that promise no more than the standard errors allow.
 
-- An assembly is chosen by its validation accuracy, and quoted by its test accuracy.
+- An assembly is chosen by its validation accuracy (or R²), and quoted by its test accuracy.
 - A difference is "within noise" if it is less than two standard errors, which are paired by sample. Older results have
   no paired error; √(s₁² + s₂²), as if the two scores were independent, is larger.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from consilience.report.numbers import with_spread
 from consilience.report.results import REFERENCES, Experiment, Role, Row, first
-from consilience.report.scores import accuracy
+from consilience.report.scores import quality
 
 NOISE = 2.0  # standard errors
 FULL = "full"
@@ -27,7 +27,8 @@ def summary_sentences(experiment: Experiment) -> list[str]:
 def _members(table: Sequence[Row]) -> list[str]:
     rows = [row for role in REFERENCES if (row := first(table, role))]
     scores = ", ".join(f"{row.method} {_reached(row)}" for row in rows)
-    return [f"Accuracy on {rows[0].test.n:,} test samples: {scores}."] if rows else []
+    heading = "" if not rows else rows[0].test.metric[0].upper() + rows[0].test.metric[1:]
+    return [f"{heading} on {rows[0].test.n:,} test samples: {scores}."] if rows else []
 
 
 def _assemblies(table: Sequence[Row]) -> list[str]:
@@ -38,10 +39,10 @@ def _assemblies(table: Sequence[Row]) -> list[str]:
         return []
     if not smaller:
         return [_against_ensemble("Assembly of full width", _best(assemblies), ensemble)]
-    narrowest = min(row.parameters for row in smaller)
+    narrowest, metric = min(row.parameters for row in smaller), ensemble.test.metric
     sentences = [
         _against_ensemble("Narrowest assembly", _best([r for r in smaller if r.parameters == narrowest]), ensemble),
-        _against_ensemble("Best assembly below full width, by validation accuracy", _best(smaller), ensemble),
+        _against_ensemble(f"Best assembly below full width, by validation {metric}", _best(smaller), ensemble),
     ]
     return sentences if _best(smaller).parameters > narrowest else sentences[1:]
 
@@ -49,7 +50,10 @@ def _assemblies(table: Sequence[Row]) -> list[str]:
 def _against_ensemble(heading: str, row: Row, ensemble: Row) -> str:
     share = 100 * row.parameters / max(1, ensemble.parameters)
     name = f"{heading} ({row.method}{row.width and '; ' + row.width}; {share:.0f} % of the ensemble's parameters)"
-    return f"{name}: {_reached(row)}, {_difference(row, ensemble)} the ensemble."
+    near = row.closeness
+    known = near is not None and math.isfinite(near.worth)
+    worth = f"; its outputs are as near to it as the mean of {near.worth:.1f} members" if near and known else ""
+    return f"{name}: {_reached(row)}, {_difference(row, ensemble)} the ensemble{worth}."
 
 
 def _trained(table: Sequence[Row]) -> list[str]:
@@ -72,8 +76,8 @@ def _pair(tuned: Row, scratch: Row) -> str:
 def _difference(row: Row, reference: Row) -> str:
     """Say where the first is, measured from the second."""
     a, b, error = row.test, reference.test, row.difference_se
-    difference = a.accuracy - b.accuracy
-    error = math.hypot(a.accuracy_se, b.accuracy_se) if error is None else error
+    difference = a.quality - b.quality
+    error = math.hypot(a.quality_se, b.quality_se) if error is None else error
     if difference == 0:
         return "equal to"
     noise = " (within noise)" if abs(difference) < NOISE * error else ""
@@ -82,9 +86,9 @@ def _difference(row: Row, reference: Row) -> str:
 
 
 def _best(rows: Sequence[Row]) -> Row:
-    """Return the row of highest validation accuracy; of equals, the one with fewest parameters."""
-    return max(rows, key=lambda row: (row.validation.accuracy, -row.parameters))
+    """Return the row of highest validation accuracy or R²; of equals, the one with fewest parameters."""
+    return max(rows, key=lambda row: (row.validation.quality, -row.parameters))
 
 
 def _reached(row: Row) -> str:
-    return f"{accuracy(row.test)} %"
+    return f"{quality(row.test)} %"

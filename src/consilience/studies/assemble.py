@@ -12,7 +12,7 @@ import tyro
 import consilience as cs
 from consilience.names import Correction, Pooling
 from consilience.studies.request import ADDED, POSITIONAL, PRESENTATION, Options, Output, OwnNetworks, Reading
-from consilience.studies.result import Result, digest_of, run_cached
+from consilience.studies.result import Result, digest_of, named_value, run_cached
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -37,14 +37,14 @@ class Request(OwnNetworks, Reading, Options, Output):
 
 
 def run(request: Request) -> Result:
-    """Return the size of the network and, if the data is known, its accuracy beside that of the ensemble."""
+    """Return the size of the network and, if the data is known, its accuracy or R² beside that of the ensemble."""
     from consilience.store import check_destination
     from consilience.store.network import FOREIGN, describe_network
     from consilience.studies.networks import open_census
     from consilience.studies.samples import check_fits, known_source
 
     check_destination(request.out, "network")
-    census, population = open_census(request.census, request.module, request.key)
+    census, population = open_census(request.census, request.module, request.key, request.output)
     source = known_source(population, request.data, request.seed, request)
     data = None if source is None else source.load()
     if data is not None:
@@ -61,9 +61,9 @@ def run(request: Request) -> Result:
     if data is not None:
         for name, scored in (("assembly", network), ("ensemble of the members", cs.Ensemble(census.population_))):
             score = cs.evaluate(scored, data.validation)
-            accuracy = f"{100 * score.accuracy:.2f} ± {100 * score.accuracy_se:.2f} %"
-            lines.append(f"  {name:<24} validation accuracy {accuracy}")
-            as_json[f"{name.split()[0]}_validation_accuracy"] = score.accuracy
+            quality = f"{100 * score.quality:.2f} ± {100 * score.quality_se:.2f} %"
+            lines.append(f"  {name:<24} validation {score.metric} {quality}")
+            as_json[f"{name.split()[0]}_{named_value(score)}"] = score.quality
     return Result("\n".join(lines), as_json)
 
 

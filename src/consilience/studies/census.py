@@ -62,7 +62,7 @@ class Request(InputShape, OwnNetworks, Reading, Options, Output):
 def run(request: Request) -> Result:
     """Return a table of the layers: units, clusters, and what of them is more than chance."""
     from consilience.store import check_destination
-    from consilience.studies.networks import left_out_of, open_population, parse_shape
+    from consilience.studies.networks import is_population, left_out_of, open_population, parse_shape
     from consilience.studies.progress import stages
     from consilience.studies.samples import source_of
     from consilience.studies.significance import measured_significance
@@ -74,8 +74,10 @@ def run(request: Request) -> Result:
     if request.data is not None or request.grounding == "activations" or request.distance == "activation":
         source = source_of(request.population, request.data, request.seed, request)
         x, data = source.load().calibration.x, source.entries(request.data)
-        shape = shape or tuple(x.shape[1:])
-    population = open_population(request.population, request.module, shape, request.seed, request.key)
+    if shape is None and x is not None and not is_population(request.population):
+        shape = tuple(x.shape[1:])
+    options: dict[str, Any] = {"key": request.key, "output": request.output, "task": data.get("task")}
+    population = open_population(request.population, request.module, shape, request.seed, **options)
     census = load_or_fit(request, population, x, data)
     with stages("chance levels"):
         significance, unmeasured = measured_significance(census)

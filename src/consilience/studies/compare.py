@@ -73,7 +73,7 @@ def run(request: Request) -> Result:
     check_destination(request.out, KIND)
     shape, seed = parse_shape(request.example_shape), request.seed
     populations = {
-        name: open_networks(source, request.module, shape, seed, request.key)
+        name: open_networks(source, request.module, shape, seed, request.key, request.output)
         for name, source in zip(_names(request.sources), request.sources, strict=True)
     }
     source = unseen_source(request.sources, request.data, seed, request)
@@ -84,6 +84,9 @@ def run(request: Request) -> Result:
 
     def make() -> tuple[str, str]:
         samples = unseen_samples(request.sources, source, seed, request.samples)
+        if samples.task not in (None, "classification"):
+            cure = "cs.ModelComparison().fit(populations, x) compares networks without labels"
+            raise InputError(f"data must have classes, got those of a {samples.task}", cure=cure)
         settings = {**arguments(request, cs.ModelComparison), "layers": list(request.layers) or None}
         barriers = None
         with stages("comparing") as progress:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import cycle
 from typing import Any, TypeVar
 
@@ -19,19 +20,29 @@ from consilience.census import Census, LayerCensus, Significance
 from consilience.checks import resolve_width
 from consilience.data import Data
 from consilience.errors import TrainingError
-from consilience.evaluation import Score, evaluate, mean_score, paired_error, scored
+from consilience.evaluation import (
+    AnyScore,
+    Closeness,
+    EnsembleOutputs,
+    Score,
+    evaluate,
+    mean_score,
+    paired_error,
+    scored,
+)
 from consilience.population.population import Population
 from consilience.report.results import ChanceSummary, Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.schema import read_object
 from consilience.studies.atlas import CHANNELS, atlas, kernel_shape
 from consilience.studies.samples import check_fits
 from consilience.studies.significance import measured_significance
-from consilience.training import Run, Training, fit_members
+from consilience.training import Run, Trained, Training, fit_members
 from consilience.training.train import initialise
 
 WIDTHS = ("1x", "2x", "4x")
 CORRECTIONS = ("none", "least-squares", "second-order", "distill")
 TRAINED_WIDTH = "2x"  # the width at which fine-tuning and training from scratch are compared
+N_POINTS = 20  # of a curve where training does not measure the score
 LAST, LAST_RATE = 5, 0.1  # one step in this many is taken last, at this share of the rate
 N_CENTROIDS = 64
 COMPARED_WITH = {Role.ASSEMBLY: Role.ENSEMBLE, Role.FINE_TUNED: Role.SCRATCH}  # in the summary
@@ -47,7 +58,12 @@ class _Contest:
     data: Data
     random_state: int
     rows: list[Row] = field(default_factory=list)
-    right: dict[Role, Tensor] = field(default_factory=dict)  # of the first row of a role, which test samples
+    added: dict[Role, Tensor] = field(default_factory=dict)  # by the first row of a role, what test samples add
+
+    @cached_property
+    def ensemble(self) -> EnsembleOutputs:
+        """What networks are compared with on test samples."""
+        return EnsembleOutputs(self.population, self.data.test)
 
     @property
     def population(self) -> Population:
@@ -79,11 +95,12 @@ class _Contest:
     def add(self, method: str, role: Role, width: str, network: nn.Module, steps: int = 0, seconds: float = 0) -> None:
         """Score a network and add its row."""
         size = sum(parameter.numel() for parameter in network.parameters())
-        (test, right), validation = scored(network, self.data.test), evaluate(network, self.data.validation)
-        reference = self.right.get(COMPARED_WITH[role]) if role in COMPARED_WITH else None
-        error = None if reference is None else paired_error(right, reference)
-        self.right.setdefault(role, right)
-        self.rows.append(Row(method, role, width, size, test, validation, steps, seconds, error))
+        (test, added), validation = scored(network, self.data.test), evaluate(network, self.data.validation)
+        reference = self.added.get(COMPARED_WITH[role]) if role in COMPARED_WITH else None
+        error = None if reference is None else paired_error(added, reference)
+        self.added.setdefault(role, added)
+        near = None if role is Role.ENSEMBLE else self.ensemble.closeness(network)
+        self.rows.append(Row(method, role, width, size, test, validation, steps, seconds, error, near))
 
     def add_members(self) -> None:
         """Add the members, their ensemble, and what can be made of them without a census."""
@@ -91,7 +108,9 @@ class _Contest:
         test = mean_score([evaluate(member.module, data.test) for member in population])
         validation = mean_score([evaluate(member.module, data.validation) for member in population])
         size = sum(parameter.numel() for parameter in population.members[0].module.parameters())
-        self.rows.append(Row("mean member", Role.MEAN_MEMBER, "", size, test, validation, 0, 0.0))
+        error = self.ensemble.member_error
+        near = Closeness(error, None, 1.0, error, len(data.test))
+        self.rows.append(Row("mean member", Role.MEAN_MEMBER, "", size, test, validation, 0, 0.0, closeness=near))
         best = best_member(population, data.validation)
         self.add("best member on validation", Role.BEST_MEMBER, "", best)
         self.add("ensemble of the members", Role.ENSEMBLE, "", Ensemble(population))
@@ -117,20 +136,35 @@ class _Contest:
             rate = self.training.learning_rate * share
             training = replace(self.training, shuffle="independent", subset="full", learning_rate=rate)
             run = Run(training, self.random_state, (test.x, test.y), n_steps, members=(0,) * n, n_members=1)
+            if self.data.task != "classification":
+                last = math.ceil(n_steps / math.ceil(len(train) / training.batch_size))
+                run = replace(run, snapshot_epochs=[*range(1, last, 1 + last // N_POINTS), last])
+            run = replace(run, task=self.data.task)
             trained, took = _timed(partial(fit_members, [*networks.values()], train.x, train.y, run))
             if trained.failed:
                 why = next(iter(trained.failed.values()))
                 raise TrainingError(f"a network trained for comparison failed: {why}")
             for network, state in zip(networks.values(), trained.states, strict=True):
                 network.load_state_dict(state)
-            for record, role in zip(trained.metrics, cycle(networks)):
-                p = record["validation_accuracy"]
-                score = Score(p, math.sqrt(p * (1 - p) / len(test)), record["validation_loss"], len(test))
-                curves[role.value].append(LearningPoint(done + record["steps"], score))
+            for step, role, score in self._scores_of(trained, networks):
+                curves[role].append(LearningPoint(done + step, score))
             seconds, done = seconds + took, done + n_steps
         for role, network in networks.items():
             self.add(role, role, width, network, steps, seconds / n)
         return curves
+
+    def _scores_of(self, trained: Trained, networks: Mapping[Role, nn.Module]) -> Iterator[tuple[int, Role, AnyScore]]:
+        """Test scores after epochs: after each, which training measures, or after those of its snapshots."""
+        if not trained.snapshots:
+            for record, role in zip(trained.metrics, cycle(networks)):
+                p, n = record["validation_accuracy"], len(self.data.test)
+                yield record["steps"], role, Score(p, math.sqrt(p * (1 - p) / n), record["validation_loss"], n)
+        steps = {record["epoch"]: record["steps"] for record in trained.metrics}
+        for epoch, states in trained.snapshots.items():
+            for (role, network), state in zip(networks.items(), states, strict=True):
+                then = copy.deepcopy(network)
+                then.load_state_dict(state)
+                yield steps[epoch], role, evaluate(then, self.data.test)
 
     def add_distilled(self) -> None:
         """Add the assembly's rivals: the ensemble distilled into a member and, of equal widths, into one made wider."""
@@ -261,7 +295,8 @@ def _centroid_images(census: Census, data: Data) -> list[Any]:
 def _describe_data(data: Data) -> dict[str, Any]:
     sizes = {f"n_{part}": len(getattr(data, part)) for part in ("train", "calibration", "validation", "test")}
     image_shape = data.image_shape and list(data.image_shape)
-    return {"name": data.name, **sizes, "n_classes": data.n_classes, "image_shape": image_shape}
+    kind = {"n_classes": data.n_classes} if data.n_classes else {"task": data.task, "n_outputs": data.n_outputs}
+    return {"name": data.name, **sizes, **kind, "image_shape": image_shape}
 
 
 def _describe_population(population: Population) -> dict[str, Any]:

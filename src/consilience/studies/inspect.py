@@ -27,6 +27,6 @@ def run(request: Request) -> Result:
 
     began = time.perf_counter()
     shape = parse_shape(request.example_shape)
-    population = open_networks(request.source, request.module, shape, request.seed, request.key)
+    population = open_networks(request.source, request.module, shape, request.seed, request.key, request.output)
     inspection = inspect_population(population, time.perf_counter() - began)
     return Result(str(inspection), asdict(inspection), inspection)

@@ -68,7 +68,7 @@ def run(request: Request) -> Result:
     check_count("circuits", request.circuits, least=0)
     source, module, seed = request.source, request.module, request.seed
     data = known_source(source, request.data, seed, request)
-    population = open_networks(source, module, parse_shape(request.example_shape), seed, request.key)
+    population = open_networks(source, module, parse_shape(request.example_shape), seed, request.key, request.output)
     inputs, assembly = {"networks": population.fingerprint[:16], "data": None}, None
     inputs |= {} if data is None else data.entries(request.data)
     if request.assembly is not None:
@@ -77,7 +77,8 @@ def run(request: Request) -> Result:
         inputs["assembly"] = assembly.fingerprint[:16]
 
     def make() -> tuple[str, str]:
-        samples = None if data is None else data.load().test
+        loaded = None if data is None else data.load()
+        samples = loaded.test if loaded is not None and loaded.task == "classification" else None
         networks = Networks(source, population, request.member, assembly)
         measure = partial(cs.Clusterability, **arguments(request, cs.Clusterability), n_jobs=-1)
         with stages(f"modularity of {len(population)} networks") as progress:

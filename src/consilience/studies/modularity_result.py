@@ -79,7 +79,7 @@ def run_modularity(
         progress(name)
         details.append(measure().fit(member.network))
         crosses.append(_cross(member.network, details[-1]))
-        accuracy = None if samples is None else evaluate(member.module, samples).accuracy
+        accuracy = None if samples is None else evaluate(member.module, samples).quality
         rows.append(NetworkRow.of(name, kind, accuracy, details[-1], crosses[-1]))
     shown = networks.shown
     network, detail, name = networks.population.members[shown].network, details[shown], networks.rows[shown][0]

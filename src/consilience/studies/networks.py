@@ -31,13 +31,18 @@ Shape = Sequence[int] | None
 
 
 def open_networks(
-    source: str, module: str | None, example_shape: Shape, random_state: int, key: str | None = None
+    source: str,
+    module: str | None,
+    example_shape: Shape,
+    random_state: int,
+    key: str | None = None,
+    output: str | None = None,
 ) -> Population:
     """Return networks as a population, traced and proved on random inputs of a shape.
 
     ``source`` is a class or a function, ``"package.module:Class"``, or a directory: a population or network of this
     package, or a folder of checkpoints. ``module`` is the class of the networks in a directory, if it is not one of
-    this package; ``key`` chooses the weights of checkpoints where several fit.
+    this package; ``key`` chooses the weights of checkpoints where several fit, ``output`` among what they return.
     """
     path = Path(source)
     if ":" in source and not path.exists():
@@ -45,13 +50,13 @@ def open_networks(
         x = _random_inputs(example_shape, random_state, source)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_state)
-            return Population.from_modules([make_module(source)], x)
+            return Population.from_modules([make_module(source)], x, output=parse_output(output))
     if not path.is_dir():
         raise InputError(f"there is no directory {source}", cure="check the path; a class is package.module:Class")
     if (path / CONFIG).is_file() and read_config(path)["kind"] == "network":
         _check_no_key(key, source)
-        return _open_network(path, module, example_shape, random_state)
-    return open_population(path, module, example_shape, random_state, key)
+        return _open_network(path, module, example_shape, random_state, output)
+    return open_population(path, module, example_shape, random_state, key, output)
 
 
 def open_population(
@@ -60,12 +65,19 @@ def open_population(
     example_shape: Shape = None,
     random_state: int = 0,
     key: str | None = None,
+    output: str | None = None,
+    task: str | None = None,
 ) -> Population:
-    """Read a population, or the networks in a folder of checkpoints, which needs the shape; see `open_networks`."""
-    if (directory / CONFIG).is_file() or not directory.is_dir():
+    """Read a population, or the networks in a folder of checkpoints, which needs the shape; see `open_networks`.
+
+    ``task`` is what the networks in a folder are for, if it is known.
+    """
+    if is_population(directory) or not directory.is_dir():
         _check_no_key(key, directory)
         _check_module(module, _entries(directory).members, directory)
-        return Population.load(directory, None if module is None else make_module(module))
+        population = Population.load(directory, None if module is None else make_module(module))
+        _check_as_saved(population, example_shape, output, directory)
+        return population
     if module is None:
         raise InputError(
             f"the class of the networks in the folder of checkpoints {directory} must be given",
@@ -74,17 +86,44 @@ def open_population(
     x = _random_inputs(example_shape, random_state, directory)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ checkpoints in .* are skipped")
-        return Population.from_directory(directory, module, x, key=key)
+        return Population.from_directory(directory, module, x, key=key, output=parse_output(output), task=task)
 
 
-def open_census(directory: Path, module: str | None, key: str | None = None) -> tuple[Census, Path]:
+def is_population(directory: Path) -> bool:
+    """Whether a directory is one that this package wrote, not a folder of checkpoints."""
+    return (directory / CONFIG).is_file()
+
+
+def parse_output(text: str | None) -> str | int | None:
+    """Return the key or number of outputs from the text of an option."""
+    return int(text) if text is not None and re.fullmatch("-?[0-9]{1,9}", text) else text
+
+
+def _check_as_saved(population: Population, example_shape: Shape, output: str | None, directory: Path) -> None:
+    shape = population.architecture.program.input_shape
+    if example_shape is not None and tuple(example_shape) != shape:
+        raise InputError(
+            f"example_shape must be that of the inputs of {directory}, {','.join(map(str, shape))}, got "
+            f"{','.join(map(str, example_shape))}",
+            cure="leave it out: a population has its inputs' shape",
+        )
+    if output is not None and parse_output(output) != population.output:
+        got = f"{output} for outputs {population.output!r}" if population.output is not None else f"{output} for all"
+        raise InputError(f"output must be as {directory} was saved, got {got}", cure="leave it out")
+
+
+def open_census(
+    directory: Path, module: str | None, key: str | None = None, output: str | None = None
+) -> tuple[Census, Path]:
     """Return a census, and where its population is; ``module`` is the class of the user's own networks.
 
-    ``key`` is by default the one of the request that made the census.
+    ``key`` and ``output`` are by default those of the request that made the census.
     """
     population, entries = population_of(directory), _entries(directory)
-    key = entries.request.get("key") if key is None else key
-    return load_census(directory, open_population(population, module, entries.example_shape, key=key)), population
+    request, shape = entries.request, entries.example_shape
+    key, output = (request.get(name) if given is None else given for name, given in (("key", key), ("output", output)))
+    options: dict[str, Any] = {"key": key, "output": output, "task": request.get("task")}
+    return load_census(directory, open_population(population, module, shape, **options)), population
 
 
 def _check_no_key(key: str | None, source: object) -> None:
@@ -121,15 +160,17 @@ def _random_inputs(shape: Shape, random_state: int, source: object) -> Tensor:
     return torch.randn(N_EXAMPLES, *shape, generator=seeds.generator(random_state))
 
 
-def _open_network(directory: Path, module: str | None, example_shape: Shape, random_state: int) -> Population:
+def _open_network(
+    directory: Path, module: str | None, example_shape: Shape, random_state: int, output: str | None
+) -> Population:
     entries = _entries(directory)
     _check_module(module, [entries.net], directory)
     x = _random_inputs(example_shape or entries.example_shape, random_state, directory)
     if module is None:
         return Population.from_modules([load_network(directory)], x)
-    template = make_module(module)
+    template, pick = make_module(module), parse_output(output)
     tensors = read_artefact(directory, "network").tensors
-    return Population.from_modules([fill(template, find_layers(template, x), tensors, directory)], x)
+    return Population.from_modules([fill(template, find_layers(template, x, pick), tensors, directory)], x, output=pick)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def run(request: Request) -> Result:
     source = source_of(population, request.data, request.seed, request)
 
     def inputs() -> Inputs:
-        return open_census(request.census, request.module, request.key)[0], source.load(), request_of(population)
+        census, _ = open_census(request.census, request.module, request.key, request.output)
+        return census, source.load(), request_of(population)
 
     return load_or_compare(request, inputs, obtained(request), source.entries(request.data))
 

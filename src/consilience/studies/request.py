@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from consilience.errors import InputError
-from consilience.names import Layout
+from consilience.names import Layout, Scaled, Task
 
 INPUT, PRESENTATION = {"role": "input"}, {"role": "presentation"}
 OUTPUT = {"role": "output", "argument": "directory"}
@@ -60,6 +60,8 @@ class OwnNetworks:
     """Class of your own networks, as in package.module:Class, or a function that returns one; it is imported."""
     key: str | None = field(default=None, metadata=ADDED)
     """Which weights of a checkpoint file, where several fit: a key of the file, or a prefix of names, as in ema."""
+    output: str | None = field(default=None, metadata=ADDED)
+    """Key or number of the outputs among what your own networks return, as in logits; by default all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,15 @@ class Reading:
     layout: Layout = field(default="auto", metadata=INPUT)
     """Layout of images in a .npz file, where it cannot be told from their shape; rows leaves the axes as they are."""
     columns: tuple[str, ...] = field(default=(), metadata=INPUT)
-    """Columns of a .parquet file that are inputs; by default all but the target."""
-    target: str | None = field(default=None, metadata=INPUT)
-    """Column of a .parquet file with the labels; by default the one called label or y."""
+    """Columns of a .csv or .parquet file that are inputs; by default all but the targets."""
+    target: tuple[str, ...] = field(default=(), metadata=INPUT)
+    """Column of a .csv or .parquet file with the labels or numbers to predict, or several; by default label or y."""
+    task: Task | None = field(default=None, metadata=INPUT)
+    """What the targets are: classes (by default), numbers (regression), or 0 and 1 for each label (multilabel)."""
+    input_scale: Scaled = field(default="auto", metadata=INPUT)
+    """Scale of inputs; auto standardizes the columns of a .csv file for networks that train has trained."""
+    target_scale: Scaled = field(default="auto", metadata=INPUT)
+    """Scale of numbers to predict; auto standardizes them for networks that train has trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ from consilience.studies.request import Options, Output, command_line, identity
 if TYPE_CHECKING:
     from rich.console import RichCast
 
+    from consilience.evaluation import AnyScore
+
 PAGE = "report.html"
 T = TypeVar("T")
 
@@ -123,6 +125,11 @@ class _Said:
 
     table: str
     summary: tuple[str, ...]
+
+
+def named_value(score: AnyScore) -> str:
+    """Return the name of a validation score in JSON."""
+    return {"R²": "validation_r2"}.get(score.metric, f"validation_{score.metric}")
 
 
 def obtained(request: Options) -> dict[str, Any]:

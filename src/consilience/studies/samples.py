@@ -19,11 +19,14 @@ from consilience.checks import check_count
 from consilience.data import Data, Dataset, load_data
 from consilience.data.content import content_of, is_file_name
 from consilience.errors import InputError
+from consilience.names import Scaled, Task
 from consilience.population import Population
 from consilience.schema import read_entries
 from consilience.store import read_config
 from consilience.store.config import CONFIG
 from consilience.studies.request import Reading
+
+KINDS = {"classification": "classes", "regression": "numbers", "multilabel": "labels"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Source:
     name : what `load_data` takes.
     content : digest of a file; empty for a name, such as ``"digits"``.
     random_state : seed of the split.
-    layout, columns, target : how it is read; see `load_data`.
+    layout, columns, target, task, input_scale, target_scale : how it is read; see `load_data`.
+    scaled_as : other data, whose scales are used.
     """
 
     name: str
@@ -43,11 +47,17 @@ class Source:
     random_state: int
     layout: str = "auto"
     columns: tuple[str, ...] = ()
-    target: str | None = None
+    target: tuple[str, ...] = ()
+    task: Task | None = None
+    input_scale: Scaled = "auto"
+    target_scale: Scaled = "auto"
+    scaled_as: Source | None = None
 
     def load(self) -> Data:
         """Read and split the data."""
-        return load_data(self.name, random_state=self.random_state, **self.reading)
+        scaling = None if self.scaled_as is None else self.scaled_as.load().scaling
+        options = {**self.reading, "target": self.target or None, "scaling": scaling}
+        return load_data(self.name, random_state=self.random_state, **options)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -58,6 +68,8 @@ class Source:
         """Return what the request of a result says of its data; ``data`` is the name that the user gave, if any."""
         name = Path(data).name if data is not None and is_file_name(data) else data
         reading = {option: value for option, value in self.reading.items() if value != getattr(Reading(), option)}
+        if len(self.target) == 1:
+            reading["target"] = self.target[0]  # as requests of older versions have it
         return {"data": name, **({"data_content": self.content} if self.content else {}), **reading}
 
     def stored_name(self, directory: Path) -> str:
@@ -80,7 +92,22 @@ class Trained:
     seed: int | None = None
     layout: str = "auto"
     columns: tuple[str, ...] = ()
-    target: str | None = None
+    target: str | tuple[str, ...] = ()
+    task: Task | None = None
+    input_scale: Scaled = "auto"
+    target_scale: Scaled = "auto"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options by which it was read."""
+        target = (self.target,) if isinstance(self.target, str) else self.target
+        return {**{option.name: getattr(self, option.name) for option in fields(Reading)}, "target": target}
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether inputs or targets were scaled by what is in the data."""
+        inputs = {"auto": _kind(self.data or "") == ".csv", "standardize": True}
+        return inputs.get(self.input_scale, False) or (self.task == "regression" and self.target_scale != "none")
 
 
 @dataclass(frozen=True)
@@ -104,15 +131,14 @@ def named(data: str, random_state: int, reading: Reading, trained: Trained | Non
     """Return the data that the user names; raise an `InputError` if its file is not there.
 
     It is read by the options given; those at their defaults are as when the population was trained, on a file of the
-    same kind.
+    same kind; of another kind, the task alone.
     """
     if not data:
         raise InputError("data must be a name or a path, got nothing", cure="leave it out, or pass a path")
     options = {option.name: getattr(reading, option.name) for option in fields(Reading)}
-    if trained is not None and trained.data is not None and _kind(trained.data) == _kind(data):
-        options |= {
-            name: getattr(trained, name) for name, value in options.items() if value == getattr(Reading(), name)
-        }
+    if trained is not None and trained.data is not None:
+        shared = options if _kind(trained.data) == _kind(data) else {"task": None}
+        options |= {name: trained.reading[name] for name in shared if options[name] == getattr(Reading(), name)}
     return Source(data, content_of(data), random_state, **options)
 
 
@@ -130,7 +156,7 @@ def source_of(population: str | Path, data: str | None, random_state: int, readi
     trained = trained_on(population)
     seed = random_state if trained.seed is None else trained.seed
     if data is not None:
-        return named(data, seed, reading, trained)
+        return _for_members(named(data, seed, reading, trained), population, trained)
     if trained.data is None:
         message = f"the data that {population} was trained on is unknown"
         raise InputError(message, cure="pass --data, or a population made by train")
@@ -140,6 +166,21 @@ def source_of(population: str | Path, data: str | None, random_state: int, readi
         message = f"data must be what {population} was trained on, got another content of {name}"
         raise InputError(message, cure="put the file of then back, or pass --data to use this one")
     return source
+
+
+def _for_members(source: Source, population: str | Path, trained: Trained) -> Source:
+    """Return data at the scales that members take: those of the data that they were trained on, or as they are."""
+    if trained.data is None:
+        inputs, targets = source.input_scale, source.target_scale
+        return replace(
+            source,
+            input_scale="none" if inputs == "auto" else inputs,
+            target_scale="none" if targets == "auto" else targets,
+        )
+    same = source.content == trained.data_content if trained.data_content else source.name == trained.data
+    if same or not trained.is_scaled:
+        return source
+    return replace(source, scaled_as=source_of(population, None, source.random_state, Reading()))
 
 
 def known_source(population: str | Path, data: str | None, random_state: int, reading: Reading) -> Source | None:
@@ -162,22 +203,27 @@ def _place(name: str, population: Path) -> str:
 
 
 def check_fits(population: Population, data: Data) -> None:
-    """Raise unless data has the inputs and classes of a population."""
+    """Raise unless data has the inputs and targets of a population."""
     shape, n_outputs = tuple(data.test.x.shape[1:]), population.architecture.n_outputs
-    wanted = population.architecture.program.input_shape
-    if shape != wanted or data.n_classes != n_outputs:
+    wanted, kind = population.architecture.program.input_shape, KINDS[data.task]
+    if shape != wanted or data.n_outputs != n_outputs:
         raise InputError(
-            f"{data.name} must have inputs {wanted} and {n_outputs} classes, got inputs {shape} and {data.n_classes} "
-            "classes",
-            cure="pass the data the members were trained on",
+            f"{data.name} must have inputs {wanted} and {n_outputs} {kind}, got inputs {shape} and {data.n_outputs} "
+            f"{kind}",
+            cure="pass the data the members were trained on, and their --task",
         )
+    if population.task not in (None, data.task):
+        got, cure = f"{data.task} of {data.name}", f"pass --task {population.task}, or other data"
+        raise InputError(f"the task must be that of the members, {population.task}, got {got}", cure=cure)
 
 
 def unseen_source(sources: Sequence[str], data: str | None, random_state: int, reading: Reading) -> Source:
     """Return the data named, or that of the first population whose data is known."""
     known = next((source for source in sources if trained_on(source).data is not None), None)
     if data is not None:
-        return named(data, random_state, reading, None if known is None else trained_on(known))
+        if known is None:
+            return named(data, random_state, reading)
+        return _for_members(named(data, random_state, reading, trained_on(known)), known, trained_on(known))
     if known is None:
         raise InputError(f"the data that {' '.join(sources)} were trained on is unknown", cure="pass --data")
     return source_of(known, None, random_state, reading)

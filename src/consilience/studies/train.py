@@ -9,7 +9,7 @@ import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Activation, Net, Optimizer, RateSchedule, Shuffle, Subset
 from consilience.studies.request import ADDED, INPUT, Options, Output, Reading, argument, arguments
-from consilience.studies.result import Result, run_cached
+from consilience.studies.result import Result, named_value, run_cached
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -20,7 +20,7 @@ class Request(Reading, Options, Output):
     """Train a population of networks in one vectorized pass. An interrupted run resumes after its last epoch."""
 
     data: str = field(default="digits", metadata=INPUT)
-    """"digits", a .npz file (x_train, y_train, x_test, y_test), a .parquet file, or hf:NAME."""
+    """"digits", a .npz file (x_train, y_train, x_test, y_test), a .csv or .parquet file, or hf:NAME."""
     net: Net = "mlp"
     """Kind of network; convnet and resnet take images."""
     hidden: tuple[int, ...] = field(default=(32, 32), metadata=argument("widths"))
@@ -60,17 +60,17 @@ class Request(Reading, Options, Output):
 
 
 def run(request: Request) -> Result:
-    """Return the number of members and their mean accuracy on validation data."""
+    """Return the number of members and their mean accuracy, or R², on validation data."""
     from consilience.evaluation import evaluate, mean_score
 
     population, data = load_or_train(request)
-    accuracy = mean_score([evaluate(member.module, data.validation) for member in population]).accuracy
+    score = mean_score([evaluate(member.module, data.validation) for member in population])
     lines = [
         *([f"data {data.name} is read as {data.read_as}"] if data.name != "digits" else []),
-        f"{len(population)} members in {request.out}: validation accuracy {100 * accuracy:.2f} % on average",
+        f"{len(population)} members in {request.out}: validation {score.metric} {100 * score.quality:.2f} % on average",
         *(f"  member {k} failed: {why}" for k, why in population.failed.items()),
     ]
-    as_json = {"out": str(request.out), "n_members": len(population), "validation_accuracy": accuracy}
+    as_json = {"out": str(request.out), "n_members": len(population), named_value(score): score.quality}
     failed = {str(k): why for k, why in population.failed.items()}
     return Result("\n".join(lines), {**as_json, "failed": failed})
 
@@ -101,7 +101,7 @@ def load_or_train(request: Request) -> tuple[cs.Population, cs.Data]:
 
 def _network(request: Request, data: cs.Data) -> Module:
     """Return the network to train."""
-    kind, hidden, n_classes, activation = request.net, request.hidden, data.n_classes, request.activation
+    kind, hidden, n_outputs, activation = request.net, request.hidden, data.n_outputs, request.activation
     for name, default, kinds in (("dropout", 0, ("mlp", "convnet")), ("blocks", 1, ("resnet",))):
         value = getattr(request, name)
         if value != default and kind not in kinds:
@@ -109,7 +109,7 @@ def _network(request: Request, data: cs.Data) -> Module:
     if not 0 <= request.dropout < 1:
         raise InputError(f"--dropout must be a probability in [0, 1), got {request.dropout}")
     if kind == "mlp":
-        return cs.MLP(data.train.x[0].numel(), hidden, n_classes, activation, dropout=request.dropout)
+        return cs.MLP(data.train.x[0].numel(), hidden, n_outputs, activation, dropout=request.dropout)
     if data.image_shape is None:
         raise InputError(
             f"--data must hold images (n, C, H, W) for --net {kind}, got inputs {tuple(data.train.x.shape)}",
@@ -117,5 +117,5 @@ def _network(request: Request, data: cs.Data) -> Module:
         )
     channels, batch_norm = data.image_shape[0], request.batch_norm
     if kind == "convnet":
-        return cs.ConvNet(channels, hidden, n_classes, activation, batch_norm, request.dropout)
-    return cs.ResNet(channels, hidden, n_classes, request.blocks, activation, batch_norm)
+        return cs.ConvNet(channels, hidden, n_outputs, activation, batch_norm, request.dropout)
+    return cs.ResNet(channels, hidden, n_outputs, request.blocks, activation, batch_norm)

@@ -42,8 +42,9 @@ class Trained:
     states : each member's state dict, in the order of the modules given; a failed member's as it was when frozen.
     failed : member → why it was frozen.
     metrics : one record per epoch and healthy member, ready for JSON: ``epoch`` (from 1), ``steps`` so far, ``member``,
-        ``loss`` (the task's, without penalties) and, for labels, ``accuracy``, means over the epoch's samples as they
-        were seen; ``validation_loss`` and ``validation_accuracy`` after the epoch. None where not finite.
+        ``loss`` (the task's, without penalties) and, for classes and labels, ``accuracy``, means over the epoch's
+        samples as they were seen; ``validation_loss`` and ``validation_accuracy`` after the epoch. None where not
+        finite.
     snapshots : epoch (from 1) → each member's state dict after it, in the order of the modules given.
     """
 
@@ -69,7 +70,8 @@ def fit_members(
     ----------
     modules : initialized networks of any mix of architectures, on one device; they are copied, not changed.
     x : inputs (n, ...).
-    y : labels (n,) of an integer type, trained with cross-entropy, or targets (n, d), with mean squared error.
+    y : labels (n,) of an integer type, trained with cross-entropy, or targets (n, d), with mean squared error; or, for
+        ``run.task="multilabel"``, (n, d) of 0 and 1, with binary cross-entropy.
     run : hyperparameters, seed and options.
     checkpoint : directory for the resume state after each epoch. If it holds one of the same run, the run continues
         there. `consilience.training.resume.delete_resume_state` removes it once the result is safe.
@@ -123,7 +125,8 @@ def _identity(trainer: Trainer, run: Run) -> dict[str, Any]:
     """Return everything that decides the result of a run; raises an `InputError` where a callback does not show it."""
     check_callbacks(run.callbacks, resumable=True)
     schedule = trainer.schedule
-    options = {"callbacks": [repr(c) for c in run.callbacks], "snapshot_epochs": list(run.snapshot_epochs)}
+    options: dict[str, Any] = {"callbacks": [repr(c) for c in run.callbacks], "task": run.task}
+    options["snapshot_epochs"] = list(run.snapshot_epochs)
     hyperparameters = asdict(run.training)
     if run.training.schedule == "constant":
         del hyperparameters["schedule"]

@@ -61,6 +61,7 @@ class Run:
         get; by default the modules are the population. Modules with the same number see the same samples in one order.
     callbacks : penalties and changes after each step of every member. A member whose penalty is not finite is frozen.
     snapshot_epochs : the epochs, from 1 and ascending, after which the members' parameters are kept.
+    task : what the targets stand for (`consilience.tasks`); by default integers are classes, and floats are numbers.
     """
 
     training: Training
@@ -71,6 +72,7 @@ class Run:
     n_members: int | None = None
     callbacks: Sequence[Callback] = ()
     snapshot_epochs: Sequence[int] = ()
+    task: str | None = None
 
 
 def check_training(training: Training) -> None:

@@ -54,7 +54,7 @@ class Learner:
         """
         done, total = progress
         separate = len(order) > 1
-        means = Means(self.k, samples.y)
+        means = Means(self.k, samples)
         for step in range(n_steps):
             batch = order[:, step * self.batch_size : (step + 1) * self.batch_size]  # (r, n)
             rows = batch.flatten()
@@ -63,7 +63,7 @@ class Learner:
             inputs = inputs.unflatten(0, batch.shape) if separate else inputs
             statistics = {name: value.clone() for name, value in self.stack.statistics.items()}
             outputs = self.stack.outputs(inputs, separate=separate, statistics=statistics)  # (k, n, c)
-            losses = member_losses(outputs, targets)
+            losses = member_losses(outputs, targets, samples.task)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.training, done + step, total)
             self._update(losses, statistics, f"at epoch {epoch + 1}, step {step + 1}")
@@ -78,7 +78,7 @@ class Learner:
 
     def evaluate(self, samples: Samples) -> dict[str, list[float]]:
         """Return each member's mean loss (and accuracy) in eval mode."""
-        means = Means(self.k, samples.y)
+        means = Means(self.k, samples)
         # Members run in turn have large maps, which fall out of the cache: 1024 images of 32 × 32 took 2.5 times as
         # long as 8 batches of 128.
         size = EVALUATION_BATCH if self.stack.layout is None else min(self.batch_size, EVALUATION_BATCH)
@@ -86,7 +86,7 @@ class Learner:
         with torch.no_grad():
             for x, y in zip(samples.x.split(size), samples.y.split(size), strict=True):
                 outputs, targets = self.stack.outputs(x), y.expand(self.k, *y.shape)
-                means.add(member_losses(outputs, targets), outputs, targets)
+                means.add(member_losses(outputs, targets, samples.task), outputs, targets)
         self.stack.template.train()
         return means.result()
 

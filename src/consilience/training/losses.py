@@ -1,4 +1,4 @@
-"""What members are trained towards: labels (cross-entropy) or vectors (mean squared error).
+"""What members are trained towards: classes, numbers or labels, by the task (`consilience.tasks`).
 
 Axis legend: ``k`` member, ``n`` sample, ``c`` output.
 """
@@ -9,20 +9,21 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from consilience.checks import check_finite, check_labels, check_rows, check_targets, describe
 from consilience.errors import InputError
+from consilience.tasks import losses, task_of
 
 
 class Samples(NamedTuple):
-    """Inputs (n, ...) and targets: labels (n,) of int64, or floats (n, c)."""
+    """Inputs (n, ...) and targets: labels (n,) of int64, or floats (n, c); and the task that they are of."""
 
     x: Tensor
     y: Tensor
+    task: str = "classification"
 
 
-def as_samples(x: Tensor, y: Tensor, device: torch.device, name: str = "") -> Samples:
+def as_samples(x: Tensor, y: Tensor, device: torch.device, name: str = "", task: str | None = None) -> Samples:
     """Return samples on a device, with labels as int64; raises an `InputError` if nothing can be learned from them."""
     if len(x) == 0:
         raise InputError(f"{name}x must have at least one row, got {describe(x)}")
@@ -34,7 +35,11 @@ def as_samples(x: Tensor, y: Tensor, device: torch.device, name: str = "") -> Sa
     else:
         check_labels(y, len(x), f"{name}y")
     check_finite(x, f"{name}x")
-    return Samples(x.detach().to(device), y.detach().to(device) if y.is_floating_point() else y.to(device, torch.int64))
+    task = task or task_of(y)
+    if (task == "classification") == y.is_floating_point():
+        raise InputError(f"{name}y must be targets of a {task}, got {describe(y)}", cure="pass the task that y is of")
+    y = y.detach() if y.is_floating_point() else y.to(torch.int64)
+    return Samples(x.detach().to(device), y.to(device), task)
 
 
 def check_fit(samples: Samples, outputs: Tensor, name: str = "") -> None:
@@ -47,31 +52,31 @@ def check_fit(samples: Samples, outputs: Tensor, name: str = "") -> None:
         raise InputError(f"{name}y must be of {outputs.dtype}, as the outputs, got {samples.y.dtype}")
 
 
-def member_losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return mean losses (k,) of outputs (k, n, c): cross-entropy for labels (k, n), squared error for targets.
+def member_losses(outputs: Tensor, targets: Tensor, task: str) -> Tensor:
+    """Return mean losses (k,) of outputs (k, n, c) for targets (k, n) or (k, n, c) of a task.
 
     Outside of vmap: on all samples in one row it takes fewer operations than a vectorized loss.
     """
-    if targets.is_floating_point():
-        return functional.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
-    losses = functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view(outputs.shape[:2]).mean(1)
+    return losses(outputs.flatten(0, 1), targets.flatten(0, 1), task).view(outputs.shape[:2]).mean(1)
 
 
 class Means:
-    """Running means over samples of each member's loss and, for labels, accuracy."""
+    """Running means over samples of each member's loss and, for classes and labels, accuracy."""
 
-    def __init__(self, k: int, y: Tensor) -> None:
-        self.samples = 0
+    def __init__(self, k: int, samples: Samples) -> None:
+        self.samples, self.task, y = 0, samples.task, samples.y
         self.loss = torch.zeros(k, dtype=torch.float64, device=y.device)
-        self.correct = None if y.is_floating_point() else torch.zeros(k, dtype=torch.int64, device=y.device)
+        kinds = {"classification": torch.int64, "multilabel": torch.float64}
+        self.correct = torch.zeros(k, dtype=kinds[self.task], device=y.device) if self.task in kinds else None
 
-    def add(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Count one batch: losses (k,), outputs (k, n, c), targets (k, n, ...)."""
+    def add(self, means: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Count one batch: mean losses (k,), outputs (k, n, c), targets (k, n, ...)."""
         n = targets.shape[1]
         self.samples += n
-        self.loss.add_(losses.detach(), alpha=n)
-        if self.correct is not None:
+        self.loss.add_(means.detach(), alpha=n)
+        if self.task == "multilabel" and self.correct is not None:
+            self.correct += ((outputs.detach() > 0) == (targets > 0.5)).double().mean(2).sum(1)
+        elif self.correct is not None:
             self.correct += (outputs.detach().argmax(-1) == targets).sum(1)
 
     def result(self) -> dict[str, list[float]]:

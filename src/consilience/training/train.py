@@ -17,6 +17,7 @@ from consilience.errors import InputError
 from consilience.population.factories import make_module
 from consilience.population.population import Population
 from consilience.seeds import INITIALISATION, SETTLING, generator, global_seed, seed
+from consilience.tasks import check_varies, task_of
 from consilience.training.callbacks import Callback, has_full_repr
 from consilience.training.fit import Progress, fit_members
 from consilience.training.hyperparameters import Run, Training, check_epochs, check_training
@@ -45,7 +46,7 @@ def train_population(
     ----------
     net : a module to be copied and initialized anew for each member; or a function that returns a fresh one; or several
         modules (of other widths, say), which the members take in turn.
-    train : labeled samples.
+    train : samples with targets: integer labels, numbers, or 0 and 1 for each label with ``task="multilabel"``.
     n_members : N ≥ 1.
     training : hyperparameters; `Training()` by default.
     validation : samples on which members are evaluated after every epoch, for the metrics.
@@ -82,10 +83,13 @@ def train_population(
     examples = train.x[:N_EXAMPLES]
     kinds = modules[: len(net) if isinstance(net, Sequence) else 1]
     architecture = Population.from_modules(kinds, examples).architecture  # raises before any training
-    if not train.y.is_floating_point():
+    if train.y.is_floating_point():
+        check_varies(train.y, "train")
+    else:
         check_dataset(train, n_classes=architecture.n_outputs, where="train")
     held_out = None if validation is None else (validation.x, validation.y)
-    run = Run(training, random_state, held_out, callbacks=callbacks, snapshot_epochs=checkpoint_epochs)
+    options: dict[str, Any] = {"callbacks": callbacks, "snapshot_epochs": checkpoint_epochs, "task": train.task}
+    run = Run(training, random_state, held_out, **options)
     trained = fit_members(modules, train.x, train.y, run, checkpoint=checkpoint, progress=progress)
 
     healthy = [k for k in range(n_members) if k not in trained.failed]
@@ -100,12 +104,11 @@ def train_population(
     provenance = {"n_trained": n_members, "random_state": random_state, "training": asdict(training)}
     if callbacks:
         provenance["callbacks"] = [repr(c) if has_full_repr(c) else type(c).__qualname__ for c in callbacks]
-    task = "regression" if train.y.is_floating_point() else "classification"
     details: dict[str, Any] = {
         "failed": trained.failed,
         "metrics": trained.metrics,
         "provenance": provenance,
-        "task": task,
+        "task": train.task or task_of(train.y),
     }
     population = Population.from_modules(settled(trained.states), examples, **details)
     for epoch, states in trained.snapshots.items():

@@ -39,8 +39,8 @@ class Trainer:
         if not modules:
             raise InputError("modules must have at least one module, got none")
         device = next((parameter.device for parameter in modules[0].parameters()), x.device)
-        samples = as_samples(x, y, device)
-        held_out = None if run.validation is None else as_samples(*run.validation, device, "validation ")
+        samples = as_samples(x, y, device, task=run.task)
+        held_out = None if run.validation is None else as_samples(*run.validation, device, "validation ", run.task)
         schedule = make_schedule(samples.y, len(modules), run)
         check_epochs(run.snapshot_epochs, schedule.epochs, "snapshot_epochs")
         stacks = stack_members(modules, samples.x, run.training.batch_size)
