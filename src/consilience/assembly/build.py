@@ -76,6 +76,10 @@ class Builder:
 
         ``widths`` are by hidden layer that is tied to none before it.
         """
+        return self.with_readout(self.draft(widths, plan, correction), correction)
+
+    def draft(self, widths: Mapping[str, int], plan: Plan, correction: str) -> Draft:
+        """Return the network built map by map, neither balanced nor with the readout that `with_readout` fits."""
         population, responses, correct = self.population, self.responses, LAYERWISE[correction]
         module = resize(population.members[0].module, population.architecture, widths)
         architecture = population.architecture.with_widths(widths)
@@ -92,23 +96,27 @@ class Builder:
                 draft = draft.with_weights(m, correct(draft, m))
             if responses.has_data:
                 draft = draft.with_values(m)
-        network = balanced(draft.network)
-        return balanced(self._with_readout(network)) if correction in FITTED else network
+        return draft
 
-    def _with_readout(self, network: TracedNetwork) -> TracedNetwork:
-        """The network with the maps that write class scores fitted to the pooled class probabilities, which is convex.
+    def with_readout(self, draft: Draft, correction: str) -> TracedNetwork:
+        """Return the network of a draft, balanced; where weights are fitted, the maps that write class scores too.
 
-        For other tasks least squares is that fit.
+        They are fitted to the pooled class probabilities, which is convex. For other tasks least squares is that fit.
         """
-        architecture = network.architecture
-        if self.population.task != "classification":
-            return network
-        return self._fitted(network, [m for m in architecture.maps if m.writes in architecture.heads and m.reads])
+        network, architecture = draft.network, draft.architecture
+        if correction in FITTED and self.population.task == "classification":
+            maps = [m for m in architecture.maps if m.writes in architecture.heads and m.reads]
+            network = self._fitted(network, maps, draft.values)
+        return balanced(network)
 
-    def _fitted(self, network: TracedNetwork, maps: Sequence[Map] | None = None) -> TracedNetwork:
+    def _fitted(
+        self, network: TracedNetwork, maps: Sequence[Map] | None = None, known: Mapping[str, Tensor] | None = None
+    ) -> TracedNetwork:
         """The network with some maps, or all that read layers, fitted to the pooled outputs by Gauss–Newton steps."""
         responses, reference = self.responses, pooled(self.responses, self.pooling)
-        return gauss_newton(network, responses.x, reference, self.population.task, maps, responses.sampling)
+        return gauss_newton(
+            network, responses.x, reference, self.population.task, maps, responses.sampling, known=known
+        )
 
     def finish(
         self,

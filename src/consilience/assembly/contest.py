@@ -11,6 +11,8 @@ At a member's width, a member is an assembly: its units are leaves of the tree. 
 
 All but the first have their weights fitted on calibration rows, and all are compared on rows that no fit has seen
 (`consilience.signals.held_out`), so that no network is further from the ensemble there than the best member that fits.
+Networks far behind the nearest after least squares do not get a readout fitted to class probabilities, nor second-order
+steps.
 From too few rows to hold any out, a member that fits is taken as it is.
 """
 
@@ -24,6 +26,7 @@ import torch
 
 from consilience.assembly.build import Builder
 from consilience.assembly.choice import CensusPlan, Choice, cut_at, whole_members
+from consilience.assembly.draft import Draft
 from consilience.assembly.nearness import Nearness
 from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.record import Candidate
@@ -35,8 +38,10 @@ from consilience.signals.responses import Responses
 from consilience.ties import first_largest
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis
+from consilience.units.symmetry import balanced
 
 LEAST_ROWS = 20  # of calibration data; of fewer, none are held out
+NEAR = 1.25  # times the least held-out error: networks beyond it are not fitted any further (docs/experiments.md)
 
 
 @dataclass(frozen=True)
@@ -82,23 +87,33 @@ class Contest:
     def entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         """Return the networks of these widths, the nearest first; of equally near ones, the simpler."""
         self.builder.check_rows(widths, correction, self.responses.x, LEAST_ROWS)
-        entries, ordered = list(self._entries(widths, correction)), []
+        entries, ordered = self._entries(widths, correction), []
         while entries:
             ordered.append(entries.pop(nearest([entry.record.error for entry in entries])))
         return ordered
 
-    def _entries(self, widths: Mapping[str, int], correction: str) -> Iterator[Entry]:
-        nearest = self._nearest_member(widths)
-        if nearest is not None:
-            yield self._member(nearest, widths)
-            if self.few:
-                return
-        tried: list[Mapping[str, Groups]] = []
+    def _entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
+        member = self._nearest_member(widths)
+        entries = [] if member is None else [self._member(member, widths)]
+        if entries and self.few:
+            return entries
+        drafts: list[tuple[str, Choice, Draft]] = []
         for name, choose in self._choices(widths):
             choice = choose()
-            if not any(_equal(choice.groups, other) for other in tried):
-                tried.append(choice.groups)
-                yield self._built(name, choice, correction, widths)
+            if not any(_equal(choice.groups, other.groups) for _, other, _ in drafts):
+                drafts.append((name, choice, self.builder.draft(widths, CensusPlan(self.census, choice), correction)))
+                entries.append(self._entry(name, choice, correction, balanced(drafts[-1][-1].network)))
+        for i in self.near(entries):
+            if i >= (start := len(entries) - len(drafts)):
+                name, choice, draft = drafts[i - start]
+                entries[i] = self._entry(name, choice, correction, self.builder.with_readout(draft, correction))
+        return entries
+
+    @staticmethod
+    def near(entries: Sequence[Entry]) -> list[int]:
+        """Return which networks are near enough to the nearest that further fits of them could end before it."""
+        least = min(entry.record.error for entry in entries)
+        return [i for i, entry in enumerate(entries) if entry.record.error <= NEAR * least]
 
     def _choices(self, widths: Mapping[str, int]) -> Iterator[tuple[str, Callable[[], Choice]]]:
         whole = side_by_side(self.builder.responses, self.pooling, partial(self._fits, widths))
@@ -114,10 +129,8 @@ class Contest:
             return whole_members(self.census, self.builder.responses, first, widths)
         return reconstruct(self.census, self.builder.responses, widths, self.pooling, first)
 
-    def _built(self, name: str, choice: Choice, correction: str, widths: Mapping[str, int]) -> Entry:
-        network = self.builder.layers(widths, CensusPlan(self.census, choice), correction)
-        judged = self.nearness.judged(name, correction, self.nearness.outputs(network))
-        return Entry(judged, network, choice.groups)
+    def _entry(self, name: str, choice: Choice, correction: str, network: TracedNetwork) -> Entry:
+        return Entry(self.nearness.judged(name, correction, self.nearness.outputs(network)), network, choice.groups)
 
     def _member(self, member: int, widths: Mapping[str, int]) -> Entry:
         """A member as it is, its own outputs alone, at the widths asked for."""
@@ -126,7 +139,8 @@ class Contest:
         if dict(widths) != {name: network.architecture.widths[name] for name in widths}:
             alone = torch.zeros_like(self.pooling)
             alone[member] = 1
-            builder = Builder(self.census.population_, self.builder.responses, alone)
+            population, networks = self.census.population_, self.builder.responses.networks
+            builder = Builder(population, Responses.without_data(networks, population.example_input), alone)
             network = builder.layers(widths, CensusPlan(self.census, choice), "none")
         judged = self.nearness.judged(_name([member]), "none", self.nearness.outputs(network))
         return Entry(judged, network, choice.groups)

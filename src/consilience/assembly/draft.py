@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from consilience.bases.grounding import Basis
@@ -59,15 +58,20 @@ class Draft:
             return self  # a norm of several layers, which is written layer by layer
         values, x = dict(self.values), self.responses.x
         room = KEPT_BYTES - sum(value.nbytes for value in values.values())
-        kept: list[Tensor] = []
+        whole: Tensor | None = None
         for which, batch in stream(self.network, x, [m.output.name], known=values):
             value = batch[m.output.name]
-            if value.nbytes * len(x) > room * (which.stop - which.start):
+            each = len(value) // (which.stop - which.start)
+            if value.nbytes // len(value) * each * len(x) > room:
                 break
-            kept.append(value)
+            whole = value.new_empty(each * len(x), *value.shape[1:]) if whole is None else whole
+            whole[each * which.start : each * which.stop] = value
         else:
-            values[m.output.name] = torch.cat(kept)
-        wanted = [axis.name for other in later for axis in other.inputs] + [self.architecture.program.output]
+            assert whole is not None
+            values[m.output.name] = whole
+        heads = [other for other in self.architecture.maps if other.writes in self.architecture.heads]
+        wanted = [axis.name for other in (*later, *heads) for axis in other.inputs]
+        wanted.append(self.architecture.program.output)
         needed = self.architecture.program.needed(wanted, values)
         return replace(self, values={name: value for name, value in values.items() if name in needed})
 

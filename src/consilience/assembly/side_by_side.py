@@ -19,7 +19,7 @@ from torch import Tensor
 
 from consilience.assembly.pooling import pooled
 from consilience.bases.grounding import RIDGE
-from consilience.signals.responses import Responses
+from consilience.signals.responses import Responses, evenly
 from consilience.ties import first_largest
 
 MAX_UNITS = 4096  # read by the outputs; of more, the members' own outputs stand for their units
@@ -27,8 +27,9 @@ MAX_UNITS = 4096  # read by the outputs; of more, the members' own outputs stand
 
 def side_by_side(responses: Responses, pooling: Tensor, fits: Callable[[Sequence[int]], bool]) -> list[int]:
     """Return members that fit side by side, in the order in which they are taken, until no other fits."""
-    features = _read_by_outputs(responses)
+    features = [a[evenly(a)] for a in _read_by_outputs(responses)]
     targets = pooled(responses, pooling)
+    targets = targets[evenly(targets)]
     targets = targets - targets.mean(0)
     every = torch.cat([a - a.mean(0) for a in features], dim=1)
     gram, cross = (every.T @ every).double(), (every.T @ targets).double()

@@ -141,7 +141,7 @@ def basis_of_groups(
     nearest = torch.zeros(len(points), dtype=torch.int64)
     nearest[groups.units] = groups.clusters
     elsewhere = n_groups != 1
-    nearest[elsewhere] = _nearest(exact[elsewhere], centroids.points, symmetry)
+    nearest[elsewhere] = _nearest(points[elsewhere], centroids.points.to(points.dtype), symmetry)
     along = torch.einsum("ud,ud->u", exact, centroids.points[nearest])
     lengths = torch.linalg.vector_norm(centroids.points, dim=1)[nearest]
     opposed = along < -SMALLEST * torch.linalg.vector_norm(exact, dim=1) * lengths

@@ -1,6 +1,8 @@
-"""Second moments of activations, accumulated in float64, and the linear fits that need nothing else.
+"""Second moments of activations, and the linear fits that need nothing else.
 
-Memory does not grow with the data: ``x`` (n, i) and ``y`` (n, u) come in batches and leave sums behind.
+Memory does not grow with the data: ``x`` (n, i) and ``y`` (n, u) come in batches and leave sums behind. Products of a
+batch are in the type of its values, less the means of the first batch, so that large means cost no digits; batches are
+added up in float64.
 
 `cross_validated` chooses the strength of a ridge by generalized cross-validation (Golub, Heath and Wahba 1979): with
 the eigenvalues d and eigenvectors V of Cov x, computed once, and C = Cov(y, x) V,
@@ -30,35 +32,48 @@ class Moments:
     def __init__(self, n_x: int, n_y: int, n_fits: int | None = None) -> None:
         self.count = 0
         fits = () if n_fits is None else (n_fits,)
-        shapes = ((n_x,), (n_y,), (n_x, n_x), (n_y, n_x), (n_y,))
+        shapes = ((n_x,), (n_y,), (n_x,), (n_y,), (n_x, n_x), (n_y, n_x), (n_y,))
         sums = [torch.zeros(*fits, *shape, dtype=torch.float64) for shape in shapes]
-        self.sum_x, self.sum_y, self.sum_xx, self.sum_yx, self.sum_yy = sums
+        self.shift_x, self.shift_y, self.sum_x, self.sum_y, self.sum_xx, self.sum_yx, self.sum_yy = sums
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add samples x (n, n_x) and y (n, n_y); of fits side by side (n, n_fits, n_x) and (n, n_fits, n_y)."""
-        x, y = x.double(), y.double()
         if x.dim() > 2:
             x, y = x.movedim(0, 1), y.movedim(0, 1)
+        if self.count == 0:
+            self.shift_x, self.shift_y = (each.mean(-2).double() for each in (x, y))
+        x, y = x - self.shift_x[..., None, :].to(x.dtype), y - self.shift_y[..., None, :].to(y.dtype)
         self.count += x.shape[-2]
-        self.sum_x += x.sum(-2)
-        self.sum_y += y.sum(-2)
+        self.sum_x += x.sum(-2, dtype=torch.float64)
+        self.sum_y += y.sum(-2, dtype=torch.float64)
         self.sum_xx += x.mT @ x
         self.sum_yx += y.mT @ x
-        self.sum_yy += y.square().sum(-2)
+        self.sum_yy += y.square().sum(-2, dtype=torch.float64)
+
+    @property
+    def squares(self) -> Tensor:
+        """The mean squares (..., n_x) of x."""
+        return self.sum_xx.diagonal(dim1=-2, dim2=-1) / self.count + self.shift_x * (
+            self.shift_x + 2 * self.sum_x / self.count
+        )
 
     @property
     def rounding(self) -> Tensor:
         """The least penalty (..., 1, 1): what is constant up to rounding gets no weight, as what is never seen."""
-        square = (self.sum_xx / self.count).diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        return (1e-12 * square).clamp(min=torch.finfo(torch.float64).tiny)
+        return (1e-12 * self.squares.mean(-1)[..., None, None]).clamp(min=torch.finfo(torch.float64).tiny)
 
     def centred(self, *, intercept: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return the means of x and y, Cov x, Cov(y, x) and Var y; without intercept, moments about zero."""
-        n, zero = self.count, not intercept
-        mean_x, mean_y = (0 * self.sum_x, 0 * self.sum_y) if zero else (self.sum_x / n, self.sum_y / n)
-        covariance = self.sum_xx / n - mean_x[..., :, None] * mean_x[..., None, :]
-        cross = self.sum_yx / n - mean_y[..., :, None] * mean_x[..., None, :]
-        return mean_x, mean_y, covariance, cross, (self.sum_yy / n - mean_y.square()).clamp(min=0)
+        n = self.count
+        mean_x, mean_y = self.sum_x / n, self.sum_y / n
+        covariance = self.sum_xx / n - _outer(mean_x, mean_x)
+        cross = self.sum_yx / n - _outer(mean_y, mean_x)
+        variance = (self.sum_yy / n - mean_y.square()).clamp(min=0)
+        mean_x, mean_y = mean_x + self.shift_x, mean_y + self.shift_y
+        if intercept:
+            return mean_x, mean_y, covariance, cross, variance
+        covariance, cross = covariance + _outer(mean_x, mean_x), cross + _outer(mean_y, mean_x)
+        return 0 * mean_x, 0 * mean_y, covariance, cross, variance + mean_y.square()
 
 
 def ridge(moments: Moments, strength: float, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
@@ -77,8 +92,7 @@ def ridge(moments: Moments, strength: float, *, intercept: bool = True) -> tuple
     else:
         values, vectors = torch.linalg.eigh(covariance)
         # A variance is rounded as the squares that it is a difference of.
-        squares = (moments.sum_xx / moments.count).diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
-        floor = 1e-13 * torch.maximum(values[..., -1:], squares)
+        floor = 1e-13 * torch.maximum(values[..., -1:], moments.squares.sum(-1, keepdim=True))
         inverse = torch.where(values > floor, 1 / values.clamp(min=1e-300), 0.0)
         weight = cross @ (vectors * inverse[..., None, :]) @ vectors.mT
     return weight, mean_y - (weight @ mean_x[..., None])[..., 0]
@@ -108,3 +122,7 @@ def cross_validated(
     kept = (shares[..., None] * inverse).sum(-2, keepdim=True)
     weight = (rotated * kept) @ vectors.mT
     return weight, mean_y - (weight @ mean_x[..., None])[..., 0]
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., :, None] * b[..., None, :]
