@@ -22,6 +22,7 @@ ORDER = [
         "checks",
         "seeds",
         "ties",
+        "several",
         "tasks",
         "agreement",
         "data",

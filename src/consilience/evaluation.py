@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from consilience.checks import as_labels, as_tensor, check_finite, describe, with_one_label
 from consilience.errors import InputError
 from consilience.seeds import SUB_ENSEMBLES, generator
+from consilience.several import are_several, in_batches, n_samples
 from consilience.signals.batches import BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -169,9 +170,10 @@ def scored(
     from consilience.tasks import as_targets, check_task, task_of
 
     check_task(task)
-    x, y = as_tensor(dataset.x, "x"), as_tensor(dataset.y, "y")
+    x = dataset.x if are_several(dataset.x) else as_tensor(dataset.x, "x")
+    y = as_tensor(dataset.y, "y")
     given: str | None = task or getattr(dataset, "task", None)
-    n = len(x) if x.ndim else 0
+    n = n_samples(x)
     targets = as_targets(y, n, "y", given)  # checked before anything is computed
     outputs = _outputs(network, x)
     outputs = outputs.unsqueeze(1) if outputs.dim() == 1 else outputs
@@ -328,9 +330,9 @@ def _before_tail(network: Callable[[Tensor], Tensor], population: Population) ->
 
     from consilience.units.architecture import TracedNetwork, read_state
 
-    architecture = population.architecture
+    architecture, inputs = population.architecture, population.inputs
     if not architecture.program.is_bent:
-        return network
+        return network if inputs is None else lambda x: inputs.call(network, x)
     state = read_state(network) if isinstance(network, nn.Module) else {}
     if not architecture.fits(state):
         tail = ", ".join(architecture.tail)
@@ -339,16 +341,19 @@ def _before_tail(network: Callable[[Tensor], Tensor], population: Population) ->
     return TracedNetwork(architecture.with_widths(architecture.widths_in(state)), state)
 
 
-def _outputs(network: Callable[[Tensor], Tensor], x: Tensor, output: str | int | None = None) -> Tensor:
+def _outputs(network: Callable[..., Tensor], x: Any, output: str | int | None = None) -> Tensor:
     import torch
 
     from consilience.units.forward import eval_mode, outputs_of
+    from consilience.units.inputs import called
 
     if not callable(network):
         raise InputError(f"network must be a module or another function of inputs, got {describe(network)}")
     name = type(network).__name__
     with eval_mode(network):
-        outputs = [outputs_of(network, batch, name, "x", output) for batch in x.split(BATCH_SIZE)]
+        if output is not None and isinstance(called(network, next(in_batches(x, 1))), torch.Tensor):
+            output = None  # it returns its outputs alone, as an ensemble does
+        outputs = [outputs_of(network, batch, name, "x", output) for batch in in_batches(x, BATCH_SIZE)]
     try:
         return torch.cat(outputs)
     except RuntimeError as error:

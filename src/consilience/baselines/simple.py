@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +18,19 @@ from consilience.units.outputs import outputs_in
 class Ensemble(nn.Module):
     """The mean of the members' outputs, ``f(x) = (1/N) Σ_k f_k(x)``, which a full-width assembly equals.
 
-    Inputs (n, ...), outputs (n, o, ...). Outputs are averaged before a tail that is not affine, as a softmax, which
-    follows; of several outputs, all are returned side by side.
+    Inputs as the members take them, outputs (n, o, ...). Outputs are averaged before a tail that is not affine, as a
+    softmax, which follows; of several outputs, all are returned side by side.
     """
 
     def __init__(self, population: Population) -> None:
         super().__init__()
         check_population(population)
         self.members = nn.ModuleList(copy.deepcopy(member.module) for member in population)
-        self._networks = population.networks
+        self._networks, self._inputs = population.networks, population.inputs
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Return the mean outputs."""
+        x: Tensor = inputs[0] if self._inputs is None else self._inputs.gathered(inputs, named)
         programs = [network.architecture.program for network in self._networks]
         first = programs[0]
         if not first.is_bent:

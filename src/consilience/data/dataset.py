@@ -17,6 +17,7 @@ from consilience.checks import as_tensor, check_count, check_finite, check_label
 from consilience.data.scaling import Scaling
 from consilience.errors import InputError
 from consilience.seeds import generator
+from consilience.several import each_input, n_samples
 from consilience.tasks import as_targets, task_of
 
 MOST_CLASSES_NAMED = 10  # in an error message; more than this is a wall of numbers
@@ -28,7 +29,8 @@ class Dataset:
 
     Parameters
     ----------
-    x : float32 (n, ...), the inputs: tables (n, d), images (n, C, H, W).
+    x : float32 (n, ...), the inputs: tables (n, d), images (n, C, H, W); to evaluate networks of several inputs, a dict
+        or a tuple of tensors (n, ...).
     y : int64 (n,), the class of each row; or floating point (n,) or (n, d), the targets of a regression; or floating
         point (n, d) of 0 and 1, whether a row has each of d labels.
     ids : int64 (n,), the number of each row in the source it came from.
@@ -49,10 +51,10 @@ class Dataset:
     unit: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return n_samples(self.x)
 
     def __repr__(self) -> str:
-        return f"Dataset(x: {describe(self.x)}, y: {describe(self.y)})"
+        return f"Dataset(x: {each_input(describe, self.x)}, y: {describe(self.y)})"
 
     def take(self, indices: Tensor | Sequence[int]) -> Dataset:
         """Return a new data set of the rows at ``indices`` (m,), in that order; repeats are allowed.
@@ -68,8 +70,8 @@ class Dataset:
         outside = (index < -n) | (index >= n)
         if outside.any():
             raise InputError(f"indices must be from {-n} to {n - 1}, got {int(index[outside][0])}")
-        index = index.long().to(self.x.device)
-        return replace(self, x=self.x[index], y=self.y[index], ids=self.ids[index])
+        index = index.long()
+        return replace(self, x=each_input(lambda x: x[index], self.x), y=self.y[index], ids=self.ids[index])
 
     def sample(self, n: int, random_state: int) -> Dataset:
         """Return n random rows in the order that they have here, or all if there are no more."""

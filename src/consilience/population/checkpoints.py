@@ -29,8 +29,10 @@ from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.factories import make_module
 from consilience.population.member import Member, join_members
 from consilience.population.state_dicts import CURE, SOURCE, FoundState, check_own_values, find_state
+from consilience.several import are_several
 from consilience.store import check_tensor
 from consilience.units.follow import find_layers
+from consilience.units.inputs import inputs_of, one_tensor
 from consilience.units.modules import as_example, plain_copy
 from consilience.units.outputs import Pick
 from consilience.units.resize import fill
@@ -42,21 +44,24 @@ IN_DIRECTORY = ("model.safetensors", "pytorch_model.bin")  # the first that ther
 def import_checkpoints(
     directory: str | os.PathLike[str],
     module: nn.Module | Callable[[], nn.Module] | str,
-    example_input: Tensor,
+    example_input: object,
     *,
     strict: bool = False,
     key: str | None = None,
     output: Pick = None,
-) -> tuple[tuple[Member, ...], dict[str, Any]]:
-    """Return the members in a folder, and their provenance; see `Population.from_directory`."""
+) -> tuple[tuple[Member, ...], Tensor, dict[str, Any]]:
+    """Return the members in a folder, what they were proved on, and provenance; see `Population.from_directory`."""
     folder = as_path(directory, "directory")
     if not isinstance(key, str | None):
         raise InputError(f"key must be a text or None, got {describe(key)}")
     names = _checkpoints(folder)
-    example_input = as_example(example_input)
-    dtype = example_input.dtype if example_input.is_floating_point() else torch.get_default_dtype()
-    template = plain_copy(make_module(module), "module").to(dtype=dtype)
-    architecture = find_layers(template, example_input, output)
+    example = example_input if are_several(example_input) else as_example(example_input)
+    template = plain_copy(make_module(module), "module")
+    x = as_example(one_tensor([template], example))
+    inputs = inputs_of(template)
+    dtype = x.dtype if x.is_floating_point() and inputs is None else torch.get_default_dtype()
+    template = template.to(dtype=dtype)
+    architecture = find_layers(template, x, output)
     account = _Account(folder, strict)
     modules: dict[str, nn.Module] = {}
     steps: dict[str, dict[str, str]] = {}
@@ -68,7 +73,7 @@ def import_checkpoints(
     for name, filled in modules.items():
         with account.of(name):
             first = list(members.values())[:1]
-            members[name] = join_members(first, [filled], example_input, [SOURCE], output=output)[-1]
+            members[name] = join_members(first, [filled], x, [SOURCE], output=output)[-1]
     left_out = dict(sorted(account.left_out.items()))
     reasons = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
     if not members:
@@ -79,7 +84,7 @@ def import_checkpoints(
         warnings.warn(message + cure, stacklevel=3)  # where Population.from_directory is called
     _say_choice({name: steps[name] for name in members})
     imported = {name: {"member": k, **steps[name]} for k, name in enumerate(members)}
-    return tuple(members.values()), {"imported": imported, "left_out": left_out}
+    return tuple(members.values()), x, {"imported": imported, "left_out": left_out}
 
 
 def _say_choice(steps: Mapping[str, Mapping[str, str]]) -> None:

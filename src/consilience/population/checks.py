@@ -19,6 +19,8 @@ def as_inputs(population: Population, x: object, argument: str) -> Tensor:
     """Return inputs x as the members take them; see `consilience.checks.as_inputs`."""
     check_population(population)
     program = population.architecture.program
+    if population.inputs is not None:
+        x = population.inputs.pack(x, argument)
     return checks.as_inputs(x, program.input_shape, population.example_input.dtype, argument)
 
 

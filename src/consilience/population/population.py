@@ -20,6 +20,7 @@ from consilience.population.storage import Contents, member_tensors, read_popula
 from consilience.store import fingerprint
 from consilience.tasks import check_task
 from consilience.units.architecture import Architecture, TracedNetwork
+from consilience.units.inputs import Inputs, inputs_of, one_tensor, take_packed
 from consilience.units.modules import as_example
 from consilience.units.outputs import Pick, check_pick
 
@@ -33,7 +34,7 @@ class Population:
     Attributes
     ----------
     members : the members that take part in a census.
-    example_input : (n, ...) a few inputs, on which members are traced and proved.
+    example_input : (n, ...) a few inputs, on which members are traced and proved; several inputs side by side (n, d).
     failed : members that training gave up on: index at training → why. They are not in ``members``.
     provenance : how the population came about; goes into its ``config.json``.
     metrics : one record per epoch and member, as `train_population` leaves them.
@@ -55,7 +56,7 @@ class Population:
 
     @classmethod
     def from_modules(
-        cls, modules: Iterable[nn.Module], example_input: Tensor, *, output: Pick = None, **details: Any
+        cls, modules: Iterable[nn.Module], example_input: object, *, output: Pick = None, **details: Any
     ) -> Population:
         """Build a population from trained modules, which are copied.
 
@@ -63,10 +64,11 @@ class Population:
 
         Parameters
         ----------
-        modules : at least one module, in a list or another iterable; one input tensor. Wrappers (DataParallel,
+        modules : at least one module, in a list or another iterable. Wrappers (DataParallel,
             compiled, averaged) are taken off, weights that are computed before each forward pass (weight norm, spectral
             norm, pruning) are stored, and half precision becomes float32.
-        example_input : (n, ...) inputs of the right shape, n ≥ 1: a tensor, or an array.
+        example_input : (n, ...) inputs of the right shape, n ≥ 1: a tensor, or an array. For several inputs, a tuple of
+            these, as the forward pass takes them, or a dict by the names of its arguments; integers and masks too.
         output : key or number of the outputs in what the modules return, where they return a tuple, a dict or the like;
             by default all, side by side.
         **details : further attributes of the population, such as ``task="classification"``, by which outputs are
@@ -78,9 +80,15 @@ class Population:
             values, or members differ in more than their widths.
         TracingError, FunctionChangedError : if a module is not understood, or the proof of its layers fails.
         """
-        members, x = copies(modules), as_example(example_input)
+        members = copies(modules)
+        x = as_example(one_tensor(members, example_input))
         check_pick(output)
         return cls(join_members((), members, x, output=output), x, **details)
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """What the members take, where they take several inputs; these are packed in one tensor inside the package."""
+        return inputs_of(self.members[0].module)
 
     @property
     def output(self) -> Pick:
@@ -100,7 +108,7 @@ class Population:
         >>> population.with_members([MLP(4, [9], 2)]).widths("hidden.0")
         (5, 9)
         """
-        new = copies([m.module for m in modules] if isinstance(modules, Population) else modules, len(self))
+        new = self._copies([m.module for m in modules] if isinstance(modules, Population) else modules, len(self))
         provenance = {**self.provenance, "n_added": self.provenance.get("n_added", 0) + len(new)}
         members = join_members(self.members, new, self.example_input, output=self.output)
         return replace(self, members=members, provenance=provenance, snapshots={})
@@ -121,7 +129,7 @@ class Population:
         {'epoch': 1}
         """
         check_count("epoch", epoch)
-        new = copies(modules)
+        new = self._copies(modules)
         names = [f"member {k}" for k in range(len(new))]
         members = join_members(self.members, new, self.example_input, names, output=self.output)[len(self) :]
         now, then = ([_shapes(member.module) for member in kept] for kept in (self.members, members))
@@ -130,6 +138,13 @@ class Population:
             got = f"other tensors in member {unlike[0]}" if unlike else f"{len(then)} modules"
             raise InputError(f"modules must be {len(now)}, each with tensors of its member's shapes, got {got}")
         return self._with_snapshots({epoch: members})
+
+    def _copies(self, modules: Iterable[nn.Module], first: int = 0) -> list[nn.Module]:
+        """Copies of modules that take what the members take."""
+        new = copies(modules, first)
+        if self.inputs is not None:
+            take_packed(new, self.inputs)
+        return new
 
     def _with_snapshots(self, snapshots: Mapping[int, Sequence[Member]]) -> Population:
         every = dict(self.snapshots)
@@ -182,7 +197,7 @@ class Population:
         cls,
         directory: str | os.PathLike[str],
         module: nn.Module | Callable[[], nn.Module] | str,
-        example_input: Tensor,
+        example_input: object,
         *,
         strict: bool = False,
         task: str | None = None,
@@ -196,7 +211,8 @@ class Population:
         directory : the folder. Every checkpoint in it is a member, so two of one network count twice.
         module : a module of the members' class, of any widths; or a function without arguments, or a class, that makes
             one; or where to import one of these from, as in ``"package.module:Class"``, the current directory first.
-        example_input : (n, ...) inputs, n ≥ 1, to whose type checkpoints of other floating types are converted.
+        example_input : inputs, n ≥ 1 (see `from_modules`), to whose type checkpoints of other floating types are
+            converted.
         strict : raise at the first checkpoint that cannot be used, instead of skipping it.
         task : "classification", "regression" or "multilabel", if it is known.
         output : which outputs are taken; see `from_modules`.
@@ -229,10 +245,10 @@ class Population:
         {'a.pt': {'member': 0}, 'b.pt': {'member': 1, 'found_under': 'model'}}
         """
         check_task(task)
-        members, provenance = import_checkpoints(
+        members, x, provenance = import_checkpoints(
             directory, module, example_input, strict=strict, key=key, output=output
         )
-        return cls(members, as_example(example_input), provenance=provenance, task=task)
+        return cls(members, x, provenance=provenance, task=task)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -264,8 +280,9 @@ class Population:
         widths = sorted(self.widths(layer))
         return widths[len(widths) // 2]
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Any) -> Tensor:
         """Return the outputs of every member, (N, n, o, ...), before a tail that is not affine, as a softmax."""
+        x = x if self.inputs is None else self.inputs.pack(x, "x")
         return torch.stack([network(x) for network in self.networks])
 
 

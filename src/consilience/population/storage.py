@@ -24,6 +24,7 @@ from consilience.store.config import CONFIG, versions
 from consilience.store.network import build_network, describe_network, is_foreign
 from consilience.units.architecture import Architecture
 from consilience.units.follow import find_layers
+from consilience.units.inputs import Inputs, inputs_of, take_packed
 from consilience.units.modules import plain_copy
 from consilience.units.resize import fill
 
@@ -48,6 +49,7 @@ def write_population(
     contents: Contents, directory: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None
 ) -> Path:
     """Write a population; see `Population.save`."""
+    inputs = inputs_of(contents.members[0].module)
     by_epoch = {str(epoch): kept for epoch, kept in contents.snapshots.items()}
     groups = {"members": contents.members, **by_epoch}
     proofs = {name: [member.proof for member in members] for name, members in groups.items()}
@@ -57,6 +59,7 @@ def write_population(
         "failed": {str(k): why for k, why in contents.failed.items()},
         "provenance": contents.provenance,
         "task": contents.task,
+        **({} if inputs is None else {"inputs": inputs.as_json}),
         "output": contents.members[0].network.architecture.program.pick,
         "proved": {**versions(), **proofs},
     }
@@ -78,6 +81,8 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
     if x is None or not x.dim() or not len(x):
         raise ArtefactError(f"{artefact.directory} must hold example inputs (n, ...), got none", cure=AGAIN)
     module = None if module is None else plain_copy(module, "module")
+    if module is not None and entries.inputs is not None:
+        take_packed([module], entries.inputs)
     given = None if module is None else (module, find_layers(module, x, entries.output))
     current = all(version not in ("unknown", "") and proved.get(k) == version for k, version in versions().items())
 
@@ -114,6 +119,7 @@ class _Entries:
     task: Task | None = None
     output: str | int | None = None
     snapshots: tuple[int, ...] = ()  # epochs
+    inputs: Inputs | None = None
 
     def __post_init__(self) -> None:
         wrong = [k for k in self.failed if not (k.isascii() and k.isdecimal())]

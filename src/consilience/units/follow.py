@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from consilience.errors import TracingError
 from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section
+from consilience.units.inputs import one_tensor
 from consilience.units.maps import Map
 from consilience.units.modules import as_example, plain_copy
 from consilience.units.operations import HANDLERS, sections
@@ -28,8 +29,8 @@ from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Wa
 ELEMENTWISE = {"add", "sub", "mul", "div", "neg", "rsub"}  # of outputs and constants: outputs keep their places
 
 
-def find_layers(module: nn.Module, example_input: Tensor, output: Pick = None) -> Architecture:
-    """Trace ``module`` on ``example_input`` (n, ...) and return its layers.
+def find_layers(module: nn.Module, example_input: object, output: Pick = None) -> Architecture:
+    """Trace ``module`` on ``example_input`` (n, ...), or a dict or tuple of such tensors, and return its layers.
 
     ``output`` is the key or number of the outputs in what the module returns, by default all.
 
@@ -38,8 +39,9 @@ def find_layers(module: nn.Module, example_input: Tensor, output: Pick = None) -
     TracingError : an operation is not supported (the message names it), or the outputs of a sample depend on others.
     """
     check_pick(output)
-    module, example_input = plain_copy(module, "module").eval(), as_example(example_input)
-    program = trace(module, example_input, output)
+    module = plain_copy(module, "module").eval()
+    x = as_example(one_tensor([module], example_input))
+    program = trace(module, x, output)
     tail = tail_of(program)
     walk = Walk(program)
     for node in program.nodes:
@@ -55,7 +57,7 @@ def find_layers(module: nn.Module, example_input: Tensor, output: Pick = None) -
         if label := HANDLERS[node.target](walk, node):
             walk.labels[node] = label
     architecture = _architecture(walk, tail)
-    check_samples_apart(architecture.program, module, example_input)
+    check_samples_apart(architecture.program, module, x)
     return architecture
 
 

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_map_only
 
 from consilience.checks import describe
 from consilience.errors import ConsilienceError, InputError
+from consilience.several import each_input
+from consilience.units.inputs import called
 from consilience.units.outputs import Pick, outputs_in
 from consilience.units.program import Program
 
@@ -60,11 +62,11 @@ def _doubled(dtype: torch.dtype) -> torch.dtype:
 
 
 def outputs_of(
-    function: Callable[[Tensor], object], x: Tensor, name: str, argument: str = "inputs", output: Pick = None
+    function: Callable[..., object], x: Any, name: str, argument: str = "inputs", output: Pick = None
 ) -> Tensor:
     """Return the outputs of a user's function on x (see `consilience.units.outputs`); its errors become ours."""
     try:
-        returned = function(x)
+        returned = called(function, x)
     except ConsilienceError:
         raise
     except Exception as error:
@@ -72,7 +74,7 @@ def outputs_of(
             f"{argument} must be inputs that {name} takes",
             f"{type(error).__name__}: {error}{_line_of(error)}",
         )
-        raise InputError(f"{wanted}, got {describe(x)}, on which its forward pass raises {got}") from error
+        raise InputError(f"{wanted}, got {_described(x)}, on which its forward pass raises {got}") from error
     return outputs_in(returned, name, output)
 
 
@@ -85,6 +87,10 @@ def pooled_outputs(module: nn.Module, program: Program) -> Callable[[Tensor], Te
         return lambda x: outputs_in(module(x), program.module_name, program.pick)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return lambda x: program.run(state, x, [program.output])[program.output]
+
+
+def _described(x: Any) -> str:
+    return str(each_input(describe, x))
 
 
 def _line_of(error: Exception) -> str:

@@ -37,7 +37,7 @@ RETURN_THEIR_INPUT = {aten.type_as.default, *(getattr(aten, name).default for na
 MANY = 1009  # samples, a prime, at which a module is traced whose batch size does not stay free
 APART = 4  # samples that are computed beside others
 SHARE = 1e-5  # of the spread of outputs over samples, by which one sample may change another
-TRACEABLE = "take one tensor; replace `if tensor:` and `.item()` by tensor operations such as torch.where"
+TRACEABLE = "replace `if tensor:` and `.item()` by tensor operations such as torch.where"
 
 
 def trace(module: nn.Module, example_input: Tensor, output: Pick = None) -> Program:

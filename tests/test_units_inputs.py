@@ -1,0 +1,179 @@
+"""Networks of several inputs: tuples, dicts, integers and masks, from tracing to an assembly."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import consilience as cs
+from consilience.errors import InputError, TracingError
+from consilience.population import Population
+from consilience.units.inputs import Inputs, inputs_of
+
+N = 60
+
+
+class ByName(nn.Module):
+    """Numbers, a type that is an integer, and a mask of the numbers."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(6, width), nn.Linear(width, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor, kind: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        x = torch.where(mask, x, 0) if mask is not None else x
+        x = torch.cat([x, kind.unsqueeze(1) / 4, torch.nn.functional.one_hot(kind, 4)[:, :1]], 1)
+        return {"logits": self.out(torch.tanh(self.b(torch.relu(self.a(x))))), "kind": kind}
+
+
+class ByPosition(nn.Module):
+    """A picture and a vector: two branches."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__()
+        self.conv, self.a, self.out = nn.Conv2d(1, width, 3), nn.Linear(3, 4), nn.Linear(width + 4, 2)
+
+    def forward(self, image: Tensor, vector: Tensor) -> Tensor:
+        pooled = torch.relu(self.conv(image)).mean((2, 3))
+        return self.out(torch.cat([pooled, torch.relu(self.a(vector))], 1))
+
+
+class Together(ByName):
+    """The same, with one dict as its argument."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return super().forward(**batch)["logits"]
+
+
+def named(n: int = N, seed: int = 0) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    kind, mask = torch.randint(0, 4, (n,), generator=g), torch.rand(n, 4, generator=g) < 0.8
+    return {"x": torch.randn(n, 4, generator=g), "kind": kind, "mask": mask}
+
+
+def positional(n: int = N, seed: int = 0) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 1, 5, 5, generator=g), torch.randn(n, 3, generator=g)
+
+
+def logits(net: nn.Module, x: object) -> Tensor:
+    with torch.no_grad():
+        if isinstance(net, Together):
+            return net(x)
+        return net(**x)["logits"] if isinstance(x, dict) else net(*x)
+
+
+KINDS = {
+    "names": (ByName, named, "logits"),
+    "positions": (ByPosition, positional, None),
+    "dict": (Together, named, None),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def population(kind: str) -> tuple[Population, list[nn.Module], object]:
+    make, x, output = KINDS[kind]
+    modules = [make(width) for width in (5, 6, 5)]
+    return Population.from_modules(modules, x(16), output=output, task="regression"), modules, x()
+
+
+def test_members_take_what_they_took_and_an_assembly_too(kind: str) -> None:
+    members, modules, x = population(kind)
+    assert members.inputs is not None
+    assert members.example_input.shape[0] == 16
+    for member, module in zip(members, modules, strict=True):
+        assert type(member.module).__name__ == type(module).__name__
+        assert isinstance(member.module, type(module))
+        assert torch.equal(logits(member.module, x), logits(module, x))
+        assert inputs_of(module) is None  # the user's own is as it was
+    expected = torch.stack([logits(module, x) for module in modules]).mean(0)
+    assert torch.allclose(members.logits(x).mean(0), expected, atol=1e-5)
+    census = cs.Census(n_resamples=0).fit(members, x)
+    full, small = cs.assemble(census, "full"), cs.assemble(census, "1x", correction="distill", steps=20)
+    assert torch.allclose(logits(full, x), expected, atol=1e-4)
+    assert cs.evaluate(small, x, members).error < 2
+    assert cs.evaluate(cs.Ensemble(members), x, members).error < 1e-9
+    again = cs.extend_census(census, [modules[0]])
+    assert len(again.population_) == 4
+
+
+def test_a_population_is_saved_with_its_inputs(kind: str, tmp_path: Path) -> None:
+    members, modules, x = population(kind)
+    members.save(tmp_path / "p")
+    loaded = Population.load(tmp_path / "p", KINDS[kind][0](7))
+    assert loaded.inputs == members.inputs
+    assert torch.equal(loaded.logits(x), members.logits(x))
+    (tmp_path / "runs").mkdir()
+    for k, module in enumerate(modules):
+        torch.save(module.state_dict(), tmp_path / "runs" / f"{k}.pt")
+    imported = Population.from_directory(tmp_path / "runs", KINDS[kind][0], x, output=KINDS[kind][2])
+    assert torch.equal(imported.logits(x), members.logits(x))
+
+
+def test_copies_of_members_take_the_same(kind: str) -> None:
+    members, _, x = population(kind)
+    module = members.members[0].module
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert type(other) is type(module)
+        assert torch.equal(logits(other, x), logits(module, x))
+        assert other.out.weight is not module.out.weight
+
+
+def test_outputs_are_scored_for_several_inputs(kind: str) -> None:
+    _, modules, x = population(kind)
+    y = logits(modules[0], x)
+    data = cs.Dataset(x, y, torch.arange(N))
+    assert len(data) == N
+    if KINDS[kind][2] is None:
+        assert cs.evaluate(modules[0], data).r2 == 1
+    taken = data.take([3, 4])
+    assert len(taken) == 2
+    assert torch.equal(logits(modules[0], taken.x), y[3:5])
+
+
+def test_packing_holds_every_number() -> None:
+    x = {"ids": torch.tensor([[0, 2**24 + 1]]), "flag": torch.tensor([True]), "value": torch.tensor([0.1])}
+    inputs = Inputs.of(x, ByName())
+    packed = inputs.pack(x, "x")
+    assert packed.dtype == torch.float64
+    back = inputs.unpack(packed)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(back, x.values(), strict=True))
+    assert torch.equal(inputs.pack(dict(reversed(x.items())), "x"), packed)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"kind": torch.zeros(5).long()},
+            "inputs in x must be of the same samples, got 60 of 'x', 5 of 'kind'",
+        ),
+        ({"kind": torch.zeros(N)}, r"'kind' in x must be int64 \(n\), got float32 \(60,\)"),
+        ({"x": torch.zeros(N, 5)}, r"'x' in x must be float32 \(n, 4\), got float32 \(60, 5\)"),
+        ({"more": torch.zeros(N)}, "x must have the inputs 'x', 'kind', 'mask', got 'x', 'kind', 'mask', 'more'"),
+        ({"x": torch.full((N, 4), torch.nan)}, "'x' in x must be finite"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(change: dict[str, Tensor], text: str) -> None:
+    members, _, x = population("names")
+    with pytest.raises(InputError, match=text):
+        cs.Census().fit(members, {**x, **change})
+
+
+def test_an_output_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'logits'"):
+        Population.from_modules([ByName()], named(16), output="logit")
+
+
+def test_a_network_that_needs_another_input_is_refused() -> None:
+    with pytest.raises((InputError, TracingError), match="missing 1 required positional argument: 'kind'"):
+        Population.from_modules([ByName()], {"x": torch.randn(16, 4)}, output="logits")
