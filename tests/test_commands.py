@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+import tyro
 
 from conftest import refused, run
 from consilience import cli, names
@@ -27,6 +29,7 @@ from consilience.clustering.distances import DISTANCES
 from consilience.comparison import MEASURES, ModelComparison
 from consilience.modularity.clusterability import Clusterability
 from consilience.modularity.nulls import NULLS
+from consilience.nets import GPTConfig, LlamaConfig, ViTConfig
 from consilience.nets.activations import ACTIVATIONS
 from consilience.recovery import ExpandAndCluster
 from consilience.recovery.cuts import RULES
@@ -34,8 +37,9 @@ from consilience.report.results import Experiment
 from consilience.signals.record import POSITIONS
 from consilience.store import load_network
 from consilience.studies import census, compare, demo, modularity, recover, train
-from consilience.studies.request import Options, command_line, identity, in_options
+from consilience.studies.request import Options, Reading, command_line, identity, in_options
 from consilience.studies.request import arguments as options_of
+from consilience.studies.samples import named
 from consilience.training import Training
 
 SMALL = ["--members", "4", "--hidden", "12", "10", "--epochs", "20", "--batch-size", "64", "--learning-rate", "3e-3"]
@@ -214,6 +218,22 @@ def test_networks_of_convolutions_are_trained_too(
         (["--net", "convnet", "--hidden", "0"], "--hidden must be one or more ints >= 1, got [0]"),
         (["--dropout", "1"], "--dropout must be a probability in [0, 1), got 1.0"),
         (["--net", "convnet", "--data", "rows.npz"], "--data must hold images (n, C, H, W) for --net convnet"),
+        (["--net", "gpt"], "--net must fit the data, got --net gpt for classification of digits"),
+        (
+            ["--net", "mlp", "--data", "text:notes.md"],
+            "--net must fit the data, got --net mlp for next-token of notes.md",
+        ),
+        (
+            ["--net", "gpt", "--data", "text:notes.md", "--heads", "1", "2", "3"],
+            "--heads must be one number, or one for",
+        ),
+        (
+            ["--net", "gpt", "--data", "text:notes.md", "--patch-size", "2"],
+            "--patch-size must be left out with --net gpt",
+        ),
+        (["--net", "vit", "--activation", "tanh"], "--activation must be left out with --net vit, got tanh"),
+        (["--net", "vit", "--patch-size", "3"], "image_size must be a multiple of patch_size 3, got 8"),
+        (["--context", "3"], "--context must be left out for a source that is no text, got 3 for 'digits'"),
     ],
 )
 def test_networks_that_cannot_be_trained_are_refused_first(
@@ -221,8 +241,35 @@ def test_networks_that_cannot_be_trained_are_refused_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     broken_npz(tmp_path / "rows.npz", "not at all")
+    (tmp_path / "notes.md").write_text("a b " * 500)
     assert message in refused(capsys, "train", *flags, "--out", tmp_path / "population")
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.md", "rows.npz"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "config"),
+    [
+        (["--net", "vit", "--patch-size", "2", "--width", "8"], ViTConfig(1, 8, 2, 10, 8, (4, 4), (32, 32))),
+        (["--net", "gpt", "--hidden", "5", "6", "7"], GPTConfig(4, 64, 64, (4, 4, 4), (5, 6, 7))),
+        (["--net", "llama", "--context", "9", "--heads", "1", "2"], LlamaConfig(4, 9, 64, (1, 2), (32, 32))),
+    ],
+)
+def test_options_say_which_transformer_is_trained(tmp_path: Path, flags: list[str], config: object) -> None:
+    (tmp_path / "notes.txt").write_text("a b " * 500)
+    source = [] if "vit" in flags else ["--data", f"text:{tmp_path / 'notes.txt'}"]
+    request = tyro.cli(train.Request, args=[*flags, *source, "--out", str(tmp_path / "population")])
+    data = named(request.data, request.seed, request).load()
+    assert train.network(request, data).config == config
+
+
+def test_the_name_of_a_text_is_kept_relative_to_what_was_trained_on_it(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("a b " * 500)
+    source = named(f"text:{tmp_path / 'notes.md'}", 0, Reading())
+    assert source.content == named(str(tmp_path / "notes.md"), 0, Reading()).content
+    assert source.entries(source.name)["data"] == "text:notes.md"
+    assert source.stored_name(tmp_path / "population") == source.name
+    relative = replace(source, name=f"text:{os.path.relpath(tmp_path / 'notes.md')}")
+    assert relative.stored_name(tmp_path / "population") == "text:../notes.md"
 
 
 @pytest.mark.slow

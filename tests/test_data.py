@@ -438,9 +438,11 @@ def test_other_files_under_the_name_of_an_npz_are_refused(tmp_path):
 # --- load_data: names, seeds, extras ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", ["mnist", "", "data.txt", Path("digits"), None])
+@pytest.mark.parametrize("source", ["mnist", "", "data.doc", Path("digits"), None])
 def test_an_unknown_source_is_answered_with_the_known_ones(source):
-    with refused("source must be ", '"digits", a path to an .npz, .csv or .parquet file, or "hf:NAME"'):
+    with refused(
+        "source must be ", '"digits", a path to an .npz, .csv or .parquet file, "text:FILE" for a text, or "hf:NAME"'
+    ):
         load_data(source)
 
 

@@ -85,7 +85,8 @@ def test_a_population_knows_its_task_and_keeps_it(tmp_path: Path) -> None:
     assert Population.load(population.save(tmp_path / "p")).task == "regression"
     assert random_population([[4]]).task is None
     with pytest.raises(
-        InputError, match="task must be one of 'classification', 'regression', 'multilabel', got 'ranking'"
+        InputError,
+        match="task must be one of 'classification', 'regression', 'multilabel', 'next-token', got 'ranking'",
     ):
         replace(population, task="ranking")
 

@@ -94,7 +94,11 @@ def test_other_rows_take_the_scales_of_those_that_members_were_trained_on(tmp_pa
         ({"a": ["word", *range(59)]}, {}, "must have columns of numbers, got 'a' of text"),
         ({}, {"target": "prize"}, "columns and target must be different columns of .*, got 'prize' of 'a', 'b', 'pr"),
         ({}, {"target": None}, "must have exactly one column label or y, got columns a, b, price"),
-        ({}, {"task": "ranking"}, "task must be one of 'classification', 'regression', 'multilabel', got 'ranking'"),
+        (
+            {},
+            {"task": "ranking"},
+            "task must be one of 'classification', 'regression', 'multilabel', 'next-token', got 'ranking'",
+        ),
         ({}, {"task": "multilabel"}, "train.y must be 0 or 1 in each column"),
         ({}, {"task": None}, r"train.y must be integer labels .*\n.*--task regression"),
         ({}, {"task": None, "target_scale": "standardize"}, "target_scale must be 'auto' or 'none' for classes"),

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilience.errors import InputError
-from consilience.tasks import check_task
+from consilience.tasks import OF_CLASSES, check_task
 from consilience.ties import first_largest
 
 TEMPERATURE = 2.0  # that outputs are fitted and judged at (docs/experiments.md)
@@ -61,7 +61,7 @@ def row_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Ten
 
     It is differentiable. For classes the spread is not used; a single output is the logit of one class of two.
     """
-    if task == "classification":
+    if task in OF_CLASSES:
         logs = _of_two(outputs).log_softmax(-1), _of_two(reference).log_softmax(-1)
         return functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(-1)
     if task == "multilabel":
@@ -76,7 +76,7 @@ def softened_errors(outputs: Tensor, reference: Tensor, task: str | None, spread
     Members are sure of the classes of rows that they were trained on: at temperature 1 a few rows decide alone. Source
     of the temperature: Hinton, Vinyals and Dean 2015.
     """
-    if task in ("classification", "multilabel"):
+    if task in (*OF_CLASSES, "multilabel"):
         outputs, reference = outputs / TEMPERATURE, reference / TEMPERATURE
         return row_errors(outputs, reference, task, spread) * TEMPERATURE**2
     return row_errors(outputs, reference, task, spread)

@@ -235,29 +235,50 @@ def with_one_label(y: object, n: int, argument: str, n_classes: int | None = Non
 
 def check_labels(y: Tensor, n: int, argument: str, n_classes: int | None = None) -> None:
     """Raise unless y are n >= 1 labels (n,) of an integer type, each from 0 to below ``n_classes``."""
+    if not is_integers(y) or y.shape != (n,) or n == 0:
+        cure = "convert them: y.long() for whole numbers, y.argmax(1) for one-hot rows"
+        raise InputError(f"{argument} must be integer labels ({max(n, 1)},), got {describe(y)}", cure=cure)
+    _check_range(y, argument, "labels", n_classes, "number the classes from 0, and remove rows without a label")
+
+
+def check_tokens(tokens: Tensor, argument: str, n_tokens: int | None = None) -> None:
+    """Raise unless these are tokens (n, t) of an integer type, each from 0 to below ``n_tokens``, n and t >= 1."""
+    if not is_integers(tokens) or tokens.ndim != 2 or not tokens.numel():
+        raise InputError(f"{argument} must be tokens (n, t) of an integer type, got {describe(tokens)}")
+    _check_range(tokens, argument, "tokens", n_tokens, "use the vocabulary that the network was made for")
+
+
+def is_integers(values: object) -> TypeGuard[Tensor]:
+    """Return whether these are a tensor of integers (no booleans)."""
     import torch
 
     integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-    if not isinstance(y, torch.Tensor) or y.dtype not in integers or y.shape != (n,) or n == 0:
-        cure = "convert them: y.long() for whole numbers, y.argmax(1) for one-hot rows"
-        raise InputError(f"{argument} must be integer labels ({max(n, 1)},), got {describe(y)}", cure=cure)
-    bad = y < 0 if n_classes is None else (y < 0) | (y >= n_classes)
+    return isinstance(values, torch.Tensor) and values.dtype in integers
+
+
+def _check_range(y: Tensor, argument: str, what: str, n: int | None, cure: str) -> None:
+    bad = y < 0 if n is None else (y < 0) | (y >= n)
     if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        span = ">= 0" if n_classes is None else f"from 0 to {n_classes - 1}"
-        cure = "number the classes from 0, and remove rows without a label"
-        raise InputError(f"{argument} must be labels {span}, got {int(y[row])} in row {row}", cure=cure)
+        place = bad.nonzero()[0]
+        span = ">= 0" if n is None else f"from 0 to {n - 1}"
+        got = f"{int(y[tuple(place)])} in row {int(place[0])}"
+        raise InputError(f"{argument} must be {what} {span}, got {got}", cure=cure)
 
 
 def check_targets(y: Tensor, outputs: Tensor, argument: str) -> None:
-    """Raise unless y are labels of outputs (m, o), or floats of the shape of outputs (m, ...), apart from m."""
-    if not y.is_floating_point():
-        if outputs.ndim != 2:
-            raise InputError(f"outputs must have shape (n, classes) for labels {argument}, got {tuple(outputs.shape)}")
-        check_labels(y, len(y), argument, outputs.shape[1])
-    elif y.shape[1:] != outputs.shape[1:]:
-        wanted = ", ".join(["n", *map(str, outputs.shape[1:])])
-        raise InputError(f"{argument} must have shape ({wanted}), as the outputs, got {tuple(y.shape)}")
+    """Raise unless y are labels (n,) of outputs (m, o), tokens (n, t) of (m, t, o), or floats (n, ...) of (m, ...)."""
+    if y.is_floating_point():
+        if y.shape[1:] != outputs.shape[1:]:
+            wanted = ", ".join(["n", *map(str, outputs.shape[1:])])
+            raise InputError(f"{argument} must have shape ({wanted}), as the outputs, got {tuple(y.shape)}")
+        return
+    if outputs.ndim != y.ndim + 1 or outputs.shape[1:-1] != y.shape[1:]:
+        wanted, got = f"(n, {y.shape[1]}, tokens)" if y.ndim == 2 else "(n, classes)", tuple(outputs.shape)
+        raise InputError(f"outputs must have shape {wanted} for labels {argument}, got {got}")
+    if y.ndim == 2:
+        check_tokens(y, argument, outputs.shape[-1])
+    else:
+        check_labels(y, len(y), argument, outputs.shape[-1])
 
 
 def resolve_width(width: Width, median: int, argument: str, cure: str | None = None) -> int:

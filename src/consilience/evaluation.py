@@ -30,12 +30,12 @@ N_DRAWS = 16  # random orders of the members, whose first m are the sub-ensemble
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy and loss on one data set, of classes or of several labels.
+    """Accuracy and loss on one data set, of classes, of several labels, or of the next tokens.
 
     Attributes
     ----------
     accuracy : share of samples whose largest output is the label, 0 to 1; of several labels, share of labels whose
-        output says rightly whether a sample has them.
+        output says rightly whether a sample has them; of tokens, share of positions.
     accuracy_se : its standard error over samples, √(p(1 − p)/n) for classes.
     loss : mean cross-entropy, in nats; of several labels, for each.
     n : number of samples.
@@ -46,6 +46,11 @@ class Score:
     accuracy_se: float
     loss: float
     n: int
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the loss: among how many equally likely classes, or tokens, a network chooses."""
+        return math.exp(self.loss)
 
     @property
     def quality(self) -> float:
@@ -101,9 +106,9 @@ class Closeness:
 
     Attributes
     ----------
-    error : to the ensemble's outputs. For classes, ``KL(softmax t ‖ softmax y)`` in nats; for several labels, the mean
-        of that of each; for numbers, and where the task is unknown, the squared error as a share of the ensemble's
-        variance, mean over outputs.
+    error : to the ensemble's outputs. For classes and tokens, ``KL(softmax t ‖ softmax y)`` in nats; for several
+        labels, the mean of that of each; for numbers, and where the task is unknown, the squared error as a share of
+        the ensemble's variance, mean over outputs.
     top1 : share of samples whose largest output is the ensemble's; None but for classes, and of a single output.
     worth : number of members whose mean outputs have this error, from 0 to the number of members.
     member_error : mean error of a single member.
@@ -140,8 +145,8 @@ def evaluate(
         to 1, with the sum 1; of several labels: from 0 to 1) are taken as such, others as logits.
     dataset : samples with targets; with a reference, samples or inputs (n, ...), whose targets are not used.
     reference : a population. Outputs are compared by its task.
-    task : what the targets stand for: "classification", "regression" or "multilabel". By default the data's, else that
-        of the targets: integers are classes, and floats are numbers.
+    task : what the targets stand for: "classification", "regression", "multilabel" or "next-token". By default the
+        data's, else that of the targets: integers are classes, and floats are numbers.
 
     Returns
     -------
@@ -175,6 +180,8 @@ def scored(
     given: str | None = task or getattr(dataset, "task", None)
     n = n_samples(x)
     targets = as_targets(y, n, "y", given)  # checked before anything is computed
+    if given == "next-token":
+        return _of_tokens(network, x, targets)
     outputs = _outputs(network, x)
     outputs = outputs.unsqueeze(1) if outputs.dim() == 1 else outputs
     kind: str = given or task_of(y)
@@ -203,6 +210,26 @@ def _of_classes(outputs: Tensor, y: Tensor) -> tuple[Score, Tensor]:
         outputs = outputs.clamp(min=SMALLEST).log()
     loss = float(functional.cross_entropy(outputs, y))
     return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(y)), loss, len(y)), right
+
+
+def _of_tokens(network: Callable[[Tensor], Tensor], x: Any, y: Tensor) -> tuple[Score, Tensor]:
+    """The score, batch by batch, because logits of many windows may not fit into memory; and each window's accuracy."""
+    import torch
+
+    from consilience.checks import check_targets
+    from consilience.tasks import losses
+
+    right: list[Tensor] = []
+    loss = 0.0
+    size = max(1, BATCH_SIZE // y.shape[1])
+    for inputs, targets in zip(in_batches(x, size), y.split(size), strict=True):
+        outputs = _outputs(network, inputs)
+        check_targets(targets, outputs, "y")
+        loss += float(losses(outputs.double(), targets, "next-token").sum())
+        right.append((outputs.argmax(-1) == targets).double().mean(1))
+    each = torch.cat(right)
+    accuracy_se = float(each.std(correction=0)) / math.sqrt(len(y))
+    return Score(float(each.mean()), accuracy_se, loss / len(y), len(y)), each
 
 
 def _of_labels(outputs: Tensor, y: Tensor) -> tuple[Score, Tensor]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-Net = Literal["mlp", "convnet", "resnet"]
+Net = Literal["mlp", "convnet", "resnet", "vit", "gpt", "llama"]
 Activation = Literal["relu", "leaky_relu", "tanh", "erf", "sigmoid", "softplus", "gelu", "silu", "elu", "identity"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 RateSchedule = Literal["constant", "cosine"]
-Task = Literal["classification", "regression", "multilabel"]
+Task = Literal["classification", "regression", "multilabel", "next-token"]
 Scaled = Literal["auto", "none", "standardize"]
 Layout = Literal["auto", "channels-first", "channels-last", "rows"]
 Shuffle = Literal["independent", "shared"]

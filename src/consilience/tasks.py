@@ -6,9 +6,12 @@ task            targets y                       loss of a sample
 classification  int64 (n,), the class           cross-entropy of the softmax of the outputs, in nats
 regression      floats (n, o, ...)              mean squared error over outputs
 multilabel      floats (n, o), each 0 or 1      binary cross-entropy of the outputs' sigmoid, mean over labels
+next-token      int64 (n, t), the next tokens   cross-entropy as of classes, mean over positions, in nats
 ==============  ==============================  =======================================================
 
-Axis legend: ``n`` samples, ``o`` outputs.
+Outputs are (n, o), for numbers of the shape of y, and for tokens (n, t, o).
+
+Axis legend: ``n`` samples, ``o`` outputs, ``t`` positions.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from consilience.checks import as_labels, as_tensor, check_choice, check_finite, check_rows, describe
+from consilience.checks import as_labels, as_tensor, check_choice, check_finite, check_rows, check_tokens, describe
 from consilience.errors import InputError
 from consilience.names import Task
 
+OF_CLASSES = ("classification", "next-token")  # tasks whose outputs are scores of classes
 NUMBERS = "pass task='regression' (--task regression) if these are numbers to predict"
 ONES = "a column for each label, 1 where a row has it and 0 where it has not"
 
@@ -51,6 +55,9 @@ def as_targets(y: object, n: int, argument: str, task: str | None = None) -> Ten
             return as_targets(given, n, argument, "regression")
         return as_labels(given, n, argument)
     check_rows(given, n, argument)
+    if task == "next-token":
+        check_tokens(given, argument)
+        return given.long()
     numbers = given if given.is_floating_point() and task == "regression" else given.to(torch.get_default_dtype())
     check_finite(numbers, argument)
     if task == "multilabel" and (given.ndim != 2 or not bool(((given == 0) | (given == 1)).all())):
@@ -60,13 +67,15 @@ def as_targets(y: object, n: int, argument: str, task: str | None = None) -> Ten
 
 
 def losses(outputs: Tensor, y: Tensor, task: str) -> Tensor:
-    """Return the loss of each sample (n,), of outputs (n, o) or, for numbers, of the shape of y.
+    """Return the loss of each sample (n,), of outputs (n, o), for numbers of the shape of y, for tokens (n, t, o).
 
     >>> losses(torch.zeros(2, 4), torch.tensor([0, 3]), "classification").exp()
     tensor([4., 4.])
     """
     if task == "classification":
         return functional.cross_entropy(outputs, y, reduction="none")
+    if task == "next-token":
+        return functional.cross_entropy(outputs.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
     if task == "multilabel":
         return functional.binary_cross_entropy_with_logits(outputs, y, reduction="none").flatten(1).mean(1)
     return functional.mse_loss(outputs, y, reduction="none").flatten(1).mean(1)

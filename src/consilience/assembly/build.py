@@ -25,6 +25,7 @@ from consilience.errors import InputError
 from consilience.population.checks import warn_of_few
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
+from consilience.tasks import OF_CLASSES
 from consilience.units.architecture import TracedNetwork, read_state, write_state
 from consilience.units.axes import Axis
 from consilience.units.maps import Map, Weights
@@ -104,7 +105,7 @@ class Builder:
         They are fitted to the pooled class probabilities, which is convex. For other tasks least squares is that fit.
         """
         network, architecture = draft.network, draft.architecture
-        if correction in FITTED and self.population.task == "classification":
+        if correction in FITTED and self.population.task in OF_CLASSES:
             maps = [m for m in architecture.maps if m.writes in architecture.heads and m.reads]
             network = self._fitted(network, maps, draft.values)
         return balanced(network)

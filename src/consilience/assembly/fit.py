@@ -26,6 +26,7 @@ from torch.nn import functional
 from consilience.agreement import class_probabilities, softened_errors, spread_of
 from consilience.signals.batches import MAX_BATCH
 from consilience.signals.responses import stream
+from consilience.tasks import OF_CLASSES
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Sampling
 from consilience.units.maps import Map, Weights
@@ -184,14 +185,14 @@ class Fit:
 
     def curved(self, outputs: Tensor, v: Tensor) -> Tensor:
         """Return H v of each row, at its outputs: (n, o)."""
-        if self.task != "classification":
+        if self.task not in OF_CLASSES:
             return v * self._numbers
         p = class_probabilities(outputs)[:, : v.shape[1]]
         return p * (v - (p * v).sum(1, keepdim=True))
 
     def root(self, outputs: Tensor, signs: Tensor) -> Tensor:
         """Return R s of each row (n, o), with R Rᵀ = H, for random signs s (n, o): its second moment is H."""
-        if self.task != "classification":
+        if self.task not in OF_CLASSES:
             return signs * self._numbers.sqrt()
         root = class_probabilities(outputs).sqrt()
         signs = functional.pad(signs, (0, root.shape[1] - signs.shape[1]), value=1.0)

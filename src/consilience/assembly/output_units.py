@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from consilience.agreement import spread_of
+from consilience.tasks import OF_CLASSES
 from consilience.units.architecture import TracedNetwork
 
 TOLERANCE = 1e-4  # of the largest output, for the check that only units have changed
@@ -33,7 +34,7 @@ class OutputUnits:
         zero, one = torch.zeros_like(targets[0]), torch.ones_like(targets[0])
         architecture = network.architecture
         written = architecture.writing(architecture.returned.layer or "")
-        if task == "classification" or not written or any(m.norm is not None for m in written):
+        if task in OF_CLASSES or not written or any(m.norm is not None for m in written):
             return cls(zero, one)
         shifted = any(m.has_bias for m in written)
         units = cls(targets.mean(0) if shifted else zero, spread_of(targets))

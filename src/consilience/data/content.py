@@ -4,9 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 from consilience.checks import as_path
 from consilience.errors import InputError
+
+TEXT = "text:"  # before the name of a file that is a text, whatever its suffix
+
+
+def split_name(source: str) -> tuple[str, str]:
+    """Return what stands before the path of a source's file, `TEXT` or nothing, and the path.
+
+    >>> split_name("text:notes.md"), split_name("notes.txt")
+    (('text:', 'notes.md'), ('', 'notes.txt'))
+    """
+    return (TEXT, source.removeprefix(TEXT)) if source.startswith(TEXT) else ("", source)
+
+
+def text_of(source: str | os.PathLike[str]) -> Path | None:
+    """Return the file of a source that is a text; None for any other."""
+    prefix, path = split_name(source) if isinstance(source, str) else ("", source)
+    if not isinstance(path, str | os.PathLike) or not (prefix or Path(path).suffix.lower() == ".txt"):
+        return None
+    return as_path(path, "source").expanduser()
 
 
 def is_file_name(source: str | os.PathLike[str]) -> bool:
@@ -23,7 +43,7 @@ def content_of(source: str | os.PathLike[str]) -> str:
     """
     if not is_file_name(source):
         return ""
-    path = as_path(source, "data").expanduser()
+    path = as_path(split_name(source)[1] if isinstance(source, str) else source, "data").expanduser()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -13,13 +13,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from consilience.checks import as_tensor, check_count, check_finite, check_labels, check_rows, describe
+from consilience.checks import (
+    as_tensor,
+    check_count,
+    check_finite,
+    check_labels,
+    check_rows,
+    check_tokens,
+    describe,
+)
 from consilience.data.scaling import Scaling
+from consilience.data.vocabulary import Vocabulary
 from consilience.errors import InputError
 from consilience.seeds import generator
 from consilience.several import each_input, n_samples
 from consilience.tasks import as_targets, task_of
 
+TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # of all rows, where the source has no test set
 MOST_CLASSES_NAMED = 10  # in an error message; more than this is a wall of numbers
 
 
@@ -29,12 +39,13 @@ class Dataset:
 
     Parameters
     ----------
-    x : float32 (n, ...), the inputs: tables (n, d), images (n, C, H, W); to evaluate networks of several inputs, a dict
-        or a tuple of tensors (n, ...).
+    x : float32 (n, ...), the inputs: tables (n, d), images (n, C, H, W); or int64 (n, t), tokens; to evaluate networks
+        of several inputs, a dict or a tuple of tensors (n, ...).
     y : int64 (n,), the class of each row; or floating point (n,) or (n, d), the targets of a regression; or floating
-        point (n, d) of 0 and 1, whether a row has each of d labels.
+        point (n, d) of 0 and 1, whether a row has each of d labels; or int64 (n, t), the token that follows each of x.
     ids : int64 (n,), the number of each row in the source it came from.
-    task : what y stands for; by default "classification" for integers and "regression" for floats.
+    task : what y stands for; by default "classification" for integers and "regression" for floats; see
+        `consilience.tasks`.
     unit : (d,) what 1 in y is in the targets' own units, where these were scaled.
 
     Examples
@@ -91,9 +102,10 @@ class Data:
     calibration : a random part of ``train``; only its inputs are to be used, to look at activations.
     validation : the rows to make choices on; from the same draw as ``train``, and disjoint from it.
     test : the rows to report on.
-    n_classes : labels are 0, …, n_classes - 1; None if y are no labels of one class each.
+    n_classes : labels, or tokens, are 0, …, n_classes - 1; None if y are neither.
     read_as : how arrays or columns of the source became inputs and targets, in one line.
     scaling : how inputs and targets were scaled.
+    vocabulary : what the tokens of a text stand for.
     """
 
     name: str
@@ -104,10 +116,11 @@ class Data:
     n_classes: int | None
     read_as: str = ""
     scaling: Scaling | None = None
+    vocabulary: Vocabulary | None = None
 
     @property
     def task(self) -> str:
-        """What the targets stand for: "classification", "regression" or "multilabel"."""
+        """What the targets stand for: "classification", "regression", "multilabel" or "next-token"."""
         return self.train.task or task_of(self.train.y)
 
     @property
@@ -143,8 +156,9 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
 
     Parameters
     ----------
-    dataset : n ≥ 1 rows, all of them finite: x floats, y int64 labels (n,) or floats (n, ...), ids int64.
-    n_classes : if given, y must be labels, and each of 0, …, n_classes - 1 must occur.
+    dataset : n ≥ 1 rows, all of them finite: x floats or tokens, y int64 labels (n,), tokens (n, t) or floats (n, ...),
+        ids int64.
+    n_classes : if given, y must be labels, and each of 0, …, n_classes - 1 must occur; or tokens, all below it.
     where : the name of the data set in the error.
     """
     dataset = _dataset(dataset, where)
@@ -153,7 +167,9 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
             got = type(value).__name__
             raise InputError(f"{where}.{name} must be a tensor, got {got}", cure=f"torch.as_tensor({name})")
     x, y, ids = dataset.x, dataset.y, dataset.ids
-    if x.ndim < 2 or not x.is_floating_point() or x.numel() == 0:
+    if dataset.task == "next-token":
+        check_tokens(x, f"{where}.x")
+    elif x.ndim < 2 or not x.is_floating_point() or x.numel() == 0:
         cure = "convert them: x.float(), and x.unsqueeze(1) if a row is one number"
         raise InputError(f"{where}.x must be float32 (n, ...), one row per sample, got {describe(x)}", cure=cure)
     check_rows(y, len(x), f"{where}.y")
@@ -162,6 +178,9 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
     check_finite(x, f"{where}.x")
     if n_classes is None and y.is_floating_point():
         check_finite(y, f"{where}.y")
+        return
+    if dataset.task == "next-token":
+        check_tokens(y, f"{where}.y", n_classes)
         return
     check_labels(y, len(x), f"{where}.y", n_classes)
     if y.dtype != torch.int64:

@@ -24,19 +24,23 @@ from torch import Tensor
 
 from consilience.checks import as_path, check_choice, check_count, check_seed, describe
 from consilience.data.arrays import LAYOUTS, read_inputs, read_labels
-from consilience.data.dataset import Data, Dataset, check_dataset
+from consilience.data.content import text_of
+from consilience.data.dataset import TEST_SHARE, VALIDATION_SHARE, Data, Dataset, check_dataset
 from consilience.data.scaling import SCALES, Scale, Scaling
 from consilience.data.tables import LABEL_COLUMNS, Columns, one_column, read_table
+from consilience.data.text import CONTEXT, load_text
 from consilience.errors import InputError
 from consilience.seeds import generator
 from consilience.tasks import NUMBERS, as_targets, check_task, check_varies
 
-KNOWN = '"digits", a path to an .npz, .csv or .parquet file, or "hf:NAME" for a data set of the Hugging Face hub'
+KNOWN = (
+    '"digits", a path to an .npz, .csv or .parquet file, "text:FILE" for a text, or "hf:NAME" for a data set of the '
+    "Hugging Face hub"
+)
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 IMAGE_COLUMNS = ("image", "img")  # the names that image data sets of the hub use
 TABLES = (".csv", ".parquet")
 HUB_LABELS = (*LABEL_COLUMNS, "fine_label")
-TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # of all rows, where the source has no test set
 VALIDATION_ROWS, VALIDATION_PART = 5000, 6  # min(5000, n // 6) training rows, where it has one
 DAMAGED = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)  # of np.load
 
@@ -66,6 +70,7 @@ def load_data(
     input_scale: str = "auto",
     target_scale: str = "auto",
     scaling: Scaling | None = None,
+    context: int | None = None,
 ) -> Data:
     """Read, check, shuffle and split a source of rows with targets. The same arguments give the same `Data`.
 
@@ -80,6 +85,8 @@ def load_data(
         - ``FILE.csv``, with names in its first line, or ``FILE.parquet``, with a column ``label`` or ``y``; all other
           columns, a named index among them, must be numbers or booleans, and become x (n, d).
         - ``"hf:NAME"``: images and labels by the name of their data set on the Hugging Face hub (extra ``[hub]``).
+        - ``"text:FILE"``, or ``FILE.txt``, in UTF-8: windows (n, context) of characters, to predict the next ones. The
+          first 65 % of the text are ``train``, the next 15 % ``validation``.
     random_state : seed of the shuffle, which comes before every split.
     n_calibration : rows of ``calibration``, at most all of ``train``.
     layout : of arrays with four axes, "channels-first" or "channels-last", where "auto" cannot tell; of floating point
@@ -87,11 +94,12 @@ def load_data(
     columns, target : of a .csv or .parquet file, the columns that become x, in this order, and the column of targets,
         or several of them.
     task : "classification" (by default); "regression", where y are numbers (n,) or (n, o); or "multilabel", where y
-        (n, o) is 1 where a row has a label and 0 where it has not.
+        (n, o) is 1 where a row has a label and 0 where it has not. Of a text it is "next-token".
     input_scale : "standardize" for columns at mean 0 and spread 1 over the rows of ``train``; "none"; or "auto", which
         standardizes those of a .csv file.
     target_scale : the same for the targets of a regression; "auto" standardizes them.
     scaling : that of other data, ``Data.scaling``, in place of both.
+    context : of a text, characters of a window; 64 by default.
 
     Returns
     -------
@@ -118,6 +126,12 @@ def load_data(
     check_choice("target_scale", target_scale, SCALES)
     if target_scale == "standardize" and task != "regression":
         raise InputError(f"target_scale must be 'auto' or 'none' for classes, got {target_scale!r}", cure=NUMBERS)
+    text = text_of(source)
+    if context is not None and text is None:
+        raise InputError(f"context must be left out for a source that is no text, got {context!r} for {source!r}")
+    if text is not None:
+        _check_only_text(source, task, columns, target)
+        return load_text(text, CONTEXT if context is None else context, random_state, n_calibration)
     raw = _read(source, Columns(_names(columns, "columns"), _targets(target)))
     rows, read_as = _dataset(raw.x, raw.y, f"{raw.name}: train", layout, task)
     test = None
@@ -161,6 +175,13 @@ def load_data(
     elif scaling.targets is not None:
         read_as += "; targets standardized"
     return Data(raw.name, train, calibration, validation, test, n_classes, read_as, scaling)
+
+
+def _check_only_text(source: object, task: str | None, columns: object, target: object) -> None:
+    if task not in (None, "next-token"):
+        raise InputError(f"task must be 'next-token' for the text {source}, got {task!r}")
+    if columns or target:
+        raise InputError(f"columns and target must be left out for a source without columns, got {source!r}")
 
 
 def _count_classes(rows: Dataset, test: Dataset | None, name: str) -> int:

@@ -1,85 +1,42 @@
-"""Text as tokens: characters by number, in windows of consecutive ones, each with the character that follows.
+"""A text as data for the next token: windows of characters, each with the character that follows.
 
-- The text is split into contiguous parts, so that no window of one part overlaps one of another: training first, then
-  validation, then test.
-- The vocabulary is that of the training part. Characters that are rare there, or absent, are one token, `UNKNOWN`.
+- The text is cut into contiguous parts, training first, then validation, then test, so that no two of them overlap.
+- The vocabulary is that of the training part; characters that are rare there, or absent, are one token.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from consilience.checks import check_size
+from consilience.data.dataset import TEST_SHARE, VALIDATION_SHARE, Data, Dataset
+from consilience.data.vocabulary import Vocabulary, windows
 from consilience.errors import InputError
+from consilience.seeds import generator
 
-UNKNOWN = "\ufffd"  # token 0, and what stands for it in decoded text
-RAREST = 1e-4  # share of the training text; a rarer character is unknown
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The characters of a text; those of no number are token 0.
-
-    Attributes
-    ----------
-    characters : the character of each token, from 0 (`UNKNOWN`), in the order of their code points.
-
-    Examples
-    --------
-    >>> vocabulary = Vocabulary.of("banana")
-    >>> vocabulary.encode("nab!").tolist(), vocabulary.decode([3, 1, 2, 0])
-    ([3, 1, 2, 0], 'nab�')
-    """
-
-    characters: tuple[str, ...]
-
-    @classmethod
-    def of(cls, text: str) -> Vocabulary:
-        """Return the characters that make up at least `RAREST` of a text."""
-        counts = Counter(text)
-        return cls((UNKNOWN, *sorted(c for c, n in counts.items() if n >= RAREST * len(text) and c != UNKNOWN)))
-
-    def __len__(self) -> int:
-        return len(self.characters)
-
-    def encode(self, text: str) -> Tensor:
-        """Return the tokens (m,) of a text of m characters, as int64."""
-        points = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
-        known = np.array([ord(character) for character in self.characters[1:]], dtype=np.uint32)
-        places = np.searchsorted(known, points)
-        found = np.append(known, 0)[places] == points  # beyond the last there is none
-        found &= places < len(known)
-        return torch.from_numpy(np.where(found, places + 1, 0).astype(np.int64))
-
-    def decode(self, tokens: Tensor | list[int]) -> str:
-        """Return the text of tokens (m,)."""
-        return "".join(self.characters[int(token)] for token in tokens)
+CONTEXT = 64  # tokens of a window
 
 
-def windows(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return windows x (n, length) of consecutive tokens, and y (n, length), the token after each of x.
-
-    Windows do not overlap. Tokens that do not fill one are left out.
-
-    >>> windows(torch.arange(8), 3)
-    (tensor([[0, 1, 2],
-            [3, 4, 5]]), tensor([[1, 2, 3],
-            [4, 5, 6]]))
-    """
-    check_size("length", length)
-    n = (len(tokens) - 1) // length
-    return tokens[: n * length].view(n, length), tokens[1 : n * length + 1].view(n, length)
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8, or raise; line ends stay as they are."""
+def load_text(path: Path, context: int, random_state: int, n_calibration: int) -> Data:
+    """Return the windows of a text in UTF-8; see `consilience.data.load_data`."""
+    check_size("context", context)
     try:
-        return path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8")  # line ends stay as they are
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} must be a text in UTF-8, got {error}", cure="convert it to UTF-8") from error
+    ends = [round((1 - TEST_SHARE - VALIDATION_SHARE) * len(text)), round((1 - TEST_SHARE) * len(text))]
+    vocabulary = Vocabulary.of(text[: ends[0]])
+    parts, first = list[Dataset](), 0
+    for tokens in vocabulary.encode(text).tensor_split(ends):
+        x, y = windows(tokens, context)
+        parts.append(Dataset(x, y, torch.arange(first, first + len(x)), task="next-token"))
+        first += len(x)
+    train, validation, test = parts
+    if not all(map(len, parts)):
+        least = round((context + 1) / VALIDATION_SHARE) + 1
+        raise InputError(f"{path} must have at least {least} characters, got {len(text)}", cure="set a shorter context")
+    calibration = train.take(torch.randperm(len(train), generator=generator(random_state))[:n_calibration])
+    read_as = f"x: windows of {context} characters; y: the next character, of {len(vocabulary)}"
+    return Data(path.name, train, calibration, validation, test, len(vocabulary), read_as, vocabulary=vocabulary)

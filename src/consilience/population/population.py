@@ -38,7 +38,8 @@ class Population:
     failed : members that training gave up on: index at training → why. They are not in ``members``.
     provenance : how the population came about; goes into its ``config.json``.
     metrics : one record per epoch and member, as `train_population` leaves them.
-    task : "classification", "regression" or "multilabel", what the members were trained for; None if unknown.
+    task : "classification", "regression", "multilabel" or "next-token", what the members were trained for; None if it
+        is unknown.
     snapshots : epoch of training (from 1, ascending) → the members as they were after it, in the same order, as a
         population without snapshots.
     """
@@ -214,7 +215,7 @@ class Population:
         example_input : inputs, n ≥ 1 (see `from_modules`), to whose type checkpoints of other floating types are
             converted.
         strict : raise at the first checkpoint that cannot be used, instead of skipping it.
-        task : "classification", "regression" or "multilabel", if it is known.
+        task : "classification", "regression", "multilabel" or "next-token", if it is known.
         output : which outputs are taken; see `from_modules`.
         key : where the weights lie in the files, a key or the attribute of a trainer, as in ``"state_dict_ema"``. By
             default, whatever has all names of the module's: the weights rather than their average, a student rather

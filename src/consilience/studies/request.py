@@ -80,6 +80,8 @@ class Reading:
     """Scale of inputs; auto standardizes the columns of a .csv file for networks that train has trained."""
     target_scale: Scaled = field(default="auto", metadata=INPUT)
     """Scale of numbers to predict; auto standardizes them for networks that train has trained."""
+    context: int | None = field(default=None, metadata=INPUT)
+    """Characters of a window of a text; 64 by default."""
 
 
 @dataclass(frozen=True, kw_only=True)

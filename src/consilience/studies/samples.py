@@ -17,7 +17,7 @@ import torch
 
 from consilience.checks import check_count
 from consilience.data import Data, Dataset, load_data
-from consilience.data.content import content_of, is_file_name
+from consilience.data.content import content_of, is_file_name, split_name, text_of
 from consilience.errors import InputError
 from consilience.names import Scaled, Task
 from consilience.population import Population
@@ -26,7 +26,7 @@ from consilience.store import read_config
 from consilience.store.config import CONFIG
 from consilience.studies.request import Reading
 
-KINDS = {"classification": "classes", "regression": "numbers", "multilabel": "labels"}
+KINDS = {"classification": "classes", "regression": "numbers", "multilabel": "labels", "next-token": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Source:
     name : what `load_data` takes.
     content : digest of a file; empty for a name, such as ``"digits"``.
     random_state : seed of the split.
-    layout, columns, target, task, input_scale, target_scale : how it is read; see `load_data`.
+    layout, columns, target, task, input_scale, target_scale, context : how it is read; see `load_data`.
     scaled_as : other data, whose scales are used.
     """
 
@@ -51,6 +51,7 @@ class Source:
     task: Task | None = None
     input_scale: Scaled = "auto"
     target_scale: Scaled = "auto"
+    context: int | None = None
     scaled_as: Source | None = None
 
     def load(self) -> Data:
@@ -66,7 +67,10 @@ class Source:
 
     def entries(self, data: str | None) -> dict[str, Any]:
         """Return what the request of a result says of its data; ``data`` is the name that the user gave, if any."""
-        name = Path(data).name if data is not None and is_file_name(data) else data
+        name = data
+        if data is not None and is_file_name(data):
+            prefix, path = split_name(data)
+            name = prefix + Path(path).name
         reading = {option: value for option, value in self.reading.items() if value != getattr(Reading(), option)}
         if len(self.target) == 1:
             reading["target"] = self.target[0]  # as requests of older versions have it
@@ -74,13 +78,14 @@ class Source:
 
     def stored_name(self, directory: Path) -> str:
         """Return the name for a ``config.json``: a relative path is taken relative to the artefact."""
-        path = Path(self.name).expanduser()
+        prefix, name = split_name(self.name)
+        path = Path(name).expanduser()
         if not is_file_name(self.name) or path.is_absolute():
             return self.name
         try:
-            return Path(os.path.relpath(path.resolve(), directory.resolve())).as_posix()
+            return prefix + Path(os.path.relpath(path.resolve(), directory.resolve())).as_posix()
         except ValueError:  # on another drive of Windows
-            return str(path.resolve())
+            return prefix + str(path.resolve())
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class Trained:
     task: Task | None = None
     input_scale: Scaled = "auto"
     target_scale: Scaled = "auto"
+    context: int | None = None
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -143,6 +149,8 @@ def named(data: str, random_state: int, reading: Reading, trained: Trained | Non
 
 
 def _kind(data: str) -> str:
+    if text_of(data) is not None:
+        return ".txt"
     return Path(data).suffix.lower() if is_file_name(data) else data
 
 
@@ -191,7 +199,7 @@ def known_source(population: str | Path, data: str | None, random_state: int, re
 
 def _place(name: str, population: Path) -> str:
     """Return where data is that a population names; older ones name it relative to where the command was run."""
-    path = Path(name).expanduser()
+    prefix, path = split_name(name)[0], Path(split_name(name)[1]).expanduser()
     if not is_file_name(name) or path.is_absolute():
         places = [path]
     else:
@@ -199,7 +207,7 @@ def _place(name: str, population: Path) -> str:
     if is_file_name(name) and not any(place.is_file() for place in places):
         message = f"data must be what {population} was trained on, in {places[0]}, got no file"
         raise InputError(message, cure="put it back there, or pass its path as --data")
-    return next((str(place) for place in places if place.is_file()), name)
+    return next((prefix + str(place) for place in places if place.is_file()), name)
 
 
 def check_fits(population: Population, data: Data) -> None:

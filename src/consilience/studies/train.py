@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Activation, Net, Optimizer, RateSchedule, Shuffle, Subset
-from consilience.studies.request import ADDED, INPUT, Options, Output, Reading, argument, arguments
+from consilience.studies.request import ADDED, INPUT, Options, Output, Reading, argument, arguments, flag
 from consilience.studies.result import Result, named_value, run_cached
 
 if TYPE_CHECKING:
     from torch.nn import Module
+
+LANGUAGE, TRANSFORMERS = ("gpt", "llama"), ("vit", "gpt", "llama")
+OF_KINDS = {  # options of some kinds of networks alone
+    "activation": ("mlp", "convnet", "resnet"),
+    "dropout": ("mlp", "convnet"),
+    "blocks": ("resnet",),
+    "width": TRANSFORMERS,
+    "heads": TRANSFORMERS,
+    "patch_size": ("vit",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +30,24 @@ class Request(Reading, Options, Output):
     """Train a population of networks in one vectorized pass. An interrupted run resumes after its last epoch."""
 
     data: str = field(default="digits", metadata=INPUT)
-    """"digits", a .npz file (x_train, y_train, x_test, y_test), a .csv or .parquet file, or hf:NAME."""
+    """"digits", a .npz file (x_train, y_train, x_test, y_test), a .csv or .parquet file, text:FILE, or hf:NAME."""
     net: Net = "mlp"
-    """Kind of network; convnet and resnet take images."""
+    """Kind of network; convnet, resnet and vit take images, gpt and llama text."""
     hidden: tuple[int, ...] = field(default=(32, 32), metadata=argument("widths"))
-    """Units of each hidden layer; channels of each convolution of a convnet, or of each stage of a resnet."""
+    """Units of each hidden layer, or of the MLP of each block of a transformer (vit, gpt, llama); channels of each
+    convolution of a convnet, or of each stage of a resnet."""
+    width: int = field(default=64, metadata=ADDED)
+    """Width of the stream of a transformer."""
+    heads: tuple[int, ...] = field(default=(4,), metadata=ADDED)
+    """Heads of each block of a transformer; one number is for all blocks."""
+    patch_size: int = field(default=4, metadata=ADDED)
+    """Height and width of the patches of a vit, in pixels."""
     blocks: int = field(default=1, metadata=argument("blocks_per_stage"))
     """Blocks in each stage of a resnet."""
     batch_norm: bool = True
     """Use batch normalization after the convolutions of a convnet or resnet."""
     activation: Activation = "relu"
-    """Activation of the hidden layers."""
+    """Activation of the hidden layers; transformers have their own, gelu of vit and gpt, silu of llama."""
     dropout: float = 0.0
     """Probability of dropping a hidden unit of an mlp, or a channel before the readout of a convnet."""
     members: int = field(default=16, metadata=argument("n_members"))
@@ -91,7 +108,7 @@ def load_or_train(request: Request) -> tuple[cs.Population, cs.Data]:
         options: dict[str, Any] = {"training": training, "validation": data.validation, "random_state": request.seed}
         options |= {"checkpoint": state, "checkpoint_epochs": request.checkpoint_epochs}
         with bar(f"training {request.members} members") as progress:
-            net = _network(request, data)
+            net = network(request, data)
             return cs.train_population(net, data.train, request.members, progress=progress, **options)
 
     population = run_cached(request, "population", inputs, make, cs.Population.save, cs.Population.load)
@@ -99,23 +116,39 @@ def load_or_train(request: Request) -> tuple[cs.Population, cs.Data]:
     return population, data
 
 
-def _network(request: Request, data: cs.Data) -> Module:
+def network(request: Request, data: cs.Data) -> Module:
     """Return the network to train."""
     kind, hidden, n_outputs, activation = request.net, request.hidden, data.n_outputs, request.activation
-    for name, default, kinds in (("dropout", 0, ("mlp", "convnet")), ("blocks", 1, ("resnet",))):
+    for name, kinds in OF_KINDS.items():
         value = getattr(request, name)
-        if value != default and kind not in kinds:
-            raise InputError(f"--{name} must be left out with --net {kind}, got {value}")
+        if value != Request.__dataclass_fields__[name].default and kind not in kinds:
+            raise InputError(f"{flag(name)} must be left out with --net {kind}, got {value}")
     if not 0 <= request.dropout < 1:
         raise InputError(f"--dropout must be a probability in [0, 1), got {request.dropout}")
+    if (data.task == "next-token") != (kind in LANGUAGE):
+        got, cure = (
+            f"--net {kind} for {data.task} of {data.name}",
+            "use --net gpt or llama for text, others for the rest",
+        )
+        raise InputError(f"--net must fit the data, got {got}", cure=cure)
     if kind == "mlp":
         return cs.MLP(data.train.x[0].numel(), hidden, n_outputs, activation, dropout=request.dropout)
+    if len(request.heads) not in (1, len(hidden)):
+        raise InputError(f"--heads must be one number, or one for each of {len(hidden)} blocks, got {request.heads}")
+    heads = request.heads if len(request.heads) > 1 else request.heads * len(hidden)
+    if kind in LANGUAGE:
+        language = cs.GPT if kind == "gpt" else cs.Llama
+        return language(n_outputs, data.train.x.shape[1], request.width, heads, hidden)
     if data.image_shape is None:
         raise InputError(
             f"--data must hold images (n, C, H, W) for --net {kind}, got inputs {tuple(data.train.x.shape)}",
             cure="use --net mlp, or data whose rows are not flattened",
         )
-    channels, batch_norm = data.image_shape[0], request.batch_norm
+    (channels, height, width), batch_norm = data.image_shape, request.batch_norm
+    if kind == "vit":
+        if height != width:
+            raise InputError(f"--data must hold square images for --net vit, got {height} by {width} pixels")
+        return cs.ViT(channels, height, request.patch_size, n_outputs, request.width, heads, hidden)
     if kind == "convnet":
         return cs.ConvNet(channels, hidden, n_outputs, activation, batch_norm, request.dropout)
     return cs.ResNet(channels, hidden, n_outputs, request.blocks, activation, batch_norm)
