@@ -402,7 +402,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "a transposed weight": (transposed_weight(), ROWS, "aten.(numpy_T|t|transpose)"),
     "a batch of two written out": (between(lambda z: z.view(2, -1)), ROWS[:2], "one batch size only"),
     "noise": (between(lambda z: z + torch.rand_like(z)), ROWS, "aten.rand_like"),
-    "mean over units": (between(lambda z: z - z.mean(1, keepdim=True)), ROWS, "aten.mean"),
+    "mean over units": (between(lambda z: z - z.mean(1)[:, None]), ROWS, "a mean of units that is no norm: aten.mean"),
     "maximum over channels": (between_convolutions(lambda z: z - z.amax(1, keepdim=True)), IMAGES, "aten.amax"),
     "positions first": (flattened(lambda z: z.permute(0, 2, 3, 1).flatten(1), 210), IMAGES, "aten.flatten"),
     "unit length": (between(lambda z: functional.normalize(z, dim=1)), ROWS, "norm in Made"),

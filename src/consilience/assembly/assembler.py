@@ -7,6 +7,7 @@ layers, and so does an elastic assembly.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -146,11 +147,19 @@ class Assembler:
         if "full" not in self._layers:
             population = census.population_
             responses = Responses.without_data(census.networks_, population.example_input)
-            builder = Builder(population, responses, self.builder.pooling)
+            groups, norms = None, population.architecture.statistics
+            if all(norm.module for norm in norms):
+                groups = {name: population.widths(name) for name in widths} if norms else None
+            else:
+                where = ", ".join(sorted({f"'{norm.layer}'" for norm in norms if norm.module is None}))
+                message = f"width 'full' should be the ensemble, got norms of {where} that mix the members' units: "
+                warnings.warn(message + "give each norm a module of its own", stacklevel=3)
+            builder = Builder(population, responses, self.builder.pooling, groups=groups)
+            self._whole = builder
             plan = CensusPlan(census, choice_of(select(census, "full")))
             self._layers["full"] = builder.layers(widths, plan, "none")
         return _recorded(
-            self.builder.finish(self._layers["full"], "none"),
+            self._whole.finish(self._layers["full"], "none"),
             Assembled("all units", "none", layer_records(census, choice_of(select(census, "full")).groups)),
         )
 

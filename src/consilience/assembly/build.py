@@ -28,6 +28,7 @@ from consilience.signals.responses import Responses
 from consilience.tasks import OF_CLASSES
 from consilience.units.architecture import TracedNetwork, read_state, write_state
 from consilience.units.axes import Axis
+from consilience.units.grouped import group_norms
 from consilience.units.maps import Map, Weights
 from consilience.units.proof import prove
 from consilience.units.resize import resize
@@ -71,6 +72,7 @@ class Builder:
     responses: Responses  # on calibration inputs, or `Responses.without_data`
     pooling: Tensor  # weights (k, o) of the members' outputs
     teacher: Teacher | None = None  # of a distillation; by default the networks mixed, pooled
+    groups: Mapping[str, Sequence[int]] | None = None  # of units that norms keep apart, by free layer
 
     def layers(self, widths: Mapping[str, int], plan: Plan, correction: str) -> TracedNetwork:
         """Return the network built map by map, balanced, without the corrections of several layers together.
@@ -82,8 +84,10 @@ class Builder:
     def draft(self, widths: Mapping[str, int], plan: Plan, correction: str) -> Draft:
         """Return the network built map by map, neither balanced nor with the readout that `with_readout` fits."""
         population, responses, correct = self.population, self.responses, LAYERWISE[correction]
-        module = resize(population.members[0].module, population.architecture, widths)
+        module = self._resized(widths)
         architecture = population.architecture.with_widths(widths)
+        if self.groups is not None:
+            architecture = architecture.with_groups(self.groups)
         draft = Draft(TracedNetwork(architecture, read_state(module)), responses)
         for m in architecture.maps:
             draft = _with_inputs(draft, m, plan)
@@ -132,7 +136,7 @@ class Builder:
             network = balanced(self._fitted(network))
         if responses.has_data:
             network = with_statistics(network, x)
-        module = resize(population.members[0].module, population.architecture, network.architecture.widths)
+        module = self._resized(network.architecture.widths)
         write_state(module, network.state)
         module.eval().requires_grad_(True)
         prove(module, network, population.example_input)
@@ -146,6 +150,15 @@ class Builder:
                 options=distillation or Distillation(),
                 random_state=random_state,
             )
+        return module
+
+    def _resized(self, widths: Mapping[str, int]) -> nn.Module:
+        """A copy of the template with these widths and, where norms keep units apart, such norms."""
+        architecture = self.population.architecture
+        module = resize(self.population.members[0].module, architecture, widths)
+        if self.groups is not None:
+            groups = {norm.layer: self.groups[architecture.first(norm.layer)] for norm in architecture.statistics}
+            group_norms(module, architecture.statistics, groups)
         return module
 
     def check_rows(self, widths: Mapping[str, int], correction: str, x: Tensor | None = None, least: int = 2) -> None:
@@ -186,7 +199,8 @@ def _with_inputs(draft: Draft, m: Map, plan: Plan) -> Draft:
     """The draft with the members' projections on all that a map reads; a map per unit needs none."""
     for axis in m.inputs if not m.per_unit else ():
         if axis.layer is not None and axis not in draft.projections:
-            interchangeable = draft.architecture.layer(axis.layer).interchangeable
-            own = plan.express(draft, axis) if interchangeable else draft.bases[axis.layer].projections
+            own: Sequence[Projection] = draft.bases[axis.layer].rows(axis.inside).projections
+            if draft.architecture.layer(axis.layer).interchangeable:
+                own = plan.express(draft, axis)
             draft = draft.with_projections(axis, own)
     return draft

@@ -18,7 +18,7 @@ from consilience.clustering.clusters import Clusters
 from consilience.signals.responses import Responses
 from consilience.ties import descending
 from consilience.units.architecture import outgoing_norms
-from consilience.units.axes import Axis
+from consilience.units.axes import Axis, by_unit
 from consilience.units.symmetry import usable_symmetry
 
 
@@ -67,7 +67,8 @@ class CensusPlan:
         refit = self.census.grounding == "activations" and draft.responses.has_data
         shared = draft.rows(axis) if refit else None
         intercept = takes_offset(draft.architecture, axis)
-        return express(draft.bases[axis.layer], draft.responses.at(axis), shared, intercept=intercept).projections
+        basis = draft.bases[axis.layer].rows(axis.inside)
+        return express(basis, draft.responses.at(axis), shared, intercept=intercept).projections
 
 
 def whole_members(census: Census, responses: Responses, members: Sequence[int], widths: Mapping[str, int]) -> Choice:
@@ -87,12 +88,16 @@ def whole_members(census: Census, responses: Responses, members: Sequence[int], 
 
 
 def _contributions(responses: Responses, layer: str) -> NDArray[np.float64]:
-    """What each unit of all members adds to the maps that read its layer (U,): spread times norm of weights."""
-    parts = []
-    for network, values in zip(responses.networks, responses.read(layer), strict=True):
-        mean = values.mean(0)
-        spread = (values - mean).square().mean(0).sqrt()
-        parts.append(spread * outgoing_norms(network, layer))
+    """What each unit of all members adds to the maps that read it or the units tied to it: spread × norm of weights."""
+    architecture, parts = responses.networks[0].architecture, []
+    family = [tied.name for tied in architecture.family(layer) if architecture.reading(tied.name)]
+    for k, network in enumerate(responses.networks):
+        units, total = network.architecture.layer(layer).width, torch.zeros(())
+        for name in family:
+            values = responses.read(name)[k]
+            spread = by_unit((values - values.mean(0)).square().mean(0), units).sum(1).sqrt()
+            total = total + spread * outgoing_norms(network, name)
+        parts.append(total)
     return torch.cat(parts).double().numpy()
 
 

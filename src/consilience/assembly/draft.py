@@ -54,7 +54,9 @@ class Draft:
     def with_values(self, m: Map) -> Draft:
         """Return the draft with the output of a finished map, if there is room, and only values that are needed."""
         later = self.architecture.maps[self.architecture.maps.index(m) + 1 :]
-        if any(other.output.name == m.output.name for other in later):
+        if m.output.name not in self.architecture.program.varying or any(
+            other.output.name == m.output.name for other in later
+        ):
             return self  # a norm of several layers, which is written layer by layer
         values, x = dict(self.values), self.responses.x
         room = KEPT_BYTES - sum(value.nbytes for value in values.values())

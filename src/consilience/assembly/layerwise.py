@@ -25,7 +25,7 @@ CONSTANT = 1e-6  # of the spread wanted, or of the mean: a spread below it is ro
 
 def moments(draft: Draft, m: Map) -> Weights:
     """Return a constructed map with the mean and spread of its outputs reset."""
-    basis, responses = draft.bases[m.writes], draft.responses.at(m.output)
+    basis, responses = draft.bases[m.writes].rows(m.output.inside), draft.responses.at(m.output)
     target, now = mixture(basis, responses), draft.rows(m.output)
     if draft.architecture.layer(m.writes).interchangeable:
         spread = torch.stack([z.std(0) @ a.abs() for z, a in zip(responses, basis.mixing, strict=True)]).sum(0)
@@ -50,7 +50,7 @@ def least_squares(draft: Draft, m: Map) -> Weights:
     old, done = draft.network.weights(m), 0
     if not m.reads or not m.fitted:
         return old
-    target = mixture(draft.bases[m.writes], draft.responses.at(m.output))
+    target = mixture(draft.bases[m.writes].rows(m.output.inside), draft.responses.at(m.output))
     spread = spread_of(target)
     rounding = SINGLE**2 * (target / spread).double().square().mean(0)
     fit: Moments | None = None

@@ -23,6 +23,7 @@ from consilience.assembly.choice import Choice, basis_of, cut_at, whole_members
 from consilience.assembly.pooling import output_bases
 from consilience.assembly.selection import forward_selection, unexplained
 from consilience.bases.grounding import Basis, Groups, find_centroids
+from consilience.bases.hyperplanes import in_rows
 from consilience.census.census import Census
 from consilience.signals.responses import Responses, evenly
 from consilience.ties import SINGLE
@@ -96,7 +97,7 @@ def _targets(
             groups = expected[architecture.first(m.writes)]
             above = basis_of(census, responses.units(m.writes), m.writes, groups)
         shares = (
-            a @ torch.einsum("uc,uis->ics", mixing, network.weights(m).parts[part]).flatten(1)
+            a @ torch.einsum("uc,uis->ics", in_rows(mixing, m.output.inside), network.weights(m).parts[part]).flatten(1)
             for a, mixing, network in zip(reads, above.mixing, responses.networks, strict=True)
         )
         columns.append(sum(shares, torch.zeros(())))

@@ -40,12 +40,12 @@ def blocks_of(population: Population) -> list[Block]:
     for m in architecture.maps:
         weights = [network.weights(m) for network in population.networks]
         writes = hidden.get(m.writes)
-        for axis, parts in zip(m.inputs, zip(*(each.parts for each in weights), strict=True), strict=True):
+        for axis, parts in zip(m.inputs, zip(*(m.between_units(each) for each in weights), strict=True), strict=True):
             reads = None if m.per_unit or axis.layer is None else hidden.get(axis.layer)
             blocks.append(Block(writes, reads, torch.stack(parts).double()))
         if m.has_bias:
             biases = torch.stack([each.bias for each in weights])
-            blocks.append(Block(writes, None, biases[:, :, None, None].double()))
+            blocks.append(Block(writes, None, biases.unflatten(1, (-1, 1, m.output.inside)).double()))
     return blocks
 
 

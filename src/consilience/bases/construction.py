@@ -16,7 +16,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from consilience.bases.hyperplanes import Projection, ground
+from consilience.bases.hyperplanes import Projection, ground, in_rows
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis
 from consilience.units.maps import Map, Weights
@@ -28,11 +28,16 @@ def construct(
     mixing: Sequence[Tensor],
     projections: Mapping[Axis, Sequence[Projection]],
 ) -> Weights:
-    """Return the centroids of a map's hyperplanes, from A (u, c) and, by place that the map reads, P of each member."""
+    """Return the centroids of a map's hyperplanes, from A (u, c) and, by place that the map reads, P of each member.
+
+    A is over units, P over their rows.
+    """
 
     def share(k: int) -> Weights:
         own = {axis: projections[axis][k] for axis in m.inputs if axis.layer is not None}
-        return _per_unit(m, members[k], mixing[k], own) if m.per_unit else _share(m, members[k], mixing[k], own)
+        if m.per_unit:
+            return _per_unit(m, members[k], mixing[k], own)
+        return _share(m, members[k], in_rows(mixing[k], m.output.inside), own)
 
     return reduce(_sum, map(share, range(len(members))))
 

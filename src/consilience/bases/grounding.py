@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consilience.bases.hyperplanes import Projection
+from consilience.bases.hyperplanes import Projection, in_rows
 from consilience.signals.batches import MAX_BATCH
 from consilience.signals.moments import Moments, cross_validated
 from consilience.ties import SINGLE, first_largest
@@ -49,6 +49,13 @@ class Basis:
     def width(self) -> int:
         """Number of clusters."""
         return self.mixing[0].shape[1]
+
+    def rows(self, inside: int) -> Basis:
+        """Return the basis of the rows of units, where a unit is several."""
+        if inside == 1:
+            return self
+        mixing = tuple(in_rows(matrix, inside) for matrix in self.mixing)
+        return Basis(mixing, tuple(projection.rows(inside) for projection in self.projections))
 
 
 @dataclass(frozen=True, eq=False)

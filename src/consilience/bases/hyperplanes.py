@@ -14,7 +14,7 @@ from torch import Tensor
 
 from consilience.ties import first_largest
 from consilience.units.architecture import TracedNetwork, outgoing_norms
-from consilience.units.axes import Axis
+from consilience.units.axes import Axis, by_row, by_unit
 from consilience.units.maps import Map, Weights
 
 
@@ -24,6 +24,15 @@ class Projection:
 
     matrix: Tensor  # (u, c)
     offset: Tensor  # (u,)
+
+    def rows(self, inside: int) -> Projection:
+        """Return the projection of the rows of units, each on the same row of the clusters: (u·inside, c·inside)."""
+        return Projection(in_rows(self.matrix, inside), by_row(self.offset, len(self.offset) * inside))
+
+
+def in_rows(matrix: Tensor, inside: int) -> Tensor:
+    """Return a matrix over units (u, c) as one over their rows: (u·inside, c·inside)."""
+    return matrix if inside == 1 else torch.kron(matrix, torch.eye(inside, dtype=matrix.dtype))
 
 
 @dataclass(frozen=True)
@@ -79,10 +88,18 @@ def hyperplanes(
         own = {axis: each[k] for axis, each in projections.items()}
         writing = network.architecture.writing(layer)
         maps = [m for m in writing if m.per_unit or all(a.layer is None or a in projections for a in m.inputs)]
-        grounded = [ground(m, network, own) for m in maps]
-        nothing = example.new_zeros(network.architecture.layer(layer).width, 0)
-        rows.append(torch.cat([nothing, *(weights.matrix for weights in grounded)], dim=1))
-        biases.append(torch.stack([nothing.sum(1), *(weights.bias for weights in grounded)]).sum(0))
+        units = network.architecture.layer(layer).width
+        nothing, bias = example.new_zeros(units, 0), example.new_zeros(units)
+        grounded = [nothing]
+        for m in maps:
+            weights = ground(m, network, own)
+            grounded.append(by_unit(weights.matrix, units).flatten(1))
+            if m.output.inside == 1:
+                bias = bias + weights.bias
+            else:  # the biases of the rows side by side
+                grounded.append(by_unit(weights.bias, units))
+        rows.append(torch.cat(grounded, dim=1))
+        biases.append(bias)
     member, index = unit_index(networks, layer)
     outgoing = [outgoing_norms(network, layer) for network in networks]
     return Hyperplanes(torch.cat(rows), torch.cat(biases), torch.cat(outgoing), member, index)

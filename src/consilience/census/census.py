@@ -261,7 +261,7 @@ class Census:
 
     def _projections(self, axis: Axis, basis: Basis, activations: Sequence[Tensor]) -> Sequence[Projection]:
         """Each member's projection on the clusters in one place, refitted to data for grounding "activations"."""
-        architecture, shared = self.population_.architecture, None
+        architecture, basis, shared = self.population_.architecture, basis.rows(axis.inside), None
         if self.grounding == "activations":
             assert axis.layer is not None
             shared = basis_activations(basis, activations, usable_symmetry(architecture, axis.layer))

@@ -26,7 +26,7 @@ from consilience.errors import InputError
 from consilience.seeds import TURNED, generator
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork, incoming_norms, outgoing_norms
-from consilience.units.axes import Axis
+from consilience.units.axes import Axis, by_unit
 from consilience.units.symmetry import usable_symmetry
 
 THRESHOLD = 0.01  # of the mean contribution (not the median: most units may be dead); live ones lie well above it
@@ -116,7 +116,8 @@ def _find_alive(network: TracedNetwork, family: Sequence[str], reads: Mapping[st
     for layer in family:
         readers = [m for m in network.architecture.reading(layer) if not m.per_unit]
         if readers:
-            spread = incoming_norms(network, layer, bias=False) if reads is None else _spread(reads[layer])
+            units = network.architecture.layer(layer).width
+            spread = incoming_norms(network, layer, bias=False) if reads is None else _spread(reads[layer], units)
             contribution = spread * outgoing_norms(network, layer, readers)
             alive.append(contribution > THRESHOLD * contribution.mean())
     if not alive:
@@ -124,9 +125,9 @@ def _find_alive(network: TracedNetwork, family: Sequence[str], reads: Mapping[st
     return torch.stack(alive).any(0)
 
 
-def _spread(activations: Tensor) -> Tensor:
-    """Standard deviation over samples (r, u): several times as fast as `torch.std`."""
-    return (activations - activations.mean(0)).square().mean(0).sqrt()
+def _spread(activations: Tensor, units: int) -> Tensor:
+    """Standard deviation of units over samples (r, rows): several times as fast as `torch.std`."""
+    return by_unit((activations - activations.mean(0)).square().mean(0), units).sum(1).sqrt()
 
 
 def everywhere(labels: NDArray[np.int64], alive: NDArray[np.bool_]) -> NDArray[np.int64]:

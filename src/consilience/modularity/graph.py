@@ -172,7 +172,7 @@ def parts_of(network: TracedNetwork) -> Iterator[Part]:
     """Yield all weights of a network, with batch norms folded; gradients flow to its parameters."""
     names = {(axis.name, axis.dim, axis.before): name for name, axis in _features(network).items()}
     for m in network.architecture.maps:
-        for axis, part in zip(m.inputs, network.weights(m).parts, strict=True):
+        for axis, part in zip(m.inputs, m.between_units(network.weights(m)), strict=True):
             read = axis.layer or names[axis.name, axis.dim, axis.before]
             yield Part(m.name, read, m.writes, part, m.per_unit)
 

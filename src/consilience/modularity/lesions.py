@@ -23,6 +23,7 @@ from consilience.errors import InputError
 from consilience.modularity.outputs import as_labelled, logits
 from consilience.modularity.unit_labels import Clusters, cluster_numbers, hidden_labels, hidden_layer
 from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import by_row
 
 EQUAL = 1e-6  # accuracies and losses in nats that differ by less are equal up to rounding
 
@@ -149,7 +150,7 @@ def without_units(network: TracedNetwork, off: Mapping[str, Tensor]) -> TracedNe
             continue
         weights = network.weights(m)
         parts = tuple(
-            part if mask is None else part.masked_fill(mask[:, None], 0)
+            part if mask is None else part.masked_fill(by_row(mask, part.shape[1])[:, None], 0)
             for part, mask in zip(weights.parts, read, strict=True)
         )
         network = network.with_weights(m, replace(weights, parts=parts))

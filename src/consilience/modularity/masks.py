@@ -23,6 +23,7 @@ from consilience.modularity.graph import node_groups, parts_of, traced
 from consilience.modularity.unit_labels import Clusters, matrix_labels, same_cluster
 from consilience.training.callbacks import Callback
 from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import by_row
 from consilience.units.maps import Weights
 from consilience.units.modules import unwrapped
 
@@ -39,10 +40,12 @@ def edge_factors(network: TracedNetwork, factor: Callable[[str, str], NDArray | 
         if m.per_unit:
             continue
         placed = []
-        for part in parts_of_map:
-            numbers = factor(part.read, part.written)
-            ones = torch.ones_like(part.weights)
-            placed.append(ones if numbers is None else ones * torch.as_tensor(numbers).to(ones)[:, :, None])
+        for part, own in zip(parts_of_map, network.weights(m).parts, strict=True):
+            numbers, ones = factor(part.read, part.written), torch.ones_like(own)
+            if numbers is not None:
+                of_rows = by_row(by_row(torch.as_tensor(numbers).to(ones), own.shape[0]).T, own.shape[1]).T
+                ones = ones * of_rows[:, :, None]
+            placed.append(ones)
         weights = Weights(tuple(placed), ones.new_zeros(len(ones)))
         unfolded = replace(m, norm=None, bias=None)  # biases and norms have no factors
         factors |= unfolded.written(network.state, network.architecture.widths, weights)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
-from consilience.units.axes import Axis, Sampling
+from consilience.units.axes import Axis, Sampling, by_unit
 
 MAX_ROWS = 20_000  # of a layer with positions: enough for least squares of a few thousand weights per unit
 MAX_BYTES = 2**30  # of rows that are kept of all layers of all networks together
@@ -74,7 +74,8 @@ class Responses:
         architecture = networks[0].architecture
         places = ((*architecture.written(layer.name), *architecture.read(layer.name)) for layer in architecture.layers)
         self._axes = tuple(dict.fromkeys(chain.from_iterable(places)))
-        units = sum(network.architecture.layer(a.layer).width for network in networks for a in self._axes if a.layer)
+        widths = [network.architecture.widths for network in networks]
+        units = sum(own[a.layer] * a.inside for own in widths for a in self._axes if a.layer)
         max_rows = max(1, min(MAX_ROWS, MAX_BYTES // (x.element_size() * max(1, units))))
         self.sampling = Sampling(len(x), max_rows)  # the positions that are taken
 
@@ -111,9 +112,14 @@ class Responses:
         return self._all(self.networks[0].architecture.written(layer))
 
     def units(self, layer: str) -> Tensor:
-        """Return the pre-activations of all networks' units of a layer on at most `MAX_SAMPLES` rows: (U, r)."""
+        """Return the pre-activations of all networks' units of a layer on at most `MAX_SAMPLES` rows: (U, r).
+
+        Those of a unit of several rows are side by side.
+        """
         if layer not in self._units:
-            self._units[layer] = torch.cat([z[evenly(z)].T for z in self.written(layer)])
+            widths = [network.architecture.layer(layer).width for network in self.networks]
+            pairs = zip(self.written(layer), widths, strict=True)
+            self._units[layer] = torch.cat([by_unit(z[evenly(z)].T, units).flatten(1) for z, units in pairs])
         return self._units[layer]
 
     def _all_rows(self) -> list[dict[Axis, Tensor]]:

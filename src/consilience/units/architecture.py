@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from consilience.errors import InputError
-from consilience.units.axes import Axis, Section, length
+from consilience.units.axes import Axis, Section, by_unit, length
+from consilience.units.grouped import Statistic, with_grouped_norms
 from consilience.units.maps import Map, Weights
 from consilience.units.program import Program
 
@@ -58,6 +59,8 @@ class Architecture:
     crossing : maps that are applied once for each unit of another layer, as token mixing is: these units share them
         and cannot be put side by side.
     elementwise : traced values that are computed number by number, whatever the shape.
+    statistics : norms over all units of a layer.
+    grouped : whether these norms keep groups of units apart, which cannot change places then.
     """
 
     layers: tuple[Layer, ...]
@@ -71,6 +74,8 @@ class Architecture:
     kept: tuple[str, ...] = ()
     crossing: tuple[str, ...] = ()
     elementwise: frozenset[str] = frozenset()
+    statistics: tuple[Statistic, ...] = ()
+    grouped: bool = False
 
     def layer(self, name: str) -> Layer:
         """Return the layer called ``name``; raise `InputError` with the names there are."""
@@ -153,9 +158,17 @@ class Architecture:
         all_widths = self._all_widths(widths)
         return replace(self, layers=tuple(replace(layer, width=all_widths[layer.name]) for layer in self.layers))
 
+    def with_groups(self, groups: Mapping[str, Sequence[int]]) -> Architecture:
+        """Return the architecture whose norms have these groups of neighbouring units, by free layer."""
+        by_layer = {norm.layer: groups[self.first(norm.layer)] for norm in self.statistics}
+        return replace(self, program=with_grouped_norms(self.program, self.statistics, by_layer), grouped=True)
+
     def written(self, layer: str) -> tuple[Axis, ...]:
-        """Return where, in traced values, the layer's units have been written: pre-activations, by map."""
-        return tuple(m.output for m in self.writing(layer))
+        """Return where, in traced values, the layer's units have been written: pre-activations, by map.
+
+        Maps that write the same for all samples, as positions are, are left out.
+        """
+        return tuple(m.output for m in self.writing(layer) if m.output.name in self.program.varying)
 
     def read(self, layer: str) -> tuple[Axis, ...]:
         """Return where, in traced values, the layer is read: activations by reading map, or the outputs."""
@@ -273,7 +286,7 @@ def norms_read(weights: Mapping[Map, Weights], layer: str, units: int) -> Tensor
         for part, axis in zip(hyperplanes.parts, m.inputs, strict=True):
             if axis.layer == layer:
                 squares = part.double().square()
-                total += squares.sum((1, 2)) if m.per_unit else squares.sum((0, 2))
+                total += by_unit(squares.sum((1, 2)) if m.per_unit else squares.sum((0, 2)), units).sum(1)
     return total.sqrt()
 
 
@@ -282,7 +295,7 @@ def norms_written(weights: Mapping[Map, Weights], layer: str, units: int, *, bia
     total = torch.zeros(units, dtype=torch.float64)
     for m, hyperplanes in weights.items():
         if m.writes == layer:
-            total += hyperplanes.matrix.double().square().sum(1)
+            total += by_unit(hyperplanes.matrix.double().square().sum(1), units).sum(1)
             if bias:
-                total += hyperplanes.bias.double().square()
+                total += by_unit(hyperplanes.bias.double().square(), units).sum(1)
     return total.sqrt()

@@ -4,7 +4,12 @@ Along one dimension of a parameter or a value, units of several layers and fixed
 (concatenation), and each unit may have several entries next to each other (flattened positions of its channel). What
 precedes a layer there is given by name, so that an axis holds at any widths.
 
-Axis legend: ``n`` samples, ``u`` units, ``p`` positions of one sample, ``r`` rows: some positions of each sample.
+Some units are several rows: a head of attention is a row for each of its features, which keep their order inside the
+head. Such a unit has ``inside`` rows where a map writes or reads it. Tables of hyperplanes and of values have rows; all
+that is decided, clustered and permuted is a unit.
+
+Axis legend: ``n`` samples, ``u`` rows of units (units, where ``inside`` is 1), ``p`` positions of one sample, ``r``
+some positions of each sample.
 """
 
 from __future__ import annotations
@@ -30,14 +35,17 @@ class Axis:
     layer: str | None  # whose units; None for features that keep their index, of which there are `block`
     block: int = 1  # entries of each unit, next to each other
     before: tuple[Section, ...] = ()  # what precedes along the dimension
+    inside: int = 1  # rows of each unit, each of block / inside entries
 
     def span(self, widths: Mapping[str, int]) -> tuple[int, int, int]:
-        """Return where the stretch begins, its units, and the entries of each."""
+        """Return where the stretch begins, its rows, and the entries of each."""
         offset = sum(length(section, widths) for section in self.before)
-        return (offset, self.block, 1) if self.layer is None else (offset, widths[self.layer], self.block)
+        if self.layer is None:
+            return offset, self.block, 1
+        return offset, widths[self.layer] * self.inside, self.block // self.inside
 
     def take(self, tensor: Tensor, widths: Mapping[str, int]) -> Tensor:
-        """Return a view in which ``dim`` indexes the units and ``dim + 1`` the entries of each."""
+        """Return a view in which ``dim`` indexes the rows and ``dim + 1`` the entries of each."""
         offset, units, block = self.span(widths)
         stretch = tensor.narrow(self.dim, offset, units * block)
         return stretch.view(*stretch.shape[: self.dim], units, block, *stretch.shape[self.dim + 1 :])
@@ -49,7 +57,7 @@ class Axis:
         return changed
 
     def units(self, value: Tensor, widths: Mapping[str, int], n_samples: int) -> Tensor:
-        """Return the values of units at every position of each sample: (n, u, p)."""
+        """Return the values of rows at every position of each sample: (n, u, p)."""
         units = self.take(value, widths).movedim(self.dim, 1).flatten(2)
         if len(units) == n_samples:
             return units
@@ -85,6 +93,17 @@ class Sampling:
             return units[:, :, 0]
         sample, position = self.rows(start, len(units), units.shape[2])
         return units[sample, :, position]
+
+
+def by_unit(values: Tensor, units: int) -> Tensor:
+    """Return values of rows (units · inside, ...) with the rows of each unit side by side: (units, inside, ...)."""
+    result: Tensor = values.unflatten(0, (units, -1))
+    return result
+
+
+def by_row(values: Tensor, rows: int) -> Tensor:
+    """Return values of units (u, ...), one for each row of a unit: (rows, ...)."""
+    return values if len(values) == rows else values.repeat_interleave(rows // len(values), 0)
 
 
 def length(section: Section, widths: Mapping[str, int]) -> int:

@@ -16,6 +16,7 @@ from torch import fx, nn
 from consilience.errors import TracingError
 from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section
+from consilience.units.grouped import Statistic, statistic_of
 from consilience.units.inputs import one_tensor
 from consilience.units.maps import Map
 from consilience.units.modules import as_example, plain_copy
@@ -64,11 +65,14 @@ def find_layers(module: nn.Module, example_input: object, output: Pick = None) -
 def _label_of_outputs(walk: Walk, node: fx.Node) -> Label:
     """Where the units of heads lie in a value that is affine in what these write; empty where they are mixed."""
     carriers = walk.carriers(node)
-    kept = walk.label(carriers[0])
+    kept, n_norms = walk.label(carriers[0]), len(walk.statistics)
     try:
         known = node.target in HANDLERS and node.target not in sections.HANDLERS  # which would cut a layer
         label = HANDLERS[node.target](walk, node) if known else {}
     except TracingError:
+        return {}
+    if len(walk.statistics) > n_norms:  # a mean of outputs
+        del walk.statistics[n_norms:]
         return {}
     if not label and len(carriers) == 1 and operation_name(node) in ELEMENTWISE:
         same = node.meta["val"].shape[1:] == carriers[0].meta["val"].shape[1:]
@@ -84,14 +88,15 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
             raise walk.error("a layer is used with and without its batch norm", node)
     names = {group: walk.groups[walk.root(group)].name for group in range(len(walk.groups))}
     layers = _layers(walk, heads, names)
-    maps = tuple(_map(draft, names) for draft in walk.drafts)
+    maps = tuple(_map(walk, draft, names) for draft in walk.drafts)
     _check_unread(walk, maps, [names[head] for head in heads])
     divided = dict[tuple[str, int], tuple[Section, ...]]()
     for m in maps:
-        sections = (*m.output.before, (m.writes, 1))
-        divided |= {(parameter, 0): sections for parameter in m.parameters}  # of several maps, the last has them all
-        if not m.per_unit:
-            divided[m.weight, 1] = tuple((axis.layer, axis.block) for axis in m.inputs)
+        sections = (*m.output.before, (m.writes, m.output.block))
+        for parameter in m.parameters:  # of several maps, the last has all sections
+            divided[parameter, m.dim if parameter == m.weight else 0] = sections
+        if not m.per_unit and (m.reads or m.fitted):
+            divided[m.weight, 1 - m.dim] = tuple((axis.layer, axis.block) for axis in m.inputs)
     used = {name for m in maps for name in m.parameters}
     return Architecture(
         layers=layers,
@@ -105,6 +110,7 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
         kept=tuple(name for name in program.parameters.values() if name not in used),
         crossing=tuple(dict.fromkeys(walk.crossing)),
         elementwise=frozenset(walk.elementwise),
+        statistics=tuple(_statistic(walk, maps, node, names[group]) for node, group in walk.statistics),
     )
 
 
@@ -169,16 +175,26 @@ def _families(walk: Walk) -> dict[int, int]:
     return {group: top(group) for group in first}
 
 
-def _map(draft: Draft, names: Mapping[int, str]) -> Map:
+def _map(walk: Walk, draft: Draft, names: Mapping[int, str]) -> Map:
     def sections(runs: Sequence[Run]) -> list[Section]:
         return [(None if run.group is None else names[run.group], run.block) for run in runs]
 
-    read = sections(draft.inputs)
-    inputs = tuple(Axis(*draft.input, *section, tuple(read[:i])) for i, section in enumerate(read))
+    read, rows = sections(draft.inputs), [walk.inside(run) for run in draft.inputs]
+    inputs = tuple(Axis(*draft.input, *section, tuple(read[:i]), rows[i]) for i, section in enumerate(read))
     inputs = inputs[-1:] if draft.per_unit else inputs
-    output = Axis(*draft.output, names[draft.group], 1, tuple(sections(draft.before)))
-    kind = (draft.kernel, draft.norm, draft.per_unit, draft.fitted)
+    inside = walk.groups[draft.group].inside
+    output = Axis(*draft.output, names[draft.group], inside, tuple(sections(draft.before)), inside)
+    kind = (draft.kernel, draft.norm, draft.per_unit, draft.fitted, draft.dim, draft.shift)
     return Map(draft.name, draft.weight, draft.bias, inputs, output, *kind)
+
+
+def _statistic(walk: Walk, maps: Sequence[Map], node: fx.Node, layer: str) -> Statistic:
+    """A norm over the units of a layer, with the module of it where that holds nothing but the norm's own map."""
+    norm = statistic_of(walk.program, node, layer, 0.0)
+    inside = [m for m in maps if norm.module is not None and m.weight.startswith(f"{norm.module}.")]
+    if len(inside) != 1 or inside[0].weight != f"{norm.module}.weight" or not inside[0].per_unit:
+        return replace(norm, module=None)
+    return replace(norm, shift=inside[0].shift)
 
 
 def _check_unread(walk: Walk, maps: Sequence[Map], heads: Sequence[str]) -> None:

@@ -8,8 +8,9 @@ folded in:
 and are given back the same way: the norm is then the identity but for its bias. Convolutions are linear maps of
 patches. A map is *per unit* where unit j reads unit j alone (depthwise convolutions, norms of a stream).
 
-Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units written, ``i`` units read, ``s`` entries
-of a unit read: kernel positions times flattened positions; ``d`` all ``i·s`` of all layers read.
+Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` rows of units written, ``i`` rows of units read
+(units, where a unit is one row: `consilience.units.axes`), ``s`` entries of a row read: kernel positions times
+flattened positions; ``d`` all ``i·s`` of all layers read.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ class Map:
     kernel : of a convolution, else None.
     norm : the batch norm that follows, folded into the hyperplanes.
     per_unit : whether unit j reads unit j alone.
-    fitted : whether it is linear in the value read; a layer norm's scale and shift are not.
+    fitted : whether it is linear in the value read; a layer norm's scale and shift are not, nor is an embedding.
+    dim : dimension of the weight that indexes the units written; the last of two where it is stored transposed.
+    shift : constant that is added to the weight where it is used, as in a norm that multiplies by 1 + γ.
     """
 
     name: str
@@ -94,6 +97,8 @@ class Map:
     norm: Norm | None = None
     per_unit: bool = False
     fitted: bool = True
+    dim: int = 0
+    shift: float = 0.0
 
     @property
     def writes(self) -> str:
@@ -129,8 +134,11 @@ class Map:
 
     def weights(self, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Weights:
         """Return the hyperplanes, folded."""
-        weight = self._part_of(self.weight, state, widths)
-        weight = weight.flatten(2) if weight.dim() > 2 else weight.reshape(len(weight), -1, 1)
+        weight = self._part_of(self.weight, state, widths) + self.shift
+        if weight.dim() > 2 and (self.reads or self.fitted):
+            weight = weight.flatten(2)
+        else:
+            weight = weight.reshape(len(weight), -1, 1)
         if self.is_norm:
             weight = torch.ones_like(weight)
         bias = self._part_of(self.bias, state, widths).flatten() if self.bias else weight.new_zeros(len(weight))
@@ -140,11 +148,20 @@ class Map:
             weight, bias = weight * scale[:, None, None], (bias - mean) * scale + shift
         return Weights((weight,) if self.per_unit else self._parts(weight, widths), bias)
 
+    def between_units(self, weights: Weights) -> tuple[Tensor, ...]:
+        """Return all weights between each two units, for each layer read: (u, i, s), in units where these are rows."""
+        inside, parts = self.output.inside, list[Tensor]()
+        for part, axis in zip(weights.parts, self.inputs, strict=True):
+            if inside > 1 or axis.inside > 1:
+                part = part.unflatten(1, (-1, axis.inside)).unflatten(0, (-1, inside)).permute(0, 2, 1, 3, 4).flatten(2)
+            parts.append(part)
+        return tuple(parts)
+
     def written(self, state: Mapping[str, Tensor], widths: Mapping[str, int], weights: Weights) -> dict[str, Tensor]:
         """Return the parameters under which `weights` are the hyperplanes; a bias that has no place is dropped."""
         matrix, bias = weights.parts[0], weights.bias
         if not self.per_unit:
-            blocks = [axis.block if axis.layer is not None else 1 for axis in self.inputs]
+            blocks = [axis.block // axis.inside if axis.layer is not None else 1 for axis in self.inputs]
             parts = zip(weights.parts, blocks, strict=True)
             matrix = torch.cat([p.reshape(len(p), p.shape[1] * block, -1) for p, block in parts], dim=1)
         values = {self.bias: bias} if self.bias else {}
@@ -152,7 +169,7 @@ class Map:
             zero = torch.zeros_like(bias)
             values = {self.bias: zero} if self.bias else {}
             values |= dict(zip(self.norm.names, (zero + 1, bias, zero, zero + (1 - self.norm.eps)), strict=True))
-        values[self.weight] = matrix
+        values[self.weight] = matrix - self.shift
         return {name: self._replaced(name, state, widths, value) for name, value in values.items() if name}
 
     def rows(
@@ -197,22 +214,28 @@ class Map:
 
     def _part_of(self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Tensor:
         """The entries of a parameter that belong to the units written: (u, ...)."""
-        if self._is_whole(state[parameter], widths):
-            return state[parameter]
-        return self._axis(parameter).take(state[parameter], widths).flatten(0, 1)
+        value = self._turned(parameter, state[parameter])
+        return value if self._is_whole(value, widths) else self._axis(parameter).take(value, widths).flatten(0, 1)
 
     def _replaced(
         self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int], value: Tensor
     ) -> Tensor:
         """A parameter in which the units written have other values (u, ...)."""
-        if self._is_whole(state[parameter], widths):
-            return value.reshape(state[parameter].shape).contiguous()
-        axis = self._axis(parameter)
-        return axis.put(state[parameter], widths, value.reshape(axis.take(state[parameter], widths).shape))
+        old = self._turned(parameter, state[parameter])
+        if self._is_whole(old, widths):
+            new = value.reshape(old.shape)
+        else:
+            axis = self._axis(parameter)
+            new = axis.put(old, widths, value.reshape(axis.take(old, widths).shape))
+        return (new.movedim(0, self.dim) if parameter == self.weight else new).contiguous()
+
+    def _turned(self, parameter: str, value: Tensor) -> Tensor:
+        """A parameter with the dimension of the units written first."""
+        return value.movedim(self.dim, 0) if parameter == self.weight else value
 
     def _is_whole(self, parameter: Tensor, widths: Mapping[str, int]) -> bool:
         """Whether all of a parameter belongs to the units written; other layers may have parts of it."""
-        return len(parameter) == widths[self.writes]
+        return len(parameter) == widths[self.writes] * self.output.inside
 
     def _axis(self, parameter: str) -> Axis:
         return replace(self.output, name=parameter, dim=0)

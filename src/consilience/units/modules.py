@@ -3,6 +3,7 @@
 - Wrappers that compute what the module inside computes are taken off, wherever they are.
 - Weights that are computed before each forward pass (weight norm, spectral norm, pruning, parametrizations) are
   computed once and stored.
+- A parameter of two modules, as tied embeddings are, becomes two: they are merged apart.
 - Half precision becomes float32, which this package computes in.
 - A module that has no values, or no real ones, is refused by name.
 """
@@ -61,6 +62,7 @@ def plain_copy(module: object, name: str) -> nn.Module:
             setattr(plain.get_submodule(parent), attribute, inside)
     for part in plain.modules():
         _store_weights(part)
+    _untie(plain)
     return single(plain)
 
 
@@ -141,6 +143,16 @@ def _store_weights(part: nn.Module) -> None:
             remove_weight_norm(part, hook.name)
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(part, hook.name)
+
+
+def _untie(module: nn.Module) -> None:
+    """Give each module a parameter of its own in place of one that it shares with another module."""
+    met = set[int]()
+    for part in module.modules():
+        for name, value in part.named_parameters(recurse=False):
+            if id(value) in met:
+                setattr(part, name, nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad))
+            met.add(id(value))
 
 
 def _copy(module: nn.Module, name: str) -> nn.Module:

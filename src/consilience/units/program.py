@@ -81,6 +81,15 @@ class Program:
         named = [(node.name, fx.node.map_arg((node.args, node.kwargs), lambda value: None)) for node in self.nodes]
         return frozenset(name for name, given in named if any(map(_is_batch_size, tree_flatten(given)[0])))
 
+    @cached_property
+    def varying(self) -> frozenset[str]:
+        """Names of the values that the input has an effect on; others are the same for all samples."""
+        varying = {self.input}
+        for node in self.nodes:
+            if any(value.name in varying for value in node.all_input_nodes):
+                varying.add(node.name)
+        return frozenset(varying)
+
     def __deepcopy__(self, memo: object) -> Program:
         """Return the program itself: it never changes, and its symbolic shapes cannot be copied."""
         return self
@@ -154,7 +163,7 @@ class Program:
             if inputs & affected or self.parameters.get(node.name, "") in changed:
                 affected.add(node.name)
         for node in self.nodes:
-            ends = node.name not in affected and any(user.name in affected for user in node.users)
+            ends = node.name in self.varying - affected and any(user.name in affected for user in node.users)
             if ends and node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
                 frontier.append(node.name)
         return frontier

@@ -79,8 +79,8 @@ def _out_of_order(network: TracedNetwork, writers: Iterable[Map], order: Tensor)
     """The network with the units that some maps write in another order, which nothing that reads them follows."""
     for m in writers:
         weights = network.weights(m)
-        parts = tuple(part[order] for part in weights.parts)
-        network = network.with_weights(m, Weights(parts, weights.bias[order]))
+        rows = torch.arange(len(weights.bias)).view(len(order), -1)[order].flatten()
+        network = network.with_weights(m, Weights(tuple(part[rows] for part in weights.parts), weights.bias[rows]))
     return network
 
 

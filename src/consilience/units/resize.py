@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, InputError
 from consilience.units.architecture import Architecture, read_state, write_state
+from consilience.units.attributes import set_sizes
 from consilience.units.forward import forward
 from consilience.units.modules import first_names
 from consilience.units.program import sizes
-
-# Attributes that hold a module's own sizes, which follow the shape of its weight. The groups of a depthwise convolution
-# are set first: with them, the weight's second dimension is the channels of one group.
-SIZE_ATTRIBUTES: dict[type[nn.Module], dict[str, Callable[[Any], object]]] = {
-    nn.Linear: {"out_features": lambda m: m.weight.shape[0], "in_features": lambda m: m.weight.shape[1]},
-    nn.modules.conv._ConvNd: {
-        "out_channels": lambda m: m.weight.shape[0],
-        "in_channels": lambda m: m.weight.shape[1] * m.groups,
-    },
-    nn.modules.batchnorm._NormBase: {"num_features": lambda m: m.weight.shape[0]},
-    nn.LayerNorm: {"normalized_shape": lambda m: tuple(m.weight.shape)},
-    nn.RMSNorm: {"normalized_shape": lambda m: tuple(m.weight.shape)},
-    nn.GroupNorm: {"num_channels": lambda m: m.weight.shape[0]},
-    nn.PReLU: {"num_parameters": lambda m: m.weight.shape[0]},
-}
 
 
 def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, int]) -> nn.Module:
@@ -58,15 +43,9 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
             setattr(part, attribute, nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad))
         elif shape != tuple(old.shape) or name in architecture.program.parameters.values():
             setattr(part, attribute, old.new_ones(shape) if name in variances else old.new_zeros(shape))
-    for m in architecture.maps:
-        part = new.get_submodule(m.weight.rpartition(".")[0])
-        if m.per_unit and isinstance(part, nn.modules.conv._ConvNd):
-            part.groups = part.weight.shape[0]
-    for part in new.modules():
-        for kind, attributes in SIZE_ATTRIBUTES.items():
-            if isinstance(part, kind) and isinstance(getattr(part, "weight", None), Tensor):
-                for attribute, size in attributes.items():
-                    setattr(part, attribute, size(part))
+    set_sizes(
+        new, architecture.with_widths(architecture.widths_in(read_state(module))), architecture.with_widths(widths)
+    )
     _check_runs(new, architecture)
     return new
 

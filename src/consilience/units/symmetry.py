@@ -21,6 +21,7 @@ from torch import Tensor
 
 from consilience.errors import InputError
 from consilience.units.architecture import Architecture, Layer, TracedNetwork, incoming_norms, norms_read, norms_written
+from consilience.units.axes import by_row
 from consilience.units.maps import Map, Weights
 
 
@@ -50,6 +51,7 @@ SYMMETRIES: dict[str, Symmetry] = {
     "silu": Symmetry(even_slope=1.0),
     "scale": Symmetry(homogeneous=True, odd_constant=0.0),
     "avg_pool": Symmetry(homogeneous=True, odd_constant=0.0),
+    "attention": Symmetry(homogeneous=True, odd_constant=0.0),  # values; queries and keys have none
     "upsample": Symmetry(homogeneous=True, odd_constant=0.0),
     "max_pool": Symmetry(homogeneous=True),
     "std": Symmetry(homogeneous=True),
@@ -126,7 +128,7 @@ def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
         weights = network.weights(m)
         flipped = (signs < 0).to(weights.bias.dtype)  # f(z) = c − f(−z) for these units
         parts = [part for part, axis in zip(weights.parts, m.inputs, strict=True) if axis.layer == layer]
-        moved = sum(torch.einsum("uis,i->u", part, flipped) for part in parts)
+        moved = sum(torch.einsum("uis,i->u", part, by_row(flipped, part.shape[1])) for part in parts)
         network = network.with_weights(m, Weights(weights.parts, weights.bias + constant * moved))
     return _with_factors(network, layer, signs)
 
@@ -227,12 +229,13 @@ def _multiplied(weights: Mapping[Map, Weights], layer: str, factors: Tensor) -> 
     for m, old in weights.items():
         if m.writes != layer and layer not in m.reads:
             continue
-        factors, bias = factors.to(old.bias.dtype), old.bias
-        read = 1 / (factors[:, None, None] if m.per_unit else factors[:, None])
-        pairs = zip(old.parts, m.inputs, strict=True)
-        parts = [part * read if axis.layer == layer else part for part, axis in pairs]
+        factors, bias, parts = factors.to(old.bias.dtype), old.bias, list[Tensor]()
+        for part, axis in zip(old.parts, m.inputs, strict=True):
+            read = 1 / by_row(factors, part.shape[0 if m.per_unit else 1])
+            parts.append(part * (read[:, None, None] if m.per_unit else read[:, None]) if axis.layer == layer else part)
         if m.writes == layer:
-            parts, bias = [part * factors[:, None, None] for part in parts], bias * factors
+            written = by_row(factors, len(bias))
+            parts, bias = [part * written[:, None, None] for part in parts], bias * written
         changed[m] = Weights(tuple(parts), bias)
     return changed
 

@@ -22,6 +22,7 @@ from consilience.errors import TracingError
 from consilience.units.deviation import deviation
 from consilience.units.forward import outputs_of
 from consilience.units.modules import first_names
+from consilience.units.multihead import plain_attention
 from consilience.units.outputs import Pick, outputs_in, tensors_in
 from consilience.units.program import BIGGEST, N_SAMPLES, Program
 
@@ -43,7 +44,6 @@ TRACEABLE = "replace `if tensor:` and `.item()` by tensor operations such as tor
 def trace(module: nn.Module, example_input: Tensor, output: Pick = None) -> Program:
     """Trace ``module``, in plain form and eval mode, on ``example_input`` (n, ...), n ≥ 1."""
     name = type(module).__name__
-    _check_names(module)
     x = _two(example_input)
     with torch.no_grad():
         outputs_of(module, x, name, "example_input", output)
@@ -66,7 +66,7 @@ def _exported(module: nn.Module, x: Tensor, output: Pick, *, many: bool = False)
     if many:
         x, free = x.new_empty((MANY, *x.shape[1:])), {}
     try:
-        with torch.no_grad(), _quiet(), _returning_outputs(module, output):
+        with torch.no_grad(), _quiet(), plain_attention(), _returning_outputs(module, output):
             exported = torch.export.export(module, (x,), dynamic_shapes=(free,), strict=False)
             if not _made_functional(exported.graph):
                 exported = exported.run_decompositions({})  # does the same for any operation, in 3 times as long
@@ -126,19 +126,6 @@ def _check_operations(exported: Any, name: str) -> None:
             )
 
 
-def _check_names(module: nn.Module) -> None:
-    first, second = dict[int, str](), list[str]()
-    for path, part in module.named_modules():  # a part that has two names is met once
-        for name, value in part.named_parameters(path, recurse=False):
-            if first.setdefault(id(value), name) != name:
-                second.append(repr(name))
-    if second:
-        message = (
-            f"each parameter of {type(module).__name__} must be of one module, got second names {', '.join(second)}"
-        )
-        raise TracingError(message, cure="give each part a parameter of its own")
-
-
 def _program(exported: Any, module: nn.Module, x: Tensor, output: Pick) -> Program:
     signature, name = exported.graph_signature, type(module).__name__
     inputs, outputs = signature.user_inputs, signature.user_outputs
@@ -181,7 +168,8 @@ def check_samples_apart(program: Program, module: nn.Module, example_input: Tens
     x = example_input[:APART]
     apart = _samples_apart(program, module, x)
     if not apart and x.dtype != torch.float64:  # roundings may be as large as the outputs; a wrong batch stays wrong
-        apart = _samples_apart(program.double(), copy.deepcopy(module).double(), x.double())
+        exact = x.double() if x.is_floating_point() else x
+        apart = _samples_apart(program.double(), copy.deepcopy(module).double(), exact)
     if not apart:
         message = f"{program.module_name} must compute each sample's outputs from that sample alone, got outputs that "
         raise TracingError(f"{message}depend on the others of a batch", cure="use no mean, order or noise over samples")

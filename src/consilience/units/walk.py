@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from torch import Tensor, fx
 
@@ -44,6 +44,7 @@ class Group:
 
     name: str
     width: int
+    inside: int = 1  # rows of each unit; see `consilience.units.axes`
     activations: list[str] = field(default_factory=list)
     fixed: bool = False  # whether its units must keep their index
 
@@ -64,6 +65,8 @@ class Draft:
     norm: Norm | None = None
     per_unit: bool = False
     fitted: bool = True
+    dim: int = 0
+    shift: float = 0.0
 
 
 @dataclass
@@ -82,6 +85,8 @@ class Walk:
     folded: set[fx.Node] = field(default_factory=set)  # those followed by a batch norm that is folded into their map
     elementwise: set[str] = field(default_factory=set)  # values computed number by number, whatever the shape
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)  # see `Program.functions`
+    shifted: dict[fx.Node, tuple[fx.Node, float]] = field(default_factory=dict)  # value → the parameter + number it is
+    statistics: list[tuple[fx.Node, int]] = field(default_factory=list)  # norms over all units of a group, with it
 
     def label(self, value: fx.Node) -> Label:
         """Return where the units of a value lie; empty if it has none."""
@@ -105,8 +110,18 @@ class Walk:
         return [value for value in node.all_input_nodes if value in self.labels]
 
     def reads_parameter(self, node: fx.Node) -> bool:
-        """Whether an operation reads a parameter."""
-        return any(value.name in self.program.parameters for value in node.all_input_nodes)
+        """Whether an operation reads a parameter that is no value of its own."""
+        return any(self.is_parameter(value) for value in node.all_input_nodes)
+
+    def is_parameter(self, value: object) -> TypeGuard[fx.Node]:
+        """Whether a value is a parameter, or one plus a number, and not a value with units itself."""
+        if not isinstance(value, fx.Node) or value in self.labels:
+            return False
+        return value in self.shifted or value.name in self.program.parameters
+
+    def varies(self, node: fx.Node) -> bool:
+        """Whether the inputs have an effect on a value, so that its first dimension is samples."""
+        return node.name in self.program.varying
 
     def only_value(self, node: fx.Node) -> fx.Node:
         """Return the one value with units that an operation reads, which must be its first argument."""
@@ -137,6 +152,49 @@ class Walk:
         taken, candidates = {group.name for group in self.groups}, (f"{name}{i or ''}" for i in itertools.count())
         return next(candidate for candidate in candidates if candidate not in taken)
 
+    def refine(self, group: int, inside: int) -> bool:
+        """Make units of ``inside`` neighbouring rows each out of the rows of a group; False if it cannot be done.
+
+        Its rows must not have been read, and be one layer with no others.
+        """
+        own, root = self.groups[group], self.root(group)
+        if own.width % inside or root != group or group in self.joined.values():
+            return False
+        if any(run.group == group for draft in self.drafts for run in draft.inputs):
+            return False
+
+        def coarser(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+            return tuple(Run(run.group, run.block * inside) if run.group == group else run for run in runs)
+
+        own.width, own.inside = own.width // inside, own.inside * inside
+        for value, label in self.labels.items():
+            self.labels[value] = {dim: coarser(runs) for dim, runs in label.items()}
+        for value, parts in self.parts.items():
+            self.parts[value] = [{dim: coarser(runs) for dim, runs in label.items()} for label in parts]
+        for draft in self.drafts:
+            draft.before = coarser(draft.before)
+        return True
+
+    def inside(self, run: Run) -> int:
+        """Return the rows of each unit where a run is read: all its entries, where units are several rows."""
+        return run.block if run.group is not None and self.groups[run.group].inside > 1 else 1
+
+    def pair(self, first: Sequence[Run], second: Sequence[Run]) -> bool:
+        """Tie units, one by one; False if they cannot be. The rows of one group may have to be made fewer units."""
+        if len(first) != len(second):
+            return False
+        for a, b in zip(first, second, strict=True):
+            if a.group is None or b.group is None:
+                return False
+            widths = self.groups[a.group].width, self.groups[b.group].width
+            if widths[0] != widths[1]:
+                (many, few), group = (max(widths), min(widths)), a.group if widths[0] > widths[1] else b.group
+                if many % few or not self.refine(group, many // few):
+                    return False
+            if self.root(a.group) != self.root(b.group):
+                self.tied.append((b.group, a.group))
+        return True
+
     def root(self, group: int) -> int:
         """Return the first group of the layer that a group belongs to."""
         while group in self.joined:
@@ -163,6 +221,10 @@ class Walk:
                 self.groups[b.group].activations.append("gate")
                 self.tied.append((b.group, a.group))
 
+    def mix_statistics(self, node: fx.Node, runs: Sequence[Run]) -> None:
+        """Note that an operation computes a statistic of all units of some groups, as norms do."""
+        self.statistics += [(node, run.group) for run in runs if run.group is not None]
+
     def fix(self, runs: Sequence[Run]) -> None:
         """Note that units must keep their index."""
         for run in runs:
@@ -181,10 +243,12 @@ class Walk:
 
     def check_alike(self, node: fx.Node, first: Sequence[Run], second: Sequence[Run]) -> None:
         """Raise if units cannot be paired."""
-        a, b = (
-            [(run.block, None if run.group is None else self.groups[run.group].width) for run in runs]
-            for runs in (first, second)
-        )
+
+        def kind(run: Run) -> tuple[int, int | None, int | None]:
+            group = None if run.group is None else self.groups[run.group]
+            return (run.block, None, None) if group is None else (run.block, group.width, group.inside)
+
+        a, b = ([kind(run) for run in runs] for runs in (first, second))
         if a != b:
             raise self.error("units of unlike layers are combined", node)
 
@@ -201,6 +265,12 @@ class Walk:
             names = [self.program.parameters[v.name] for v in node.all_input_nodes if v.name in self.program.parameters]
             where += f", of {', '.join(map(repr, names))}"
         return TracingError(f"{what}: {where}", cure=cure or f"use {SUPPORTED}; or leave this network out")
+
+
+def layer_name(walk: Walk, parameter: str) -> str:
+    """Name of the module that holds a parameter, or of the parameter if another layer has that name already."""
+    owner = parameter.rpartition(".")[0] or parameter
+    return parameter if any(group.name == owner for group in walk.groups) else owner
 
 
 def n_dims(value: fx.Node) -> int:

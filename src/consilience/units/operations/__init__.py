@@ -23,7 +23,16 @@ from collections.abc import Callable
 
 from torch import fx
 
-from consilience.units.operations import combinations, elementwise, pooling, sections, shapes, weights
+from consilience.units.operations import (
+    attention,
+    combinations,
+    elementwise,
+    embedding,
+    pooling,
+    sections,
+    shapes,
+    weights,
+)
 from consilience.units.walk import Label, Walk
 
 Handler = Callable[[Walk, fx.Node], Label]
@@ -35,4 +44,6 @@ HANDLERS: dict[object, Handler] = {
     **combinations.HANDLERS,
     **shapes.HANDLERS,
     **sections.HANDLERS,
+    **attention.HANDLERS,
+    **embedding.HANDLERS,
 }

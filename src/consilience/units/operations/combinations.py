@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from torch import fx
 from torch.ops import aten
 
+from consilience.units.operations.elementwise import GAINS
+from consilience.units.operations.embedding import promote
 from consilience.units.operations.weights import scale_units
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, is_tensor, n_dims, size
 
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
 PRODUCTS = (aten.mul.Tensor, aten.div.Tensor)
-GAINS = (aten.mul.Tensor,)
 
 
 def combine(walk: Walk, node: fx.Node) -> Label:
@@ -22,7 +23,10 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     is_sum = node.target in SUMS
     first, second = walk.arguments(node, 2)
     if walk.reads_parameter(node):
-        return (_bias if is_sum else _gain)(walk, node, first, second)
+        if not is_sum:
+            return _gain(walk, node, first, second)
+        if (label := _bias(walk, node, first, second)) is not None:
+            return label
     if not is_tensor(first) or not is_tensor(second):
         label = walk.label(first if is_tensor(first) else second)
         return walk.record(label, "shift" if is_sum else "scale")
@@ -56,8 +60,9 @@ def combine(walk: Walk, node: fx.Node) -> Label:
 
 def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label:
     """A product with a parameter that has one number for each unit writes new units, each of the one that it reads."""
-    value, gain = (second, first) if first.name in walk.program.parameters else (first, second)
-    if gain.name not in walk.program.parameters or value not in walk.labels or node.target not in GAINS:
+    value, gain = (second, first) if walk.is_parameter(first) else (first, second)
+    gain, shift = walk.shifted.get(gain, (gain, 0.0))
+    if not walk.is_parameter(gain) or value not in walk.labels or node.target not in GAINS:
         raise walk.error(PARAMETER, node)
     name = walk.program.parameters[gain.name]
     dim = n_dims(value) - n_dims(gain)
@@ -65,34 +70,46 @@ def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label:
     if dim not in walk.label(value) or shape != (size(value, dim), *[1] * (len(shape) - 1)):
         cure = f"give '{name}' one number for each unit, with the shape (units,) or (units, 1, 1), or leave it out"
         raise walk.error(f"'{name}' does not have one number for each unit", node, cure)
-    return scale_units(walk, node, (value, dim), gain, None)
+    return scale_units(walk, node, (value, dim), gain, None, shift=shift)
 
 
-def _bias(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label:
-    """A parameter that is added to what a weight without a bias has just written is its bias."""
-    value, bias = (second, first) if first.name in walk.program.parameters else (first, second)
-    if bias.name not in walk.program.parameters or value not in walk.labels or node.target is not aten.add.Tensor:
+def _bias(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label | None:
+    """A parameter that is added to what a weight without a bias has just written is its bias.
+
+    Any other parameter that is added to units writes units itself: None, for a sum of two values with units.
+    """
+    value, bias = (second, first) if walk.is_parameter(first) else (first, second)
+    if walk.is_parameter(bias) and isinstance(value, int | float) and all(user.target in GAINS for user in node.users):
+        parameter, shift = walk.shifted.get(bias, (bias, 0.0))
+        walk.shifted[node] = parameter, shift + value  # 1 + γ
+        return {}
+    if not walk.is_parameter(bias) or value not in walk.labels or node.target is not aten.add.Tensor:
         raise walk.error(PARAMETER, node)
     name, draft, dim = walk.program.parameters[bias.name], walk.sources.get(value), n_dims(value) - n_dims(bias)
     shape = tuple(bias.meta["val"].shape)
     fits = draft is not None and draft.output == (value.name, dim) and len(value.users) == 1
     fits = fits and shape == (size(value, dim), *[1] * (len(shape) - 1))
-    if draft is None or not fits or draft.bias or draft.norm or draft.per_unit:
-        cure = "add it right after a linear layer or convolution without a bias, or leave it out"
-        raise walk.error(f"'{name}' is no bias of one layer", node, cure)
-    walk.check_unused(node, name)
-    draft.bias, draft.output = name, (node.name, dim)
-    walk.sources[node] = draft
-    return walk.label(value)
+    if draft is not None and fits and not (draft.bias or draft.norm or draft.per_unit):
+        walk.check_unused(node, name)
+        draft.bias, draft.output = name, (node.name, dim)
+        walk.sources[node] = draft
+        return walk.label(value)
+    along = [d - dim for d in walk.label(value) if d >= dim and shape[d - dim] == size(value, d)]
+    if len(along) != 1:
+        raise walk.error(f"'{name}' does not have one number for each unit", node)
+    promote(walk, bias, along[0])
+    return None
 
 
 def _values_along(walk: Walk, node: fx.Node) -> tuple[Sequence[fx.Node], int]:
     """The values that are put together, and the dimension along which they are, which is not that of samples."""
-    walk.check_no_parameter(node)
     values, dim = walk.arguments(node, 2)
     dim = (dim or 0) % n_dims(node)
     if dim == 0:
         raise walk.error(UNSUPPORTED, node)
+    for value in values:
+        if walk.is_parameter(value):
+            promote(walk, value, n_dims(value) - 1)
     return values, dim
 
 

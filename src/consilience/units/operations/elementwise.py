@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from torch.ops import aten
 
+from consilience.units.operations.embedding import only_value
 from consilience.units.trace import DROPOUTS
 from consilience.units.walk import UNSUPPORTED, Label, Walk
 
@@ -16,9 +17,10 @@ from consilience.units.walk import UNSUPPORTED, Label, Walk
 NAMES = (
     *("relu", "leaky_relu", "tanh", "erf", "sigmoid", "softplus", "gelu", "silu", "elu", "selu", "celu", "mish"),
     *("hardtanh", "hardsigmoid", "hardswish", "relu6", "log_sigmoid", "sin", "cos", "exp", "abs", "sqrt", "square"),
-    *("clamp", "clamp_min"),
+    *("clamp", "clamp_min", "rsqrt", "reciprocal"),
 )
 IDENTITIES = (*DROPOUTS, "clone", "detach", "detach_", "alias", "contiguous", "lift_fresh_copy")
+GAINS, GAIN_SHIFTS = (aten.mul.Tensor,), (aten.add.Tensor,)  # what a norm's weight may meet
 CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.other, aten._to_copy.default, aten.type_as.default)
 
 
@@ -39,7 +41,7 @@ def activation(name: str) -> Callable[[Walk, fx.Node], Label]:
 
 def identity(walk: Walk, node: fx.Node) -> Label:
     """An operation that leaves every value where it is, as dropout does in eval mode."""
-    label = walk.labels[walk.only_value(node)]
+    label = walk.labels[only_value(walk, node)]
     walk.elementwise.add(node.name)
     return label
 
@@ -52,7 +54,12 @@ def cast(walk: Walk, node: fx.Node) -> Label:
             "convert to float32, or not at all",
         )
         raise walk.error(message, node, cure)
-    label = walk.labels[walk.only_value(node)]
+    value = node.args[0]
+    if walk.is_parameter(value) and all(user.target in (*GAINS, *GAIN_SHIFTS) for user in node.users):
+        walk.shifted[node] = walk.shifted.get(value, (value, 0.0))
+        return {}
+    same_type = node.target is aten.type_as.default and isinstance(value, fx.Node) and value in walk.labels
+    label = walk.labels[value if same_type else only_value(walk, node)]  # type: ignore[index]
     walk.functions[node.name] = lambda value, *_, **__: value
     walk.elementwise.add(node.name)
     return label

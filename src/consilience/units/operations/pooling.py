@@ -41,6 +41,22 @@ def over_named(name: str) -> Callable[[Walk, fx.Node], Label]:
     return handle
 
 
+def mean(walk: Walk, node: fx.Node) -> Label:
+    """``mean(value, dims, keepdim)`` over positions, or over all units of a layer, as in a norm written by hand."""
+    value = walk.only_value(node)
+    dims, label = walk.option(node, "dim"), walk.label(value)
+    gone = {d % n_dims(value) for d in dims or ()}
+    if len(gone) != 1 or not gone & label.keys():
+        return over_named("avg_pool")(walk, node)
+    (dim,) = gone
+    if len(label[dim]) > 1 or not walk.option(node, "keepdim"):
+        cure = "take the mean of one layer, with keepdim=True, as norms do"
+        raise walk.error("a mean of units that is no norm", node, cure)
+    walk.record(label, "layer_norm")
+    walk.mix_statistics(node, label[dim])
+    return {d: runs for d, runs in label.items() if d != dim}
+
+
 def pad(walk: Walk, node: fx.Node) -> Label:
     """``pad(value, amounts, mode, constant)``; zeros and copies of values commute with factors."""
     value = walk.only_value(node)
@@ -58,7 +74,7 @@ HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
     aten.upsample_linear1d.vec: over_last(1, "upsample"),
     aten.upsample_bilinear2d.vec: over_last(2, "upsample"),
     aten.upsample_trilinear3d.vec: over_last(3, "upsample"),
-    aten.mean.dim: over_named("avg_pool"),
+    aten.mean.dim: mean,
     aten.sum.dim_IntList: over_named("avg_pool"),
     aten.amax.default: over_named("max_pool"),
     aten.amin.default: over_named("max_pool"),

@@ -5,9 +5,11 @@ They stay of equal width, so that the cut is in the same place at any widths.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import fx
+from torch import Tensor, fx
 from torch.ops import aten
 
 from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims, size
@@ -19,10 +21,27 @@ def chunk(walk: Walk, node: fx.Node) -> Label:
     n, dim = int(walk.option(node, "chunks")), int(walk.option(node, "dim")) % n_dims(value)
     if dim == 0:
         raise walk.error(UNSUPPORTED, node)
+    return _parts(walk, node, value, dim, n)
+
+
+def _parts(walk: Walk, node: fx.Node, value: fx.Node, dim: int, n: int) -> Label:
+    """Note the labels of n equal parts of a value; return that of the list of them."""
     label = walk.label(value)
     runs = _cut(walk, node, value, dim, n) if dim in label else []
     walk.parts[node] = [label | {dim: (run,)} for run in runs] or [label] * n
     return label
+
+
+def split(walk: Walk, node: fx.Node) -> Label:
+    """``split(value, size, dim)`` into parts of one size."""
+    value, part, dim = walk.only_value(node), *walk.arguments(node, 3)[1:]
+    dim = int(dim or 0) % n_dims(value)
+    if dim == 0 or size(value, dim) % part:
+        raise walk.error(UNSUPPORTED, node, "split into parts of one size")
+    n = size(value, dim) // part
+    if dim in walk.label(value):
+        walk.functions[node.name] = functools.partial(_split, n=n)
+    return _parts(walk, node, value, dim, n)
 
 
 def glu(walk: Walk, node: fx.Node) -> Label:
@@ -38,7 +57,12 @@ def glu(walk: Walk, node: fx.Node) -> Label:
     return label | {dim: (first,)}
 
 
-HANDLERS = {aten.chunk.default: chunk, aten.glu.default: glu}
+HANDLERS = {aten.chunk.default: chunk, aten.split.Tensor: split, aten.glu.default: glu}
+
+
+def _split(value: Tensor, size: int, dim: int = 0, *, n: int) -> Sequence[Tensor]:
+    """Split into n parts, whatever the size."""
+    return value.chunk(n, dim)
 
 
 def _cut(walk: Walk, node: fx.Node, value: fx.Node, dim: int, n: int) -> list[Run]:
@@ -52,7 +76,7 @@ def _cut(walk: Walk, node: fx.Node, value: fx.Node, dim: int, n: int) -> list[Ru
     group = walk.groups[draft.group]
     read = any(other.group == draft.group for d in walk.drafts for other in d.inputs)
     tied = any(draft.group in pair for pair in walk.tied) or draft.group in walk.joined.values()
-    if draft.output != (value.name, dim) or draft.per_unit or draft.norm or group.activations or read or tied:
+    if run.block != 1 or draft.per_unit or draft.norm or group.activations or read or tied:
         raise walk.error("units are cut that are no layer of one weight", node, cure)
     group.width //= n
     runs = [run]
@@ -62,5 +86,5 @@ def _cut(walk: Walk, node: fx.Node, value: fx.Node, dim: int, n: int) -> list[Ru
         part = replace(draft, name=walk.groups[new].name, group=new, before=tuple(runs))
         walk.drafts.insert(walk.drafts.index(draft) + i, part)
         runs.append(Run(new, 1))
-    del walk.sources[value]
+    walk.sources.pop(value, None)
     return runs

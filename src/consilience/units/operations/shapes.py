@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, fx
 from torch.ops import aten
 
+from consilience.units.operations.embedding import only_value
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims
 
@@ -20,7 +21,7 @@ UNSIZED = (aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, 
 
 def reshape(walk: Walk, node: fx.Node) -> Label:
     """Dimensions may be merged into blocks behind units, and such blocks divided again."""
-    value = walk.only_value(node)
+    value = only_value(walk, node)
     label, result = walk.labels[value], dict[int, tuple[Run, ...]]()
     before, after = sizes(value.meta["val"], N_SAMPLES), sizes(node.meta["val"], N_SAMPLES)
     units = dict[int, tuple[list[int], int]]()
@@ -31,9 +32,13 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
         runs = label[carrying[0]]
         sources = [d for d in sources if before[d] != 1 or d in label]
         targets = [d for d in targets if after[d] != 1] or targets[:1]
-        if len(carrying) > 1 or carrying[0] != sources[0] or 0 in sources or not targets:
+        mixed = 0 in sources and walk.varies(value)
+        if len(carrying) > 1 or carrying[0] != sources[0] or mixed or not targets:
             raise walk.error("units and positions change places", node, "flatten with units first: (n, u, ...)")
         rest, divisor = math.prod(before[d] for d in sources[1:]), math.prod(after[d] for d in targets[1:])
+        if len(runs) == 1 and runs[0].group is not None and rest == 1 and divisor > runs[0].block:
+            walk.refine(runs[0].group, divisor // runs[0].block)  # units of several rows, as heads are
+            runs = walk.labels[value][carrying[0]]
         if any((run.block * rest) % divisor for run in runs):
             raise walk.error("the units of a layer are divided", node)
         result[targets[0]] = tuple(Run(run.group, run.block * rest // divisor) for run in runs)
@@ -47,21 +52,21 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
 
 def permute(walk: Walk, node: fx.Node) -> Label:
     """``permute(value, order)`` and ``transpose(value, a, b)``; samples stay first."""
-    value = walk.only_value(node)
+    value = only_value(walk, node)
     order = list(range(n_dims(value)))
     if node.target is aten.transpose.int:
         a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
         order[a], order[b] = b, a
     else:
         order = [d % len(order) for d in walk.arguments(node, 2)[1]]
-    if order[0] != 0:
+    if order[0] != 0 and walk.varies(value):
         raise walk.error("samples change places with something else", node)
     return {order.index(d): runs for d, runs in walk.labels[value].items()}
 
 
 def expand(walk: Walk, node: fx.Node) -> Label:
     """``expand(value, sizes)``; units stay as many as they are."""
-    value = walk.only_value(node)
+    value = only_value(walk, node)
     extra = n_dims(node) - n_dims(value)
     label = {d + extra: runs for d, runs in walk.labels[value].items()}
     walk.functions[node.name] = functools.partial(_expand_others, units=list(label))
@@ -70,13 +75,13 @@ def expand(walk: Walk, node: fx.Node) -> Label:
 
 def cut(walk: Walk, node: fx.Node) -> Label:
     """``slice`` and ``select``: positions may be left out, units and samples may not."""
-    value = walk.only_value(node)
+    value = only_value(walk, node)
     label, is_slice = walk.labels[value], node.target is aten.slice.Tensor
     _, dim, start, end, step = walk.arguments(node, 5)
     dim = (dim or 0) % n_dims(value)
     if is_slice and not start and (end is None or (isinstance(end, int) and end >= sys.maxsize)) and step in (None, 1):
         return label
-    if dim == 0:
+    if dim == 0 and walk.varies(value):
         raise walk.error("samples are mixed", node)
     walk.check_fixed(node, value, [dim])
     return label if is_slice else {d - (d > dim): runs for d, runs in label.items()}

@@ -16,7 +16,7 @@ from torch.ops import aten
 
 from consilience.units.maps import Kernel, Norm
 from consilience.units.trace import BATCH_NORMS
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, layer_name, n_dims, size
 
 SPATIAL_DIMS = {
     getattr(getattr(aten, f"conv{dims}d"), form): dims for dims in (1, 2, 3) for form in ("default", "padding")
@@ -99,6 +99,7 @@ def layer_norm(walk: Walk, node: fx.Node) -> Label:
     if weight is None:
         raise walk.error("a layer norm without weight", node, "use elementwise_affine=True")
     walk.functions[node.name] = _normalize_last
+    walk.mix_statistics(node, label[last])
     return scale_units(walk, node, (value, last), weight, bias, fitted=False)
 
 
@@ -112,6 +113,7 @@ def rms_norm(walk: Walk, node: fx.Node) -> Label:
         raise walk.error("a norm without weight", node, "use elementwise_affine=True")
     walk.record(walk.label(value), "rms_norm")
     walk.functions[node.name] = _rms_last
+    walk.mix_statistics(node, walk.label(value)[last])
     return scale_units(walk, node, (value, last), weight, None, fitted=False)
 
 
@@ -159,14 +161,24 @@ HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
 
 
 def mix_units(
-    walk: Walk, node: fx.Node, read: tuple[fx.Node, int], written: int, weight: fx.Node, bias: fx.Node | None
+    walk: Walk,
+    node: fx.Node,
+    read: tuple[fx.Node, int],
+    written: int,
+    weight: fx.Node,
+    bias: fx.Node | None,
+    *,
+    dim: int = 0,
 ) -> Draft:
-    """Return the map of a weight (u, i, ...) that reads dimension ``read`` of a value and writes one of the result."""
-    value, dim = read
+    """Return the map of a weight that reads dimension ``read`` of a value and writes one of the result.
+
+    The weight is (u, i, ...), or (i, u) where ``dim`` is 1.
+    """
+    value, last = read
     name, bias_name = _parameter_names(walk, node, weight, bias)
-    if value.name in walk.program.parameters:
+    if value.name in walk.program.parameters and value not in walk.labels:
         raise walk.error(PARAMETER, node)
-    runs = walk.label(value).get(dim) or (Run(None, size(value, dim)),)
+    runs = walk.label(value).get(last) or (Run(None, size(value, last)),)
     for draft in walk.drafts:
         if draft.weight == name and not draft.per_unit and draft.bias == bias_name:  # the module is used again
             walk.check_alike(node, draft.inputs, runs)
@@ -174,8 +186,9 @@ def mix_units(
             walk.sources[node] = draft
             return draft
     walk.check_unused(node, name, bias_name)
-    group = walk.new_group(_layer_name(walk, name), size(weight, 0))
-    draft = Draft(walk.groups[group].name, name, bias_name, runs, (value.name, dim), (node.name, written), group)
+    group = walk.new_group(layer_name(walk, name), size(weight, dim))
+    places = (value.name, last), (node.name, written)
+    draft = Draft(walk.groups[group].name, name, bias_name, runs, *places, group, dim=dim)
     walk.drafts.append(draft)
     walk.sources[node] = draft
     return draft
@@ -191,6 +204,7 @@ def scale_units(
     kernel: Kernel | None = None,
     norm: Norm | None = None,
     fitted: bool = True,
+    shift: float = 0.0,
 ) -> Label:
     """Return the label after a weight that acts on each unit along dimension ``read`` by itself.
 
@@ -203,14 +217,16 @@ def scale_units(
         raise walk.error("a weight of its own for each input feature", node)
     walk.check_unused(node, name, bias_name)
     places, new = ((value.name, dim), (node.name, dim)), list[Run]()
-    layer = _layer_name(walk, name)
+    layer = layer_name(walk, name)
     for i, run in enumerate(runs):
         assert run.group is not None
         source = walk.groups[walk.root(run.group)]
         own = layer if i == 0 else walk.unique(f"{layer}[{source.name}]")
         group = walk.new_group(own, source.width)
         walk.tied.append((group, run.group))
-        draft = Draft(own, name, bias_name, runs[: i + 1], *places, group, tuple(new), kernel, norm, True, fitted)
+        draft = Draft(
+            own, name, bias_name, runs[: i + 1], *places, group, tuple(new), kernel, norm, True, fitted, 0, shift
+        )
         walk.drafts.append(draft)
         new.append(Run(group, 1))
     if len(runs) == 1:
@@ -223,12 +239,6 @@ def _parameter_names(walk: Walk, node: fx.Node, weight: object, bias: object) ->
     if names[0] is None or (bias is not None and names[1] is None):
         raise walk.error("a weight is computed, not a parameter", node)
     return names[0], names[1]
-
-
-def _layer_name(walk: Walk, parameter: str) -> str:
-    """Name of the module that holds a parameter, or of the parameter if another layer has that name already."""
-    owner = parameter.rpartition(".")[0] or parameter
-    return parameter if any(group.name == owner for group in walk.groups) else owner
 
 
 def _depthwise(convolve: Callable[..., Tensor], value: Tensor, weight: Tensor, *options: Any) -> Tensor:

@@ -1,0 +1,83 @@
+"""Numbers that modules keep of their own sizes, which follow the widths of a resized copy.
+
+Modules of torch have them by class. Others, as people write attention, have them by name: a number is changed if it
+has one of these names and is the size of one of the layers that the module's weights read or write. Whether the copy
+runs is checked where it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from consilience.units.architecture import Architecture
+from consilience.units.axes import length
+from consilience.units.maps import Map
+
+# Attributes that hold a module's own sizes, which follow the shape of its weight. The groups of a depthwise convolution
+# are set first: with them, the weight's second dimension is the channels of one group.
+SIZE_ATTRIBUTES: dict[type[nn.Module], dict[str, Callable[[Any], object]]] = {
+    nn.Linear: {"out_features": lambda m: m.weight.shape[0], "in_features": lambda m: m.weight.shape[1]},
+    nn.Embedding: {"embedding_dim": lambda m: m.weight.shape[1]},
+    nn.modules.conv._ConvNd: {
+        "out_channels": lambda m: m.weight.shape[0],
+        "in_channels": lambda m: m.weight.shape[1] * m.groups,
+    },
+    nn.modules.batchnorm._NormBase: {"num_features": lambda m: m.weight.shape[0]},
+    nn.LayerNorm: {"normalized_shape": lambda m: tuple(m.weight.shape)},
+    nn.RMSNorm: {"normalized_shape": lambda m: tuple(m.weight.shape)},
+    nn.GroupNorm: {"num_channels": lambda m: m.weight.shape[0]},
+    nn.PReLU: {"num_parameters": lambda m: m.weight.shape[0]},
+}
+HEADS = ("num_heads", "n_heads", "n_head", "nhead", "heads", "num_attention_heads", "n_q_heads", "num_query_heads")
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads", "n_kv_head")
+SIZES = (
+    *("embed_dim", "hidden_size", "hidden_dim", "d_model", "dim", "n_embd", "width", "kdim", "vdim", "channels"),
+    *("split_size", "all_head_size", "inner_dim", "q_dim", "kv_dim", "intermediate_size", "d_ff", "nf", "nx"),
+)
+
+
+def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
+    """Set the sizes that the parts of a resized module keep, from those of one architecture to those of another."""
+    for m in old.maps:
+        part = module.get_submodule(m.weight.rpartition(".")[0])
+        if m.per_unit and isinstance(part, nn.modules.conv._ConvNd):
+            part.groups = part.weight.shape[0]
+    for path, part in module.named_modules():
+        classes = [kind for kind in SIZE_ATTRIBUTES if isinstance(part, kind)]
+        for kind in classes:
+            if isinstance(getattr(part, "weight", None), Tensor):
+                for attribute, size in SIZE_ATTRIBUTES[kind].items():
+                    setattr(part, attribute, size(part))
+        if not classes:
+            _set_named(part, [m for m in old.maps if m.weight.startswith(f"{path}." if path else "")], old, new)
+
+
+def _set_named(part: nn.Module, maps: list[Map], old: Architecture, new: Architecture) -> None:
+    pairs = list(_sizes(maps, old, new))
+    for names, kind in ((HEADS, "heads"), (KEY_HEADS, "key heads"), (SIZES, "size")):
+        for name in names:
+            value = vars(part).get(name)
+            changed = {after for what, before, after in pairs if what == kind and before == value}
+            if type(value) is int and len(changed) == 1:
+                setattr(part, name, changed.pop())
+
+
+def _sizes(maps: list[Map], old: Architecture, new: Architecture) -> Iterator[tuple[str, int, int]]:
+    """Yield what sizes there are around some maps, and each at both widths."""
+    for m in maps:
+        for dim in (0, 1):
+            sections = old.divided.get((m.weight, dim), ())
+            before, after = (sum(length(section, own.widths) for section in sections) for own in (old, new))
+            yield "size", before, after
+        for axis in (m.output, *m.inputs):
+            if axis.layer is None:
+                continue
+            before, after = old.widths[axis.layer], new.widths[axis.layer]
+            yield "size", before * axis.inside, after * axis.inside
+            if axis.inside > 1:
+                least = min(own.output.inside for own in maps if own.output.inside > 1 or own is m)
+                yield "heads", before * axis.inside // least, after * axis.inside // least
+                yield "key heads", before, after

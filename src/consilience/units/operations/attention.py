@@ -1,0 +1,103 @@
+"""Attention: products of two values with units, and softmax over positions.
+
+A unit is a head: a block of rows of the weights that write queries, keys and values. With grouped queries it is a key
+and value head with the query heads that read it. Queries, keys and values of one head are paired; what the next weight
+reads is the values, averaged over positions.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+from torch.ops import aten
+
+from consilience.units.operations.weights import mix_units
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims
+
+SOFTMAX = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
+OTHERS = "write q, k and v as (n, heads, positions, features), each from a weight of its own"
+
+
+def scaled_dot_product_attention(walk: Walk, node: fx.Node) -> Label:
+    """``scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale, grouped)`` of heads (n, h, t, d)."""
+    q, k, v = walk.arguments(node, 3)
+    heads = n_dims(node) - 3
+    for value in (q, k, v):
+        if set(walk.label(value)) != {heads} or n_dims(value) != n_dims(node):
+            raise walk.error("heads of attention that are no units of a layer", node, OTHERS)
+    if set(walk.carriers(node)) - {q, k, v}:
+        raise walk.error("a mask of attention that depends on units", node, "let masks depend on inputs alone")
+    _pair(walk, node, walk.label(q)[heads], walk.label(k)[heads])
+    _pair(walk, node, walk.label(k)[heads], walk.label(v)[heads])
+    for value in (q, k):
+        walk.record(walk.label(value), "attention scores")
+    label = walk.record(walk.label(v), "attention")
+    (values,) = label[heads]
+    (queries,) = walk.label(q)[heads]
+    return {heads: (Run(values.group, max(values.block, queries.block)),)}
+
+
+def product(walk: Walk, node: fx.Node) -> Label:
+    """``matmul(a, b)``: with a weight (i, u) as b a linear map; of two values a product head by head."""
+    a, b = walk.arguments(node, 2)
+    if b.name in walk.program.parameters and b not in walk.labels:
+        return transposed_linear(walk, node, a, b, None)
+    walk.check_no_parameter(node)
+    if n_dims(a) != n_dims(b) or n_dims(a) < 3:
+        raise walk.error(UNSUPPORTED, node, OTHERS)
+    dims, (first, second) = n_dims(node), (walk.label(a), walk.label(b))
+    if dims - 1 in first or dims - 2 in second:
+        raise walk.error("a product that sums over units", node, OTHERS)
+    if not first or not second:  # positions are mixed by what has no units, as by a fixed adjacency matrix
+        label = first or second
+        walk.record(label, "avg_pool")
+        return label
+    if set(first) != set(second) or len(first) != 1 or max(first) >= dims - 2:
+        raise walk.error(UNSUPPORTED, node, OTHERS)
+    ((dim, runs),) = first.items()
+    _pair(walk, node, runs, second[dim])
+    scores = not any(
+        "softmax" in walk.groups[run.group].activations for run in walk.label(a)[dim] if run.group is not None
+    )
+    walk.record(walk.label(a), "attention scores")
+    walk.record(walk.label(b), "attention scores" if scores else "attention")
+    return walk.label(b)
+
+
+def softmax(walk: Walk, node: fx.Node) -> Label:
+    """``softmax(value, dim)`` over positions."""
+    value = walk.only_value(node)
+    walk.check_fixed(node, value, [int(walk.arguments(node, 2)[1]) % n_dims(value)])
+    return walk.pass_through(node, "softmax")
+
+
+def addmm(walk: Walk, node: fx.Node) -> Label:
+    """``addmm(bias, value, weight)`` with a weight (i, u)."""
+    bias, value, weight = walk.arguments(node, 3)
+    return transposed_linear(walk, node, value, weight, bias)
+
+
+def transposed_linear(walk: Walk, node: fx.Node, value: fx.Node, weight: fx.Node, bias: fx.Node | None) -> Label:
+    """Return the label of ``value @ weight + bias``, with a weight (i, u)."""
+    if n_dims(weight) != 2:
+        raise walk.error(PARAMETER, node, "use weights with two dimensions")
+    last = n_dims(value) - 1
+    others = {dim: runs for dim, runs in walk.label(value).items() if dim != last}
+    draft = mix_units(walk, node, (value, last), n_dims(node) - 1, weight, bias, dim=1)
+    if others:
+        walk.crossing.append(draft.name)
+    return {**others, last: (Run(draft.group, 1),)}
+
+
+def _pair(walk: Walk, node: fx.Node, first: tuple[Run, ...], second: tuple[Run, ...]) -> None:
+    if not walk.pair(first, second):
+        raise walk.error("heads that cannot be paired", node, OTHERS)
+
+
+HANDLERS = {
+    aten.scaled_dot_product_attention.default: scaled_dot_product_attention,
+    aten.matmul.default: product,
+    aten.bmm.default: product,
+    aten.mm.default: product,
+    aten.addmm.default: addmm,
+    **dict.fromkeys(SOFTMAX, softmax),
+}

@@ -1,0 +1,202 @@
+"""Attention: heads as units of several rows, streams, embeddings, positions; norms by member at full width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from consilience.assembly.assembler import assemble
+from consilience.census.census import Census
+from consilience.errors import TracingError
+from consilience.nets import GPT, Llama, ViT
+from consilience.population.population import Population
+from consilience.units.architecture import Architecture, TracedNetwork, read_state
+from consilience.units.deviation import deviation
+from consilience.units.follow import find_layers
+from consilience.units.proof import prove
+from consilience.units.readings import prove_readings
+
+WIDTH, HEADS, HEAD, T = 8, 4, 2, 5
+
+
+class Attention(nn.Module):
+    """Attention as people write it: ``mix`` gets q, k, v (n, h, t, j) and returns (n, h, t, j)."""
+
+    def __init__(self, mix: Callable[[Tensor, Tensor, Tensor], Tensor], key_heads: int = HEADS) -> None:
+        super().__init__()
+        self.mix, self.repeats = mix, HEADS // key_heads
+        self.q = nn.Linear(WIDTH, HEADS * HEAD)
+        self.k, self.v = (nn.Linear(WIDTH, key_heads * HEAD) for _ in range(2))
+        self.o = nn.Linear(HEADS * HEAD, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = (m(x).view(n, t, -1, HEAD).transpose(1, 2) for m in (self.q, self.k, self.v))
+        if self.repeats > 1:
+            k, v = (a[:, :, None].expand(-1, -1, self.repeats, -1, -1).reshape(n, -1, t, HEAD) for a in (k, v))
+        return self.o(self.mix(q, k, v).transpose(1, 2).reshape(n, t, -1))
+
+
+class Fused(nn.Module):
+    """Queries, keys and values from one weight: ``side_by_side`` [q|k|v], or head by head."""
+
+    def __init__(self, side_by_side: bool) -> None:
+        super().__init__()
+        self.side_by_side, self.qkv, self.o = side_by_side, nn.Linear(WIDTH, 3 * HEADS * HEAD), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        if self.side_by_side:
+            q, k, v = (part.reshape(n, t, -1, HEAD) for part in self.qkv(x).chunk(3, -1))
+        else:
+            q, k, v = self.qkv(x).view(n, t, -1, 3 * HEAD).chunk(3, -1)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        return self.o(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1))
+
+
+class Net(nn.Module):
+    """Tokens, positions, one attention in a pre-norm stream, an MLP and a readout."""
+
+    def __init__(self, attention: nn.Module, norm: Callable[[int], nn.Module] = nn.LayerNorm) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(7, WIDTH), nn.Parameter(torch.randn(1, T + 2, WIDTH))
+        self.first, self.attention, self.second = norm(WIDTH), attention, norm(WIDTH)
+        self.up, self.down, self.readout = nn.Linear(WIDTH, 6), nn.Linear(6, WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tokens(x) + self.positions[:, : x.shape[1]]
+        x = x + self.attention(self.first(x))
+        return self.readout(x + self.down(functional.gelu(self.up(self.second(x)))))
+
+
+class HandWrittenNorm(nn.Module):
+    """RMS norm from its operations, with 1 + γ as weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (1 + self.weight)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.transpose(-1, -2) / HEAD**0.5
+    mask = torch.ones(q.shape[2], q.shape[2]).triu(1).bool()
+    return (scores - 1e4 * mask).softmax(-1) @ v
+
+
+def rotary(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    angle = torch.arange(q.shape[2])[:, None] * torch.tensor([1.0])
+    q, k = (torch.cat([a[..., :1] * angle.cos() - a[..., 1:] * angle.sin(),
+                       a[..., 1:] * angle.cos() + a[..., :1] * angle.sin()], -1) for a in (q, k))  # fmt: skip
+    return functional.scaled_dot_product_attention(q, k, v)
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "fused operation": lambda: Net(Attention(fused)),
+    "written out": lambda: Net(Attention(written_out)),
+    "grouped queries": lambda: Net(Attention(fused, key_heads=2)),
+    "grouped, written out": lambda: Net(Attention(written_out, key_heads=2)),
+    "rotary positions": lambda: Net(Attention(rotary)),
+    "one weight, side by side": lambda: Net(Fused(True)),
+    "one weight, by head": lambda: Net(Fused(False)),
+    "norm by hand": lambda: Net(Attention(fused), HandWrittenNorm),
+    "ViT": lambda: ViT(1, 6, 3, 4, width=WIDTH, heads=(2, 2), mlp_widths=(6, 6)),
+    "GPT": lambda: GPT(7, T, width=WIDTH, heads=(2, 2), mlp_widths=(6, 6)),
+    "Llama": lambda: Llama(7, T, width=WIDTH, heads=(4, 4), mlp_widths=(6, 6), head_width=2, queries_per_key=2),
+}
+
+
+def inputs(name: str, n: int) -> Tensor:
+    return torch.randn(n, 1, 6, 6) if name == "ViT" else torch.randint(0, 7, (n, T))
+
+
+def proved(net: nn.Module, x: Tensor) -> Architecture:
+    network = TracedNetwork(find_layers(net, x), read_state(net))
+    prove(net.eval(), network, x)
+    prove_readings(network, x)
+    return network.architecture
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_heads_streams_and_embeddings_are_found_and_proved(name: str) -> None:
+    torch.manual_seed(0)
+    architecture = proved(NETS[name](), inputs(name, 4))
+    heads = [layer for layer in architecture.free if any(m.output.inside > 1 for m in architecture.writing(layer.name))]
+    assert heads
+    keys = {"Llama": 2, "grouped queries": 2, "grouped, written out": 2, "ViT": 2, "GPT": 2}.get(name, HEADS)
+    assert all(layer.width == keys for layer in heads)
+    assert architecture.statistics  # norms
+    assert all(norm.module for norm in architecture.statistics)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_full_width_is_the_mean_of_the_members(name: str) -> None:
+    torch.manual_seed(1)
+    members, x = [NETS[name]().eval() for _ in range(3)], inputs(name, 12)
+    census = Census(n_resamples=0).fit(Population.from_modules(members, x[:4]), x)
+    network = assemble(census, "full")
+    with torch.no_grad():
+        assert deviation(network(x), torch.stack([member(x) for member in members]).mean(0)) < 1e-4
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_torchs_own_encoder_is_proved(norm_first: bool) -> None:
+    torch.manual_seed(0)
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(12, 3, 6, batch_first=True, norm_first=norm_first)
+            self.read, self.out = nn.Linear(4, 12), nn.Linear(12, 2)
+            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.encoder(self.read(x)).mean(1))
+
+    architecture = proved(Encoder(), torch.randn(4, T, 4))
+    assert [layer.width for layer in architecture.free] == [12, 3, 6, 3, 6]
+
+
+ODD: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
+    "softmax over heads": (lambda q, k, v: (q @ k.transpose(-1, -2)).softmax(1) @ v, "softmax"),
+    "heads as positions": (
+        lambda q, k, v: fused(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2),
+        "heads of attention that are no units",
+    ),
+    "a mask of the scores": (
+        lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, attn_mask=q @ k.transpose(-1, -2)),
+        "a mask of attention that depends on units",
+    ),
+    "heads in order": (lambda q, k, v: fused(q, k, v) * torch.arange(1, HEADS + 1)[:, None, None], "must|units"),
+    "heads mixed": (lambda q, k, v: fused(q, k, v) - fused(q, k, v).mean(1)[:, None], "a mean of units"),
+    "neighbours": (lambda q, k, v: fused(q, k.roll(1, 1), v), "aten.roll"),
+    "sorted": (lambda q, k, v: fused(q, k, v).sort(-1).values, "aten.sort"),
+    "half of the heads": (lambda q, k, v: torch.cat([fused(q, k, v)[:, :2], v[:, 2:]], 1), "aten.slice"),
+    "an outer product": (lambda q, k, v: fused(q, k, v) * v.sum(1, keepdim=True), "aten.sum"),
+    "top scores": (
+        lambda q, k, v: (q @ k.transpose(-1, -2)).topk(3, -1).values.softmax(-1) @ v[:, :, :3],
+        "aten.topk",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if name != "heads in order"])
+def test_odd_attention_is_refused_by_name(name: str) -> None:
+    mix, message = ODD[name]
+    with pytest.raises(TracingError, match=message):
+        find_layers(Net(Attention(mix)), torch.randint(0, 7, (4, T)))
+
+
+def test_heads_that_meet_fixed_features_keep_their_index() -> None:
+    architecture = find_layers(Net(Attention(ODD["heads in order"][0])), torch.randint(0, 7, (4, T)))
+    assert not any("attention" in layer.name for layer in architecture.hidden)
