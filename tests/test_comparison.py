@@ -24,10 +24,12 @@ from consilience.clustering.samples import purity
 from consilience.comparison import ModelComparison, find_consensus, group_models, loss_barriers
 from consilience.comparison import cache as cache_of
 from consilience.comparison.places import calls, find_places
+from consilience.comparison.representations import cka, view
 from consilience.data import Data, Dataset
 from consilience.errors import ArtefactError, InputError
-from consilience.nets import MLP, ConvNet, ResNet
+from consilience.nets import GPT, MLP, ConvNet, ResNet
 from consilience.population import Population
+from consilience.signals.record import record
 from consilience.training import Training, train_population
 
 pytestmark = pytest.mark.numerical
@@ -270,6 +272,44 @@ def test_convolutions_of_different_architectures_are_compared_by_depth() -> None
     assert [p[0] for p in found.places_.values()] == list(weighted[0])
     last = len(weighted[1]) - 1
     assert [p[1] for p in found.places_.values()] == [weighted[1][i] for i in (0, (last + 1) // 2, last)]
+
+
+def test_tokens_are_compared_as_rows(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models = [GPT(5, 6, width=8, heads=2, mlp_widths=width) for width in (8, 12)]
+    x, y = torch.randint(5, (40, 6)), torch.randint(5, (40, 6))
+    layers = {"middle": "blocks.0", "norm": "norm"}
+    options = {"layers": layers, "positions": "rows", "n_clusters": 4, "measure": "cka", "n_null": 0, "cache": tmp_path}
+    found = compared(models, x, y, **options)
+    assert found.ids_[:8] == ("0:0", "0:1", "0:2", "0:3", "0:4", "0:5", "1:0", "1:1")
+    assert found.labels_["middle"].shape == (2, 240)
+    for place, name in layers.items():
+        streams = [record(model.eval(), [name], x, "flatten")[name].reshape(240, 8) for model in models]
+        views = [view(stream, "", 2) for stream in streams]
+        assert found.matrix_[place] == pytest.approx(cka(views), abs=1e-6)
+    again = compared(models, x, y, **options)  # read from the cache
+    assert np.array_equal(again.matrix_["norm"], found.matrix_["norm"])
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "message"),
+    [
+        (
+            MLP(6, [4], 3),
+            torch.randn(20, 6),
+            "model 'model 0', layer 'hidden.0' must return a row for each token, got 20 rows",
+        ),
+        (
+            ConvNet(1, [4], 3),
+            torch.randn(20, 1, 6, 6),
+            "X of model 'model 0' must be tokens (n, t), as many for all models",
+        ),
+    ],
+)
+def test_what_are_no_tokens_is_not_compared_as_rows(net: nn.Module, x: Tensor, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        compared([net, net], x, layers="hidden.0", positions="rows")
+    assert str(error.value).startswith(message)
 
 
 # ---------------------------------------------------------------------------------------------------------- places
@@ -658,7 +698,7 @@ def test_a_recording_that_is_killed_leaves_no_layer(tmp_path: Path, monkeypatch:
         ({"measure": "randd"}, "measure must be one of 'adjusted_rand', .*'rsa', got 'randd'"),
         ({"clusterer": "dbscan"}, "clusterer must be one of 'kmeans', 'ward', .*, got 'dbscan'"),
         ({"reduction": "tsne"}, "reduction must be one of 'pca', 'umap', 'none', got 'tsne'"),
-        ({"positions": "mean"}, "positions must be one of 'flatten', 'pool', got 'mean'"),
+        ({"positions": "mean"}, "positions must be one of 'flatten', 'pool', 'rows', got 'mean'"),
         ({"consensus": "median"}, "consensus must be one of 'average', 'spectral', got 'median'"),
         ({"n_clusters": 1}, "n_clusters must be an int >= 2, got 1"),
         ({"n_clusters": 91}, "X must have at least 91 samples, one for each cluster, got 90"),

@@ -170,7 +170,7 @@ def test_members_trained_on_tokens_equal_a_plain_loop_and_learn(name: str) -> No
     [
         (nn.Flatten(), tokens(8)[1], "a member's outputs must have shape (n, t, c) for tokens, got (8, 42)"),
         (nn.Identity(), tokens(8)[1] + 3, "y must be tokens from 0 to 6, got "),
-        (nn.Identity(), tokens(8, 5)[1], "outputs must have shape (n, 5, tokens) for labels y, got (8, 6, 7)"),
+        (nn.Identity(), tokens(8, 5)[1], "y must have shape (n, 6), as the outputs, got (8, 5)"),
         (nn.Identity(), tokens(8)[1] - 7, "y must be tokens >= 0, got -"),
         (nn.Identity(), tokens(8)[1].float(), "y must be targets of a next-token, got float32 (8, 6)"),
     ],

@@ -271,14 +271,15 @@ def check_targets(y: Tensor, outputs: Tensor, argument: str) -> None:
         if y.shape[1:] != outputs.shape[1:]:
             wanted = ", ".join(["n", *map(str, outputs.shape[1:])])
             raise InputError(f"{argument} must have shape ({wanted}), as the outputs, got {tuple(y.shape)}")
-        return
-    if outputs.ndim != y.ndim + 1 or outputs.shape[1:-1] != y.shape[1:]:
-        wanted, got = f"(n, {y.shape[1]}, tokens)" if y.ndim == 2 else "(n, classes)", tuple(outputs.shape)
-        raise InputError(f"outputs must have shape {wanted} for labels {argument}, got {got}")
-    if y.ndim == 2:
-        check_tokens(y, argument, outputs.shape[-1])
+    elif outputs.ndim == 3:
+        check_tokens(y, argument, outputs.shape[2])
+        if y.shape[1] != outputs.shape[1]:
+            wanted = f"(n, {outputs.shape[1]}), as the outputs"
+            raise InputError(f"{argument} must have shape {wanted}, got {tuple(y.shape)}")
+    elif outputs.ndim != 2:
+        raise InputError(f"outputs must have shape (n, classes) for labels {argument}, got {tuple(outputs.shape)}")
     else:
-        check_labels(y, len(y), argument, outputs.shape[-1])
+        check_labels(y, len(y), argument, outputs.shape[1])
 
 
 def resolve_width(width: Width, median: int, argument: str, cure: str | None = None) -> int:

@@ -30,4 +30,4 @@ ClusteringMeasure = Literal["adjusted_rand", "rand", "adjusted_mutual_informatio
 ActivationMeasure = Literal["cka", "unbiased_cka", "procrustes", "rsa"]
 SampleClusterer = Literal["kmeans", "ward", "gmm", "hdbscan", "spectral"]
 Reduction = Literal["pca", "none", "umap"]
-Positions = Literal["flatten", "pool"]
+Positions = Literal["flatten", "pool", "rows"]

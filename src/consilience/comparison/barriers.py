@@ -19,7 +19,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn import functional
 
 from consilience.checks import as_tensor, check_count, check_rows, check_targets
 from consilience.comparison.inputs import Models, checked_inputs, modules_of
@@ -27,6 +26,7 @@ from consilience.comparison.places import calls
 from consilience.errors import InputError
 from consilience.signals.batches import BATCH_SIZE
 from consilience.signals.record import like_parameters
+from consilience.tasks import losses
 from consilience.ties import DOUBLE
 from consilience.training.train import settle_norms
 from consilience.units.forward import eval_mode
@@ -158,5 +158,5 @@ def _loss(outputs: Tensor, y: Tensor) -> Tensor:
     outputs, y = outputs.double(), y.to(outputs.device)
     check_targets(y, outputs, "y")
     if y.is_floating_point():
-        return (outputs - y).square().flatten(1).mean(1).sum()
-    return functional.cross_entropy(outputs, y.long(), reduction="sum")
+        return losses(outputs, y, "regression").sum()
+    return losses(outputs, y.long(), "classification" if y.ndim == 1 else "next-token").sum()

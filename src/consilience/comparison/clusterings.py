@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from consilience.clustering.samples import Coordinates, Labels, cluster, reduce
 from consilience.comparison.cache import recorded
 from consilience.comparison.inputs import Ids
+from consilience.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,9 @@ class PlaceClusterer:
         labels, points, activations = dict[str, Labels](), dict[str, Coordinates](), dict[str, NDArray[np.floating]]()
         for layer, values in recorded(module, list(places.values()), x, ids, self.positions, self.cache, model):
             where = f"{model}, layer '{layer}'"
+            if len(values) != len(ids):
+                got = f"{len(values)} rows for {len(ids)} tokens"
+                raise InputError(f"{where} must return a row for each token, got {got}", cure="leave this layer out")
             # a layer may be at several places, which have the same clustering
             of_layer = [place for place, name in places.items() if name == layer]
             if self.keep_activations:

@@ -79,7 +79,7 @@ def _populations(models: Models) -> dict[str, Population]:
 class Samples:
     """Inputs, labels and ids of n samples."""
 
-    x: Mapping[str, Tensor]  # model → inputs (n, ...)
+    x: Mapping[str, Tensor]  # model → inputs (n, ...); or tokens, of which there are n in all
     y: NDArray[np.int64] | None  # (n,) labels from 0 on
     ids: Ids  # n different ints or strings
 
@@ -87,8 +87,11 @@ class Samples:
         return len(self.ids)
 
 
-def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any) -> Samples:
-    """Return the samples of all models, or raise unless they are the same; X and ids may be mappings by model."""
+def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any, *, tokens: bool = False) -> Samples:
+    """Return the samples of all models, or raise unless they are the same; X and ids may be mappings by model.
+
+    With ``tokens``, inputs are (n, t), and each of the n·t tokens is a sample, with the id "ID:POSITION".
+    """
     if isinstance(X, Mapping):
         x = {model: checked_inputs(_of(model, X, "X"), f"X of model {model!r}") for model in models}
     else:
@@ -96,7 +99,16 @@ def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any) 
     n = len(x[models[0]])
     for model in models:
         check_rows(x[model], n, f"X of model {model!r}", f"X of model {models[0]!r}")
-    return Samples(x, None if y is None else _checked_labels(y, n), _common_ids(models, ids, n))
+    common = _common_ids(models, ids, n)
+    if tokens:
+        shape = x[models[0]].shape
+        for model in models:
+            if x[model].shape != shape or len(shape) != 2:
+                wanted = "tokens (n, t), as many for all models, for positions='rows'"
+                raise InputError(f"X of model {model!r} must be {wanted}, got {describe(x[model])}")
+        common = tuple(f"{sample}:{position}" for sample in common for position in range(shape[1]))
+        y = None if y is None else as_tensor(y, "y").reshape(-1)
+    return Samples(x, None if y is None else _checked_labels(y, len(common)), common)
 
 
 def _of(model: str, values: Mapping[str, Any], argument: str) -> Any:

@@ -50,7 +50,8 @@ class ModelComparison:
     reduction : "pca", "umap" (needs umap-learn) or "none".
     n_components : largest number of coordinates after the reduction.
     clusterer : "kmeans", "ward", "gmm", "spectral" or "hdbscan" (which chooses the number of clusters).
-    positions : of convolutions and tokens: "flatten" them, or "pool" them by their mean.
+    positions : of convolutions and tokens: "flatten" them, "pool" them by their mean, or take those of tokens as
+        "rows": then each token (n, t) is a sample, in all layers compared.
     consensus : method for the clustering that all models agree on: "average", "spectral", or None for no consensus.
     n_null : shuffles of the samples for ``z_``, 2 or more; 0 skips it.
     cache : directory for recorded activations, so that one layer of a model is in memory at a time, instead of all.
@@ -109,7 +110,7 @@ class ModelComparison:
         ----------
         models : at least two modules (a mapping name → module or a sequence), a population or a mapping of populations.
         X : inputs (n, ...), or a mapping model → inputs of the same samples, if models take different forms of them.
-        y : (n,) classes; for ``purity_`` and the number of clusters.
+        y : (n,) classes; for ``purity_`` and the number of clusters. With tokens as rows, (n, t).
         ids : n different ints or strings; or a mapping model → ids, which must be the same in the same order.
         epochs : of populations with snapshots (``train_population(checkpoint_epochs=...)``).
 
@@ -120,7 +121,7 @@ class ModelComparison:
         """
         measure, modules = self._check(), modules_of(models)
         names = tuple(modules)
-        samples = check_samples(names, X, y, ids)
+        samples = check_samples(names, X, y, ids, tokens=self.positions == "rows")
         snapshots = snapshots_of(models, epochs)
         called = {name: calls(module, samples.x[name], name) for name, module in modules.items()}
         places = find_places(called, self.layers)

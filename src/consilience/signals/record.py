@@ -22,7 +22,7 @@ from consilience.errors import ConsilienceError, InputError
 from consilience.signals.batches import BATCH_SIZE
 from consilience.units.forward import eval_mode
 
-POSITIONS = ("flatten", "pool")
+POSITIONS = ("flatten", "pool", "rows")
 UNITS_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention)
 NORMS = (nn.LayerNorm, nn.RMSNorm)  # units last too; classes derived from them are often made for channels first
 ONE_DIMENSIONAL = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d)
@@ -34,19 +34,21 @@ def record(
     """Return what named modules of a network in eval mode return on x (n, ...): name → (n, d) in float32, d may differ.
 
     Each module must return a finite tensor (of several, the first counts) with a row per sample. ``model`` is the name
-    of the network in errors. ``positions`` is "flatten", or "pool" for the mean over positions. The units of an output
-    with positions are its last axis if the module is a linear layer, a layer norm (but not of a derived class), an
-    embedding or attention, or has an output of three axes and no one-dimensional convolution, norm or pooling inside;
-    else its axis 1, as in convolutions.
+    of the network in errors. ``positions`` is "flatten", "pool" for the mean over positions, or "rows", with which each
+    position is a row of its own, (n·t, d). The units of an output with positions are its last axis if the module is a
+    linear layer, a layer norm (but not of a derived class), an embedding or attention, or has an output of three axes
+    and no one-dimensional convolution, norm or pooling inside; else its axis 1, as in convolutions.
     """
     outputs: dict[str, NDArray[np.float32]] = {}
-    start = 0
+    ends: dict[str, int] = {}
     for rows in stream(module, names, x, positions, model):
         for name, batch in rows.items():
             if name not in outputs:
-                outputs[name] = np.empty((len(x), batch.shape[1]), dtype=np.float32)
-            outputs[name][start : start + len(batch)] = batch
-        start += BATCH_SIZE
+                rows_per_sample = len(batch) // min(BATCH_SIZE, len(x))
+                outputs[name] = np.empty((len(x) * rows_per_sample, batch.shape[1]), dtype=np.float32)
+                ends[name] = 0
+            outputs[name][ends[name] : ends[name] + len(batch)] = batch
+            ends[name] += len(batch)
     return outputs
 
 
@@ -109,9 +111,10 @@ def _rows(part: nn.Module, output: Any, n_rows: int, positions: str, where: str)
             f"{where} must return a tensor ({n_rows}, ...) for {n_rows} samples, got {got}", cure="leave this layer out"
         )
     value = output.detach().float()
-    if positions == "pool" and value.dim() > 2:
+    if positions != "flatten" and value.dim() > 2:
         units = value.dim() - 1 if _units_last(part, value.dim()) else 1
-        value = value.mean([axis for axis in range(1, value.dim()) if axis != units])
+        value = value.movedim(units, -1)
+        value = value.flatten(1, -2).mean(1) if positions == "pool" else value.flatten(0, -2)
     rows: NDArray[np.float32] = (value.flatten(1) if value.dim() > 1 else value[:, None]).cpu().numpy()
     return rows.copy()
 
