@@ -23,6 +23,7 @@ from consilience.errors import InputError
 from consilience.evaluation import evaluate
 from consilience.nets import ACTIVATIONS, MLP
 from consilience.population import Population
+from consilience.signals.held_out import held_out
 from consilience.units.symmetry import SYMMETRIES
 from test_census import scrambled_population
 
@@ -161,10 +162,11 @@ def test_twice_the_width_is_nearly_the_ensemble(population: Population, digits: 
 
 def test_moments_are_those_of_the_members_units(population: Population, digits: Data) -> None:
     census = Census("weights", "cosine", n_resamples=0).fit(population, digits.calibration.x)
-    x = digits.calibration.x.flatten(1)
+    fitted = held_out(len(digits.calibration))[0]
+    x = digits.calibration.x[fitted].flatten(1)
     network = assemble(census, 5, correction="moments")
     labels = select(census, 5)["hidden.0"].labels
-    responses = census.responses_.written("hidden.0")
+    responses = census.responses_.subset(fitted).written("hidden.0")
     points = torch.cat([z.T for z in responses])
     alive = census.layers_["hidden.0"].alive
     basis = basis_of_groups(points, Groups.of_labels(labels), population.widths("hidden.0"), SYMMETRIES["relu"], alive)

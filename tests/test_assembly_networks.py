@@ -121,7 +121,7 @@ def scrambled_assembler(name: str) -> Assembler:
 def test_an_assembly_does_not_depend_on_how_units_are_written(name: str, choice: str) -> None:
     nets = [assembler.assemble("1x", choice=choice) for assembler in (assembler_of(name), scrambled_assembler(name))]
     with torch.no_grad():
-        assert_close(nets[1](FRESH), nets[0](FRESH), 1e-3)
+        assert_close(nets[1](FRESH), nets[0](FRESH), 1e-4)
 
 
 @pytest.mark.parametrize("name", NETS)

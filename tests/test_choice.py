@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import consilience.assembly.draft
 from conftest import inputs, random_mlp, random_population
 from consilience.assembly import Assembler, assemble
+from consilience.assembly.build import LAYERWISE
+from consilience.assembly.draft import Draft
 from consilience.assembly.pooling import pooled
 from consilience.assembly.side_by_side import side_by_side
 from consilience.baselines import Ensemble
@@ -23,6 +25,7 @@ from consilience.nets import ConvNet, ResNet
 from consilience.population import Population
 from consilience.signals.held_out import held_out
 from consilience.store import save_network
+from consilience.units.maps import Map, Weights
 from consilience.units.same import settings
 from test_assembly import assert_same_function, outputs
 from zoo import shaken
@@ -242,3 +245,29 @@ def test_of_too_few_samples_the_nearest_member_is_taken(correction: str) -> None
     nearest = int((own - own.mean(0)).square().div(own.mean(0).var(0, correction=0)).mean((1, 2)).argmin())
     assert net.assembly_.choice == f"member {nearest}"
     assert_same_function(net, population.members[nearest].module, FRESH, 1e-6)
+
+
+@pytest.mark.parametrize("choice", ["cut", None])
+def test_a_correction_that_makes_things_worse_is_undone(monkeypatch: pytest.MonkeyPatch, choice: str | None) -> None:
+    census = Census(n_resamples=0).fit(planted([3] * 4, 0.5), X)
+    as_built = assemble(census, "frequency>=0.5", correction="none").assembly_
+
+    def harmful(draft: Draft, m: Map) -> Weights:
+        weights = draft.network.weights(m)
+        return weights.with_matrix(-3 * weights.matrix, weights.bias)
+
+    monkeypatch.setitem(LAYERWISE, "moments", harmful)
+    record = assemble(census, "frequency>=0.5", correction="moments", choice=choice).assembly_
+    assert record.correction == "none"
+    assert record.layers == as_built.layers
+    assert [each.correction for each in record.candidates] == ["none", "moments"]
+
+
+def test_what_distillation_did_is_told_though_it_was_not_kept() -> None:
+    census = Census(n_resamples=0).fit(planted([3] * 4, 0.5), X)
+    for rate, correction in ((1e-12, "least-squares"), (1e-2, "distill")):
+        record = assemble(census, "1x", correction="distill", steps=20, learning_rate=rate).assembly_
+        assert record.distillation.kept == (correction == "distill")
+        assert record.correction == correction
+        assert record.distillation.learning_rate == rate
+    assert assemble(census, "1x").assembly_.distillation is None

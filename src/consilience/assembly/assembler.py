@@ -8,7 +8,7 @@ layers, and so does an elastic assembly.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from consilience.assembly.build import FITTED, LAYERWISE, Builder, check_correction
 from consilience.assembly.choice import CensusPlan, Choice, choice_of, cut_at
-from consilience.assembly.contest import Contest, Entry, nearest
+from consilience.assembly.contest import Contest, Entry
 from consilience.assembly.distillation import Distillation, distillation_of
 from consilience.assembly.elastic import ELASTIC_CORRECTIONS, Elastic, share_inputs
+from consilience.assembly.nearness import nearest
 from consilience.assembly.norms import check_foldable, without_norms
 from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.assembly.reconstruction import reconstruct
@@ -97,7 +98,7 @@ class Assembler:
         correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed form, layer by layer),
             "second-order" (least squares, then Gauss–Newton steps on all layers above the first) or "distill" (least
             squares, then a few hundred gradient steps on all layers). All but "none" need calibration data; none needs
-            labels.
+            labels. What was corrected is kept if it is nearer to the ensemble on held-out calibration rows.
         choice : of clusters: "cut", the census's tree cut at the width, or the most frequent clusters; or
             "reconstruction", clusters of any height that best reconstruct the ensemble's outputs. By default the
             latter wherever weights are fitted to calibration data and the width is a number.
@@ -171,36 +172,51 @@ class Assembler:
         random_state: int,
         options: Distillation | None,
     ) -> nn.Module:
-        """The network of the census's clusters."""
+        """The network of the census's clusters: corrected, if that is nearer to the ensemble on held-out rows."""
         if numbers is None:
             key: Hashable = width
             chosen = choice_of(select(self.census, width))
         else:
             key, chosen = ("cut", *numbers.items()), cut_at(self.census, numbers)
-        self.builder.check_rows({name: own.n_clusters for name, own in chosen.groups.items()}, correction)
-        network = self.builder.finish(self._built(key, chosen, correction), correction, random_state, options)
-        return _recorded(network, Assembled("cut", correction, layer_records(self.census, chosen.groups)))
+        if correction == "none":
+            network = self.builder.finish(self._built(key, chosen, correction), correction)
+            return _recorded(network, Assembled("cut", correction, layer_records(self.census, chosen.groups)))
+        entries = self._compared(key, correction, lambda first: self._contest.of_choice(chosen, first))
+        return self._kept(entries, correction, random_state, options)
 
     def _nearest(
         self, numbers: Mapping[str, int], correction: str, random_state: int, options: Distillation | None
     ) -> nn.Module:
         """The network nearest to the ensemble on held-out rows, of several choices of clusters."""
-        key, contest = (tuple(numbers.items()), LAYERWISE[correction]), self._contest
-        if key not in self._entries:
-            self._entries[key] = contest.entries(numbers, correction)
-        entries, compared = self._entries[key], [(entry, entry.record) for entry in self._entries[key]]
-        networks: dict[Candidate, nn.Module] = {}
+        key = tuple(numbers.items())
+        entries = self._compared(key, correction, lambda first: self._contest.entries(numbers, first))
+        return self._kept(entries, correction, random_state, options)
+
+    def _compared(self, key: Hashable, correction: str, compare: Callable[[str], list[Entry]]) -> list[Entry]:
+        """The networks compared before the corrections of several layers together, which share them."""
+        first = "least-squares" if correction in FITTED else correction
+        if (key, first) not in self._entries:
+            self._entries[key, first] = compare(first)
+        return self._entries[key, first]
+
+    def _kept(
+        self, entries: Sequence[Entry], correction: str, random_state: int, options: Distillation | None
+    ) -> nn.Module:
+        """The nearest of networks and of what a correction of several layers makes of the nearest of them."""
+        contest, networks = self._contest, dict[Candidate, nn.Module]()
+        compared, distilled = [(entry, entry.record) for entry in entries], None
         taught = options is not None and options.batches is not None
         n_starts = N_STARTS.get(correction, 0) if taught or not contest.few else 0
         for entry in (entries[i] for i in contest.near(entries)[:n_starts]):
             network = contest.builder.finish(entry.network, correction, random_state, options)
+            distilled = getattr(network, "distillation_", None)
             record = contest.nearness.judged(entry.record.choice, correction, contest.nearness.outputs(network))
             compared.append((entry, record))
             networks[record] = network
         best, record = compared[nearest([own.error for _, own in compared])]
         network = networks.get(record) or contest.builder.finish(best.network, "none")
         records, layers = tuple(own for _, own in compared), layer_records(self.census, best.groups)
-        return _recorded(network, Assembled(record.choice, record.correction, layers, records))
+        return _recorded(network, Assembled(record.choice, record.correction, layers, records, distilled))
 
     def elastic(self, widths: Sequence[Width] = ("1x", "2x", "4x"), *, correction: str = "least-squares") -> Elastic:
         """Build one network that can be taken at several widths.

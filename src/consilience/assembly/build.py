@@ -79,10 +79,10 @@ class Builder:
 
         ``widths`` are by hidden layer that is tied to none before it.
         """
-        return self.with_readout(self.draft(widths, plan, correction), correction)
+        return self.with_readout(self.hidden(widths, plan, correction), correction)
 
-    def draft(self, widths: Mapping[str, int], plan: Plan, correction: str) -> Draft:
-        """Return the network built map by map, neither balanced nor with the readout that `with_readout` fits."""
+    def hidden(self, widths: Mapping[str, int], plan: Plan, correction: str) -> TracedNetwork:
+        """Return the network of `layers` without what `with_readout` does."""
         population, responses, correct = self.population, self.responses, LAYERWISE[correction]
         module = self._resized(widths)
         architecture = population.architecture.with_widths(widths)
@@ -101,27 +101,24 @@ class Builder:
                 draft = draft.with_weights(m, correct(draft, m))
             if responses.has_data:
                 draft = draft.with_values(m)
-        return draft
+        return balanced(draft.network)
 
-    def with_readout(self, draft: Draft, correction: str) -> TracedNetwork:
-        """Return the network of a draft, balanced; where weights are fitted, the maps that write class scores too.
+    def with_readout(self, network: TracedNetwork, correction: str) -> TracedNetwork:
+        """Return the network with the maps that write class scores fitted to the pooled class probabilities.
 
-        They are fitted to the pooled class probabilities, which is convex. For other tasks least squares is that fit.
+        It is done where weights are fitted, and is convex. For other tasks least squares is that fit.
         """
-        network, architecture = draft.network, draft.architecture
-        if correction in FITTED and self.population.task in OF_CLASSES:
-            maps = [m for m in architecture.maps if m.writes in architecture.heads and m.reads]
-            network = self._fitted(network, maps, draft.values)
-        return balanced(network)
+        architecture = network.architecture
+        if correction not in FITTED or self.population.task not in OF_CLASSES:
+            return network
+        return balanced(
+            self._fitted(network, [m for m in architecture.maps if m.writes in architecture.heads and m.reads])
+        )
 
-    def _fitted(
-        self, network: TracedNetwork, maps: Sequence[Map] | None = None, known: Mapping[str, Tensor] | None = None
-    ) -> TracedNetwork:
+    def _fitted(self, network: TracedNetwork, maps: Sequence[Map] | None = None) -> TracedNetwork:
         """The network with some maps, or all that read layers, fitted to the pooled outputs by Gauss–Newton steps."""
         responses, reference = self.responses, pooled(self.responses, self.pooling)
-        return gauss_newton(
-            network, responses.x, reference, self.population.task, maps, responses.sampling, known=known
-        )
+        return gauss_newton(network, responses.x, reference, self.population.task, maps, responses.sampling)
 
     def finish(
         self,

@@ -26,8 +26,7 @@ import torch
 
 from consilience.assembly.build import Builder
 from consilience.assembly.choice import CensusPlan, Choice, cut_at, whole_members
-from consilience.assembly.draft import Draft
-from consilience.assembly.nearness import Nearness
+from consilience.assembly.nearness import Nearness, nearest
 from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.record import Candidate
 from consilience.assembly.side_by_side import side_by_side
@@ -35,10 +34,7 @@ from consilience.bases.grounding import Groups
 from consilience.census.census import Census
 from consilience.signals.held_out import held_out
 from consilience.signals.responses import Responses
-from consilience.ties import first_largest
 from consilience.units.architecture import TracedNetwork
-from consilience.units.axes import Axis
-from consilience.units.symmetry import balanced
 
 LEAST_ROWS = 20  # of calibration data; of fewer, none are held out
 NEAR = 1.25  # times the least held-out error: networks beyond it are not fitted any further (docs/experiments.md)
@@ -87,26 +83,32 @@ class Contest:
     def entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         """Return the networks of these widths, the nearest first; of equally near ones, the simpler."""
         self.builder.check_rows(widths, correction, self.responses.x, LEAST_ROWS)
-        entries, ordered = self._entries(widths, correction), []
-        while entries:
-            ordered.append(entries.pop(nearest([entry.record.error for entry in entries])))
-        return ordered
+        return _ordered(self._entries(widths, correction))
+
+    def of_choice(self, choice: Choice, correction: str) -> list[Entry]:
+        """Return the network of the census's clusters as constructed and the corrected one, the nearer first."""
+        widths = {name: groups.n_clusters for name, groups in choice.groups.items()}
+        self.builder.check_rows(widths, correction, self.responses.x, LEAST_ROWS)
+        plan = CensusPlan(self.census, choice)
+        built = {each: self.builder.layers(widths, plan, each) for each in ("none", correction)}
+        return _ordered([self._entry("cut", choice, each, network) for each, network in built.items()])
 
     def _entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         member = self._nearest_member(widths)
         entries = [] if member is None else [self._member(member, widths)]
         if entries and self.few:
             return entries
-        drafts: list[tuple[str, Choice, Draft]] = []
+        built: list[tuple[str, Choice, TracedNetwork]] = []
         for name, choose in self._choices(widths):
             choice = choose()
-            if not any(_equal(choice.groups, other.groups) for _, other, _ in drafts):
-                drafts.append((name, choice, self.builder.draft(widths, CensusPlan(self.census, choice), correction)))
-                entries.append(self._entry(name, choice, correction, balanced(drafts[-1][-1].network)))
+            if not any(_equal(choice.groups, other.groups) for _, other, _ in built):
+                built.append((name, choice, self.builder.hidden(widths, CensusPlan(self.census, choice), correction)))
+                entries.append(self._entry(name, choice, correction, built[-1][-1]))
+        start = len(entries) - len(built)
         for i in self.near(entries):
-            if i >= (start := len(entries) - len(drafts)):
-                name, choice, draft = drafts[i - start]
-                entries[i] = self._entry(name, choice, correction, self.builder.with_readout(draft, correction))
+            if i >= start:
+                name, choice, network = built[i - start]
+                entries[i] = self._entry(name, choice, correction, self.builder.with_readout(network, correction))
         return entries
 
     @staticmethod
@@ -148,7 +150,7 @@ class Contest:
     def _nearest_member(self, widths: Mapping[str, int]) -> int | None:
         """The member that fits into the widths and whose own outputs are nearest to the ensemble's."""
         nearness = self.nearness
-        own = nearness.responses.at(_returned(nearness.responses))
+        own = nearness.responses.at(nearness.responses.networks[0].architecture.returned)
         fitting = [k for k in range(len(own)) if self._fits(widths, [k])]
         return fitting[nearest([nearness.error(own[k]) for k in fitting])] if fitting else None
 
@@ -158,17 +160,15 @@ class Contest:
         return all(sum(own(name)[k] for k in members) <= width for name, width in widths.items())
 
 
-def nearest(errors: Sequence[float]) -> int:
-    """Return the index of the smallest error; of errors that differ by rounding, the first."""
-    return int(first_largest(-torch.tensor(errors, dtype=torch.float64)))
+def _ordered(entries: Sequence[Entry]) -> list[Entry]:
+    left, ordered = list(entries), list[Entry]()
+    while left:
+        ordered.append(left.pop(nearest([entry.record.error for entry in left])))
+    return ordered
 
 
 def _name(members: Sequence[int]) -> str:
     return f"member{'s' if len(members) > 1 else ''} {', '.join(map(str, members))}"
-
-
-def _returned(responses: Responses) -> Axis:
-    return responses.networks[0].architecture.returned
 
 
 def _equal(one: Mapping[str, Groups], other: Mapping[str, Groups]) -> bool:

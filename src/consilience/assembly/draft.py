@@ -71,9 +71,7 @@ class Draft:
         else:
             assert whole is not None
             values[m.output.name] = whole
-        heads = [other for other in self.architecture.maps if other.writes in self.architecture.heads]
-        wanted = [axis.name for other in (*later, *heads) for axis in other.inputs]
-        wanted.append(self.architecture.program.output)
+        wanted = [axis.name for other in later for axis in other.inputs] + [self.architecture.program.output]
         needed = self.architecture.program.needed(wanted, values)
         return replace(self, values={name: value for name, value in values.items() if name in needed})
 

@@ -15,7 +15,7 @@ Axis legend: ``n`` samples, ``o`` outputs, ``u`` units written, ``d`` entries re
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -67,20 +67,19 @@ class Fit:
         reference: Tensor,
         task: str | None = None,
         sampling: Sampling | None = None,
-        known: Mapping[str, Tensor] | None = None,
     ) -> Fit:
         """Return the fit of some maps of a network to a reference (n, o), or (r, o) at the positions of ``sampling``.
 
-        The outputs of a sample at each position are a row. ``known`` traced values are not computed again.
+        The outputs of a sample at each position are a row.
         """
         for m in network.architecture.maps:
             if m.norm is not None:
                 network = network.with_weights(m, network.weights(m))
         changed = {name for m in maps for name in m.parameters}
         names = network.architecture.program.frontier(changed)
-        batches = [values for _, values in stream(network, x, names, known=known)] if names else []
-        fixed = {name: torch.cat([values[name] for values in batches]) for name in names}
-        return cls(network, tuple(maps), x, reference, task, spread_of(reference), fixed, sampling)
+        batches = [values for _, values in stream(network, x, names)] if names else []
+        known = {name: torch.cat([values[name] for values in batches]) for name in names}
+        return cls(network, tuple(maps), x, reference, task, spread_of(reference), known, sampling)
 
     @property
     def vector(self) -> Tensor:

@@ -8,7 +8,7 @@ learning rate and no batch. λ grows until a step lowers the held-out error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -40,15 +40,12 @@ def gauss_newton(
     task: str | None = None,
     maps: Sequence[Map] | None = None,
     sampling: Sampling | None = None,
-    *,
-    known: Mapping[str, Tensor] | None = None,
 ) -> TracedNetwork:
     """Return the network with its maps fitted to ``reference`` on inputs x (n, ...).
 
     The reference is (n, o), or (r, o) with the rows of ``sampling`` where outputs have positions. By default the maps
     are all those that read layers: maps that read the inputs are centroids of the members' hyperplanes, and stay. Of
-    the networks before and after each step, that with the smallest error on held-out samples is returned. ``known`` are
-    traced values of the network, if there are any.
+    the networks before and after each step, that with the smallest error on held-out samples is returned.
     """
     if maps is None:
         maps = [m for m in network.architecture.maps if m.reads]
@@ -56,7 +53,7 @@ def gauss_newton(
     if not maps or len(x) < 2:
         return network
     with torch.inference_mode(mode=False), torch.enable_grad(), _one_thread():
-        fit = Fit.of(network, maps, x.clone(), reference.clone(), task, sampling, known)
+        fit = Fit.of(network, maps, x.clone(), reference.clone(), task, sampling)
         theta = _minimize(fit, *held_out(len(x)))
         return network if theta is None else fit.at(theta)
 

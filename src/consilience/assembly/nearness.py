@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from consilience.assembly.pooling import pooled
 from consilience.assembly.record import Candidate
 from consilience.signals.batches import batch_size
 from consilience.signals.responses import Responses
+from consilience.ties import first_largest
 from consilience.units.forward import pooled_outputs
 
 
@@ -32,9 +33,7 @@ class Nearness:
 
     def error(self, outputs: Tensor) -> float:
         """Return the mean error of outputs (n, o); infinity if it is not a number."""
-        errors = softened_errors(outputs, self.reference, self.task, spread_of(self.reference))
-        error = float(errors.double().mean())
-        return error if math.isfinite(error) else math.inf
+        return mean_error(outputs, self.reference, self.task)
 
     def outputs(self, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a network's outputs (n, o) for the held-out rows, before a tail that is not affine."""
@@ -52,3 +51,14 @@ class Nearness:
         """Return the record of a network with these outputs (n, o)."""
         top1 = agreement(outputs, self.reference, self.task).top1
         return Candidate(choice, correction, self.error(outputs), top1)
+
+
+def mean_error(outputs: Tensor, reference: Tensor, task: str | None) -> float:
+    """Return the error by which networks are compared, of outputs (n, o); infinity if it is not a number."""
+    error = float(softened_errors(outputs, reference, task, spread_of(reference)).double().mean())
+    return error if math.isfinite(error) else math.inf
+
+
+def nearest(errors: Sequence[float]) -> int:
+    """Return the index of the smallest error; of errors that differ by rounding, the first."""
+    return int(first_largest(-torch.tensor(errors, dtype=torch.float64)))

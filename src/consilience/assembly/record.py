@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from consilience.assembly.distillation import Distilled
 from consilience.bases.grounding import Groups
 from consilience.census.census import Census
 
@@ -37,7 +38,7 @@ class Candidate:
     Attributes
     ----------
     choice : how its clusters were chosen: "member 3", "members 3, 5", "reconstruction" or "cut".
-    correction : what it was corrected by.
+    correction : what it was corrected by; "none" where it is as it was constructed.
     error : on held-out calibration rows.
     top1 : share of held-out rows on which the largest output is the ensemble's; None for numbers.
     """
@@ -57,12 +58,14 @@ class Assembled:
     choice, correction : of the network.
     layers : by layer, its clusters.
     candidates : the networks compared, the one that was kept among them; none where there was nothing to compare.
+    distillation : what the distillation of the nearest of them did; None where nothing was distilled.
     """
 
     choice: str
     correction: str
     layers: Mapping[str, LayerRecord]
     candidates: tuple[Candidate, ...] = field(default=())
+    distillation: Distilled | None = None
 
 
 def layer_records(census: Census, groups: Mapping[str, Groups]) -> dict[str, LayerRecord]:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilience.agreement import softened_errors, spread_of
 from consilience.assembly.distillation import distill, distillation_of
+from consilience.assembly.nearness import mean_error, nearest
 from consilience.assembly.pooling import Pooled, mean
 from consilience.baselines.fuse import Widths, layer_widths
 from consilience.baselines.widening import net2wider
@@ -100,8 +100,7 @@ def nearest_member(population: Population, x: Tensor) -> int:
         )
     each = outputs.movedim(axis.dim + 1, -1).flatten(1, -2)
     ensemble = each.mean(0)
-    errors = [float(softened_errors(own, ensemble, population.task, spread_of(ensemble)).mean()) for own in each]
-    return min(range(len(errors)), key=errors.__getitem__)
+    return nearest([mean_error(own, ensemble, population.task) for own in each])
 
 
 def _start(population: Population, x: Tensor, start: str, width: Widths | None, random_state: int) -> nn.Module:

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from consilience.agreement import spread_of
 from consilience.bases.hyperplanes import Projection, in_rows
 from consilience.signals.batches import MAX_BATCH
 from consilience.signals.moments import Moments, cross_validated
@@ -176,7 +177,8 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
 
     A unit projected on no cluster (a dead one) gets its mean activation as offset: what it adds is constant. Then, with
     the basis activations ã, each projection becomes the ridge solution of ``a ≈ P ã + c`` around what it was:
-    ``min Σ‖a − P ã − c‖² + λ‖P − P₀‖²``, with λ by cross-validation. One factorization serves all members.
+    ``min Σ‖a − P ã − c‖² + λ‖P − P₀‖²``, with λ by cross-validation, in which each unit counts by its own spread. One
+    factorization serves all members.
 
     ``activations`` are a (n, u) per member, ``shared`` is ã (n, c); None keeps the projections of the weights. Offsets
     stay as they are without ``intercept``, for readers that have no biases (`takes_offset`).
@@ -187,16 +189,17 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
     if shared is None:
         return replace(basis, projections=tuple(priors))
     widths = [len(p.offset) for p in priors]
-    moments = Moments(shared.shape[1], sum(widths))
+    moments, spread = Moments(shared.shape[1], sum(widths)), torch.cat([spread_of(a) for a in activations])
     for start in range(0, len(shared), MAX_BATCH):
         rows = slice(start, start + MAX_BATCH)
         residuals = (
             torch.addmm(a[rows] - p.offset, shared[rows], p.matrix.T, alpha=-1)
             for p, a in zip(priors, activations, strict=True)
         )
-        moments.add(shared[rows], torch.cat(list(residuals), dim=1))
-    rounding = SINGLE**2 * sum(float(a.double().square().mean(0).sum()) for a in activations)
-    matrix, offset = cross_validated(moments, intercept=intercept, rounding=rounding)
+        moments.add(shared[rows], torch.cat(list(residuals), dim=1) / spread)
+    squares = torch.cat([a.double().square().mean(0) for a in activations]) / spread.double().square()
+    matrix, offset = cross_validated(moments, intercept=intercept, rounding=SINGLE**2 * float(squares.sum()))
+    matrix, offset = matrix * spread[:, None], offset * spread
     refitted = (
         Projection(p.matrix + m.to(p.matrix.dtype), p.offset + c.to(p.offset.dtype))
         for p, m, c in zip(priors, matrix.split(widths), offset.split(widths), strict=True)

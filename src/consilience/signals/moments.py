@@ -1,8 +1,9 @@
 """Second moments of activations, and the linear fits that need nothing else.
 
 Memory does not grow with the data: ``x`` (n, i) and ``y`` (n, u) come in batches and leave sums behind. Products of a
-batch are in the type of its values, less the means of the first batch, so that large means cost no digits; batches are
-added up in float64.
+batch are in the type of its values where it has `ROWS` for each column of x, and else in float64, as fits of few rows
+are ill-conditioned. Values are less the means of the first batch, so that large means cost no digits. Batches are added
+up in float64.
 
 `cross_validated` chooses the strength of a ridge by generalized cross-validation (Golub, Heath and Wahba 1979): with
 the eigenvalues d and eigenvectors V of Cov x, computed once, and C = Cov(y, x) V,
@@ -23,6 +24,7 @@ from torch import Tensor
 from consilience.ties import SINGLE
 
 STRENGTHS = 10 ** torch.arange(2, -5.5, -0.5, dtype=torch.float64)  # of the mean variance of x; the strongest first
+ROWS = 2  # of a batch for each column of x, from which on products are in the type of the values
 MOST = 1000  # samples that weights of strengths count: of more, the lowest GCV would rest on its last digits
 
 
@@ -42,6 +44,8 @@ class Moments:
             x, y = x.movedim(0, 1), y.movedim(0, 1)
         if self.count == 0:
             self.shift_x, self.shift_y = (each.mean(-2).double() for each in (x, y))
+        if x.shape[-2] < ROWS * x.shape[-1]:
+            x, y = x.double(), y.double()
         x, y = x - self.shift_x[..., None, :].to(x.dtype), y - self.shift_y[..., None, :].to(y.dtype)
         self.count += x.shape[-2]
         self.sum_x += x.sum(-2, dtype=torch.float64)
