@@ -177,3 +177,52 @@ def test_an_output_that_does_not_exist_is_answered_with_the_nearest() -> None:
 def test_a_network_that_needs_another_input_is_refused() -> None:
     with pytest.raises((InputError, TracingError), match="missing 1 required positional argument: 'kind'"):
         Population.from_modules([ByName()], {"x": torch.randn(16, 4)}, output="logits")
+
+
+class Rows(torch.utils.data.Dataset):
+    """What people have: inputs and a target, one sample at a time."""
+
+    def __init__(self, kind: str) -> None:
+        self.inputs, self.asked = KINDS[kind][1](), set[int]()
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> object:
+        self.asked.add(i)
+        if isinstance(self.inputs, dict):
+            return {**{name: value[i] for name, value in self.inputs.items()}, "label": i}
+        return *(value[i] for value in self.inputs), i
+
+
+@pytest.mark.parametrize("source", ["dataset", "loader", "generator"])
+def test_a_census_takes_inputs_batch_by_batch(kind: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    members, _, x = population(kind)
+    rows = Rows(kind)
+    loader = torch.utils.data.DataLoader(rows, batch_size=7)
+    given = {"dataset": rows, "loader": loader, "generator": (batch for batch in loader)}[source]
+    census = cs.Census(n_resamples=0).fit(members, given)
+    assert members.inputs is not None
+    assert census.calibration_ is not None
+    assert torch.equal(census.calibration_, members.inputs.pack(x, "x"))
+    monkeypatch.setattr("consilience.population.batches.MOST", 20)
+    rows.asked.clear()
+    some = cs.Census(n_resamples=0).fit(members, rows if source == "dataset" else loader)
+    assert some.calibration_ is not None
+    assert len(some.calibration_) == 20
+    assert rows.asked == ({*range(0, 60, 3)} if source == "dataset" else {*range(21)})
+
+
+def test_batches_of_one_input_and_those_that_do_not_fit() -> None:
+    x = torch.randn(40, 6)
+    members = Population.from_modules([cs.MLP(6, [5], 2), cs.MLP(6, [4], 2)], x[:16])
+    pairs = torch.utils.data.TensorDataset(x, torch.arange(40))
+    assert torch.equal(cs.Census(n_resamples=0).fit(members, pairs).calibration_, x)
+    assert cs.evaluate(cs.Ensemble(members), pairs, members).error < 1e-9
+    with pytest.raises(InputError, match="x must yield at least one batch, got none"):
+        cs.Census().fit(members, iter(()))
+    with pytest.raises(InputError, match="batches of x must be inputs, or tuples .*, got a dict of 'a'"):
+        cs.Census().fit(members, iter([{"a": x}]))
+    several, _, named_inputs = population("names")
+    with pytest.raises(InputError, match="batches of x must have the inputs 'x', 'kind', 'mask', got 'x'"):
+        cs.Census().fit(several, iter([{"x": named_inputs["x"]}]))

@@ -329,17 +329,6 @@ def transposed_weight() -> nn.Module:
     return made(forward, a=nn.Linear(6, 5), b=nn.Linear(6, 3))
 
 
-def two_channels_for_each() -> nn.Module:
-    def forward(m: nn.Module, x: Tensor) -> Tensor:
-        return m.c(m.odd(m.a(x)).relu().mean((2, 3)))
-
-    return made(forward, a=nn.Conv2d(2, 4, 3), odd=nn.Conv2d(4, 8, 3, groups=4), c=nn.Linear(8, 3))
-
-
-def with_norm(norm: nn.Module) -> nn.Module:
-    return made(lambda m, x: m.b(m.odd(m.a(x))), a=nn.Linear(6, 8), odd=norm, b=nn.Linear(8, 3))
-
-
 def flattened(function: Callable[[Tensor], Tensor], read: int) -> nn.Module:
     return made(lambda m, x: m.b(function(m.a(x))), a=nn.Conv2d(2, 5, 3), b=nn.Linear(read, 3))
 
@@ -347,10 +336,6 @@ def flattened(function: Callable[[Tensor], Tensor], read: int) -> nn.Module:
 def last(function: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
     """Something done to the inputs and a linear layer that returns the outputs, named ``a``."""
     return made(function, a=nn.Linear(6, 3))
-
-
-def norm_of_inputs() -> nn.Module:
-    return made(lambda m, x: m.a(m.odd(x)), a=nn.Linear(6, 3), odd=nn.BatchNorm1d(6))
 
 
 # name → module, input, and words of the message: the operation, and where there is one the module it is in
@@ -379,25 +364,15 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "mixing samples": (between(lambda z: z - z.mean(0)), ROWS, "aten.mean"),
     "a weight computed on the way": (HandMadeWeightNorm(), ROWS, "norm|div|weight"),
     "a weight that is no parameter": (BufferAsWeight(), ROWS, "aten.linear"),
-    "groups of channels": (with_part(nn.Conv2d(8, 8, 3, groups=2)), IMAGES, r"aten.conv2d in 'odd' \(Conv2d\)"),
-    "two channels for each": (two_channels_for_each(), IMAGES, "a convolution in 4 groups: aten.conv2d in 'odd'"),
-    "transposed convolution": (
-        with_part(nn.ConvTranspose2d(8, 8, 3)),
-        IMAGES,
-        r"conv_transpose2d\S* in 'odd' \(ConvTranspose2d",
-    ),
     "group norm": (with_part(nn.GroupNorm(2, 8)), IMAGES, r"aten.group_norm in 'odd' \(GroupNorm\)"),
     "batch norm of the batch at hand": (
         with_part(nn.BatchNorm2d(8, track_running_stats=False)),
         IMAGES,
         r"aten.batch_norm in 'odd' \(BatchNorm2d\)",
     ),
-    "batch norm without scales": (with_part(nn.BatchNorm2d(8, affine=False)), IMAGES, "a batch norm without weight"),
-    "layer norm without scales": (with_norm(nn.LayerNorm(8, elementwise_affine=False)), ROWS, "a layer norm without"),
     "neighbouring channels": (with_part(nn.LocalResponseNorm(3)), IMAGES, "in 'odd' .LocalResponseNorm"),
     "pixels from channels": (pixel_shuffle(), IMAGES, r"aten.pixel_shuffle in 'odd' \(PixelShuffle\)"),
     "one gate for all channels": (one_gate(), IMAGES, "aten.mul"),
-    "a batch norm of the inputs": (norm_of_inputs(), ROWS, r"aten.batch_norm in 'odd' \(BatchNorm1d\)"),
     "one batch norm for two convolutions": (one_norm_for_two(), IMAGES, r"aten.batch_norm in 'odd' \(BatchNorm2d\)"),
     "a transposed weight": (transposed_weight(), ROWS, "aten.(numpy_T|t|transpose)"),
     "a batch of two written out": (between(lambda z: z.view(2, -1)), ROWS[:2], "one batch size only"),

@@ -116,21 +116,22 @@ class Census:
         """The members in canonical form."""
         return self.responses_.networks
 
-    def fit(self, population: Population, x: Tensor | None = None) -> Census:
+    def fit(self, population: Population, x: object = None) -> Census:
         """Take the census of a population.
 
         Parameters
         ----------
         population : the members.
-        x : calibration inputs (n, ...); not needed for grounding="weights" with distance "cosine" or "l2".
+        x : calibration inputs (n, ...), or a DataLoader, Dataset or generator of batches, of which 20,000 samples are
+            kept; not needed for grounding="weights" with distance "cosine" or "l2".
 
         Raises
         ------
         InputError : also if there are fewer units than clusters, or every unit of a layer is dead.
         """
-        x = self.check(population, x)
+        calibration = self.check(population, x)
         self.__dict__.pop("layers_", None)  # a fit that fails leaves an unfitted census
-        self.set_members(population, x)
+        self.set_members(population, calibration)
         self.take_layers(self._cluster, known_alive={})
         return self
 
@@ -267,7 +268,7 @@ class Census:
             shared = basis_activations(basis, activations, usable_symmetry(architecture, axis.layer))
         return express(basis, activations, shared, intercept=takes_offset(architecture, axis)).projections
 
-    def check(self, population: Population, x: Tensor | None) -> Tensor | None:
+    def check(self, population: Population, x: object) -> Tensor | None:
         """Return the inputs as the members take them; raise unless `fit` can take this census of this population."""
         check_population(population)
         check_choice("grounding", self.grounding, GROUNDINGS)

@@ -31,11 +31,13 @@ from consilience.population.member import Member, join_members
 from consilience.population.state_dicts import CURE, SOURCE, FoundState, check_own_values, find_state
 from consilience.several import are_several
 from consilience.store import check_tensor
+from consilience.units.architecture import Architecture
 from consilience.units.follow import find_layers
 from consilience.units.inputs import inputs_of, one_tensor
 from consilience.units.modules import as_example, plain_copy
 from consilience.units.outputs import Pick
 from consilience.units.resize import fill
+from consilience.units.written_out import write_out, written_out
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
 IN_DIRECTORY = ("model.safetensors", "pytorch_model.bin")  # the first that there is
@@ -61,6 +63,7 @@ def import_checkpoints(
     inputs = inputs_of(template)
     dtype = x.dtype if x.is_floating_point() and inputs is None else torch.get_default_dtype()
     template = template.to(dtype=dtype)
+    write_out([template], x)
     architecture = find_layers(template, x, output)
     account = _Account(folder, strict)
     modules: dict[str, nn.Module] = {}
@@ -68,7 +71,7 @@ def import_checkpoints(
     for name in names:
         with account.of(name):
             state, steps[name] = _converted(find_state(_read(folder / name), template, key), dtype)
-            modules[name] = fill(template, architecture, state, SOURCE)
+            modules[name] = _filled(template, architecture, state)
     members: dict[str, Member] = {}
     for name, filled in modules.items():
         with account.of(name):
@@ -85,6 +88,14 @@ def import_checkpoints(
     _say_choice({name: steps[name] for name in members})
     imported = {name: {"member": k, **steps[name]} for k, name in enumerate(members)}
     return tuple(members.values()), x, {"imported": imported, "left_out": left_out}
+
+
+def _filled(template: nn.Module, architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
+    """Return the template with the parameters of a checkpoint, as its class has them or as copies here do."""
+    try:
+        return fill(template, architecture, written_out(state, template, architecture), SOURCE)
+    except ArtefactError:
+        return fill(template, architecture, state, SOURCE)
 
 
 def _say_choice(steps: Mapping[str, Mapping[str, str]]) -> None:

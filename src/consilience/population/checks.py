@@ -10,6 +10,7 @@ from torch import Tensor
 from consilience import checks
 from consilience.checks import describe
 from consilience.errors import CalibrationWarning, InputError
+from consilience.population.batches import gathered, yields_batches
 from consilience.population.population import Population
 
 UNLIKE = 10  # times the spread of the example inputs
@@ -19,6 +20,8 @@ def as_inputs(population: Population, x: object, argument: str) -> Tensor:
     """Return inputs x as the members take them; see `consilience.checks.as_inputs`."""
     check_population(population)
     program = population.architecture.program
+    if yields_batches(x):
+        x = gathered(x, population.inputs, argument)
     if population.inputs is not None:
         x = population.inputs.pack(x, argument)
     return checks.as_inputs(x, program.input_shape, population.example_input.dtype, argument)

@@ -23,6 +23,7 @@ from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.inputs import Inputs, inputs_of, one_tensor, take_packed
 from consilience.units.modules import as_example
 from consilience.units.outputs import Pick, check_pick
+from consilience.units.written_out import write_out
 
 DETAILS = ("example_input", "failed", "provenance", "metrics", "task")
 
@@ -83,6 +84,7 @@ class Population:
         """
         members = copies(modules)
         x = as_example(one_tensor(members, example_input))
+        write_out(members, x)
         check_pick(output)
         return cls(join_members((), members, x, output=output), x, **details)
 
@@ -145,6 +147,7 @@ class Population:
         new = copies(modules, first)
         if self.inputs is not None:
             take_packed(new, self.inputs)
+        write_out(new, self.example_input)
         return new
 
     def _with_snapshots(self, snapshots: Mapping[int, Sequence[Member]]) -> Population:

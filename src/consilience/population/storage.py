@@ -27,6 +27,7 @@ from consilience.units.follow import find_layers
 from consilience.units.inputs import Inputs, inputs_of, take_packed
 from consilience.units.modules import plain_copy
 from consilience.units.resize import fill
+from consilience.units.written_out import write_out
 
 KIND = "population"
 METRICS = "metrics.jsonl"
@@ -83,6 +84,8 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
     module = None if module is None else plain_copy(module, "module")
     if module is not None and entries.inputs is not None:
         take_packed([module], entries.inputs)
+    if module is not None:
+        write_out([module], x)
     given = None if module is None else (module, find_layers(module, x, entries.output))
     current = all(version not in ("unknown", "") and proved.get(k) == version for k, version in versions().items())
 

@@ -24,7 +24,9 @@ from consilience.store.config import CONFIG
 from consilience.store.network import FOREIGN
 from consilience.training.train import N_EXAMPLES
 from consilience.units.follow import find_layers
+from consilience.units.modules import plain_copy
 from consilience.units.resize import fill
+from consilience.units.written_out import write_out
 
 MODULE = "pass --module package.module:Class"
 Shape = Sequence[int] | None
@@ -168,7 +170,8 @@ def _open_network(
     x = _random_inputs(example_shape or entries.example_shape, random_state, directory)
     if module is None:
         return Population.from_modules([load_network(directory)], x)
-    template, pick = make_module(module), parse_output(output)
+    template, pick = plain_copy(make_module(module), "module"), parse_output(output)
+    write_out([template], x)
     tensors = read_artefact(directory, "network").tensors
     return Population.from_modules([fill(template, find_layers(template, x, pick), tensors, directory)], x, output=pick)
 

@@ -148,7 +148,7 @@ class Architecture:
         for layer in self.layers:
             for (name, dim), sections in self.divided.items():
                 families = {None if name is None else self.first(name) for name, _ in sections}
-                if families == {self.first(layer.name)}:
+                if name in state and families == {self.first(layer.name)}:
                     entries = sum(block for _, block in sections)
                     widths.setdefault(self.first(layer.name), state[name].shape[dim] // entries)
         return self._all_widths(widths)

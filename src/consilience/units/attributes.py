@@ -25,6 +25,10 @@ SIZE_ATTRIBUTES: dict[type[nn.Module], dict[str, Callable[[Any], object]]] = {
         "out_channels": lambda m: m.weight.shape[0],
         "in_channels": lambda m: m.weight.shape[1] * m.groups,
     },
+    nn.modules.conv._ConvTransposeNd: {
+        "out_channels": lambda m: m.weight.shape[1] * m.groups,
+        "in_channels": lambda m: m.weight.shape[0],
+    },
     nn.modules.batchnorm._NormBase: {"num_features": lambda m: m.weight.shape[0]},
     nn.LayerNorm: {"normalized_shape": lambda m: tuple(m.weight.shape)},
     nn.RMSNorm: {"normalized_shape": lambda m: tuple(m.weight.shape)},

@@ -21,11 +21,13 @@ from consilience.units.inputs import one_tensor
 from consilience.units.maps import Map
 from consilience.units.modules import as_example, plain_copy
 from consilience.units.operations import HANDLERS, sections
+from consilience.units.operations.combinations import PRODUCTS
 from consilience.units.outputs import Pick, check_pick
 from consilience.units.program import Program
-from consilience.units.tail import Tail, operation_name, tail_of, with_rows
+from consilience.units.tail import Tail, is_number, operation_name, reads_number, tail_of, with_rows
 from consilience.units.trace import check_samples_apart, trace
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, n_dims, size
+from consilience.units.written_out import write_out
 
 ELEMENTWISE = {"add", "sub", "mul", "div", "neg", "rsub"}  # of outputs and constants: outputs keep their places
 
@@ -42,18 +44,21 @@ def find_layers(module: nn.Module, example_input: object, output: Pick = None) -
     check_pick(output)
     module = plain_copy(module, "module").eval()
     x = as_example(one_tensor([module], example_input))
+    write_out([module], x)
     program = trace(module, x, output)
     tail = tail_of(program)
     walk = Walk(program)
     for node in program.nodes:
-        reads_parameter = walk.reads_parameter(node)
+        reads_parameter = walk.reads_parameter(node) or reads_number(program, node)
         if node.op != "call_function" or not node.users or not (reads_parameter or walk.carriers(node)):
             continue  # no unit is involved: it is not used, or preprocesses the inputs
+        if is_number(program, node):
+            continue  # what multiplies units by it has it
         if node in tail.nodes:
             if node in tail.affine and (label := _label_of_outputs(walk, node)):
                 walk.labels[node] = label
             continue
-        if node.target not in HANDLERS:
+        if node.target not in HANDLERS or (reads_number(program, node) and node.target not in PRODUCTS):
             raise walk.error(PARAMETER if reads_parameter else UNSUPPORTED, node)
         if label := HANDLERS[node.target](walk, node):
             walk.labels[node] = label
@@ -94,7 +99,8 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
     for m in maps:
         sections = (*m.output.before, (m.writes, m.output.block))
         for parameter in m.parameters:  # of several maps, the last has all sections
-            divided[parameter, m.dim if parameter == m.weight else 0] = sections
+            if parameter not in m.others:
+                divided[parameter, m.dim if parameter == m.weight else 0] = sections
         if not m.per_unit and (m.reads or m.fitted):
             divided[m.weight, 1 - m.dim] = tuple((axis.layer, axis.block) for axis in m.inputs)
     used = {name for m in maps for name in m.parameters}
@@ -184,7 +190,7 @@ def _map(walk: Walk, draft: Draft, names: Mapping[int, str]) -> Map:
     inputs = inputs[-1:] if draft.per_unit else inputs
     inside = walk.groups[draft.group].inside
     output = Axis(*draft.output, names[draft.group], inside, tuple(sections(draft.before)), inside)
-    kind = (draft.kernel, draft.norm, draft.per_unit, draft.fitted, draft.dim, draft.shift)
+    kind = (draft.kernel, draft.norm, draft.per_unit, draft.fitted, draft.dim, draft.shift, draft.factors, draft.scaled)
     return Map(draft.name, draft.weight, draft.bias, inputs, output, *kind)
 
 

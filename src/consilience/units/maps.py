@@ -15,8 +15,8 @@ flattened positions; ``d`` all ``i·s`` of all layers read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,8 +32,19 @@ class Kernel:
 
     size: tuple[int, ...]  # entries
     stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]  # zeros before and after
+    padding: tuple[tuple[int, int], ...]  # zeros before and after; fewer than none where entries are left out
     dilation: tuple[int, ...]
+    spread: tuple[int, ...] = ()  # of a transposed convolution: steps from one entry to the next, with zeros between
+
+    def spread_out(self, value: Tensor) -> Tensor:
+        """Return a value (n, c, *positions) with zeros between its entries, for a transposed convolution."""
+        if not self.spread:
+            return value
+        positions = [(size - 1) * step + 1 for size, step in zip(value.shape[2:], self.spread, strict=True)]
+        wide = value.new_zeros(*value.shape[:2], *positions)
+        every: tuple[Any, ...] = (..., *(slice(None, None, step) for step in self.spread))
+        wide[every] = value
+        return wide
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,20 @@ class Norm:
     def names(self) -> tuple[str, str, str, str]:
         """All four names."""
         return self.weight, self.bias, self.mean, self.variance
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One number by which all that a map writes is multiplied: a temperature, a learned scale.
+
+    Attributes
+    ----------
+    parameter : the number itself, or its inverse, which may be set to 1; None for what is computed in another way.
+    of : its value under parameters.
+    """
+
+    parameter: str | None
+    of: Callable[[Mapping[str, Tensor]], Tensor] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -86,6 +111,8 @@ class Map:
     fitted : whether it is linear in the value read; a layer norm's scale and shift are not, nor is an embedding.
     dim : dimension of the weight that indexes the units written; the last of two where it is stored transposed.
     shift : constant that is added to the weight where it is used, as in a norm that multiplies by 1 + γ.
+    factors : numbers that multiply all that is written, weights, bias and norm.
+    scaled : the batch norm of the inputs that it reads, folded into the hyperplanes too.
     """
 
     name: str
@@ -99,6 +126,8 @@ class Map:
     fitted: bool = True
     dim: int = 0
     shift: float = 0.0
+    factors: tuple[Factor, ...] = ()
+    scaled: Norm | None = None
 
     @property
     def writes(self) -> str:
@@ -118,8 +147,10 @@ class Map:
 
     @property
     def pads(self) -> bool:
-        """Whether zeros are read at the borders."""
-        return self.kernel is not None and any(before or after for before, after in self.kernel.padding)
+        """Whether zeros are read, at the borders or between entries."""
+        if self.kernel is None:
+            return False
+        return bool(self.kernel.spread) or any(before or after for before, after in self.kernel.padding)
 
     @property
     def is_norm(self) -> bool:
@@ -129,8 +160,18 @@ class Map:
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of everything that `written` changes."""
-        names = (self.weight, self.bias, *(() if self.norm is None else self.norm.names))
+        names = (self.weight, self.bias, *(() if self.norm is None else self.norm.names), *self.others)
         return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Names of the parameters among these that have nothing for single units."""
+        return (*self.numbers, *(() if self.scaled is None else self.scaled.names))
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of the parameters of one number for all units, which `written` sets to 1."""
+        return tuple(factor.parameter for factor in self.factors if factor.parameter is not None)
 
     def weights(self, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Weights:
         """Return the hyperplanes, folded."""
@@ -146,6 +187,14 @@ class Map:
             gain, shift, mean, variance = (self._part_of(name, state, widths) for name in self.norm.names)
             scale = gain / (variance + self.norm.eps).sqrt()
             weight, bias = weight * scale[:, None, None], (bias - mean) * scale + shift
+        for factor in self.factors:
+            number = factor.of(state).reshape(())
+            weight, bias = weight * number, bias * number
+        if self.scaled is not None:
+            gain, shift, mean, variance = (state[name] for name in self.scaled.names)
+            gain = gain / (variance + self.scaled.eps).sqrt()
+            bias = bias + weight.sum(2) @ (shift - mean * gain)
+            weight = weight * gain[:, None]
         return Weights((weight,) if self.per_unit else self._parts(weight, widths), bias)
 
     def between_units(self, weights: Weights) -> tuple[Tensor, ...]:
@@ -164,13 +213,22 @@ class Map:
             blocks = [axis.block // axis.inside if axis.layer is not None else 1 for axis in self.inputs]
             parts = zip(weights.parts, blocks, strict=True)
             matrix = torch.cat([p.reshape(len(p), p.shape[1] * block, -1) for p, block in parts], dim=1)
+        for factor in self.factors:
+            if factor.parameter is None:
+                number = factor.of(state).reshape(())
+                matrix, bias = matrix / number, bias / number
         values = {self.bias: bias} if self.bias else {}
         if self.norm is not None:
             zero = torch.zeros_like(bias)
             values = {self.bias: zero} if self.bias else {}
             values |= dict(zip(self.norm.names, (zero + 1, bias, zero, zero + (1 - self.norm.eps)), strict=True))
         values[self.weight] = matrix - self.shift
-        return {name: self._replaced(name, state, widths, value) for name, value in values.items() if name}
+        ones = {name: torch.ones_like(state[name]) for name in self.others}
+        if self.scaled is not None:
+            _, shift, mean, variance = self.scaled.names
+            ones |= {name: torch.zeros_like(state[name]) for name in (shift, mean)}
+            ones[variance] = ones[variance] - self.scaled.eps
+        return {name: self._replaced(name, state, widths, value) for name, value in values.items() if name} | ones
 
     def rows(
         self, value: Tensor, output: Tensor, widths: Mapping[str, int], sampling: Sampling, start: int, n_samples: int
@@ -195,7 +253,7 @@ class Map:
             entries = value.movedim(self.inputs[0].dim, -1).flatten(1, -2) if value.dim() > 2 else value[:, None]
             return entries[sample, position][:, :, None]
         padding = [zeros for pair in reversed(self.kernel.padding) for zeros in pair]
-        windows, n_dims = functional.pad(value, padding), len(self.kernel.size)
+        windows, n_dims = functional.pad(self.kernel.spread_out(value), padding), len(self.kernel.size)
         for i, (size, step) in enumerate(zip(self.kernel.size, self.kernel.dilation, strict=True)):
             windows = windows.unfold(2 + i, (size - 1) * step + 1, self.kernel.stride[i])  # a view
         places = torch.unravel_index(position, windows.shape[2 : 2 + n_dims])
@@ -227,11 +285,14 @@ class Map:
         else:
             axis = self._axis(parameter)
             new = axis.put(old, widths, value.reshape(axis.take(old, widths).shape))
-        return (new.movedim(0, self.dim) if parameter == self.weight else new).contiguous()
+        return (self._turned(parameter, new, back=True)).contiguous()
 
-    def _turned(self, parameter: str, value: Tensor) -> Tensor:
-        """A parameter with the dimension of the units written first."""
-        return value.movedim(self.dim, 0) if parameter == self.weight else value
+    def _turned(self, parameter: str, value: Tensor, *, back: bool = False) -> Tensor:
+        """A parameter with the dimension of the units written first, and its entries in the order of patches."""
+        if parameter != self.weight:
+            return value
+        turned = value.movedim(0, self.dim) if back else value.movedim(self.dim, 0)
+        return turned.flip(list(range(2, turned.dim()))) if self.kernel is not None and self.kernel.spread else turned
 
     def _is_whole(self, parameter: Tensor, widths: Mapping[str, int]) -> bool:
         """Whether all of a parameter belongs to the units written; other layers may have parts of it."""

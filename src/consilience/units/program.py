@@ -90,6 +90,16 @@ class Program:
                 varying.add(node.name)
         return frozenset(varying)
 
+    @cached_property
+    def computed(self) -> frozenset[str]:
+        """Names of the values that are computed of parameters alone."""
+        computed = set[str]()
+        for node in self.nodes:
+            inputs = [value.name for value in node.all_input_nodes]
+            if node.op == "call_function" and inputs and all(n in computed or n in self.parameters for n in inputs):
+                computed.add(node.name)
+        return frozenset(computed)
+
     def __deepcopy__(self, memo: object) -> Program:
         """Return the program itself: it never changes, and its symbolic shapes cannot be copied."""
         return self

@@ -129,7 +129,19 @@ def operation_name(node: fx.Node) -> str:
 
 
 def _reads_parameter(node: fx.Node, program: Program) -> bool:
-    return any(value.name in program.parameters for value in node.all_input_nodes)
+    """Whether an operation reads a parameter, or one number that is computed of parameters."""
+    return reads_number(program, node) or any(value.name in program.parameters for value in node.all_input_nodes)
+
+
+def reads_number(program: Program, node: fx.Node) -> bool:
+    """Whether an operation reads one number that is computed of parameters."""
+    return any(is_number(program, value) for value in node.all_input_nodes)
+
+
+def is_number(program: Program, value: fx.Node) -> bool:
+    """Whether a value is one number that is computed of parameters alone."""
+    made = value.meta.get("val")
+    return value.name in program.computed and isinstance(made, Tensor) and made.numel() == 1
 
 
 def _after_weights(program: Program) -> set[fx.Node]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeGuard
 from torch import Tensor, fx
 
 from consilience.errors import TracingError
-from consilience.units.maps import Kernel, Norm
+from consilience.units.maps import Factor, Kernel, Norm
 from consilience.units.program import Program
 
 SUPPORTED = (
@@ -67,6 +67,8 @@ class Draft:
     fitted: bool = True
     dim: int = 0
     shift: float = 0.0
+    factors: tuple[Factor, ...] = ()
+    scaled: Norm | None = None
 
 
 @dataclass
@@ -85,6 +87,9 @@ class Walk:
     folded: set[fx.Node] = field(default_factory=set)  # those followed by a batch norm that is folded into their map
     elementwise: set[str] = field(default_factory=set)  # values computed number by number, whatever the shape
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)  # see `Program.functions`
+    scaled: dict[fx.Node, tuple[fx.Node, Norm]] = field(
+        default_factory=dict
+    )  # inputs → before their batch norm, and it
     shifted: dict[fx.Node, tuple[fx.Node, float]] = field(default_factory=dict)  # value → the parameter + number it is
     statistics: list[tuple[fx.Node, int]] = field(default_factory=list)  # norms over all units of a group, with it
 
@@ -263,7 +268,7 @@ class Walk:
         where = self.program.module_name if node is None else self.program.describe(node)
         if what == PARAMETER and node is not None:
             names = [self.program.parameters[v.name] for v in node.all_input_nodes if v.name in self.program.parameters]
-            where += f", of {', '.join(map(repr, names))}"
+            where += f", of {', '.join(map(repr, names))}" if names else ""
         return TracingError(f"{what}: {where}", cure=cure or f"use {SUPPORTED}; or leave this network out")
 
 

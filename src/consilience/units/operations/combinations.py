@@ -10,8 +10,10 @@ from torch.ops import aten
 
 from consilience.units.operations.elementwise import GAINS
 from consilience.units.operations.embedding import promote
+from consilience.units.operations.factors import multiplied
 from consilience.units.operations.weights import scale_units
 from consilience.units.program import N_SAMPLES, sizes
+from consilience.units.tail import reads_number
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, is_tensor, n_dims, size
 
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
@@ -22,7 +24,9 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     """A sum makes one layer of what it adds; a product ties units, and the second factor is the gate."""
     is_sum = node.target in SUMS
     first, second = walk.arguments(node, 2)
-    if walk.reads_parameter(node):
+    if not is_sum and (label := multiplied(walk, node, first, second)) is not None:
+        return label
+    if walk.reads_parameter(node) or reads_number(walk.program, node):
         if not is_sum:
             return _gain(walk, node, first, second)
         if (label := _bias(walk, node, first, second)) is not None:
@@ -64,13 +68,13 @@ def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label:
     gain, shift = walk.shifted.get(gain, (gain, 0.0))
     if not walk.is_parameter(gain) or value not in walk.labels or node.target not in GAINS:
         raise walk.error(PARAMETER, node)
-    name = walk.program.parameters[gain.name]
-    dim = n_dims(value) - n_dims(gain)
-    shape = tuple(gain.meta["val"].shape)
-    if dim not in walk.label(value) or shape != (size(value, dim), *[1] * (len(shape) - 1)):
+    name, shape, label = walk.program.parameters[gain.name], tuple(gain.meta["val"].shape), walk.label(value)
+    offset = n_dims(value) - len(shape)
+    along = [d - offset for d in label if d >= offset and math.prod(shape) == shape[d - offset] == size(value, d)]
+    if len(along) != 1:
         cure = f"give '{name}' one number for each unit, with the shape (units,) or (units, 1, 1), or leave it out"
         raise walk.error(f"'{name}' does not have one number for each unit", node, cure)
-    return scale_units(walk, node, (value, dim), gain, None, shift=shift)
+    return scale_units(walk, node, (value, along[0] + offset), gain, None, shift=shift, weight_dim=along[0])
 
 
 def _bias(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label | None:

@@ -6,6 +6,7 @@ They stay of equal width, so that the cut is in the same place at any widths.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -44,6 +45,66 @@ def split(walk: Walk, node: fx.Node) -> Label:
     return _parts(walk, node, value, dim, n)
 
 
+def split_with_sizes(walk: Walk, node: fx.Node) -> Label:
+    """``split(value, sizes, dim)`` into parts of one size."""
+    value, parts, dim = walk.only_value(node), *walk.arguments(node, 3)[1:]
+    dim = int(dim or 0) % n_dims(value)
+    if dim == 0 or (dim in walk.label(value) and len({*parts}) > 1):
+        cure = "give parts of units one size, or use a layer for each part"
+        raise walk.error("units are cut into parts of several sizes", node, cure)
+    if dim in walk.label(value):
+        walk.functions[node.name] = functools.partial(_split, n=len(parts))
+    return _parts(walk, node, value, dim, len(parts))
+
+
+def part_of_units(walk: Walk, node: fx.Node, value: fx.Node, dim: int) -> Label:
+    """``value[:, start:end]`` along units: one of equal parts, all of which are taken so."""
+    value = _whole(walk, value)
+    cuts = [_slice_of(walk, user, dim) for user in _users(walk, value)]
+    start, width = _slice_of(walk, node, dim) or (0, 0)
+    n = size(value, dim) // max(1, width)
+    if width * n != size(value, dim) or {*cuts} != {(i * width, width) for i in range(n)} or n == 1:
+        cure = "cut units into equal parts, and use each, or use a layer for each part"
+        raise walk.error("units are cut into unequal parts", node, cure)
+    if value not in walk.parts:
+        runs = _cut(walk, node, value, dim, n, users=len(value.users))
+        walk.parts[value] = [walk.label(value) | {dim: (run,)} for run in runs]
+    walk.functions[node.name] = functools.partial(_part, n=n, i=start // width)
+    return walk.parts[value][start // width]
+
+
+def _slice_of(walk: Walk, node: fx.Node, dim: int) -> tuple[int, int] | None:
+    """Where a slice along a dimension begins, and how long it is; None for anything else."""
+    if node.target is not aten.slice.Tensor:
+        return None
+    value, along, start, end, step = walk.arguments(node, 5)
+    if (along or 0) % n_dims(value) != dim or step not in (None, 1):
+        return None
+    total = size(value, dim)
+    ends = [total if end is None else int(end), int(start or 0)]
+    last, first = (min(total, place + total if place < 0 else place) for place in ends)
+    return first, last - first
+
+
+def is_all(walk: Walk, node: fx.Node) -> bool:
+    """Whether an operation is a slice that takes everything, as in ``x[:]``."""
+    if node.target is not aten.slice.Tensor:
+        return False
+    _, _, start, end, step = walk.arguments(node, 5)
+    everything = end is None or (isinstance(end, int) and end >= sys.maxsize)
+    return not start and everything and step in (None, 1)
+
+
+def _whole(walk: Walk, value: fx.Node) -> fx.Node:
+    """The value of which another is a slice that takes everything."""
+    return _whole(walk, value.args[0]) if is_all(walk, value) else value  # type: ignore[arg-type]
+
+
+def _users(walk: Walk, value: fx.Node) -> list[fx.Node]:
+    """What uses a value, slices that take everything aside."""
+    return [user for own in value.users for user in (_users(walk, own) if is_all(walk, own) else [own])]
+
+
 def glu(walk: Walk, node: fx.Node) -> Label:
     """``glu(value, dim)``: the first half of the units, multiplied by the sigmoid of the second."""
     value = walk.only_value(node)
@@ -57,26 +118,36 @@ def glu(walk: Walk, node: fx.Node) -> Label:
     return label | {dim: (first,)}
 
 
-HANDLERS = {aten.chunk.default: chunk, aten.split.Tensor: split, aten.glu.default: glu}
+HANDLERS = {
+    aten.chunk.default: chunk,
+    aten.split.Tensor: split,
+    aten.split_with_sizes.default: split_with_sizes,
+    aten.glu.default: glu,
+}
 
 
-def _split(value: Tensor, size: int, dim: int = 0, *, n: int) -> Sequence[Tensor]:
+def _split(value: Tensor, size: object, dim: int = 0, *, n: int) -> Sequence[Tensor]:
     """Split into n parts, whatever the size."""
     return value.chunk(n, dim)
 
 
-def _cut(walk: Walk, node: fx.Node, value: fx.Node, dim: int, n: int) -> list[Run]:
+def _part(value: Tensor, dim: int = 0, *ends: object, n: int, i: int) -> Tensor:
+    """The i-th of n parts, wherever it begins and ends."""
+    return value.chunk(n, dim)[i]
+
+
+def _cut(walk: Walk, node: fx.Node, value: fx.Node, dim: int, n: int, users: int = 1) -> list[Run]:
     """Make n layers of the one that a weight has just written."""
     cure = "cut what one linear layer or convolution writes, right after it, or use a layer for each part"
     run, *others = walk.label(value)[dim]
     drafts = [d for d in walk.drafts if run.group is not None and walk.root(d.group) == walk.root(run.group)]
-    if others or len(drafts) != 1 or len(value.users) > 1 or size(value, dim) % n:
+    if others or len(drafts) != 1 or len(value.users) > users or size(value, dim) % n:
         raise walk.error("units are cut that are no layer of one weight", node, cure)
     (draft,) = drafts
     group = walk.groups[draft.group]
     read = any(other.group == draft.group for d in walk.drafts for other in d.inputs)
     tied = any(draft.group in pair for pair in walk.tied) or draft.group in walk.joined.values()
-    if run.block != 1 or draft.per_unit or draft.norm or group.activations or read or tied:
+    if run.block != 1 or draft.per_unit or draft.norm or draft.factors or group.activations or read or tied:
         raise walk.error("units are cut that are no layer of one weight", node, cure)
     group.width //= n
     runs = [run]

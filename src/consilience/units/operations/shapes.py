@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, fx
 from torch.ops import aten
 
 from consilience.units.operations.embedding import only_value
+from consilience.units.operations.sections import is_all, part_of_units
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims
 
@@ -77,12 +77,14 @@ def cut(walk: Walk, node: fx.Node) -> Label:
     """``slice`` and ``select``: positions may be left out, units and samples may not."""
     value = only_value(walk, node)
     label, is_slice = walk.labels[value], node.target is aten.slice.Tensor
-    _, dim, start, end, step = walk.arguments(node, 5)
+    dim = walk.arguments(node, 2)[1]
     dim = (dim or 0) % n_dims(value)
-    if is_slice and not start and (end is None or (isinstance(end, int) and end >= sys.maxsize)) and step in (None, 1):
+    if is_all(walk, node):
         return label
     if dim == 0 and walk.varies(value):
         raise walk.error("samples are mixed", node)
+    if is_slice and dim in label:
+        return part_of_units(walk, node, value, dim)
     walk.check_fixed(node, value, [dim])
     return label if is_slice else {d - (d > dim): runs for d, runs in label.items()}
 

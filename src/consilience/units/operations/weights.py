@@ -22,6 +22,13 @@ SPATIAL_DIMS = {
     getattr(getattr(aten, f"conv{dims}d"), form): dims for dims in (1, 2, 3) for form in ("default", "padding")
 }
 
+MIXING = {aten.linear.default, *SPATIAL_DIMS}
+TRANSPOSED: dict[object, int] = {
+    aten.conv_transpose1d.default: 1,
+    aten.conv_transpose2d.input: 2,
+    aten.conv_transpose3d.input: 3,
+}
+
 
 def linear(walk: Walk, node: fx.Node) -> Label:
     """``linear(value, weight, bias)``; units along other dimensions pass through, each with the same weight."""
@@ -45,6 +52,9 @@ def convolution(walk: Walk, node: fx.Node) -> Label:
     shape = tuple(weight.meta["val"].shape[2:])
     stride, dilation = _by_dimension(stride, dims, 1), _by_dimension(dilation, dims, 1)
     kernel = Kernel(shape, stride, _zeros_around(padding, shape, dilation), dilation)
+    if value in walk.scaled and any(zeros != (0, 0) for zeros in kernel.padding):
+        cure = "pad the inputs before the norm, or scale them before the network"
+        raise walk.error("a batch norm of inputs that a convolution then pads", node, cure)
     if groups in (None, 1):
         draft = mix_units(walk, node, (value, 1), 1, weight, bias)
         draft.kernel = draft.kernel or kernel
@@ -54,6 +64,26 @@ def convolution(walk: Walk, node: fx.Node) -> Label:
     label = scale_units(walk, node, (value, 1), weight, bias, kernel=kernel)
     walk.functions[node.name] = functools.partial(_depthwise, target)
     return label
+
+
+def transposed_convolution(walk: Walk, node: fx.Node) -> Label:
+    """``conv_transpose(value, weight, bias, stride, padding, output_padding, groups, dilation)`` in one group.
+
+    It is a convolution of the value with zeros between its entries, by the weight with its entries reversed.
+    """
+    dims = TRANSPOSED[node.target]
+    value, weight, bias, stride, padding, more, groups, dilation = walk.arguments(node, 8)
+    walk.check_fixed(node, value, range(2, 2 + dims))
+    if groups not in (None, 1):
+        raise walk.error(f"a transposed convolution in {groups} groups", node, "use groups=1")
+    shape = tuple(weight.meta["val"].shape[2:])
+    spread, steps = _by_dimension(stride, dims, 1), _by_dimension(dilation, dims, 1)
+    cut, added = _by_dimension(padding, dims, 0), _by_dimension(more, dims, 0)
+    reach = [(size - 1) * step for size, step in zip(shape, steps, strict=True)]
+    zeros = tuple((r - c, r - c + a) for r, c, a in zip(reach, cut, added, strict=True))
+    draft = mix_units(walk, node, (value, 1), 1, weight, bias, dim=1)
+    draft.kernel = draft.kernel or Kernel(shape, (1,) * dims, zeros, steps, spread)
+    return {1: (Run(draft.group, 1),)}
 
 
 def batch_norm(walk: Walk, node: fx.Node) -> Label:
@@ -67,15 +97,20 @@ def batch_norm(walk: Walk, node: fx.Node) -> Label:
     if not all(names):
         raise walk.error("a batch norm without weight, bias or statistics of its own", node, "use affine=True")
     if value not in walk.labels:
-        cure = "scale the inputs before the network, or fold it into what follows"
-        raise walk.error("a batch norm of the inputs", node, cure)
+        norm = Norm(names[0], names[1], names[2], names[3], float(arguments[eps]))
+        walk.scaled[node] = value, norm
+        if [user.target in MIXING and user.args[0] is node for user in node.users] != [True]:
+            cure = "scale the inputs before the network, or let one linear layer or convolution read it"
+            raise walk.error("a batch norm of inputs that not one weight reads", node, cure)
+        return {}
     if 1 not in walk.labels[value]:
         raise walk.error("a batch norm over positions", node, "put the units second: (n, u, ...)")
     norm = Norm(names[0], names[1], names[2], names[3], float(arguments[eps]))
     source = walk.sources.get(value)
     if source is not None and source.weight == norm.weight:
         raise walk.error("a batch norm is used twice in a row", node, "give each use its own module")
-    if source is None or not source.fitted or len(value.users) > 1 or source.norm not in (None, norm):
+    apart = source is None or not source.fitted or bool(source.factors) or source.norm not in (None, norm)
+    if source is None or apart or len(value.users) > 1:
         return scale_units(walk, node, (value, 1), weight, None, norm=norm)
     if source.norm is None:
         walk.check_unused(node, norm.weight)
@@ -96,10 +131,10 @@ def layer_norm(walk: Walk, node: fx.Node) -> Label:
         return label
     if len(shape) != 1:
         raise walk.error(UNSUPPORTED, node, "normalize over units only")
-    if weight is None:
-        raise walk.error("a layer norm without weight", node, "use elementwise_affine=True")
     walk.functions[node.name] = _normalize_last
     walk.mix_statistics(node, label[last])
+    if weight is None:
+        return label
     return scale_units(walk, node, (value, last), weight, bias, fitted=False)
 
 
@@ -109,11 +144,11 @@ def rms_norm(walk: Walk, node: fx.Node) -> Label:
     last = n_dims(value) - 1
     if last not in walk.label(value) or len(shape) != 1:
         raise walk.error(UNSUPPORTED, node, "normalize over units only")
-    if weight is None:
-        raise walk.error("a norm without weight", node, "use elementwise_affine=True")
-    walk.record(walk.label(value), "rms_norm")
+    label = walk.record(walk.label(value), "rms_norm")
     walk.functions[node.name] = _rms_last
-    walk.mix_statistics(node, walk.label(value)[last])
+    walk.mix_statistics(node, label[last])
+    if weight is None:
+        return label
     return scale_units(walk, node, (value, last), weight, None, fitted=False)
 
 
@@ -123,10 +158,8 @@ def group_norm(walk: Walk, node: fx.Node) -> Label:
     if groups != 1:
         cure = "use one group, instance norm or batch norm: units of two groups cannot change places"
         raise walk.error(f"a group norm in {groups} groups", node, cure)
-    if weight is None:
-        raise walk.error("a norm without weight", node, "use affine=True")
-    walk.record(walk.label(value), "layer_norm")
-    return scale_units(walk, node, (value, 1), weight, bias, fitted=False)
+    label = walk.record(walk.label(value), "layer_norm")
+    return label if weight is None else scale_units(walk, node, (value, 1), weight, bias, fitted=False)
 
 
 def instance_norm(walk: Walk, node: fx.Node) -> Label:
@@ -156,6 +189,7 @@ HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
     aten.prelu.default: prelu,
     aten.layer_norm.default: layer_norm,
     **dict.fromkeys(SPATIAL_DIMS, convolution),
+    **dict.fromkeys(TRANSPOSED, transposed_convolution),
     **dict.fromkeys(BATCH_NORMS, batch_norm),
 }
 
@@ -187,8 +221,9 @@ def mix_units(
             return draft
     walk.check_unused(node, name, bias_name)
     group = walk.new_group(layer_name(walk, name), size(weight, dim))
-    places = (value.name, last), (node.name, written)
-    draft = Draft(walk.groups[group].name, name, bias_name, runs, *places, group, dim=dim)
+    source, scaled = walk.scaled.get(value, (value, None))
+    places = (source.name, last), (node.name, written)
+    draft = Draft(walk.groups[group].name, name, bias_name, runs, *places, group, dim=dim, scaled=scaled)
     walk.drafts.append(draft)
     walk.sources[node] = draft
     return draft
@@ -205,6 +240,7 @@ def scale_units(
     norm: Norm | None = None,
     fitted: bool = True,
     shift: float = 0.0,
+    weight_dim: int = 0,
 ) -> Label:
     """Return the label after a weight that acts on each unit along dimension ``read`` by itself.
 
@@ -224,9 +260,8 @@ def scale_units(
         own = layer if i == 0 else walk.unique(f"{layer}[{source.name}]")
         group = walk.new_group(own, source.width)
         walk.tied.append((group, run.group))
-        draft = Draft(
-            own, name, bias_name, runs[: i + 1], *places, group, tuple(new), kernel, norm, True, fitted, 0, shift
-        )
+        draft = Draft(own, name, bias_name, runs[: i + 1], *places, group, tuple(new), kernel, norm, per_unit=True)
+        draft.fitted, draft.dim, draft.shift = fitted, weight_dim, shift
         walk.drafts.append(draft)
         new.append(Run(group, 1))
     if len(runs) == 1:

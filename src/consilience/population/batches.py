@@ -1,0 +1,68 @@
+"""Inputs out of what yields them in batches: a torch DataLoader, Dataset, or a generator.
+
+Only what is looked at is kept: `MOST` samples, evenly spread over a Dataset of known length, the first ones of
+anything else. Of a batch that is a tuple or a list, the first part is inputs, as in ``(x, y)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from consilience.checks import describe, of_the_user
+from consilience.errors import InputError
+from consilience.several import each_input, n_samples
+from consilience.units.inputs import Inputs
+
+MOST = 20_000  # samples: as many rows as a census looks at in each layer
+BATCH = 256
+
+
+def yields_batches(source: object) -> bool:
+    """Whether inputs are to be read batch by batch."""
+    return isinstance(source, DataLoader | Dataset | Iterator)
+
+
+def gathered(source: Any, inputs: Inputs | None, argument: str) -> Any:
+    """Return inputs of at most `MOST` samples: one tensor, or a dict or tuple as the members take them."""
+    if isinstance(source, Dataset):
+        if not isinstance(source, IterableDataset):
+            source = Subset(source, range(0, len(source), -(-len(source) // MOST)))  # type: ignore[arg-type]
+        source = DataLoader(source, batch_size=BATCH)
+    taken, n = list[Any](), 0
+    with of_the_user(argument):
+        for batch in source:
+            taken.append(_inputs_of(batch, inputs, argument))
+            n += n_samples(taken[-1])
+            if n >= MOST:
+                break
+    if not taken:
+        raise InputError(f"{argument} must yield at least one batch, got none", cure="a generator can be read once")
+    first = taken[0]
+    if isinstance(first, Mapping):
+        return {name: torch.cat([batch[name] for batch in taken])[:MOST] for name in first}
+    if isinstance(first, tuple):
+        return tuple(torch.cat([batch[i] for batch in taken])[:MOST] for i in range(len(first)))
+    return torch.cat(taken)[:MOST]
+
+
+def _inputs_of(batch: Any, inputs: Inputs | None, argument: str) -> Any:
+    """The inputs of a batch, which may have targets and more."""
+    if inputs is not None and inputs.names:
+        batch = batch[0] if isinstance(batch, tuple | list) else batch
+        if not isinstance(batch, Mapping) or not {*inputs.names} <= {*batch}:
+            got = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else describe(batch)
+            wanted = ", ".join(map(repr, inputs.names))
+            raise InputError(f"batches of {argument} must have the inputs {wanted}, got {got}")
+        return each_input(torch.as_tensor, {name: batch[name] for name in inputs.names})
+    if inputs is not None:
+        parts = batch[0] if isinstance(batch[0], tuple | list) else batch
+        return each_input(torch.as_tensor, tuple(parts[: len(inputs.shapes)]))
+    batch = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+    if isinstance(batch, Mapping):
+        got = ", ".join(map(repr, batch))
+        raise InputError(f"batches of {argument} must be inputs, or tuples that begin with them, got a dict of {got}")
+    return torch.as_tensor(batch)

@@ -1,0 +1,53 @@
+"""Numbers that multiply all units: temperatures, learned scales, gates of one number.
+
+Each member has its own, so that it is folded into the weights right before it, as a batch norm is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, fx
+from torch.ops import aten
+
+from consilience.units.maps import Factor
+from consilience.units.program import Program
+from consilience.units.tail import is_number
+from consilience.units.walk import Label, Walk
+
+
+def multiplied(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label | None:
+    """``value * number`` or ``value / number``, of a number that is a parameter or computed of some; None otherwise."""
+    numbers = [value for value in (first, second) if isinstance(value, fx.Node) and _is_number(walk, value)]
+    values = [value for value in (first, second) if isinstance(value, fx.Node) and value in walk.labels]
+    if len(numbers) != 1 or len(values) != 1 or (node.target is aten.div.Tensor and first in numbers):
+        return None
+    (number,), (value,) = numbers, values
+    drafts = [draft for draft in walk.drafts if draft.output[0] == value.name]
+    if len(drafts) != 1 or len(value.users) > 1 or not drafts[0].fitted:
+        cure = "multiply right after a linear layer or convolution, or by one number for each unit"
+        raise walk.error("all units are multiplied by one number, which each member has another of", node, cure)
+    (draft,), divides = drafts, node.target is aten.div.Tensor
+    name = walk.program.parameters.get(number.name)
+    free = name is not None and len(number.users) == 1
+    draft.factors = (*draft.factors, Factor(name if free else None, _value_of(walk.program, number.name, divides)))
+    draft.output = (node.name, draft.output[1])
+    return walk.label(value)
+
+
+def _is_number(walk: Walk, value: fx.Node) -> bool:
+    """Whether a value is one number for all units; a parameter (1,) of a layer of one unit is that unit's."""
+    if is_number(walk.program, value):
+        return True
+    return walk.is_parameter(value) and value not in walk.shifted and value.meta["val"].numel() == 1
+
+
+def _value_of(program: Program, name: str, divides: bool) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """What gives the factor under parameters."""
+
+    def value(state: Mapping[str, Tensor]) -> Tensor:
+        number = program.run(state, torch.empty(1), [name])[name]
+        return 1 / number if divides else number
+
+    return value

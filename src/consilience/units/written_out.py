@@ -1,0 +1,117 @@
+"""Parameters that stand for more than they hold, written out: units then have parameters of their own.
+
+- A convolution in groups becomes one of all channels, with zeros between the groups: its units can then be merged
+  with units of other groups.
+- `nn.PReLU` with one slope for all units gets a slope for each.
+- A norm without scales gets scales of 1 and shifts of 0.
+
+The module computes the same, and its class is the same; only these parts have other shapes. Depthwise convolutions stay
+as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from consilience.units.architecture import Architecture
+from consilience.units.forward import eval_mode
+from consilience.units.inputs import called
+
+# Attributes of parts that were changed.
+GROUPS, ONE_SLOPE, UNSCALED = "written_out_groups", "written_out_slope", "written_out_scales"
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+
+
+def write_out(modules: Sequence[nn.Module], x: Tensor) -> None:
+    """Write out the parameters of modules, in place; x (n, ...) are inputs on which they run."""
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, nn.modules.conv._ConvNd) and _is_grouped(part):
+                setattr(part, GROUPS, part.groups)
+                part.weight = nn.Parameter(_of_all_channels(part.weight.detach(), part.groups))
+                part.groups = 1
+            if isinstance(part, NORMS) and getattr(part, "weight", 0) is None and (units := _units_of(part)):
+                _scale(part, units)
+        slopes = [part for part in module.modules() if isinstance(part, nn.PReLU) and part.num_parameters == 1]
+        if slopes:
+            for part, units in _channels(module, slopes, x):
+                setattr(part, ONE_SLOPE, True)
+                part.weight = nn.Parameter(part.weight.detach().expand(units).clone())
+                part.num_parameters = units
+
+
+def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Architecture) -> dict[str, Tensor]:
+    """Return the state of a module as its class has it with the parameters that are written out in ``module``."""
+    whole = dict(state)
+    for path, part in module.named_modules():
+        name = f"{path}.weight".lstrip(".")
+        if name in whole and (groups := getattr(part, GROUPS, None)):
+            whole[name] = _of_all_channels(whole[name], groups)
+    widths = architecture.widths_in(whole)
+    for m in architecture.maps:
+        path = m.weight.rpartition(".")[0]
+        part, norm = module.get_submodule(path), None if m.norm is None else m.norm.weight.rpartition(".")[0]
+        for owner in (path, norm):
+            if owner is not None and getattr(module.get_submodule(owner), UNSCALED, False):
+                units, names = widths[m.writes], module.get_submodule(owner)._parameters
+                scales = {"weight": torch.ones(units), "bias": torch.zeros(units)}
+                whole = {f"{owner}.{name}": scales[name] for name in names} | whole
+        if getattr(part, ONE_SLOPE, False) and whole[m.weight].numel() == 1:
+            whole[m.weight] = whole[m.weight].expand(widths[m.writes]).clone()
+    return whole
+
+
+def _scale(norm: nn.Module, units: int) -> None:
+    """Give a norm without scales those that change nothing."""
+    norm.register_parameter("weight", nn.Parameter(torch.ones(units)))
+    if "bias" in norm._parameters:
+        norm.register_parameter("bias", nn.Parameter(torch.zeros(units)))
+    setattr(norm, "affine" if hasattr(norm, "affine") else "elementwise_affine", True)
+    setattr(norm, UNSCALED, True)
+
+
+def _units_of(norm: Any) -> int:
+    """Units of a norm; 0 where it has none of its own, as a batch norm of the batch's statistics."""
+    if isinstance(norm, nn.LayerNorm | nn.RMSNorm):
+        return norm.normalized_shape[0] if len(norm.normalized_shape) == 1 else 0
+    if isinstance(norm, nn.GroupNorm):
+        return norm.num_channels
+    return 0 if norm.running_mean is None else int(norm.num_features)
+
+
+def _is_grouped(part: nn.modules.conv._ConvNd) -> bool:
+    transposed = isinstance(part, nn.modules.conv._ConvTransposeNd)
+    return not transposed and part.groups > 1 and not part.groups == part.in_channels == part.out_channels
+
+
+def _of_all_channels(weight: Tensor, groups: int) -> Tensor:
+    """The weight (o, i, ...) of one in groups (o, i / groups, ...), zero between them."""
+    parts, (o, i) = weight.chunk(groups), (weight.shape[0] // groups, weight.shape[1])
+    whole = weight.new_zeros(weight.shape[0], i * groups, *weight.shape[2:])
+    for g, part in enumerate(parts):
+        whole[g * o : (g + 1) * o, g * i : (g + 1) * i] = part
+    return whole
+
+
+def _channels(module: nn.Module, parts: Sequence[nn.Module], x: Tensor) -> Iterator[tuple[Any, int]]:
+    """Parts that get values of one number of channels, and that number."""
+    sizes: dict[nn.Module, set[int]] = {part: set() for part in parts}
+
+    def note(part: nn.Module, inputs: tuple[Any, ...]) -> None:
+        sizes[part].add(inputs[0].shape[1] if inputs[0].dim() > 1 else 1)
+
+    hooks = [part.register_forward_pre_hook(note) for part in parts]
+    try:
+        with eval_mode(module):
+            called(module, x[:2])
+    except Exception:  # an error of the user's, which tracing reports
+        return
+    finally:
+        for hook in hooks:
+            hook.remove()
+    yield from ((part, size.pop()) for part, size in sizes.items() if len(size) == 1)

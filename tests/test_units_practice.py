@@ -1,0 +1,260 @@
+"""Parts that networks of practice have, each in small networks: full width of members of other widths is their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from consilience.assembly.assembler import Assembler
+from consilience.census import Census
+from consilience.errors import InputError, TracingError
+from consilience.population import Population
+from consilience.units.written_out import _of_all_channels
+
+pytestmark = pytest.mark.numerical
+
+ROWS = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(60, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+
+
+class Small(nn.Module):
+    """Layers by name, and a forward pass."""
+
+    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor], **parts: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def number(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.rand(shape) + 0.5)
+
+
+def shaken(norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
+    for value in (norm.running_mean, norm.running_var):
+        value.add_(torch.rand_like(value))
+    return norm
+
+
+def perceptron(function: Callable, **more: Callable[[int], nn.Module | nn.Parameter]) -> Callable[[int], nn.Module]:
+    def make(width: int) -> nn.Module:
+        parts = {name: part(width) for name, part in more.items()}
+        return Small(function, a=nn.Linear(6, width), b=nn.Linear(width, 3), **parts)
+
+    return make
+
+
+def convolutional(function: Callable, **more: Callable[[int], nn.Module | nn.Parameter]) -> Callable[[int], nn.Module]:
+    def make(width: int) -> nn.Module:
+        parts = {name: part(width) for name, part in more.items()}
+        return Small(function, a=nn.Conv2d(2, width, 3), c=nn.Linear(width, 3), **parts)
+
+    return make
+
+
+def pooled(m: nn.Module, z: Tensor) -> Tensor:
+    return m.c(z.relu().mean((2, 3)))
+
+
+def halves(m: nn.Module, x: Tensor) -> Tensor:
+    z = m.wide(x)
+    h = z.shape[1] // 2
+    return m.b(z[:, :h] * z[:, h:].tanh())
+
+
+def sized(m: nn.Module, x: Tensor) -> Tensor:
+    z = m.wide(x)
+    first, second = z.split([z.shape[1] // 2] * 2, 1)
+    return m.b(first + second.tanh())
+
+
+# name → network of a width, inputs
+NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
+    "temperature": (perceptron(lambda m, x: m.b(m.a(x).relu()) / m.t, t=lambda w: number(1)), ROWS),
+    "scale of logits": (perceptron(lambda m, x: m.t.exp() * m.b(m.a(x).relu()), t=lambda w: number()), ROWS),
+    "scale inside": (perceptron(lambda m, x: m.b((m.a(x) * m.t).tanh()), t=lambda w: number(1)), ROWS),
+    "scale of a norm": (
+        convolutional(lambda m, x: pooled(m, m.n(m.a(x)) * m.t), n=nn.BatchNorm2d, t=lambda w: number()),
+        IMAGES,
+    ),
+    "one scale twice": (perceptron(lambda m, x: m.b((m.a(x) * m.t).tanh()) * m.t, t=lambda w: number(1)), ROWS),
+    "gain with four axes": (
+        convolutional(lambda m, x: pooled(m, m.a(x) * m.g), g=lambda w: number(1, w, 1, 1)),
+        IMAGES,
+    ),
+    "bias with four axes": (
+        convolutional(lambda m, x: pooled(m, m.a(x) + m.g), g=lambda w: number(1, w, 1, 1)),
+        IMAGES,
+    ),
+    "second bias": (perceptron(lambda m, x: m.b((m.a(x) + m.g).relu()), g=number), ROWS),
+    "PReLU of one slope": (perceptron(lambda m, x: m.b(m.p(m.a(x))), p=lambda w: nn.PReLU()), ROWS),
+    "convolution in groups": (
+        convolutional(lambda m, x: pooled(m, m.p(m.a(x).relu())), p=lambda w: nn.Conv2d(w, w, 3, padding=1, groups=2)),
+        IMAGES,
+    ),
+    "two outputs for each channel": (
+        lambda w: Small(
+            lambda m, x: m.c(m.p(m.a(x).relu()).relu().mean((2, 3))),
+            a=nn.Conv2d(2, w, 3),
+            p=nn.Conv2d(w, 2 * w, 3, padding=1, groups=w),
+            c=nn.Linear(2 * w, 3),
+        ),
+        IMAGES,
+    ),
+    "transposed convolution": (
+        lambda w: Small(
+            lambda m, x: pooled(m, m.p(m.a(x).relu())),
+            a=nn.Conv2d(2, w, 3),
+            p=nn.ConvTranspose2d(w, w + 1, (3, 2), stride=(2, 3), padding=(1, 0), output_padding=(1, 0)),
+            c=nn.Linear(w + 1, 3),
+        ),
+        IMAGES,
+    ),
+    "layer norm without scales": (
+        perceptron(lambda m, x: m.b(m.n(m.a(x).relu())), n=lambda w: nn.LayerNorm(w, elementwise_affine=False)),
+        ROWS,
+    ),
+    "dilated transposed convolution": (
+        convolutional(
+            lambda m, x: pooled(m, m.p(m.a(x).relu())), p=lambda w: nn.ConvTranspose2d(w, w, 3, dilation=2, bias=False)
+        ),
+        IMAGES,
+    ),
+    "halves by slices": (perceptron(halves, wide=lambda w: nn.Linear(6, 2 * w)), ROWS),
+    "split by sizes": (perceptron(sized, wide=lambda w: nn.Linear(6, 2 * w)), ROWS),
+    "batch norm of inputs": (
+        perceptron(lambda m, x: m.b(m.a(m.n(x)).relu()), n=lambda w: shaken(nn.BatchNorm1d(6))),
+        ROWS,
+    ),
+    "batch norm of pictures": (
+        convolutional(lambda m, x: pooled(m, m.a(m.n(x))), n=lambda w: shaken(nn.BatchNorm2d(2))),
+        IMAGES,
+    ),
+    "batch norm without scales": (
+        convolutional(lambda m, x: pooled(m, m.n(m.a(x))), n=lambda w: shaken(nn.BatchNorm2d(w, affine=False))),
+        IMAGES,
+    ),
+}
+
+
+def members(name: str, widths: Sequence[int] = (4, 6, 4)) -> tuple[list[nn.Module], Tensor]:
+    make, x = NETWORKS[name]
+    return [make(width) for width in widths], x
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_full_width_is_the_ensemble(name: str) -> None:
+    nets, x = members(name)
+    population = Population.from_modules(nets, x[:16], task="regression")
+    with torch.no_grad():
+        expected = torch.stack([net.eval()(x) for net in nets]).mean(0)
+        assembler = Assembler(Census(n_resamples=0).fit(population, x))
+        assert torch.allclose(assembler.assemble("full")(x), expected, atol=1e-4)
+        narrow = assembler.assemble("1x", correction="none")(x)
+        fitted = assembler.assemble("1x", correction="least-squares")(x)
+    assert narrow.isfinite().all()
+    assert float((fitted - expected).square().mean()) < 2 * float((expected - expected.mean(0)).square().mean())
+
+
+WRITTEN_OUT = ["PReLU of one slope", "convolution in groups", "batch norm without scales", "layer norm without scales"]
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_what_is_written_out_is_read_from_checkpoints_and_saved(name: str, tmp_path: Path) -> None:
+    nets, x = members(name)
+    (tmp_path / "runs").mkdir()
+    for k, net in enumerate(nets):
+        torch.save(net.state_dict(), tmp_path / "runs" / f"{k}.pt")
+    template = NETWORKS[name][0](8)
+    population = Population.from_directory(tmp_path / "runs", template, x[:16])
+    with torch.no_grad():
+        assert torch.allclose(population.logits(x), torch.stack([net.eval()(x) for net in nets]), atol=1e-5)
+    population.save(tmp_path / "population")
+    loaded = Population.load(tmp_path / "population", template)
+    assert torch.equal(loaded.logits(x), population.logits(x))
+    assert len(population.with_members([NETWORKS[name][0](4)])) == 4
+    (tmp_path / "again").mkdir()
+    torch.save(population.members[0].module.state_dict(), tmp_path / "again" / "0.pt")
+    assert torch.equal(
+        Population.from_directory(tmp_path / "again", template, x[:16]).logits(x)[0], population.logits(x)[0]
+    )
+
+
+def test_a_convolution_in_groups_is_one_of_all_channels() -> None:
+    grouped, x = nn.Conv2d(6, 4, 3, groups=2, bias=False), torch.randn(2, 6, 5, 5)
+    whole = _of_all_channels(grouped.weight, 2)
+    assert torch.allclose(nn.functional.conv2d(x, whole), grouped(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "text"),
+    [
+        (
+            perceptron(lambda m, x: m.b(m.a(x).relu() * m.t), t=lambda w: number(1)),
+            ROWS,
+            r"all units are multiplied by one number, which each member has another of: aten.mul.Tensor in Small, "
+            r"test_units_practice.py:\d+\n  cure: multiply right after a linear layer",
+        ),
+        (
+            perceptron(lambda m, x: m.b(m.a(x * m.t.exp())), t=lambda w: number()),
+            ROWS,
+            "unsupported operation on a par",
+        ),
+        (
+            perceptron(lambda m, x: m.b(m.a(x) + m.t.exp()), t=lambda w: number()),
+            ROWS,
+            "unsupported operation on a par",
+        ),
+        (
+            perceptron(lambda m, x: m.b(m.a(m.n(x).relu())), n=lambda w: nn.BatchNorm1d(6)),
+            ROWS,
+            "a batch norm of inputs that not one weight reads",
+        ),
+        (
+            lambda w: Small(
+                lambda m, x: pooled(m, m.a(m.n(x))),
+                n=nn.BatchNorm2d(2),
+                a=nn.Conv2d(2, w, 3, padding=1),
+                c=nn.Linear(w, 3),
+            ),
+            IMAGES,
+            "a batch norm of inputs that a convolution then pads",
+        ),
+        (
+            perceptron(
+                lambda m, x: m.b(torch.cat(m.wide(x).split([2, 6], 1), 1)[:, :4]), wide=lambda w: nn.Linear(6, 8)
+            ),
+            ROWS,
+            "units are cut into parts of several sizes",
+        ),
+        (perceptron(lambda m, x: m.b(m.wide(x)[:, :4]), wide=lambda w: nn.Linear(6, 12)), ROWS, "into unequal parts"),
+    ],
+)
+def test_what_has_no_place_in_an_assembly_is_refused(make: Callable, x: Tensor, text: str) -> None:
+    with pytest.raises((TracingError, InputError), match=text):
+        Population.from_modules([make(4)], x[:16])
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", "group", "function"])
+def test_norms_without_scales_pass_units_on(norm: str) -> None:
+    kinds: dict[str, Callable[[int], nn.Module]] = {
+        "layer": lambda w: nn.LayerNorm(w, elementwise_affine=False),
+        "rms": lambda w: nn.RMSNorm(w, elementwise_affine=False),
+        "group": lambda w: nn.GroupNorm(1, w, affine=False),
+        "function": lambda w: Small(lambda m, x: nn.functional.layer_norm(x, x.shape[-1:])),
+    }
+    make = perceptron(lambda m, x: m.b(m.n(m.a(x).relu())), n=kinds[norm])
+    assert Population.from_modules([make(4), make(6)], ROWS[:16]).widths("a") == (4, 6)
+    net = make(4).eval()
+    once = Population.from_modules([net] * 2, ROWS[:16])
+    for width in ("1x", "full") if norm != "function" else ("1x",):
+        same = Assembler(Census(n_resamples=0).fit(once, ROWS)).assemble(width, correction="none")
+        assert torch.allclose(same(ROWS), net(ROWS), atol=1e-4)
