@@ -108,6 +108,8 @@ def effective_circuit(
     Golechha, Chaudhary, Velja, Abate and Schoots (2025), Studying cross-cluster modularity in neural networks.
     """
     x, y = as_labelled(network, x, y)
+    if len(y) != len(x):
+        raise InputError(f"y must be the class of each sample, got {len(y)} tokens of {len(x)} samples")
     network = balanced(network, bias=False)
     check_choice("criterion", criterion, CRITERIA)
     check_size("label", label, 0)

@@ -32,10 +32,9 @@ from consilience.clustering.spectral import FloatArray, clusters_of, degrees, sp
 from consilience.errors import InputError
 from consilience.modularity.graph import SCALES, Part, finite, parts_of, representative
 from consilience.modularity.nulls import NULLS, p_lower, z_score
-from consilience.modularity.outputs import as_labelled, check_traced
+from consilience.modularity.outputs import as_labelled, check_traced, labelled_batches, rows
 from consilience.modularity.unit_labels import Clusters, Labels, matrix_labels, same_cluster
 from consilience.names import Null, Scale
-from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
 from consilience.units.symmetry import balanced
 
@@ -212,11 +211,10 @@ def _gradients(network: TracedNetwork, x: Tensor, y: Tensor) -> TracedNetwork:
     maps = [m for m in network.architecture.maps if not m.is_norm]
     state = dict(network.state)
     squares = {m.weight: torch.zeros_like(state[m.weight]) for m in maps}
-    size = batch_size(network)
-    batches = list(zip(x.split(size), y.long().split(size), strict=True))
+    batches = list(labelled_batches(network, x, y))
     for inputs, labels in batches:
         weights = {name: state[name].detach().requires_grad_() for name in squares}
-        loss = functional.cross_entropy(replace(network, state={**state, **weights})(inputs), labels)
+        loss = functional.cross_entropy(rows(replace(network, state={**state, **weights}), inputs), labels)
         for name, gradient in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
             squares[name] += gradient.square() / len(batches)
     unfolded = tuple(m if m.is_norm else replace(m, norm=None) for m in network.architecture.maps)

@@ -1,11 +1,13 @@
-"""Outputs of a network on samples with classes."""
+"""Outputs of a network on samples with classes, or on tokens with the next ones, as rows with classes."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from consilience.checks import as_inputs, as_labels, describe
+from consilience.checks import as_inputs, as_labels, as_tensor, check_tokens, describe, is_integers
 from consilience.errors import InputError
 from consilience.signals.batches import batch_size
 from consilience.units.architecture import TracedNetwork
@@ -20,15 +22,35 @@ def check_traced(network: object) -> TracedNetwork:
 
 
 def as_labelled(network: object, x: object, y: object) -> tuple[Tensor, Tensor]:
-    """Return inputs x (n, ...) of a network and their classes y (n,), or raise."""
+    """Return inputs x (n, ...) of a network and the classes of its rows of outputs, or raise.
+
+    The rows are those of samples, y (n,), or of all tokens of samples, y (n, t), which become (n·t,).
+    """
     network = check_traced(network)
-    architecture = network.architecture
+    program, n_outputs = network.architecture.program, network.architecture.n_outputs
     dtype = next(value.dtype for value in network.state.values())
-    inputs = as_inputs(x, architecture.program.input_shape, dtype, "x", least=1)
-    return inputs, as_labels(y, len(inputs), "y", architecture.n_outputs)
+    inputs = as_inputs(
+        x, program.input_shape, dtype if program.input_dtype.is_floating_point else program.input_dtype, "x", least=1
+    )
+    labels = as_tensor(y, "y")
+    if not is_integers(inputs) or labels.shape != inputs.shape:
+        return inputs, as_labels(y, len(inputs), "y", n_outputs)
+    check_tokens(labels, "y", n_outputs)
+    return inputs, labels.flatten().long()
+
+
+def labelled_batches(network: TracedNetwork, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield some inputs (n, ...) at a time, with the classes of their rows."""
+    size = batch_size(network)
+    yield from zip(x.split(size), y.split(size * (len(y) // len(x))), strict=True)
+
+
+def rows(network: TracedNetwork, x: Tensor) -> Tensor:
+    """Return the rows of outputs, (n, o) or of tokens (n·t, o), for inputs x (n, ...)."""
+    return network(x).flatten(0, -2)
 
 
 def logits(network: TracedNetwork, x: Tensor) -> Tensor:
-    """Return the outputs (n, o) for inputs x (n, ...), in batches and without gradients."""
+    """Return the rows of outputs for inputs x (n, ...), in batches and without gradients."""
     with torch.no_grad():
-        return torch.cat([network(batch) for batch in x.split(batch_size(network))])
+        return torch.cat([rows(network, batch) for batch in x.split(batch_size(network))])

@@ -175,7 +175,8 @@ class Map:
 
     def weights(self, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Weights:
         """Return the hyperplanes, folded."""
-        weight = self._part_of(self.weight, state, widths) + self.shift
+        weight = self._part_of(self.weight, state, widths)
+        weight = weight + self.shift if self.shift else weight  # indices of entries stay integers
         if weight.dim() > 2 and (self.reads or self.fitted):
             weight = weight.flatten(2)
         else:
