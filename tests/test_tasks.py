@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -308,3 +309,13 @@ def test_a_shape_that_a_population_does_not_have_is_refused(done: Path, capsys: 
     message = refused(capsys, "census", done / "population", "--example-shape", "5", "--out", done / "never")
     assert "--example-shape must be that of the inputs" in message
     assert "inputs (2,)" in run(capsys, "inspect", done / "population", "--example-shape", "2")
+
+
+@pytest.mark.slow
+def test_the_example_of_ensembles_runs() -> None:
+    rows = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "ensembles.py"))["main"](epochs=2, members=5)
+    near = {(name, kind): closeness for name, kind, _, _, closeness in rows}
+    for name in ("diabetes", "surrogate", "sequences"):
+        assert near[name, "assembly full"].error < 1e-6
+        assert near[name, "assembly 1x"].error < near[name, "assembly 1x"].member_error + 1e-3
+    assert len(rows) == 3 * 5 + 2 * 3

@@ -128,6 +128,24 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
         ),
         IMAGES,
     ),
+    "pixel shuffle": (
+        lambda w: Small(
+            lambda m, x: pooled(m, m.p(nn.functional.pixel_shuffle(m.a(x), 2).relu())),
+            a=nn.Conv2d(2, 4 * w, 3),
+            p=nn.Conv2d(w, w + 1, 3),
+            c=nn.Linear(w + 1, 3),
+        ),
+        IMAGES,
+    ),
+    "pixel shuffle of a norm": (
+        lambda w: Small(
+            lambda m, x: pooled(m, nn.functional.pixel_shuffle(m.n(m.a(x)), 2).relu()),
+            a=nn.Conv2d(2, 4 * w, 3),
+            n=shaken(nn.BatchNorm2d(4 * w)),
+            c=nn.Linear(w, 3),
+        ),
+        IMAGES,
+    ),
     "halves by slices": (perceptron(halves, wide=lambda w: nn.Linear(6, 2 * w)), ROWS),
     "split by sizes": (perceptron(sized, wide=lambda w: nn.Linear(6, 2 * w)), ROWS),
     "batch norm of inputs": (

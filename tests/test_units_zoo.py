@@ -315,13 +315,6 @@ def one_norm_for_two() -> nn.Module:
     return made(forward, a=nn.Conv2d(2, 5, 3), b=nn.Conv2d(2, 5, 3), odd=nn.BatchNorm2d(5), c=nn.Linear(5, 3))
 
 
-def pixel_shuffle() -> nn.Module:
-    def forward(m: nn.Module, x: Tensor) -> Tensor:
-        return m.c(m.odd(m.a(x)).mean((2, 3)))
-
-    return made(forward, a=nn.Conv2d(2, 8, 3), odd=nn.PixelShuffle(2), c=nn.Linear(2, 3))
-
-
 def transposed_weight() -> nn.Module:
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         return m.b(functional.linear(m.a(x).relu(), m.a.weight.T))
@@ -371,7 +364,6 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
         r"aten.batch_norm in 'odd' \(BatchNorm2d\)",
     ),
     "neighbouring channels": (with_part(nn.LocalResponseNorm(3)), IMAGES, "in 'odd' .LocalResponseNorm"),
-    "pixels from channels": (pixel_shuffle(), IMAGES, r"aten.pixel_shuffle in 'odd' \(PixelShuffle\)"),
     "one gate for all channels": (one_gate(), IMAGES, "aten.mul"),
     "one batch norm for two convolutions": (one_norm_for_two(), IMAGES, r"aten.batch_norm in 'odd' \(BatchNorm2d\)"),
     "a transposed weight": (transposed_weight(), ROWS, "aten.(numpy_T|t|transpose)"),

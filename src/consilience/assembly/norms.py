@@ -87,15 +87,15 @@ def _restated(m: Map, network: TracedNetwork, mean: Tensor, variance: Tensor) ->
     values = (gain * (variance + m.norm.eps).sqrt(), weights.bias + gain * mean, mean, variance)
     widths, new = network.architecture.widths, dict[str, Tensor]()
     for name, value in zip(m.norm.names, values, strict=True):
-        axis = Axis(name, 0, m.writes, 1, m.output.before)
+        axis = replace(m.output, name=name, dim=0)
         new[name] = axis.put(network.state[name], widths, value[:, None])
     return new
 
 
 def _moments(network: TracedNetwork, x: Tensor, axes: list[Axis]) -> dict[Axis, tuple[Tensor, Tensor]]:
-    """Mean and variance of units over samples and positions."""
+    """Mean and variance of rows of units over samples and positions."""
     widths, count = network.architecture.widths, dict.fromkeys(axes, 0)
-    sums = {axis: torch.zeros(2, widths[axis.layer or ""], dtype=torch.float64) for axis in axes}
+    sums = {axis: torch.zeros(2, widths[axis.layer or ""] * axis.inside, dtype=torch.float64) for axis in axes}
     for which, batch in stream(network, x, list({axis.name for axis in axes})):
         for axis in axes:
             units = axis.units(batch[axis.name], widths, which.stop - which.start).double()

@@ -118,7 +118,24 @@ def glu(walk: Walk, node: fx.Node) -> Label:
     return label | {dim: (first,)}
 
 
+def pixel_shuffle(walk: Walk, node: fx.Node) -> Label:
+    """``pixel_shuffle(value, r)``: r² neighbouring channels become one channel at r² positions.
+
+    They are one unit of r² rows where they are written, and of one where they are read.
+    """
+    value, r = walk.only_value(node), int(walk.option(node, "upscale_factor"))
+    (run, *others), cure = walk.label(value).get(1, (Run(None, 0),)), "shuffle what one convolution writes, right after"
+    drafts = [draft for draft in walk.drafts if draft.group == run.group]
+    if others or len(drafts) != 1 or run.block != 1 or len(walk.label(value)) > 1 or len(value.users) > 1:
+        raise walk.error("pixels are made of channels that are no layer of one weight", node, cure)
+    if run.group is None or drafts[0].per_unit or not walk.refine(run.group, r * r):
+        raise walk.error("pixels are made of channels that are no layer of one weight", node, cure)
+    walk.record({1: (run,)}, "pixel_shuffle")
+    return {1: (Run(run.group, 1),)}
+
+
 HANDLERS = {
+    aten.pixel_shuffle.default: pixel_shuffle,
     aten.chunk.default: chunk,
     aten.split.Tensor: split,
     aten.split_with_sizes.default: split_with_sizes,
