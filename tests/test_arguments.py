@@ -134,7 +134,10 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "find_layers": (cs.find_layers, {"module": NET, "example_input": X}),
         "imagine_inputs": (cs.imagine_inputs, {"population": population, "n": 4, "random_state": 0}),
         "load_census": (cs.load_census, {"directory": folder / "census", "population": population}),
-        "load_data": (cs.load_data, {"source": "digits", "random_state": 0, "context": None, "n_calibration": 10}),
+        "load_data": (
+            cs.load_data,
+            {"source": "digits", "random_state": 0, "context": None, "subwords": None, "n_calibration": 10},
+        ),
         "load_elastic": (cs.load_elastic, {"directory": folder / "elastic"}),
         "load_network": (cs.load_network, {"directory": folder / "network", "module": None}),
         "parameter_average": (cs.parameter_average, {"population": population}),

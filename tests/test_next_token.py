@@ -104,7 +104,9 @@ def test_windows_do_not_overlap() -> None:
     ("options", "message"),
     [
         ({"context": 0}, "context must be an int >= 1, got 0"),
-        ({"context": 1000}, "{file} must have at least 6674 characters, got 1802"),
+        ({"context": 1000}, "{file} must have at least 6674 characters for windows of 1000, got 1802 characters"),
+        ({"subwords": 256}, "subwords must be an int >= 257, got 256"),
+        ({"source": "digits", "subwords": 300}, "subwords must be left out for a source that is no text, got 300 for"),
         ({"task": "regression"}, "task must be 'next-token' for the text {file}, got 'regression'"),
         ({"target": "y"}, "columns and target must be left out for a source without columns"),
         ({"source": "text:missing.txt"}, "missing.txt must be a text in UTF-8, got [Errno 2]"),
@@ -119,6 +121,18 @@ def test_texts_that_cannot_be_read_are_refused(options: dict[str, Any], message:
     with pytest.raises(InputError) as error:
         cs.load_data(source, **options)
     assert str(error.value).startswith(message.format(file=file))
+
+
+def test_a_text_is_cut_into_subwords(file: Path) -> None:
+    pytest.importorskip("tokenizers")
+    data, again = (cs.load_data(file, context=4, subwords=300) for _ in range(2))
+    assert 256 < data.n_classes <= 300
+    assert data.n_classes == len(data.vocabulary) == data.n_outputs
+    assert data.read_as == f"x: windows of 4 subwords; y: the next subword, of {data.n_classes}"
+    assert data.vocabulary.decode(data.vocabulary.encode("fox \u00e9\U0001f600")) == "fox \u00e9\U0001f600"
+    assert TEXT.startswith(data.vocabulary.decode(data.train.x[:5].flatten()))
+    assert len(data.vocabulary.encode(TEXT)) < len(TEXT) / 2
+    assert torch.equal(data.train.x, again.train.x)
 
 
 def test_bytes_that_are_no_utf_8_are_refused(file: Path) -> None:

@@ -23,6 +23,7 @@ from consilience.checks import (
     describe,
 )
 from consilience.data.scaling import Scaling
+from consilience.data.subwords import Subwords
 from consilience.data.vocabulary import Vocabulary
 from consilience.errors import InputError
 from consilience.seeds import generator
@@ -116,7 +117,7 @@ class Data:
     n_classes: int | None
     read_as: str = ""
     scaling: Scaling | None = None
-    vocabulary: Vocabulary | None = None
+    vocabulary: Vocabulary | Subwords | None = None
 
     @property
     def task(self) -> str:

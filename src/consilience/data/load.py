@@ -71,6 +71,7 @@ def load_data(
     target_scale: str = "auto",
     scaling: Scaling | None = None,
     context: int | None = None,
+    subwords: int | None = None,
 ) -> Data:
     """Read, check, shuffle and split a source of rows with targets. The same arguments give the same `Data`.
 
@@ -99,7 +100,8 @@ def load_data(
         standardizes those of a .csv file.
     target_scale : the same for the targets of a regression; "auto" standardizes them.
     scaling : that of other data, ``Data.scaling``, in place of both.
-    context : of a text, characters of a window; 64 by default.
+    context, subwords : of a text, the length of a window, 64 by default; and the number of subwords, 257 or more, that
+        it is cut into by byte-pair encoding (extra ``[subwords]``), by default characters.
 
     Returns
     -------
@@ -127,11 +129,12 @@ def load_data(
     if target_scale == "standardize" and task != "regression":
         raise InputError(f"target_scale must be 'auto' or 'none' for classes, got {target_scale!r}", cure=NUMBERS)
     text = text_of(source)
-    if context is not None and text is None:
-        raise InputError(f"context must be left out for a source that is no text, got {context!r} for {source!r}")
+    for name, value in (("context", context), ("subwords", subwords)):
+        if value is not None and text is None:
+            raise InputError(f"{name} must be left out for a source that is no text, got {value!r} for {source!r}")
     if text is not None:
         _check_only_text(source, task, columns, target)
-        return load_text(text, CONTEXT if context is None else context, random_state, n_calibration)
+        return load_text(text, CONTEXT if context is None else context, subwords, random_state, n_calibration)
     raw = _read(source, Columns(_names(columns, "columns"), _targets(target)))
     rows, read_as = _dataset(raw.x, raw.y, f"{raw.name}: train", layout, task)
     test = None

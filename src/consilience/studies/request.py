@@ -81,7 +81,9 @@ class Reading:
     target_scale: Scaled = field(default="auto", metadata=INPUT)
     """Scale of numbers to predict; auto standardizes them for networks that train has trained."""
     context: int | None = field(default=None, metadata=INPUT)
-    """Characters of a window of a text; 64 by default."""
+    """Length of a window of a text, in characters or subwords; 64 by default."""
+    subwords: int | None = field(default=None, metadata=INPUT)
+    """Number of subwords, 257 or more, that a text is cut into (extra subwords); by default characters."""
 
 
 @dataclass(frozen=True, kw_only=True)

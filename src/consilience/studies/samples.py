@@ -38,7 +38,7 @@ class Source:
     name : what `load_data` takes.
     content : digest of a file; empty for a name, such as ``"digits"``.
     random_state : seed of the split.
-    layout, columns, target, task, input_scale, target_scale, context : how it is read; see `load_data`.
+    layout, columns, target, task, input_scale, target_scale, context, subwords : how it is read; see `load_data`.
     scaled_as : other data, whose scales are used.
     """
 
@@ -52,6 +52,7 @@ class Source:
     input_scale: Scaled = "auto"
     target_scale: Scaled = "auto"
     context: int | None = None
+    subwords: int | None = None
     scaled_as: Source | None = None
 
     def load(self) -> Data:
@@ -102,6 +103,7 @@ class Trained:
     input_scale: Scaled = "auto"
     target_scale: Scaled = "auto"
     context: int | None = None
+    subwords: int | None = None
 
     @property
     def reading(self) -> dict[str, Any]:
