@@ -262,6 +262,27 @@ def test_options_say_which_transformer_is_trained(tmp_path: Path, flags: list[st
     assert train.network(request, data).config == config
 
 
+@pytest.mark.slow
+def test_language_models_are_trained_looked_at_and_compared_by_tokens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("the quick brown fox jumps over the lazy dog " * 60)
+    flags = ["--context", "8", "--width", "8", "--heads", "2", "--hidden", "12", "--members", "2", "--epochs", "2"]
+    flags += ["--data", tmp_path / "notes.txt", "--batch-size", "16", "--learning-rate", "1e-2"]
+    for kind in ("gpt", "llama"):
+        said = run(capsys, "train", "--net", kind, *flags, "--out", tmp_path / kind)
+        assert "notes.txt is read as x: windows of 8 characters; y: the next character, of 28" in said
+        assert "validation accuracy" in said
+    populations = [tmp_path / kind for kind in ("gpt", "llama")]
+    options = ["--layers", "blocks.0", "--clusters", "4", "--samples", "200", "--out", tmp_path / "compared"]
+    message = "--positions must be rows to compare networks on a text, got flatten"
+    assert message in refused(capsys, "compare", *populations, *options)
+    run(capsys, "compare", *populations, "--positions", "rows", *options)
+    compared = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert (compared["n_samples"], compared["n_clusters"]) == (200, 4)
+    assert all(":" in token for token in compared["disputed"]["ids"])
+
+
 def test_the_name_of_a_text_is_kept_relative_to_what_was_trained_on_it(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("a b " * 500)
     source = named(f"text:{tmp_path / 'notes.md'}", 0, Reading())

@@ -41,7 +41,7 @@ class Request(InputShape, OwnNetworks, Reading, Options, Output):
     data: str | None = field(default=None, metadata=INPUT)
     """Labeled data; by default the data that the first population was trained on."""
     samples: int = 1000
-    """Largest number of test samples."""
+    """Largest number of test samples; with tokens as rows, of tokens."""
     measure: ClusteringMeasure | ActivationMeasure = "adjusted_rand"
     """The first four compare clusterings, the others activations."""
     layers: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Request(InputShape, OwnNetworks, Reading, Options, Output):
     reduction: Reduction = "pca"
     """Reduction of the activations before clustering."""
     positions: Positions = "flatten"
-    """Positions of convolutions: one coordinate for each, or their mean."""
+    """Positions of convolutions: one coordinate for each, or their mean. Positions of a text are rows: its tokens."""
     epochs: tuple[int, ...] = ()
     """Snapshots to compare (train --checkpoint-epochs); by default all."""
     barriers: bool = False
@@ -84,7 +84,12 @@ def run(request: Request) -> Result:
 
     def make() -> tuple[str, str]:
         samples = unseen_samples(request.sources, source, seed, request.samples)
-        if samples.task not in (None, "classification"):
+        if samples.task == "next-token" and request.positions == "rows":
+            samples = samples.sample(max(2, request.samples // samples.x.shape[1]), seed)
+        elif samples.task == "next-token":
+            message = f"--positions must be rows to compare networks on a text, got {request.positions}"
+            raise InputError(message, cure="each token is then a sample")
+        elif samples.task not in (None, "classification"):
             cure = "cs.ModelComparison().fit(populations, x) compares networks without labels"
             raise InputError(f"data must have classes, got those of a {samples.task}", cure=cure)
         settings = {**arguments(request, cs.ModelComparison), "layers": list(request.layers) or None}

@@ -87,12 +87,13 @@ def _clearest(groups: Mapping[str, Groups], agreement: Mapping[str, float]) -> s
 
 def _disputed(comparison: ModelComparison, place: str, samples: Dataset) -> list[DisputedSample]:
     consensus, groups = comparison.consensus_[place], comparison.groups_[place].labels
-    y = samples.y.numpy()
+    y, ids = samples.y.flatten().numpy(), comparison.ids_
+    of_tokens = len(ids) != len(samples)  # which have no pictures
     classes = np.stack([majority_labels(labels, y) for labels in comparison.labels_[place]])  # (m, n)
     return [
         DisputedSample(
-            str(int(samples.ids[i])),
-            _picture(samples.x[i].numpy()),
+            str(ids[i]),
+            None if of_tokens else _picture(samples.x[i].numpy()),
             str(y[i]),
             float(consensus.disagreement[i]),
             [_view(group, classes[groups == group, i]) for group in np.unique(groups)],
