@@ -23,6 +23,7 @@ RUNS = {
     "distillation": ("--data DATA --only A --seeds 1 --cache cache", "fresh"),
     "digits": ("", "zero-shot 2x"),
     "faults": ("", "same bytes after a rerun"),
+    "grokking": ("--seeds 1 --parts small", "with one module removed"),
     "incremental": ("", "agreement"),
     "initialisation": ("--data DATA --seeds 2 --cache cache", "Net2Wider"),
     "modularity": ("--data DATA --seeds 1 --epochs 1 --parts mnist planted convnet", "Planted blocks"),
@@ -34,7 +35,7 @@ RUNS = {
     "training": ("--repeats 1", "vectorised"),
     "zoo": ("", "kept apart"),
 }
-FAST = {"census_assembly", "networks", "training"}
+FAST = {"census_assembly", "grokking", "networks", "training"}
 
 
 @pytest.fixture(scope="module")
