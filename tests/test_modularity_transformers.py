@@ -128,3 +128,48 @@ def test_gated_networks_with_rotary_positions_have_graphs_too(x: Tensor) -> None
     graph = unit_graph(net, x)
     assert graph.sizes["blocks.0.mlp.gate"] == 12
     assert graph.degree.min() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options", "names"),
+    [
+        ("GPT2", {"n_embd": 16, "n_layer": 1, "n_head": 4}, {"h.0.mlp.c_fc": (16, 64), "h.0.mlp.c_proj": (64, 16)}),
+        (
+            "GPTNeoX",
+            {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32},
+            {"layers.0.mlp.dense_h_to_4h": (32, 16), "layers.0.attention.dense": (16, 16)},
+        ),
+        (
+            "Gemma",
+            {
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 4,
+                "intermediate_size": 32,
+            },
+            {"layers.0.mlp.up_proj": (32, 16), "layers.0.self_attn.k_proj": (8, 16)},
+        ),
+    ],
+)
+def test_models_of_the_transformers_library_become_modular(
+    kind: str, options: dict[str, int], names: dict[str, tuple[int, int]]
+) -> None:
+    library = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = getattr(library, f"{kind}Config")(vocab_size=20, bos_token_id=1, eos_token_id=2, **options)
+    model, x = getattr(library, f"{kind}Model")(config), torch.randint(20, (8, 6))
+    matrices = {
+        f"{name}.weight": (contiguous(rows, 4), contiguous(columns, 4)) for name, (rows, columns) in names.items()
+    }
+    before, term = matrix_modularity(model, matrices), MatrixClusterLoss(matrices)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = model(x).last_hidden_state.square().mean() + 20 * term(model)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert max(before.values()) < 0.4
+    assert min(matrix_modularity(model, matrices).values()) > 0.99
