@@ -151,9 +151,14 @@ def tokens(n: int, t: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
     return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
 
 
+def encoder_layer() -> nn.Module:
+    return nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)  # its own kernels in eval mode
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "GPT": lambda: cs.GPT(7, 6, width=8, heads=2, mlp_widths=8),
     "Llama": lambda: cs.Llama(7, 6, width=8, heads=2, mlp_widths=8),
+    "torch's own layer": lambda: nn.Sequential(nn.Embedding(7, 8), encoder_layer(), nn.Linear(8, 7)),
 }
 
 

@@ -15,7 +15,7 @@
       | ResNet-8 (8, 16, 32), 3 × 32 × 32 pixels   |    1.57 |    0.65 |        unsafe |              0.63 |
       | ResNet-8 (16, 32, 64), 3 × 32 × 32 pixels  |    4.65 |    1.74 |          1.31 |              1.64 |
 
-  Members with scaled dot-product attention are run in turn on a CPU, where vmap has no rule for it and loops itself.
+  Members with attention are run in turn on a CPU, where vmap has no rule for its kernels and loops itself.
 
 Axis legend: ``k`` member, ``n`` sample.
 """
@@ -43,6 +43,11 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Samples × positions of one step from which k convolutions on a CPU are faster than a grouped one. With 8 members, 2 or
 # 3 layers of 4 to 32 channels, 8 × 8 to 28 × 28 pixels and batches of 32 and 128, the two cross between 2^13 and 2^15.
 POSITIONS_IN_TURN = 2**14
+ATTENTION = (  # kernels without a rule of vmap, the last two of torch's own layers in eval mode
+    "aten::_scaled_dot_product",
+    "aten::_native_multi_head_attention",
+    "aten::_transformer_encoder_layer_fwd",
+)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -215,10 +220,10 @@ def _layout(template: nn.Module, probe: Tensor, positions: int) -> torch.memory_
 
 
 def _attends(template: nn.Module, probe: Tensor) -> bool:
-    """Return whether a module uses a kernel of scaled dot-product attention."""
+    """Return whether a module uses a kernel of attention."""
     with _Operations() as operations:
         template(probe)
-    return any(name.startswith("aten::_scaled_dot_product") for name in operations.names)
+    return any(name.startswith(ATTENTION) for name in operations.names)
 
 
 class _Operations(TorchDispatchMode):
