@@ -55,6 +55,9 @@ def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
             if isinstance(getattr(part, "weight", None), Tensor):
                 for attribute, size in SIZE_ATTRIBUTES[kind].items():
                     setattr(part, attribute, size(part))
+        if isinstance(part, nn.RNNBase):
+            part.hidden_size = part.get_parameter("weight_hh_l0").shape[1]
+            part.input_size = part.get_parameter("weight_ih_l0").shape[1]
         if not classes:
             _set_named(part, [m for m in old.maps if m.weight.startswith(f"{path}." if path else "")], old, new)
 

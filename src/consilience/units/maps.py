@@ -223,7 +223,7 @@ class Map:
             zero = torch.zeros_like(bias)
             values = {self.bias: zero} if self.bias else {}
             values |= dict(zip(self.norm.names, (zero + 1, bias, zero, zero + (1 - self.norm.eps)), strict=True))
-        values[self.weight] = matrix - self.shift
+        values[self.weight] = matrix - self.shift if self.shift else matrix
         ones = {name: torch.ones_like(state[name]) for name in self.others}
         if self.scaled is not None:
             _, shift, mean, variance = self.scaled.names

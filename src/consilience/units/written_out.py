@@ -3,6 +3,7 @@
 - A convolution in groups becomes one of all channels, with zeros between the groups: its units can then be merged
   with units of other groups.
 - `nn.PReLU` with one slope for all units gets a slope for each.
+- LSTM and GRU become classes that can be traced (`consilience.units.recurrence`).
 - A norm without scales gets scales of 1 and shifts of 0.
 
 The module computes the same, and its class is the same; only these parts have other shapes. Depthwise convolutions stay
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from consilience.units.architecture import Architecture
 from consilience.units.forward import eval_mode
 from consilience.units.inputs import called
+from consilience.units.recurrence import TRACEABLE
 
 # Attributes of parts that were changed.
 GROUPS, ONE_SLOPE, UNSCALED = "written_out_groups", "written_out_slope", "written_out_scales"
@@ -31,6 +33,7 @@ def write_out(modules: Sequence[nn.Module], x: Tensor) -> None:
     """Write out the parameters of modules, in place; x (n, ...) are inputs on which they run."""
     for module in modules:
         for part in module.modules():
+            part.__class__ = TRACEABLE.get(type(part), type(part))
             if isinstance(part, nn.modules.conv._ConvNd) and _is_grouped(part):
                 setattr(part, GROUPS, part.groups)
                 part.weight = nn.Parameter(_of_all_channels(part.weight.detach(), part.groups))

@@ -140,7 +140,15 @@ def concatenate(walk: Walk, node: fx.Node) -> Label:
 
 
 def stack(walk: Walk, node: fx.Node) -> Label:
-    """``stack(values, dim)`` along a new dimension of positions makes one layer of the values' units."""
+    """``stack(values, dim)`` along a new dimension of positions makes one layer of the values' units.
+
+    Values put in a list, as the last states of a recurrence, and taken from it one by one, are as they were.
+    """
+    each, along = walk.arguments(node, 2)
+    taken = [user.target is aten.select.int and walk.arguments(user, 2)[1] == 0 for user in node.users]
+    if (along or 0) % n_dims(node) == 0 and all(taken) and all(value in walk.labels for value in each):
+        walk.parts[node] = [walk.label(value) for value in each]
+        return {dim + 1: runs for dim, runs in walk.parts[node][-1].items()}
     values, dim = _values_along(walk, node)
     return {d + (d >= dim): runs for d, runs in _joined(walk, node, values).items()}
 

@@ -81,7 +81,9 @@ def cut(walk: Walk, node: fx.Node) -> Label:
     dim = (dim or 0) % n_dims(value)
     if is_all(walk, node):
         return label
-    if dim == 0 and walk.varies(value):
+    if dim == 0 and not is_slice and value in walk.parts:
+        return dict(walk.parts[value][walk.arguments(node, 3)[2]])
+    if dim == 0 and walk.varies(value) and (is_slice or value.meta["val"].shape[0] != 1):
         raise walk.error("samples are mixed", node)
     if is_slice and dim in label:
         return part_of_units(walk, node, value, dim)

@@ -36,11 +36,12 @@ def linear(walk: Walk, node: fx.Node) -> Label:
     last = n_dims(value) - 1
     draft = mix_units(walk, node, (value, last), last, weight, bias)
     others = {dim: runs for dim, runs in walk.label(value).items() if dim != last}
+    parts = [own for own in walk.drafts if own.weight == draft.weight and not own.per_unit]  # of a weight cut before
     if others:
         walk.crossing.append(draft.name)
         if bias is not None:
             walk.record(others, "shift")
-    return {**others, last: (Run(draft.group, 1),)}
+    return {**others, last: tuple(Run(own.group, 1) for own in parts)}
 
 
 def convolution(walk: Walk, node: fx.Node) -> Label:
@@ -217,6 +218,10 @@ def mix_units(
         if draft.weight == name and not draft.per_unit and draft.bias == bias_name:  # the module is used again
             walk.check_alike(node, draft.inputs, runs)
             walk.join(draft.inputs, runs)
+            if ".weight_hh_l" in f".{name}":  # the first step of a recurrence reads zeros; a later one tells more
+                for own in walk.drafts:
+                    if own.weight == name:
+                        own.input, own.output = (value.name, last), (node.name, written)
             walk.sources[node] = draft
             return draft
     walk.check_unused(node, name, bias_name)
