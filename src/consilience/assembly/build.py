@@ -28,6 +28,7 @@ from consilience.signals.responses import Responses
 from consilience.tasks import OF_CLASSES
 from consilience.units.architecture import TracedNetwork, read_state, write_state
 from consilience.units.axes import Axis
+from consilience.units.configs import set_config
 from consilience.units.grouped import group_norms
 from consilience.units.maps import Map, Weights
 from consilience.units.proof import prove
@@ -156,6 +157,7 @@ class Builder:
         if self.groups is not None:
             groups = {norm.layer: self.groups[architecture.first(norm.layer)] for norm in architecture.statistics}
             group_norms(module, architecture.statistics, groups)
+            set_config(module)
         return module
 
     def check_rows(self, widths: Mapping[str, int], correction: str, x: Tensor | None = None, least: int = 2) -> None:

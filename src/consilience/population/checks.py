@@ -12,6 +12,7 @@ from consilience.checks import describe
 from consilience.errors import CalibrationWarning, InputError
 from consilience.population.batches import gathered, yields_batches
 from consilience.population.population import Population
+from consilience.units.architecture import TracedNetwork
 
 UNLIKE = 10  # times the spread of the example inputs
 
@@ -24,7 +25,20 @@ def as_inputs(population: Population, x: object, argument: str) -> Tensor:
         x = gathered(x, population.inputs, argument)
     if population.inputs is not None:
         x = population.inputs.pack(x, argument)
-    return checks.as_inputs(x, program.input_shape, population.example_input.dtype, argument)
+    x = checks.as_inputs(x, program.input_shape, population.example_input.dtype, argument)
+    _check_indices(population.networks[0], x, argument)
+    return x
+
+
+def _check_indices(network: TracedNetwork, x: Tensor, argument: str) -> None:
+    """Raise unless embeddings have a row for each index that they read in x."""
+    program = network.architecture.program
+    for weight, indices in program.embedded:
+        read, rows = program.run(network.state, x, [indices])[indices], len(network.state[weight])
+        if int(read.min()) < 0 or int(read.max()) >= rows:
+            got = f"{int(read.min())} to {int(read.max())}"
+            cure = "pass the tokens of the members' own tokenizer, and no more positions than they have"
+            raise InputError(f"{argument} must have indices from 0 to {rows - 1} for '{weight}', got {got}", cure=cure)
 
 
 def check_population(population: object) -> None:

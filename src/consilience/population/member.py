@@ -177,7 +177,8 @@ def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> 
             continue
         here = TracedNetwork(first.with_widths(architecture.widths), member.network.state)
         # Roundings may grow in single precision; another function is another one in double precision too.
-        if not _agree(here, member.network, x) and not _agree(here.double(), member.network.double(), x.double()):
+        exact = x.double() if x.is_floating_point() else x
+        if not _agree(here, member.network, x) and not _agree(here.double(), member.network.double(), exact):
             cure = "give all members the same buffers and preprocessing"
             wanted = "what member 0 computes of the same parameters"
             raise InputError(f"{name} must compute {wanted}, got another function", cure=cure)

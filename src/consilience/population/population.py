@@ -16,6 +16,7 @@ from consilience.checks import check_count
 from consilience.errors import InputError
 from consilience.population.checkpoints import import_checkpoints
 from consilience.population.member import Member, copies, join_members
+from consilience.population.pretrained import as_paths, check_configs, load_pretrained
 from consilience.population.storage import Contents, member_tensors, read_population, write_population
 from consilience.store import fingerprint
 from consilience.tasks import check_task
@@ -83,6 +84,7 @@ class Population:
         TracingError, FunctionChangedError : if a module is not understood, or the proof of its layers fails.
         """
         members = copies(modules)
+        check_configs(members)
         x = as_example(one_tensor(members, example_input))
         write_out(members, x)
         check_pick(output)
@@ -253,6 +255,41 @@ class Population:
             directory, module, example_input, strict=strict, key=key, output=output
         )
         return cls(members, x, provenance=provenance, task=task)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directories: Iterable[str | os.PathLike[str]],
+        example_input: object,
+        *,
+        auto: str | None = None,
+        output: Pick = "logits",
+        task: str | None = None,
+    ) -> Population:
+        """Build a population from networks that Hugging Face's ``save_pretrained`` has written, one in each directory.
+
+        They may differ in seeds and widths (streams, heads, MLPs). This needs the extra ``hf``. Files are local and in
+        the safetensors format; code that comes with weights is not run. Caches are off, and weights are in float32.
+
+        Parameters
+        ----------
+        directories : at least one, each with a ``config.json`` and ``model.safetensors`` or its shards.
+        example_input : inputs, n ≥ 1: token numbers (n, t), or a dict as the networks' forward pass takes it.
+        auto : class of transformers that loads them, as in ``"AutoModelForCausalLM"``; by default the one that each
+            config names.
+        output : which outputs are taken; see `from_modules`.
+        task : "classification", "regression", "multilabel" or "next-token", if it is known.
+
+        Raises
+        ------
+        InputError : if a directory cannot be loaded, weights are missing, or tokenizers or configs differ in more than
+            sizes; and as in `from_modules`.
+        """
+        check_task(task)
+        places = as_paths(directories)
+        provenance = {"pretrained": [place.as_posix() for place in places]}
+        modules = load_pretrained(places, auto)
+        return cls.from_modules(modules, example_input, output=output, task=task, provenance=provenance)
 
     def __len__(self) -> int:
         return len(self.members)

@@ -39,8 +39,9 @@ HEADS = ("num_heads", "n_heads", "n_head", "nhead", "heads", "num_attention_head
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads", "n_kv_head")
 SIZES = (
     *("embed_dim", "hidden_size", "hidden_dim", "d_model", "dim", "n_embd", "width", "kdim", "vdim", "channels"),
-    *("split_size", "all_head_size", "inner_dim", "q_dim", "kv_dim", "intermediate_size", "d_ff", "nf", "nx"),
+    *("intermediate_size", "n_inner", "d_ff", "nf", "nx"),
 )
+ALL_HEADS = ("split_size", "all_head_size", "inner_dim", "q_dim", "kv_dim")  # where heads are side by side
 
 
 def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
@@ -64,9 +65,11 @@ def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
 
 def _set_named(part: nn.Module, maps: list[Map], old: Architecture, new: Architecture) -> None:
     pairs = list(_sizes(maps, old, new))
-    for names, kind in ((HEADS, "heads"), (KEY_HEADS, "key heads"), (SIZES, "size")):
+    was = dict(vars(part))
+    kinds = {"size": (*SIZES, *ALL_HEADS), "all heads": ALL_HEADS, "heads": HEADS, "key heads": KEY_HEADS}
+    for kind, names in kinds.items():
         for name in names:
-            value = vars(part).get(name)
+            value = was.get(name)
             changed = {after for what, before, after in pairs if what == kind and before == value}
             if type(value) is int and len(changed) == 1:
                 setattr(part, name, changed.pop())
@@ -88,3 +91,4 @@ def _sizes(maps: list[Map], old: Architecture, new: Architecture) -> Iterator[tu
                 least = min(own.output.inside for own in maps if own.output.inside > 1 or own is m)
                 yield "heads", before * axis.inside // least, after * axis.inside // least
                 yield "key heads", before, after
+                yield "all heads", before * axis.inside, after * axis.inside

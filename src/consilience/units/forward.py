@@ -74,7 +74,11 @@ def outputs_of(
             f"{argument} must be inputs that {name} takes",
             f"{type(error).__name__}: {error}{_line_of(error)}",
         )
-        raise InputError(f"{wanted}, got {_described(x)}, on which its forward pass raises {got}") from error
+        cure = (
+            "tokens and positions must be numbers of rows of the embeddings" if isinstance(error, IndexError) else None
+        )
+        message = f"{wanted}, got {_described(x)}, on which its forward pass raises {got}"
+        raise InputError(message, cure=cure) from error
     return outputs_in(returned, name, output)
 
 

@@ -4,6 +4,7 @@
 - Weights that are computed before each forward pass (weight norm, spectral norm, pruning, parametrizations) are
   computed once and stored.
 - A parameter of two modules, as tied embeddings are, becomes two: they are merged apart.
+- A network of Hugging Face's keeps no cache of keys and values.
 - Half precision becomes float32, which this package computes in.
 - A module that has no values, or no real ones, is refused by name.
 """
@@ -23,6 +24,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from consilience.checks import as_tensor, check_finite, describe
 from consilience.errors import InputError
+from consilience.units.configs import make_plain
 from consilience.units.forward import eval_mode
 
 # By package and class: the attribute that holds the module inside; None where the weights inside are not whole.
@@ -153,6 +155,7 @@ def _untie(module: nn.Module) -> None:
             if id(value) in met:
                 setattr(part, name, nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad))
             met.add(id(value))
+    make_plain(module)
 
 
 def _copy(module: nn.Module, name: str) -> nn.Module:

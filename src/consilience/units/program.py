@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
+from torch.ops import aten
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from consilience.errors import InputError
@@ -33,9 +34,10 @@ class Program:
     Attributes
     ----------
     nodes : inputs and ATen operations, in the order in which they run.
-    parameters : graph input → name in the module, for parameters and the statistics of batch norms.
+    parameters : graph input → name in the module, for parameters, the statistics of batch norms and scales of
+        embeddings.
     constants : graph input → value, for all other buffers and constants of the module.
-    statistics : names of the statistics of batch norms, in the module.
+    statistics : names of the statistics of batch norms and the scales of embeddings, in the module.
     input : name of the graph input that takes the samples.
     output : name of the value that is pooled: what the module returns, or what its tail begins from, (n, o, ...).
     returned : name of the value with the module's outputs; see `consilience.units.outputs`.
@@ -72,7 +74,7 @@ class Program:
 
     @property
     def learned(self) -> frozenset[str]:
-        """Names of the parameters, without statistics."""
+        """Names of the parameters, without statistics and scales."""
         return frozenset(self.parameters.values()) - self.statistics
 
     @cached_property
@@ -89,6 +91,16 @@ class Program:
             if any(value.name in varying for value in node.all_input_nodes):
                 varying.add(node.name)
         return frozenset(varying)
+
+    @cached_property
+    def embedded(self) -> tuple[tuple[str, str], ...]:
+        """Embeddings of indices that are inputs, or are computed of these: parameter, and value with the indices."""
+        pairs = [node.all_input_nodes[:2] for node in self.nodes if node.target is aten.embedding.default]
+        return tuple(
+            (self.parameters[weight.name], indices.name)
+            for weight, indices in pairs
+            if weight.name in self.parameters and indices.name in self.varying
+        )
 
     @cached_property
     def computed(self) -> frozenset[str]:

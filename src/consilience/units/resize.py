@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from consilience.errors import ArtefactError, InputError
 from consilience.units.architecture import Architecture, read_state, write_state
 from consilience.units.attributes import set_sizes
+from consilience.units.configs import set_config
 from consilience.units.forward import forward
 from consilience.units.modules import first_names
 from consilience.units.program import sizes
@@ -46,6 +47,7 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
     set_sizes(
         new, architecture.with_widths(architecture.widths_in(read_state(module))), architecture.with_widths(widths)
     )
+    set_config(new)
     _check_runs(new, architecture)
     return new
 

@@ -6,20 +6,20 @@ What plain attributes do not show (a lambda, an object) is left to a comparison 
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
-from consilience.units.attributes import HEADS, KEY_HEADS, SIZE_ATTRIBUTES
+from consilience.units.attributes import ALL_HEADS, HEADS, KEY_HEADS, SIZE_ATTRIBUTES
 from consilience.units.attributes import SIZES as OTHER_SIZES
 from consilience.units.deviation import deviation
 
-RECORDS = frozenset({"assembly_", "distillation_"})  # how a network was made, which changes no output
+RECORDS = frozenset({"assembly_", "distillation_", "save_pretrained"})  # how a network was made and is saved
 INTERNAL = frozenset(vars(nn.Module())) | RECORDS  # torch's own attributes, the training flag among them
 CLASS_SIZES = (name for names in SIZE_ATTRIBUTES.values() for name in names)
-SIZES = frozenset({"groups", *HEADS, *KEY_HEADS, *OTHER_SIZES, *CLASS_SIZES})
+SIZES = frozenset({"groups", *HEADS, *KEY_HEADS, *ALL_HEADS, *OTHER_SIZES, *CLASS_SIZES})
 ROUNDINGS = 1000  # of the largest output: a sum over a thousand inputs in another order differs by about 30
 SHARE = 1e-3  # of the spread of each output over samples: roundings above it could hide another function
 
@@ -33,7 +33,7 @@ def settings(module: nn.Module, but_for: Container[str] = ()) -> tuple[str, ...]
             if name in INTERNAL or name in but_for:
                 continue
             plain = isinstance(value, (str, int, float, tuple, list, Enum)) or is_dataclass(value)
-            text = repr(value) if plain else getattr(value, "__qualname__", "")  # of a function
+            text = _text(value, but_for) if plain else getattr(value, "__qualname__", "")  # of a function
             if text and " at 0x" not in text:
                 lines.append(f"{path}.{name}={text}")
     return tuple(lines)
@@ -57,6 +57,13 @@ def same_outputs(ours: Tensor, theirs: Tensor) -> bool:
         return True
     rounding = ROUNDINGS * torch.finfo(theirs.dtype).eps * theirs.abs().max()
     return bool((ours - theirs).abs().max() <= rounding) and deviation(ours, theirs) <= SHARE
+
+
+def _text(value: object, but_for: Container[str]) -> str:
+    if not is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    entries = [f"{f.name}={getattr(value, f.name)!r}" for f in fields(value) if f.name not in but_for]
+    return f"{type(value).__qualname__}({', '.join(entries)})"
 
 
 def _constants(module: nn.Module, states: Container[str]) -> dict[str, Tensor]:

@@ -137,6 +137,7 @@ def _program(exported: Any, module: nn.Module, x: Tensor, output: Pick) -> Progr
     buffers = signature.inputs_to_buffers
     values = {**dict(exported.named_buffers()), **exported.constants}
     constants = {**buffers, **signature.inputs_to_lifted_tensor_constants}
+    statistics |= {node for node, buffer in buffers.items() if _scales_embedding(module, buffer)}
     own_statistics = {node: buffer for node, buffer in buffers.items() if node in statistics}
     first = first_names(module)
     parameters = {node: first[value] for node, value in (signature.inputs_to_parameters | own_statistics).items()}
@@ -153,6 +154,12 @@ def _program(exported: Any, module: nn.Module, x: Tensor, output: Pick) -> Progr
         input_shape=tuple(x.shape[1:]),
         pick=output,
     )
+
+
+def _scales_embedding(module: nn.Module, buffer: str) -> bool:
+    """Whether a buffer is one number of an embedding, by which it multiplies what it gives."""
+    own = module.get_submodule(buffer.rpartition(".")[0])
+    return isinstance(own, nn.Embedding) and module.get_buffer(buffer).numel() == 1
 
 
 def _takes_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> bool:

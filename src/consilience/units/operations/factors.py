@@ -1,6 +1,7 @@
 """Numbers that multiply all units: temperatures, learned scales, gates of one number.
 
-Each member has its own, so that it is folded into the weights right before it, as a batch norm is.
+Each member has its own, so that it is folded into the weights right before it, as a batch norm is. A learned number is
+then 1; one that an embedding keeps beside its weight stays, as it is a function of the width.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ def multiplied(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> La
         return None
     (number,), (value,) = numbers, values
     drafts = [draft for draft in walk.drafts if draft.output[0] == value.name]
-    if len(drafts) != 1 or len(value.users) > 1 or not drafts[0].fitted:
+    if len(drafts) != 1 or len(value.users) > 1 or not (drafts[0].fitted or drafts[0].inputs[0].group is None):
         cure = "multiply right after a linear layer or convolution, or by one number for each unit"
         raise walk.error("all units are multiplied by one number, which each member has another of", node, cure)
     (draft,), divides = drafts, node.target is aten.div.Tensor
     name = walk.program.parameters.get(number.name)
-    free = name is not None and len(number.users) == 1
+    free = name in walk.program.learned and len(number.users) == 1
     draft.factors = (*draft.factors, Factor(name if free else None, _value_of(walk.program, number.name, divides)))
     draft.output = (node.name, draft.output[1])
     return walk.label(value)

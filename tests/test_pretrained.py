@@ -1,0 +1,245 @@
+"""Networks of the transformers library: from directories, proved, assembled, saved, and loaded again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import consilience as cs
+from consilience.errors import ConsilienceError, InputError, TracingError
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+IDS = torch.randint(0, 50, (60, 8), generator=torch.Generator().manual_seed(0))
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+TEXT = {**SIZES, "vocab_size": 50, "max_position_embeddings": 16, "initializer_range": 0.3}
+GROUPED = {**TEXT, "num_key_value_heads": 2, "head_dim": 4}
+GPT2 = {"vocab_size": 50, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+IDS_OF_TEXT = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+DISTILBERT = {"vocab_size": 50, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 16}
+FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "GPT2LMHeadModel": ("GPT2Config", GPT2),
+    "GPTNeoXForCausalLM": ("GPTNeoXConfig", {**TEXT, "hidden_size": 32}),
+    "LlamaForCausalLM": ("LlamaConfig", GROUPED),
+    "GemmaForCausalLM": ("GemmaConfig", GROUPED),
+    "Qwen2ForCausalLM": ("Qwen2Config", GROUPED),
+    "BertForSequenceClassification": ("BertConfig", TEXT),
+    "BertForMaskedLM": ("BertConfig", TEXT),
+    "DistilBertForSequenceClassification": ("DistilBertConfig", DISTILBERT),
+    "ViTForImageClassification": (
+        "ViTConfig",
+        {**SIZES, "image_size": 8, "patch_size": 4, "num_channels": 1, "num_labels": 5},
+    ),
+}
+
+
+def member(name: str, seed: int = 0, **changed: object) -> nn.Module:
+    """A small network of the library, in eval mode, all of whose parameters have a part."""
+    config, entries = FAMILIES[name]
+    ids = IDS_OF_TEXT if "vocab_size" in entries else {}
+    torch.manual_seed(seed)
+    net = getattr(transformers, name)(getattr(transformers, config)(**{**entries, **ids, **changed}))
+    for value in net.parameters():
+        value.data += 0.1 * torch.randn_like(value)
+    return net.eval()
+
+
+def gpt2(seed: int = 0, **changed: object) -> nn.Module:
+    return member("GPT2LMHeadModel", seed, **changed)
+
+
+def llama(seed: int = 0, **changed: object) -> nn.Module:
+    return member("LlamaForCausalLM", seed, **changed)
+
+
+def logits(net: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return net(x).logits
+
+
+def deviation(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def saved(folder: Path, nets: list[nn.Module]) -> list[Path]:
+    for k, net in enumerate(nets):
+        net.save_pretrained(folder / str(k))
+    return [folder / str(k) for k in range(len(nets))]
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "GPT2LMHeadModel" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def test_assemblies_are_networks_of_the_library_that_load_again(name: str, tmp_path: Path) -> None:
+    nets = [member(name, seed) for seed in range(3)]
+    x = torch.randn(40, 1, 8, 8) if name.startswith("ViT") else IDS
+    population = cs.Population.from_pretrained(saved(tmp_path, nets), x[:4])
+    census = cs.Census(random_state=0).fit(population, x)
+    for width in ("1x", "2x"):
+        net = cs.assemble(census, width)
+        net.save_pretrained(tmp_path / width)
+        again = getattr(transformers, name).from_pretrained(tmp_path / width)
+        assert again.config.tie_word_embeddings is False
+        assert deviation(logits(again, x), logits(net, x)) < 1e-6
+    full = cs.assemble(census, "full")
+    assert deviation(logits(full, x), torch.stack([logits(net, x) for net in nets]).mean(0)) < 1e-5
+    with pytest.raises(InputError, match="norms with a group of units for each member"):
+        full.save_pretrained(tmp_path / "full")
+
+
+def test_members_of_other_widths_where_embeddings_are_scaled_by_the_width(tmp_path: Path) -> None:
+    sizes = [{}, {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 30}]
+    nets = [member("GemmaForCausalLM", k, **sizes[k > 0]) for k in range(3)]
+    population = cs.Population.from_modules(nets, IDS[:4], output="logits")
+    census = cs.Census(random_state=0).fit(population, IDS)
+    one, full = cs.assemble(census, "1x"), cs.assemble(census, "full")
+    assert one.config.hidden_size == 24
+    assert one.config.num_key_value_heads == 3
+    one.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert deviation(logits(again, IDS), logits(one, IDS)) < 1e-6
+    assert deviation(logits(full, IDS), torch.stack([logits(net, IDS) for net in nets]).mean(0)) < 1e-5
+
+
+def test_members_of_other_widths_share_one_program() -> None:
+    sizes = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 3}
+    a, b = cs.Population.from_modules([llama(0), llama(1, **sizes)], IDS[:4], output="logits").networks
+    assert a.architecture.program is b.architecture.program
+
+
+def test_masks_are_inputs(tmp_path: Path) -> None:
+    nets = [member("BertForSequenceClassification", seed) for seed in range(2)]
+    mask = (torch.arange(8) < torch.randint(4, 9, (60, 1))).long()
+    x = {"input_ids": IDS, "attention_mask": mask}
+    population = cs.Population.from_pretrained(saved(tmp_path, nets), {name: value[:4] for name, value in x.items()})
+    census = cs.Census(random_state=0).fit(population, x)
+    one, full = cs.assemble(census, "1x"), cs.assemble(census, "full")
+    one.save_pretrained(tmp_path / "one")
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "one")
+    with torch.no_grad():
+        assert deviation(again(**x).logits, one(**x).logits) < 1e-6
+        assert deviation(full(**x).logits, torch.stack([net(**x).logits for net in nets]).mean(0)) < 1e-5
+
+
+def test_widths_that_no_config_can_say(tmp_path: Path) -> None:
+    nets = [gpt2(0), gpt2(1)]
+    census = cs.Census(random_state=0).fit(cs.Population.from_modules(nets, IDS[:4], output="logits"), IDS)
+    net = cs.assemble(census, {"transformer.h.0.attn.c_attn": 2})
+    with pytest.raises(InputError, match=r"one width in all blocks.*\n.*cure: .*save_network"):
+        net.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_mode_a_cache_and_half_precision_are_put_right() -> None:
+    nets = [gpt2(0).train(), gpt2(1).half()]
+    assert all(net.config.use_cache for net in nets)
+    population = cs.Population.from_modules(nets, IDS[:4], output="logits")
+    assert all(member.module.training is False and member.module.config.use_cache is False for member in population)
+    assert population.dtype == torch.float32
+    assert nets[0].training
+    assert nets[0].config.use_cache
+    assert nets[1].dtype == torch.float16
+
+
+KINDS_APART: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
+    "vocabulary": (lambda: [gpt2(), gpt2(vocab_size=60)], "vocabulary size of member 0, vocab_size=50, got 60"),
+    "depth": (lambda: [gpt2(), gpt2(n_layer=3)], "depth of member 0, num_hidden_layers=2, got 3"),
+    "head": (lambda: [gpt2(), gpt2(n_head=2)], "features of each head of member 0, head_dim=4, got 8"),
+    "activation": (lambda: [gpt2(), gpt2(activation_function="relu")], "activation of member 0"),
+    "rope base": (
+        lambda: [llama(), llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0})],
+        "rotary positions of member 0, .*10000.0.*, got .*500.0",
+    ),
+    "rope layout": (
+        lambda: [
+            member(
+                "GPTNeoXForCausalLM",
+                rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": share},
+            )
+            for share in (0.25, 0.5)
+        ],
+        "rotary positions of member 0, .*0.25.*, got .*0.5",
+    ),
+    "key groups": (lambda: [llama(), llama(num_key_value_heads=4)], "number of heads for each key of member 0"),
+    "norms": (
+        lambda: [member("GPTNeoXForCausalLM"), member("GPTNeoXForCausalLM", use_parallel_residual=False)],
+        "placement of norms and residuals of member 0",
+    ),
+    "kinds": (lambda: [gpt2(), llama()], "kind of network of member 0, model_type=gpt2, got llama"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS_APART)
+def test_networks_that_differ_in_more_than_sizes(name: str) -> None:
+    make, message = KINDS_APART[name]
+    with pytest.raises(InputError, match=rf"member 1 must have the {message}(.|\n)*cure: leave this member out"):
+        cs.Population.from_modules(make(), IDS[:4], output="logits")
+
+
+def test_tokens_out_of_range() -> None:
+    with pytest.raises(InputError, match="IndexError(.|\n)*cure: tokens and positions"):
+        cs.Population.from_modules([gpt2()], IDS[:4] + 50, output="logits")
+    population = cs.Population.from_modules([gpt2(0), gpt2(1)], IDS[:4], output="logits")
+    with pytest.raises(InputError, match=r"indices from 0 to 49 for 'transformer.wte.weight', got 50 to 99"):
+        cs.Census().fit(population, IDS + 50)
+    with pytest.raises(InputError, match="got -1 to"):
+        cs.Census().fit(population, torch.where(IDS == 0, -1, IDS))
+
+
+class DataMask(nn.Module):
+    """Attends to positions whose units are positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 8)
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        q, k, v = (m(x).unflatten(-1, (4, 2)).transpose(1, 2) for m in (self.q, self.k, self.v))
+        mask = (x.sum(-1) > 0)[:, None, None, :].expand(-1, 1, 8, 8)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+def test_a_mask_that_depends_on_units() -> None:
+    with pytest.raises(TracingError):
+        cs.Population.from_modules([DataMask()], IDS[:4])
+
+
+def test_directories_that_cannot_be_loaded(tmp_path: Path) -> None:
+    good, other = saved(tmp_path, [gpt2(0), gpt2(1)])
+
+    def refused(folders: object, message: str, **options: str) -> None:
+        with pytest.raises(ConsilienceError, match=message):
+            cs.Population.from_pretrained(folders, IDS[:4], **options)
+
+    refused(good, "directories must be a list of directories, got ")
+    refused([], "directories must have at least one directory, got none")
+    refused([tmp_path / "absent"], "config.json must be the config of a network, got FileNotFoundError")
+    refused([good], "must name a class of transformers in its architectures, got Missing", auto="Missing")
+    for folder, tokens in ((good, {"a": 0}), (other, {"b": 0})):
+        (folder / "vocab.json").write_text(json.dumps(tokens))
+    refused([good, other], "must have the tokens of .*vocab.json, got others")
+    (other / "vocab.json").unlink()
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "n_head": 3}))
+    refused([other], r"must be a network that GPT2LMHeadModel loads, got ValueError(.|\n)*cure: .*number of heads")
+    (other / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2ForSequenceClassification"]}))
+    refused([other], "must have all weights of a GPT2ForSequenceClassification, got none of score.weight")
+    (other / "model.safetensors").rename(other / "pytorch_model.bin")
+    refused([other], "must have model.safetensors or its shards, got none(.|\n)*pickles are not read")
+
+
+def test_the_library_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"transformers must be installed(.|\n)*consilience\[hf\]"):
+        cs.Population.from_pretrained([tmp_path], IDS[:4])
