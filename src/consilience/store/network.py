@@ -3,6 +3,9 @@
 A network of `consilience.nets` comes back from its directory alone, because its config says how to build it. Any other
 module is stored by its numbers only: a config that named a class to import would run whatever lies under that name.
 
+Norms with a group of units for each member, as at full width, have parameters like plain ones; the config has the
+groups, and they are put back on loading.
+
 A network is built without memory first, and its shapes are compared with those of the tensors on disk, so that a config
 cannot ask for more memory than the file has.
 """
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -25,6 +28,7 @@ from consilience.schema import AGAIN, read_object
 from consilience.store.artefact import read_artefact, write_artefact
 from consilience.store.codec import plain
 from consilience.store.config import CONFIG
+from consilience.units.grouped import Grouping, groupings, regroup
 from consilience.units.modules import unwrapped
 
 KIND = "network"
@@ -95,6 +99,15 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
     if differences:
         wanted = f"{source} must hold the parameters of a {type(module).__name__}"
         raise ArtefactError(f"{wanted}, got {differences}", cure="pass a module like the one that was saved")
+    norms = norms_in(artefact.config.get("net"), f"net in {artefact.directory / CONFIG}")
+    spare = groupings(inside).keys() - norms.keys()
+    if spare:
+        wanted = f"module must have a plain norm at '{min(spare)}', as the saved network"
+        raise ArtefactError(f"{wanted}, got one with groups of units", cure="pass a module like the one that was saved")
+    try:
+        regroup(inside, norms)
+    except ValueError as error:
+        raise ArtefactError(f"{source} must fit the norms in its config, but {error}", cure=AGAIN) from error
     inside.load_state_dict(artefact.tensors)
     return module
 
@@ -107,12 +120,22 @@ def _as_module(module: object) -> nn.Module:
 
 
 def describe_network(module: nn.Module) -> dict[str, Any]:
-    """Return what ``config.json`` says of a module: its type and config, or only the name of its class."""
+    """Return what ``config.json`` says of a module: type and config, or the name of its class; and grouped norms."""
+    norms = {path: plain(asdict(norm), path) for path, norm in groupings(module).items()}
+    grouped = {"norms": norms} if norms else {}
     built_in = type(module).__module__.split(".")[:2] == ["consilience", "nets"]  # no subclasses by others
     config = getattr(module, "config", None)
     if built_in and is_dataclass(config) and not isinstance(config, type):
-        return {"type": type(module).__name__, "config": plain(config, "config")}
-    return {"type": FOREIGN, "class": f"{type(module).__module__}:{type(module).__qualname__}"}
+        return {"type": type(module).__name__, "config": plain(config, "config"), **grouped}
+    return {"type": FOREIGN, "class": f"{type(module).__module__}:{type(module).__qualname__}", **grouped}
+
+
+def norms_in(net: Any, place: str) -> dict[str, Grouping]:
+    """Return the grouped norms in a description of a network, by path; ``place`` is where it is, for errors."""
+    norms = net.get("norms", {}) if isinstance(net, Mapping) else {}
+    if not isinstance(norms, Mapping):
+        raise ArtefactError(f"norms of {place} must be an object, got {norms!r}", cure=AGAIN)
+    return {path: read_object(Grouping, norm, f"norms of {place}") for path, norm in norms.items()}
 
 
 def is_foreign(net: Any) -> TypeGuard[Mapping[str, Any]]:
@@ -160,7 +183,9 @@ def build_described(net: Any, shapes: Mapping[str, tuple[int, ...]], place: str)
         if wrong:
             raise ValueError(f"{wrong[0]} is the size of no tensor")
         with torch.device("meta"):
-            return build(net["type"], vars(read_object(config_of(net["type"]), config, "config")))
+            built = build(net["type"], vars(read_object(config_of(net["type"]), config, "config")))
+            regroup(built, norms_in(net, place))
+            return built
     except Exception as error:  # the config may hold anything, and any of it may be refused at any depth
         reason = error.message if isinstance(error, ConsilienceError) else error
         message = f"{place} must describe a network, got {net}: {reason}"

@@ -70,7 +70,9 @@ def run(request: Request) -> Result:
 def load_or_build(request: Request, census: cs.Census) -> Module:
     """Return the network, read if it is finished."""
     from consilience.store import read_artefact
+    from consilience.store.network import norms_in
     from consilience.studies.progress import stages
+    from consilience.units.grouped import regroup
     from consilience.units.resize import fill
 
     def make() -> Module:
@@ -85,8 +87,10 @@ def load_or_build(request: Request, census: cs.Census) -> Module:
         cs.save_network(network, directory, {**config, "example_shape": _input_shape(census)})
 
     def read(directory: Path) -> Module:
-        member, tensors = census.population_.members[0], read_artefact(directory, "network").tensors
-        return fill(member.module, member.network.architecture, tensors, directory)
+        member, artefact = census.population_.members[0], read_artefact(directory, "network")
+        network = fill(member.module, member.network.architecture, artefact.tensors, directory)
+        regroup(network, norms_in(artefact.config.get("net"), str(directory)))
+        return network
 
     return run_cached(request, "network", {"census": digest_of(request.census)}, make, write, read)
 

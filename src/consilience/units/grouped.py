@@ -41,6 +41,16 @@ class Statistic:
     shift: float
 
 
+@dataclass(frozen=True)
+class Grouping:
+    """What a grouped norm has beside its parameters; see `GroupedNorm`."""
+
+    groups: tuple[int, ...]
+    centred: bool
+    eps: float
+    shift: float
+
+
 class GroupedNorm(nn.Module):
     """Layer norm or RMS norm of each group of neighbouring units by itself.
 
@@ -73,6 +83,29 @@ class GroupedNorm(nn.Module):
         return x if bias is None else x + bias
 
 
+def groupings(module: nn.Module) -> dict[str, Grouping]:
+    """Return what the grouped norms of a module have beside their parameters, by path."""
+    norms = ((path, part) for path, part in module.named_modules() if isinstance(part, GroupedNorm))
+    return {path: Grouping(norm.groups, norm.centred, norm.eps, norm.shift) for path, norm in norms}
+
+
+def regroup(module: nn.Module, norms: Mapping[str, Grouping]) -> None:
+    """Replace the norms of a module at these paths by grouped ones with the same parameters, in place.
+
+    Raises
+    ------
+    ValueError : if there is no norm at a path, or it has another number of units.
+    """
+    parts = dict(module.named_modules())
+    for path, norm in norms.items():
+        own = parts.get(path)
+        weight, bias = (None if own is None else own._parameters.get(name) for name in ("weight", "bias"))
+        if own is None or weight is None or sum(norm.groups) != len(weight):
+            raise ValueError(f"'{path}' has no norm of {sum(norm.groups)} units")
+        grouped = GroupedNorm(weight, bias, norm.groups, norm.centred, norm.eps, norm.shift)
+        module.set_submodule(path, grouped.train(own.training))
+
+
 def mean_of_groups(value: Tensor, groups: Sequence[int]) -> Tensor:
     """Return the mean of each group along the last dimension, at each of its places: the shape of ``value``."""
     means = [part.mean(-1, keepdim=True).expand_as(part) for part in value.split(list(groups), -1)]
@@ -81,14 +114,12 @@ def mean_of_groups(value: Tensor, groups: Sequence[int]) -> Tensor:
 
 def group_norms(module: nn.Module, statistics: Sequence[Statistic], groups: Mapping[str, Sequence[int]]) -> None:
     """Replace the norms of a module by grouped ones, in place; ``groups`` has the units of each group by layer."""
+    found = dict[str, Grouping]()
     for norm in statistics:
         if norm.module is None:
             raise InputError(f"the norm of layer '{norm.layer}' must be a module of its own to be grouped", cure=CURE)
-        own = module.get_submodule(norm.module)
-        weight, bias = (own._parameters.get(name) for name in ("weight", "bias"))
-        assert weight is not None
-        grouped = GroupedNorm(weight, bias, groups[norm.layer], norm.centred, norm.eps, norm.shift)
-        module.set_submodule(norm.module, grouped.train(own.training))
+        found[norm.module] = Grouping(tuple(groups[norm.layer]), norm.centred, norm.eps, norm.shift)
+    regroup(module, found)
 
 
 def with_grouped_norms(
