@@ -25,7 +25,7 @@ from consilience.units.maps import Map
 
 STEPS = 8
 ITERATIONS = 12  # of conjugate gradients in each step
-CURVATURE_SAMPLES = 1000  # that G is computed on, or more where they are small:
+CURVATURE_SAMPLES = 300  # that G is computed on, or more where they are small:
 CURVATURE_VALUES = 2**22  # numbers in their largest value
 LENGTHS = (1.0, 0.5, 0.25)  # of a step; the one with the smallest held-out error is taken
 DAMPING = 0.03  # λ at first, as a share of the mean diagonal of a map's block of G
