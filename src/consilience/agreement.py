@@ -21,7 +21,8 @@ from consilience.errors import InputError
 from consilience.tasks import OF_CLASSES, check_task
 from consilience.ties import first_largest
 
-TEMPERATURE = 2.0  # that outputs are fitted and judged at (docs/experiments.md)
+TEMPERATURES = {"next-token": 1.0}  # that outputs are fitted and judged at, by task, …
+TEMPERATURE = 2.0  # … and of other tasks of classes (docs/experiments.md)
 CONSTANT = 1e-10  # of the mean square: a variance below it is rounding of single precision
 
 
@@ -73,18 +74,24 @@ def row_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Ten
 def softened_errors(outputs: Tensor, reference: Tensor, task: str | None, spread: Tensor) -> Tensor:
     """Return what outputs are fitted and judged by: `row_errors`, for classes at temperature T, times T².
 
-    Members are sure of the classes of rows that they were trained on: at temperature 1 a few rows decide alone. Source
-    of the temperature: Hinton, Vinyals and Dean 2015.
+    Members are sure of the classes of rows that they were trained on: at temperature 1 a few rows decide alone. Of the
+    next token nobody is sure. Source of the temperature: Hinton, Vinyals and Dean 2015.
     """
     if task in (*OF_CLASSES, "multilabel"):
-        outputs, reference = outputs / TEMPERATURE, reference / TEMPERATURE
-        return row_errors(outputs, reference, task, spread) * TEMPERATURE**2
+        temperature = temperature_of(task)
+        outputs, reference = outputs / temperature, reference / temperature
+        return row_errors(outputs, reference, task, spread) * temperature**2
     return row_errors(outputs, reference, task, spread)
 
 
-def class_probabilities(outputs: Tensor) -> Tensor:
+def temperature_of(task: str | None) -> float:
+    """Return the temperature T of a task of classes."""
+    return TEMPERATURES.get(task or "", TEMPERATURE)
+
+
+def class_probabilities(outputs: Tensor, task: str | None) -> Tensor:
     """Return softmax(y / T) of outputs y (n, o): (n, o), of a single logit (n, 2)."""
-    return (_of_two(outputs) / TEMPERATURE).softmax(-1)
+    return (_of_two(outputs) / temperature_of(task)).softmax(-1)
 
 
 def _of_two(outputs: Tensor) -> Tensor:

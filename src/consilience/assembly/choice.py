@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consilience.assembly.draft import Draft
-from consilience.bases.grounding import Basis, Groups, basis_of_groups, express, takes_offset
+from consilience.bases.grounding import Basis, Groups, basis_of_groups, basis_of_medoids, express, takes_offset
 from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.census.census import Census
 from consilience.clustering.clusters import Clusters
+from consilience.signals.grams import contribution_grams
 from consilience.signals.responses import Responses
 from consilience.ties import descending
 from consilience.units.architecture import outgoing_norms
@@ -55,11 +56,13 @@ class CensusPlan:
         """Return the basis of the clusters chosen, before the layer is built."""
         if layer in self.choice.bases:
             return self.choice.bases[layer]
+        groups, census = self.choice.groups[draft.architecture.first(layer)], self.census
         if draft.responses.has_data:
-            points = draft.responses.units(layer)
-        else:
-            points = hyperplanes(draft.members, layer, draft.projections).augmented
-        return basis_of(self.census, points, layer, self.choice.groups[draft.architecture.first(layer)])
+            return basis_of(census, draft.responses, layer, groups)
+        points = hyperplanes(draft.members, layer, draft.projections).augmented
+        symmetry = usable_symmetry(draft.architecture, layer)
+        alive = census.layers_[draft.architecture.first(layer)].alive
+        return basis_of_groups(points, groups, census.population_.widths(layer), symmetry, alive)
 
     def express(self, draft: Draft, axis: Axis) -> Sequence[Projection]:
         """Return the members' projections on a layer as it has been built, in a place where it is read."""
@@ -101,9 +104,12 @@ def _contributions(responses: Responses, layer: str) -> NDArray[np.float64]:
     return torch.cat(parts).double().numpy()
 
 
-def basis_of(census: Census, points: Tensor, layer: str, groups: Groups) -> Basis:
-    """Return the basis of a layer whose units, with points (U, d), are grouped as those of its family."""
+def basis_of(census: Census, responses: Responses, layer: str, groups: Groups) -> Basis:
+    """Return the basis of a layer whose units are grouped as those of its family, by their responses to data."""
     population = census.population_
-    symmetry = usable_symmetry(population.architecture, layer)
-    alive = census.layers_[population.architecture.first(layer)].alive
-    return basis_of_groups(points, groups, population.widths(layer), symmetry, alive)
+    architecture, widths = population.architecture, population.widths(layer)
+    alive = census.layers_[architecture.first(layer)].alive
+    if architecture.has_insides(layer):
+        family = [tied.name for tied in architecture.family(layer)]
+        return basis_of_medoids(contribution_grams(responses, family), groups, widths, alive)
+    return basis_of_groups(responses.units(layer), groups, widths, usable_symmetry(architecture, layer), alive)

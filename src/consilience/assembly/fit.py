@@ -186,14 +186,14 @@ class Fit:
         """Return H v of each row, at its outputs: (n, o)."""
         if self.task not in OF_CLASSES:
             return v * self._numbers
-        p = class_probabilities(outputs)[:, : v.shape[1]]
+        p = class_probabilities(outputs, self.task)[:, : v.shape[1]]
         return p * (v - (p * v).sum(1, keepdim=True))
 
     def root(self, outputs: Tensor, signs: Tensor) -> Tensor:
         """Return R s of each row (n, o), with R Rᵀ = H, for random signs s (n, o): its second moment is H."""
         if self.task not in OF_CLASSES:
             return signs * self._numbers.sqrt()
-        root = class_probabilities(outputs).sqrt()
+        root = class_probabilities(outputs, self.task).sqrt()
         signs = functional.pad(signs, (0, root.shape[1] - signs.shape[1]), value=1.0)
         return (root * signs - root.square() * (root * signs).sum(1, keepdim=True))[:, : outputs.shape[1]]
 

@@ -21,6 +21,7 @@ from consilience.signals.held_out import held_out
 from consilience.ties import SINGLE
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Sampling
+from consilience.units.forward import twice_differentiable
 from consilience.units.maps import Map
 
 STEPS = 8
@@ -52,7 +53,7 @@ def gauss_newton(
     maps = [m for m in maps if m.fitted]
     if not maps or len(x) < 2:
         return network
-    with torch.inference_mode(mode=False), torch.enable_grad(), _one_thread():
+    with torch.inference_mode(mode=False), torch.enable_grad(), twice_differentiable(), _one_thread():
         fit = Fit.of(network, maps, x.clone(), reference.clone(), task, sampling)
         theta = _minimize(fit, *held_out(len(x)))
         return network if theta is None else fit.at(theta)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from consilience.agreement import agreement, softened_errors, spread_of
 from consilience.assembly.pooling import pooled
@@ -20,19 +21,30 @@ from consilience.units.forward import pooled_outputs
 
 @dataclass(frozen=True)
 class Nearness:
-    """The ensemble's outputs on held-out rows."""
+    """The ensemble's outputs on held-out rows.
+
+    Where outputs are of the next tokens, the inputs tell what these are: networks are compared by their cross-entropy.
+    """
 
     responses: Responses  # of the members, to the held-out rows
     reference: Tensor  # (n, o)
     task: str | None
+    tokens: Tensor | None = None  # (n,) that follow; −1 where the input ends
 
     @classmethod
     def to_pooled(cls, responses: Responses, pooling: Tensor, task: str | None) -> Nearness:
         """Return the nearness to the members' outputs, pooled with weights (k, o)."""
-        return cls(responses, pooled(responses, pooling), task)
+        tokens = None
+        if task == "next-token" and responses.x.dim() == 2 and not responses.x.is_floating_point():
+            following = functional.pad(responses.x[:, 1:], (0, 1), value=-1)
+            tokens = responses.sampling.of(following[:, None], 0)[:, 0]
+        return cls(responses, pooled(responses, pooling), task, tokens)
 
     def error(self, outputs: Tensor) -> float:
         """Return the mean error of outputs (n, o); infinity if it is not a number."""
+        if self.tokens is not None:
+            error = functional.cross_entropy(outputs.double(), self.tokens, ignore_index=-1)
+            return float(error.nan_to_num(nan=torch.inf))
         return mean_error(outputs, self.reference, self.task)
 
     def outputs(self, network: Callable[[Tensor], Tensor]) -> Tensor:

@@ -55,7 +55,7 @@ def reconstruct(
             chosen[name], bases[name] = _choose(census, responses, name, targets, widths[name], first)
         else:
             chosen[name] = apart[name]
-            bases |= {tied: basis_of(census, responses.units(tied), tied, chosen[name]) for tied in family}
+            bases |= {tied: basis_of(census, responses, tied, chosen[name]) for tied in family}
     return Choice(chosen, {name: basis for name, basis in bases.items() if name not in architecture.heads})
 
 
@@ -78,7 +78,7 @@ def _choose(
             order = forward_selection(features[:, candidates.cut], targets, n_live)
             greedy = candidates.groups([candidates.cut[i] for i in order])
     greedy = greedy.with_units(torch.from_numpy(layer.dead_units(n - n_live)))
-    return greedy, basis_of(census, units, name, greedy)
+    return greedy, basis_of(census, responses, name, greedy)
 
 
 def _targets(
@@ -95,7 +95,7 @@ def _targets(
         above, part = bases.get(m.writes), m.inputs.index(axis)
         if above is None:  # chosen later, as the residual stream that this layer writes
             groups = expected[architecture.first(m.writes)]
-            above = basis_of(census, responses.units(m.writes), m.writes, groups)
+            above = basis_of(census, responses, m.writes, groups)
         shares = (
             a @ torch.einsum("uc,uis->ics", in_rows(mixing, m.output.inside), network.weights(m).parts[part]).flatten(1)
             for a, mixing, network in zip(reads, above.mixing, responses.networks, strict=True)

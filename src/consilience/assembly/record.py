@@ -1,6 +1,6 @@
 """What an assembly was made of, and why: plain data that stays with the network as ``network.assembly_``.
 
-Errors are those by which networks are compared (`consilience.assembly.held_out_error`), on held-out calibration rows.
+Errors are those by which networks are compared (`consilience.assembly.nearness`), on held-out calibration rows.
 """
 
 from __future__ import annotations

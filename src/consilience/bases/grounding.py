@@ -129,6 +129,21 @@ def find_centroids(points: Tensor, groups: Groups, symmetry: Symmetry) -> Centro
     return Centroids(shares, centroids)
 
 
+def find_medoids(points: Tensor, groups: Groups) -> Centroids:
+    """Return the unit of each group that is nearest to its mean, in place of a centroid; points (U, d) are at unit norm.
+
+    Units whose rows may be written in any basis inside have no mean: the medoid stands for the others.
+    """
+    mean = torch.zeros(groups.n_clusters, points.shape[1], dtype=torch.float64)
+    mean.index_add_(0, groups.clusters, points[groups.units].double())
+    near = torch.einsum("gd,gd->g", points[groups.units].double(), mean[groups.clusters])
+    shares, medoids = torch.zeros_like(near), torch.zeros(groups.n_clusters, dtype=torch.int64)
+    for cluster, pairs in enumerate(torch.argsort(groups.clusters, stable=True).split(groups.sizes.tolist())):
+        medoid = pairs[first_largest(near[pairs])]
+        shares[medoid], medoids[cluster] = 1, groups.units[medoid]
+    return Centroids(shares, points[medoids].double())
+
+
 def basis_of_groups(
     points: Tensor,
     groups: Groups,
@@ -164,6 +179,11 @@ def basis_of_groups(
     offset = (symmetry.odd_constant or 0.0) * (scale < 0).to(points.dtype)  # a = constant − ã for a flipped unit
     split = list(widths)
     return Basis(mixing.split(split), tuple(map(Projection, projection.split(split), offset.split(split))))
+
+
+def basis_of_medoids(points: Tensor, groups: Groups, widths: Sequence[int], alive: NDArray[np.bool_]) -> Basis:
+    """Return the basis whose centroids are the medoids of groups; see `find_medoids` and `basis_of_groups`."""
+    return basis_of_groups(points, groups, widths, Symmetry(), alive, find_medoids(points, groups))
 
 
 def by_index(n_members: int, width: int, dtype: torch.dtype) -> Basis:

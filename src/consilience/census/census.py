@@ -12,7 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consilience.bases.grounding import Basis, Groups, basis_activations, basis_of_groups, express, takes_offset
+from consilience.bases.grounding import (
+    Basis,
+    Groups,
+    basis_activations,
+    basis_of_groups,
+    basis_of_medoids,
+    express,
+    takes_offset,
+)
 from consilience.bases.hyperplanes import Projection
 from consilience.census.layer_census import LayerCensus
 from consilience.census.layer_units import LayerUnits, layer_units, turned_units
@@ -251,10 +259,15 @@ class Census:
         clustering, clusters = step(units, None if wanted is None else min(wanted, n_live))
         clusters = in_order(clusters)
         widths, groups = population.widths(name), Groups.of_labels(clusters.labels)
-        bases = {
-            layer: basis_of_groups(rows, groups, widths, usable_symmetry(population.architecture, layer), units.alive)
-            for layer, rows in units.rows.items()
-        }
+        architecture = population.architecture
+        if architecture.has_insides(name) and self._signals().has_data:
+            basis = basis_of_medoids(units.rows[name], groups, widths, units.alive)
+            bases = {tied.name: basis for tied in architecture.family(name)}
+        else:
+            bases = {
+                layer: basis_of_groups(rows, groups, widths, usable_symmetry(architecture, layer), units.alive)
+                for layer, rows in units.rows.items()
+            }
         centroids = (torch.cat(bases[name].mixing).T @ units.table.augmented).numpy()
         index = units.table.index.numpy()
         layer = LayerCensus(name, units.member, index, units.alive, units.n_members, clustering, clusters, centroids)

@@ -24,6 +24,7 @@ from consilience.clustering.distances import Points, embed
 from consilience.clustering.significance import rotation
 from consilience.errors import InputError
 from consilience.seeds import TURNED, generator
+from consilience.signals.grams import contribution_grams
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork, incoming_norms, outgoing_norms
 from consilience.units.axes import Axis, by_unit
@@ -40,7 +41,8 @@ class LayerUnits:
     n_members: int
     table: Hyperplanes  # (U,) in the basis of the layer below
     alive: NDArray[np.bool_]  # (U,) dead units are not clustered
-    rows: Mapping[str, Tensor]  # by layer of the family, (U, r) pre-activations on data, or (U, d + 1) hyperplanes
+    rows: Mapping[str, Tensor]  # by layer of the family, (U, r) pre-activations on data, or (U, d + 1) hyperplanes; of
+    # units of several rows, what they add to the maps that read them, for all layers of the family together
     points: Points  # (V,) the rows of live units, to be clustered
 
     @property
@@ -81,7 +83,9 @@ def layer_units(
             cure="check the members, or pass calibration data like what they were trained on",
         )
     tables = {layer: hyperplanes(networks, layer, projections) for layer in family}
-    if distance == "activation":
+    if architecture.has_insides(name) and responses.has_data:
+        rows = {name: contribution_grams(responses, family)}
+    elif distance == "activation":
         rows = {layer: responses.units(layer) for layer in family}
     else:  # a gate may have no grounded hyperplanes yet: the other layers of its family have some
         rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}

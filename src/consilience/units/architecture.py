@@ -103,6 +103,10 @@ class Architecture:
         """Number of outputs, at each position where they have positions."""
         return self.returned.block if self.output is None else self.output.width
 
+    def has_insides(self, layer: str) -> bool:
+        """Whether the units of a layer, or of one that is tied to it, are several rows, as heads of attention are."""
+        return any(m.output.inside > 1 for tied in self.family(layer) for m in self.writing(tied.name))
+
     def family(self, layer: str) -> tuple[Layer, ...]:
         """Return the layers whose units are paired with those of ``layer``, itself among them."""
         first = self.first(layer)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -47,6 +48,13 @@ def forward(module: nn.Module, state: Mapping[str, Tensor], x: Tensor, output: P
 
     with eval_mode(module):
         return outputs_of(run, x, type(module).__name__, output=output)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Inside, operations have second derivatives: fused attention has none."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 class InDouble(TorchFunctionMode):
