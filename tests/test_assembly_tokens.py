@@ -1,0 +1,36 @@
+"""Assemblies of networks for tokens: what they are compared by."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from consilience.assembly.assembler import Assembler
+from consilience.assembly.nearness import Nearness
+from consilience.census.census import Census
+from consilience.nets import GPT
+from consilience.population.population import Population
+
+
+def test_networks_for_tokens_are_compared_by_the_tokens_that_follow() -> None:
+    torch.manual_seed(0)
+    nets, x = [GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(2)], torch.randint(0, 7, (40, 5))
+    population = Population.from_modules(nets, x[:4], task="next-token")
+    assembler = Assembler(Census(n_resamples=0).fit(population, x))
+    nearness = Nearness.to_pooled(assembler.responses, assembler.builder.pooling, "next-token")
+    with torch.no_grad():
+        logits = nets[0](x)
+    expected = functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten())
+    assert abs(nearness.error(nearness.outputs(nets[0])) - float(expected)) < 1e-5
+
+
+def test_second_order_fits_networks_with_attention() -> None:
+    torch.manual_seed(1)
+    nets, x = [GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(2)], torch.randint(0, 7, (40, 5))
+    census = Census(n_resamples=0).fit(Population.from_modules(nets, x[:4], task="next-token"), x)
+    network = Assembler(census).assemble("1x", correction="second-order")
+    candidates = network.assembly_.candidates
+    assert any(candidate.correction == "second-order" for candidate in candidates)
+    kept = (network.assembly_.choice, network.assembly_.correction)
+    (error,) = {c.error for c in candidates if (c.choice, c.correction) == kept}
+    assert error == min(c.error for c in candidates)
