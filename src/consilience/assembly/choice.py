@@ -8,10 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from consilience.assembly.draft import Draft
-from consilience.bases.grounding import Basis, Groups, basis_of_groups, basis_of_medoids, express, takes_offset
+from consilience.bases.grounding import (
+    Basis,
+    Groups,
+    basis_of_groups,
+    basis_of_medoids,
+    express,
+    rows_of_medoids,
+    takes_offset,
+)
 from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.census.census import Census
 from consilience.clustering.clusters import Clusters
@@ -70,7 +77,11 @@ class CensusPlan:
         refit = self.census.grounding == "activations" and draft.responses.has_data
         shared = draft.rows(axis) if refit else None
         intercept = takes_offset(draft.architecture, axis)
-        basis = draft.bases[axis.layer].rows(axis.inside)
+        basis = draft.bases[axis.layer]
+        if draft.architecture.has_insides(axis.layer) and draft.responses.has_data:
+            basis = rows_of_medoids(basis, draft.responses.at(axis), axis.inside)
+        else:
+            basis = basis.rows(axis.inside)
         return express(basis, draft.responses.at(axis), shared, intercept=intercept).projections
 
 

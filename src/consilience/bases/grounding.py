@@ -31,7 +31,7 @@ from consilience.signals.batches import MAX_BATCH
 from consilience.signals.moments import Moments, cross_validated
 from consilience.ties import SINGLE, first_largest
 from consilience.units.architecture import Architecture
-from consilience.units.axes import Axis
+from consilience.units.axes import Axis, by_row
 from consilience.units.symmetry import Symmetry
 
 SMALLEST = 1e-6  # of the points' norms: a centroid, or a share of one, that is less is nothing but rounding
@@ -130,9 +130,10 @@ def find_centroids(points: Tensor, groups: Groups, symmetry: Symmetry) -> Centro
 
 
 def find_medoids(points: Tensor, groups: Groups) -> Centroids:
-    """Return the unit of each group that is nearest to its mean, in place of a centroid; points (U, d) are at unit norm.
+    """Return the unit of each group that is nearest to its mean, in place of a centroid.
 
-    Units whose rows may be written in any basis inside have no mean: the medoid stands for the others.
+    Points (U, d) are at unit norm. Units whose rows may be written in any basis inside have no mean of their rows: the
+    medoid stands for the others.
     """
     mean = torch.zeros(groups.n_clusters, points.shape[1], dtype=torch.float64)
     mean.index_add_(0, groups.clusters, points[groups.units].double())
@@ -230,6 +231,33 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
 def _with_constants(projection: Projection, mean: Tensor) -> Projection:
     placed = projection.matrix.any(1) | (projection.offset != 0)
     return Projection(projection.matrix, torch.where(placed, projection.offset, mean))
+
+
+def rows_of_medoids(basis: Basis, activations: Sequence[Tensor], inside: int) -> Basis:
+    """Return the basis of the rows of units of which medoids stand for others (`basis_of_medoids`).
+
+    A unit is projected on the rows of its medoid as the members' activations (n, u·inside) on data have it: by least
+    squares, whatever bases the two are written in.
+    """
+    rows = basis.rows(inside)
+    shared = mixture(rows, activations)
+    mean, exact = shared.mean(0), shared.double()
+    medoids = (exact - exact.mean(0)).unflatten(1, (-1, inside)).transpose(0, 1)  # (c, n, j)
+    gram = medoids.transpose(1, 2) @ medoids
+    floor = SMALLEST * gram.diagonal(dim1=1, dim2=2).mean(1)
+    damped = gram + torch.where(floor > 0, floor, 1)[:, None, None] * torch.eye(inside, dtype=gram.dtype)
+    projections = []
+    for projection, values in zip(basis.projections, activations, strict=True):
+        cluster, own = projection.matrix.argmax(1), projection.matrix.sum(1)
+        centred = (values - values.mean(0)).double().unflatten(1, (-1, inside)).transpose(0, 1)  # (u, n, j)
+        cross = medoids[cluster].transpose(1, 2) @ centred
+        blocks = torch.linalg.solve(damped[cluster], cross).transpose(1, 2) * own[:, None, None]  # (u, j, j)
+        matrix = torch.zeros(len(cluster), inside, basis.width, inside, dtype=values.dtype)
+        matrix[torch.arange(len(cluster)), :, cluster] = blocks.to(values.dtype)
+        matrix = matrix.flatten(2).flatten(0, 1)
+        offset = values.mean(0) * by_row(own, values.shape[1]) - matrix @ mean
+        projections.append(Projection(matrix, offset))
+    return Basis(rows.mixing, tuple(projections))
 
 
 def basis_activations(basis: Basis, activations: Sequence[Tensor], symmetry: Symmetry) -> Tensor:

@@ -19,6 +19,7 @@ from consilience.bases.grounding import (
     basis_of_groups,
     basis_of_medoids,
     express,
+    rows_of_medoids,
     takes_offset,
 )
 from consilience.bases.hyperplanes import Projection
@@ -275,9 +276,13 @@ class Census:
 
     def _projections(self, axis: Axis, basis: Basis, activations: Sequence[Tensor]) -> Sequence[Projection]:
         """Each member's projection on the clusters in one place, refitted to data for grounding "activations"."""
-        architecture, basis, shared = self.population_.architecture, basis.rows(axis.inside), None
+        architecture, shared = self.population_.architecture, None
+        assert axis.layer is not None
+        if architecture.has_insides(axis.layer) and self._signals().has_data:
+            basis = rows_of_medoids(basis, activations, axis.inside)
+        else:
+            basis = basis.rows(axis.inside)
         if self.grounding == "activations":
-            assert axis.layer is not None
             shared = basis_activations(basis, activations, usable_symmetry(architecture, axis.layer))
         return express(basis, activations, shared, intercept=takes_offset(architecture, axis)).projections
 

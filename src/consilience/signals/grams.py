@@ -1,8 +1,9 @@
 """What units of several rows add to the maps that read them, in a form that no basis inside the unit changes.
 
 A head of attention may be written in any basis of its features. What it adds to what reads it, ``C = z O`` (r, d) with
-its values z (r, j) and its outgoing weights O (j, d), may be compared within a network; between networks, whose d differ
-too, by the products of rows, ``K = C Cᵀ`` (r, r), centred. The inner product of two K at unit norm is linear CKA.
+its values z (r, j) and its outgoing weights O (j, d), depends on none. Networks have other bases of d too, so that it
+is compared by the products of its rows, ``K = C Cᵀ`` (r, r), centred. The inner product of two K at unit norm is linear
+CKA.
 
 Source: Kornblith, Norouzi, Lee and Hinton (2019), Similarity of neural network representations revisited, ICML.
 """
@@ -13,8 +14,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from consilience.clustering.distances import unit_norm
 from consilience.signals.responses import Responses
 from consilience.units.axes import by_unit
 
@@ -39,7 +40,7 @@ def contribution_grams(responses: Responses, family: Sequence[str]) -> Tensor:
     products = torch.cat(every)
     row, column = torch.triu_indices(products.shape[1], products.shape[2])
     off = torch.where(row == column, 1.0, 2.0**0.5).to(products.dtype)
-    return unit_norm(products[:, row, column] * off)
+    return functional.normalize(products[:, row, column] * off)
 
 
 def _products(values: Tensor, weights: Tensor, units: int) -> Tensor:
