@@ -9,7 +9,7 @@ from torch import Tensor
 
 from consilience.assembly.assembler import assemble
 from consilience.census.census import Census
-from consilience.nets import GPT
+from consilience.nets import GPT, Llama
 from consilience.population.population import Population
 from consilience.units.deviation import deviation
 
@@ -49,5 +49,30 @@ def test_heads_that_are_written_in_other_bases_are_one_cluster() -> None:
     assert layer.frequency_.tolist() == [1.0] * HEADS
     assert layer.size_.tolist() == [3] * HEADS
     network = assemble(census, "1x", choice="cut", correction="none")
+    with torch.no_grad():
+        assert deviation(network(x), net(x)) < 2e-4
+
+
+def rotated(net: Llama, seed: int) -> Llama:
+    """A copy whose stream is turned: the same function, since the gains of its norms are 1."""
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(seed)))[0]
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            if name.split(".")[-2] in ("o", "down"):
+                weight.copy_(turn.T @ weight)
+            elif weight.dim() == 2:
+                weight.copy_(weight @ turn)
+    return twin
+
+
+def test_turned_copies_of_a_network_are_assembled_to_it() -> None:
+    torch.manual_seed(0)
+    net = Llama(11, 6, width=12, heads=(2, 2), mlp_widths=(8, 8), head_width=4).eval()
+    members, x = [rotated(net, seed) for seed in range(3)], torch.randint(0, 11, (80, 6))
+    with torch.no_grad():
+        assert deviation(members[1](x), net(x)) < 1e-4
+    census = Census(n_resamples=0).fit(Population.from_modules(members, x[:4], task="next-token"), x)
+    network = assemble(census, "1x", choice="cut")
     with torch.no_grad():
         assert deviation(network(x), net(x)) < 2e-4

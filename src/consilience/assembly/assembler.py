@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from consilience.assembly.build import FITTED, LAYERWISE, Builder, check_correction
 from consilience.assembly.choice import CensusPlan, Choice, choice_of, cut_at
 from consilience.assembly.contest import Contest, Entry
+from consilience.assembly.directions import with_directions
 from consilience.assembly.distillation import Distillation, distillation_of
 from consilience.assembly.elastic import ELASTIC_CORRECTIONS, Elastic, share_inputs
 from consilience.assembly.nearness import nearest
@@ -178,6 +179,8 @@ class Assembler:
             chosen = choice_of(select(self.census, width))
         else:
             key, chosen = ("cut", *numbers.items()), cut_at(self.census, numbers)
+            if self.has_data:
+                chosen = with_directions(chosen, self.responses, numbers)
         if correction == "none":
             network = self.builder.finish(self._built(key, chosen, correction), correction)
             return _recorded(network, Assembled("cut", correction, layer_records(self.census, chosen.groups)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from consilience.assembly.distillation import Distillation, Teacher, distill
 from consilience.assembly.draft import Draft
 from consilience.assembly.gauss_newton import gauss_newton
-from consilience.assembly.layerwise import least_squares, moments
+from consilience.assembly.layerwise import carried, least_squares, moments
 from consilience.assembly.norms import with_statistics
 from consilience.assembly.pooling import Pooled, output_bases, pooled
 from consilience.bases.construction import construct
@@ -97,9 +97,12 @@ class Builder:
             projections = draft.projections
             if m.per_unit:
                 projections = {m.inputs[0]: draft.bases[m.reads[0]].projections}
-            draft = draft.with_weights(m, construct(m, draft.members, draft.bases[m.writes].mixing, projections))
+            basis = draft.bases[m.writes]
+            draft = draft.with_weights(m, construct(m, draft.members, basis.mixing, projections, turned=basis.turned))
             if correct is not None:
                 draft = draft.with_weights(m, correct(draft, m))
+            if correct is least_squares and basis.turned and m.output.name in architecture.program.varying:
+                draft = carried(draft, m) if not m.per_unit else draft
             if responses.has_data:
                 draft = draft.with_values(m)
         return balanced(draft.network)

@@ -26,6 +26,7 @@ import torch
 
 from consilience.assembly.build import Builder
 from consilience.assembly.choice import CensusPlan, Choice, cut_at, whole_members
+from consilience.assembly.directions import with_directions
 from consilience.assembly.nearness import Nearness, nearest
 from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.record import Candidate
@@ -122,8 +123,11 @@ class Contest:
         for members in dict.fromkeys([tuple(whole), tuple(whole[:1])]):
             if members:
                 yield _name(members), partial(self._reconstructed, widths, members)
-        yield "reconstruction", partial(self._reconstructed, widths, ())
-        yield "cut", partial(cut_at, self.census, widths)
+        yield "reconstruction", lambda: self._turned(self._reconstructed(widths, ()), widths)
+        yield "cut", lambda: self._turned(cut_at(self.census, widths), widths)
+
+    def _turned(self, choice: Choice, widths: Mapping[str, int]) -> Choice:
+        return with_directions(choice, self.builder.responses, widths)
 
     def _reconstructed(self, widths: Mapping[str, int], first: Sequence[int]) -> Choice:
         population = self.census.population_

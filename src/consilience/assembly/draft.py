@@ -29,6 +29,8 @@ class Draft:
         default_factory=dict
     )  # that later maps need and do not change, if there is room
 
+    left: Mapping[str, Tensor] = field(default_factory=dict)  # of the targets of layers, by the maps so far: (r, c)
+
     @property
     def architecture(self) -> Architecture:
         """The layers at the assembly's widths."""

@@ -11,7 +11,10 @@ corrected right after it is constructed, so each sees the activations of the lay
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from consilience.agreement import spread_of
 from consilience.assembly.draft import Draft
@@ -39,6 +42,19 @@ def moments(draft: Draft, m: Map) -> Weights:
     return old.with_matrix(old.matrix * ratio[:, None], bias)
 
 
+def carried(draft: Draft, m: Map) -> Draft:
+    """Return the draft with what a finished map leaves of its target, which the next map that adds to it is to add."""
+    left = _target(draft, m) - draft.rows(m.output)
+    return replace(draft, left={**draft.left, m.writes: left})
+
+
+def _target(draft: Draft, m: Map) -> Tensor:
+    """The mixture of the members' pre-activations, with what maps before have left of theirs, (n, c)."""
+    target = mixture(draft.bases[m.writes].rows(m.output.inside), draft.responses.at(m.output))
+    left = draft.left.get(m.writes)
+    return target if left is None else target + left
+
+
 def least_squares(draft: Draft, m: Map) -> Weights:
     """Return a map refitted around its construction, with s the spread of the target t of each unit.
 
@@ -48,9 +64,9 @@ def least_squares(draft: Draft, m: Map) -> Weights:
     by itself.
     """
     old, done = draft.network.weights(m), 0
-    if not m.reads or not m.fitted:
+    if not m.reads or not m.fitted or (m.per_unit and draft.bases[m.writes].turned):
         return old
-    target = mixture(draft.bases[m.writes].rows(m.output.inside), draft.responses.at(m.output))
+    target = _target(draft, m)
     spread = spread_of(target)
     rounding = SINGLE**2 * (target / spread).double().square().mean(0)
     fit: Moments | None = None

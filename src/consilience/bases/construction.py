@@ -27,14 +27,18 @@ def construct(
     members: Sequence[TracedNetwork],
     mixing: Sequence[Tensor],
     projections: Mapping[Axis, Sequence[Projection]],
+    *,
+    turned: bool = False,
 ) -> Weights:
     """Return the centroids of a map's hyperplanes, from A (u, c) and, by place that the map reads, P of each member.
 
-    A is over units, P over their rows.
+    A is over units, P over their rows. A map per unit of directions (``turned``) is 1: what reads it is fitted to that.
     """
 
     def share(k: int) -> Weights:
         own = {axis: projections[axis][k] for axis in m.inputs if axis.layer is not None}
+        if m.per_unit and turned:
+            return _plain(m, members[k], mixing[k], len(members))
         if m.per_unit:
             return _per_unit(m, members[k], mixing[k], own)
         return _share(m, members[k], in_rows(mixing[k], m.output.inside), own)
@@ -58,3 +62,10 @@ def _per_unit(m: Map, network: TracedNetwork, mixing: Tensor, own: Mapping[Axis,
     part = weights.parts[0][:, 0]
     mixed = torch.einsum("uc,uc,us->cs", mixing, projection.matrix, part)
     return Weights((mixed[:, None],), mixing.T @ (weights.bias + part.sum(1) * projection.offset))
+
+
+def _plain(m: Map, network: TracedNetwork, mixing: Tensor, n_members: int) -> Weights:
+    """A member's share in a map per unit that multiplies by 1."""
+    (part,) = network.weights(m).parts
+    ones = part.new_ones(mixing.shape[1], *part.shape[1:]) / n_members
+    return Weights((ones,), ones.new_zeros(len(ones)))

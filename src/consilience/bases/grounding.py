@@ -45,6 +45,7 @@ class Basis:
 
     mixing: tuple[Tensor, ...]  # per member, (u, c)
     projections: tuple[Projection, ...]  # per member, P (u, c) and c (u,)
+    turned: bool = False  # whether the coordinates are directions, each of all units
 
     @property
     def width(self) -> int:
