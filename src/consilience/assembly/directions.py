@@ -6,8 +6,9 @@ z⁽ᵏ⁾ side by side, each at unit mean square, and U the leading eigenvector
 
     ã = Σ_k z⁽ᵏ⁾ U⁽ᵏ⁾ Bᵀ,    z⁽ᵏ⁾ ≈ ã B U⁽ᵏ⁾ᵀ,
 
-up to a factor that makes ã as large as the members' z, since norms add ε to a mean square. B is the identity; where norms subtract the mean over units, an orthonormal basis of what is at right angles to it, and
-z are centred over units.
+up to a factor that makes ã as large as the members' z, since norms add ε to a mean square. B is the identity; where
+norms subtract the mean over units, it is an orthonormal basis of what is at right angles to the mean, and z are centred
+over units.
 
 Axis legend: ``r`` rows, ``u`` units of a member, ``c`` directions.
 """
