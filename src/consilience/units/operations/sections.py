@@ -157,9 +157,9 @@ def _cut(walk: Walk, node: fx.Node, value: fx.Node, dim: int, n: int, users: int
     """Make n layers of the one that a weight has just written."""
     cure = "cut what one linear layer or convolution writes, right after it, or use a layer for each part"
     run, *others = every = walk.label(value)[dim]
-    widths = [0 if own.group is None or own.block != 1 else walk.groups[own.group].width for own in every]
-    if len(every) == n and 0 < min(widths) == max(widths):
-        return list(every)  # of a weight that was cut before, and is used again
+    of_weights = {draft.weight for own in every for draft in walk.drafts if draft.group == own.group}
+    if len(every) == n > 1 and len(of_weights) == 1 and all(own.block == 1 for own in every):
+        return list(every)  # of one weight that was cut before, and is used again
     drafts = [d for d in walk.drafts if run.group is not None and walk.root(d.group) == walk.root(run.group)]
     if others or len(drafts) != 1 or len(value.users) > users or size(value, dim) % n:
         raise walk.error("units are cut that are no layer of one weight", node, cure)
