@@ -225,6 +225,18 @@ def test_tokens_agree_by_the_divergence_of_their_probabilities() -> None:
     assert agreement(rows, reference, "next-token") == agreement(rows, reference, "classification")
 
 
+def test_populations_of_language_models_check_their_tokens() -> None:
+    x, _ = tokens(40)
+    population = cs.Population.from_modules([NETS["GPT"](), NETS["GPT"]()], x[:8], task="next-token")
+    census = cs.Census(n_resamples=0)
+    for call in (lambda: census.fit(population, x + 3), lambda: cs.evaluate(NETS["GPT"](), x + 3, population)):
+        with pytest.raises(InputError, match="x must have indices from 0 to 6 for 'tokens.weight', got"):
+            call()
+    nets = [cs.Llama(7, 6, width=8, heads=2, mlp_widths=8, rotary_base=base) for base in (100.0, 10.0)]
+    with pytest.raises(InputError, match="member 1 must compute what member 0 computes of the same parameters"):
+        cs.Population.from_modules(nets, x[:8])
+
+
 def test_tokens_of_another_vocabulary_are_refused() -> None:
     x, y = tokens(8)
     rows = Dataset(x % 5, y, torch.arange(8), task="next-token")
