@@ -39,8 +39,9 @@ HEADS = ("num_heads", "n_heads", "n_head", "nhead", "heads", "num_attention_head
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads", "n_kv_head")
 SIZES = (
     *("embed_dim", "hidden_size", "hidden_dim", "d_model", "dim", "n_embd", "width", "kdim", "vdim", "channels"),
-    *("intermediate_size", "n_inner", "d_ff", "nf", "nx"),
+    *("intermediate_size", "n_inner", "d_ff"),
 )
+WRITTEN, READ = ("nf",), ("nx",)  # of a weight that is stored transposed
 ALL_HEADS = ("split_size", "all_head_size", "inner_dim", "q_dim", "kv_dim")  # where heads are side by side
 
 
@@ -67,6 +68,7 @@ def _set_named(part: nn.Module, maps: list[Map], old: Architecture, new: Archite
     pairs = list(_sizes(maps, old, new))
     was = dict(vars(part))
     kinds = {"size": (*SIZES, *ALL_HEADS), "all heads": ALL_HEADS, "heads": HEADS, "key heads": KEY_HEADS}
+    kinds |= {"written": WRITTEN, "read": READ}
     for kind, names in kinds.items():
         for name in names:
             value = was.get(name)
@@ -82,6 +84,7 @@ def _sizes(maps: list[Map], old: Architecture, new: Architecture) -> Iterator[tu
             sections = old.divided.get((m.weight, dim), ())
             before, after = (sum(length(section, own.widths) for section in sections) for own in (old, new))
             yield "size", before, after
+            yield "written" if dim == m.dim else "read", before, after
         for axis in (m.output, *m.inputs):
             if axis.layer is None:
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -13,11 +12,12 @@ from consilience.errors import FunctionChangedError, InputError
 from consilience.units.architecture import Layer, TracedNetwork
 from consilience.units.deviation import deviation
 from consilience.units.forward import InDouble, forward
-from consilience.units.resize import resize
+from consilience.units.resize import hollow_double, resize
 from consilience.units.symmetry import can_flip, duplicate, flip, permute_all, rescale, symmetry_of
 
 VALUES = 2**18  # numbers in the largest value of all samples of a proof, …
 SAMPLES = (4, 16)  # … of which there are at least and at most so many
+LARGE = 2**24  # parameters of a network that is not doubled in all layers at once, to four times its size
 TOLERANCE = 1e-5  # of the spread of each output over samples: some 100 roundings of float32
 CURE = "check that the module is deterministic in eval mode and that handlers you have added are right, or report it"
 
@@ -45,13 +45,15 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
         return
     try:
         _prove(module, network, x)
+        return
     except FunctionChangedError:
-        try:  # roundings may grow; a wrong layer is wrong in double precision too
-            with InDouble():
-                exact = x.double() if x.is_floating_point() else x
-                _prove(copy.deepcopy(module).double(), network.double(), exact, by_layer=True)
-        except InputError:  # it does not run in double precision
-            _prove(module, network, x, by_layer=True)
+        pass  # with what it holds
+    try:  # roundings may grow; a wrong layer is wrong in double precision too
+        with InDouble():
+            exact = x.double() if x.is_floating_point() else x
+            _prove(hollow_double(module), network.double(), exact, by_layer=True)
+    except InputError:  # it does not run in double precision
+        _prove(module, network, x, by_layer=True)
 
 
 def _prove(module: nn.Module, network: TracedNetwork, x: Tensor, *, by_layer: bool = False) -> None:
@@ -69,16 +71,33 @@ def _prove(module: nn.Module, network: TracedNetwork, x: Tensor, *, by_layer: bo
         if changed is network:  # the activations allow no such change
             return
         if changed.architecture is not network.architecture:
-            own = resize(module, network.architecture, changed.architecture.widths)
+            own = resize(module, network.architecture, changed.architecture.widths, hollow=True)
         _check_outputs(f"{name} the units of {whose}", forward(own, changed.state, x, pick), expected)
 
     for name in CHANGES:
         try:
-            check(name, network.architecture.hidden, "all layers")
+            for layers in _portions(network) if name == "doubling" else [network.architecture.hidden]:
+                check(name, layers, "all layers")
         except FunctionChangedError:
             for layer in network.architecture.hidden if by_layer else ():
                 check(name, [layer], f"layer '{layer.name}'")
             raise
+
+
+def _portions(network: TracedNetwork) -> list[list[Layer]]:
+    """Hidden layers in portions to be doubled: all together; of many parameters, no two that a map reads and writes."""
+    architecture, portions = network.architecture, list[list[Layer]]()
+    if sum(value.numel() for value in network.state.values()) <= LARGE:
+        return [list(architecture.hidden)]
+    between = {frozenset(map(architecture.first, (m.writes, read))) for m in architecture.maps for read in m.reads}
+    for layer in architecture.free:
+        apart = (p for p in portions if not any(frozenset((layer.name, other.name)) in between for other in p))
+        portion = next(apart, None)
+        if portion is None:
+            portions.append([layer])
+        else:
+            portion.append(layer)
+    return portions
 
 
 def _check_outputs(change: str, outputs: Tensor, expected: Tensor) -> None:

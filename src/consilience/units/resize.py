@@ -17,11 +17,13 @@ from consilience.units.modules import first_names
 from consilience.units.program import sizes
 
 
-def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, int]) -> nn.Module:
+def resize(
+    module: nn.Module, architecture: Architecture, widths: Mapping[str, int], *, hollow: bool = False
+) -> nn.Module:
     """Return a copy of ``module`` with these widths (layer → units; layers not named keep theirs).
 
     Parameters that have a part in the outputs are zero, others as they are. The statistics of batch norms are those
-    that leave values as they are.
+    that leave values as they are. Parameters of a ``hollow`` copy take no memory, and cannot be written to.
     """
     for name, width in widths.items():
         layer = architecture.layer(name)
@@ -32,16 +34,19 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
             )
         if width < 1:
             raise InputError(f"the width of layer '{name}' must be >= 1, got {width}")
-    new = copy.deepcopy(module)
+    shapes = architecture.shapes(widths, read_state(module))
+    replaced = (value for name, value in module.named_parameters() if name in shapes.keys() - {*architecture.kept})
+    new = copy.deepcopy(module, {id(value): value for value in replaced})
     variances = {m.norm.variance for m in architecture.maps if m.norm is not None}
-    for name, shape in architecture.shapes(widths, read_state(module)).items():
+    for name, shape in shapes.items():
         path, _, attribute = name.rpartition(".")
         if name in architecture.kept:
             continue
         part = new.get_submodule(path)
         old = getattr(part, attribute)
         if isinstance(old, nn.Parameter):
-            setattr(part, attribute, nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad))
+            zeros = old.new_zeros(()).expand(shape) if hollow else old.new_zeros(shape)
+            setattr(part, attribute, nn.Parameter(zeros, requires_grad=old.requires_grad))
         elif shape != tuple(old.shape) or name in architecture.program.parameters.values():
             setattr(part, attribute, old.new_ones(shape) if name in variances else old.new_zeros(shape))
     set_sizes(
@@ -50,6 +55,12 @@ def resize(module: nn.Module, architecture: Architecture, widths: Mapping[str, i
     set_config(new)
     _check_runs(new, architecture)
     return new
+
+
+def hollow_double(module: nn.Module) -> nn.Module:
+    """Return a copy of a module in double precision whose parameters take no memory: who runs it passes others."""
+    zeros = {id(p): nn.Parameter(p.new_zeros((), dtype=torch.float64).expand(p.shape)) for p in module.parameters()}
+    return copy.deepcopy(module, dict[int, object](zeros)).double()
 
 
 def fill(module: nn.Module, architecture: Architecture, state: Mapping[str, Tensor], source: object) -> nn.Module:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from consilience.errors import InputError
 from consilience.units.architecture import Architecture, Layer, TracedNetwork, incoming_norms, norms_read, norms_written
-from consilience.units.axes import by_row
+from consilience.units.axes import by_row, length
 from consilience.units.maps import Map, Weights
 
 
@@ -94,14 +94,15 @@ def duplicate(network: TracedNetwork, layers: Sequence[str]) -> TracedNetwork:
     first = {architecture.first(layer) for layer in layers}
     orders = {name: torch.arange(2 * architecture.layer(name).width) % architecture.layer(name).width for name in first}
     wide = architecture.with_widths({name: len(order) for name, order in orders.items()})
-    wider = TracedNetwork(wide, _selected(network, orders))
-    for m in wide.maps:
-        twice = [axis.layer is not None and architecture.first(axis.layer) in first for axis in m.inputs]
-        if any(twice) and not m.per_unit:
-            weights = wider.weights(m)
-            parts = (part / 2 if doubled else part for part, doubled in zip(weights.parts, twice, strict=True))
-            wider = wider.with_weights(m, Weights(tuple(parts), weights.bias))
-    return wider
+    state = _selected(network, orders)
+    reading = {m.weight: m.dim for m in wide.maps if m.reads and not m.per_unit}
+    for (name, dim), sections in wide.divided.items():
+        twice = [layer is not None and architecture.first(layer) in first for layer, _ in sections]
+        if any(twice) and dim != reading.get(name, dim):
+            lengths = torch.tensor([length(section, wide.widths) for section in sections])
+            shares = torch.where(torch.tensor(twice), 0.5, 1.0).repeat_interleave(lengths)
+            state[name].movedim(dim, -1).mul_(shares.to(state[name].dtype))  # a copy of its own
+    return TracedNetwork(wide, state)
 
 
 def rescale(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwork:
