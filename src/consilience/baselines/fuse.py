@@ -67,7 +67,7 @@ class _Given:
     def express(self, draft: Draft, axis: Axis) -> Sequence[Projection]:
         """Return the projections of the basis as they are."""
         assert axis.layer is not None
-        return draft.bases[axis.layer].projections
+        return draft.bases[axis.layer].rows(axis.inside).projections
 
 
 def basis_from(mixing: Sequence[Tensor], reading: Sequence[Tensor]) -> Basis:
@@ -78,7 +78,7 @@ def basis_from(mixing: Sequence[Tensor], reading: Sequence[Tensor]) -> Basis:
 def placed(architecture: Architecture, bases: Mapping[str, Basis]) -> dict[Axis, Sequence[Projection]]:
     """Return the projections by place where layers with a basis, and those tied to them, are read."""
     return {
-        axis: basis.projections
+        axis: basis.rows(axis.inside).projections
         for name, basis in bases.items()
         for layer in architecture.family(name)
         for axis in architecture.read(layer.name)

@@ -141,7 +141,7 @@ def activation_orders(population: Population, x: Tensor, reference: int, seen: s
     orders: list[Orders] = [{} for _ in population]
     responses = Responses(population.networks, x)
     for layer in population.architecture.free:
-        values = responses.read(layer.name) if seen == "activations" else responses.written(layer.name)
+        values = responses.read_units(layer.name) if seen == "activations" else responses.written_units(layer.name)
         z = [_standardized(member) for member in values]
         for k, order in enumerate(orders):
             order[layer.name] = assign(z[reference].T @ z[k])

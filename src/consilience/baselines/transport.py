@@ -86,7 +86,7 @@ def transport_bases(population: Population, reference: int, x: Tensor | None) ->
                 below = {axis: (p[reference], p[k]) for axis, p in placed(anchor.architecture, bases).items()}
                 cost = _between_hyperplanes(anchor, network, layer.name, below)
             else:
-                mine, theirs = (responses.read(layer.name)[i].double().T for i in (k, reference))
+                mine, theirs = (responses.read_units(layer.name)[i].double().T for i in (k, reference))
                 cost = torch.cdist(mine, theirs)
             plan = transport(cost).to(dtype)
             mixing.append(plan / plan.sum(0) / len(population))

@@ -111,6 +111,24 @@ class Responses:
         """Return the pre-activations of each network's layer, one place after the other: (r, u)."""
         return self._all(self.networks[0].architecture.written(layer))
 
+    def read_units(self, layer: str) -> list[Tensor]:
+        """Return the activations of units, the rows of each one after the other: (r · inside, u).
+
+        Of a layer that no map reads, as queries, they are those of the first layer tied to it that one reads.
+        """
+        architecture = self.networks[0].architecture
+        own = [layer, *(tied.name for tied in architecture.family(layer))]
+        name = next(each for each in own if architecture.read(each))
+        return self._in_units(self.read(name), layer)
+
+    def written_units(self, layer: str) -> list[Tensor]:
+        """Return the pre-activations of units, the rows of each one after the other: (r · inside, u)."""
+        return self._in_units(self.written(layer), layer)
+
+    def _in_units(self, values: Sequence[Tensor], layer: str) -> list[Tensor]:
+        widths = [network.architecture.layer(layer).width for network in self.networks]
+        return [by_unit(z.T, units).flatten(1).T for z, units in zip(values, widths, strict=True)]
+
     def units(self, layer: str) -> Tensor:
         """Return the pre-activations of all networks' units of a layer on at most `MAX_SAMPLES` rows: (U, r).
 
