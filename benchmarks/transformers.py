@@ -158,10 +158,10 @@ def rows_of(kind: str, number: int, task: Task, options: object) -> Iterator[Row
         yield made("assembly", width, partial(assembler.assemble, width), before)
     yield made("assembly, full", "full", partial(assembler.assemble, "full"), before)
     if not options.no_steps:  # type: ignore[attr-defined]
-        for width, start in (("1x", "member"), ("2x", "net2wider")):
-            yield made(f"distilled {start}", width, partial(baselines.distil, population, start=start, **seen, **steps))
-            name = "assembly, distilled"
-            yield made(name, width, partial(assembler.assemble, width, correction="distill", **steps), before)
+        yield made("distilled member", "1x", partial(baselines.distil, population, start="member", **seen, **steps))
+        for width in ("1x", "2x"):
+            make = partial(assembler.assemble, width, correction="distill", **steps)
+            yield made("assembly, distilled", width, make, before)
 
 
 def main() -> None:

@@ -29,7 +29,9 @@ class Draft:
         default_factory=dict
     )  # that later maps need and do not change, if there is room
 
-    left: Mapping[str, Tensor] = field(default_factory=dict)  # of the targets of layers, by the maps so far: (r, c)
+    left: Mapping[tuple[str, int], Tensor] = field(
+        default_factory=dict
+    )  # of the targets of a layer, at some number of positions, by the maps so far: (r, c)
 
     @property
     def architecture(self) -> Architecture:

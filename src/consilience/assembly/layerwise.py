@@ -45,13 +45,18 @@ def moments(draft: Draft, m: Map) -> Weights:
 def carried(draft: Draft, m: Map) -> Draft:
     """Return the draft with what a finished map leaves of its target, which the next map that adds to it is to add."""
     left = _target(draft, m) - draft.rows(m.output)
-    return replace(draft, left={**draft.left, m.writes: left})
+    return replace(draft, left={**draft.left, _place(draft, m): left})
+
+
+def _place(draft: Draft, m: Map) -> tuple[str, int]:
+    """The layer that a map writes, and at how many positions."""
+    return m.writes, draft.architecture.program.n_positions(m.output.name, m.output.dim)
 
 
 def _target(draft: Draft, m: Map) -> Tensor:
     """The mixture of the members' pre-activations, with what maps before have left of theirs, (n, c)."""
     target = mixture(draft.bases[m.writes].rows(m.output.inside), draft.responses.at(m.output))
-    left = draft.left.get(m.writes)
+    left = draft.left.get(_place(draft, m))
     return target if left is None else target + left
 
 

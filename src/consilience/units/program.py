@@ -137,6 +137,12 @@ class Program:
         values = (node.meta.get("val") for node in self.nodes if node.op == "call_function")
         return max([1, *(math.prod(sizes(value, 1)) for value in values if isinstance(value, Tensor))])
 
+    def n_positions(self, value: str, dim: int) -> int:
+        """Return at how many positions a sample has the units along a dimension of a value."""
+        (node,) = (node for node in self.nodes if node.name == value)
+        shape = sizes(node.meta["val"], 1)
+        return math.prod(shape) // shape[dim]
+
     def run(
         self, state: Mapping[str, Tensor], x: Tensor, values: Sequence[str], known: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
