@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import consilience as cs
 from consilience.errors import ConsilienceError, InputError, TracingError
+from consilience.studies.networks import open_networks
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -237,6 +238,14 @@ def test_directories_that_cannot_be_loaded(tmp_path: Path) -> None:
     refused([other], "must have all weights of a GPT2ForSequenceClassification, got none of score.weight")
     (other / "model.safetensors").rename(other / "pytorch_model.bin")
     refused([other], "must have model.safetensors or its shards, got none(.|\n)*pickles are not read")
+
+
+def test_commands_read_a_folder_of_directories(tmp_path: Path) -> None:
+    saved(tmp_path / "runs", [gpt2(0), gpt2(1)])
+    population = open_networks(str(tmp_path / "runs"), None, (8,), 0)
+    assert len(population) == 2
+    assert population.output == "logits"
+    assert population.example_input.dtype == torch.int64
 
 
 def test_the_library_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

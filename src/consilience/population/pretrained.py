@@ -91,9 +91,15 @@ def check_tokenizers(folders: Sequence[Path]) -> None:
                 raise InputError(message, cure=f"tokens are compared by their numbers: {KINDS}")
 
 
-def is_pretrained(folder: Path) -> bool:
-    """Whether a directory is one that ``save_pretrained`` writes."""
-    return (folder / "config.json").is_file() and "architectures" in _config(folder)
+def pretrained_in(folder: Path) -> list[Path]:
+    """Return the directories in a folder that ``save_pretrained`` has written, in the order of their names."""
+    return [path.parent for path in sorted(folder.glob("*/config.json")) if "architectures" in _config(path.parent)]
+
+
+def n_tokens(directory: Path) -> int | None:
+    """Return the vocabulary size in the config of a network; None if it reads no tokens."""
+    size = _config(directory).get("vocab_size")
+    return size if isinstance(size, int) else None
 
 
 def _library() -> Any:

@@ -18,6 +18,7 @@ from consilience.census.storage import population_of
 from consilience.errors import InputError
 from consilience.population import Population
 from consilience.population.factories import make_module
+from consilience.population.pretrained import n_tokens, pretrained_in
 from consilience.schema import read_entries
 from consilience.store import load_network, read_artefact, read_config
 from consilience.store.config import CONFIG
@@ -72,6 +73,8 @@ def open_population(
 ) -> Population:
     """Read a population, or the networks in a folder of checkpoints, which needs the shape; see `open_networks`.
 
+    Checkpoints without ``module`` may be directories that Hugging Face's ``save_pretrained`` has written.
+
     ``task`` is what the networks in a folder are for, if it is known.
     """
     if is_population(directory) or not directory.is_dir():
@@ -80,6 +83,11 @@ def open_population(
         population = Population.load(directory, None if module is None else make_module(module))
         _check_as_saved(population, example_shape, output, directory)
         return population
+    pretrained = pretrained_in(directory)
+    if module is None and pretrained:
+        x = _random_inputs(example_shape, random_state, directory, n_tokens(pretrained[0]))
+        picked = "logits" if output is None else parse_output(output)
+        return Population.from_pretrained(pretrained, x, output=picked, task=task)
     if module is None:
         raise InputError(
             f"the class of the networks in the folder of checkpoints {directory} must be given",
@@ -153,13 +161,16 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, sizes))
 
 
-def _random_inputs(shape: Shape, random_state: int, source: object) -> Tensor:
-    """Return normally distributed inputs (n, \\*shape) on which networks are traced and proved."""
+def _random_inputs(shape: Shape, random_state: int, source: object, tokens: int | None = None) -> Tensor:
+    """Return normally distributed inputs (n, \\*shape), or tokens, on which networks are traced and proved."""
     if shape is None:
         raise InputError(
             f"the shape of the inputs of {source} must be given", cure="pass it, as in --example-shape 3,32,32"
         )
-    return torch.randn(N_EXAMPLES, *shape, generator=seeds.generator(random_state))
+    generator = seeds.generator(random_state)
+    if tokens is not None:
+        return torch.randint(tokens, (N_EXAMPLES, *shape), generator=generator)
+    return torch.randn(N_EXAMPLES, *shape, generator=generator)
 
 
 def _open_network(
