@@ -7,11 +7,10 @@ is followed, control flow that does is refused, and the batch size stays free.
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -165,7 +164,7 @@ def _scales_embedding(module: nn.Module, buffer: str) -> bool:
 def _takes_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> bool:
     """Whether the program runs on three samples, where it was traced on another number."""
     try:
-        return len(_outputs(program, module, torch.cat([x, x[:1]]))) == 3
+        return len(_outputs(program, _state(module), torch.cat([x, x[:1]]))) == 3
     except (RuntimeError, IndexError, ValueError):
         return False
 
@@ -173,25 +172,30 @@ def _takes_any_batch_size(program: Program, module: nn.Module, x: Tensor) -> boo
 def check_samples_apart(program: Program, module: nn.Module, example_input: Tensor) -> None:
     """Raise `TracingError` if the outputs of a sample depend on the other samples of a batch."""
     x = example_input[:APART]
-    apart = _samples_apart(program, module, x)
+    state = _state(module)
+    apart = _samples_apart(program, state, x)
     if not apart and x.dtype != torch.float64:  # roundings may be as large as the outputs; a wrong batch stays wrong
         exact = x.double() if x.is_floating_point() else x
-        apart = _samples_apart(program.double(), copy.deepcopy(module).double(), exact)
+        state = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
+        apart = _samples_apart(program.double(), state, exact)
     if not apart:
         message = f"{program.module_name} must compute each sample's outputs from that sample alone, got outputs that "
         raise TracingError(f"{message}depend on the others of a batch", cure="use no mean, order or noise over samples")
 
 
-def _samples_apart(program: Program, module: nn.Module, x: Tensor) -> bool:
+def _samples_apart(program: Program, state: Mapping[str, Tensor], x: Tensor) -> bool:
     """Whether samples give the same outputs beside others as without them."""
-    alone, beside = _outputs(program, module, x), _outputs(program, module, torch.cat([x, x[:1]]))[: len(x)]
+    alone, beside = _outputs(program, state, x), _outputs(program, state, torch.cat([x, x[:1]]))[: len(x)]
     if not bool(alone.isfinite().all()):
         return torch.allclose(alone, beside, equal_nan=True)
     return deviation(beside, alone) <= SHARE
 
 
-def _outputs(program: Program, module: nn.Module, x: Tensor) -> Tensor:
-    state = {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _outputs(program: Program, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
     return program.run(state, x, [program.returned])[program.returned]
 
 
