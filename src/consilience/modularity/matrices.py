@@ -39,6 +39,8 @@ def matrix_modularity(module: nn.Module, matrices: Matrices) -> dict[str, float]
     >>> matrix_modularity(net, {"weight": ([0, 1], [0, 0, 1, 1])})
     {'weight': 0.75}
     """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"module must be an nn.Module, got {describe(module)}")
     parameters = dict(unwrapped(module, "module").named_parameters())
     return {
         name: within_clusters(matrix_in(parameters, name, sides).detach().double().cpu().numpy(), *sides)
@@ -50,7 +52,8 @@ def checked_sides(matrices: Matrices) -> dict[str, tuple[Labels, Labels]]:
     """Return the clusters of rows (u,) and columns (i,) of each matrix, or raise."""
     if not isinstance(matrices, Mapping) or not matrices:
         wanted = "a mapping from names of parameters to the clusters of rows and columns"
-        raise InputError(f"matrices must be {wanted}, got {matrices if matrices == {} else describe(matrices)}")
+        got = "an empty one" if isinstance(matrices, Mapping) else describe(matrices)
+        raise InputError(f"matrices must be {wanted}, got {got}")
     checked = {}
     for name, sides in matrices.items():
         if not isinstance(sides, tuple | list) or len(sides) != 2:
