@@ -368,7 +368,7 @@ def test_training_with_the_loss_of_matrices_makes_attention_modular_without_a_tr
 @pytest.mark.parametrize(
     ("matrices", "message"),
     [
-        ({}, "matrices must be a mapping from names of parameters to the clusters of rows and columns, got {}"),
+        ({}, "matrices must be a mapping from names of parameters to the clusters of rows and columns, got an"),
         ({"readout.weight": [0, 1]}, "matrices['readout.weight'] must be ints (n,), one for each unit, got int64 ()"),
         (
             {"readout.weight": ([0, 1, 0], [0] * 5)},
