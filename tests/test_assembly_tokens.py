@@ -34,3 +34,14 @@ def test_second_order_fits_networks_with_attention() -> None:
     kept = (network.assembly_.choice, network.assembly_.correction)
     (error,) = {c.error for c in candidates if (c.choice, c.correction) == kept}
     assert error == min(c.error for c in candidates)
+
+
+def test_an_elastic_assembly_shares_the_embeddings_of_its_widest_width() -> None:
+    torch.manual_seed(2)
+    nets, x = [GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(2)], torch.randint(0, 7, (40, 5))
+    census = Census(n_resamples=0).fit(Population.from_modules(nets, x[:4], task="next-token"), x)
+    elastic = Assembler(census).elastic(["1x", "2x"])
+    narrow, wide = elastic.at_width("1x"), elastic.at_width("2x")
+    assert torch.equal(narrow.tokens.weight, wide.tokens.weight[:, :8])
+    with torch.no_grad():
+        assert narrow(x).shape == wide(x).shape == (40, 5, 7)

@@ -124,14 +124,15 @@ def share_inputs(networks: Mapping[str, nn.Module], architecture: Architecture, 
     Equal up to positive factors: every width has been balanced on its own. x (n, ...) are calibration inputs.
     """
     widest = list(networks.values())[-1]
-    cut = [m.name for m in _stems(architecture) if len(architecture.divided[m.weight, 0]) > 1]
+    cut = [m.name for m in _stems(architecture) if len(architecture.divided[m.weight, m.dim]) > 1]
     if cut:
         message = f"a layer that reads the inputs must have a weight of its own, got parts of {cut[0]!r}"
         raise InputError(message, cure="assemble single widths")
     for network in networks.values():
         _take_scale(network, widest, architecture, x)
-    names = (name for m in _stems(architecture) for name in (m.weight, m.bias if m.norm is None else None))
-    return Elastic(networks, {name: 0 for name in names if name is not None})  # norms belong to one width
+    shared = {m.weight: m.dim for m in _stems(architecture)}
+    biases = (m.bias for m in _stems(architecture) if m.norm is None)  # norms belong to one width
+    return Elastic(networks, shared | {name: 0 for name in biases if name is not None})
 
 
 def _stems(architecture: Architecture) -> list[Map]:
