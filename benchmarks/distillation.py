@@ -62,7 +62,7 @@ def rows_of(name: str, seed: int, population: cs.Population, data: cs.Data, step
     for width in WIDTHS:
         networks, seconds = timed(partial(distilled, population, census, width, steps))
         for start, network in networks.items():
-            record = network.distillation_
+            record = network.assembly_.distillation if start == OURS else network.distillation_  # kept or not
             error = cs.evaluate(network, data.test, reference=population).error
             accuracy = 100 * cs.evaluate(network, data.test).accuracy
             took = seconds / len(networks)

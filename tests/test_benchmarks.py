@@ -33,7 +33,7 @@ RUNS = {
     "significance": ("--parts digits level again --cache cache", "Found again"),
     "tables": ("", "against the mean member"),
     "training": ("--repeats 1", "vectorised"),
-    "transformers": ("--data DATA --kinds vit", "clusters"),
+    "transformer_nets": ("--data DATA --kinds vit", "clusters"),
     "zoo": ("", "kept apart"),
 }
 FAST = {"census_assembly", "grokking", "networks", "training"}

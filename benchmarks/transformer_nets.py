@@ -1,6 +1,6 @@
 """Assemblies of transformers, against their members, published ways to merge them, and distillation.
 
-    OMP_NUM_THREADS=1 python benchmarks/transformers.py --data mnist.npz --text TRAIN.txt TEST.txt [--cache DIR]
+    OMP_NUM_THREADS=1 python benchmarks/transformer_nets.py --data mnist.npz --text TRAIN.txt TEST.txt [--cache DIR]
 
 Four members each, trained apart: a ViT on digits, a GPT and a Llama-like network on characters. Calibration inputs are
 unlabelled and new to the members: 1,500 images, or 400 windows of the end of the test text, of which the first 800
