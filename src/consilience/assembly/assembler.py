@@ -78,6 +78,22 @@ class Assembler:
         return Builder(self.census.population_, self.responses, POOLINGS[self.pooling](self.responses))
 
     @cached_property
+    def _whole(self) -> Builder:
+        """Builds the members side by side, without data, with norms that keep them apart."""
+        population, groups = self.census.population_, None
+        norms = population.architecture.statistics
+        mixed = sorted({f"'{norm.layer}'" for norm in norms if norm.module is None})
+        if mixed:
+            message = (
+                f"width 'full' should be the ensemble, got norms of {', '.join(mixed)} that mix the members' units: "
+            )
+            warnings.warn(message + "give each norm a module of its own", stacklevel=4)
+        elif norms:
+            groups = {name: population.widths(name) for name in self.census.layers_}
+        responses = Responses.without_data(self.census.networks_, population.example_input)
+        return Builder(population, responses, self.builder.pooling, groups=groups)
+
+    @cached_property
     def _contest(self) -> Contest:
         return Contest(self.census, self.responses, self.builder.pooling)
 
@@ -145,25 +161,12 @@ class Assembler:
 
     def _full(self) -> nn.Module:
         """The members side by side, which are the ensemble: nothing is fitted, and no data is looked at."""
-        census, widths = self.census, {name: layer.n_units for name, layer in self.census.layers_.items()}
+        census, choice = self.census, choice_of(select(self.census, "full"))
         if "full" not in self._layers:
-            population = census.population_
-            responses = Responses.without_data(census.networks_, population.example_input)
-            groups, norms = None, population.architecture.statistics
-            if all(norm.module for norm in norms):
-                groups = {name: population.widths(name) for name in widths} if norms else None
-            else:
-                where = ", ".join(sorted({f"'{norm.layer}'" for norm in norms if norm.module is None}))
-                message = f"width 'full' should be the ensemble, got norms of {where} that mix the members' units: "
-                warnings.warn(message + "give each norm a module of its own", stacklevel=3)
-            builder = Builder(population, responses, self.builder.pooling, groups=groups)
-            self._whole = builder
-            plan = CensusPlan(census, choice_of(select(census, "full")))
-            self._layers["full"] = builder.layers(widths, plan, "none")
-        return _recorded(
-            self._whole.finish(self._layers["full"], "none"),
-            Assembled("all units", "none", layer_records(census, choice_of(select(census, "full")).groups)),
-        )
+            widths = {name: layer.n_units for name, layer in census.layers_.items()}
+            self._layers["full"] = self._whole.layers(widths, CensusPlan(census, choice), "none")
+        network = self._whole.finish(self._layers["full"], "none")
+        return _recorded(network, Assembled("all units", "none", layer_records(census, choice.groups)))
 
     def _of_clusters(
         self,

@@ -16,17 +16,16 @@ from consilience.bases.grounding import (
     basis_of_groups,
     basis_of_medoids,
     express,
-    rows_of_medoids,
     takes_offset,
 )
 from consilience.bases.hyperplanes import Projection, hyperplanes
 from consilience.census.census import Census
+from consilience.census.layer_units import spread_of_units
 from consilience.clustering.clusters import Clusters
-from consilience.signals.grams import contribution_grams
 from consilience.signals.responses import Responses
 from consilience.ties import descending
 from consilience.units.architecture import outgoing_norms
-from consilience.units.axes import Axis, by_unit
+from consilience.units.axes import Axis
 from consilience.units.symmetry import usable_symmetry
 
 
@@ -77,12 +76,9 @@ class CensusPlan:
         refit = self.census.grounding == "activations" and draft.responses.has_data
         shared = draft.rows(axis) if refit else None
         intercept = takes_offset(draft.architecture, axis)
-        basis = draft.bases[axis.layer]
-        if draft.architecture.has_insides(axis.layer) and draft.responses.has_data:
-            basis = rows_of_medoids(basis, draft.responses.at(axis), axis.inside)
-        else:
-            basis = basis.rows(axis.inside)
-        return express(basis, draft.responses.at(axis), shared, intercept=intercept).projections
+        activations = draft.responses.at(axis)
+        basis = draft.bases[axis.layer].at(axis.inside, activations)
+        return express(basis, activations, shared, intercept=intercept).projections
 
 
 def whole_members(census: Census, responses: Responses, members: Sequence[int], widths: Mapping[str, int]) -> Choice:
@@ -108,9 +104,7 @@ def _contributions(responses: Responses, layer: str) -> NDArray[np.float64]:
     for k, network in enumerate(responses.networks):
         units, total = network.architecture.layer(layer).width, torch.zeros(())
         for name in family:
-            values = responses.read(name)[k]
-            spread = by_unit((values - values.mean(0)).square().mean(0), units).sum(1).sqrt()
-            total = total + spread * outgoing_norms(network, name)
+            total = total + spread_of_units(responses.read(name)[k], units) * outgoing_norms(network, name)
         parts.append(total)
     return torch.cat(parts).double().numpy()
 
@@ -121,6 +115,5 @@ def basis_of(census: Census, responses: Responses, layer: str, groups: Groups) -
     architecture, widths = population.architecture, population.widths(layer)
     alive = census.layers_[architecture.first(layer)].alive
     if architecture.has_insides(layer):
-        family = [tied.name for tied in architecture.family(layer)]
-        return basis_of_medoids(contribution_grams(responses, family), groups, widths, alive)
+        return basis_of_medoids(responses.contributions(layer), groups, widths, alive)
     return basis_of_groups(responses.units(layer), groups, widths, usable_symmetry(architecture, layer), alive)

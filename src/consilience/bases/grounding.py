@@ -46,6 +46,7 @@ class Basis:
     mixing: tuple[Tensor, ...]  # per member, (u, c)
     projections: tuple[Projection, ...]  # per member, P (u, c) and c (u,)
     turned: bool = False  # whether the coordinates are directions, each of all units
+    of_medoids: bool = False  # whether each cluster is one of its units, in whose rows the others are expressed
 
     @property
     def width(self) -> int:
@@ -58,6 +59,10 @@ class Basis:
             return self
         mixing = tuple(in_rows(matrix, inside) for matrix in self.mixing)
         return Basis(mixing, tuple(projection.rows(inside) for projection in self.projections))
+
+    def at(self, inside: int, activations: Sequence[Tensor]) -> Basis:
+        """Return the basis of rows in a place where units have these activations (n, u · inside), by member."""
+        return _rows_of_medoids(self, activations, inside) if self.of_medoids else self.rows(inside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +190,8 @@ def basis_of_groups(
 
 def basis_of_medoids(points: Tensor, groups: Groups, widths: Sequence[int], alive: NDArray[np.bool_]) -> Basis:
     """Return the basis whose centroids are the medoids of groups; see `find_medoids` and `basis_of_groups`."""
-    return basis_of_groups(points, groups, widths, Symmetry(), alive, find_medoids(points, groups))
+    basis = basis_of_groups(points, groups, widths, Symmetry(), alive, find_medoids(points, groups))
+    return replace(basis, of_medoids=True)
 
 
 def by_index(n_members: int, width: int, dtype: torch.dtype) -> Basis:
@@ -234,7 +240,7 @@ def _with_constants(projection: Projection, mean: Tensor) -> Projection:
     return Projection(projection.matrix, torch.where(placed, projection.offset, mean))
 
 
-def rows_of_medoids(basis: Basis, activations: Sequence[Tensor], inside: int) -> Basis:
+def _rows_of_medoids(basis: Basis, activations: Sequence[Tensor], inside: int) -> Basis:
     """Return the basis of the rows of units of which medoids stand for others (`basis_of_medoids`).
 
     A unit is projected on the rows of its medoid as the members' activations (n, u·inside) on data have it: by least

@@ -19,7 +19,6 @@ from consilience.bases.grounding import (
     basis_of_groups,
     basis_of_medoids,
     express,
-    rows_of_medoids,
     takes_offset,
 )
 from consilience.bases.hyperplanes import Projection
@@ -278,10 +277,7 @@ class Census:
         """Each member's projection on the clusters in one place, refitted to data for grounding "activations"."""
         architecture, shared = self.population_.architecture, None
         assert axis.layer is not None
-        if architecture.has_insides(axis.layer) and self._signals().has_data:
-            basis = rows_of_medoids(basis, activations, axis.inside)
-        else:
-            basis = basis.rows(axis.inside)
+        basis = basis.at(axis.inside, activations)
         if self.grounding == "activations":
             shared = basis_activations(basis, activations, usable_symmetry(architecture, axis.layer))
         return express(basis, activations, shared, intercept=takes_offset(architecture, axis)).projections

@@ -24,7 +24,6 @@ from consilience.clustering.distances import Points, embed
 from consilience.clustering.significance import rotation
 from consilience.errors import InputError
 from consilience.seeds import TURNED, generator
-from consilience.signals.grams import contribution_grams
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork, incoming_norms, outgoing_norms
 from consilience.units.axes import Axis, by_unit
@@ -84,7 +83,7 @@ def layer_units(
         )
     tables = {layer: hyperplanes(networks, layer, projections) for layer in family}
     if architecture.has_insides(name) and responses.has_data:
-        rows = {name: contribution_grams(responses, family)}
+        rows = {name: responses.contributions(name)}
     elif distance == "activation":
         rows = {layer: responses.units(layer) for layer in family}
     else:  # a gate may have no grounded hyperplanes yet: the other layers of its family have some
@@ -121,7 +120,9 @@ def _find_alive(network: TracedNetwork, family: Sequence[str], reads: Mapping[st
         readers = [m for m in network.architecture.reading(layer) if not m.per_unit]
         if readers:
             units = network.architecture.layer(layer).width
-            spread = incoming_norms(network, layer, bias=False) if reads is None else _spread(reads[layer], units)
+            spread = (
+                incoming_norms(network, layer, bias=False) if reads is None else spread_of_units(reads[layer], units)
+            )
             contribution = spread * outgoing_norms(network, layer, readers)
             alive.append(contribution > THRESHOLD * contribution.mean())
     if not alive:
@@ -129,8 +130,8 @@ def _find_alive(network: TracedNetwork, family: Sequence[str], reads: Mapping[st
     return torch.stack(alive).any(0)
 
 
-def _spread(activations: Tensor, units: int) -> Tensor:
-    """Standard deviation of units over samples (r, rows): several times as fast as `torch.std`."""
+def spread_of_units(activations: Tensor, units: int) -> Tensor:
+    """Return the standard deviation of units over samples (r, rows): several times as fast as `torch.std`."""
     return by_unit((activations - activations.mean(0)).square().mean(0), units).sum(1).sqrt()
 
 

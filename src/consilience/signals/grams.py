@@ -10,31 +10,34 @@ Source: Kornblith, Norouzi, Lee and Hinton (2019), Similarity of neural network 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from consilience.signals.responses import Responses
-from consilience.units.axes import by_unit
+from consilience.units.architecture import TracedNetwork
+from consilience.units.axes import Axis, by_unit
 
 ROWS = 192  # r: K has r (r + 1) / 2 numbers a unit
 
 
-def contribution_grams(responses: Responses, family: Sequence[str]) -> Tensor:
+def contribution_grams(
+    networks: Sequence[TracedNetwork], family: Collection[str], values: Callable[[Axis], Sequence[Tensor]]
+) -> Tensor:
     """Return K of the units of all networks at unit norm, each number once, those off the diagonal times √2: (U, g).
 
-    ``family`` are tied layers, of which one or more are read by maps.
+    ``family`` are tied layers, of which one or more are read by maps; ``values`` gives the values of each network's
+    units in one place: (r, rows).
     """
-    architecture, every = responses.networks[0].architecture, []
-    readers = [m for m in architecture.maps if not m.per_unit and set(m.reads) & set(family)]
-    for k, network in enumerate(responses.networks):
+    architecture, every = networks[0].architecture, []
+    readers = [m for m in architecture.maps if not m.per_unit and any(layer in family for layer in m.reads)]
+    for k, network in enumerate(networks):
         total: Tensor | float = 0.0
         for m in readers:
             for axis, part in zip(m.inputs, network.weights(m).parts, strict=True):
-                if axis.layer in family:
-                    total = total + _products(responses.at(axis)[k], part, network.architecture.layer(family[0]).width)
+                if axis.layer is not None and axis.layer in family:
+                    total = total + _products(values(axis)[k], part, network.architecture.layer(axis.layer).width)
         assert isinstance(total, Tensor)
         every.append(total)
     products = torch.cat(every)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from consilience.signals.batches import batch_size
+from consilience.signals.grams import contribution_grams
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis, Sampling, by_unit
 
@@ -71,6 +72,7 @@ class Responses:
         self.networks, self.x = tuple(networks), x
         self._rows: list[dict[Axis, Tensor]] = []
         self._units: dict[str, Tensor] = {}
+        self._contributions: dict[str, Tensor] = {}
         architecture = networks[0].architecture
         places = ((*architecture.written(layer.name), *architecture.read(layer.name)) for layer in architecture.layers)
         self._axes = tuple(dict.fromkeys(chain.from_iterable(places)))
@@ -93,6 +95,7 @@ class Responses:
         """Return the responses to some of the samples, at the same positions of each: no network runs again."""
         part = copy.copy(self)
         part.x, part.sampling, part._units = self.x[samples], self.sampling.taken(samples), {}
+        part._contributions = {}
         part._rows = [
             {axis: rows.unflatten(0, (len(self.x), -1))[samples].flatten(0, 1) for axis, rows in own.items()}
             for own in self._all_rows()
@@ -139,6 +142,18 @@ class Responses:
             pairs = zip(self.written(layer), widths, strict=True)
             self._units[layer] = torch.cat([by_unit(z[evenly(z)].T, units).flatten(1) for z, units in pairs])
         return self._units[layer]
+
+    def contributions(self, layer: str) -> Tensor:
+        """Return what units of several rows add to what reads them, as `contribution_grams`: (U, g).
+
+        It is the same for all tied layers.
+        """
+        architecture = self.networks[0].architecture
+        first = architecture.first(layer)
+        if first not in self._contributions:
+            family = {tied.name for tied in architecture.family(first)}
+            self._contributions[first] = contribution_grams(self.networks, family, self.at)
+        return self._contributions[first]
 
     def _all_rows(self) -> list[dict[Axis, Tensor]]:
         if not self._rows:
