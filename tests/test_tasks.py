@@ -73,6 +73,17 @@ def test_several_targets_are_numbers_or_labels(tmp_path: Path) -> None:
     assert (classes.task, classes.n_classes) == ("classification", 2)
 
 
+def test_names_of_classes_are_labels_in_the_order_of_the_alphabet(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", label=["sand", "clay", " silt "] * 20)
+    data = load_data(path)
+    assert (data.task, data.n_classes, data.classes) == ("classification", 3, ("clay", "sand", "silt"))
+    assert {*zip((data.train.ids % 3).tolist(), data.train.y.tolist(), strict=True)} == {(0, 1), (1, 0), (2, 2)}
+    assert "target label: 0 clay, 1 sand, 2 silt; " in data.read_as
+    path = table(tmp_path / "t.csv", label=["sand", ""] * 30)
+    with pytest.raises(InputError, match=r"column 'label' of .*t.csv must have a name in each row, got '' in row 1"):
+        load_data(path)
+
+
 def test_other_rows_take_the_scales_of_those_that_members_were_trained_on(tmp_path: Path) -> None:
     first = load_data(table(tmp_path / "t.csv"), target="price", task="regression")
     (tmp_path / "u").mkdir()
@@ -93,6 +104,12 @@ def test_other_rows_take_the_scales_of_those_that_members_were_trained_on(tmp_pa
         ({"price": ["", *range(59)]}, {}, "train.y must be finite, got NaN or infinity in 1 of 60 rows, first row 0"),
         ({"a": ["n/a", *range(59)]}, {}, "train.x must be finite, got NaN or infinity in 1 of 60 rows, first row 0"),
         ({"a": ["word", *range(59)]}, {}, "must have columns of numbers, got 'a' of text"),
+        (
+            {"price": ["low", "high"] * 30},
+            {},
+            "t.csv must have targets that are numbers for task 'regression', got names: 'high', 'low'",
+        ),
+        ({"b": ["low", "high"] * 30}, {"target": ["price", "b"]}, "several targets .* of numbers, got b of text"),
         ({}, {"target": "prize"}, "columns and target must be different columns of .*, got 'prize' of 'a', 'b', 'pr"),
         ({}, {"target": None}, "must have exactly one column label or y, got columns a, b, price"),
         (

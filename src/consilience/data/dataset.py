@@ -107,6 +107,7 @@ class Data:
     read_as : how arrays or columns of the source became inputs and targets, in one line.
     scaling : how inputs and targets were scaled.
     vocabulary : what the tokens of a text stand for.
+    classes : names of the classes 0, 1, …, where the source has names.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Data:
     read_as: str = ""
     scaling: Scaling | None = None
     vocabulary: Vocabulary | Subwords | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:

@@ -27,7 +27,7 @@ from consilience.data.arrays import LAYOUTS, read_inputs, read_labels
 from consilience.data.content import text_of
 from consilience.data.dataset import TEST_SHARE, VALIDATION_SHARE, Data, Dataset, check_dataset
 from consilience.data.scaling import SCALES, Scale, Scaling
-from consilience.data.tables import LABEL_COLUMNS, Columns, one_column, read_table
+from consilience.data.tables import LABEL_COLUMNS, MOST_NAMED, Columns, one_column, read_table
 from consilience.data.text import CONTEXT, load_text
 from consilience.errors import InputError
 from consilience.seeds import generator
@@ -55,6 +55,7 @@ class _Source:
     x_test: np.ndarray | None = None
     y_test: np.ndarray | None = None
     columns: str = ""  # of a table, in words
+    classes: tuple[str, ...] = ()  # names of classes, if the targets are names
     is_csv: bool = False
 
 
@@ -83,8 +84,9 @@ def load_data(
         - ``FILE.npz`` with arrays ``x_train, y_train, x_test, y_test``. Bytes (uint8) are pixels and become float32 in
           [0, 1]; floating point numbers keep their values. Images (n, H, W, C) or (n, C, H, W), and bytes (n, H, W),
           become (n, C, H, W). Labels are whole numbers (n,), a column (n, 1), booleans, or one-hot rows.
-        - ``FILE.csv``, with names in its first line, or ``FILE.parquet``, with a column ``label`` or ``y``; all other
-          columns, a named index among them, must be numbers or booleans, and become x (n, d).
+        - ``FILE.csv``, with names in its first line, or ``FILE.parquet``, with a column ``label`` or ``y``, of numbers
+          or of names of classes; all other columns, a named index among them, must be numbers or booleans, and become
+          x (n, d).
         - ``"hf:NAME"``: images and labels by the name of their data set on the Hugging Face hub (extra ``[hub]``).
         - ``"text:FILE"``, or ``FILE.txt``, in UTF-8: windows (n, context) of characters, to predict the next ones. The
           first 65 % of the text are ``train``, the next 15 % ``validation``.
@@ -136,6 +138,9 @@ def load_data(
         _check_only_text(source, task, columns, target)
         return load_text(text, CONTEXT if context is None else context, subwords, random_state, n_calibration)
     raw = _read(source, Columns(_names(columns, "columns"), _targets(target)))
+    if raw.classes and task not in (None, "classification"):
+        got = ", ".join(map(repr, raw.classes[:MOST_NAMED]))
+        raise InputError(f"{raw.name} must have targets that are numbers for task {task!r}, got names: {got}")
     rows, read_as = _dataset(raw.x, raw.y, f"{raw.name}: train", layout, task)
     test = None
     if raw.x_test is not None and raw.y_test is not None:
@@ -177,7 +182,7 @@ def load_data(
         read_as += f"; target standardized, (y - {mean:.6g}) / {spread:.6g}"
     elif scaling.targets is not None:
         read_as += "; targets standardized"
-    return Data(raw.name, train, calibration, validation, test, n_classes, read_as, scaling)
+    return Data(raw.name, train, calibration, validation, test, n_classes, read_as, scaling, classes=raw.classes)
 
 
 def _check_only_text(source: object, task: str | None, columns: object, target: object) -> None:
@@ -244,8 +249,9 @@ def _read(source: str | os.PathLike[str], columns: Columns) -> _Source:
         raise InputError(f"source must be a file, got {path}", cure="check the path")
     if not is_table:
         return _read_npz(path)
-    x, y, words = read_table(path, columns)
-    return _Source(path.name, x, y, columns=words, is_csv=path.suffix.lower() == ".csv")
+    table = read_table(path, columns)
+    is_csv = path.suffix.lower() == ".csv"
+    return _Source(path.name, table.x, table.y, columns=table.read_as, classes=table.classes, is_csv=is_csv)
 
 
 def _read_digits() -> _Source:

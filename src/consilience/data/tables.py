@@ -2,6 +2,7 @@
 
 - A .csv file has its names in the first line, and commas, semicolons or tabs between its fields.
 - Empty fields are NaN, which the check of the data then names by row.
+- One column of targets may hold names of classes: they become 0, 1, … in the order of the alphabet.
 """
 
 from __future__ import annotations
@@ -43,8 +44,18 @@ class Column(NamedTuple):
         return self.values.dtype.kind == "f"
 
 
-def read_table(path: Path, columns: Columns) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return inputs (n, d), targets (n,) or (n, o), and the columns in words."""
+@dataclass(frozen=True)
+class Table:
+    """Inputs (n, d), targets (n,) or (n, o), the columns in words, and the names of classes if targets are names."""
+
+    x: np.ndarray
+    y: np.ndarray
+    read_as: str
+    classes: tuple[str, ...] = ()
+
+
+def read_table(path: Path, columns: Columns) -> Table:
+    """Read the columns that the user names, by default those of `LABEL_COLUMNS` and all others."""
     names, table = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
     targets = list(columns.targets) or [one_column(LABEL_COLUMNS, names, path, cure=TARGET)]
     inputs = list(columns.inputs) or [name for name in names if name not in targets]
@@ -58,8 +69,15 @@ def read_table(path: Path, columns: Columns) -> tuple[np.ndarray, np.ndarray, st
     if others or not inputs:
         cure = "name the columns of numbers by columns (--columns), or encode the others"
         raise InputError(f"{path} must have columns of numbers, got {', '.join(others) or 'none'}", cure=cure)
-    x, y = (np.stack([table[name].values for name in chosen], 1) for chosen in (inputs, targets))
-    return x, y[:, 0] if len(targets) == 1 else y, f"x: columns {_listed(inputs)}; target {_listed(targets)}"
+    x = np.stack([table[name].values for name in inputs], 1)
+    words = f"x: columns {_listed(inputs)}; target {_listed(targets)}"
+    if len(targets) == 1 and not table[targets[0]].is_number:
+        labels, classes = _classes(table[targets[0]], targets[0], path)
+        return Table(x, labels, f"{words}: {_listed([f'{i} {name}' for i, name in enumerate(classes)])}", classes)
+    if others := [name for name in targets if not table[name].is_number]:
+        raise InputError(f"several targets of {path} must be columns of numbers, got {_listed(others)} of text")
+    y = np.stack([table[name].values for name in targets], 1)
+    return Table(x, y[:, 0] if len(targets) == 1 else y, words)
 
 
 def one_column(names: Sequence[str], columns: Sequence[str], where: object, cure: str) -> str:
@@ -100,6 +118,15 @@ def _column(fields: Sequence[str]) -> Column:
             return Column(np.array([truths[word] for word in words]), "bool")
         return Column(np.array(fields, dtype=object), "text")
     return Column(np.array(numbers), "float64")
+
+
+def _classes(column: Column, name: str, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return labels (n,) of a column of names, and the names of the classes in their order."""
+    for row, value in enumerate(column.values):
+        if not isinstance(value, str) or value.strip().lower() in MISSING:
+            raise InputError(f"column {name!r} of {path} must have a name in each row, got {value!r} in row {row}")
+    classes, labels = np.unique([value.strip() for value in column.values], return_inverse=True)
+    return labels, tuple(classes.tolist())
 
 
 def _read_parquet(path: Path) -> tuple[list[str], Mapping[str, Column]]:
