@@ -1,4 +1,4 @@
-"""LSTM and GRU: hidden units with tied gates; full width is the ensemble, and copies are torch's modules."""
+"""LSTM, GRU and RNN: hidden units with tied gates; full width is the ensemble, and copies are torch's modules."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def members(name: str, kind: type[nn.RNNBase], widths: tuple[int, ...] = (5, 7, 
     return [Net(function, width, kind, factor, **options).eval() for width in widths], x
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_full_width_is_the_ensemble(name: str, kind: type[nn.RNNBase]) -> None:
     nets, x = members(name, kind)

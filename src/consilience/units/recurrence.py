@@ -1,4 +1,4 @@
-"""LSTM and GRU as operations on units: while a module is traced, they are unrolled.
+"""LSTM, GRU and RNN as operations on units: while a module is traced, they are unrolled.
 
 Their units are hidden units. Each gate is a layer, and the gates of a hidden unit are tied. Outside of tracing, torch's
 own forward pass runs, so that the proof compares the two.
@@ -42,7 +42,18 @@ class GRU(nn.GRU):
         return outputs, _last([own[0] for own in states])
 
 
-TRACEABLE: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.GRU: GRU}
+class RNN(nn.RNN):
+    """An `nn.RNN` that can be traced."""
+
+    def forward(self, x: Any, state: Any = None) -> Any:
+        """Return the outputs, and the last states."""
+        if not torch.compiler.is_exporting():
+            return super().forward(x, state)
+        outputs, states = _unrolled(self, x, state, 1, _tanh if self.nonlinearity == "tanh" else _relu)
+        return outputs, _last([own[0] for own in states])
+
+
+TRACEABLE: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 
 
 def _lstm(read: list[Tensor], recurrent: list[Tensor], state: list[Tensor]) -> list[Tensor]:
@@ -57,6 +68,14 @@ def _gru(read: list[Tensor], recurrent: list[Tensor], state: list[Tensor]) -> li
     r, z = (torch.sigmoid(a + b) for a, b in zip(read[:2], recurrent[:2], strict=True))
     n = torch.tanh(read[2] + r * recurrent[2])
     return [n * (1 - z) + state[0] * z]
+
+
+def _tanh(read: list[Tensor], recurrent: list[Tensor], state: list[Tensor]) -> list[Tensor]:
+    return [torch.tanh(read[0] + recurrent[0])]
+
+
+def _relu(read: list[Tensor], recurrent: list[Tensor], state: list[Tensor]) -> list[Tensor]:
+    return [torch.relu(read[0] + recurrent[0])]
 
 
 def _unrolled(part: nn.RNNBase, x: Tensor, state: Any, gates: int, step: Step) -> tuple[Tensor, list[list[Tensor]]]:
@@ -86,15 +105,19 @@ def _unrolled(part: nn.RNNBase, x: Tensor, state: Any, gates: int, step: Step) -
 def _states(x: Tensor, weights: list[Any], gates: int, step: Step, *, backwards: bool) -> list[list[Tensor]]:
     """The states at all steps of x (n, steps, d), in their order."""
     into, back, bias, bias_back = weights
-    read = functional.linear(x, into, bias).chunk(gates, 2)
+    read = _gates(functional.linear(x, into, bias), gates)
     states, steps = dict[int, list[Tensor]](), range(x.shape[1])
     state = list[Tensor]()
     for t in reversed(steps) if backwards else steps:
         now = [gate.select(1, t) for gate in read]
         state = state or [now[-1] * 0.0] * 2  # zeros that index the hidden units
-        state = step(now, list(functional.linear(state[0], back, bias_back).chunk(gates, 1)), state)
+        state = step(now, _gates(functional.linear(state[0], back, bias_back), gates), state)
         states[t] = state
     return [states[t] for t in steps]
+
+
+def _gates(values: Tensor, gates: int) -> list[Tensor]:
+    return [*values.chunk(gates, -1)] if gates > 1 else [values]
 
 
 def _last(states: Iterable[Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 - A convolution in groups becomes one of all channels, with zeros between the groups: its units can then be merged
   with units of other groups.
 - `nn.PReLU` with one slope for all units gets a slope for each.
-- LSTM and GRU become classes that can be traced (`consilience.units.recurrence`).
+- LSTM, GRU and RNN become classes that can be traced (`consilience.units.recurrence`).
 - A norm without scales gets scales of 1 and shifts of 0.
 
 The module computes the same, and its class is the same; only these parts have other shapes. Depthwise convolutions stay
