@@ -1,348 +1,328 @@
-"""The frequency atlas: what a unit sees, what excites a cluster, and what it is made of."""
+"""The atlas: what it says of a census, and the page in a real browser."""
 
 from __future__ import annotations
 
-import copy
+import base64
+import dataclasses
+import io
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from PIL import Image
 
-from consilience.census import Census
-from consilience.data import Data, load_data
+from browser import chromium, needs_browser, opened
+from conftest import random_population, refused, run
+from consilience.census import Census, save_census
+from consilience.data import Data, Dataset
 from consilience.errors import InputError
-from consilience.nets import ConvNet
 from consilience.population import Population
-from consilience.report import Portrait, render_page
-from consilience.report.receptive_fields import receptive_fields
-from consilience.studies.atlas import atlas, kernel_shape
-from consilience.studies.excitation import strongest
-from consilience.studies.experiment import run_experiment
-from consilience.training import Training, train_population
-from consilience.units.symmetry import flip, permute, rescale
+from consilience.report.atlas import AtlasContents, AtlasLayer, Entry, Example, Link, Unit, render_atlas, sprite_of
+from consilience.report.atlas.page import LARGEST
+from consilience.studies.atlas_contents import atlas_contents
 
 
-def chain(
-    activation: type[nn.Module] = nn.ReLU, widths: tuple[int, int] = (3, 4), channels: int = 1, seed: int = 0
-) -> nn.Sequential:
-    """Convolution 3 × 3 with padding 1, maxima of 2 × 2, convolution 3 × 3; for images of 8 × 8."""
-    torch.manual_seed(seed)
-    first, second = nn.Conv2d(channels, widths[0], 3, padding=1), nn.Conv2d(widths[0], widths[1], 3)
-    readout = nn.Linear(4 * widths[1], 3)
-    net = nn.Sequential(first, activation(), nn.MaxPool2d(2), second, activation(), nn.Flatten(), readout)
-    for parameter in net.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    return net
-
-
-def images(n: int = 12, channels: int = 1, size: int = 8, seed: int = 0) -> Tensor:
-    return torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def census_of(nets: list[nn.Sequential], x: Tensor, n_clusters: int | None = None) -> Census:
-    return Census(n_clusters=n_clusters, n_resamples=0).fit(Population.from_modules(nets, x[:4]), x)
-
-
-def boxes_in(net: nn.Module, x: Tensor, layer: str) -> list[list[int]]:
-    (network,) = Population.from_modules([net], x).networks
-    axis = network.architecture.written(layer)[0]
-    return receptive_fields(network, [axis])[axis].tolist()
-
-
-# --- receptive fields -------------------------------------------------------------------------------------------------
-
-
-def test_fields_of_a_chain_are_exact_inside_and_at_borders():
-    x = images()
-    ends = [(max(0, i - 1), min(8, i + 2)) for i in range(8)]  # 3 wide, with padding 1
-    assert boxes_in(chain(), x, "0") == [[top, left, bottom, right] for top, bottom in ends for left, right in ends]
-    ends = [(0, 7), (1, 8)]  # pooled rows i … i + 2 are rows 2i … 2i + 5 of the first layer, and one more either side
-    assert boxes_in(chain(), x, "3") == [[top, left, bottom, right] for top, bottom in ends for left, right in ends]
-    assert boxes_in(chain(), x, "6") == [[0, 0, 8, 8]]
-
-
-def test_fields_do_not_depend_on_the_weights():
-    net = chain()
-    for parameter in net.parameters():
-        nn.init.constant_(parameter, -1.0)  # no unit is ever active
-    assert boxes_in(net, images(), "3") == boxes_in(chain(), images(), "3")
-    for parameter in net.parameters():
-        nn.init.zeros_(parameter)
-    assert boxes_in(net, images(), "3") == boxes_in(chain(), images(), "3")
-
-
-def test_fields_know_strides_dilation_and_sides_of_different_length():
-    convolution = nn.Conv2d(1, 2, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(2, 1))
-    net = nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
-    x = torch.rand(4, 1, 9, 4)
-    net(x)
-    rows, columns = [(0, 5), (2, 7), (4, 9)], [(0, 1), (0, 2), (1, 3), (2, 4), (3, 4)]
-    assert boxes_in(net, x, "0") == [[top, left, bottom, right] for top, bottom in rows for left, right in columns]
-
-
-def test_what_looks_at_all_positions_sees_the_whole_image():
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.gate = nn.Conv2d(1, 4, 3), nn.Linear(4, 4)
-            self.second, self.readout = nn.Conv2d(4, 5, 3), nn.Linear(5, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = torch.relu(self.first(x))
-            x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
-            return self.readout(torch.relu(self.second(x)).mean((2, 3)))
-
-    assert boxes_in(Gated(), images(), "first")[0] == [0, 0, 3, 3]
-    assert {tuple(box) for box in boxes_in(Gated(), images(), "second")} == {(0, 0, 8, 8)}
-
-
-def test_only_images_have_fields():
-    with pytest.raises(InputError, match=r"must read images of shape \(C, H, W\), got samples of shape \(6,\)"):
-        boxes_in(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), torch.rand(4, 6), "0")
-
-
-def places(portrait: Portrait) -> tuple:
-    """Image and box of each patch, which differ between clusters."""
-    return tuple((patch.sample, patch.box) for patch in portrait.patches)
-
-
-# --- what excites -----------------------------------------------------------------------------------------------------
-
-
-def responses_by_hand(nets: list[nn.Sequential], labels: np.ndarray, x: Tensor, layer: str) -> Tensor:
-    """Mean pre-activation of each cluster's units, from weights at unit norm: (n, c, p)."""
-    z = []
-    for net in nets:
-        first, second = net[0], net[3]
-        norms = torch.cat([first.weight.flatten(1), first.bias[:, None]], 1).norm(dim=1)
-        canonical = second.weight * norms[:, None, None]
-        if layer == "0":
-            z.append(first(x) / norms[:, None, None])
-        else:
-            norms = torch.cat([canonical.flatten(1), second.bias[:, None]], 1).norm(dim=1)
-            z.append(second(functional.max_pool2d(torch.relu(first(x)), 2)) / norms[:, None, None])
-    units = torch.cat(z, dim=1).detach()
-    return torch.stack([units[:, labels == c].mean(1).flatten(1) for c in range(labels.max() + 1)], dim=1)
-
-
-@pytest.mark.parametrize("layer", ["0", "3"])
-def test_patches_are_where_the_mean_response_of_a_cluster_is_largest(layer: str):
-    nets, x = [chain(widths=widths, seed=k) for k, widths in enumerate([(3, 4), (5, 3), (4, 6)])], images(30)
-    census = census_of(nets, x, n_clusters=5)
-    by_hand = responses_by_hand(nets, census.layers_[layer].labels_, x, layer)
-    signs = {layer: torch.ones(len(census.layers_[layer].member))}
-    torch.testing.assert_close(strongest(census, x, signs, 4)[layer].response, by_hand.amax(2)[:, :4])
-    (found,) = [each for each in atlas(census, x, n_clusters=4, n_patches=7) if each.name == layer]
-    assert len(found.portraits) == 4
-    fields = boxes_in(nets[0], x, layer)
-    for c, portrait in enumerate(found.portraits):
-        order = by_hand[:, c].amax(1).argsort(descending=True)[:7].tolist()
-        assert places(portrait) == tuple((i, tuple(fields[int(by_hand[i, c].argmax())])) for i in order)
-        for patch in portrait.patches:
-            top, left, bottom, right = patch.box
-            shown = (x[patch.sample, :, top:bottom, left:right] - x.min()) / (x.max() - x.min())
-            np.testing.assert_allclose(patch.picture.values, shown, atol=0.5 / 255 + 1e-6)
-
-
-def test_batches_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    x = images(30)
-    census = census_of([chain(seed=k) for k in range(2)], x)
-    wanted = [places(portrait) for layer in atlas(census, x) for portrait in layer.portraits]
-    for room in ("studies.excitation", "report.receptive_fields"):
-        monkeypatch.setattr(f"consilience.{room}.batch_size", lambda network: 7)
-    assert [places(portrait) for layer in atlas(census, x) for portrait in layer.portraits] == wanted
-
-
-def test_a_planted_pattern_is_found_where_it_was_planted():
-    """A unit that detects a cross, in two of three members, among weak random ones."""
-    cross = torch.tensor([[1.0, -1, 1], [-1, 1, -1], [1, -1, 1]])
-    nets = [chain(seed=k) for k in range(3)]
-    with torch.no_grad():
-        for net in nets:
-            net[0].weight.mul_(0.2)
-        nets[0][0].weight[2], nets[2][0].weight[1] = cross, 7 * cross
-        nets[0][0].bias[2] = nets[2][0].bias[1] = 0
-    x = 0.2 * images(40, seed=3)
-    planted = {4: (1, 2), 17: (0, 0), 31: (5, 4)}
-    for number, (top, left) in planted.items():
-        x[number, 0, top : top + 3, left : left + 3] = cross.clamp(min=0)
-    census = census_of(nets, x)
-    (c,) = {int(census.layers_["0"].labels_[unit]) for unit in (2, 3 + 3 + 1)}
-    portrait = atlas(census, x, n_clusters=99)[0].portraits[c]
-    assert portrait.frequency == pytest.approx(2 / 3)
-    found = {patch.sample: patch.box for patch in portrait.patches[:3]}
-    assert found == {number: (top, left, top + 3, left + 3) for number, (top, left) in planted.items()}
-    for kernel in (portrait.centroid, *portrait.kernels):
-        np.testing.assert_allclose(kernel.values[0], 0.5 + cross / 2, atol=0.5 / 255 + 1e-6)
-
-
-def turned(net: nn.Sequential, seed: int) -> nn.Sequential:
-    """The same function: hidden units permuted, relu ones rescaled, tanh ones with another sign."""
-    (network,) = Population.from_modules([net], images(4)).networks
-    g = torch.Generator().manual_seed(seed)
-    for layer in network.architecture.hidden:
-        network = permute(network, layer.name, torch.randperm(layer.width, generator=g))
-        size = torch.rand(layer.width, generator=g)
-        if "relu" in layer.activations:
-            network = rescale(network, layer.name, size + 0.5)
-        else:
-            network = flip(network, layer.name, torch.where(size < 0.6, -1.0, 1.0))
-    twin = copy.deepcopy(net)
-    twin.load_state_dict(dict(network.state))
-    return twin
-
-
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-def test_permuting_rescaling_and_flipping_units_changes_no_portrait(activation: type[nn.Module]):
-    net, x = chain(activation), images(30)
-    if activation is nn.Tanh:
-        net[2] = nn.AvgPool2d(2)
-    alike = atlas(census_of([net, net, net], x, n_clusters=3), x)
-    other = atlas(census_of([net, net, turned(net, 1)], x, n_clusters=3), x)
-    for one, two in zip(alike, other, strict=True):
-        assert len(one.portraits) == 3
-        pairs = {places(portrait): portrait for portrait in one.portraits}
-        assert set(pairs) == {places(portrait) for portrait in two.portraits}
-        for portrait in two.portraits:
-            twin = pairs[places(portrait)]
-            assert (portrait.frequency, portrait.size) == (twin.frequency, twin.size)
-            for a, b in zip((portrait.centroid, *portrait.kernels), (twin.centroid, *twin.kernels), strict=True):
-                assert (a is None) == (b is None)
-                if a is not None:
-                    np.testing.assert_allclose(a.values, b.values, atol=1.1 / 255)
-
-
-# --- what is shown ----------------------------------------------------------------------------------------------------
-
-
-def test_weights_of_a_row_have_one_scale_and_one_for_each_member():
-    nets, x = [chain(seed=k) for k in range(4)], images(30)
-    census = census_of(nets, x, n_clusters=2)
-    layer = census.layers_["0"]
-    first, second = atlas(census, x, n_kernels=3)
-    assert all(portrait.centroid is None and portrait.kernels == () for portrait in second.portraits)
-    for c, portrait in enumerate(first.portraits):
-        members = np.unique(layer.member[layer.labels_ == c])[:3]
-        assert len(portrait.kernels) == len(members)
-        centroid = layer.centroid_[c] / np.linalg.norm(layer.centroid_[c])
-        rows = [centroid]
-        for k in members:
-            own = np.concatenate([nets[k][0].weight.detach().flatten(1), nets[k][0].bias.detach()[:, None]], 1)
-            own /= np.linalg.norm(own, axis=1, keepdims=True)
-            units = layer.index[(layer.labels_ == c) & (layer.member == k)]
-            rows.append(own[units[np.argmax(own[units] @ centroid)]])
-        weights = np.array(rows)[:, :-1].reshape(-1, 1, 3, 3)
-        shown = np.array([each.values for each in (portrait.centroid, *portrait.kernels)])
-        np.testing.assert_allclose(2 * shown - 1, weights / np.abs(weights).max(), atol=1 / 255 + 1e-5)
-
-
-def test_standardised_images_look_like_the_originals():
-    x = images(30, channels=3)
-    x[0, :, 0, 0], x[0, :, 0, 1] = 0, 1
-    mean, deviation = torch.tensor([0.5, 0.1, -0.3])[:, None, None], torch.tensor([2.0, 0.3, 1.0])[:, None, None]
-    for inputs in (x, (x - mean) / deviation):
-        for patch in atlas(census_of([chain(channels=3)], inputs, 2), inputs)[1].portraits[0].patches:
-            top, left, bottom, right = patch.box
-            shown = x[patch.sample, :, top:bottom, left:right]
-            np.testing.assert_allclose(patch.picture.values, shown, atol=0.5 / 255 + 1e-5)
-
-
-def test_large_and_noisy_images_still_make_a_small_figure():
-    torch.manual_seed(0)
-    x = images(40, channels=3, size=50)
-    nets = [nn.Sequential(nn.Flatten(), nn.Linear(7500, 9), nn.ReLU(), nn.Linear(9, 3)) for _ in range(4)]
-    (layer,) = atlas(census_of(nets, x, 8), x)
-    portrait = layer.portraits[0]
-    assert portrait.centroid.shape == (3, 18, 18)
-    assert portrait.patches[0].picture.shape == (3, 32, 32)
-    np.testing.assert_allclose(portrait.patches[0].picture.values.mean(), 0.5, atol=0.05)
-    pictures = [each for p in layer.portraits for each in (*p.weights, *(patch.picture for patch in p.patches))]
-    assert sum(len(picture.uri()) for picture in pictures) < 320_000
-
-
-def test_at_most_so_many_images_are_looked_at_evenly_spread(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("consilience.studies.atlas.MAX_IMAGES", 10)
-    x = images(30)
-    found = atlas(census_of([chain()], x, 2), x, n_patches=20)
-    for portrait in found[0].portraits:
-        assert sorted(patch.sample for patch in portrait.patches) == [*range(0, 30, 3)]
-    assert found[0].n_images == 10
-
-
-def test_weights_are_pictures_where_a_layer_reads_images_alone():
-    x = images()
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3))
-    census = census_of([flat], x, 2)
-    assert kernel_shape(census, "1", (1, 8, 8)) == (1, 8, 8)
-    assert kernel_shape(census, "1", (2, 4, 8)) is None
-    census = census_of([chain()], x, 2)
-    shapes = {name: kernel_shape(census, name, (1, 8, 8)) for name in census.layers_}
-    assert shapes == {"0": (1, 3, 3), "3": None}
-    torch.manual_seed(0)
-    deep = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
-    census = Census("weights", "cosine", n_clusters={"1": 4, "3": 3}, n_resamples=0)
-    census.fit(Population.from_modules([deep], images(size=2)))
-    assert census.layers_["3"].centroid_.shape == (3, 4 + 1)  # as many weights as pixels, but of clusters
-    assert [kernel_shape(census, name, (1, 2, 2)) for name in ("1", "3")] == [(1, 2, 2), None]
-
-
-@pytest.mark.parametrize(
-    ("draw", "text"),
-    [
-        (lambda census, x: atlas(Census(), x), "call fit first"),
-        (lambda census, x: atlas(census, x[:, 0]), "x must have shape (n, 1, 8, 8)"),
-        (lambda census, x: atlas(census, x, n_clusters=0), "n_clusters must be an int >= 1, got 0"),
-        (lambda census, x: atlas(census, x, n_patches=0), "n_patches must be an int >= 1, got 0"),
-        (lambda census, x: atlas(census, x, n_kernels=-1), "n_kernels must be an int >= 1, got -1"),
-    ],
-)
-def test_atlases_that_cannot_be_made_are_refused(draw: Callable, text: str):
-    census = census_of([chain()], images(), 2)
-    with pytest.raises(InputError, match=re.escape(text)):
-        draw(census, images())
-
-
-def test_inputs_that_cannot_be_shown_are_refused():
-    with pytest.raises(InputError, match=r"C = 1 or 3, got shape \(12, 2, 8, 8\)"):
-        atlas(census_of([chain(channels=2)], images(channels=2), 2), images(channels=2))
-    flat = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-    with pytest.raises(InputError, match=r"C = 1 or 3, got shape \(12, 6\)"):
-        atlas(census_of([flat], torch.rand(12, 6), 2), torch.rand(12, 6))
-
-
-# --- the report -------------------------------------------------------------------------------------------------------
+def made_up(n: int, n_layers: int = 4, size: int = 12) -> AtlasContents:
+    """An atlas of n clusters of made-up numbers, as rich as one of a census."""
+    g = np.random.default_rng(0)
+    per_layer = n // n_layers
+    images = sprite_of([g.integers(0, 256, (1, size, size), dtype=np.uint8) for _ in range(500)], 2_000_000)
+    weights = sprite_of(
+        [g.integers(0, 256, (1, size, size), dtype=np.uint8) for _ in range(per_layer)], 10**6, "RdBu_r"
+    )
+    entries = []
+    for i in range(n):
+        layer, number = divmod(i, per_layer)
+        links = tuple(Link(int(g.integers(n)), float(g.normal()), 5, bool(g.random() < 0.5)) for _ in range(6))
+        examples = tuple(
+            Example(int(s), float(g.normal()), int(s), (0, 0, 4, 5), None, int(g.integers(10)))
+            for s in g.integers(500, size=8)
+        )
+        units = tuple(Unit(int(k), int(g.integers(99)), float(g.random())) for k in g.integers(16, size=8))
+        numbers = [float(v) for v in g.random(6)]
+        means = tuple(map(float, g.normal(size=10)))
+        entries.append(
+            Entry(
+                layer,
+                number,
+                float(g.normal()),
+                float(g.normal()),
+                numbers[0],
+                8,
+                *numbers[1:],
+                means,
+                examples,
+                links,
+                links,
+                int(g.integers(5)) if g.random() < 0.5 else None,
+                units,
+                number if layer == 0 else None,
+            )
+        )
+    layers = tuple(
+        AtlasLayer(f"hidden.{i}", per_layer, 8 * per_layer, 3, 0.3, 0.5, weights if i == 0 else None)
+        for i in range(n_layers)
+    )
+    classes, motifs = tuple(map(str, range(10))), tuple(f"motif {m}" for m in range(5))
+    return AtlasContents(
+        "Made up", 16, layers, tuple(entries), classes, motifs, "At random.", 500, (size, size), images
+    )
 
 
 @pytest.fixture(scope="module")
-def convolutional(digits: Data) -> Census:
-    training = Training(epochs=2, batch_size=64, learning_rate=3e-3)
-    population = train_population(ConvNet(1, [6, 8], 10), digits.train, 3, training=training, random_state=0)
-    return Census(n_resamples=2).fit(population, digits.calibration.x[:200])
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> tuple[AtlasContents, Path]:
+    contents = made_up(2000)
+    file = tmp_path_factory.mktemp("atlas") / "atlas.html"
+    file.write_text(render_atlas(contents), encoding="utf-8")
+    return contents, file
 
 
-def test_a_report_on_convolutional_networks_shows_kernels_and_patches(convolutional: Census, digits: Data):
-    experiment = run_experiment(convolutional, digits, widths=("1x",), corrections=("none",))
-    assert np.shape(experiment.centroids) == (12, 1, 3, 3)
-    first, second = experiment.atlas
-    assert [first.name, second.name] == ["hidden.0", "hidden.1"]
-    for layer, side in ((first, 3), (second, 7)):
-        assert max(patch.picture.shape[1] for portrait in layer.portraits for patch in portrait.patches) == side
-    page = render_page(experiment)
-    assert "the weights of a unit from 3 × 3 pixels of the input, at any position" in page
-    assert "What lies beyond the border of an image is tinted." in page
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile")) as context:
+        yield context
 
 
-def test_inputs_that_are_no_images_have_no_atlas(tmp_path) -> None:
-    g = np.random.default_rng(0)
-    x, y = g.normal(size=(60, 6)).astype(np.float32), np.arange(60) % 3
-    np.savez(tmp_path / "vectors.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    data = load_data(tmp_path / "vectors.npz")
-    nets = [nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)) for _ in range(3)]
-    census = census_of(nets, data.calibration.x)
-    experiment = run_experiment(census, data, widths=("1x",), corrections=("none",))
-    assert experiment.atlas == []
-    assert experiment.centroids == []
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_two_thousand_clusters_can_be_used_within_two_seconds_without_a_request(browser: Any, atlas: Any) -> None:
+    shown = opened(browser, atlas[1])
+    assert shown.seconds() <= 2
+    assert [url for url in shown.asked if not url.startswith(("data:", "blob:"))] == [atlas[1].as_uri()]
+    assert [line for line in shown.said if "bokeh" not in line] == []
+    assert shown.page.locator("#count").inner_text().startswith("2000 of 2000 clusters of 4 layers, 16 networks.")
+    shown.page.close()
+
+
+@needs_browser
+def test_filters_agree_with_the_numbers_and_the_url_restores_them(browser: Any, atlas: Any) -> None:
+    contents, file = atlas
+    shown = opened(browser, file)
+    page, count = shown.page, shown.page.locator("#count")
+    page.select_option("#layer", "hidden.2")
+    page.select_option("#class", "0")
+    page.select_option("#motif", "motif 3")
+    page.locator("#least").fill("0.25")
+    page.check("#significant")
+    page.select_option("#color", "class")
+    wanted = [
+        entry
+        for entry in contents.clusters
+        if (entry.layer, entry.favourite, entry.motif) == (2, 0, 3) and entry.frequency >= 0.25 and entry.q <= 0.05
+    ]
+    assert count.inner_text().startswith(f"{len(wanted)} of 2000")
+    page.uncheck("#significant")
+    page.select_option("#motif", "")
+    wanted = [e for e in contents.clusters if (e.layer, e.favourite) == (2, 0) and round(e.frequency, 3) >= 0.25]
+    assert count.inner_text().startswith(f"{len(wanted)} of 2000")
+    page.locator("#list tbody tr").nth(3).click()
+    chosen = page.locator("#detail h2").inner_text()
+    assert chosen == f"hidden.2 / {wanted[3].number}"
+    again = opened(browser, file, page.evaluate("location.hash"))
+    assert again.page.locator("#count").inner_text() == count.inner_text()
+    assert again.page.locator("#detail").inner_text() == page.locator("#detail").inner_text()
+    assert again.page.input_value("#color") == "class"
+    again.page.locator("button[type=reset]").click()
+    assert again.page.locator("#count").inner_text().startswith("2000 of 2000")
+    again.page.locator("#search").fill("Hidden.1 / 47")
+    listed = again.page.locator("#list tbody tr").evaluate_all("rows => rows.map((row) => row.dataset.cluster)")
+    numbers = [number for number in range(500) if "47" in str(number)]
+    assert listed == [f"hidden.1 / {number}" for number in numbers]
+    for each in (shown, again):
+        assert [line for line in each.said if "bokeh" not in line] == []
+        each.page.close()
+
+
+@needs_browser
+def test_keys_links_and_history_move_through_clusters(browser: Any, atlas: Any) -> None:
+    contents, file = atlas
+    shown = opened(browser, file, "#cluster=hidden.1+%2F+499")
+    page, heading = shown.page, shown.page.locator("#detail h2")
+    assert heading.inner_text() == "hidden.1 / 499"
+    page.keyboard.press("j")
+    assert heading.inner_text() == "hidden.2 / 0"
+    page.keyboard.press("k")
+    page.keyboard.press("ArrowUp")
+    assert heading.inner_text() == "hidden.1 / 498"
+    link = contents.clusters[998].reads[2]
+    target = contents.clusters[link.cluster]
+    page.locator("h3:has-text('Reads from') + .chips button").nth(2).click()
+    assert heading.inner_text() == f"hidden.{target.layer} / {target.number}"
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.keyboard.type("j")  # goes into the search
+    assert page.input_value("#search") == "j"
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    assert "No cluster is chosen" in page.locator("#detail").inner_text()
+    page.evaluate("location.hash = 'cluster=hidden.0+%2F+3'")
+    page.wait_for_function("document.querySelector('#detail h2')?.textContent === 'hidden.0 / 3'")
+    assert [line for line in shown.said if "bokeh" not in line] == []
+    page.close()
+
+
+@needs_browser
+def test_a_click_on_a_point_chooses_it_in_both_plots(browser: Any, atlas: Any) -> None:
+    contents, file = atlas
+    shown = opened(browser, file)
+    page = shown.page
+    alone = max(range(2000), key=lambda i: contents.clusters[i].x)  # at the border: no other point lies on it
+    entry = contents.clusters[alone]
+    place = page.evaluate(
+        """([x, y]) => {
+          const view = [...Bokeh.index.query((view) => view.model.name === "map")][0];
+          const box = view.el.getBoundingClientRect(), frame = view.frame;
+          return [box.left + frame.x_scale.compute(x), box.top + frame.y_scale.compute(y)];
+        }""",
+        [float(np.float32(entry.x)), float(np.float32(entry.y))],
+    )
+    page.mouse.click(*place)
+    page.wait_for_selector("#detail h2")
+    assert page.locator("#detail h2").inner_text() == f"hidden.{entry.layer} / {entry.number}"
+    assert f"hidden.{entry.layer}" in page.evaluate("decodeURIComponent(location.hash)")
+    assert page.locator('#list tr[aria-selected="true"]').count() == 1
+    page.close()
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark_mode_and_nothing_overflows(browser: Any, atlas: Any, scheme: str) -> None:
+    shown = opened(browser, atlas[1], "#cluster=hidden.0+%2F+3")
+    page = shown.page
+    page.emulate_media(color_scheme=scheme)
+    for width in (1400, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    contrast = page.evaluate(
+        """() => {
+          const bright = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+            .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+          const paper = bright(getComputedStyle(document.body).backgroundColor);
+          return ["#detail h2", "#detail dt", "#count", "#list td", "#legend li"].map((selector) => {
+            const ink = bright(getComputedStyle(document.querySelector(selector)).color);
+            return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+          });
+        }"""
+    )
+    assert min(contrast) >= 4.5  # WCAG 2.2, 1.4.3
+    page.close()
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_is_small_whole_and_the_same_each_time() -> None:
+    contents = made_up(200)
+    page = render_atlas(contents)
+    assert page == render_atlas(contents)
+    assert len(page.encode()) < LARGEST
+    assert not re.search(r"(src|href)=\"(?!data:)", page.split("<script>")[0])
+
+
+def test_names_cannot_break_out_of_the_page() -> None:
+    contents = made_up(8)
+    name = "</script><script>alert(1)</script>"
+    layers = (dataclasses.replace(contents.layers[0], name=name), *contents.layers[1:])
+    page = render_atlas(dataclasses.replace(contents, layers=layers, title=name, classes=(name,) * 10))
+    assert "<script>alert" not in page
+
+
+def test_pages_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="an atlas must have clusters, got none"):
+        render_atlas(dataclasses.replace(made_up(8), clusters=()))
+    monkeypatch.setattr("consilience.report.atlas.page.LARGEST", 1000)
+    with pytest.raises(InputError, match=r"an atlas must have at most 1,000 bytes, got [\d,]+ for 8 clusters"):
+        render_atlas(made_up(8))
+
+
+def test_a_sprite_has_each_picture_in_its_place() -> None:
+    pictures = [np.full((3, 4, 5), 40 * i, dtype=np.uint8) for i in range(5)]
+    sprite = sprite_of(pictures, 10**6)
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(sprite.uri.split(",")[1]))))
+    for number in range(5):
+        row, column = divmod(number, sprite.columns)
+        assert (sheet[row * 4 : row * 4 + 4, column * 5 : column * 5 + 5] == 40 * number).all()
+    small = sprite_of(pictures, 5 * 3 * 4 * 5 // 4)
+    assert (small.height, small.width) == (2, 2)
+    assert sprite_of([], 10) is None
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_contents_are_those_of_the_census() -> None:
+    population = random_population([[5, 4], [6, 4], [5, 5]])
+    x, y = torch.randn(60, 6), torch.arange(60) % 3
+    census = Census(n_clusters=6, n_resamples=2).fit(population, x)
+    contents = atlas_contents(census, Dataset(x, y, torch.arange(60)), title="t", classes="abc")
+    assert [layer.n_clusters for layer in contents.layers] == [6, 6]
+    first, second = census.layers_.values()
+    layers = [member.module.hidden[0] for member in population]
+    norms = torch.cat([torch.cat([layer.weight, layer.bias[:, None]], 1).norm(dim=1) for layer in layers])
+    z = (torch.cat([layer(x) for layer in layers], 1) / norms).detach().double()
+    for c, entry in enumerate(contents.clusters[:6]):
+        mean, units = z[:, first.labels_ == c].mean(1), np.flatnonzero(first.labels_ == c)
+        response = (mean - mean.mean()) / mean.std(correction=0)
+        strongest = response.argsort(descending=True)[:8]
+        assert [e.sample for e in entry.examples] == strongest.tolist()
+        np.testing.assert_allclose([e.response for e in entry.examples], response[strongest], atol=1e-4)
+        by_class = [float(response[y == i].mean()) for i in range(3)]
+        np.testing.assert_allclose(entry.means, by_class, atol=1e-4)
+        assert entry.selectivity == pytest.approx(np.square(by_class).mean(), abs=1e-4)
+        owned = [(int(first.member[unit]), int(first.index[unit])) for unit in units]
+        assert [(unit.member, unit.index) for unit in entry.units] == owned
+        assert all(link.cluster >= 6 for link in entry.writes)
+    assert all(link.cluster < 6 for entry in contents.clusters[6:] for link in entry.reads)
+    assert contents.clusters[6].frequency == second.frequency_[0]
+
+
+def test_the_order_of_samples_changes_no_place() -> None:
+    x = torch.randn(60, 6)
+    census = Census(n_clusters=4, n_resamples=0).fit(random_population([[5, 4], [5, 4]]), x)
+    one = atlas_contents(census, Dataset(x, torch.zeros(60), torch.arange(60)), title="t")
+    other = atlas_contents(census, Dataset(x.flip(0), torch.zeros(60), torch.arange(60).flip(0)), title="t")
+    places = [np.array([[entry.x, entry.y] for entry in contents.clusters]) for contents in (one, other)]
+    np.testing.assert_allclose(*places, atol=1e-4)
+    assert [[e.sample for e in entry.examples] for entry in one.clusters] == [
+        [e.sample for e in entry.examples] for entry in other.clusters
+    ]
+    assert {(entry.means, entry.selectivity) for entry in one.clusters} == {((), None)}
+
+
+def test_the_command_writes_one_file_and_refuses_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], population: Population, digits: Data
+) -> None:
+    population.save(tmp_path / "population")
+    census = Census(n_clusters=8, n_resamples=0).fit(population, digits.calibration.x[:200])
+    save_census(census, tmp_path / "census", tmp_path / "population")
+    out = tmp_path / "a.html"
+    said = json.loads(run(capsys, "atlas", tmp_path / "census", "--data", "digits", "--out", out, "--json"))
+    assert said["clusters"] == 16
+    assert said["bytes"] == out.stat().st_size
+    before = out.read_bytes()
+    run(capsys, "atlas", tmp_path / "census", "--data", "digits", "--out", out)
+    again = out.read_bytes()
+    assert before.replace(b" --json", b"") == again
+    (tmp_path / "mine.html").write_text("<p>mine</p>")
+    options = ["--data", "digits", "--out"]
+    text = refused(capsys, "atlas", tmp_path / "census", *options, tmp_path / "mine.html")
+    assert "--out must be new or an earlier atlas" in text
+    assert (tmp_path / "mine.html").read_text() == "<p>mine</p>"
+    assert "--out must be a file that ends in .html" in refused(
+        capsys, "atlas", tmp_path / "census", *options, tmp_path / "a"
+    )
+    assert "unknown" in refused(capsys, "atlas", tmp_path / "census", "--out", out)
+
+
+def test_a_census_without_data_has_no_atlas() -> None:
+    census = Census("weights", "cosine", n_clusters=4, n_resamples=0).fit(random_population([[5, 4], [5, 4]]))
+    with pytest.raises(InputError, match="census must have calibration data for an atlas, got none"):
+        atlas_contents(census, Dataset(torch.randn(9, 6), torch.zeros(9), torch.arange(9)), title="t")

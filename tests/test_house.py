@@ -33,7 +33,7 @@ ORDER = [
         "clustering",
     ),
     *("store", "population", "evaluation", "training", "census", "assembly", "baselines", "recovery"),
-    *("modularity", "comparison", "report", "studies", "cli"),
+    *("modularity", "motifs", "comparison", "report", "studies", "cli"),
 ]
 MODULES = {
     ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path

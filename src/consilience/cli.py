@@ -17,11 +17,11 @@ import tyro
 
 from consilience.checks import check_count
 from consilience.errors import ConsilienceError
-from consilience.studies import assemble, census, compare, demo, inspect, modularity, recover, report, train
+from consilience.studies import assemble, atlas, census, compare, demo, inspect, modularity, recover, report, train
 from consilience.studies.request import Options, check_words, in_options, kept
 from consilience.studies.result import Result
 
-STUDIES: tuple[ModuleType, ...] = (demo, train, census, assemble, report, recover, modularity, compare, inspect)
+STUDIES: tuple[ModuleType, ...] = (demo, train, census, assemble, report, atlas, recover, modularity, compare, inspect)
 NO_MEMORY = ("allocate memory", "size calculation overflowed")  # in errors of torch
 RUN = {study.Request: study.run for study in STUDIES}
 

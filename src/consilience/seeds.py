@@ -18,6 +18,7 @@ SUBSET, OWN_ORDER, SHARED_ORDER, NOISE, INITIALISATION, SETTLING = 1, 2, 3, 4, 5
 REDRAW, STUDENTS, SHORT_RUN, TEACHER_INPUTS = 7, 11, 12, 13  # of recovery
 ROTATIONS, TURNED = 41, 42  # of significance
 SHUFFLES, PARTS, FAMILIES = 51, 52, 61  # of comparison
+PLACES, PERMUTED_WIRING, RANDOM_UNITS = 81, 82, 83  # of the atlas; of motifs
 HELD_OUT, SUB_ENSEMBLES, DISTILLATION = 71, 72, 73  # of calibration rows; of members; of batches
 
 

@@ -1,160 +1,107 @@
-"""The frequency atlas of a census: its most frequent clusters, as pictures of what they are made of and excited by.
-
-Axis legend: ``n`` images, ``c`` cluster, ``U`` units of all members, ``d`` weights of a unit and its bias.
-"""
+"""The command ``atlas``: a census as one HTML file to walk in."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
+import tyro
 
-from consilience.bases.hyperplanes import hyperplanes
-from consilience.census import Census, LayerCensus, Significance
-from consilience.checks import check_count
-from consilience.clustering.distances import unit_norm
-from consilience.errors import InputError
-from consilience.population.checks import as_inputs
-from consilience.report.portraits import LayerAtlas, Patch, Picture, Portrait
-from consilience.report.receptive_fields import receptive_fields
-from consilience.studies.excitation import place_of, strongest, unit_signs
-from consilience.units.symmetry import usable_symmetry
+import consilience as cs
+from consilience.errors import ArtefactError, InputError
+from consilience.names import Placement
+from consilience.studies.request import INPUT, POSITIONAL, Options, OwnNetworks, Reading
+from consilience.studies.result import Result, obtained
 
-MAX_IMAGES = 1000  # that are searched, so that a report on many members does not take longer than their census
-# Numbers in a picture, which is shown as a thumbnail: with them a layer takes up to about 300 kB of a page.
-PATCH_NUMBERS, KERNEL_NUMBERS = 3 * 32 * 32, 1024
-CHANNELS = (1, 3)  # that a picture can have
+if TYPE_CHECKING:
+    from consilience.report.atlas import AtlasContents
+
+NEAR_END = 2000  # bytes of a page, among which it says what it is
 
 
-def atlas(
-    census: Census,
-    x: Tensor,
-    *,
-    n_clusters: int = 8,
-    n_patches: int = 6,
-    n_kernels: int = 4,
-    significance: Mapping[str, Significance] | None = None,
-) -> list[LayerAtlas]:
-    """Return portraits of the most frequent clusters of each layer of networks of images with one channel or three.
-
-    Of more than `MAX_IMAGES` images x (n, C, H, W), that many are searched, evenly spread. Where a layer reads the
-    inputs, the weights of up to ``n_kernels`` members of each cluster are shown. ``significance`` of the census, by
-    layer, puts chance beside frequency.
-
-    >>> from torch import nn
-    >>> from consilience.population import Population
-    >>> nets = [nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3)) for _ in range(2)]
-    >>> x = torch.rand(20, 1, 5, 5)
-    >>> (layer,) = atlas(Census(n_clusters=1).fit(Population.from_modules(nets, x), x), x)
-    >>> portrait = layer.portraits[0]
-    >>> portrait.size, len(portrait.kernels), len(portrait.patches), portrait.patches[0].picture.shape
-    (4, 2, 6, (1, 3, 3))
+@dataclass(frozen=True, kw_only=True)
+class Request(OwnNetworks, Reading, Options):
+    """Write a census as one HTML file to walk in: a map of its clusters, and for each its units, what excites it, and
+    what it reads and writes. The file needs no network.
     """
-    networks = census.networks_
-    x = as_inputs(census.population_, x, "x")
-    if x.dim() != 4 or x.shape[1] not in CHANNELS:
-        raise InputError(f"x must be images (n, C, H, W) with C = 1 or 3, got shape {tuple(x.shape)}")
-    for argument, number in (("n_clusters", n_clusters), ("n_patches", n_patches), ("n_kernels", n_kernels)):
-        check_count(argument, number)
-    images = _Images.of(x)
-    places = {name: place_of(census, name) for name in census.layers_}
-    fields = receptive_fields(networks[0], places.values())
-    signs = {name: unit_signs(census, layer, images.x) for name, layer in census.layers_.items()}
-    excitations = strongest(census, images.x, signs, n_clusters)
-    size = int(x.shape[2]), int(x.shape[3])
-    layers = []
-    for name, layer in census.layers_.items():
-        response, boxes = excitations[name].response, fields[places[name]][excitations[name].position]  # (n, c, 4)
-        weights = _weights(census, layer, signs[name], x.shape[1:], response.shape[1], n_kernels)
-        portraits = []
-        for c, (centroid, kernels) in enumerate(weights):
-            numbers = float(layer.frequency_[c]), int(layer.size_[c]), float(layer.stability_[c])
-            patches = images.patches(response[:, c], boxes[:, c], n_patches)
-            measured = (significance or {}).get(name)
-            beside = (measured.recurrence[c], measured.chance[c], measured.q[c]) if measured else ()
-            portraits.append(Portrait(*numbers, centroid, kernels, patches, *map(float, beside)))
-        layers.append(LayerAtlas(name, layer.n_members, layer.n_clusters_, len(images.x), size, tuple(portraits)))
-    return layers
+
+    census: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
+    """Directory of the census."""
+    out: Path = field(metadata={"role": "output"})
+    """File to write, .html: new, or an earlier atlas."""
+    data: str | None = field(default=None, metadata=INPUT)
+    """Data that is searched for what excites clusters; by default the data that the population was trained on."""
+    placement: Placement = "pca"
+    """How clusters are placed by their responses: two main axes, or neighborhoods (tsne), which takes longer."""
 
 
-def kernel_shape(census: Census, layer: str, image_shape: Sequence[int]) -> tuple[int, int, int] | None:
-    """Return the shape (C, h, w) in which the weights of a layer's centroids are pictures, or None.
+def run(request: Request) -> Result:
+    """Write the atlas and return its size, and how many clusters it has."""
+    from consilience.census.storage import population_of
+    from consilience.studies.networks import open_census
+    from consilience.studies.samples import source_of
 
-    They are pictures where a layer reads nothing but the inputs, images (C, H, W) with one channel or three: by a
-    convolution of its kernel, by a linear map of the whole image.
-    """
-    first = census.population_.architecture.writing(layer)[0]
-    n_weights = census.layers_[layer].centroid_.shape[1] - 1
-    channels, *size = image_shape if first.kernel is None else (image_shape[0], *first.kernel.size)
-    if first.reads or channels not in CHANNELS or len(size) != 2 or channels * math.prod(size) != n_weights:
-        return None
-    return channels, size[0], size[1]
+    check_page(request.out)
+    source = source_of(population_of(request.census), request.data, request.seed, request)
+    census, _ = open_census(request.census, request.module, request.key, request.output)
+    return write_atlas(request, census, source.load(), obtained(request))
 
 
-def _weights(
-    census: Census, layer: LayerCensus, signs: Tensor, image_shape: Sequence[int], n_clusters: int, n: int
-) -> Iterator[tuple[Picture | None, tuple[Picture, ...]]]:
-    """For each of the first clusters its centroid, and of up to n members the unit most like it, if they are pictures.
+def write_atlas(request: Request, census: cs.Census, data: cs.Data, origin: Mapping[str, Any]) -> Result:
+    """Do what `run` does, with the census and the data from memory; ``origin`` says how to get the atlas again."""
+    from consilience.report.atlas import render_atlas
+    from consilience.store import atomic_write
 
-    All are in canonical scale, and those of a cluster are shown in one scale, symmetric around 0.
-    """
-    shape = kernel_shape(census, layer.name, image_shape)
-    if shape is None:
-        yield from [(None, ())] * n_clusters
-        return
-    centroids, points = torch.from_numpy(layer.centroid_), hyperplanes(census.networks_, layer.name, {}).augmented
-    if usable_symmetry(census.population_.architecture, layer.name).homogeneous:
-        centroids = unit_norm(centroids)
-    turned = points * signs[:, None]
-    for c, centroid in enumerate(centroids[:n_clusters].to(turned)):
-        units = np.flatnonzero(layer.labels_ == c)
-        along, member = (turned[units] @ centroid).numpy(), layer.member[units]
-        order = np.lexsort((-along, member))
-        _, first = np.unique(member[order], return_index=True)
-        rows = torch.cat([centroid[None], turned[units[order[first[:n]]]]])
-        weights = _shrunk(rows[:, :-1].reshape(-1, *shape), KERNEL_NUMBERS).numpy()
-        largest = float(np.abs(weights).max())
-        pictures = tuple(Picture.of_weights(each, largest) for each in weights)
-        yield pictures[0], pictures[1:]
+    contents = contents_of(census, data, request.placement, request.seed, origin)
+    page = render_atlas(contents).encode()
+    atomic_write(request.out, page)
+    significant = [entry.q is not None and entry.q <= 0.05 for entry in contents.clusters]
+    numbers = {"clusters": len(contents.clusters), "significant": sum(significant), "bytes": len(page)}
+    text = "{clusters:,} clusters, of which {significant:,} recur beyond chance; {bytes:,} bytes".format(**numbers)
+    return Result(f"{text}\natlas in {request.out}", {"out": str(request.out), **numbers})
 
 
-@dataclass(frozen=True)
-class _Images:
-    """The images (n, C, H, W) that are searched, their indices (n,) among those given, and each channel's range."""
+def contents_of(
+    census: cs.Census, data: cs.Data, placement: Placement, random_state: int, origin: Mapping[str, Any]
+) -> AtlasContents:
+    """Return what an atlas shows of a census and the data of its population."""
+    from consilience.studies.atlas_contents import atlas_contents
+    from consilience.studies.progress import stages
+    from consilience.studies.samples import check_fits
+    from consilience.studies.significance import measured_significance
 
-    x: Tensor
-    index: Tensor
-    low: Tensor
-    high: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor) -> _Images:
-        index = torch.arange(min(len(x), MAX_IMAGES)) * len(x) // min(len(x), MAX_IMAGES)
-        chosen = x[index]
-        return cls(chosen, index, chosen.amin((0, 2, 3))[:, None, None], chosen.amax((0, 2, 3))[:, None, None])
-
-    def patches(self, response: Tensor, box: Tensor, n: int) -> tuple[Patch, ...]:
-        """What is in the box (n, 4) of each of the images of strongest response (n,), the strongest first."""
-        order = response.argsort(descending=True, stable=True)[:n]
-        return tuple(
-            Patch(int(self.index[i]), (top, left, bottom, right), self._picture(self.x[i, :, top:bottom, left:right]))
-            for i, (top, left, bottom, right) in zip(order.tolist(), box[order].tolist(), strict=True)
+    check_fits(census.population_, data)
+    with stages("atlas") as progress:
+        progress("chance levels")
+        significance, _ = measured_significance(census)
+        progress("what excites the clusters")
+        classes = [str(c) for c in range(data.n_classes or 0)] if data.task == "classification" else []
+        return atlas_contents(
+            census,
+            data.calibration,
+            title=f"What {len(census.population_)} networks learned: {data.name}",
+            classes=classes,
+            vocabulary=data.vocabulary,
+            significance=significance,
+            placement=placement,
+            random_state=random_state,
+            obtained=origin,
         )
 
-    def _picture(self, part: Tensor) -> Picture:
-        """A part (C, h, w) of an image. Each channel goes from its least value to its largest: inputs may be scaled."""
-        bright = (part - self.low) / (self.high - self.low).clamp(min=1e-12)
-        return Picture.of(_shrunk(bright[None], PATCH_NUMBERS)[0].numpy())
 
+def check_page(out: Path) -> None:
+    """Raise unless an atlas can be written to a file: its name ends in .html, and it is new or an atlas."""
+    from consilience.report.atlas.page import GENERATOR
 
-def _shrunk(pictures: Tensor, numbers: int) -> Tensor:
-    """Pictures (n, C, H, W) with at most about so many numbers in each, as means over neighbouring pixels."""
-    share = math.sqrt(numbers / pictures[0].numel())
-    if share >= 1:
-        return pictures
-    return functional.interpolate(pictures, [max(1, round(share * side)) for side in pictures.shape[2:]], mode="area")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out must be a file that ends in .html, got {out}", cure=f"pass --out {out}.html")
+    if out.is_dir():
+        raise ArtefactError(f"--out must be a file, got the directory {out}", cure="choose another --out")
+    if out.is_file():
+        with out.open("rb") as file:
+            head = file.read(NEAR_END)
+        if f'content="{GENERATOR}"'.encode() not in head:
+            cure = "choose another --out, or delete that file"
+            raise ArtefactError(f"--out must be new or an earlier atlas, got the file {out}", cure=cure)

@@ -33,7 +33,7 @@ from consilience.evaluation import (
 from consilience.population.population import Population
 from consilience.report.results import ChanceSummary, Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.schema import read_object
-from consilience.studies.atlas import CHANNELS, atlas, kernel_shape
+from consilience.studies.portraits import CHANNELS, kernel_shape, portraits
 from consilience.studies.samples import check_fits
 from consilience.studies.significance import measured_significance
 from consilience.training import Run, Trained, Training, fit_members
@@ -242,7 +242,7 @@ def run_experiment(
         learning=learning,
         layers=[_summary(layer, population, significance.get(name)) for name, layer in census.layers_.items()],
         centroids=_centroid_images(census, data),
-        atlas=atlas(census, x, significance=significance) if pictures else [],
+        atlas=portraits(census, x, significance=significance) if pictures else [],
         obtained=dict(obtained or {}),
     )
 
