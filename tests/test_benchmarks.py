@@ -30,6 +30,7 @@ RUNS = {
     "networks": ("", "first trace"),
     "regression": ("", "processor seconds"),
     "recovery": ("--seeds 1 --parts hard noise cut", "linkage"),
+    "routing": ("--data DATA --seeds 2 --cache cache", "static 1x, distilled"),
     "significance": ("--parts digits level again --cache cache", "Found again"),
     "tables": ("", "against the mean member"),
     "training": ("--repeats 1", "vectorised"),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from consilience.assembly.assembler import Assembler, assemble, elastic
     from consilience.assembly.elastic import Elastic, load_elastic
+    from consilience.assembly.routing import route
     from consilience.baselines import Ensemble, best_member, parameter_average
     from consilience.census import Census, extend_census, load_census, save_census
     from consilience.comparison import ModelComparison
@@ -73,6 +74,7 @@ __all__ = [
     "load_elastic",
     "load_network",
     "parameter_average",
+    "route",
     "save_census",
     "save_network",
     "train_population",
@@ -88,7 +90,7 @@ _ROOMS = {
     "population": ("Population", "imagine_inputs"),
     "training": ("Callback", "Training", "train_population"),
     "census": ("Census", "extend_census", "load_census", "save_census"),
-    "assembly": ("Assembler", "Elastic", "assemble", "elastic", "load_elastic"),
+    "assembly": ("Assembler", "Elastic", "assemble", "elastic", "load_elastic", "route"),
     "baselines": ("Ensemble", "best_member", "parameter_average"),
     "recovery": ("ExpandAndCluster",),
     "modularity": ("Clusterability", "CrossClusterLoss", "EigenvalueLoss", "Penalty"),

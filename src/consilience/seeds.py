@@ -20,6 +20,7 @@ ROTATIONS, TURNED = 41, 42  # of significance
 SHUFFLES, PARTS, FAMILIES = 51, 52, 61  # of comparison
 PLACES, PERMUTED_WIRING, RANDOM_UNITS = 81, 82, 83  # of the atlas; of motifs
 HELD_OUT, SUB_ENSEMBLES, DISTILLATION = 71, 72, 73  # of calibration rows; of members; of batches
+EXPERTS, FEW_LABELS, RANDOM_TRUNK, PERMUTED_TASKS = 81, 82, 83, 84  # of routing; of transfer
 
 
 def seed(random_state: int, stream: int, *keys: int) -> int:

@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +41,13 @@ from consilience.signals.held_out import held_out
 from consilience.ties import SINGLE
 from consilience.units.architecture import Architecture, TracedNetwork, read_state, write_state
 from consilience.units.forward import pooled_outputs
-from consilience.units.program import Program
 
 RATE, FACTOR, MOST_POWER = 1e-3, 3.0, 2
 TRIAL = 10  # a short run has one step in this many
 LOOKS = 20  # times that the held-out error is computed
 PATIENCE = LOOKS // 2  # looks without a better one, after which training stops
 Teacher = Callable[[Tensor], Tensor]
+Student = TypeVar("Student", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ class _Lesson:
     options: Distillation
     random_state: int
     draws: torch.Generator = field(repr=False)
-    program: Program = field(repr=False)
+    runner: Callable[[nn.Module], Teacher] = field(repr=False)  # a student as a function of inputs, with gradients
 
     def error(self, module: nn.Module) -> float:
         """Return the held-out error in eval mode; infinity where it is not finite."""
         module.eval()
         with torch.no_grad():
-            run = pooled_outputs(module, self.program)
+            run = self.runner(module)
             outputs = torch.cat([run(batch) for batch in self.held[0].split(BATCH_SIZE)])
         error = float(self.loss(outputs, self.held[1]).double().mean())
         return error if math.isfinite(error) else math.inf
@@ -210,6 +210,40 @@ def distill(
     return trained.eval()
 
 
+def distill_untraced(
+    module: Student,
+    x: Tensor,
+    teacher: Teacher,
+    *,
+    task: str | None = None,
+    options: Distillation | None = None,
+    random_state: int = 0,
+) -> tuple[Student, Distilled]:
+    """Return what `distill` does, and its record, for a module that cannot be traced and has outputs (n, o).
+
+    Outputs that are numbers must have mean 0 and spread 1, near enough.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        x, (fitted, held) = x.clone(), held_out(len(x))
+        with torch.no_grad():
+            targets = torch.cat([teacher(batch) for batch in x.split(BATCH_SIZE)])
+        lesson = _Lesson(
+            x=x[fitted],
+            targets=targets[fitted],
+            held=(x[held], targets[held]),
+            teacher=teacher,
+            task=task,
+            spread=spread_of(targets),
+            dim=1,
+            options=options or Distillation(),
+            random_state=random_state,
+            draws=seeds.generator(random_state),
+            runner=lambda student: student,
+        )
+        trained, record = _taught(copy.deepcopy(module), lesson)
+    return trained.eval(), record
+
+
 def _lesson(
     student: nn.Module,
     architecture: Architecture,
@@ -240,12 +274,12 @@ def _lesson(
         options=options,
         random_state=random_state,
         draws=seeds.generator(random_state),
-        program=architecture.program,
+        runner=lambda module: pooled_outputs(module, architecture.program),
     )
     return lesson, units, network
 
 
-def _taught(student: nn.Module, lesson: _Lesson) -> tuple[nn.Module, Distilled]:
+def _taught(student: Student, lesson: _Lesson) -> tuple[Student, Distilled]:
     before = lesson.error(student)
     options = lesson.options
     once = options.batches is not None and iter(options.batches) is options.batches  # a generator: nothing to try out
@@ -274,17 +308,17 @@ def _best_rate(student: nn.Module, lesson: _Lesson) -> float:
 
 
 def _train(
-    student: nn.Module,
+    student: Student,
     lesson: _Lesson,
     rate: float,
     steps: int,
     progress: Callable[[int, int], None] | None,
     *,
     last: bool = False,
-) -> tuple[nn.Module, float, int]:
+) -> tuple[Student, float, int]:
     """A trained copy with the smallest held-out error (the last one, with ``last``), that error, and steps taken."""
     trained = copy.deepcopy(student)
-    run = pooled_outputs(trained, lesson.program)
+    run = lesson.runner(trained)
     every = steps if last else max(1, steps // LOOKS)
     optimizer = torch.optim.Adam(trained.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

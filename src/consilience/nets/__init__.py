@@ -13,9 +13,18 @@ from consilience.nets.convnet import ConvNet, ConvNetConfig
 from consilience.nets.mlp import MLP, MLPConfig
 from consilience.nets.net import Net
 from consilience.nets.resnet import ResNet, ResNetConfig
+from consilience.nets.routed import Routed, RoutedConfig
 from consilience.nets.transformer import GPT, GPTConfig, Llama, LlamaConfig, ViT, ViTConfig
 
-NETS: dict[str, type[Net]] = {"MLP": MLP, "ConvNet": ConvNet, "ResNet": ResNet, "ViT": ViT, "GPT": GPT, "Llama": Llama}
+NETS: dict[str, type[Net]] = {
+    "MLP": MLP,
+    "ConvNet": ConvNet,
+    "ResNet": ResNet,
+    "ViT": ViT,
+    "GPT": GPT,
+    "Llama": Llama,
+    "Routed": Routed,
+}
 __all__ = [
     "ACTIVATIONS",
     "GPT",
@@ -29,6 +38,8 @@ __all__ = [
     "MLPConfig",
     "ResNet",
     "ResNetConfig",
+    "Routed",
+    "RoutedConfig",
     "ViT",
     "ViTConfig",
     "build",
