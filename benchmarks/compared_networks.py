@@ -13,7 +13,7 @@ from consilience.data import Data, Dataset
 from consilience.seeds import INITIALISATION
 from consilience.seeds import seed as first_values
 from consilience.training import Training
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 LAYERS = ("conv1", "conv2", "fc1", "fc2")
 SHUFFLED = "MLP, shuffled labels"

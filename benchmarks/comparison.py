@@ -41,7 +41,7 @@ from consilience.comparison import (
 )
 from consilience.report.style import INK, MUTED, WIDTH, styled
 from consilience.signals.record import record
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 Row = dict[str, Any]
 EPOCHS = (*range(11), 20, 30)

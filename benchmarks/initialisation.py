@@ -27,7 +27,7 @@ from torch import nn
 import consilience as cs
 from consilience.baselines import Ensemble, best_member, net2wider, transplantation
 from consilience.training import Run, fit_members
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 TUNED = 5  # epochs of fine-tuning the assembly, and of everything at equal steps
 STEPS = (0, 1, 2, TUNED)  # epochs at which contestants are compared at equal steps

@@ -52,7 +52,7 @@ from consilience.modularity.cross import within_clusters
 from consilience.modularity.graph import traced
 from consilience.modularity.nulls import Null
 from consilience.training import Callback, Run, Training, fit_members
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 from consilience.units.architecture import TracedNetwork
 
 Row = dict[str, Any]

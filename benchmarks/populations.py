@@ -23,7 +23,8 @@ import consilience as cs
 from consilience.seeds import INITIALISATION
 from consilience.seeds import seed as first_values
 from consilience.training import Run, fit_members
-from consilience.training.train import N_EXAMPLES, initialise
+from consilience.training.fresh import initialise
+from consilience.training.train import N_EXAMPLES
 
 
 @dataclass(frozen=True)

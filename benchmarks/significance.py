@@ -35,7 +35,7 @@ from consilience.clustering.clusterers import ward
 from consilience.clustering.distances import Points
 from consilience.clustering.significance import RADIUS, false_discovery_rates, recurrence, rotation
 from consilience.studies import demo
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 N_MEMBERS = 16
 Floats = NDArray[np.float64]

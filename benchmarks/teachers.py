@@ -35,7 +35,7 @@ from consilience.recovery.evidence import evidence_of, split
 from consilience.recovery.fit import fit_precisely
 from consilience.recovery.standardization import Standardization
 from consilience.recovery.student import Function, Student, symmetry_of_function
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 ANGLE = 1e-3  # radians; paired units closer than this are the same
 ROUNDING = 1e-20  # mean squared error, as a share of the variance, that is rounding in float64

@@ -28,7 +28,7 @@ import consilience as cs
 from consilience import baselines
 from consilience.seeds import INITIALISATION, seed
 from consilience.training import Run, Training, fit_members
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 N_MEMBERS, POSITIONS, VOCABULARY, STEPS = 4, 64, 80, 400
 KINDS = {"vit": "ViT, digits", "gpt": "GPT, characters", "llama": "Llama-like, characters"}

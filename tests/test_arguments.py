@@ -129,6 +129,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "assemble": (cs.assemble, {"census": census, "width": 4, "correction": "none", "calibration": X}),
         "best_member": (cs.best_member, {"population": population, "validation": ROWS}),
         "elastic": (cs.elastic, {"census": census, "widths": [2, 4], "calibration": X}),
+        "engine": (lambda **given: cs.engine(**given).__enter__(), {"name": "serial"}),
         "evaluate": (cs.evaluate, {"network": NET, "dataset": ROWS, "reference": None}),
         "extend_census": (cs.extend_census, {"census": census, "modules": [NET]}),
         "find_layers": (cs.find_layers, {"module": NET, "example_input": X}),

@@ -29,7 +29,7 @@ from consilience.population import Population
 from consilience.store.config import HEADER
 from consilience.training import Callback, Trained, Training, train_population
 from consilience.training import stack as stacks
-from consilience.training.fit import fit_members
+from consilience.training.fit import fit_block
 from consilience.training.resume import FILE
 from consilience.training.sampling import epoch_order
 from test_population import files_in
@@ -570,9 +570,9 @@ def test_a_population_without_snapshots_is_saved_as_before(tmp_path: Path) -> No
 def test_an_interrupted_population_still_has_its_early_snapshots(tmp_path: Path) -> None:
     net, arguments = NETS["flat"], {"checkpoint_epochs": [1, 3], "callbacks": [Decay(0.1)]}
     undisturbed = train(net, **arguments)
-    create = "consilience.training.train.fit_members"
+    create = "consilience.training.blocks.fit_block"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(create, lambda *a, **k: fit_members(*a, **k, checkpoint_every=0))
+        patch.setattr(create, lambda *a, **k: fit_block(*a, **k, checkpoint_every=0))
         with pytest.raises(KeyboardInterrupt):
             train(net, **arguments, checkpoint=tmp_path, progress=interrupt_at(6))  # after the second epoch
     calls: list[int] = []

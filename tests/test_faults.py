@@ -215,7 +215,7 @@ def test_an_interruption_is_one_line(
 
     words = ["train", *SMALL, "--out", tmp_path / "p"]
     with monkeypatch.context() as patch:
-        patch.setattr("consilience.training.train.settle_norms", interrupted)  # after the last epoch
+        patch.setattr("consilience.training.blocks.settle_norms", interrupted)  # after the last epoch
         message = ended(capsys, 130, *words)
     state = tmp_path / ".p.checkpoint"
     goes_on = "the same command goes on from there\n"

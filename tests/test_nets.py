@@ -19,7 +19,7 @@ from consilience.errors import InputError
 from consilience.nets import ACTIVATIONS, MLP, NETS, ConvNet, ConvNetConfig, ResNet, ResNetConfig, build
 from consilience.store import load_network, save_network
 from consilience.training import Run, Training, fit_members, train_population
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "ConvNet": lambda: ConvNet(2, [4, 6], 3),

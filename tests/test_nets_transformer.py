@@ -19,7 +19,7 @@ from consilience.errors import InputError
 from consilience.nets import GPT, NETS, GPTConfig, Llama, LlamaConfig, ViT, ViTConfig, build
 from consilience.nets.blocks import Rotation
 from consilience.store import load_network, save_network
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "ViT": lambda: ViT(2, 8, 4, 3, width=6, heads=(2, 3), mlp_widths=(5, 7)),

@@ -22,7 +22,7 @@ from consilience.nets import MLP
 from consilience.population import Population, imagine_inputs
 from consilience.population import member as member_module
 from consilience.training import Training, train_population
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 X = inputs(8)
 

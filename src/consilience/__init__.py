@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from consilience.census import Census, extend_census, load_census, save_census
     from consilience.comparison import ModelComparison
     from consilience.data import Data, Dataset, load_data
+    from consilience.engines import engine
     from consilience.errors import ConsilienceError
     from consilience.evaluation import Closeness, RegressionScore, Score, evaluate
     from consilience.modularity import Clusterability, CrossClusterLoss, EigenvalueLoss, Penalty
@@ -65,6 +66,7 @@ __all__ = [
     "assemble",
     "best_member",
     "elastic",
+    "engine",
     "evaluate",
     "extend_census",
     "find_layers",
@@ -81,6 +83,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "engines": ("engine",),
     "errors": ("ConsilienceError",),
     "data": ("Data", "Dataset", "load_data"),
     "nets": ("GPT", "MLP", "ConvNet", "Llama", "ResNet", "ViT"),

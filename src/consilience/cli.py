@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import tyro
 
 from consilience.checks import check_count
+from consilience.engines.choice import check_engine, engine
 from consilience.errors import ConsilienceError
 from consilience.studies import assemble, atlas, census, compare, demo, inspect, modularity, recover, report, train
 from consilience.studies.request import Options, check_words, in_options, kept
@@ -73,9 +74,11 @@ def _fail(*lines: str, status: int = 2) -> NoReturn:
 def _run(request: Options) -> Result:
     check_count("threads", request.threads)
     check_count("random_state", request.seed, least=0)
+    check_engine(request.engine)
     for library in ("OMP", "OPENBLAS", "MKL"):  # read when torch and NumPy are imported, which has not happened yet
         os.environ[f"{library}_NUM_THREADS"] = str(request.threads)
-    result: Result = RUN[type(request)](request)
+    with engine(request.engine):
+        result: Result = RUN[type(request)](request)
     return result
 
 

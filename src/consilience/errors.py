@@ -42,6 +42,10 @@ class TrainingError(ConsilienceError):
     """Training produced no usable member."""
 
 
+class EngineError(ConsilienceError):
+    """An engine cannot be used, or a task could not be computed on it."""
+
+
 class CalibrationWarning(UserWarning):
     """Calibration data is too little, or unlike what the members were trained on."""
 

@@ -20,7 +20,7 @@ from consilience.seeds import INITIALISATION, seed
 from consilience.signals.batches import BATCH_SIZE
 from consilience.signals.held_out import held_out
 from consilience.signals.responses import Responses
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 from consilience.units.architecture import read_state
 from consilience.units.modules import plain_copy
 from consilience.units.resize import resize

@@ -26,7 +26,7 @@ from consilience.census.layer_census import LayerCensus
 from consilience.census.layer_units import LayerUnits, layer_units, turned_units
 from consilience.census.significance import Significance, check_measurable, layer_significance
 from consilience.checks import Width, check_choice, check_count, check_number, check_seed, resolve_width
-from consilience.clustering.clusterers import CLUSTERERS, Clustering
+from consilience.clustering.clusterers import CLUSTERERS, Clustering, resampled
 from consilience.clustering.clusters import Clusters, in_order
 from consilience.clustering.distances import DISTANCES
 from consilience.clustering.significance import RADIUS
@@ -249,8 +249,9 @@ class Census:
         clustering = clusterer(units.points, n_clusters, self.random_state)
         clusters, live = units.count(clustering.cut(n_clusters)), units.alive
         labels, member = clusters.labels[live], units.member[live]
-        stable = stability(units.points, labels, member, clusterer, self.n_resamples, self.random_state)
-        return clustering, replace(clusters, stability=stable)
+        again = resampled(clusterer, clustering)
+        stable = stability(units.points, labels, member, again, self.n_resamples, self.random_state)
+        return replace(clustering, micro=None), replace(clusters, stability=stable)
 
     def _take_layer(self, units: LayerUnits, step: ClusterStep) -> tuple[LayerCensus, dict[str, Basis]]:
         """One layer, and by layer of its family the basis that the clusters make."""

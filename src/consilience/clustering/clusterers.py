@@ -17,6 +17,7 @@ from scipy.cluster.hierarchy import linkage
 
 from consilience.checks import check_count
 from consilience.clustering.distances import Points
+from consilience.clustering.micro import LARGE, N_MICRO, Micro, micro_clusters
 from consilience.clustering.tree import Tree
 from consilience.errors import InputError
 from consilience.seeds import legacy_generator
@@ -24,7 +25,6 @@ from consilience.ties import first_largest
 
 SAME = 0.01  # of the median distance: points closer than this are equally close to hdbscan
 N_STARTS = 3
-N_MICRO = 4096  # micro-clusters of the two-stage clusterer: their tree takes about 2 s and 140 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,7 @@ class Clustering:
 
     tree: Tree | None  # of m leaves; None for a flat clustering
     labels: NDArray[np.int64]  # (U,) from 0 on: the leaf of each point or, without a tree, its cluster
+    micro: Micro | None = None  # which leaves are, of more points than an exact tree can hold
 
     @property
     def n_leaves(self) -> int:
@@ -61,16 +62,41 @@ class Clusterer(Protocol):
 
 
 def ward(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
-    """Merge the pair of clusters that raises the within-cluster sum of squares least (Ward 1963)."""
-    return _tree(points, "ward")
+    """Merge the pair of clusters that raises the within-cluster sum of squares least (Ward 1963).
+
+    Of more than `LARGE` points, micro-clusters are merged (`consilience.clustering.micro`).
+    """
+    return _tree(points, "ward", random_state)
 
 
 def average(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
-    """Merge the pair of clusters with the smallest mean distance between their points (UPGMA)."""
-    return _tree(points, "average")
+    """Merge the pair of clusters with the smallest mean distance between their points (UPGMA); as in `ward`."""
+    return _tree(points, "average", random_state)
 
 
-def _tree(points: Points, method: str) -> Clustering:
+def resampled(clusterer: Clusterer, clustering: Clustering) -> Clusterer:
+    """Return how subsets of points are clustered again: of more than `LARGE` points, by the same micro-clusters."""
+    if clustering.micro is None:
+        return clusterer
+    micro, method = clustering.micro, "average" if clusterer is average else "ward"
+
+    def again(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
+        assert points.source is not None
+        means, labels = micro.means(points.source[1])
+        return Clustering(_exact(means, method).tree, labels)
+
+    return again
+
+
+def _tree(points: Points, method: str, random_state: int) -> Clustering:
+    if len(points) <= LARGE:
+        return _exact(points, method)
+    micro = micro_clusters(points, random_state)
+    means, labels = micro.means()
+    return Clustering(_exact(means, method).tree, labels, micro)
+
+
+def _exact(points: Points, method: str) -> Clustering:
     merges = linkage(points.condensed, method) if len(points) > 1 else []
     return Clustering(Tree.from_linkage(merges), np.arange(len(points)))
 
@@ -106,8 +132,8 @@ def hdbscan(points: Points, n_clusters: int | None, random_state: int) -> Cluste
 
 
 def two_stage(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
-    """For very many units: k-means (FAISS where installed) into micro-clusters, then ward on their centers."""
-    if len(points) <= N_MICRO:
+    """Merge micro-clusters by `ward` from `N_MICRO` points on: k-means (FAISS where installed), then ward."""
+    if not N_MICRO < len(points) <= LARGE:
         return ward(points, n_clusters, random_state)
     x = np.ascontiguousarray(points.coordinates, dtype=np.float32)
     if points.projective:  # one half-space: a point and its negative must meet in one micro-cluster

@@ -28,7 +28,7 @@ from consilience.signals.batches import BATCH_SIZE
 from consilience.signals.record import like_parameters
 from consilience.tasks import losses
 from consilience.ties import DOUBLE
-from consilience.training.train import settle_norms
+from consilience.training.norms import settle_norms
 from consilience.units.forward import eval_mode
 
 N_PROBE = 16  # samples on which two models are tested for computing the same function of their parameters

@@ -20,7 +20,7 @@ from consilience.names import Task
 from consilience.population.member import Member, join_members
 from consilience.schema import AGAIN
 from consilience.store import Artefact, read_artefact, write_artefact
-from consilience.store.config import CONFIG, versions
+from consilience.store.config import CONFIG
 from consilience.store.network import build_network, describe_network, is_foreign
 from consilience.units.architecture import Architecture
 from consilience.units.follow import find_layers
@@ -28,6 +28,7 @@ from consilience.units.inputs import Inputs, inputs_of, take_packed
 from consilience.units.modules import plain_copy
 from consilience.units.resize import fill
 from consilience.units.written_out import write_out
+from consilience.versions import versions
 
 KIND = "population"
 METRICS = "metrics.jsonl"

@@ -28,7 +28,7 @@ from consilience import seeds
 from consilience.checks import check_choice, check_finite, check_rows
 from consilience.errors import InputError
 from consilience.seeds import REDRAW, seed
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 METHODS = ("levenberg-marquardt", "l-bfgs", "adam")
 MAX_PARAMETERS = 1500  # of a network that Levenberg-Marquardt takes: JᵀJ is p × p

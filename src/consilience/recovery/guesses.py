@@ -18,7 +18,7 @@ from consilience.recovery.cuts import cuts
 from consilience.recovery.fit import Fit, fit_precisely
 from consilience.recovery.recover import Settings, units_of, usable
 from consilience.seeds import SHORT_RUN, seed
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 N_SHORT, SHORT = 8, 40  # students and iterations of a short run
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)

@@ -28,7 +28,7 @@ from consilience.recovery.network import ROUNDING, as_good, medians, refined, wi
 from consilience.recovery.signs import straightened, without_path
 from consilience.recovery.student import Function, Student, rows_of, set_rows, symmetry_of_function
 from consilience.seeds import STUDENTS, seed
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 from consilience.units.symmetry import Symmetry
 
 MAX_CUTS = 4  # of a tree that are tried

@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from consilience.checks import as_path
 from consilience.errors import ArtefactError
 from consilience.schema import AGAIN
+from consilience.versions import versions
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"
@@ -85,12 +83,3 @@ def beside(path: Path, suffix: str) -> Path:
 def is_plain_name(name: str) -> bool:
     """Return whether it is the name of a file, not a path to one."""
     return name not in ("", ".", "..") and not set(name) & set("/\\\0") and len(name.encode(errors="replace")) < 256
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this package and of torch."""
-    try:
-        version = metadata.version("consilience")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        version = "unknown"
-    return {"consilience": version, "torch": str(torch.__version__)}

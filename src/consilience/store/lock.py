@@ -13,6 +13,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +23,13 @@ from consilience.store.config import beside
 from consilience.store.system_errors import writing
 
 FAR = 2**30  # the byte that Windows locks, far behind the text, which others can then read
+POLL = 0.2  # seconds between two looks at a lock that is waited for
 _holders: dict[Path, int] = {}  # lock files of this process, and the thread that has each
 
 
 @contextmanager
-def lock(place: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other writers away from a file or directory, which need not exist.
+def lock(place: str | os.PathLike[str], wait: float = 0) -> Iterator[None]:
+    """Keep other writers away from a file or directory, which need not exist; ``wait`` so many seconds for the lock.
 
     Raises
     ------
@@ -41,7 +43,7 @@ def lock(place: str | os.PathLike[str]) -> Iterator[None]:
     new = [parent for parent in target.parents if not parent.exists()]  # the innermost first
     with writing(target):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path, target)
+        descriptor = _acquire(path, target, time.monotonic() + wait)
     _holders[path] = thread
     try:
         yield
@@ -64,8 +66,8 @@ def remove_dead(place: str | os.PathLike[str]) -> None:
             pass
 
 
-def _acquire(path: Path, target: Path) -> int:
-    """Return the open lock file of this process."""
+def _acquire(path: Path, target: Path, until: float) -> int:
+    """Return the open lock file of this process; raise if another process has it still at a time."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
@@ -77,13 +79,14 @@ def _acquire(path: Path, target: Path) -> int:
             text = os.read(descriptor, 64)
             if text.strip() and not text.strip().isdigit():
                 raise _taken(path)
-            if not _lock(descriptor):
+            free = _lock(descriptor)
+            if not free and time.monotonic() >= until:
                 holder = text.decode().strip() or "unknown"
                 raise ArtefactError(
                     f"{target} must be written by one process at a time, got one that process {holder} is writing",
                     cure="wait until that process has ended, or choose another directory",
                 )
-            if _is_at(descriptor, path):  # and was not removed by the process that had it before
+            if free and _is_at(descriptor, path):  # and was not removed by the process that had it before
                 os.ftruncate(descriptor, 0)
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -92,6 +95,8 @@ def _acquire(path: Path, target: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+        if not free:
+            time.sleep(POLL)
 
 
 def _lock(descriptor: int) -> bool:

@@ -37,7 +37,7 @@ from consilience.studies.portraits import CHANNELS, kernel_shape, portraits
 from consilience.studies.samples import check_fits
 from consilience.studies.significance import measured_significance
 from consilience.training import Run, Trained, Training, fit_members
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 
 WIDTHS = ("1x", "2x", "4x")
 CORRECTIONS = ("none", "least-squares", "second-order", "distill")

@@ -40,6 +40,8 @@ class Options:
     """Seed of all random numbers."""
     threads: int = field(default=1, metadata=PRESENTATION)
     """Threads for linear algebra. One is fastest for small networks; the last bits of results may depend on it."""
+    engine: str = field(default="serial", metadata=PRESENTATION)
+    """Where tasks run: serial, processes:N or dask:ADDRESS. Results are the same bytes."""
     json: bool = field(default=False, metadata=PRESENTATION)
     """Print the result as JSON."""
 

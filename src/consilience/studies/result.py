@@ -134,7 +134,7 @@ def named_value(score: AnyScore) -> str:
 
 def obtained(request: Options) -> dict[str, Any]:
     """Return how to get a result again, for its page."""
-    from consilience.store.config import versions
+    from consilience.versions import versions
 
     return {"command": command_line(request), "seed": request.seed, "versions": versions()}
 

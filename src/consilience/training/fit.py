@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from consilience.checks import of_the_user
+from consilience.errors import TrainingError
 from consilience.store import lock
 from consilience.training.callbacks import check_callbacks
 from consilience.training.hyperparameters import Run
@@ -81,7 +82,7 @@ def fit_members(
     Raises
     ------
     ArtefactError : if the resume state is damaged or belongs to another run.
-    TrainingError : if every member fails.
+    TrainingError : if every member failed.
 
     Examples
     --------
@@ -92,10 +93,36 @@ def fit_members(
     >>> [(record["epoch"], record["member"]) for record in trained.metrics]
     [(1, 0), (1, 1), (2, 0), (2, 1)]
     """
+    trained = fit_block(modules, x, y, run, checkpoint, checkpoint_every, progress)
+    check_trained(trained, len(modules))
+    return trained
+
+
+def fit_block(
+    modules: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    run: Run,
+    checkpoint: Path | None = None,
+    checkpoint_every: float = 5.0,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train some members of a population as `fit_members` does; no error is raised if all of them fail."""
     trainer = Trainer.prepare(modules, x, y, run)
     file = None if checkpoint is None else ResumeFile(checkpoint, _identity(trainer, run), checkpoint_every)
     with nullcontext() if file is None else lock(file.path):
         return _fit(trainer, run, file, progress)
+
+
+def check_trained(trained: Trained, n_members: int) -> None:
+    """Raise a `TrainingError` if every one of so many members failed."""
+    failed = trained.failed
+    if len(failed) < n_members:
+        return
+    epoch = 1 + max((record["epoch"] for record in trained.metrics), default=0)
+    reasons = "; ".join([f"member {k}: {why}" for k, why in failed.items()][:3] + ["…"] * (len(failed) > 3))
+    cure = "lower the learning rate, or scale the inputs"
+    raise TrainingError(f"every member failed by epoch {epoch}: {reasons}", cure=cure)
 
 
 def _fit(trainer: Trainer, run: Run, file: ResumeFile | None, progress: Progress | None) -> Trained:
@@ -104,6 +131,8 @@ def _fit(trainer: Trainer, run: Run, file: ResumeFile | None, progress: Progress
     metrics, snapshots, last = state.metrics, state.snapshots, trainer.schedule.epochs
     for epoch in range(state.epoch + 1, last + 1):
         metrics += trainer.epoch(epoch - 1, report.steps)
+        if len(trainer.failed) == len(trainer.modules):
+            break
         if epoch in run.snapshot_epochs:
             snapshots[epoch] = trainer.states()
         if file is not None and (epoch == last or file.due):

@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from consilience.errors import ArtefactError
 from consilience.store import new_file, partial_path, plain
+from consilience.store.lock import remove_dead
 
 FILE = "training.safetensors"
 FORMAT = "consilience training checkpoint 1"
 PROGRESS = "progress"
+BLOCKS = "members-*"  # directories of the states of blocks of members
 States = tuple[dict[str, Tensor], ...]
 
 
@@ -106,11 +108,13 @@ def _snapshot(tensors: Mapping[str, Tensor], prefix: str, module: nn.Module) -> 
 
 
 def delete_resume_state(directory: Path) -> None:
-    """Remove the resume state, and the directory if it is then empty; does nothing where there is none."""
-    for path in (directory / FILE, partial_path(directory / FILE)):
-        path.unlink(missing_ok=True)
-    if directory.is_dir() and not any(directory.iterdir()):
-        directory.rmdir()
+    """Remove resume states, and directories that are then empty; does nothing where there is none."""
+    for place in (*sorted(directory.glob(BLOCKS)), directory):
+        for path in (place / FILE, partial_path(place / FILE)):
+            path.unlink(missing_ok=True)
+        remove_dead(place / FILE)
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def digest(items: Iterable[Tensor | str]) -> str:

@@ -28,9 +28,16 @@ DRAWS = 1000
 
 
 def member_subsets(
-    y: Tensor, n_members: int, kind: Subset, concentration: float, random_state: int
+    y: Tensor,
+    n_members: int,
+    kind: Subset,
+    concentration: float,
+    random_state: int,
+    chosen: Sequence[int] | None = None,
 ) -> tuple[Tensor, ...]:
-    """Return the row numbers that each member learns from; y are labels (n,) or targets (n, d).
+    """Return the row numbers that each member, or each of those ``chosen``, learns from.
+
+    ``y`` are labels (n,) or targets (n, d).
 
     - ``full``: every row. ``bootstrap``: n draws with replacement. ``disjoint``: equal parts of a random permutation.
     - ``dirichlet``: for each class c, shares ``p_c ~ Dirichlet(concentration · 1)`` over the members; the rows of the
@@ -38,18 +45,20 @@ def member_subsets(
       Qi and Brown 2019). A small concentration gives each member few classes.
     """
     check_choice("subset", kind, get_args(Subset))
-    n = len(y)
+    n, chosen = len(y), range(n_members) if chosen is None else chosen
     if kind == "full":
-        return (torch.arange(n),) * n_members
+        return (torch.arange(n),) * len(chosen)
     if kind == "bootstrap":
-        streams = [generator(random_state, SUBSET, member) for member in range(n_members)]
+        streams = [generator(random_state, SUBSET, member) for member in chosen]
         return tuple(torch.randint(n, (n,), generator=stream) for stream in streams)
     if n < n_members:
         message = f"n_members must be at most the {n} samples for subset={kind!r}, got {n_members}"
         raise InputError(message, cure="use fewer members, or subset='bootstrap'")
     if kind == "disjoint":
-        return torch.randperm(n, generator=generator(random_state, SUBSET)).tensor_split(n_members)
-    return _dirichlet(y, n_members, concentration, random_state)
+        parts = torch.randperm(n, generator=generator(random_state, SUBSET)).tensor_split(n_members)
+    else:
+        parts = _dirichlet(y, n_members, concentration, random_state)
+    return tuple(parts[member] for member in chosen)
 
 
 def _dirichlet(y: Tensor, n_members: int, concentration: float, random_state: int) -> tuple[Tensor, ...]:
@@ -123,9 +132,8 @@ def make_schedule(y: Tensor, n_modules: int, run: Run) -> Schedule:
         raise InputError(f"members must be {n_modules} ints from 0 to {total - 1}, got {list(numbers)}")
     if run.max_steps is not None:
         check_count("max_steps", run.max_steps)
-    subsets = member_subsets(y, total, training.subset, training.concentration, run.random_state)
-    length = round(sum(map(len, subsets)) / total)
+    subsets = member_subsets(y, total, training.subset, training.concentration, run.random_state, numbers)
+    length = round(len(y) / total) if training.subset in ("disjoint", "dirichlet") else len(y)
     per_epoch = math.ceil(length / training.batch_size)
     steps = training.epochs * per_epoch if run.max_steps is None else run.max_steps
-    chosen = tuple(subsets[number] for number in numbers)
-    return Schedule(numbers, chosen, length, per_epoch, steps, training.shuffle, run.random_state)
+    return Schedule(numbers, subsets, length, per_epoch, steps, training.shuffle, run.random_state)

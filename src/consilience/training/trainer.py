@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from consilience.errors import InputError, TrainingError
+from consilience.errors import InputError
 from consilience.seeds import NOISE, global_seed, seed
 from consilience.store import subset
 from consilience.training.callbacks import check_callbacks
@@ -55,11 +55,6 @@ class Trainer:
     def epoch(self, epoch: int, tick: Callable[[int], None]) -> list[dict[str, Any]]:
         """Train every stack for one epoch and return its records, by member."""
         records = [record for learner in self.learners for record in self._stack_epoch(learner, epoch, tick)]
-        failed = self.failed
-        if all(len(learner.failed) == learner.k for learner in self.learners):
-            reasons = "; ".join([f"member {k}: {why}" for k, why in failed.items()][:3] + ["…"] * (len(failed) > 3))
-            cure = "lower the learning rate, or scale the inputs"
-            raise TrainingError(f"every member failed by epoch {epoch + 1}: {reasons}", cure=cure)
         rank = {member: position for position, member in enumerate(self.schedule.members)}
         return sorted(records, key=lambda record: rank[record["member"]])
 

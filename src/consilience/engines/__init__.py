@@ -1,0 +1,6 @@
+"""Engines: where tasks run. This process, local processes, or the workers of a Dask cluster."""
+
+from consilience.engines.choice import current, engine
+from consilience.engines.engine import Engine
+
+__all__ = ["Engine", "current", "engine"]

@@ -1,0 +1,141 @@
+"""Tasks on the workers of a Dask cluster (dask.distributed, the extra ``dask``).
+
+- Dask sends calls and results over its own connections, as pickles: whoever can reach the scheduler can run code on the
+  workers. Use ``tls://`` addresses where the network is not your own.
+- What all tasks share is kept by the scheduler, and sent to each worker once.
+- Dask itself runs the tasks of a lost worker again, elsewhere; a task that has lost several workers has failed.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Generator, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from consilience.engines.call import call, check_versions
+from consilience.engines.engine import Engine, Failure, Tasks
+from consilience.errors import EngineError, InputError
+from consilience.versions import versions
+
+CONNECT = 10  # seconds until the scheduler answers, and until it has a worker
+NO_WORKER = 60  # seconds for which a cluster may be without a worker
+POLL = 5
+
+
+class Dask(Engine):
+    """Tasks run on the workers of the scheduler at an address, as in ``tcp://10.0.0.1:8786``."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            message = f"engine dask:{address} must have the extra dask, got no package distributed"
+            raise InputError(message, cure='pip install "consilience[dask]"') from error
+        self.address = address
+        try:
+            self._client = Client(address, timeout=CONNECT, set_as_default=False)
+        except (OSError, ValueError, TypeError) as error:
+            raise EngineError(
+                f"engine dask:{address} must be the address of a scheduler that answers, got {_line(error)}",
+                cure="start one with: dask scheduler",
+            ) from error
+        try:
+            self._check_workers()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_workers(self) -> None:
+        try:
+            self._client.wait_for_workers(1, timeout=CONNECT)
+        except TimeoutError as error:
+            message = f"engine dask:{self.address} must have a worker, got none within {CONNECT} s"
+            raise EngineError(message, cure=f"start one with: dask worker {self.address} --nthreads 1") from error
+        try:
+            answers = self._client.run(versions)
+        except Exception as error:  # whatever the import raises there
+            message = f"workers of dask:{self.address} must have this package, got {_line(error)}"
+            raise EngineError(message, cure="install the same version there") from error
+        for worker, got in answers.items():
+            check_versions(got, versions(), f"worker {worker}")
+        self.n_workers = len(answers)
+
+    def check_directory(self, directory: Path) -> None:
+        """Raise an `EngineError` unless every worker sees what this process writes into the directory."""
+        above = next(parent for parent in (directory, *directory.parents) if parent.exists())
+        mark = above / f".{uuid4().hex}.seen"
+        mark.touch()
+        try:
+            blind = [worker for worker, seen in self._client.run(_exists, str(mark)).items() if not seen]
+        finally:
+            mark.unlink()
+        if blind:
+            message = f"{directory} must be a directory that every worker sees, got one that {blind[0]} does not"
+            raise EngineError(message, cure="choose one on a shared file system")
+
+    def close(self) -> None:
+        """Leave the cluster; it goes on."""
+        self._client.close()
+
+    def _outcomes(self, tasks: Tasks, pending: Sequence[int]) -> Generator[tuple[int, Any], None, None]:
+        client, context = self._client, (torch.get_num_threads(), versions())
+        running: dict[Any, int] = {}
+        try:
+            with warnings.catch_warnings():
+                # Data that was scattered is lost with the workers that have it; the arguments of a task never are.
+                warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+                shared = client.submit(dict, dict(tasks.shared), pure=False)
+            for i in pending:
+                running[client.submit(call, tasks.task, tasks.items[i], shared, *context, pure=False)] = i
+            while running:
+                done = self._next([*running])
+                finished = [future for future in done if future.status == "finished"]
+                for future, value in zip(finished, client.gather(finished), strict=True):
+                    yield running.pop(future), value
+                for future in [future for future in done if future in running]:
+                    yield running.pop(future), _failure(future)
+        except OSError as error:
+            raise EngineError(
+                f"engine dask:{self.address} must stay reachable, got {_line(error)}",
+                cure="start the scheduler again, and run it again",
+            ) from error
+        finally:
+            if running and client.status == "running":
+                client.cancel([*running], force=True)
+
+    def _next(self, futures: Sequence[Any]) -> list[Any]:
+        """Wait until some futures are done and return them; raise if there are no workers for too long."""
+        from distributed import wait
+
+        seen = time.monotonic()
+        while time.monotonic() - seen <= NO_WORKER:
+            try:
+                with self._client.as_current():
+                    return [*wait(futures, timeout=POLL, return_when="FIRST_COMPLETED").done]
+            except CancelledError:  # by a scheduler that was started again
+                return [future for future in futures if future.cancelled()]
+            except TimeoutError:
+                seen = time.monotonic() if self._client.scheduler_info(n_workers=-1)["workers"] else seen
+        message = f"engine dask:{self.address} must have a worker, got none for {NO_WORKER} s"
+        raise EngineError(message, cure="start workers, and run it again")
+
+
+def _failure(future: Any) -> Failure:
+    from distributed import KilledWorker
+
+    error = ConnectionError("the scheduler has forgotten it") if future.cancelled() else future.exception()
+    return Failure(error, final=isinstance(error, KilledWorker))
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,155 @@
+"""Tasks in processes of this machine: `concurrent.futures` with processes that are started afresh.
+
+- Shared tensors go to the workers in one file of a temporary directory, which each maps into memory once.
+- A pool is broken when one of its processes dies, and does not say which task that process was running. All tasks that
+  were running are then run again, one at a time, so that no task fails because of another.
+- Workers end with their driver, also if it is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import lru_cache
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from consilience.engines.call import call
+from consilience.engines.engine import ATTEMPTS, Engine, Failure, Tasks
+from consilience.errors import EngineError, InputError
+from consilience.versions import versions
+
+START = 300  # seconds until the first process answers: importing torch from a slow disk may take a minute
+
+
+class Processes(Engine):
+    """Tasks run in ``n`` processes of this machine, which start at once."""
+
+    def __init__(self, n: int) -> None:
+        self.n_workers = n
+        self._pool = self._new()
+        try:
+            self._pool.submit(os.getpid).result(START)
+        except (BrokenProcessPool, TimeoutError) as error:
+            self.close()
+            raise EngineError(
+                f"engine processes:{n} must be able to start processes, got one that died or hung",
+                cure='in a script, put what is run under: if __name__ == "__main__"',
+            ) from error
+
+    def close(self) -> None:
+        """End the processes; running tasks are given up."""
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+    def _new(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self.n_workers, mp_context=get_context("spawn"), initializer=_begin)
+
+    def _restart(self) -> None:
+        self.close()
+        self._pool = self._new()
+
+    def _outcomes(self, tasks: Tasks, pending: Sequence[int]) -> Generator[tuple[int, Any], None, None]:
+        together, alone = deque(pending), deque[int]()  # alone: those that were running when a process died
+        deaths, running = Counter[int](), dict[Future[bytes], int]()
+        context = torch.get_num_threads(), versions()
+        with _in_file(tasks.shared) as shared:
+            try:
+                while together or alone or running:
+                    waiting, most = (alone, 1) if alone else (together, self.n_workers)
+                    try:
+                        while waiting and len(running) < most:
+                            what = _packed((tasks.task, tasks.items[waiting[0]]))
+                            running[self._pool.submit(_run, what, shared, *context)] = waiting[0]
+                            waiting.popleft()
+                        wait(running, return_when=FIRST_COMPLETED)
+                        for future in [future for future in running if future.done()]:
+                            outcome = _outcome(future)
+                            yield running.pop(future), outcome
+                    except BrokenProcessPool:
+                        self._restart()
+                        for i in sorted(running.values()):
+                            deaths[i] += 1
+                            if deaths[i] < ATTEMPTS:
+                                alone.append(i)
+                            else:
+                                yield i, Failure(MemoryError(_DIED), final=True)
+                        running.clear()
+            finally:
+                if running:  # the caller has given up
+                    self._restart()
+
+
+_DIED = "its process died, perhaps for want of memory"
+
+
+def _outcome(future: Future[bytes]) -> Any:
+    """Return what a task has returned, or its failure; raise if its process has died."""
+    try:
+        return pickle.loads(future.result())
+    except BrokenProcessPool:
+        raise
+    except Exception as error:
+        return Failure(error)
+
+
+def _packed(value: Any) -> bytes:
+    """Return a message for another process. torch's own way to pass tensors takes a file descriptor for each."""
+    try:
+        return pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        message = f"what a task is given must be of a module, and can be sent to another process, got {error}"
+        raise InputError(message, cure="define functions and classes at the top of a module") from error
+
+
+@contextmanager
+def _in_file(shared: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Lend shared values as workers read them: a file of the tensors, and the others as a message."""
+    # Copies, because a file cannot hold tensors that share memory.
+    tensors = {name: value.detach().clone() for name, value in shared.items() if isinstance(value, Tensor)}
+    others = _packed({name: value for name, value in shared.items() if name not in tensors})
+    with TemporaryDirectory(prefix="consilience-") as directory:
+        file = Path(directory, "shared.safetensors")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, file)
+        yield str(file), others
+
+
+@lru_cache(maxsize=1)
+def _tensors(file: str) -> dict[str, Tensor]:
+    return load_file(file)
+
+
+def _run(what: bytes, shared: tuple[str, bytes], threads: int, wanted: Mapping[str, str]) -> bytes:
+    """Run a task in a worker."""
+    (task, item), (file, others) = pickle.loads(what), shared
+    return pickle.dumps(call(task, item, {**_tensors(file), **pickle.loads(others)}, threads, wanted))
+
+
+def _begin() -> None:
+    """End this process when the driver ends, however it does; an interruption (Ctrl-C) is the driver's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,41 @@
+"""Tasks of the tests of engines: workers import them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from torch import Tensor
+
+from consilience.errors import InputError
+
+
+def scaled(item: int, *, x: Tensor, by: float) -> Tensor:
+    return item * by * x
+
+
+def nothing(item: int) -> int:
+    return item
+
+
+def succeeds_at(item: tuple[int, Path]) -> int:
+    """Fail until it has been called so many times."""
+    needed, place = item
+    (place / str(len([*place.iterdir()]))).touch()
+    if len([*place.iterdir()]) < needed:
+        raise OSError("not yet")
+    return needed
+
+
+def killed_until(item: tuple[int, Path]) -> int:
+    """Kill the process until it has been called so many times."""
+    needed, place = item
+    (place / str(len([*place.iterdir()]))).touch()
+    if len([*place.iterdir()]) < needed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return needed
+
+
+def refuses(item: int) -> int:
+    raise InputError(f"item must be even, got {item}", cure="double it")

@@ -1,0 +1,335 @@
+"""Engines: the same results everywhere, whatever dies, and errors that name the task."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import consilience as cs
+from consilience import cli
+from consilience.engines import Engine, current, engine
+from consilience.engines.call import call
+from consilience.engines.choice import open_engine
+from consilience.errors import ArtefactError, EngineError, InputError, TrainingError
+from consilience.store import lock
+from consilience.training import blocks
+from consilience.training.resume import FILE, delete_resume_state
+from consilience.units.same import same_outputs
+from consilience.versions import versions
+from engine_tasks import killed_until, nothing, refuses, scaled, succeeds_at
+
+KINDS = ("serial", "processes", "dask")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a scheduler with two workers, in this process."""
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "protocol": "tcp"}
+    with distributed.LocalCluster(host="127.0.0.1", dashboard_address=":0", **options) as made:
+        yield made.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def engines(cluster: str) -> Iterator[dict[str, Engine]]:
+    """One engine of each kind, which are expensive to start; none of them is the current one."""
+    opened = {"serial": open_engine("serial"), "processes": open_engine("processes:2")}
+    opened["dask"] = open_engine(f"dask:{cluster}")
+    yield opened
+    for each in opened.values():
+        each.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_come_in_the_order_of_the_items(engines: dict[str, Engine], kind: str) -> None:
+    done: list[tuple[int, int]] = []
+    shared = {"x": torch.arange(3.0), "by": 0.5}
+    results = engines[kind].map(scaled, range(6), shared=shared, progress=lambda *counts: done.append(counts))
+    assert torch.stack(results).tolist() == [[0, i / 2, i] for i in range(6)]
+    assert done == [(n, 6) for n in range(1, 7)]
+    assert engines[kind].map(nothing, []) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_of_the_package_is_raised_as_it_is(engines: dict[str, Engine], kind: str) -> None:
+    with pytest.raises(InputError, match="item must be even, got 3") as raised:
+        engines[kind].map(refuses, [3], names=["the third"])
+    assert raised.value.cure == "double it"
+    assert kind == "serial" or raised.value.__notes__ == ["in the third"]
+    assert engines[kind].map(nothing, [1, 2]) == [1, 2]  # it goes on
+
+
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_a_task_has_three_attempts_and_the_others_end(engines: dict[str, Engine], kind: str, tmp_path: Path) -> None:
+    items = [(needed, tmp_path / str(needed)) for needed in (1, 3, 4)]
+    for _, place in items:
+        place.mkdir()
+    assert engines[kind].map(succeeds_at, items[:2]) == [1, 3]
+    for _, place in items:
+        for mark in place.iterdir():
+            mark.unlink()
+    with pytest.raises(EngineError, match=r"^members 4 to 5 must be computed, got 3 failures, .* OSError: not yet"):
+        engines[kind].map(succeeds_at, [items[2], items[0], items[1]], names=["members 4 to 5", "b", "c"])
+    assert [len([*place.iterdir()]) for _, place in items] == [1, 3, 3]
+
+
+def test_the_tasks_of_a_process_that_dies_are_run_again(engines: dict[str, Engine], tmp_path: Path) -> None:
+    items = [(needed, tmp_path / str(needed)) for needed in (1, 2)]
+    for _, place in items:
+        place.mkdir()
+    assert engines["processes"].map(killed_until, items) == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_its_process_three_times_is_named(engines: dict[str, Engine], tmp_path: Path) -> None:
+    items = [(needed, tmp_path / str(needed)) for needed in (1, 9)]
+    for _, place in items:
+        place.mkdir()
+    with pytest.raises(EngineError, match="the last must be computed, got 3 failures, .*its process died"):
+        engines["processes"].map(killed_until, items, names=["the first", "the last"])
+
+
+def test_what_cannot_be_sent_is_refused(engines: dict[str, Engine]) -> None:
+    with pytest.raises(InputError, match="must be of a module"):
+        engines["processes"].map(lambda item: item, [1])
+
+
+# --- the choice of an engine
+
+
+def test_an_engine_is_current_inside_its_block() -> None:
+    outside = current()
+    with engine("serial") as inside:
+        assert current() is inside is not outside
+    assert current() is outside
+
+
+@pytest.mark.parametrize("name", ["processes:0", "processes:", "processes:two", "dask:", "threads:2", "", None, 3])
+def test_a_name_that_is_no_engine_is_refused(name: Any) -> None:
+    with (
+        pytest.raises(InputError, match="engine must be serial, processes:N with N >= 1, or dask:ADDRESS"),
+        engine(name),
+    ):
+        pass
+
+
+def test_the_command_line_refuses_an_engine_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--engine", "processes:0", "--out", str(tmp_path / "p")])
+    assert "--engine must be serial, processes:N" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:9"])
+def test_a_scheduler_that_does_not_answer_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("consilience.engines.dask.CONNECT", 1)
+    message = f"engine dask:{address} must be the address of a scheduler that answers, got"
+    with pytest.raises(EngineError, match=message), engine(f"dask:{address}"):
+        pass
+
+
+def test_a_scheduler_without_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("consilience.engines.dask.CONNECT", 1)
+    options = {"n_workers": 0, "processes": False, "host": "127.0.0.1", "dashboard_address": ":0"}
+    with distributed.LocalCluster(protocol="tcp", **options) as empty:
+        name = f"dask:{empty.scheduler_address}"
+        with pytest.raises(EngineError, match="must have a worker, got none within 1 s"), engine(name):
+            pass
+
+
+def test_another_version_is_refused(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {**versions(), "torch": "1.0"}
+    with pytest.raises(EngineError, match=r"this worker must have torch 1\.0, as here, got 2"):
+        call(nothing, 1, {}, 1, other)
+    monkeypatch.setattr("consilience.engines.dask.versions", _others_on_workers)
+    with (
+        pytest.raises(EngineError, match=r"worker tcp.* must have torch 2.*, as here, got 1\.0"),
+        engine(f"dask:{cluster}"),
+    ):
+        pass
+
+
+def _others_on_workers() -> dict[str, str]:
+    driver = threading.current_thread() is threading.main_thread()  # workers of the cluster are other threads
+    return versions() if driver else {**versions(), "torch": "1.0"}
+
+
+def test_a_directory_that_workers_do_not_see_is_refused(
+    engines: dict[str, Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in KINDS:
+        engines[name].check_directory(tmp_path / "not there yet")
+    monkeypatch.setattr("consilience.engines.dask._exists", _sees_nothing)
+    with pytest.raises(EngineError, match="must be a directory that every worker sees"):
+        engines["dask"].check_directory(tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+def _sees_nothing(path: str) -> bool:
+    return False
+
+
+# --- training
+
+
+@pytest.fixture
+def in_blocks_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 2)
+
+
+def train(**options: Any) -> cs.Population:
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    data = cs.Dataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0), torch.arange(40))
+    training = cs.Training(epochs=2, batch_size=8, subset="bootstrap")
+    nets = [cs.MLP(6, [5], 3, dropout=0.1), cs.MLP(6, [4], 3)]
+    options = {"training": training, "validation": data, "checkpoint_epochs": (1,), "random_state": 3} | options
+    return cs.train_population(nets, data, 5, **options)
+
+
+def same(one: cs.Population, other: cs.Population) -> bool:
+    pairs = ((one, other), (one.snapshots[1], other.snapshots[1]))
+    return all(a.fingerprint == b.fingerprint for a, b in pairs) and one.metrics == other.metrics
+
+
+@pytest.mark.usefixtures("in_blocks_of_two")
+def test_every_engine_trains_the_same_bytes(
+    engines: dict[str, Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    populations = []
+    for name in KINDS:
+        monkeypatch.setattr(blocks, "current", lambda name=name: engines[name])
+        populations.append(train(checkpoint=tmp_path / "state"))
+        delete_resume_state(tmp_path / "state")
+    assert same(populations[0], populations[1])
+    assert same(populations[0], populations[2])
+    assert [*tmp_path.iterdir()] == []
+    records = [(record["epoch"], record["member"]) for record in populations[0].metrics]
+    assert records == [(epoch, k) for epoch in (1, 2) for k in range(5)]
+
+
+def test_a_member_is_the_same_network_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train()
+    monkeypatch.setattr(blocks, "BLOCK", 2)
+    x = torch.randn(30, 6)
+    for k, (a, b) in enumerate(zip(whole.networks, train().networks, strict=True)):
+        if k % 2:  # without dropout, whose noise is drawn by blocks
+            assert same_outputs(a(x), b(x))
+
+
+@pytest.mark.usefixtures("in_blocks_of_two")
+def test_finished_blocks_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = train()
+    trained: list[range] = []
+    original = blocks.train_block
+
+    def stopped(members: range, **options: Any) -> Any:
+        if members.start == 4 and len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(members)
+        return original(members, **options)
+
+    monkeypatch.setattr(blocks, "train_block", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint=tmp_path / "state")
+    files = [tmp_path / "state" / f"members-{k:06}" / FILE for k in (0, 2)]
+    written = [file.stat().st_mtime_ns for file in files]
+    assert same(train(checkpoint=tmp_path / "state"), undisturbed)
+    assert [file.stat().st_mtime_ns for file in files] == written
+
+
+@pytest.mark.usefixtures("in_blocks_of_two")
+def test_a_second_driver_is_refused(tmp_path: Path) -> None:
+    code = f"from consilience.store import lock\nwith lock({str(tmp_path / 'state')!r}): print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ArtefactError, match=f"one process at a time, got one that process {other.pid}"):
+            train(checkpoint=tmp_path / "state")
+        other.kill()
+        other.wait()
+    train(checkpoint=tmp_path / "state")
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    code = f"from consilience.store import lock\nwith lock({str(tmp_path / 'x')!r}): print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        other.stdout.readline()
+        with pytest.raises(ArtefactError, match="one process at a time"), lock(tmp_path / "x", wait=0.3):
+            pass
+        other.stdin.write(b"\n")
+        other.stdin.flush()
+        with lock(tmp_path / "x", wait=60):
+            pass
+        assert other.wait() == 0
+
+
+@pytest.mark.usefixtures("in_blocks_of_two")
+def test_members_that_fail_are_told_over_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    diverging = cs.Training(epochs=2, batch_size=8, optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(TrainingError, match=r"every member failed by epoch \d: member 0: .*; member 1: .*; member 2: "):
+        train(training=diverging)
+
+
+COMMAND = ["train", "--members", "6", "--epochs", "3", "--hidden", "6", "--engine", "processes:2"]
+DRIVER = """
+import sys
+from consilience import cli
+from consilience.training import blocks
+
+if __name__ == "__main__":
+    blocks.BLOCK = 2
+    cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills processes")
+def test_drivers_and_workers_that_are_killed_change_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, str(script), *COMMAND, "--out", str(out)], stdout=subprocess.PIPE)
+
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert start(whole).wait(300) == 0
+    for kill in (_kill_a_worker, _kill):
+        driver = start(out)
+        _wait_for_a_file(tmp_path, ".out.checkpoint/members-*/*.safetensors", driver)
+        kill(driver)
+        driver.wait(300)
+    assert start(out).wait(300) == 0
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+    assert {p.name for p in tmp_path.iterdir()} == {"driver.py", "whole", "out"}
+
+
+def _kill(driver: subprocess.Popen[bytes]) -> None:
+    driver.send_signal(signal.SIGKILL)
+
+
+def _kill_a_worker(driver: subprocess.Popen[bytes]) -> None:
+    children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
+    for child in children.read_text().split() if children.exists() else ():
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGKILL)
+            return
+
+
+def _wait_for_a_file(place: Path, pattern: str, driver: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 120
+    while not any(place.glob(pattern)) and driver.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
