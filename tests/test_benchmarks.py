@@ -12,14 +12,22 @@ import pytest
 from sklearn.datasets import load_digits
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-NO_SCRIPT = {"harness", "populations", "compared_networks", "assembly_table", "teachers", "small_networks"}
+NO_SCRIPT = {
+    "harness",
+    "populations",
+    "compared_networks",
+    "assembly_table",
+    "convnets_table",
+    "teachers",
+    "small_networks",
+}
 # Arguments beside --quick, and a word of the text.
 RUNS = {
     "assembly": ("--data DATA --only A --seeds 2 --processes 1 --cache cache", "weight matching"),
     "calibration": ("", "networks with planted modules"),
     "census_assembly": ("", "assembly 1x"),
     "comparison": ("--data DATA --samples 100", "adjusted Rand index"),
-    "convnets": ("--data DATA --nets ConvNet --cache cache", "MergeMany"),
+    "convnets": ("--data DATA --parts ConvNet --seeds 2 --cache cache", "MergeMany"),
     "distillation": ("--data DATA --only A --seeds 1 --cache cache", "fresh"),
     "digits": ("", "zero-shot 2x"),
     "faults": ("", "same bytes after a rerun"),
