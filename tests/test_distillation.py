@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import consilience as cs
 from conftest import inputs, random_population
 from consilience.baselines import distil, net2wider
-from consilience.errors import InputError
-from consilience.population import Population
+from consilience.errors import CalibrationWarning, InputError
+from consilience.population import Population, mixtures
+from consilience.population.mixtures import with_mixtures
 
 X, FRESH = inputs(400), inputs(400, seed=5)
 
@@ -90,6 +91,47 @@ def test_data_may_come_in_batches_with_the_users_augmentation() -> None:
     assert once.distillation_.steps == 8
 
 
+@pytest.mark.parametrize("correction", ["second-order", "distill"])
+def test_few_rows_are_not_learnt_by_heart(correction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    population, x = random_population([[12, 12], [12, 12], [12, 12]], "tanh"), X[:100]
+    census = cs.Census(n_resamples=0).fit(population, x)
+    mixed = error(cs.assemble(census, "1x", correction=correction), population)
+    monkeypatch.setattr(mixtures, "ENOUGH", 0)
+    alone = error(cs.assemble(census, "1x", correction=correction), population)
+    assert mixed < 0.9 * alone
+
+
+def test_mixtures_lie_between_two_rows() -> None:
+    population = random_population([[6], [6]])
+    x = with_mixtures(X[:2], population)
+    assert len(x) == mixtures.ENOUGH
+    assert torch.equal(x[:2], X[:2])
+    share = (x[2:] - X[1]) @ (X[0] - X[1]) / (X[0] - X[1]).square().sum()
+    torch.testing.assert_close(x[2:], torch.lerp(X[1].expand(len(share), -1), X[0], share[:, None]))
+    assert share.min() >= -1e-6
+    assert share.max() <= 1 + 1e-6
+    pairs = ((share > 0.01) & (share < 0.99)).float().mean()  # of two different rows: a half
+    assert 0.4 < float(pairs) < 0.6
+
+
+@pytest.mark.parametrize("kind", ["enough rows", "integers", "batch norms"])
+def test_what_cannot_be_mixed_stays_as_it_is(kind: str) -> None:
+    population, x = random_population([[6], [6]]), X[:20]
+    if kind == "enough rows":
+        x = inputs(mixtures.ENOUGH)
+    elif kind == "integers":
+        x = x.long()
+    else:
+        x = torch.rand(20, 1, 8, 8)
+        population = Population.from_modules([cs.ConvNet(1, (4,), 3, batch_norm=True).eval() for _ in range(2)], x)
+    assert with_mixtures(x, population) is x
+
+
+def test_distilling_on_very_few_rows_warns() -> None:
+    with pytest.warns(CalibrationWarning, match="calibration has 3 samples: .*; pass 20 samples or more"):
+        distil(random_population([[6], [6]]), X[:3], steps=2)
+
+
 def test_the_same_seed_gives_the_same_bytes() -> None:
     population = random_population([[6], [6]])
     first, second, other = (distil(population, X, steps=30, random_state=seed) for seed in (3, 3, 4))
@@ -113,6 +155,12 @@ def nan(x: Tensor) -> Tensor:
         ({"batches": [torch.zeros(4, 6).long()]}, "a batch must be a tensor of torch.float32"),
         ({"augmentation": nan}, "augmentation's result must be finite"),
         ({"augmentation": lambda x: x[:1]}, "augmentation must return a tensor"),
+        ({"augmentation": lambda x: x.long()}, "augmentation's result must be a tensor of torch.float32"),
+        ({"augmentation": lambda x: 1 / 0}, "one that raises ZeroDivisionError"),
+        ({"batches": [torch.zeros(0, 6)]}, r"a batch must have shape \(n, 6\) with n >= 1, got \(0, 6\)"),
+        ({"batches": [torch.full((4, 6), torch.nan)]}, "a batch must be finite, got NaN or infinity in 4 of 4 rows"),
+        ({"batches": [None]}, "a batch must be a tensor or an array of numbers, got NoneType"),
+        ({"batches": iter([])}, "batches must yield at least one batch, got none"),
         ({"augmentation": 3}, "augmentation must be a function, got int"),
         ({"progress": 3}, "progress must be a function, got int"),
         ({"random_state": -1}, "random_state must be an int >= 0, got -1"),

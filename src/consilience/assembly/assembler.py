@@ -214,7 +214,7 @@ class Assembler:
         taught = options is not None and options.batches is not None
         n_starts = N_STARTS.get(correction, 0) if taught or not contest.few else 0
         for entry in (entries[i] for i in contest.near(entries)[:n_starts]):
-            network = contest.builder.finish(entry.network, correction, random_state, options)
+            network = contest.finisher.finish(entry.network, correction, random_state, options)
             distilled = getattr(network, "distillation_", None)
             record = contest.nearness.judged(entry.record.choice, correction, contest.nearness.outputs(network))
             compared.append((entry, record))

@@ -33,6 +33,7 @@ from consilience.assembly.record import Candidate
 from consilience.assembly.side_by_side import side_by_side
 from consilience.bases.grounding import Groups
 from consilience.census.census import Census
+from consilience.population.mixtures import with_mixtures
 from consilience.signals.held_out import held_out
 from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork
@@ -68,6 +69,13 @@ class Contest:
         """Builds on the fitted rows."""
         fitted = self.responses.subset(self._split[0])
         return Builder(self.census.population_, fitted, self.pooling)
+
+    @cached_property
+    def finisher(self) -> Builder:
+        """Fits several layers together, on the fitted rows and, where these are few, on mixtures of them."""
+        population, fitted = self.census.population_, self.builder.responses
+        x = with_mixtures(fitted.x, population)
+        return self.builder if x is fitted.x else Builder(population, Responses(fitted.networks, x), self.pooling)
 
     @cached_property
     def nearness(self) -> Nearness:

@@ -28,7 +28,6 @@ from consilience.checks import (
     as_inputs,
     check_choice,
     check_count,
-    check_finite,
     check_function,
     check_iterable,
     check_positive,
@@ -162,12 +161,12 @@ class _Lesson:
 
     def _taught(self, x: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.options.augmentation is not None:
-            shape = x.shape
+            shape, dtype = x.shape, x.dtype
             with of_the_user("augmentation"):
                 x, targets = self.options.augmentation(x), None
             if not isinstance(x, Tensor) or x.shape != shape:
                 raise InputError(f"augmentation must return a tensor {tuple(shape)}, got {describe(x)}")
-            check_finite(x, "augmentation's result")
+            x = as_inputs(x, tuple(shape[1:]), dtype, "augmentation's result", least=1)
         if targets is None:
             with torch.no_grad():
                 targets = self.teacher(x)

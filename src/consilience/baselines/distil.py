@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from consilience.assembly.contest import LEAST_ROWS
 from consilience.assembly.distillation import distill, distillation_of
 from consilience.assembly.nearness import mean_error, nearest
 from consilience.assembly.pooling import Pooled, mean
 from consilience.baselines.fuse import Widths, layer_widths
 from consilience.baselines.widening import net2wider
 from consilience.checks import check_choice
-from consilience.errors import InputError
+from consilience.errors import CalibrationWarning, InputError
 from consilience.population.checks import calibration_inputs, check_population
+from consilience.population.mixtures import with_mixtures
 from consilience.population.population import Population
 from consilience.seeds import INITIALISATION, seed
 from consilience.signals.batches import BATCH_SIZE
@@ -45,7 +48,8 @@ def distil(
     Parameters
     ----------
     population : members of any widths.
-    calibration : inputs (n, ...), n ≥ 2; a tenth is held out.
+    calibration : inputs (n, ...), n ≥ 2; a tenth is held out. To few rows, mixtures of them are added
+        (`consilience.population.mixtures`).
     start : "member", the member nearest to the ensemble on held-out rows; "fresh", initial values; "net2wider", that
         member made wider; or a module of the members' class.
     width : of a fresh network or one made wider: an int, a multiple of the members' median width, or a dict by layer;
@@ -62,6 +66,13 @@ def distil(
     if len(population) == 0:
         raise InputError("population must have at least 1 member, got none")
     calibration = calibration_inputs(population, calibration, "calibration")
+    if len(calibration) < LEAST_ROWS:
+        warnings.warn(
+            f"calibration has {len(calibration)} samples: what is nearer to the ensemble on them may be further from "
+            f"it on others; pass {LEAST_ROWS} samples or more",
+            CalibrationWarning,
+            stacklevel=2,
+        )
     if width is not None and start not in ("fresh", "net2wider"):
         raise InputError(f"width must be None unless start is 'fresh' or 'net2wider', got {width!r}")
     module = (
@@ -73,7 +84,7 @@ def distil(
     return distill(
         module,
         population.architecture,
-        calibration,
+        with_mixtures(calibration, population),
         teacher,
         task=population.task,
         options=distillation_of("distill", distillation),

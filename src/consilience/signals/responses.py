@@ -71,6 +71,7 @@ class Responses:
     def __init__(self, networks: Sequence[TracedNetwork], x: Tensor) -> None:
         self.networks, self.x = tuple(networks), x
         self._rows: list[dict[Axis, Tensor]] = []
+        self._whole: tuple[Responses, Tensor] | None = None  # of a subset: what it is of, and which samples
         self._units: dict[str, Tensor] = {}
         self._contributions: dict[str, Tensor] = {}
         architecture = networks[0].architecture
@@ -92,18 +93,20 @@ class Responses:
         return len(self.x) > 1
 
     def subset(self, samples: Tensor) -> Responses:
-        """Return the responses to some of the samples, at the same positions of each: no network runs again."""
+        """Return the responses to some of the samples, at the same positions of each: no network runs again.
+
+        Rows are not copied until they are asked for, and then not kept.
+        """
         part = copy.copy(self)
         part.x, part.sampling, part._units = self.x[samples], self.sampling.taken(samples), {}
-        part._contributions = {}
-        part._rows = [
-            {axis: rows.unflatten(0, (len(self.x), -1))[samples].flatten(0, 1) for axis, rows in own.items()}
-            for own in self._all_rows()
-        ]
+        part._contributions, part._rows, part._whole = {}, [], (self, samples)
         return part
 
     def at(self, axis: Axis) -> list[Tensor]:
         """Return the values of each network's units in one place: (r, u)."""
+        if self._whole is not None:
+            whole, samples = self._whole
+            return [rows.unflatten(0, (len(whole.x), -1))[samples].flatten(0, 1) for rows in whole.at(axis)]
         return [rows[axis] for rows in self._all_rows()]
 
     def read(self, layer: str) -> list[Tensor]:
