@@ -90,7 +90,7 @@ class Dask(Engine):
             with warnings.catch_warnings():
                 # Data that was scattered is lost with the workers that have it; the arguments of a task never are.
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-                shared = client.submit(dict, dict(tasks.shared), pure=False)
+                shared: Any = client.submit(dict, dict(tasks.shared), pure=False)
             for i in pending:
                 running[client.submit(call, tasks.task, tasks.items[i], shared, *context, pure=False)] = i
             while running:
