@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-all kernels lint clean
+.PHONY: demo test test-all kernels lint docs clean
 
 demo: .venv/installed
 	$(BIN)/consilience demo --out demo
@@ -23,10 +23,14 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in site/: README.md, docs/, and references made from the code. A link that leads nowhere is an error.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 .venv/installed: pyproject.toml constraints.txt
 	$(shell command -v $(PYTHON) || command -v python3) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 import tyro
 
 from conftest import refused, run
-from consilience import cli, names
+from consilience import __version__, cli, names
 from consilience.assembly import CORRECTIONS
 from consilience.assembly.pooling import POOLINGS
 from consilience.census import Census
@@ -36,9 +37,10 @@ from consilience.recovery.cuts import RULES
 from consilience.report.results import Experiment
 from consilience.signals.record import POSITIONS
 from consilience.store import load_network
-from consilience.studies import census, compare, demo, modularity, recover, train
+from consilience.studies import census, compare, demo, doctor, modularity, recover, train
 from consilience.studies.request import Options, Reading, command_line, identity, in_options
 from consilience.studies.request import arguments as options_of
+from consilience.studies.result import Result
 from consilience.studies.samples import named
 from consilience.training import Training
 
@@ -389,6 +391,38 @@ def test_help_needs_neither_torch_nor_scikit_learn() -> None:
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == "set()"
     assert "--grounding" in printed
+
+
+def test_without_a_verb_all_verbs_are_shown_by_question(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*cli.VERBS]
+    assert [line for line in lines[1:] if line and not line.startswith("  ")] == [*cli.QUESTIONS]
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"consilience {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_the_example_in_the_help_of_a_verb_is_one_of_it(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = cli.VERBS[verb].Request
+    words = shlex.split(request.__doc__.partition("Example: consilience ")[2])
+    monkeypatch.setitem(cli.RUN, request, lambda given: Result(type(given).__module__, {}))
+    cli.main(words)
+    assert capsys.readouterr().out == f"consilience.studies.{verb}\n"
+
+
+def test_doctor_names_versions_and_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = json.loads(run(capsys, "doctor", "--json"))
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["extras"].keys() >= {"hf", "hub"}
+    monkeypatch.setattr(doctor, "requires", lambda name: ["numpy>=1", "no-such-package>=3; extra == 'hf'"])
+    lines = run(capsys, "doctor").splitlines()
+    assert "[hf]            no-such-package missing" in lines
+    assert f"numpy           {np.__version__}" in lines
 
 
 # --- interrupted ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The house: imports run one way, files are short, the examples and the code of the README run."""
+"""The house: imports run one way, files are short, the examples and the code of the pages run."""
 
 from __future__ import annotations
 
@@ -56,6 +56,10 @@ def imports_of(path: Path) -> set[str]:
     return modules & set(MODULES)
 
 
+PAGES = ("comparison", "modularity", "one-network", "own-networks", "regression", "transformers")  # with examples
+NOT_RUN = "\n## In\n"  # examples after it name files that readers have
+
+
 def room_of(module: str) -> str:
     return ([*module.split("."), ""])[1]
 
@@ -101,11 +105,28 @@ def test_the_example_merges_modules_of_ones_own() -> None:
     assert accuracy["assembly 2x"] > accuracy["ensemble"] - 0.02
 
 
-def test_the_code_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_in_the_pages_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) >= 2
+    text = (ROOT / "docs" / f"{page}.md").read_text().partition(NOT_RUN)[0]
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
     names: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert len(names["population"]) == 16
+        exec(compile(block, page, "exec"), names)
+
+
+def test_the_readme_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Accuracies of the README, to what other kernels may change: two of 359 test rows."""
+    code, shown = re.findall(r"```(?:python)?\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)[1:3]
+    exec(compile(code, "README.md", "exec"), {})
+    printed = [float(line) for line in capsys.readouterr().out.split()]
+    assert printed == pytest.approx([float(line) for line in shown.split()], abs=2.5 / 359)
+
+
+def test_every_page_has_a_place_in_the_site() -> None:
+    """Pages that no menu leads to would not be found."""
+    listed = {*re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text())}
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages - listed == set()

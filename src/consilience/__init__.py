@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from consilience.training import Callback, Training, train_population
     from consilience.units.follow import find_layers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "GPT",

@@ -15,16 +15,37 @@ from typing import Any, NoReturn
 
 import tyro
 
+from consilience import __version__
 from consilience.checks import check_count
 from consilience.engines.choice import check_engine, engine
 from consilience.errors import ConsilienceError
-from consilience.studies import assemble, atlas, census, compare, demo, inspect, modularity, recover, report, train
+from consilience.studies import (
+    assemble,
+    atlas,
+    census,
+    compare,
+    demo,
+    doctor,
+    inspect,
+    modularity,
+    recover,
+    report,
+    train,
+)
 from consilience.studies.request import Options, check_words, in_options, kept
 from consilience.studies.result import Result
 
-STUDIES: tuple[ModuleType, ...] = (demo, train, census, assemble, report, atlas, recover, modularity, compare, inspect)
+QUESTIONS: dict[str, tuple[ModuleType, ...]] = {
+    "How do I get one network out of many?": (demo, train, census, assemble, report),
+    "What did they all learn?": (atlas,),
+    "Which network produced these outputs?": (recover,),
+    "Is it modular?": (modularity,),
+    "Which networks behave alike?": (compare,),
+    "What is in my network, and in this installation?": (inspect, doctor),
+}
+VERBS = {study.__name__.rpartition(".")[2]: study for studies in QUESTIONS.values() for study in studies}
 NO_MEMORY = ("allocate memory", "size calculation overflowed")  # in errors of torch
-RUN = {study.Request: study.run for study in STUDIES}
+RUN = {study.Request: study.run for study in VERBS.values()}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,14 +53,18 @@ def main(arguments: list[str] | None = None) -> None:
 
     After an interruption (Ctrl-C) the status is 130.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments in ([], ["--version"]):
+        print(f"consilience {__version__}" if arguments else _overview())
+        return
     request: Any = tyro.extras.subcommand_cli_from_dict(
-        {study.__name__.rpartition(".")[2]: study.Request for study in STUDIES},
+        {verb: study.Request for verb, study in VERBS.items()},
         prog="consilience",
-        description="Find the features that recur across small networks, and build one larger network out of them.",
+        description="Find the features that recur across networks, and build one network of any width from them.",
         args=arguments,
     )
     try:
-        check_words(sys.argv[1:] if arguments is None else arguments, request)
+        check_words(arguments, request)
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():  # stdout is for results alone
             warnings.showwarning = _say
             result = _run(request)
@@ -60,6 +85,17 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"not enough memory; {kept(request)}")
     if result.status:
         raise SystemExit(result.status)
+
+
+def _overview() -> str:
+    """The verbs by question."""
+    lines = ["consilience VERB --help shows what a verb does, its options and an example."]
+    for question, studies in QUESTIONS.items():
+        lines += ["", question]
+        for study in studies:
+            verb, does = study.__name__.rpartition(".")[2], " ".join(study.Request.__doc__.split())
+            lines.append(f"  {verb:<12}{does.partition('. ')[0].removesuffix('.')}")
+    return "\n".join(lines)
 
 
 def _say(message: Warning | str, *where: object, **unused: object) -> None:

@@ -294,6 +294,9 @@ class Population:
     def __len__(self) -> int:
         return len(self.members)
 
+    def __getitem__(self, k: int) -> Member:
+        return self.members[k]
+
     def __iter__(self) -> Iterator[Member]:
         return iter(self.members)
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(OwnNetworks, Reading, Options, Output):
-    """Build one network from a census."""
+    """Build one network from a census.
+
+    Example: consilience assemble census --width 2x --out network
+    """
 
     census: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
     """Directory of the census."""

@@ -25,6 +25,8 @@ NEAR_END = 2000  # bytes of a page, among which it says what it is
 class Request(OwnNetworks, Reading, Options):
     """Write a census as one HTML file to walk in: a map of its clusters, and for each its units, what excites it, and
     what it reads and writes. The file needs no network.
+
+    Example: consilience atlas census --out atlas.html
     """
 
     census: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)

@@ -41,7 +41,10 @@ READING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Request(InputShape, OwnNetworks, Reading, Options, Output):
-    """Cluster the units of a population, layer by layer."""
+    """Cluster the units of a population, layer by layer.
+
+    Example: consilience census population --out census
+    """
 
     population: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
     """Directory of the population, or a folder of checkpoints."""

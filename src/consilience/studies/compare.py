@@ -32,6 +32,8 @@ KIND, FILE = "comparison", "comparison.json"
 class Request(InputShape, OwnNetworks, Reading, Options, Output):
     """Measure which networks behave alike, at which layers, and from which epoch on. Networks of any kinds are compared
     by how they cluster the same samples. Writes comparison.json and report.html.
+
+    Example: consilience compare population others --out compared
     """
 
     sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = field(

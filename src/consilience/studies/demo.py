@@ -15,7 +15,10 @@ HIDDEN, MEMBERS, EPOCHS, BATCH_SIZE, LEARNING_RATE = (32, 32), 16, 40, 64, 3e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Options):
-    """Run train, census, assemble and report on scikit-learn's digits. Takes less than a minute."""
+    """Run train, census, assemble and report on scikit-learn's digits. Takes less than a minute.
+
+    Example: consilience demo
+    """
 
     out: Path = field(default=Path("demo"), metadata=OUTPUT)
     """Directory to write: population/, census/, network/ and report/."""

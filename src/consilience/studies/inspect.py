@@ -14,7 +14,10 @@ from consilience.studies.result import Result
 
 @dataclass(frozen=True, kw_only=True)
 class Request(InputShape, OwnNetworks, Options):
-    """Find the layers of networks, prove them, and print them. Writes nothing."""
+    """Find the layers of networks, prove them, and print them. Writes nothing.
+
+    Example: consilience inspect nets:Net --example-shape 3,32,32
+    """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODULE|DIR")] = field(metadata=POSITIONAL)
     """package.module:Class (or a function), or the directory of a population, a network, or checkpoint files."""

@@ -33,6 +33,8 @@ class Request(InputShape, OwnNetworks, Reading, Options, Output):
     """Measure whether networks split into weakly connected clusters. Writes modularity.json and report.html: n-cuts of
     all networks against shuffled copies, and for one of them its clusters, what they do, and how few weights each class
     needs.
+
+    Example: consilience modularity population --null degree-preserving --out modularity
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = field(metadata=POSITIONAL)

@@ -32,6 +32,8 @@ class Request(Options, Output):
     report.html. A tenth of the rows is held out of every fit. The exit status is 0 if the network is identified: it
     explains the outputs and the held-out rows, the rows determine its weights, and students agree on them. It is 1 if
     the network is not identified (do not trust it then), and 2 if the command failed.
+
+    Example: consilience recover --inputs X.npy --outputs Y.npy --out recovered
     """
 
     inputs: Path | None = field(default=None, metadata=INPUT)

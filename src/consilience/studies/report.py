@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Request(OwnNetworks, Reading, Options, Output):
     """Compare a census's assemblies with their alternatives, and write the comparison as one HTML file. For this,
     networks are trained as the members were or, if that is unknown, with default options.
+
+    Example: consilience report census --out report
     """
 
     census: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)

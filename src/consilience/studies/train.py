@@ -27,7 +27,10 @@ OF_KINDS = {  # options of some kinds of networks alone
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Reading, Options, Output):
-    """Train a population of networks in one vectorized pass. An interrupted run resumes after its last epoch."""
+    """Train a population of networks in one vectorized pass. An interrupted run resumes after its last epoch.
+
+    Example: consilience train --data digits --hidden 32 32 --members 16 --epochs 40 --out population
+    """
 
     data: str = field(default="digits", metadata=INPUT)
     """"digits", a .npz file (x_train, y_train, x_test, y_test), a .csv or .parquet file, text:FILE, or hf:NAME."""
