@@ -32,7 +32,8 @@ def modules_of(models: Models) -> dict[str, nn.Module]:
     if populations := _populations(models):
         modules = {f"{name} {k}": m.module for name, members in populations.items() for k, m in enumerate(members)}
     else:
-        if not isinstance(models, Iterable) or isinstance(models, str | Tensor):
+        given: object = models
+        if not isinstance(given, Iterable) or isinstance(given, str | Tensor):
             wanted = "a list, a mapping name → module or a population"
             raise InputError(f"models must be {wanted}, got {describe(models)}")
         named = models if isinstance(models, Mapping) else {f"model {k}": module for k, module in enumerate(models)}

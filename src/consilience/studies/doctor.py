@@ -7,6 +7,7 @@ import platform
 import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
 
 from consilience import __version__
 from consilience.studies.request import Options
@@ -31,20 +32,21 @@ def run(request: Request) -> Result:
 
     needed, extras = _requirements()
     versions = {"python": platform.python_version(), PACKAGE: __version__} | {name: _version(name) for name in needed}
-    found = {
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    found: dict[str, Any] = {
         "versions": versions,
         "extras": {extra: {name: _version(name) for name in names} for extra, names in extras.items()},
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "devices": ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))],
+        "devices": devices,
     }
     lines = [f"{name:<16}{value or 'missing'}" for name, value in versions.items()]
     for extra, packages in extras.items():
         words = [f"{name} {_version(name) or 'missing'}" for name in packages]
         lines.append(f"{f'[{extra}]':<16}{', '.join(words)}")
     lines.append(f"{'processor':<16}{found['processor']}, {found['cores']} cores, {found['threads']} in use")
-    lines.append(f"{'devices':<16}{', '.join(found['devices'])}")
+    lines.append(f"{'devices':<16}{', '.join(devices)}")
     return Result("\n".join(lines), found)
 
 
