@@ -265,9 +265,12 @@ def test_a_correction_that_makes_things_worse_is_undone(monkeypatch: pytest.Monk
 
 def test_what_distillation_did_is_told_though_it_was_not_kept() -> None:
     census = Census(n_resamples=0).fit(planted([3] * 4, 0.5), X)
-    for rate, correction in ((1e-12, "least-squares"), (1e-2, "distill")):
-        record = assemble(census, "1x", correction="distill", steps=20, learning_rate=rate).assembly_
-        assert record.distillation.kept == (correction == "distill")
-        assert record.correction == correction
+    before = assemble(census, "1x", correction="second-order").assembly_
+    for rate in (1e-12, 1e-3):
+        record = assemble(census, "1x", correction="distill", steps=100, learning_rate=rate).assembly_
+        assert record.distillation.kept == (rate > 1e-12)
+        nearer = record.candidates[-1].error < min(own.error for own in before.candidates)
+        assert record.correction == ("distill" if nearer else before.correction)
+        assert record.candidates[:-1] == before.candidates
         assert record.distillation.learning_rate == rate
     assert assemble(census, "1x").assembly_.distillation is None

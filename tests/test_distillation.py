@@ -101,6 +101,15 @@ def test_few_rows_are_not_learnt_by_heart(correction: str, monkeypatch: pytest.M
     assert mixed < 0.9 * alone
 
 
+def test_distillation_goes_on_from_second_order_steps() -> None:
+    population = random_population([[12, 12], [12, 12], [12, 12]], "tanh")
+    assembler = cs.Assembler(cs.Census(n_resamples=0).fit(population, X))
+    second, distilled = (assembler.assemble("1x", correction=each).assembly_ for each in ("second-order", "distill"))
+    assert second.correction == "second-order"
+    errors = {own.correction: own.error for own in distilled.candidates}
+    assert errors["distill"] <= errors["second-order"]
+
+
 def test_mixtures_lie_between_two_rows() -> None:
     population = random_population([[6], [6]])
     x = with_mixtures(X[:2], population)

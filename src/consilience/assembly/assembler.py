@@ -25,7 +25,7 @@ from consilience.assembly.nearness import nearest
 from consilience.assembly.norms import check_foldable, without_norms
 from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.assembly.reconstruction import reconstruct
-from consilience.assembly.record import Assembled, Candidate, layer_records
+from consilience.assembly.record import Assembled, layer_records
 from consilience.assembly.widths import Selection, resolve, select
 from consilience.census.census import Census, check_fitted
 from consilience.checks import Width, check_choice, check_seed
@@ -37,7 +37,8 @@ from consilience.units.architecture import TracedNetwork
 CHOICES = ("cut", "reconstruction")
 BATCH_NORMS = ("kept", "folded")
 WHOLE = "leave them out, because nothing is fitted there; or choose a smaller width"
-N_STARTS = {"second-order": 2, "distill": 1}  # how many of the nearest networks a correction of several layers tries
+SEVERAL_LAYERS = ("second-order", "distill")
+N_REFINED = 2  # how many of the nearest networks get second-order steps
 
 
 class Assembler:
@@ -64,6 +65,7 @@ class Assembler:
         self._choices: dict[Hashable, Choice] = {}
         self._layers: dict[Hashable, TracedNetwork] = {}
         self._entries: dict[Hashable, list[Entry]] = {}
+        self._second: dict[Hashable, list[Entry]] = {}
 
     @cached_property
     def responses(self) -> Responses:
@@ -113,8 +115,8 @@ class Assembler:
         ----------
         width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full".
         correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed form, layer by layer),
-            "second-order" (least squares, then Gauss–Newton steps on all layers above the first) or "distill" (least
-            squares, then a few hundred gradient steps on all layers). All but "none" need calibration data; none needs
+            "second-order" (least squares, then Gauss–Newton steps on all layers above the first) or "distill" (these,
+            then a few hundred gradient steps on all layers). All but "none" need calibration data; none needs
             labels. What was corrected is kept if it is nearer to the ensemble on held-out calibration rows.
         choice : of clusters: "cut", the census's tree cut at the width, or the most frequent clusters; or
             "reconstruction", clusters of any height that best reconstruct the ensemble's outputs. By default the
@@ -188,7 +190,7 @@ class Assembler:
             network = self.builder.finish(self._built(key, chosen, correction), correction)
             return _recorded(network, Assembled("cut", correction, layer_records(self.census, chosen.groups)))
         entries = self._compared(key, correction, lambda first: self._contest.of_choice(chosen, first))
-        return self._kept(entries, correction, random_state, options)
+        return self._kept(key, entries, correction, random_state, options)
 
     def _nearest(
         self, numbers: Mapping[str, int], correction: str, random_state: int, options: Distillation | None
@@ -196,7 +198,7 @@ class Assembler:
         """The network nearest to the ensemble on held-out rows, of several choices of clusters."""
         key = tuple(numbers.items())
         entries = self._compared(key, correction, lambda first: self._contest.entries(numbers, first))
-        return self._kept(entries, correction, random_state, options)
+        return self._kept(key, entries, correction, random_state, options)
 
     def _compared(self, key: Hashable, correction: str, compare: Callable[[str], list[Entry]]) -> list[Entry]:
         """The networks compared before the corrections of several layers together, which share them."""
@@ -206,23 +208,35 @@ class Assembler:
         return self._entries[key, first]
 
     def _kept(
-        self, entries: Sequence[Entry], correction: str, random_state: int, options: Distillation | None
+        self,
+        key: Hashable,
+        entries: Sequence[Entry],
+        correction: str,
+        random_state: int,
+        options: Distillation | None,
     ) -> nn.Module:
-        """The nearest of networks and of what a correction of several layers makes of the nearest of them."""
-        contest, networks = self._contest, dict[Candidate, nn.Module]()
-        compared, distilled = [(entry, entry.record) for entry in entries], None
-        taught = options is not None and options.batches is not None
-        n_starts = N_STARTS.get(correction, 0) if taught or not contest.few else 0
-        for entry in (entries[i] for i in contest.near(entries)[:n_starts]):
-            network = contest.finisher.finish(entry.network, correction, random_state, options)
-            distilled = getattr(network, "distillation_", None)
-            record = contest.nearness.judged(entry.record.choice, correction, contest.nearness.outputs(network))
-            compared.append((entry, record))
-            networks[record] = network
-        best, record = compared[nearest([own.error for _, own in compared])]
-        network = networks.get(record) or contest.builder.finish(best.network, "none")
-        records, layers = tuple(own for _, own in compared), layer_records(self.census, best.groups)
-        return _recorded(network, Assembled(record.choice, record.correction, layers, records, distilled))
+        """The nearest of networks and of what the corrections of several layers make of the nearest of them."""
+        contest, distilled = self._contest, None
+        if correction in SEVERAL_LAYERS and not contest.few:
+            entries = [*entries, *self._refined(key, entries)]
+        best = entries[nearest([entry.record.error for entry in entries])]
+        records, network = [entry.record for entry in entries], None
+        if options is not None and (options.batches is not None or not contest.few):
+            taught = contest.finisher.finish(best.network, correction, random_state, options)
+            distilled = getattr(taught, "distillation_", None)
+            records.append(contest.nearness.judged(best.record.choice, correction, contest.nearness.outputs(taught)))
+            network = taught if nearest([best.record.error, records[-1].error]) else None
+        record = best.record if network is None else records[-1]
+        network = network or contest.builder.finish(best.network, "none")
+        layers = layer_records(self.census, best.groups)
+        return _recorded(network, Assembled(record.choice, record.correction, layers, tuple(records), distilled))
+
+    def _refined(self, key: Hashable, entries: Sequence[Entry]) -> list[Entry]:
+        """The nearest of some networks after second-order steps; "second-order" and "distill" share them."""
+        if key not in self._second:
+            nearest_ones = [entries[i] for i in self._contest.near(entries)[:N_REFINED]]
+            self._second[key] = [self._contest.refined(entry) for entry in nearest_ones]
+        return self._second[key]
 
     def elastic(self, widths: Sequence[Width] = ("1x", "2x", "4x"), *, correction: str = "least-squares") -> Elastic:
         """Build one network that can be taken at several widths.

@@ -119,6 +119,10 @@ class Builder:
             self._fitted(network, [m for m in architecture.maps if m.writes in architecture.heads and m.reads])
         )
 
+    def refined(self, network: TracedNetwork) -> TracedNetwork:
+        """Return the network, balanced, with all layers above the first fitted together ("second-order")."""
+        return balanced(self._fitted(network))
+
     def _fitted(self, network: TracedNetwork, maps: Sequence[Map] | None = None) -> TracedNetwork:
         """The network with some maps, or all that read layers, fitted to the pooled outputs by Gauss–Newton steps."""
         responses, reference = self.responses, pooled(self.responses, self.pooling)
@@ -134,7 +138,7 @@ class Builder:
         """Return the proved module, in eval mode, of a network after the corrections of several layers together."""
         population, responses, x = self.population, self.responses, self.responses.x
         if correction == "second-order":
-            network = balanced(self._fitted(network))
+            network = self.refined(network)
         if responses.has_data:
             network = with_statistics(network, x)
         module = self._resized(network.architecture.widths)

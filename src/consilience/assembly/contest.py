@@ -89,6 +89,12 @@ class Contest:
         every = torch.arange(n)
         return (every, every) if self.few else held_out(n)
 
+    def refined(self, entry: Entry) -> Entry:
+        """Return a network after second-order steps."""
+        network = self.finisher.refined(entry.network)
+        outputs = self.nearness.outputs(network)
+        return Entry(self.nearness.judged(entry.record.choice, "second-order", outputs), network, entry.groups)
+
     def entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         """Return the networks of these widths, the nearest first; of equally near ones, the simpler."""
         self.builder.check_rows(widths, correction, self.responses.x, LEAST_ROWS)

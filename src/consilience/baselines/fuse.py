@@ -51,7 +51,10 @@ def fuse(
     teacher = Pooled(population.networks, POOLINGS[pooling](whole)) if correction == "distill" else None
     builder = Builder(population, responses, POOLINGS[pooling](responses), teacher)
     builder.check_rows(widths, correction)
-    return builder.finish(builder.layers(widths, _Given(bases), correction), correction, random_state)
+    network = builder.layers(widths, _Given(bases), correction)
+    if correction == "distill":  # from the network of second-order steps, as an assembly is
+        network = builder.refined(network)
+    return builder.finish(network, correction, random_state)
 
 
 @dataclass(frozen=True)
