@@ -39,6 +39,7 @@ RUNS = {
     "regression": ("", "processor seconds"),
     "recovery": ("--seeds 1 --parts hard noise cut", "linkage"),
     "routing": ("--data DATA --seeds 2 --cache cache", "static 1x, distilled"),
+    "scale": ("", "ended without a rerun"),
     "significance": ("--parts digits level again --cache cache", "Found again"),
     "tables": ("", "against the mean member"),
     "training": ("--repeats 1", "vectorised"),

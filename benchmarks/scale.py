@@ -1,0 +1,288 @@
+"""What many tasks, members and units cost: engines, training in blocks, trees over micro-clusters, kills.
+
+    OMP_NUM_THREADS=1 python benchmarks/scale.py [--data FILE.npz] [--parts engines train tree kills]
+
+- ``engines``: milliseconds of an engine for each task that does nothing, of 300; and the speed-up of tasks that sleep
+  for 0.1 s, 8 for each of 2 to 32 Dask workers (threads of one process: what the scheduler and the driver add).
+- ``train``: seconds of ``--members`` members (784-32-32-10 for MNIST), by engine; whether all are the same bytes; peak
+  memory of the driver.
+- ``tree``: a layer's units as points (64 directions, 1500 groups with noise) into a tree over micro-clusters and 2048
+  clusters. Where the exact tree can be made: their adjusted Rand index at 256 clusters, beside that of two exact trees
+  on half the points each, to whose clusters all points are assigned by the nearest mean.
+- ``kills``: ``--kills`` runs of ``consilience train`` on two processes; in each a worker or the driver is killed (-9)
+  at a random moment, and the same command is run again. The result is compared byte by byte with an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from harness import Part, arguments, measured, resident, run, table, timed
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score
+
+import consilience as cs
+from consilience.clustering import micro
+from consilience.clustering.clusterers import Clustering, _exact
+from consilience.clustering.distances import Points
+from consilience.engines import Engine, engine
+from consilience.engines.choice import open_engine
+from consilience.training import blocks
+
+SLEEP = 0.1
+
+
+def nothing(item: int) -> int:
+    return item
+
+
+def sleep(item: int) -> int:
+    time.sleep(SLEEP)
+    return item
+
+
+# --- engines
+
+
+@dataclass(frozen=True)
+class Overhead:
+    engine: str
+    workers: int
+    milliseconds: float = math.nan  # for each task that does nothing
+    speedup: float = math.nan  # of tasks that sleep
+
+
+def overheads(options: argparse.Namespace) -> Iterator[Overhead]:
+    n = 20 if options.quick else 300
+
+    def each(name: str, workers: int, chosen: Engine) -> Overhead:
+        chosen.map(nothing, range(workers))  # imports
+        return Overhead(name, workers, 1000 * timed(lambda: chosen.map(nothing, range(n)))[1] / n)
+
+    for name in ("serial", "processes:2"):
+        with engine(name) as chosen:
+            yield each(name, chosen.n_workers, chosen)
+    from distributed import LocalCluster
+
+    sizes = {"threads_per_worker": 1, "dashboard_address": ":0", "host": "127.0.0.1"}
+    with LocalCluster(n_workers=2, **sizes) as cluster, engine(f"dask:{cluster.scheduler_address}") as chosen:
+        yield each("dask", 2, chosen)
+    for workers in (2,) if options.quick else (2, 4, 8, 16, 32):
+        with LocalCluster(n_workers=workers, processes=False, protocol="tcp", **sizes) as cluster:
+            chosen = open_engine(f"dask:{cluster.scheduler_address}")
+            tasks = range(8 * workers)
+            seconds = timed(lambda chosen=chosen, tasks=tasks: chosen.map(sleep, tasks))[1]
+            yield Overhead("dask, sleeping", workers, speedup=SLEEP * len(tasks) / seconds)
+            chosen.close()
+
+
+def overhead_lines(rows: list[Overhead]) -> list[str]:
+    def number(value: float) -> str:
+        return "" if np.isnan(value) else f"{value:.2f}"
+
+    cells = [[row.engine, str(row.workers), number(row.milliseconds), number(row.speedup)] for row in rows]
+    return [*table(("engine", "workers", "ms a task", "speed-up"), cells), ""]
+
+
+# --- training
+
+
+@dataclass(frozen=True)
+class Trained:
+    engine: str
+    members: int
+    seconds: float
+    same_bytes: bool
+    peak: float  # MB of the driver
+
+
+def train(options: argparse.Namespace) -> Iterator[Trained]:
+    data = cs.load_data(options.data or "digits", random_state=0)
+    net = cs.MLP(data.train.x[0].numel(), [32, 32], 10)
+    training, members = cs.Training(epochs=options.epochs), [4] if options.quick else options.members
+    if options.quick:
+        blocks.BLOCK = 2
+    for n in members:
+        prints = []
+        for name in ("serial", "processes:1", "processes:2"):
+            with engine(name):
+                population, seconds = timed(lambda n=n: cs.train_population(net, data.train, n, training=training))
+            prints.append(population.fingerprint)
+            yield Trained(name, n, seconds, prints[-1] == prints[0], resident("VmHWM"))
+
+
+def train_lines(rows: list[Trained]) -> list[str]:
+    cells = []
+    for row in rows:
+        numbers = (f"{row.seconds:.0f}", f"{row.seconds / row.members:.2f}", f"{row.peak:.0f}")
+        cells.append([row.engine, str(row.members), *numbers, "yes" if row.same_bytes else "**no**"])
+    return [*table(("engine", "members", "s", "s a member", "driver, MB", "same bytes"), cells), ""]
+
+
+# --- trees
+
+
+@dataclass(frozen=True)
+class TreeRow:
+    units: int
+    seconds: float
+    megabytes: float
+    agreement: float = math.nan  # with the exact tree at 256 clusters
+    ceiling: float = math.nan  # of two exact trees on half the points each
+    exact_seconds: float = math.nan
+
+
+def trees(options: argparse.Namespace) -> Iterator[TreeRow]:
+    for n in [600] if options.quick else options.units:
+        if options.quick:
+            micro.N_MICRO = 100
+        points = units(n)
+        clustering, seconds, megabytes = measured(lambda points=points: over_micro_clusters(points))
+        clustering.cut(min(2048, clustering.n_leaves))
+        if n > options.exact:
+            yield TreeRow(n, seconds, megabytes)
+            continue
+        k = 16 if options.quick else 256
+        exact, exact_seconds = timed(lambda points=points, k=k: _exact(points, "ward").cut(k))
+        halves = [assigned(points, np.arange(part, n, 2), k) for part in (0, 1)]
+        agreement = float(adjusted_rand_score(exact, clustering.cut(k)))
+        yield TreeRow(n, seconds, megabytes, agreement, float(adjusted_rand_score(*halves)), exact_seconds)
+
+
+def units(n: int) -> Points:
+    g = np.random.default_rng(0)
+    scale = np.linspace(2, 0.1, 64, dtype=np.float32)
+    centers = g.standard_normal((1500, 64), dtype=np.float32)
+    return Points(
+        (centers[g.integers(1500, size=n)] + 0.5 * g.standard_normal((n, 64), dtype=np.float32)) * scale, False
+    )
+
+
+def over_micro_clusters(points: Points) -> Clustering:
+    found = micro.micro_clusters(points, 0)
+    means, labels = found.means()
+    return Clustering(_exact(means, "ward").tree, labels)
+
+
+def assigned(points: Points, rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Labels of all points by the nearest mean of the clusters of some."""
+    labels = _exact(Points(points.coordinates[rows], False), "ward").cut(k)
+    means = np.stack([points.coordinates[rows][labels == c].mean(0) for c in range(k)])
+    return micro._nearest(points.coordinates, centers=means)
+
+
+def tree_lines(rows: list[TreeRow]) -> list[str]:
+    cells = []
+    for row in rows:
+        values = (row.seconds, row.megabytes, row.exact_seconds, row.agreement, row.ceiling)
+        shown = zip(values, (0, 0, 0, 2, 2), strict=True)
+        cells.append([f"{row.units:,}", *("" if np.isnan(v) else f"{v:.{digits}f}" for v, digits in shown)])
+    heads = ("units", "processor s", "MB added", "exact tree, s", "agreement", "two exact trees of halves")
+    return [*table(heads, cells), ""]
+
+
+# --- kills
+
+
+@dataclass(frozen=True)
+class Kill:
+    victim: str
+    after: float  # s
+    status: int  # of the command that was disturbed
+    same_bytes: bool
+    stray: int  # files
+
+
+DRIVER = """
+import sys
+from consilience import cli
+from consilience.training import blocks
+
+if __name__ == "__main__":
+    blocks.BLOCK = 2
+    cli.main(sys.argv[1:])
+"""
+
+
+def kills(options: argparse.Namespace) -> Iterator[Kill]:
+    source = random.Random(0)
+    with tempfile.TemporaryDirectory() as place:
+        script, whole, out = Path(place, "driver.py"), Path(place, "whole"), Path(place, "out")
+        script.write_text(DRIVER)
+        words = ["train", "--members", "6", "--epochs", "10", "--hidden", "16", "--engine", "processes:2", "--out"]
+
+        def start(directory: Path) -> subprocess.Popen[bytes]:
+            return subprocess.Popen([sys.executable, str(script), *words, str(directory)], stdout=subprocess.DEVNULL)
+
+        began = time.monotonic()
+        assert start(whole).wait() == 0
+        length = time.monotonic() - began
+        expected = {path.name: path.read_bytes() for path in whole.iterdir()}
+        for number in range(2 if options.quick else options.kills):
+            victim, after = ("worker", "driver")[number % 2], source.uniform(0.2, 1) * length
+            driver = start(out)
+            time.sleep(after)
+            if victim == "driver":
+                driver.kill()
+            else:
+                kill_a_worker(driver.pid, source)
+            status = driver.wait()
+            assert start(out).wait() == 0
+            got = {path.name: path.read_bytes() for path in out.iterdir()}
+            stray = {path.name for path in Path(place).iterdir()} - {"driver.py", "whole", "out"}
+            yield Kill(victim, after, status, got == expected, len(stray))
+            for path in out.iterdir():
+                path.unlink()
+            out.rmdir()
+
+
+def kill_a_worker(driver: int, source: random.Random) -> None:
+    children = Path(f"/proc/{driver}/task/{driver}/children")
+    workers = [int(child) for child in (children.read_text().split() if children.exists() else ())]
+    workers = [pid for pid in workers if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    if workers:
+        os.kill(source.choice(workers), signal.SIGKILL)
+
+
+def kill_lines(rows: list[Kill]) -> list[str]:
+    cells = []
+    for victim in ("worker", "driver"):
+        mine = [row for row in rows if row.victim == victim]
+        survived = sum(row.status == 0 for row in mine)
+        same = sum(row.same_bytes for row in mine)
+        cells.append([victim, *map(str, (len(mine), survived, same, sum(row.stray for row in mine)))])
+    return [*table(("killed", "kills", "ended without a rerun", "same bytes", "stray files"), cells), ""]
+
+
+PARTS = {
+    "engines": Part("What an engine costs", overheads, overhead_lines, row=Overhead),
+    "train": Part("Training in blocks", train, train_lines, row=Trained),
+    "tree": Part("Large layers", trees, tree_lines, row=TreeRow),
+    "kills": Part("Kills", kills, kill_lines, row=Kill),
+}
+
+
+def main() -> None:
+    parser = arguments(__doc__, data=False)
+    parser.add_argument("--members", type=int, nargs="+", default=[125, 256])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--units", type=int, nargs="+", default=[10_000, 20_000, 100_000, 1_000_000])
+    parser.add_argument("--exact", type=int, default=20_000, help="most units with an exact tree")
+    parser.add_argument("--kills", type=int, default=50)
+    run("Scale", PARTS, parser)
+
+
+if __name__ == "__main__":
+    main()
