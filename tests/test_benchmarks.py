@@ -34,6 +34,7 @@ RUNS = {
     "grokking": ("--seeds 1 --parts small", "with one module removed"),
     "incremental": ("", "agreement"),
     "initialisation": ("--data DATA --seeds 2 --cache cache", "Net2Wider"),
+    "motifs": ("--parts planted null", "common units, wired at random"),
     "modularity": ("--data DATA --seeds 1 --epochs 1 --parts mnist planted convnet", "Planted blocks"),
     "networks": ("", "first trace"),
     "regression": ("", "processor seconds"),

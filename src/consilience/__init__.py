@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from consilience.errors import ConsilienceError
     from consilience.evaluation import Closeness, RegressionScore, Score, evaluate
     from consilience.modularity import Clusterability, CrossClusterLoss, EigenvalueLoss, Penalty
+    from consilience.motifs import Motifs
     from consilience.nets import GPT, MLP, ConvNet, Llama, ResNet, ViT
     from consilience.population import Population, imagine_inputs
     from consilience.recovery import ExpandAndCluster
@@ -56,6 +57,7 @@ __all__ = [
     "ExpandAndCluster",
     "Llama",
     "ModelComparison",
+    "Motifs",
     "Penalty",
     "Population",
     "RegressionScore",
@@ -97,6 +99,7 @@ _ROOMS = {
     "baselines": ("Ensemble", "best_member", "parameter_average"),
     "recovery": ("ExpandAndCluster",),
     "modularity": ("Clusterability", "CrossClusterLoss", "EigenvalueLoss", "Penalty"),
+    "motifs": ("Motifs",),
     "comparison": ("ModelComparison",),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}

@@ -18,9 +18,9 @@ SUBSET, OWN_ORDER, SHARED_ORDER, NOISE, INITIALISATION, SETTLING = 1, 2, 3, 4, 5
 REDRAW, STUDENTS, SHORT_RUN, TEACHER_INPUTS = 7, 11, 12, 13  # of recovery
 ROTATIONS, TURNED = 41, 42  # of significance
 SHUFFLES, PARTS, FAMILIES = 51, 52, 61  # of comparison
-PLACES, PERMUTED_WIRING, RANDOM_UNITS = 81, 82, 83  # of the atlas; of motifs
 HELD_OUT, SUB_ENSEMBLES, DISTILLATION, MIXTURES = 71, 72, 73, 74  # of rows; of members; of batches; of pairs of rows
 EXPERTS, FEW_LABELS, RANDOM_TRUNK, PERMUTED_TASKS = 81, 82, 83, 84  # of routing; of transfer
+PLACES, PERMUTED_WIRING, RESAMPLED, RANDOM_UNITS = 91, 92, 93, 94  # of the atlas; of motifs
 
 
 def seed(random_state: int, stream: int, *keys: int) -> int:

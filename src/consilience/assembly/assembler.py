@@ -26,9 +26,10 @@ from consilience.assembly.norms import check_foldable, without_norms
 from consilience.assembly.pooling import POOLINGS, check_pooling
 from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.record import Assembled, layer_records
-from consilience.assembly.widths import Selection, resolve, select
+from consilience.assembly.widths import HasClusters, Selection, of_motifs, resolve, select
 from consilience.census.census import Census, check_fitted
 from consilience.checks import Width, check_choice, check_seed
+from consilience.clustering.clusters import Clusters
 from consilience.errors import InputError
 from consilience.population.checks import calibration_inputs
 from consilience.signals.responses import Responses
@@ -105,6 +106,7 @@ class Assembler:
         *,
         correction: str = "least-squares",
         choice: str | None = None,
+        motifs: Sequence[HasClusters] | None = None,
         batch_norm: str = "kept",
         random_state: int = 0,
         **distillation: Any,
@@ -121,6 +123,8 @@ class Assembler:
         choice : of clusters: "cut", the census's tree cut at the width, or the most frequent clusters; or
             "reconstruction", clusters of any height that best reconstruct the ensemble's outputs. By default the
             latter wherever weights are fitted to calibration data and the width is a number.
+        motifs : of `consilience.motifs`: their clusters make the network, whatever the width, with all clusters of
+            layers in which they have none.
         batch_norm : "kept", with statistics of the calibration data, or "folded" into the weights before them.
         random_state : seed of the distillation.
         **distillation : with "distill": ``steps``, ``batch_size``, ``learning_rate``, ``batches`` (any iterable),
@@ -140,6 +144,10 @@ class Assembler:
         population = self.census.population_
         if batch_norm == "folded":
             check_foldable(population.members[0].module, population.architecture)
+        if motifs is not None:
+            chosen = of_motifs(self.census, motifs)
+            network = self._of_groups(("motifs", _key(chosen)), choice_of(chosen), correction, random_state, options)
+            return network if batch_norm == "kept" else without_norms(network, population.architecture)
         numbers = resolve(self.census, width)
         if choice == "reconstruction" and not self.has_data:
             raise InputError("choice='reconstruction' needs calibration data", cure='use choice="cut"')
@@ -178,7 +186,7 @@ class Assembler:
         random_state: int,
         options: Distillation | None,
     ) -> nn.Module:
-        """The network of the census's clusters: corrected, if that is nearer to the ensemble on held-out rows."""
+        """The network of the census's clusters."""
         if numbers is None:
             key: Hashable = width
             chosen = choice_of(select(self.census, width))
@@ -186,6 +194,12 @@ class Assembler:
             key, chosen = ("cut", *numbers.items()), cut_at(self.census, numbers)
             if self.has_data:
                 chosen = with_directions(chosen, self.responses, numbers)
+        return self._of_groups(key, chosen, correction, random_state, options)
+
+    def _of_groups(
+        self, key: Hashable, chosen: Choice, correction: str, random_state: int, options: Distillation | None
+    ) -> nn.Module:
+        """The network of chosen clusters: corrected, if that is nearer to the ensemble on held-out rows."""
         if correction == "none":
             network = self.builder.finish(self._built(key, chosen, correction), correction)
             return _recorded(network, Assembled("cut", correction, layer_records(self.census, chosen.groups)))
@@ -308,6 +322,7 @@ def assemble(
     *,
     correction: str = "least-squares",
     choice: str | None = None,
+    motifs: Sequence[HasClusters] | None = None,
     pooling: str = "mean",
     calibration: Tensor | None = None,
     batch_norm: str = "kept",
@@ -320,8 +335,18 @@ def assemble(
     networks from one census, use an `Assembler`, which does nothing twice.
     """
     return Assembler(census, calibration=calibration, pooling=pooling).assemble(
-        width, correction=correction, choice=choice, batch_norm=batch_norm, random_state=random_state, **distillation
+        width,
+        correction=correction,
+        choice=choice,
+        motifs=motifs,
+        batch_norm=batch_norm,
+        random_state=random_state,
+        **distillation,
     )
+
+
+def _key(clusters: Mapping[str, Clusters]) -> Hashable:
+    return tuple((name, layer.labels.tobytes()) for name, layer in clusters.items())
 
 
 def elastic(

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -30,6 +31,35 @@ BUDGET = re.compile(r"parameters\s*<=\s*(\d{1,18})")
 FORMS = 'use an int, "2x", "full", "frequency>=0.5" or "parameters<=100000"'
 
 Selection = Width | Mapping[str, Width]
+
+
+class HasClusters(Protocol):
+    """Some clusters of a census, as a motif has them."""
+
+    @property
+    def clusters(self) -> Mapping[str, Sequence[int]]:
+        """By layer, numbers of clusters at the census's own cut."""
+
+
+def of_motifs(census: Census, motifs: Sequence[HasClusters]) -> dict[str, Clusters]:
+    """Return the clusters of motifs, in the census's order, and all clusters of layers in which no motif has any."""
+    if not motifs:
+        raise InputError("motifs must be at least one, got none", cure="leave motifs out to choose clusters by width")
+    chosen: dict[str, set[int]] = {}
+    for motif in motifs:
+        for name, numbers in motif.clusters.items():
+            n = census.layers_[name].n_clusters_ if name in census.layers_ else 0
+            if n == 0 or not all(0 <= number < n for number in numbers):
+                got = f"clusters {', '.join(map(str, numbers))} of layer {name!r}"
+                raise InputError(f"motifs must be of this census, got {got}", cure="fit Motifs on this census")
+            chosen.setdefault(name, set()).update(numbers)
+    kept = {}
+    for name, layer in census.layers_.items():
+        numbers = np.array(sorted(chosen.get(name) or range(layer.n_clusters_)))
+        place = np.full(layer.n_clusters_ + 1, -1)  # the last entry is that of dead units
+        place[numbers] = np.arange(len(numbers))
+        kept[name] = count(place[layer.labels_], layer.member, layer.n_members)
+    return kept
 
 
 def select(census: Census, width: Selection) -> dict[str, Clusters]:

@@ -30,10 +30,34 @@ from consilience.census.orientation import unit_signs
 from consilience.errors import InputError
 from consilience.signals.responses import MAX_SAMPLES, evenly, stream
 from consilience.units.architecture import TracedNetwork
-from consilience.units.axes import Axis, Sampling
+from consilience.units.axes import Sampling
 from consilience.units.maps import Map
 
 SMALL = 1e-12  # of a standard deviation: a unit that is constant on the data acts on nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Wiring:
+    """One map in one member, in the directions of the units' clusters."""
+
+    weights: Tensor  # (i, j, s)
+    read: Tensor  # (r, j, s) activations, less their means
+    written: Tensor  # (r, i) pre-activations
+
+    @property
+    def strengths(self) -> Tensor:
+        """The strengths of the edges (i, j); 0 for units that are constant on the data."""
+        mean = self.read.sum(2)
+        spread, moves = mean.square().mean(0).sqrt()[:, None], self.written.double().std(0, correction=0)[:, None]
+        along = torch.einsum("rjs,rj->js", self.read, mean) / (len(mean) * spread.clamp(min=SMALL))
+        slope = torch.einsum("ijs,js->ij", self.weights, torch.where(spread > SMALL, along, 0.0))
+        return torch.where(moves > SMALL, slope / moves.clamp(min=SMALL), 0.0)
+
+    def permuted(self, order: Tensor) -> Wiring:
+        """Return the wiring with the units that are read in another order (j,): other units feed the same weights."""
+        weights = self.weights[:, order]
+        added = torch.einsum("ijs,rjs->ri", weights - self.weights, self.read)
+        return Wiring(weights, self.read, self.written + added)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +68,19 @@ class Edges:
     ----------
     map : name of the map.
     reads, writes : the layers of the census whose clusters it connects.
-    strengths : by member, (i, j) as above; 0 for units that are constant on the data.
+    alone : whether nothing else writes the layer that it writes.
+    wirings : by member.
     """
 
     map: str
     reads: str
     writes: str
-    strengths: tuple[Tensor, ...]
+    alone: bool
+    wirings: tuple[Wiring, ...]
 
 
 def edges_of(census: Census) -> list[Edges]:
     """Return the edges between the layers of a census, by map, in the order in which maps are computed.
-
-    Units are oriented as their clusters are (`unit_signs`), so that strengths of members can be compared.
 
     Raises
     ------
@@ -66,27 +90,33 @@ def edges_of(census: Census) -> list[Edges]:
     if census.calibration_ is None:
         raise InputError("census must have calibration data for edges, got none", cure="fit it with inputs")
     architecture = census.population_.architecture
-    maps = [m for m in architecture.maps if any(True for _ in _connected(census, m))]
-    if not maps:
+    found = [(m, *parts) for m in architecture.maps for parts in _connected(census, m)]
+    if not found:
         raise InputError(
             "population must have two hidden layers, one of which reads the other through a map that mixes units of "
             f"one row each, got layers {', '.join(census.layers_)}",
             cure="edges are not defined for heads of attention, norms and embeddings",
         )
     x = census.calibration_[evenly(census.calibration_)]
-    signs = {name: _signs(census, layer, x) for name, layer in census.layers_.items()}
-    strengths: dict[tuple[int, int], list[Tensor]] = {}
+    signs = {
+        name: unit_signs(census, layer, x).double().split(census.population_.widths(name))
+        for name, layer in census.layers_.items()
+    }
+    wirings: list[list[Wiring]] = [[] for _ in found]
     for k, network in enumerate(census.networks_):
-        for number, m in enumerate(maps):
-            moments = _Moments.of(network, m, x)
-            for part, reads, writes in _connected(census, m):
-                e = moments.strengths(network, m, part)
-                e = e * signs[writes][k][:, None] * signs[reads][k]
-                strengths.setdefault((number, part), []).append(e)
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
+        for (m, part, reads, writes), own in zip(found, wirings, strict=True):
+            if m.name not in seen:
+                seen[m.name] = _rows(network, m, x)
+            read, written = seen[m.name]
+            own.append(_wiring(network.weights(m).parts, read, written, part, signs[reads][k], signs[writes][k]))
+    alone = {
+        layer.name: len(architecture.writing(layer.name)) == 1 and len(architecture.family(layer.name)) == 1
+        for layer in architecture.layers
+    }
     return [
-        Edges(m.name, reads, writes, tuple(strengths[number, part]))
-        for number, m in enumerate(maps)
-        for part, reads, writes in _connected(census, m)
+        Edges(m.name, reads, writes, alone[m.writes], tuple(own))
+        for (m, _, reads, writes), own in zip(found, wirings, strict=True)
     ]
 
 
@@ -97,12 +127,11 @@ def cluster_strengths(edges: Edges, census: Census) -> tuple[Tensor, Tensor]:
     where no member owns both.
     """
     total, owners = torch.zeros(()), torch.zeros(())
-    for k, e in enumerate(edges.strengths):
+    for k, wiring in enumerate(edges.wirings):
         read, written = (membership(census.layers_[name], k) for name in (edges.reads, edges.writes))
-        both = written.any(0)[:, None] & read.any(0)
         mean = written.double() / written.sum(0).clamp(min=1)
-        total = total + mean.T @ e @ read.double()
-        owners = owners + both
+        total = total + mean.T @ wiring.strengths @ read.double()
+        owners = owners + (written.any(0)[:, None] & read.any(0))
     return total / owners.clamp(min=1), owners
 
 
@@ -127,47 +156,25 @@ def _connected(census: Census, m: Map) -> Iterator[tuple[int, str, str]]:
             yield part, reads, writes
 
 
-def _signs(census: Census, layer: LayerCensus, x: Tensor) -> tuple[Tensor, ...]:
-    signs: tuple[Tensor, ...] = unit_signs(census, layer, x).double().split(census.population_.widths(layer.name))
-    return signs
+def _rows(network: TracedNetwork, m: Map, x: Tensor) -> tuple[Tensor, Tensor]:
+    """At most about `MAX_SAMPLES` rows of what a map reads and writes: (r, d) and (r, i)."""
+    widths, sampling = network.architecture.widths, Sampling(len(x), MAX_SAMPLES)
+    value = m.inputs[0].name
+    read, written = list[Tensor](), list[Tensor]()
+    for which, batch in stream(network, x, [value, m.output.name]):
+        n = which.stop - which.start
+        rows, z = m.rows(batch[value], batch[m.output.name], widths, sampling, which.start, n)
+        read.append(rows)
+        written.append(z)
+    return torch.cat(read), torch.cat(written)
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """What strengths need of one member's data."""
-
-    along: tuple[Tensor, ...]  # for each part, Cov(a_js, m_j) / sd(m_j): (j, s)
-    spread: Tensor  # (i,) sd(z_i)
-
-    @classmethod
-    def of(cls, network: TracedNetwork, m: Map, x: Tensor) -> _Moments:
-        """Look at most `MAX_SAMPLES` rows of what a map reads and writes, in one pass."""
-        widths, sampling = network.architecture.widths, Sampling(len(x), MAX_SAMPLES)
-        value = m.inputs[0].name
-        read, written = list[Tensor](), list[Tensor]()
-        for which, batch in stream(network, x, [value, m.output.name]):
-            n = which.stop - which.start
-            rows, z = m.rows(batch[value], batch[m.output.name], widths, sampling, which.start, n)
-            read.append(rows)
-            written.append(z)
-        return cls(_along(torch.cat(read), m.inputs, network, m), torch.cat(written).double().std(0, correction=0))
-
-    def strengths(self, network: TracedNetwork, m: Map, part: int) -> Tensor:
-        """The strengths (i, j) of one part of the weights."""
-        slope = torch.einsum("ijs,js->ij", network.weights(m).parts[part].double(), self.along[part])
-        spread = self.spread[:, None]
-        return torch.where(spread > SMALL, slope / spread.clamp(min=SMALL), 0.0)
-
-
-def _along(rows: Tensor, axes: tuple[Axis, ...], network: TracedNetwork, m: Map) -> tuple[Tensor, ...]:
-    shapes = [part.shape[1:] for part in network.weights(m).parts]
-    parts = rows.double().split([shape.numel() for shape in shapes], dim=1)
-    along = []
-    for part, shape in zip(parts, shapes, strict=True):
-        a = part - part.mean(0)
-        a = a.unflatten(1, tuple(shape))  # (r, j, s)
-        mean = a.sum(2)
-        spread = mean.square().mean(0).sqrt()[:, None]
-        covariance = torch.einsum("rjs,rj->js", a, mean) / len(a)
-        along.append(torch.where(spread > SMALL, covariance / spread.clamp(min=SMALL), 0.0))
-    return tuple(along)
+def _wiring(
+    parts: tuple[Tensor, ...], read: Tensor, written: Tensor, part: int, reading: Tensor, writing: Tensor
+) -> Wiring:
+    """One part of a map's weights, with the signs of units read (j,) and written (i,)."""
+    rows = (
+        read.split([each[0].numel() for each in parts], dim=1)[part].double().unflatten(1, tuple(parts[part][0].shape))
+    )
+    weights = parts[part].double() * writing[:, None, None] * reading[:, None]
+    return Wiring(weights, (rows - rows.mean(0)) * reading[:, None], written.double() * writing)
