@@ -45,6 +45,7 @@ RUNS = {
     "tables": ("", "against the mean member"),
     "training": ("--repeats 1", "vectorised"),
     "transformer_nets": ("--data DATA --kinds vit", "clusters"),
+    "transfer": ("--seeds 1 --parts digits", "invariant − one member"),
     "zoo": ("", "kept apart"),
 }
 FAST = {"census_assembly", "grokking", "networks", "training"}

@@ -35,7 +35,7 @@ ORDER = [
         "clustering",
     ),
     *("store", "population", "evaluation", "training", "census", "assembly", "baselines", "recovery"),
-    *("modularity", "motifs", "comparison", "report", "studies", "cli"),
+    *("transfer", "modularity", "motifs", "comparison", "report", "studies", "cli"),
 ]
 MODULES = {
     ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path

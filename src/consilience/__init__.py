@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from consilience.recovery import ExpandAndCluster
     from consilience.store import load_network, save_network
     from consilience.training import Callback, Training, train_population
+    from consilience.transfer import Transfer
     from consilience.units.follow import find_layers
 
 __version__ = "0.2.0"
@@ -64,6 +65,7 @@ __all__ = [
     "ResNet",
     "Score",
     "Training",
+    "Transfer",
     "ViT",
     "assemble",
     "best_member",
@@ -98,6 +100,7 @@ _ROOMS = {
     "assembly": ("Assembler", "Elastic", "assemble", "elastic", "load_elastic", "route"),
     "baselines": ("Ensemble", "best_member", "parameter_average"),
     "recovery": ("ExpandAndCluster",),
+    "transfer": ("Transfer",),
     "modularity": ("Clusterability", "CrossClusterLoss", "EigenvalueLoss", "Penalty"),
     "motifs": ("Motifs",),
     "comparison": ("ModelComparison",),
