@@ -15,7 +15,7 @@ from consilience.checks import check_count
 from consilience.data import Dataset
 from consilience.errors import InputError
 from consilience.seeds import FEW_LABELS, RANDOM_TRUNK, numpy_generator, seed
-from consilience.training.train import initialise
+from consilience.training.fresh import initialise
 from consilience.transfer.transfer import Transfer
 from consilience.transfer.trunk import Trunk, fit_head, standardization
 from consilience.units.architecture import TracedNetwork, read_state
