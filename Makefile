@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-all kernels lint docs clean
+.PHONY: demo test test-all kernels lint docs package clean
 
 demo: .venv/installed
 	$(BIN)/consilience demo --out demo
@@ -27,10 +27,18 @@ lint: .venv/installed
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+# A wheel, from the source distribution, in an environment of its own; its demo.
+package: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m venv dist/venv
+	dist/venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd dist && venv/bin/consilience doctor && venv/bin/consilience demo
+
 .venv/installed: pyproject.toml constraints.txt
 	$(shell command -v $(PYTHON) || command -v python3) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 clean:
-	rm -rf .venv demo site
+	rm -rf .venv demo site dist
