@@ -51,7 +51,7 @@ def accuracy(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             (64, 0.5, "random"),
         )
     ]
-    settings += [(64, 0.25, grouping, "distill") for grouping in ("co-activation", "random")]
+    settings += [(64, 0.25, "co-activation", "distill")]
     if options.quick:
         settings = [(8, 0.25, "co-activation", "least-squares"), (8, 0.25, "random", "distill")]
     steps = 10 if options.quick else options.steps
