@@ -2,8 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/scale.py [--data FILE.npz] [--parts engines train tree kills]
 
-- ``engines``: milliseconds of an engine for each task that does nothing, of 300; and the speed-up of tasks that sleep
-  for 0.1 s, 8 for each of 2 to 32 Dask workers (threads of one process: what the scheduler and the driver add).
+- ``engines``: milliseconds of an engine for each task that does nothing, of 300.
 - ``train``: seconds of ``--members`` members (784-32-32-10 for MNIST), by engine; whether all are the same bytes; peak
   memory of the driver.
 - ``tree``: a layer's units as points (64 directions, 1500 groups with noise) into a tree over micro-clusters and 2048
@@ -38,18 +37,10 @@ from consilience.clustering import micro
 from consilience.clustering.clusterers import Clustering, _exact
 from consilience.clustering.distances import Points
 from consilience.engines import Engine, engine
-from consilience.engines.choice import open_engine
 from consilience.training import blocks
-
-SLEEP = 0.1
 
 
 def nothing(item: int) -> int:
-    return item
-
-
-def sleep(item: int) -> int:
-    time.sleep(SLEEP)
     return item
 
 
@@ -60,8 +51,7 @@ def sleep(item: int) -> int:
 class Overhead:
     engine: str
     workers: int
-    milliseconds: float = math.nan  # for each task that does nothing
-    speedup: float = math.nan  # of tasks that sleep
+    milliseconds: float  # for each task that does nothing
 
 
 def overheads(options: argparse.Namespace) -> Iterator[Overhead]:
@@ -79,21 +69,11 @@ def overheads(options: argparse.Namespace) -> Iterator[Overhead]:
     sizes = {"threads_per_worker": 1, "dashboard_address": ":0", "host": "127.0.0.1"}
     with LocalCluster(n_workers=2, **sizes) as cluster, engine(f"dask:{cluster.scheduler_address}") as chosen:
         yield each("dask", 2, chosen)
-    for workers in (2,) if options.quick else (2, 4, 8, 16, 32):
-        with LocalCluster(n_workers=workers, processes=False, protocol="tcp", **sizes) as cluster:
-            chosen = open_engine(f"dask:{cluster.scheduler_address}")
-            tasks = range(8 * workers)
-            seconds = timed(lambda chosen=chosen, tasks=tasks: chosen.map(sleep, tasks))[1]
-            yield Overhead("dask, sleeping", workers, speedup=SLEEP * len(tasks) / seconds)
-            chosen.close()
 
 
 def overhead_lines(rows: list[Overhead]) -> list[str]:
-    def number(value: float) -> str:
-        return "" if np.isnan(value) else f"{value:.2f}"
-
-    cells = [[row.engine, str(row.workers), number(row.milliseconds), number(row.speedup)] for row in rows]
-    return [*table(("engine", "workers", "ms a task", "speed-up"), cells), ""]
+    cells = [[row.engine, str(row.workers), f"{row.milliseconds:.3f}"] for row in rows]
+    return [*table(("engine", "workers", "ms a task"), cells), ""]
 
 
 # --- training
