@@ -55,9 +55,9 @@ def of_motifs(census: Census, motifs: Sequence[HasClusters]) -> dict[str, Cluste
             chosen.setdefault(name, set()).update(numbers)
     kept = {}
     for name, layer in census.layers_.items():
-        numbers = np.array(sorted(chosen.get(name) or range(layer.n_clusters_)))
+        selected = np.array(sorted(chosen.get(name) or range(layer.n_clusters_)))
         place = np.full(layer.n_clusters_ + 1, -1)  # the last entry is that of dead units
-        place[numbers] = np.arange(len(numbers))
+        place[selected] = np.arange(len(selected))
         kept[name] = count(place[layer.labels_], layer.member, layer.n_members)
     return kept
 

@@ -98,10 +98,10 @@ def ablate(
         for k, network in enumerate(networks):
             off, live = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
             for name, numbers in motif.clusters.items():
-                layer = census.layers_[name]
-                mine = layer.member == k
-                off[name] = torch.from_numpy(np.isin(layer.labels_[mine], numbers))
-                live[name] = torch.from_numpy(np.flatnonzero(layer.alive[mine]))
+                clustered = census.layers_[name]
+                mine = clustered.member == k
+                off[name] = torch.from_numpy(np.isin(clustered.labels_[mine], numbers))
+                live[name] = torch.from_numpy(np.flatnonzero(clustered.alive[mine]))
             if not any(bool(mask.any()) for mask in off.values()):
                 continue
             source = seeds.generator(random_state, RANDOM_UNITS, motif.number, k)

@@ -61,9 +61,9 @@ def agreement(strengths: Sequence[Tensor], read: Sequence[Tensor], written: Sequ
     """
     shape = written[0].shape[1], read[0].shape[1]
     totals, variances, (mean, owners, positive) = np.zeros((2, *shape)), np.zeros((2, *shape)), np.zeros((3, *shape))
-    for e, of, to in zip(strengths, read, written, strict=True):
+    for strength, of, to in zip(strengths, read, written, strict=True):
         b, c = of[of.any(1)].double().numpy(), to[to.any(1)].double().numpy()
-        e = e[to.any(1)][:, of.any(1)].numpy()
+        e = strength[to.any(1)][:, of.any(1)].numpy()
         n_read, n_written = b.sum(0), c.sum(0)
         both = (n_written > 0)[:, None] & (n_read > 0)
         on_clusters = (c / np.maximum(n_written, 1)).T @ e  # (c, j)
