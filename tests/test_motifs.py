@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -15,16 +16,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 import consilience as cs
-from conftest import inputs, random_population
+from conftest import inputs, random_population, refused, run
+from consilience import cli
 from consilience.assembly import assemble
 from consilience.census import Census
 from consilience.data import Dataset
 from consilience.errors import InputError
-from consilience.motifs import Motifs, ablate
+from consilience.motifs import Ablation, Edge, Motif, Motifs, ablate
 from consilience.motifs.communities import communities
 from consilience.motifs.edges import cluster_strengths, edges_of
 from consilience.motifs.recurring import agreement, p_values
 from consilience.population import Population
+from consilience.report.motifs import MotifsResult, motifs_sentences, motifs_table, plots
+from consilience.studies.motifs import read_motifs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -249,3 +253,75 @@ def test_a_census_without_data_has_no_edges() -> None:
     census = Census("weights", "cosine", n_clusters=3, n_resamples=0).fit(random_population([[5, 4]] * 3))
     with pytest.raises(InputError, match="census must have calibration data for edges, got none"):
         edges_of(census)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def census_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("motifs")
+    small = ["--members", 6, "--hidden", 12, 10, "--epochs", 10, "--batch-size", 64, "--learning-rate", 3e-3]
+    cli.main([str(a) for a in ["train", "--out", root / "population", *small]])
+    cli.main([str(a) for a in ["census", root / "population", "--out", root / "census", "--resamples", 0]])
+    return root / "census"
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_motifs_and_ablate_give(
+    census_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--level", 0.5, "--permutations", 4, "--resamples", 0, "--random-sets", 3]
+    printed = run(capsys, "motifs", census_dir, "--out", tmp_path / "motifs", *few)
+    found = json.loads((tmp_path / "motifs" / "motifs.json").read_text())
+    census = cs.load_census(census_dir)
+    direct = Motifs(0.5, n_permutations=4, n_resamples=0).fit(census)
+    assert found["n_tested"] == len(direct.edges_)
+    assert [motif["clusters"] for motif in found["motifs"]] == [
+        {name: [*numbers] for name, numbers in motif.clusters.items()} for motif in direct.motifs_
+    ]
+    data = cs.load_data("digits")
+    lost = ablate(direct.motifs_, census, data.test, n_random=3)
+    assert [own["loss"] for own in found["ablations"]] == [pytest.approx(own.loss.tolist()) for own in lost]
+    for text in (printed, (tmp_path / "motifs" / "report.html").read_text()):
+        assert f"{len(direct.recurring_)} edge" in text
+    assert run(capsys, "motifs", census_dir, "--out", tmp_path / "motifs", *few) == printed
+    named = read_motifs(tmp_path / "motifs", census_dir)
+    assert {name: len(nodes) for name, nodes in named.items()} == {
+        f"motif {motif.number}": motif.n_clusters for motif in direct.motifs_ if motif.parent is None
+    }
+    run(capsys, "atlas", census_dir, "--motifs", tmp_path / "motifs", "--out", tmp_path / "atlas.html")
+    assert f'"motifs":{json.dumps([*named], separators=(",", ":"))}' in (tmp_path / "atlas.html").read_text()
+    other = ["census", census_dir.parent / "population", "--out", tmp_path / "census", "--n-clusters", "1x"]
+    run(capsys, *other)
+    arguments = ["atlas", tmp_path / "census", "--motifs", tmp_path / "motifs", "--out", tmp_path / "b.html"]
+    assert "--motifs must be the motifs of" in refused(capsys, *arguments)
+
+
+def test_what_the_command_cannot_do_is_refused(
+    census_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for flag, value, message in (("--random-sets", 1, "must be an int >= 2, got 1"), ("--level", 1.5, "must be")):
+        assert f"{flag} {message}" in refused(capsys, "motifs", census_dir, "--out", out, flag, value)
+    assert not out.exists()
+
+
+def test_the_wiring_has_a_line_for_each_edge_and_a_column_for_each_layer() -> None:
+    edges = [
+        Edge(("a", 0), ("b", 1), 1.0, 3, 1.0, 5.0, 0.01, 0.02),
+        Edge(("b", 1), ("c", 2), -2.0, 3, 1.0, -5.0, 0.01, 0.02),
+    ]
+    motif = Motif(0, None, {"a": (0,), "b": (1,), "c": (2,)}, tuple(edges), (0, 2), 0.5, 0.7, None)
+    ablation = Ablation(0, np.ones(2), np.array([0.3, 0.1]), np.array([[0.1, 0.1], [0.0, 0.0]]), 2.0)
+    result = MotifsResult(4, {"a": 3, "b": 3, "empty": 3, "c": 3}, 9, edges, [motif], [ablation], {}, 0.05, {})
+    (ax,) = plots.wiring(result).axes
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    assert [line.get_xdata().tolist() for line in lines] == [[0, 1], [1, 2]]
+    assert lines[1].get_linewidth() > lines[0].get_linewidth()
+    assert [text.get_text() for text in ax.texts] == ["0", "1", "2", "a", "b", "c"]
+    row = motifs_table(result).markdown().splitlines()[2]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [
+        *("0", "", "a: 0; b: 1; c: 2", "2", "2 of 4", "0.70", "2.0", "20.0 %", "5.0 % ± 7.1 %", "0.33"),
+    ]
+    assert "2 edges of 9 between clusters of consecutive layers recur in 4 members" in motifs_sentences(result)[0]

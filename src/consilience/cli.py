@@ -28,6 +28,7 @@ from consilience.studies import (
     doctor,
     inspect,
     modularity,
+    motifs,
     recover,
     report,
     train,
@@ -37,7 +38,7 @@ from consilience.studies.result import Result
 
 QUESTIONS: dict[str, tuple[ModuleType, ...]] = {
     "How do I get one network out of many?": (demo, train, census, assemble, report),
-    "What did they all learn?": (atlas,),
+    "What did they all learn?": (atlas, motifs),
     "Which network produced these outputs?": (recover,),
     "Is it modular?": (modularity,),
     "Which networks behave alike?": (compare,),

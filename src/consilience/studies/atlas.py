@@ -12,6 +12,7 @@ import tyro
 import consilience as cs
 from consilience.errors import ArtefactError, InputError
 from consilience.names import Placement
+from consilience.studies.motifs import Named
 from consilience.studies.request import INPUT, POSITIONAL, Options, OwnNetworks, Reading
 from consilience.studies.result import Result, obtained
 
@@ -35,6 +36,8 @@ class Request(OwnNetworks, Reading, Options):
     """File to write, .html: new, or an earlier atlas."""
     data: str | None = field(default=None, metadata=INPUT)
     """Data that is searched for what excites clusters; by default the data that the population was trained on."""
+    motifs: Path | None = field(default=None, metadata=INPUT)
+    """What the command motifs has written for this census, to be shown too."""
     placement: Placement = "pca"
     """How clusters are placed by their responses: two main axes, or neighborhoods (tsne), which takes longer."""
 
@@ -42,21 +45,25 @@ class Request(OwnNetworks, Reading, Options):
 def run(request: Request) -> Result:
     """Write the atlas and return its size, and how many clusters it has."""
     from consilience.census.storage import population_of
+    from consilience.studies.motifs import read_motifs
     from consilience.studies.networks import open_census
     from consilience.studies.samples import source_of
 
     check_page(request.out)
+    motifs = {} if request.motifs is None else read_motifs(request.motifs, request.census)
     source = source_of(population_of(request.census), request.data, request.seed, request)
     census, _ = open_census(request.census, request.module, request.key, request.output)
-    return write_atlas(request, census, source.load(), obtained(request))
+    return write_atlas(request, census, source.load(), obtained(request), motifs)
 
 
-def write_atlas(request: Request, census: cs.Census, data: cs.Data, origin: Mapping[str, Any]) -> Result:
+def write_atlas(
+    request: Request, census: cs.Census, data: cs.Data, origin: Mapping[str, Any], motifs: Named | None = None
+) -> Result:
     """Do what `run` does, with the census and the data from memory; ``origin`` says how to get the atlas again."""
     from consilience.report.atlas import render_atlas
     from consilience.store import atomic_write
 
-    contents = contents_of(census, data, request.placement, request.seed, origin)
+    contents = contents_of(census, data, request.placement, request.seed, origin, motifs)
     page = render_atlas(contents).encode()
     atomic_write(request.out, page)
     significant = [entry.q is not None and entry.q <= 0.05 for entry in contents.clusters]
@@ -66,7 +73,12 @@ def write_atlas(request: Request, census: cs.Census, data: cs.Data, origin: Mapp
 
 
 def contents_of(
-    census: cs.Census, data: cs.Data, placement: Placement, random_state: int, origin: Mapping[str, Any]
+    census: cs.Census,
+    data: cs.Data,
+    placement: Placement,
+    random_state: int,
+    origin: Mapping[str, Any],
+    motifs: Named | None = None,
 ) -> AtlasContents:
     """Return what an atlas shows of a census and the data of its population."""
     from consilience.studies.atlas_contents import atlas_contents
@@ -87,6 +99,7 @@ def contents_of(
             classes=classes,
             vocabulary=data.vocabulary,
             significance=significance,
+            motifs=motifs,
             placement=placement,
             random_state=random_state,
             obtained=origin,

@@ -42,6 +42,7 @@ def atlas_contents(
     classes: Sequence[str] = (),
     vocabulary: Vocabulary | Subwords | None = None,
     significance: Mapping[str, Significance] | None = None,
+    motifs: Mapping[str, Sequence[tuple[str, int]]] | None = None,
     placement: Placement = "pca",
     random_state: int = 0,
     obtained: Mapping[str, Any] | None = None,
@@ -54,6 +55,7 @@ def atlas_contents(
         labels where there are ``classes``, their names.
     vocabulary : what tokens stand for, where inputs are tokens (n, t).
     significance : as of `Census.significance`, for the layers where it was measured.
+    motifs : name of each → its clusters, as layer and number; a cluster is in at most one.
     placement : "pca" or "tsne", of the clusters' responses.
 
     Raises
@@ -62,7 +64,8 @@ def atlas_contents(
     """
     if census.calibration_ is None:
         raise InputError("census must have calibration data for an atlas, got none", cure="fit it with inputs")
-    significance = significance or {}
+    significance, motifs = significance or {}, motifs or {}
+    motif_of = {node: number for number, nodes in enumerate(motifs.values()) for node in nodes}
     searched = samples.take(
         torch.arange(min(len(samples), MAX_SAMPLES)) * len(samples) // min(len(samples), MAX_SAMPLES)
     )
@@ -109,7 +112,7 @@ def atlas_contents(
                     examples=_examples(standard[:, at], excitations[name].position[:, c], name, frame),
                     reads=reads[at],
                     writes=writes[at],
-                    motif=None,
+                    motif=motif_of.get((name, c)),
                     units=_units(layer, c, measured, pictures),
                     tile=None if pictures is None else pictures.centroids[c],
                 )
@@ -121,7 +124,7 @@ def atlas_contents(
         layers=tuple(layers),
         clusters=tuple(entries),
         classes=tuple(classes),
-        motifs=(),
+        motifs=tuple(motifs),
         layout=said,
         n_samples=len(searched),
         image_size=None if shelf is None else shelf.size,
