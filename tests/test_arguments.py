@@ -90,6 +90,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
     folder = tmp_path_factory.mktemp("arguments")
     population = random_population([[4], [4]])
     census = cs.Census(n_clusters=4, n_resamples=0).fit(population, X)
+    of_three = cs.Census(n_clusters=4, n_resamples=0).fit(random_population([[4, 3]] * 3), X)
     assembler, elastic = cs.Assembler(census), cs.elastic(census, [2, 4])
     (folder / "runs").mkdir()
     torch.save(NET.state_dict(), folder / "runs" / "a.pt")
@@ -131,6 +132,12 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "elastic": (cs.elastic, {"census": census, "widths": [2, 4], "calibration": X}),
         "engine": (lambda **given: cs.engine(**given).__enter__(), {"name": "serial"}),
         "evaluate": (cs.evaluate, {"network": NET, "dataset": ROWS, "reference": None}),
+        "Motifs.fit": (cs.Motifs(n_permutations=1, n_resamples=0).fit, {"census": of_three}),
+        "Transfer.fit": (cs.Transfer(n_draws=2).fit, {"populations": {"a": population, "b": population}, "x": X}),
+        "route": (
+            cs.route,
+            {"network": NET, "census": census, "active": 0.5, "n_experts": 2, "grouping": "random", "calibration": X},
+        ),
         "extend_census": (cs.extend_census, {"census": census, "modules": [NET]}),
         "find_layers": (cs.find_layers, {"module": NET, "example_input": X}),
         "imagine_inputs": (cs.imagine_inputs, {"population": population, "n": 4, "random_state": 0}),
@@ -177,6 +184,13 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
             {"network": NET, "example_input": X},
             cs.Clusterability,
             {"n_clusters": 2, "null": "permute", "n_null": 2, "random_state": 0, "n_jobs": 1},
+        ),
+        "Motifs": ("fit", {"census": of_three}, cs.Motifs, {"level": 0.05, "n_permutations": 1, "n_resamples": 0}),
+        "Transfer": (
+            "fit",
+            {"populations": {"a": population, "b": population}, "x": X},
+            cs.Transfer,
+            {"share": 0.5, "n_draws": 2, "random_state": 0},
         ),
         "ModelComparison": (
             "fit",
@@ -314,7 +328,7 @@ def rooms() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
 
 MATRICES = {"readout.weight": (np.zeros(3, int), np.zeros(4, int))}
 AMOUNTS = {"n_members", "epochs", "n_null", "n_resamples", "n_students", "max_iterations", "n_clusters", "n_units"}
-AMOUNTS |= {"n_points", "n_random", "steps"}
+AMOUNTS |= {"n_points", "n_random", "steps", "n_permutations", "n_draws"}
 # What has no arguments to be odd: a base class, an error, results, and a callback that is tested with training.
 WITHOUT = {
     "RegressionScore",

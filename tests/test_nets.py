@@ -206,7 +206,7 @@ def test_a_resized_resnet_tells_its_new_widths() -> None:
         (lambda: build("ResNet", {"n_chanels": 3}), "config must fit ResNet, got {'n_chanels': 3}: ResNetConfig"),
         (
             lambda: build("VGG", {}),
-            "the class of a network must be one of MLP, ConvNet, ResNet, ViT, GPT, Llama, got 'VGG'",
+            "the class of a network must be one of MLP, ConvNet, ResNet, ViT, GPT, Llama, Routed, got 'VGG'",
         ),
     ],
 )

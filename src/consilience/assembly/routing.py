@@ -43,6 +43,7 @@ from consilience.signals.moments import Moments, cross_validated
 from consilience.tasks import OF_CLASSES
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.follow import find_layers
+from consilience.units.modules import plain_copy
 
 GROUPINGS = ("co-activation", "random")
 ROUTED_CORRECTIONS = ("none", "least-squares", "distill")
@@ -125,7 +126,7 @@ def route(
     check_seed("random_state", random_state)
     options = distillation_of(correction, distillation)
     x, task = _inputs(census, calibration), census.population_.task
-    wide = as_chain(network, x)
+    wide = as_chain(plain_copy(network, "network"), x)
     _check_sizes(wide, x, n_experts)
     with torch.no_grad():
         routed, layers = _Routing(wide, n_experts, active, grouping, correction != "none", random_state).of(x)

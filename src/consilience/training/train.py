@@ -42,7 +42,8 @@ def train_population(
 
     Parameters
     ----------
-    net : a module to be copied and initialized anew for each member; or a function that returns a fresh one; or several
+    net : a module to be copied and initialized anew for each member; or a function that returns a fresh one, which is
+        called several times, with the seed of a member each time, and must give the same for the same seed; or several
         modules (of other widths, say), which the members take in turn.
     train : samples with targets: integer labels, numbers, or 0 and 1 for each label with ``task="multilabel"``.
     n_members : N ≥ 1.
