@@ -362,9 +362,11 @@ def test_the_example_merges_residual_networks_of_ones_own() -> None:
     assert accuracy["assembly 2x"] > accuracy["ensemble"] - 0.05
 
 
-def test_the_readme_shows_what_inspect_prints(
+def test_the_page_shows_what_inspect_prints(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    shown = re.search(r"\n\$ consilience (inspect .*)\n((?:.|\n)*?)```", (ROOT / "README.md").read_text())
+    shown = re.search(
+        r"\n\$ consilience (inspect .*)\n((?:.|\n)*?)```", (ROOT / "docs" / "own-networks.md").read_text()
+    )
     assert untimed(run(capsys, *shown[1].split())) == untimed(shown[2])
