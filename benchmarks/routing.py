@@ -56,7 +56,7 @@ def accuracy(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         settings = [(8, 0.25, "co-activation", "least-squares"), (8, 0.25, "random", "distill")]
     steps = 10 if options.quick else options.steps
     for seed in range(options.seeds):
-        data = cs.load_data(options.data, random_state=seed, n_calibration=None if options.quick else 5000)
+        data = cs.load_data(options.data, random_state=seed, n_calibration=5000)
         population = obtain("A", data, seed, options.cache, options.quick)
         census = cs.Census(n_resamples=0, random_state=seed).fit(population, data.calibration.x)
         assembler = cs.Assembler(census)

@@ -86,7 +86,7 @@ def images(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     epochs, n_members = (1, 2) if options.quick else (3, 8)
     training = cs.Training(epochs=epochs, learning_rate=3e-3)
     for seed in range(options.seeds):
-        data = cs.load_data(options.data, random_state=seed, n_calibration=None if options.quick else 2000)
+        data = cs.load_data(options.data, random_state=seed, n_calibration=2000)
         yield from left_out(options, data, populations(data, (64, 32), n_members, training, seed), seed)
 
 

@@ -303,7 +303,7 @@ def test_drivers_and_workers_that_are_killed_change_nothing(tmp_path: Path) -> N
     script.write_text(DRIVER)
 
     def start(out: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(script), *COMMAND, "--out", str(out)], stdout=subprocess.PIPE)
+        return subprocess.Popen([sys.executable, str(script), *COMMAND, "--out", str(out)], stdout=subprocess.DEVNULL)
 
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert start(whole).wait(300) == 0
