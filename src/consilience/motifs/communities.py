@@ -5,7 +5,6 @@ The n-cut of two halves is ``cut/vol_1 + cut/vol_2`` (Shi and Malik 2000); see `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,8 +65,3 @@ def _halves(weights: NDArray[np.float64], seed: int) -> tuple[float, list[Nodes]
     degree = degrees(m, blocks)
     labels = clusters_of(spectrum(blocks, degree, 2), seed)
     return n_cut(blocks, degree, labels), [np.flatnonzero(labels == half) for half in (0, 1)]
-
-
-def leaves(tree: list[Community]) -> Iterator[int]:
-    """Yield the numbers of the communities that have no halves."""
-    yield from (number for number, community in enumerate(tree) if community.cut is None)

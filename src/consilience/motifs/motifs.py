@@ -142,8 +142,8 @@ class Motifs:
             np.concatenate([_tested(null(edges, census, d, self.random_state)) for d in range(self.n_permutations)])
             for edges in tested
         ]
-        q = q_values([p_values(_tested(a), chance) for a, chance in zip(agreements, by_chance, strict=True)])
         p = [p_values(_tested(a), chance) for a, chance in zip(agreements, by_chance, strict=True)]
+        q = q_values(p)
         listed = [_listed(*each) for each in zip(tested, agreements, p, q, strict=True)]
         self.edges_ = [edge for edges in listed for edge in edges]
         self.recurring_ = [edge for edge in self.edges_ if edge.q <= self.level]

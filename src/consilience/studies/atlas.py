@@ -45,6 +45,8 @@ class Request(OwnNetworks, Reading, Options):
 def run(request: Request) -> Result:
     """Write the atlas and return its size, and how many clusters it has."""
     from consilience.census.storage import population_of
+    from consilience.report.atlas import render_atlas
+    from consilience.store import atomic_write
     from consilience.studies.motifs import read_motifs
     from consilience.studies.networks import open_census
     from consilience.studies.samples import source_of
@@ -53,17 +55,7 @@ def run(request: Request) -> Result:
     motifs = {} if request.motifs is None else read_motifs(request.motifs, request.census)
     source = source_of(population_of(request.census), request.data, request.seed, request)
     census, _ = open_census(request.census, request.module, request.key, request.output)
-    return write_atlas(request, census, source.load(), obtained(request), motifs)
-
-
-def write_atlas(
-    request: Request, census: cs.Census, data: cs.Data, origin: Mapping[str, Any], motifs: Named | None = None
-) -> Result:
-    """Do what `run` does, with the census and the data from memory; ``origin`` says how to get the atlas again."""
-    from consilience.report.atlas import render_atlas
-    from consilience.store import atomic_write
-
-    contents = contents_of(census, data, request.placement, request.seed, origin, motifs)
+    contents = contents_of(census, source.load(), request.placement, request.seed, obtained(request), motifs)
     page = render_atlas(contents).encode()
     atomic_write(request.out, page)
     significant = [entry.q is not None and entry.q <= 0.05 for entry in contents.clusters]
@@ -78,7 +70,7 @@ def contents_of(
     placement: Placement,
     random_state: int,
     origin: Mapping[str, Any],
-    motifs: Named | None = None,
+    motifs: Named,
 ) -> AtlasContents:
     """Return what an atlas shows of a census and the data of its population."""
     from consilience.studies.atlas_contents import atlas_contents
