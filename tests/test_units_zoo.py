@@ -277,10 +277,6 @@ class BufferAsWeight(nn.Module):
         return self.b(torch.relu(functional.linear(self.a(x), self.table)))
 
 
-def recurrent() -> nn.Module:
-    return made(lambda m, x: m.b(m.odd(x)[0][:, -1]), odd=nn.RNN(6, 5, batch_first=True), b=nn.Linear(5, 3))
-
-
 def attending() -> nn.Module:
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         return m.c(functional.scaled_dot_product_attention(m.q(x), m.k(x), m.v(x)).mean(1))
@@ -335,7 +331,6 @@ def last(function: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
 REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "control flow by data": (made(branching, a=nn.Linear(6, 5), b=nn.Linear(5, 3)), ROWS, "data-dependent"),
     "a tensor's number": (between(lambda z: z * z.sum().item()), ROWS, "item|aten.sum"),
-    "recurrence of one kind": (recurrent(), TOKENS, r"rnn_tanh\S* in 'odd' \(RNN\)"),
     "attention": (attending(), TOKENS, "scaled_dot_product_attention"),
     "product of two layers": (product(), TOKENS, "aten.(mT|matmul)"),
     "sorting units": (between(lambda z: z.sort(-1).values), ROWS, "aten.sort"),

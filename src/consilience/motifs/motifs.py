@@ -102,6 +102,7 @@ class Motifs:
     >>> import torch
     >>> from consilience.nets import MLP
     >>> from consilience.population import Population
+    >>> _ = torch.manual_seed(12)
     >>> twin, x = MLP(6, [8, 6], 2), torch.randn(90, 6)
     >>> census = Census(n_clusters={"hidden.0": 8, "hidden.1": 6}, n_resamples=0)
     >>> found = Motifs(n_permutations=5, n_resamples=0).fit(census.fit(Population.from_modules([twin] * 8, x[:4]), x))

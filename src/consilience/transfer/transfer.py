@@ -43,6 +43,7 @@ class Transfer:
 
     Examples
     --------
+    >>> import torch
     >>> from consilience.nets import MLP
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(64, 4)
