@@ -14,9 +14,22 @@ import torch
 from torch import Tensor, nn
 
 import consilience as cs
+from conftest import refused, run
 from consilience.assembly.experts import coactive_experts, random_experts
+from consilience.assembly.routing import RoutedLayerRecord
 from consilience.errors import InputError
 from consilience.nets import Routed
+from consilience.report.routing import (
+    NARROW,
+    ROUTED,
+    WIDE,
+    RoutingResult,
+    RoutingRow,
+    routing_sentences,
+    routing_table,
+)
+from consilience.report.routing.plots import score_by_products
+from consilience.report.routing.result import layers_table
 from consilience.store import load_network, save_network
 
 
@@ -248,3 +261,78 @@ def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
         exec(compile(block, "routing.md", "exec"), names)
     assert names["routed"].n_products < names["routed"].n_products_of_all / 2
+
+
+# --- the command ---
+
+
+@pytest.fixture(scope="module")
+def census_dir(setting: tuple[cs.Census, nn.Module, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, census = tmp_path_factory.mktemp("routing"), setting[0]
+    census.population_.save(root / "population")
+    return cs.save_census(census, root / "census", root / "population")
+
+
+@pytest.mark.slow
+def test_the_command_writes_the_network_and_what_it_is_worth(
+    census_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "routed"
+    arguments = ["route", census_dir, "--width", "2x", "--experts", 4, "--grouping", "random"]
+    arguments += ["--data", "digits", "--out", out]
+    printed = run(capsys, *arguments)
+    network, data, census = load_network(out), cs.load_data("digits"), cs.load_census(census_dir)
+    assert isinstance(network, Routed)
+    wide = cs.assemble(census, "2x", correction="second-order")
+    direct = cs.route(wide, census, n_experts=4, grouping="random")
+    torch.testing.assert_close(network(data.test.x), direct(data.test.x))
+    found = json.loads((out / "routing.json").read_text())
+    (asked,) = [row for row in found["rows"] if (row["name"], row["share"]) == (ROUTED["random"], 0.25)]
+    assert asked["quality"] == pytest.approx(cs.evaluate(network, data.validation).quality)
+    assert asked["products"] == network.n_products
+    narrow = [row["products"] for row in found["rows"] if row["name"] == NARROW]
+    assert len(narrow) == 3  # an eighth, a quarter and half of the experts
+    for text in (printed, (out / "report.html").read_text()):
+        assert f"a sample takes {100 * network.n_products / network.n_products_of_all:.1f}" in text
+    assert run(capsys, *arguments) == printed
+
+
+def test_what_the_command_cannot_do_is_refused(
+    census_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for flag, value, message in (
+        ("--active", 1.5, "must be a number in [0, 1], got 1.5"),
+        ("--experts", 0, "must be an int >= 1, got 0"),
+        ("--experts", 64, "must be at most the units of each layer, got 64 for a layer of 24"),
+        ("--steps", 3, "must be left out with --correction least-squares, got 3"),
+    ):
+        assert f"{flag} {message}" in refused(
+            capsys, "route", census_dir, *("--data", "digits", "--width", "2x", "--out", out, flag, value)
+        )
+    assert not out.exists()
+
+
+def test_the_table_and_the_picture_are_of_the_numbers() -> None:
+    co, random = ROUTED["co-activation"], ROUTED["random"]
+    rows = [
+        RoutingRow("ensemble of the members", None, 300, 0.95, 0.01),
+        RoutingRow(WIDE, 1.0, 200, 0.94, 0.01),
+        RoutingRow(co, 0.25, 80, 0.9, 0.01),
+        RoutingRow(random, 0.25, 80, 0.85, 0.01),
+        RoutingRow(NARROW, 0.25, 78, 0.91, 0.01),
+    ]
+    layer = RoutedLayerRecord(((0, 1), (2,)), 0.5, (0.25, 0.75))
+    result = RoutingResult(rows, 0.25, "co-activation", 2, {"hidden.0": layer}, "accuracy", {})
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in routing_table(result).markdown().splitlines()]
+    assert lines[4] == [f"**{co}**", "**25.0 %**", "**80**", "**0.40**", "**90.00 ± 1.00 %**"]
+    assert lines[6] == [NARROW, "", "78", "0.39", "91.00 ± 1.00 %"]
+    assert routing_sentences(result)[1] == (
+        "Its accuracy has a difference of -4.00 points to the wide network, -1.00 to a narrow network of as many "
+        "multiplications and +5.00 to the same with random experts."
+    )
+    (ax,) = score_by_products(result).axes
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {co, random, NARROW, WIDE, "ensemble"}
+    assert [cell.text for cell in layers_table(result).groups[""][0]] == [
+        *("hidden.0", "1 or 2", "25.0 %", "75.0 %", "50.0 %"),
+    ]

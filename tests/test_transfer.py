@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from itertools import permutations
 from pathlib import Path
@@ -13,9 +15,15 @@ import torch
 from torch import nn
 
 import consilience as cs
+from conftest import refused, run
+from consilience import cli
+from consilience.data.labels import relabelled
 from consilience.errors import InputError
+from consilience.report.transfer import TransferResult, plots, transfer_sentences, transfer_table, trunks_table
 from consilience.store import load_network, save_network
-from consilience.transfer import TASKS, Transfer, compare_trunks, of_task
+from consilience.studies.request import Reading
+from consilience.studies.samples import source_of
+from consilience.transfer import TASKS, LayerTasks, Transfer, Trial, compare_trunks, of_task
 from consilience.transfer.comparison import paired
 from consilience.transfer.frequency import layer_tasks, ownership
 from consilience.transfer.joint import joint_population, with_outputs
@@ -171,9 +179,11 @@ def test_tasks_are_functions_of_the_class() -> None:
     assert of_task(data, "parity").y.tolist() == [i % 2 for i in range(10)]
     assert of_task(data, "above-four").y.tolist() == [int(i > 4) for i in range(10)]
     assert all(sorted(set(labels)) == list(range(max(labels) + 1)) for labels in TASKS.values())
-    with pytest.raises(InputError, match="task must be one of 'class', 'parity'"):
-        of_task(data, "odd")
-    with pytest.raises(InputError, match="labels must be those of ten classes"):
+    assert of_task(data, [0, 1] * 5).y.tolist() == [i % 2 for i in range(10)]
+    for labels in ("odd", "0", "0,0", "0,2", [0, 0.5], 3):
+        with pytest.raises(InputError, match="labels must be one of 'class', 'parity', .*, or a number from 0 on"):
+            of_task(data, labels)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="rows must be of 10 classes, 0 to 9, for labels 'parity'"):
         of_task(cs.Dataset(torch.zeros(2, 2), torch.tensor([0, 12]), torch.arange(2)), "parity")
 
 
@@ -212,3 +222,105 @@ def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
         exec(compile(block, "transfer.md", "exec"), names)
     assert cs.evaluate(names["net"], names["test"]).quality > 0.6
+
+
+# --- the command ---
+
+
+@pytest.fixture(scope="module")
+def three_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Populations of digits by class, parity and above four, in directories of these names."""
+    root = tmp_path_factory.mktemp("tasks")
+    small = ["--members", 3, "--hidden", 10, "--epochs", 4, "--batch-size", 64, "--learning-rate", 5e-3]
+    for task in ("class", "parity", "0,0,0,0,0,1,1,1,1,1"):
+        cli.main([str(a) for a in ["train", "--labels", task, "--out", root / task, *small]])
+    return root
+
+
+@pytest.mark.slow
+def test_the_command_measures_what_fit_and_compare_trunks_do(
+    three_tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [three_tasks / task for task in ("class", "parity")]
+    arguments = ["transfer", *places, "--labels", "loops", "--rows", 1, 5, "--draws", 3, "--out", tmp_path / "out"]
+    printed = run(capsys, *arguments)
+    found = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    data = cs.load_data("digits", labels="loops")
+    transfer = Transfer().fit({place.name: cs.Population.load(place) for place in places}, data.calibration.x)
+    trials = compare_trunks(transfer, data.train, data.test, (1, 5), n_draws=3)
+    assert [own["accuracy"] for own in found["trials"]] == [pytest.approx(list(t.accuracy), abs=0.01) for t in trials]
+    np.testing.assert_allclose(found["layers"]["hidden.0"]["frequency"], transfer.layers_["hidden.0"].frequency)
+    page = (tmp_path / "out" / "report.html").read_text()
+    for text in (printed, page):
+        assert "With 5 labels of each class of loops, readouts of the most invariant clusters have" in text
+    assert run(capsys, *arguments) == printed
+
+
+def test_without_a_new_task_there_are_clusters_alone(
+    three_tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "transfer", *(three_tasks / name for name in ("class", "parity")), "--out", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    assert found["trials"] == []
+    assert "Which of them help" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_the_command_cannot_do_is_refused(
+    three_tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, out = three_tasks / "class", three_tasks / "parity", tmp_path / "out"
+    for arguments, message in (
+        ([one], "transfer must be given the populations of two tasks or more, got class"),
+        ([one, two, "--share", 2], "--share must be a number in [0, 1], got 2.0"),
+        ([one, two, "--draws", 1], "--draws must be an int >= 2, got 1"),
+        ([one, two, "--rows", 0], "--rows must be an int >= 1, got 0"),
+        ([one, two, "--labels", "odd"], "--labels must be one of 'class', 'parity'"),
+        (
+            [one, two, "--labels", "0,1"],
+            "--labels must be one for each class of digits, which has 10 classes, got '0,1'",
+        ),
+    ):
+        assert message in refused(capsys, "transfer", *arguments, "--out", out)
+    assert not out.exists()
+
+
+def test_other_labels_keep_the_split_and_are_kept_by_what_follows(three_tasks: Path) -> None:
+    plain, parity = (cs.load_data("digits", labels=labels) for labels in (None, "parity"))
+    assert parity.n_classes == 2
+    assert torch.equal(parity.test.ids, plain.test.ids)
+    assert torch.equal(parity.test.y, plain.test.y % 2)
+    own = source_of(three_tasks / "0,0,0,0,0,1,1,1,1,1", None, 0, Reading()).load()
+    assert torch.equal(own.test.y, (plain.test.y > 4).long())
+    with pytest.raises(InputError, match="labels must be one for each class of diabetes"):
+        relabelled(dataclasses.replace(plain, name="diabetes", n_classes=None), "parity")
+
+
+def test_the_tables_and_pictures_are_of_the_numbers() -> None:
+    frequency = np.array([[1.0, 1.0], [0.0, 1.0], [0.5, 0.0]])
+    q = np.array([[0.9, 0.9], [1.0, 0.01], [0.9, 1.0]])
+    invariant = np.array([True, False, False])
+    layer = LayerTasks(("a", "b"), frequency, q, q, np.arange(3), invariant, 1, (0.25, 0.5))
+    trials = [
+        Trial(trunk, 4, n, accuracy)
+        for n, shift in ((1, 0.0), (10, 0.2))
+        for trunk, accuracy in (
+            ("invariant clusters", (0.5 + shift, 0.7 + shift)),
+            ("least invariant", (0.5 + shift, 0.5 + shift)),
+            ("one member", (0.4 + shift, 0.4 + shift)),
+        )
+    ]
+    result = TransferResult({"a": 4, "b": 5}, {"hidden.0": layer}, 0.5, "c", trials, {})
+    row = transfer_table(result).markdown().splitlines()[2]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["hidden.0", "3", "1", "1", "0.2 ± 0.5", "0", "1"]
+    row = trunks_table(result).markdown().splitlines()[2]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [
+        *("invariant clusters", "4", "**60.0 ± 10.0 %**", "**80.0 ± 10.0 %**"),
+    ]
+    first, _, at_ten = transfer_sentences(result)
+    assert "every task: 1, where 0.2 would be" in first
+    assert "+20.0 ± 10.0 points beside one member's units and +10.0 ± 10.0 points beside" in at_ten
+    figure = plots.frequencies(result)
+    assert figure.axes[0].images[0].get_array().tolist() == frequency.T.tolist()
+    assert [line.get_xydata().tolist() for line in figure.axes[0].lines] == [[[1.0, 1.0]]]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in plots.accuracies(result).axes[0].lines}
+    assert lines["one member"] == pytest.approx([40.0, 60.0])

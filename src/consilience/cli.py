@@ -31,14 +31,16 @@ from consilience.studies import (
     motifs,
     recover,
     report,
+    route,
     train,
+    transfer,
 )
 from consilience.studies.request import Options, check_words, in_options, kept
 from consilience.studies.result import Result
 
 QUESTIONS: dict[str, tuple[ModuleType, ...]] = {
-    "How do I get one network out of many?": (demo, train, census, assemble, report),
-    "What did they all learn?": (atlas, motifs),
+    "How do I get one network out of many?": (demo, train, census, assemble, route, report),
+    "What did they all learn?": (atlas, motifs, transfer),
     "Which network produced these outputs?": (recover,),
     "Is it modular?": (modularity,),
     "Which networks behave alike?": (compare,),

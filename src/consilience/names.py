@@ -22,6 +22,8 @@ Distance = Literal["activation", "cosine", "l2"]
 Clusterer = Literal["ward", "average", "two-stage", "kmeans", "hdbscan"]
 Correction = Literal["none", "moments", "least-squares", "second-order", "distill"]
 Pooling = Literal["mean", "class-share"]
+Grouping = Literal["co-activation", "random"]
+RoutedCorrection = Literal["none", "least-squares", "distill"]
 
 Rule = Literal["plateau", "published"]
 Null = Literal["permute", "permute-nonzero", "degree-preserving"]

@@ -23,7 +23,7 @@ Axis legend: ``n`` samples, ``i`` units read, ``u`` units, ``e`` experts, ``j`` 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from consilience.assembly.gauss_newton import gauss_newton
 from consilience.census.census import Census, check_fitted
 from consilience.checks import check_choice, check_count, check_number, check_seed, describe
 from consilience.errors import InputError
+from consilience.names import Grouping, RoutedCorrection
 from consilience.nets import Routed
 from consilience.nets.routed import RoutedLayer
 from consilience.population.checks import calibration_inputs
@@ -45,8 +46,6 @@ from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.follow import find_layers
 from consilience.units.modules import plain_copy
 
-GROUPINGS = ("co-activation", "random")
-ROUTED_CORRECTIONS = ("none", "least-squares", "distill")
 ROUNDS = 2  # of routers and constants in turns
 
 
@@ -121,8 +120,8 @@ def route(
         raise InputError(f"network must be a module, got {describe(network)}")
     check_number("active", active, least=0, most=1)
     check_count("n_experts", n_experts)
-    check_choice("grouping", grouping, GROUPINGS)
-    check_choice("correction", correction, ROUTED_CORRECTIONS)
+    check_choice("grouping", grouping, get_args(Grouping))
+    check_choice("correction", correction, get_args(RoutedCorrection))
     check_seed("random_state", random_state)
     options = distillation_of(correction, distillation)
     x, task = _inputs(census, calibration), census.population_.task

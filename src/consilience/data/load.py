@@ -26,6 +26,7 @@ from consilience.checks import as_path, check_choice, check_count, check_seed, d
 from consilience.data.arrays import LAYOUTS, read_inputs, read_labels
 from consilience.data.content import text_of
 from consilience.data.dataset import TEST_SHARE, VALIDATION_SHARE, Data, Dataset, check_dataset
+from consilience.data.labels import relabelled
 from consilience.data.scaling import SCALES, Scale, Scaling
 from consilience.data.tables import LABEL_COLUMNS, MOST_NAMED, Columns, one_column, read_table
 from consilience.data.text import CONTEXT, load_text
@@ -73,6 +74,7 @@ def load_data(
     scaling: Scaling | None = None,
     context: int | None = None,
     subwords: int | None = None,
+    labels: str | Sequence[int] | None = None,
 ) -> Data:
     """Read, check, shuffle and split a source of rows with targets. The same arguments give the same `Data`.
 
@@ -104,6 +106,8 @@ def load_data(
     scaling : that of other data, ``Data.scaling``, in place of both.
     context, subwords : of a text, the length of a window, 64 by default; and the number of subwords, 257 or more, that
         it is cut into by byte-pair encoding (extra ``[subwords]``), by default characters.
+    labels : another task on the same rows: the new label of each class, as numbers or as text such as "0,1,1", or for
+        ten classes a name in `consilience.data.labels.TASKS`, such as "parity". The split stays that of the classes.
 
     Returns
     -------
@@ -135,7 +139,7 @@ def load_data(
         if value is not None and text is None:
             raise InputError(f"{name} must be left out for a source that is no text, got {value!r} for {source!r}")
     if text is not None:
-        _check_only_text(source, task, columns, target)
+        _check_only_text(source, task, columns, target, labels)
         return load_text(text, CONTEXT if context is None else context, subwords, random_state, n_calibration)
     raw = _read(source, Columns(_names(columns, "columns"), _targets(target)))
     if raw.classes and task not in (None, "classification"):
@@ -182,14 +186,17 @@ def load_data(
         read_as += f"; target standardized, (y - {mean:.6g}) / {spread:.6g}"
     elif scaling.targets is not None:
         read_as += "; targets standardized"
-    return Data(raw.name, train, calibration, validation, test, n_classes, read_as, scaling, classes=raw.classes)
+    data = Data(raw.name, train, calibration, validation, test, n_classes, read_as, scaling, classes=raw.classes)
+    return data if labels is None else relabelled(data, labels)
 
 
-def _check_only_text(source: object, task: str | None, columns: object, target: object) -> None:
+def _check_only_text(source: object, task: str | None, columns: object, target: object, labels: object) -> None:
     if task not in (None, "next-token"):
         raise InputError(f"task must be 'next-token' for the text {source}, got {task!r}")
     if columns or target:
         raise InputError(f"columns and target must be left out for a source without columns, got {source!r}")
+    if labels is not None:
+        raise InputError(f"labels must be left out for the text {source}, got {labels!r}")
 
 
 def _count_classes(rows: Dataset, test: Dataset | None, name: str) -> int:

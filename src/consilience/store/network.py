@@ -38,7 +38,10 @@ FOREIGN = "module"  # the type of a network that is not one of consilience.nets
 
 
 def save_network(
-    module: nn.Module, directory: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None
+    module: nn.Module,
+    directory: str | os.PathLike[str],
+    extra_config: Mapping[str, Any] | None = None,
+    extra_files: Mapping[str, bytes | str] | None = None,
 ) -> Path:
     """Write a module, in place of an older network if there is one; return its directory.
 
@@ -47,6 +50,7 @@ def save_network(
     module : one of `consilience.nets` (the config gets its type and sizes), or any other (only the name of its class).
     directory : where; it must be absent, empty, or a network.
     extra_config : further entries of ``config.json``, e.g. an accuracy; any names but ``net`` and those of the header.
+    extra_files : further files by name, e.g. a ``README.md``.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def save_network(
         differences = _differences(shapes_of(built.state_dict()), shapes_of(tensors))
         if differences:
             raise InputError(f"the config of {net['type']} must describe its parameters, got {differences}")
-    return write_artefact(directory, KIND, {**extra, "net": net}, tensors, single_file=MODEL)
+    return write_artefact(directory, KIND, {**extra, "net": net}, tensors, single_file=MODEL, extra_files=extra_files)
 
 
 def load_network(directory: str | os.PathLike[str], module: nn.Module | None = None) -> nn.Module:

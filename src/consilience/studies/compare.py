@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -68,7 +66,7 @@ def run(request: Request) -> Result:
     from consilience.report.comparison import render_comparison
     from consilience.store import check_destination
     from consilience.studies.comparison_result import found_text, run_comparison
-    from consilience.studies.networks import open_networks, parse_shape
+    from consilience.studies.networks import names_of, open_networks, parse_shape
     from consilience.studies.progress import stages
     from consilience.studies.samples import unseen_samples, unseen_source
 
@@ -76,7 +74,7 @@ def run(request: Request) -> Result:
     shape, seed = parse_shape(request.example_shape), request.seed
     populations = {
         name: open_networks(source, request.module, shape, seed, request.key, request.output)
-        for name, source in zip(_names(request.sources), request.sources, strict=True)
+        for name, source in zip(names_of(request.sources, "compare"), request.sources, strict=True)
     }
     source = unseen_source(request.sources, request.data, seed, request)
     fingerprints = {
@@ -106,16 +104,3 @@ def run(request: Request) -> Result:
         return found_text(result), render_comparison(result)
 
     return run_paged(request, KIND, FILE, {"networks": fingerprints, **source.entries(request.data)}, make)
-
-
-def _names(sources: Sequence[str]) -> list[str]:
-    """Return what the populations are called: the shortest ends of their paths that differ."""
-    places = [Path(source).resolve() for source in sources]
-    if not sources:
-        raise InputError("compare must be given at least one directory")
-    if len(set(places)) < len(places):
-        raise InputError(f"compare must be given different directories, got {' '.join(sources)}")
-    depth = 1
-    while len({place.parts[-depth:] for place in places}) < len(places):
-        depth += 1
-    return ["/".join(place.parts[-depth:]) for place in places]

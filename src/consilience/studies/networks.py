@@ -99,6 +99,19 @@ def open_population(
         return Population.from_directory(directory, module, x, key=key, output=parse_output(output), task=task)
 
 
+def names_of(sources: Sequence[str], verb: str) -> list[str]:
+    """Return what the populations of a command are called: the shortest ends of their paths that differ."""
+    places = [Path(source).resolve() for source in sources]
+    if not sources:
+        raise InputError(f"{verb} must be given at least one directory")
+    if len(set(places)) < len(places):
+        raise InputError(f"{verb} must be given different directories, got {' '.join(sources)}")
+    depth = 1
+    while len({place.parts[-depth:] for place in places}) < len(places):
+        depth += 1
+    return ["/".join(place.parts[-depth:]) for place in places]
+
+
 def is_population(directory: Path) -> bool:
     """Whether a directory is one that this package wrote, not a folder of checkpoints."""
     return (directory / CONFIG).is_file()

@@ -86,6 +86,9 @@ class Reading:
     """Length of a window of a text, in characters or subwords; 64 by default."""
     subwords: int | None = field(default=None, metadata=INPUT)
     """Number of subwords, 257 or more, that a text is cut into (extra subwords); by default characters."""
+    labels: str | None = field(default=None, metadata=INPUT)
+    """Another task on the same rows: parity, above-four or loops of digits, animal of CIFAR-10, class for the classes
+    themselves, or the new label of each class, as in 0,1,1."""
 
 
 @dataclass(frozen=True, kw_only=True)

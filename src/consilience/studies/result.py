@@ -109,14 +109,18 @@ def run_paged(
         read_artefact(directory, kind)  # or raises, if a file has changed
         return (directory / file).read_bytes(), ""
 
-    text = run_cached(request, kind, inputs, make, write, read)[0]
+    return said_in(run_cached(request, kind, inputs, make, write, read)[0], request.out, file)
+
+
+def said_in(text: str | bytes, directory: Path, file: str) -> Result:
+    """Return the table and the summary in the JSON of a measurement, and where its page is."""
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise ArtefactError(f"{request.out / file} must be JSON, got {error}", cure="make it again") from error
-    said = read_entries(_Said, content if isinstance(content, dict) else {}, request.out / file)
-    lines = [said.table, *said.summary, "", f"report in {request.out / PAGE}"]
-    return Result("\n".join(lines), {"out": str(request.out), **content})
+        raise ArtefactError(f"{directory / file} must be JSON, got {error}", cure="make it again") from error
+    said = read_entries(_Said, content if isinstance(content, dict) else {}, directory / file)
+    lines = [said.table, *said.summary, "", f"report in {directory / PAGE}"]
+    return Result("\n".join(lines), {"out": str(directory), **content})
 
 
 @dataclass(frozen=True)

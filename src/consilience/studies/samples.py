@@ -38,7 +38,8 @@ class Source:
     name : what `load_data` takes.
     content : digest of a file; empty for a name, such as ``"digits"``.
     random_state : seed of the split.
-    layout, columns, target, task, input_scale, target_scale, context, subwords : how it is read; see `load_data`.
+    layout, columns, target, task, input_scale, target_scale, context, subwords, labels : how it is read, as in
+        `load_data`.
     scaled_as : other data, whose scales are used.
     """
 
@@ -53,6 +54,7 @@ class Source:
     target_scale: Scaled = "auto"
     context: int | None = None
     subwords: int | None = None
+    labels: str | None = None
     scaled_as: Source | None = None
 
     def load(self) -> Data:
@@ -104,6 +106,7 @@ class Trained:
     target_scale: Scaled = "auto"
     context: int | None = None
     subwords: int | None = None
+    labels: str | None = None
 
     @property
     def reading(self) -> dict[str, Any]:
