@@ -23,9 +23,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The site, in site/: README.md, docs/, and references made from the code. A link that leads nowhere is an error.
+# The site, in site/: README.md, docs/, tutorials, which are run, and references made from the code. An error in a
+# tutorial, or a link that leads nowhere, is an error.
 docs: .venv/installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # A wheel, from the source distribution, in an environment of its own; its demo.
 package: .venv/installed

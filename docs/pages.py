@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from unittest.mock import patch
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)*((?!https?:|#|docs/)[\w./-]+)\)")  # a link to a file that is no page
@@ -36,9 +38,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, config: MkDocsConfig, files: Files, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Leave the text of links to files of the repository that are no pages."""
-    return re.sub(r"\[([^\]]+)\]\(\.\./(?!docs/)(?:\.\./)*[\w./-]+\)", r"\1", markdown)
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def kept(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(folder, link[2].partition("#")[0]))
+        return link[1] if target.startswith("..") else link[0]
+
+    return re.sub(r"\[([^\]]+)\]\((\.\./[\w./#-]+)\)", kept, markdown)
 
 
 def _start() -> str:

@@ -237,6 +237,8 @@ def check_labels(y: Tensor, n: int, argument: str, n_classes: int | None = None)
     """Raise unless y are n >= 1 labels (n,) of an integer type, each from 0 to below ``n_classes``."""
     if not is_integers(y) or y.shape != (n,) or n == 0:
         cure = "convert them: y.long() for whole numbers, y.argmax(1) for one-hot rows"
+        if is_integers(y) and y.ndim == 2:
+            cure = "pass task='next-token' if these are tokens, y.argmax(1) if they are one-hot rows"
         raise InputError(f"{argument} must be integer labels ({max(n, 1)},), got {describe(y)}", cure=cure)
     _check_range(y, argument, "labels", n_classes, "number the classes from 0, and remove rows without a label")
 

@@ -9,7 +9,7 @@ Axis legend: ``r`` units of the recovered network, ``t`` of the teacher, ``d`` e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -36,7 +36,7 @@ class Distance:
     function_error: float  # root mean squared error on fresh inputs, as a share of the outputs' standard deviation
     # By layer with the readout, the teacher's [w; b] (of paired units; all of the readout) and the recovered ones in
     # the same order, sign and scale; 0 where units have no partner.
-    weights: tuple[tuple[Tensor, Tensor], ...]
+    weights: tuple[tuple[Tensor, Tensor], ...] = field(repr=False)
 
     @property
     def is_exact(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class Diagnostics:
     exact: bool
     error: float
     students_error: float
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage, ...] = field(repr=False)  # pages of numbers
     activations: tuple[Trial, ...]
     student_widths: tuple[int, ...]
     reason: str
