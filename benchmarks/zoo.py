@@ -1,6 +1,12 @@
-"""What is proved, refused or wrong of small networks as people write them: by family and by cause.
+"""What is proved, refused or wrong of networks as people have them: by family and by cause.
 
     OMP_NUM_THREADS=1 python benchmarks/zoo.py [--out docs/results/zoo.md]
+
+**libraries**: networks of torchvision, timm and transformers (`library_networks.py`), each in a process of its own with
+a limit of time and memory. The libraries are no dependency: run it with a Python that has them beside the package's
+dependencies. Networks whose library is missing are left out.
+
+**small**: networks as people write them.
 
 Two members of each network of `small_networks.py`, with initial values of their own and norms shaken, go through the
 proof, a census on 40 samples and an assembly at full width. Then the assembly's own forward pass is compared, in double
@@ -19,13 +25,22 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from harness import Part, arguments, run, table
+from library_networks import NETWORKS as PUBLIC
+from library_networks import Public
 from small_networks import NETWORKS, Small
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
@@ -38,6 +53,7 @@ from consilience.units.outputs import outputs_in
 NORMS = {"layer_norm", "rms_norm"}
 WRONG = 1e-4  # of the spread over samples
 N_QUICK = 3  # networks of each family
+UNCHECKED = "proved, not checked"
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -92,6 +108,72 @@ def flat(outputs: Any, output: str | int | None) -> list[Tensor]:
     return tree_flatten(outputs if output is None else outputs[output])[0]
 
 
+def public_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row for each network of the libraries that are installed."""
+    counts = Counter[str]()
+    for name, public in PUBLIC.items():
+        counts[public.library] += 1
+        if (options.only and name not in options.only) or (options.quick and counts[public.library] > 1):
+            continue
+        if importlib.util.find_spec(public.library) is not None:
+            yield {"name": name} | _apart(name, public, options.seconds)
+
+
+def _apart(name: str, public: Public, seconds: float) -> dict[str, Any]:
+    """What becomes of a network in a process of its own."""
+    row = {"library": public.library, "family": public.family, "network": name.partition(" ")[2], "size": public.size}
+    words, start = [sys.executable, str(Path(__file__).with_name("library_networks.py")), name], time.monotonic()
+    try:
+        ended = subprocess.run(words, capture_output=True, text=True, timeout=seconds)
+        lines, problem = ended.stdout, (ended.stderr.strip().splitlines() or [""])[-1]
+        outcome = "foreign" if ended.returncode > 0 else "over the limit"
+    except subprocess.TimeoutExpired as expired:
+        lines, problem = (expired.stdout or b"").decode(), f"more than {seconds:.0f} s"
+        outcome = "over the limit"
+    told = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
+    row |= told[-1] if told else {"outcome": outcome, "cause": problem}
+    if row["outcome"] == UNCHECKED:
+        row["cause"] = problem
+    return row | {"wall": time.monotonic() - start}
+
+
+def public_text(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Counts by family and by cause, then each network."""
+    outcomes = ("proved", UNCHECKED, "kept apart", "refused", "over the limit", "foreign", "wrong")
+    families = [*dict.fromkeys((row["library"], row["family"]) for row in rows), ("all", "")]
+    counts = []
+    for library, family in families:
+        of = [
+            row["outcome"] for row in rows if library == "all" or (row["library"], row["family"]) == (library, family)
+        ]
+        counts.append([library, family, str(len(of)), *(str(of.count(outcome)) for outcome in outcomes)])
+    causes = Counter(_kind(row["cause"]) for row in rows if row["outcome"] in ("kept apart", "refused"))
+    lines = table(["library", "family", "networks", *outcomes], counts, n_labels=2)
+    if causes:
+        lines += ["", *table(["cause", "networks"], [[cause, str(n)] for cause, n in causes.most_common()])]
+    shown = [
+        [
+            f"{r['library']} {r['network']}",
+            r["size"],
+            f"{r['parameters'] / 1e6:.1f}" if "parameters" in r else "",
+            f"{r['seconds']:.1f}" if "seconds" in r else "",
+            f"{r['memory'] / 1e9:.2f}" if "memory" in r else "",
+            r["outcome"],
+            r["cause"].partition(chr(10))[0].replace("|", "\\|"),
+        ]
+        for r in rows
+    ]
+    head = ["network", "sample", "million parameters", "seconds", "GB", "outcome", "cause"]
+    return [*lines, "", *table(head, shown, n_labels=2)]
+
+
+def _kind(cause: str) -> str:
+    """The cause of a refusal without the place and the names in it."""
+    kind = re.sub(r"'[^']*'", "…", cause.partition(chr(10))[0].partition(" in …")[0])
+    kind = re.sub(r" in '?[\w.]+'?( \(\w+\))?, .*| in [A-Z]\w*$|, got .*", "", kind)
+    return re.sub(r"^[A-Z]\w+ ", "the network ", kind)
+
+
 def rows(options: argparse.Namespace) -> Iterator[dict[str, str]]:
     """One row for each network."""
     warnings.simplefilter("ignore")
@@ -121,7 +203,13 @@ def text(rows: Sequence[dict[str, str]]) -> list[str]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", help="names of networks")
-    parts = {"small": Part("Small networks as people write them", rows, text)}
+    parser.add_argument(
+        "--seconds", type=float, default=180, help="limit for each network of a library, 180 by default"
+    )
+    parts = {
+        "libraries": Part("Networks of torchvision, timm and transformers", public_rows, public_text),
+        "small": Part("Small networks as people write them", rows, text),
+    }
     run(
         "Networks as people write them",
         parts,

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 from consilience.checks import describe
 from consilience.errors import ConsilienceError, InputError
@@ -61,12 +60,9 @@ class InDouble(TorchFunctionMode):
     """Inside, what a user's code writes as float32 is float64, so that a module runs in double precision."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map_only(torch.dtype, _doubled, (args, kwargs or {}))
-        return (Tensor.double if func is Tensor.float else func)(*args, **kwargs)
-
-
-def _doubled(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float32 else dtype
+        given = [torch.float64 if value is torch.float32 else value for value in args]
+        named = {name: torch.float64 if value is torch.float32 else value for name, value in (kwargs or {}).items()}
+        return (Tensor.double if func is Tensor.float else func)(*given, **named)
 
 
 def outputs_of(

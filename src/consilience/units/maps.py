@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ class Map:
         assert self.output.layer is not None
         return self.output.layer
 
-    @property
+    @cached_property
     def reads(self) -> tuple[str, ...]:
         """The layers read; empty where the map reads the inputs, whose features keep their index."""
         return tuple(axis.layer for axis in self.inputs if axis.layer is not None)
@@ -213,7 +214,8 @@ class Map:
         if not self.per_unit:
             blocks = [axis.block // axis.inside if axis.layer is not None else 1 for axis in self.inputs]
             parts = zip(weights.parts, blocks, strict=True)
-            matrix = torch.cat([p.reshape(len(p), p.shape[1] * block, -1) for p, block in parts], dim=1)
+            wide = [part.reshape(len(part), part.shape[1] * block, -1) for part, block in parts]
+            matrix = torch.cat(wide, dim=1) if len(wide) > 1 else wide[0]
         for factor in self.factors:
             if factor.parameter is None:
                 number = factor.of(state).reshape(())

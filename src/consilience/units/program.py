@@ -103,6 +103,11 @@ class Program:
         )
 
     @cached_property
+    def reads(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Each value, in the order in which they are computed, and the values that it is computed from."""
+        return tuple((node.name, tuple(value.name for value in node.all_input_nodes)) for node in self.nodes)
+
+    @cached_property
     def computed(self) -> frozenset[str]:
         """Names of the values that are computed of parameters alone."""
         computed = set[str]()
@@ -178,23 +183,25 @@ class Program:
     def needed(self, values: Iterable[str], known: Container[str] = ()) -> set[str]:
         """Return the names of all values that the named ones are computed from, no further than known ones."""
         needed = set(values)
-        for node in reversed(self.nodes):
-            if node.name in needed and node.name not in known:
-                needed.update(value.name for value in node.all_input_nodes)
+        for name, inputs in reversed(self.reads):
+            if name in needed and name not in known:
+                needed.update(inputs)
         return needed
 
     def frontier(self, changed: Container[str]) -> list[str]:
         """Return the names of the last values that no parameter in ``changed`` has an effect on."""
-        affected, frontier = set[str](), list[str]()
-        for node in self.nodes:
-            inputs = {value.name for value in node.all_input_nodes}
-            if inputs & affected or self.parameters.get(node.name, "") in changed:
-                affected.add(node.name)
-        for node in self.nodes:
-            ends = node.name in self.varying - affected and any(user.name in affected for user in node.users)
-            if ends and node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
-                frontier.append(node.name)
-        return frontier
+        affected = {name for name, parameter in self.parameters.items() if parameter in changed}
+        ends = set[str]()
+        for name, inputs in self.reads:
+            if not affected.isdisjoint(inputs):
+                affected.add(name)
+                ends.update(inputs)
+        ends = (ends & self.varying) - affected
+        return [
+            node.name
+            for node in self.nodes
+            if node.name in ends and node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
+        ]
 
     def describe(self, node: fx.Node) -> str:
         """Name an operation, its module and its line, as ``aten.sort in 'block.attention' (Attention), net.py:12``."""

@@ -13,7 +13,7 @@ from consilience.units.architecture import Layer, TracedNetwork
 from consilience.units.deviation import deviation
 from consilience.units.forward import InDouble, forward
 from consilience.units.resize import hollow_double, resize
-from consilience.units.symmetry import can_flip, duplicate, flip, permute_all, rescale, symmetry_of
+from consilience.units.symmetry import can_flip, duplicate, flip, permute_all, rescale_all, symmetry_of
 
 VALUES = 2**18  # numbers in the largest value of all samples of a proof, …
 SAMPLES = (4, 16)  # … of which there are at least and at most so many
@@ -119,11 +119,12 @@ def _permuted(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:
 
 
 def _rescaled(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:
+    factors = {}
     for layer in layers:
         if symmetry_of(layer.activations).homogeneous:
             powers = torch.tensor([-2.0, -1, 1, 2])[torch.randint(0, 4, (layer.width,), generator=_generator(layer))]
-            network = rescale(network, layer.name, 2**powers)  # without rounding
-    return network
+            factors[layer.name] = 2**powers  # without rounding
+    return rescale_all(network, factors) if factors else network
 
 
 def _flipped(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:

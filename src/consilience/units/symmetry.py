@@ -107,12 +107,14 @@ def duplicate(network: TracedNetwork, layers: Sequence[str]) -> TracedNetwork:
 
 def rescale(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwork:
     """Return the network with hyperplane j multiplied by ``factors[j] > 0`` and its outgoing weights divided by it."""
-    activations = _interchangeable(network, layer).activations
-    if not symmetry_of(activations).homogeneous:
-        raise InputError(f"the activation of layer '{layer}' must be homogeneous, got {', '.join(activations)}")
-    if not bool((factors > 0).all()):
-        raise InputError(f"factors must be positive, got {factors.tolist()}")
-    return _with_factors(network, layer, factors)
+    return rescale_all(network, {layer: factors})
+
+
+def rescale_all(network: TracedNetwork, factors: Mapping[str, Tensor]) -> TracedNetwork:
+    """Return the network with several layers rescaled, layer → factors; each map is written once; see `rescale`."""
+    for layer, of_layer in factors.items():
+        _check_factors(network, layer, of_layer)
+    return _with_factors(network, factors)
 
 
 def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
@@ -131,7 +133,7 @@ def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
         parts = [part for part, axis in zip(weights.parts, m.inputs, strict=True) if axis.layer == layer]
         moved = sum(torch.einsum("uis,i->u", part, by_row(flipped, part.shape[1])) for part in parts)
         network = network.with_weights(m, Weights(weights.parts, weights.bias + constant * moved))
-    return _with_factors(network, layer, signs)
+    return _with_factors(network, {layer: signs})
 
 
 def can_flip(architecture: Architecture, layer: str) -> bool:
@@ -183,7 +185,7 @@ def balanced(network: TracedNetwork, *, bias: bool = True) -> TracedNetwork:
             incoming = norms_written(weights, layer.name, layer.width, bias=bias).to(dtype)
             outgoing = norms_read(weights, layer.name, layer.width).to(dtype)
             ratio = torch.where((incoming > 0) & (outgoing > 0), outgoing / incoming, 1)
-            weights |= _multiplied(weights, layer.name, ratio.sqrt())
+            weights |= _multiplied(weights, {layer.name: ratio.sqrt()})
     for m in weights if layers else ():
         network = network.with_weights(m, weights[m])
     return network
@@ -205,38 +207,53 @@ def _selected(network: TracedNetwork, orders: Mapping[str, Tensor]) -> dict[str,
             continue
         kept, start = [], 0
         for layer, block in sections:
-            units, order = 1, torch.arange(1)
+            entries, order = length((layer, block), architecture.widths), None
             if layer is not None:
-                units = architecture.widths[layer]
-                order = orders.get(architecture.first(layer), torch.arange(units))
-            kept.append(start + (order[:, None] * block + torch.arange(block)).flatten())
-            start += units * block
+                order = orders.get(architecture.first(layer))
+            if order is None:
+                kept.append(torch.arange(start, start + entries))
+            else:
+                kept.append((start + order[:, None] * block + torch.arange(block)).flatten())
+            start += entries
         state[name] = state[name].index_select(dim, torch.cat(kept))
     return state
 
 
-def _with_factors(network: TracedNetwork, layer: str, factors: Tensor) -> TracedNetwork:
-    """The network with a layer's hyperplanes multiplied by non-zero factors, and what reads them divided by these."""
-    architecture = network.architecture
-    weights = {m: network.weights(m) for m in (*architecture.writing(layer), *architecture.reading(layer))}
-    for m, changed in _multiplied(weights, layer, factors).items():
-        network = network.with_weights(m, changed)
+def _check_factors(network: TracedNetwork, layer: str, factors: Tensor) -> None:
+    activations = _interchangeable(network, layer).activations
+    if not symmetry_of(activations).homogeneous:
+        raise InputError(f"the activation of layer '{layer}' must be homogeneous, got {', '.join(activations)}")
+    if not bool((factors > 0).all()):
+        raise InputError(f"factors must be positive, got {factors.tolist()}")
+
+
+def _with_factors(network: TracedNetwork, factors: Mapping[str, Tensor]) -> TracedNetwork:
+    """The network with layers' hyperplanes multiplied by non-zero factors, and what reads them divided by these."""
+    for m in network.architecture.maps:
+        if m.writes in factors or not factors.keys().isdisjoint(m.reads):
+            network = network.with_weights(m, _multiplied({m: network.weights(m)}, factors)[m])
     return network
 
 
-def _multiplied(weights: Mapping[Map, Weights], layer: str, factors: Tensor) -> dict[Map, Weights]:
-    """The hyperplanes of a layer multiplied by non-zero factors, and those that read it divided by these."""
+def _multiplied(weights: Mapping[Map, Weights], factors: Mapping[str, Tensor]) -> dict[Map, Weights]:
+    """The hyperplanes of layers multiplied by non-zero factors, and those that read them divided by these."""
     changed = {}
     for m, old in weights.items():
-        if m.writes != layer and layer not in m.reads:
+        written = factors.get(m.writes)
+        if written is None and factors.keys().isdisjoint(m.reads):
             continue
-        factors, bias, parts = factors.to(old.bias.dtype), old.bias, list[Tensor]()
+        bias, parts = old.bias, list[Tensor]()
+        if written is not None:
+            written = by_row(written.to(bias.dtype), len(bias))
+            bias = bias * written
         for part, axis in zip(old.parts, m.inputs, strict=True):
-            read = 1 / by_row(factors, part.shape[0 if m.per_unit else 1])
-            parts.append(part * (read[:, None, None] if m.per_unit else read[:, None]) if axis.layer == layer else part)
-        if m.writes == layer:
-            written = by_row(factors, len(bias))
-            parts, bias = [part * written[:, None, None] for part in parts], bias * written
+            read, new = factors.get(axis.layer or ""), part
+            if read is not None:
+                inverse = 1 / by_row(read.to(bias.dtype), part.shape[0 if m.per_unit else 1])
+                new = new * (inverse[:, None, None] if m.per_unit else inverse[:, None])
+            if written is not None:
+                new = new * written[:, None, None] if new is part else new.mul_(written[:, None, None])
+            parts.append(new)
         changed[m] = Weights(tuple(parts), bias)
     return changed
 
