@@ -1,8 +1,8 @@
 """Networks of torchvision, timm and transformers, by family: what `benchmarks/zoo.py --parts libraries` tries.
 
-    python benchmarks/library_networks.py NAME
+    python benchmarks/library_networks.py NAME SECONDS
 
-puts one of them through the proof and an assembly at full width, and prints a line of JSON after each step. The
+puts one of them through the proof and an assembly at full width, and prints a line of JSON after each step, for so many processor seconds. The
 libraries are no dependency of the package: install them apart, with torch and the package's own dependencies.
 
 Choices
@@ -32,8 +32,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 import consilience as cs
 from consilience.baselines import Ensemble
 from consilience.errors import ConsilienceError
-from consilience.units.forward import InDouble
 from consilience.units.outputs import outputs_in
+from consilience.units.precision import InDouble
 
 WRONG = 1e-4  # of the spread over samples
 MEMORY = 12 * 2**30  # bytes that a process may take
@@ -160,7 +160,7 @@ def _all() -> dict[str, Public]:
         for name, size in _by_name(sizes):
             options = {"img_size": size} if name.startswith(tuple(SIZED.split())) else {}
             networks[f"timm {name}"] = _timm(family, name, size, **options)
-    return networks | {f"transformers {name}": public for name, public in TRANSFORMERS.items()}
+    return {f"transformers {name}": public for name, public in TRANSFORMERS.items()} | networks
 
 
 CLASSIFIERS = {
@@ -326,8 +326,10 @@ def _memory() -> float:
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    name, seconds = sys.argv[1], int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for told in tried(NETWORKS[sys.argv[1]]):
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    for told in tried(NETWORKS[name]):
         print(json.dumps(told), flush=True)
 
 

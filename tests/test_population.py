@@ -57,8 +57,8 @@ def test_modules_are_copied_and_put_in_eval_mode() -> None:
 
 def test_members_of_one_architecture_are_traced_once_and_others_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     traced = []
-    original = member_module.find_layers
-    monkeypatch.setattr(member_module, "find_layers", lambda m, *rest: traced.append(m) or original(m, *rest))
+    original = member_module.layers_of
+    monkeypatch.setattr(member_module, "layers_of", lambda m, *rest: traced.append(m) or original(m, *rest))
     population = Population.from_modules([Hand(5), Hand(5), Hand(7)], X)
     assert len(traced) == 1
     assert population.widths("first") == (5, 5, 7)
@@ -82,8 +82,8 @@ class Configured(Hand):
 
 def test_objects_of_their_own_do_not_keep_members_from_sharing_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     traced = []
-    original = member_module.find_layers
-    monkeypatch.setattr(member_module, "find_layers", lambda m, *rest: traced.append(m) or original(m, *rest))
+    original = member_module.layers_of
+    monkeypatch.setattr(member_module, "layers_of", lambda m, *rest: traced.append(m) or original(m, *rest))
     population = Population.from_modules([Configured(5), Configured(7)], X)
     assert population.widths("first") == (5, 7)
     assert len(traced) == 1

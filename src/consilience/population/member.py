@@ -18,10 +18,11 @@ from consilience.errors import ConsilienceError, InputError
 from consilience.store import fingerprint
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.deviation import deviation
-from consilience.units.follow import find_layers
+from consilience.units.follow import layers_of
 from consilience.units.forward import outputs_of
 from consilience.units.modules import plain_copy
 from consilience.units.outputs import Pick
+from consilience.units.precision import exact
 from consilience.units.proof import TOLERANCE, prove
 from consilience.units.readings import prove_readings
 from consilience.units.same import same_outputs, same_program
@@ -99,12 +100,12 @@ def _member(
     module = module.eval()
     state = read_state(module)
     for key, value in state.items():
-        if not bool(torch.isfinite(value).all()):
+        if not bool(torch.stack(value.aminmax()).isfinite().all()):  # NaN wins both: no copy of large parameters
             raise InputError(f"'{key}' must be finite, got NaN or infinity", cure="leave this member out")
     with torch.no_grad():
         outputs = outputs_of(module, x, f"{name} ({type(module).__name__})", "example_input", output)
     shared = _sharing(module, others, x, outputs)
-    network = shared or TracedNetwork(find_layers(module, x, output), state)
+    network = shared or TracedNetwork(layers_of(module, x, output), state)
     proof = _fingerprint(network, x)
     if proof not in proofs:
         prove(module, network, x)
@@ -177,8 +178,9 @@ def _check_alike(members: Sequence[Member], x: Tensor, names: Sequence[str]) -> 
             continue
         here = TracedNetwork(first.with_widths(architecture.widths), member.network.state)
         # Roundings may grow in single precision; another function is another one in double precision too.
-        exact = x.double() if x.is_floating_point() else x
-        if not _agree(here, member.network, x) and not _agree(here.double(), member.network.double(), exact):
+        if _agree(here, member.network, x):
+            continue
+        if not _agree(here.computing_in_double(), member.network.computing_in_double(), exact(x)):
             cure = "give all members the same buffers and preprocessing"
             wanted = "what member 0 computes of the same parameters"
             raise InputError(f"{name} must compute {wanted}, got another function", cure=cure)

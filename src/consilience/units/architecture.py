@@ -19,6 +19,7 @@ from consilience.errors import InputError
 from consilience.units.axes import Axis, Section, by_unit, length
 from consilience.units.grouped import Statistic, with_grouped_norms
 from consilience.units.maps import Map, Weights
+from consilience.units.precision import doubled
 from consilience.units.program import Program
 
 
@@ -243,6 +244,12 @@ class TracedNetwork:
         """Return the network in double precision."""
         state = {name: value.double() for name, value in self.state.items()}
         return TracedNetwork(replace(self.architecture, program=self.architecture.program.double()), state)
+
+    def computing_in_double(self) -> TracedNetwork:
+        """Return the network that computes in double precision, with large parameters as they are."""
+        return TracedNetwork(
+            replace(self.architecture, program=self.architecture.program.double()), doubled(self.state)
+        )
 
     def outputs(self, x: Tensor) -> Tensor:
         """Return what the module returns for inputs x (n, ...), as one tensor."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from consilience.errors import TracingError
 from consilience.units.architecture import Architecture, Layer
@@ -45,6 +45,11 @@ def find_layers(module: nn.Module, example_input: object, output: Pick = None) -
     module = plain_copy(module, "module").eval()
     x = as_example(one_tensor([module], example_input))
     write_out([module], x)
+    return layers_of(module, x, output)
+
+
+def layers_of(module: nn.Module, x: Tensor, output: Pick = None) -> Architecture:
+    """Return the layers of a module in plain form, written out and in eval mode, without a copy; see `find_layers`."""
     program = trace(module, x, output)
     tail = tail_of(program)
     walk = Walk(program)

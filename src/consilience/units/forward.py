@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from consilience.checks import describe
 from consilience.errors import ConsilienceError, InputError
@@ -54,15 +53,6 @@ def twice_differentiable() -> Iterator[None]:
     """Inside, operations have second derivatives: fused attention has none."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
-
-
-class InDouble(TorchFunctionMode):
-    """Inside, what a user's code writes as float32 is float64, so that a module runs in double precision."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [torch.float64 if value is torch.float32 else value for value in args]
-        named = {name: torch.float64 if value is torch.float32 else value for name, value in (kwargs or {}).items()}
-        return (Tensor.double if func is Tensor.float else func)(*given, **named)
 
 
 def outputs_of(

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from consilience.errors import InputError
 from consilience.units.outputs import Pick
+from consilience.units.precision import exact, in_double
 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 TORCH = Path(torch.__file__).parent
@@ -127,12 +128,13 @@ class Program:
         raise InputError("what is pickled must have no traced network in it, got one", cure=cure)
 
     def double(self) -> Program:
-        """Return the program in double precision: its constants, and the types that operations write out."""
-        constants = {name: c.double() if c.is_floating_point() else c for name, c in self.constants.items()}
+        """Return the program in double precision, also with large parameters that are not; see `precision`."""
+        constants = {name: exact(value) for name, value in self.constants.items()}
         functions = {
             node.name: _in_double(self.functions.get(node.name, node.target))
             for node in self.nodes
             if torch.float32 in (*node.args, *node.kwargs.values())
+            or any(value.name in self.parameters for value in node.all_input_nodes)
         }
         return replace(self, constants=constants, functions={**self.functions, **functions})
 
@@ -232,8 +234,7 @@ def _in_double(function: Any) -> Callable[..., Any]:
     """Return a function that gets float64 in place of float32."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = tree_map_only(torch.dtype, lambda t: torch.float64 if t == torch.float32 else t, (args, kwargs))
-        return function(*args, **kwargs)
+        return in_double(function, args, kwargs)
 
     return call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 from consilience.errors import FunctionChangedError, InputError
 from consilience.units.architecture import Layer, TracedNetwork
 from consilience.units.deviation import deviation
-from consilience.units.forward import InDouble, forward
+from consilience.units.forward import forward
+from consilience.units.precision import InDouble, exact
 from consilience.units.resize import hollow_double, resize
 from consilience.units.symmetry import can_flip, duplicate, flip, permute_all, rescale_all, symmetry_of
 
 VALUES = 2**18  # numbers in the largest value of all samples of a proof, …
 SAMPLES = (4, 16)  # … of which there are at least and at most so many
-LARGE = 2**24  # parameters of a network that is not doubled in all layers at once, to four times its size
+LARGE = 2**24  # parameters of a network that is not changed in all layers at once, …
+SHARE = 8  # … and of whose wide layers one unit in so many is doubled
 TOLERANCE = 1e-5  # of the spread of each output over samples: some 100 roundings of float32
 CURE = "check that the module is deterministic in eval mode and that handlers you have added are right, or report it"
 
@@ -49,16 +52,22 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
     except FunctionChangedError:
         pass  # with what it holds
     try:  # roundings may grow; a wrong layer is wrong in double precision too
-        with InDouble():
-            exact = x.double() if x.is_floating_point() else x
-            _prove(hollow_double(module), network.double(), exact, by_layer=True)
+        _prove(hollow_double(module), network.computing_in_double(), exact(x), by_layer=True, mode=InDouble())
     except InputError:  # it does not run in double precision
         _prove(module, network, x, by_layer=True)
 
 
-def _prove(module: nn.Module, network: TracedNetwork, x: Tensor, *, by_layer: bool = False) -> None:
-    pick = network.architecture.program.pick
-    expected = forward(module, network.state, x, pick)
+def _prove(
+    module: nn.Module,
+    network: TracedNetwork,
+    x: Tensor,
+    *,
+    by_layer: bool = False,
+    mode: AbstractContextManager[object] | None = None,  # for the module's own forward pass
+) -> None:
+    pick, mode = network.architecture.program.pick, mode or nullcontext()
+    with mode:
+        expected = forward(module, network.state, x, pick)
     if not bool(torch.isfinite(expected).all()):
         message = f"the outputs of {type(module).__name__} must be finite, got NaN or infinity"
         raise InputError(message, cure="leave this network out")
@@ -70,13 +79,15 @@ def _prove(module: nn.Module, network: TracedNetwork, x: Tensor, *, by_layer: bo
         changed, own = CHANGES[name](network, layers), module
         if changed is network:  # the activations allow no such change
             return
-        if changed.architecture is not network.architecture:
-            own = resize(module, network.architecture, changed.architecture.widths, hollow=True)
-        _check_outputs(f"{name} the units of {whose}", forward(own, changed.state, x, pick), expected)
+        with mode:
+            if changed.architecture is not network.architecture:
+                own = resize(module, network.architecture, changed.architecture.widths, changed.state)
+            outputs = forward(own, changed.state, x, pick)
+        _check_outputs(f"{name} the units of {whose}", outputs, expected)
 
     for name in CHANGES:
         try:
-            for layers in _portions(network) if name == "doubling" else [network.architecture.hidden]:
+            for layers in _portions(network):
                 check(name, layers, "all layers")
         except FunctionChangedError:
             for layer in network.architecture.hidden if by_layer else ():
@@ -84,10 +95,14 @@ def _prove(module: nn.Module, network: TracedNetwork, x: Tensor, *, by_layer: bo
             raise
 
 
+def _is_large(network: TracedNetwork) -> bool:
+    return sum(value.numel() for value in network.state.values()) > LARGE
+
+
 def _portions(network: TracedNetwork) -> list[list[Layer]]:
-    """Hidden layers in portions to be doubled: all together; of many parameters, no two that a map reads and writes."""
+    """Hidden layers in portions to be changed: all together; of many parameters, no two that a map reads and writes."""
     architecture, portions = network.architecture, list[list[Layer]]()
-    if sum(value.numel() for value in network.state.values()) <= LARGE:
+    if not _is_large(network):
         return [list(architecture.hidden)]
     between = {frozenset(map(architecture.first, (m.writes, read))) for m in architecture.maps for read in m.reads}
     for layer in architecture.free:
@@ -97,7 +112,7 @@ def _portions(network: TracedNetwork) -> list[list[Layer]]:
             portions.append([layer])
         else:
             portion.append(layer)
-    return portions
+    return [[tied for layer in portion for tied in architecture.family(layer.name)] for portion in portions]
 
 
 def _check_outputs(change: str, outputs: Tensor, expected: Tensor) -> None:
@@ -136,7 +151,8 @@ def _flipped(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:
 
 
 def _doubled(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:
-    return duplicate(network, [layer.name for layer in layers]) if layers else network
+    share = SHARE if _is_large(network) else 1
+    return duplicate(network, [layer.name for layer in layers], share) if layers else network
 
 
 Change = Callable[[TracedNetwork, Sequence[Layer]], TracedNetwork]

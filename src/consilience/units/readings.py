@@ -25,6 +25,7 @@ from consilience.errors import FunctionChangedError
 from consilience.units.architecture import Layer, TracedNetwork
 from consilience.units.deviation import deviation
 from consilience.units.maps import Map, Weights
+from consilience.units.precision import exact
 from consilience.units.symmetry import permute
 
 TOLERANCE = 1e-8  # of the spread over samples, in double precision
@@ -40,8 +41,7 @@ def prove_readings(network: TracedNetwork, x: Tensor) -> None:
     ------
     FunctionChangedError : what a map writes depends on the order of the units that it reads; it names map and layer.
     """
-    network, x = network.double(), x[:SAMPLES]
-    x = x.double() if x.is_floating_point() else x
+    network, x = network.computing_in_double(), exact(x[:SAMPLES])
     layers = [layer for layer in network.architecture.free if layer.width > 1 and _readers(network, layer)]
     before = {layer: network.architecture.program.frontier(_parameters(network, layer)) for layer in layers}
     known = network.values(x, list({name for names in before.values() for name in names}))

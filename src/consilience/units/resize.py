@@ -18,12 +18,16 @@ from consilience.units.program import sizes
 
 
 def resize(
-    module: nn.Module, architecture: Architecture, widths: Mapping[str, int], *, hollow: bool = False
+    module: nn.Module,
+    architecture: Architecture,
+    widths: Mapping[str, int],
+    state: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """Return a copy of ``module`` with these widths (layer → units; layers not named keep theirs).
 
     Parameters that have a part in the outputs are zero, others as they are. The statistics of batch norms are those
-    that leave values as they are. Parameters of a ``hollow`` copy take no memory, and cannot be written to.
+    that leave values as they are. If the ``state`` is given under which the copy will run, its own parameters take no
+    memory, and cannot be written to.
     """
     for name, width in widths.items():
         layer = architecture.layer(name)
@@ -45,7 +49,7 @@ def resize(
         part = new.get_submodule(path)
         old = getattr(part, attribute)
         if isinstance(old, nn.Parameter):
-            zeros = old.new_zeros(()).expand(shape) if hollow else old.new_zeros(shape)
+            zeros = old.new_zeros(()).expand(shape) if state else old.new_zeros(shape)
             setattr(part, attribute, nn.Parameter(zeros, requires_grad=old.requires_grad))
         elif shape != tuple(old.shape) or name in architecture.program.parameters.values():
             setattr(part, attribute, old.new_ones(shape) if name in variances else old.new_zeros(shape))
@@ -53,7 +57,7 @@ def resize(
         new, architecture.with_widths(architecture.widths_in(read_state(module))), architecture.with_widths(widths)
     )
     set_config(new)
-    _check_runs(new, architecture)
+    _check_runs(new, architecture, state or {})
     return new
 
 
@@ -106,13 +110,13 @@ def _by_first_names(module: nn.Module, state: Mapping[str, Tensor], source: obje
     return named
 
 
-def _check_runs(module: nn.Module, architecture: Architecture) -> None:
+def _check_runs(module: nn.Module, architecture: Architecture, state: Mapping[str, Tensor]) -> None:
     name, program = type(module).__name__, architecture.program
     cure = "let its forward pass take sizes from tensors (x.flatten(1), x.shape) instead of writing them out"
     dtype = program.input_dtype if not program.input_dtype.is_floating_point else next(module.parameters()).dtype
     x = torch.zeros(2, *program.input_shape, dtype=dtype)
     try:
-        output = forward(module, {}, x, program.pick)
+        output = forward(module, state, x, program.pick)
     except Exception as error:
         reason = error.__cause__ or error
         raise InputError(

@@ -88,20 +88,30 @@ def permute_all(network: TracedNetwork, orders: Mapping[str, Tensor]) -> TracedN
     return replace(network, state=_selected(network, orders))
 
 
-def duplicate(network: TracedNetwork, layers: Sequence[str]) -> TracedNetwork:
-    """Return the network with units of layers (and tied ones) twice, each twin with half the outgoing weights."""
+def duplicate(network: TracedNetwork, layers: Sequence[str], share: int = 1) -> TracedNetwork:
+    """Return the network with units of layers (and tied ones) twice, each twin with half the outgoing weights.
+
+    Of layers whose width is a multiple of 8 · ``share``, one unit in ``share`` has a twin; of others all units.
+    """
     architecture = network.architecture
-    first = {architecture.first(layer) for layer in layers}
-    orders = {name: torch.arange(2 * architecture.layer(name).width) % architecture.layer(name).width for name in first}
+    first, orders = {architecture.first(layer) for layer in layers}, dict[str, Tensor]()
+    for name in first:
+        units = torch.arange(architecture.layer(name).width)
+        orders[name] = torch.cat([units, units if len(units) % (8 * share) else units[::share]])
     wide = architecture.with_widths({name: len(order) for name, order in orders.items()})
     state = _selected(network, orders)
     reading = {m.weight: m.dim for m in wide.maps if m.reads and not m.per_unit}
     for (name, dim), sections in wide.divided.items():
         twice = [layer is not None and architecture.first(layer) in first for layer, _ in sections]
         if any(twice) and dim != reading.get(name, dim):
-            lengths = torch.tensor([length(section, wide.widths) for section in sections])
-            shares = torch.where(torch.tensor(twice), 0.5, 1.0).repeat_interleave(lengths)
-            state[name].movedim(dim, -1).mul_(shares.to(state[name].dtype))  # a copy of its own
+            shares = list[Tensor]()
+            for (layer, block), doubled in zip(sections, twice, strict=True):
+                if layer is None or not doubled:
+                    shares.append(torch.ones(length((layer, block), wide.widths)))
+                    continue
+                order = orders[architecture.first(layer)]
+                shares.append((1 / order.bincount()[order]).repeat_interleave(block))
+            state[name].movedim(dim, -1).mul_(torch.cat(shares).to(state[name].dtype))  # a copy of its own
     return TracedNetwork(wide, state)
 
 
@@ -131,7 +141,7 @@ def flip(network: TracedNetwork, layer: str, signs: Tensor) -> TracedNetwork:
         weights = network.weights(m)
         flipped = (signs < 0).to(weights.bias.dtype)  # f(z) = c − f(−z) for these units
         parts = [part for part, axis in zip(weights.parts, m.inputs, strict=True) if axis.layer == layer]
-        moved = sum(torch.einsum("uis,i->u", part, by_row(flipped, part.shape[1])) for part in parts)
+        moved = sum(torch.einsum("uis,i->u", part.to(flipped), by_row(flipped, part.shape[1])) for part in parts)
         network = network.with_weights(m, Weights(weights.parts, weights.bias + constant * moved))
     return _with_factors(network, {layer: signs})
 
@@ -244,15 +254,16 @@ def _multiplied(weights: Mapping[Map, Weights], factors: Mapping[str, Tensor]) -
             continue
         bias, parts = old.bias, list[Tensor]()
         if written is not None:
-            written = by_row(written.to(bias.dtype), len(bias))
-            bias = bias * written
+            written = by_row(written, len(bias))
+            bias = bias * written.to(bias.dtype)
         for part, axis in zip(old.parts, m.inputs, strict=True):
             read, new = factors.get(axis.layer or ""), part
             if read is not None:
-                inverse = 1 / by_row(read.to(bias.dtype), part.shape[0 if m.per_unit else 1])
+                inverse = 1 / by_row(read.to(part.dtype), part.shape[0 if m.per_unit else 1])
                 new = new * (inverse[:, None, None] if m.per_unit else inverse[:, None])
             if written is not None:
-                new = new * written[:, None, None] if new is part else new.mul_(written[:, None, None])
+                factor = written.to(part.dtype)[:, None, None]
+                new = new * factor if new is part else new.mul_(factor)
             parts.append(new)
         changed[m] = Weights(tuple(parts), bias)
     return changed

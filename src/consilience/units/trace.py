@@ -23,6 +23,7 @@ from consilience.units.forward import outputs_of
 from consilience.units.modules import first_names
 from consilience.units.multihead import plain_attention
 from consilience.units.outputs import Pick, outputs_in, tensors_in
+from consilience.units.precision import doubled, exact
 from consilience.units.program import BIGGEST, N_SAMPLES, Program
 
 aten = torch.ops.aten
@@ -175,9 +176,7 @@ def check_samples_apart(program: Program, module: nn.Module, example_input: Tens
     state = _state(module)
     apart = _samples_apart(program, state, x)
     if not apart and x.dtype != torch.float64:  # roundings may be as large as the outputs; a wrong batch stays wrong
-        exact = x.double() if x.is_floating_point() else x
-        state = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
-        apart = _samples_apart(program.double(), state, exact)
+        apart = _samples_apart(program.double(), doubled(state), exact(x))
     if not apart:
         message = f"{program.module_name} must compute each sample's outputs from that sample alone, got outputs that "
         raise TracingError(f"{message}depend on the others of a batch", cure="use no mean, order or noise over samples")
