@@ -2,8 +2,9 @@
 
     python benchmarks/library_networks.py NAME SECONDS
 
-puts one of them through the proof and an assembly at full width, and prints a line of JSON after each step, for so many processor seconds. The
-libraries are no dependency of the package: install them apart, with torch and the package's own dependencies.
+puts one of them through the proof and an assembly at full width, for so many processor seconds, and prints a line of
+JSON after each step. The libraries are no dependency of the package: install them apart, with torch and the package's
+own dependencies.
 
 Choices
 - Networks have their initial weights, 10 classes, and norms that are shaken. Nothing is downloaded.
