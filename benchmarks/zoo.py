@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/zoo.py [--out docs/results/zoo.md]
 
 **libraries**: networks of torchvision, timm and transformers (`library_networks.py`), each in a process of its own with
-a limit of processor seconds and of memory. The libraries are no dependency: run it with a Python that has them beside the package's
-dependencies. Networks whose library is missing are left out.
+a limit of processor seconds and of memory. The libraries are no dependency: run it with a Python that has them beside
+the package's dependencies. Networks whose library is missing are left out.
 
 **small**: networks as people write them.
 

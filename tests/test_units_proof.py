@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from consilience.errors import ConsilienceError, FunctionChangedError
 from consilience.population import Population
+from consilience.units import precision, proof
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.deviation import deviation
 from consilience.units.follow import find_layers
 from consilience.units.proof import prove
 from consilience.units.readings import prove_readings
+from consilience.units.symmetry import duplicate
 
 pytestmark = pytest.mark.numerical
 
@@ -102,6 +104,37 @@ def test_a_layer_without_effect_on_the_outputs_is_proved_where_it_is_read() -> N
         FunctionChangedError, match="permuting the units of layer 'inner.0' must not change what 'back.0'"
     ):
         prove_readings(wrong, X)
+
+
+@pytest.fixture
+def all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network has many parameters, and every parameter many numbers."""
+    monkeypatch.setattr(proof, "LARGE", 0)
+    monkeypatch.setattr(precision, "LARGE", 0)
+    monkeypatch.setattr(precision, "PORTION", 20)
+
+
+@pytest.mark.usefixtures("all_are_large")
+def test_large_networks_are_proved_in_portions() -> None:
+    Population.from_modules([FarFromZero(plain), FarFromZero(plain)], X)
+    for function, message in WRONG.values():
+        with pytest.raises(ConsilienceError, match=message):
+            Population.from_modules([FarFromZero(function)], X)
+
+
+@pytest.mark.usefixtures("all_are_large")
+@pytest.mark.parametrize("share", [1, 2])
+def test_large_parameters_in_double_precision_are_converted_where_they_are_used(share: int) -> None:
+    module = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    network = TracedNetwork(find_layers(module, X), read_state(module))
+    lazy, x = network.computing_in_double(), X.double()
+    assert {value.dtype for value in lazy.state.values()} == {torch.float32}
+    with torch.no_grad():
+        expected = module.double()(x)
+    assert torch.allclose(lazy.outputs(x), expected, rtol=1e-12)
+    wide = duplicate(lazy, ["0", "2"], share)
+    assert wide.architecture.widths["2"] == 16 + 16 // share
+    assert torch.allclose(wide.outputs(x), expected, rtol=1e-12)
 
 
 def test_deviations_are_shares_of_the_spread() -> None:
