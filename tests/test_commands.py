@@ -168,16 +168,17 @@ def test_bad_artefacts_and_places_are_refused(done: Path, tmp_path: Path, capsys
     for arguments, expected in (
         (["census", tmp_path / "nowhere"], f"there is no directory {tmp_path / 'nowhere'}\n"),
         (["census", done / "network"], f"the data that {done / 'network'} was trained on is unknown\n"),
-        (["census", done / "network", "--data", "digits"], "must be an artefact of kind population, got network\n"),
+        (["census", done / "network", "--data", "digits"], "cure: make one: consilience train --out population\n"),
         (
             ["census", done / "population", "--n-clusters", "x"],
             "--n-clusters of layer 'hidden.0' must be a positive int",
         ),
-        (["assemble", done / "population"], "must be an artefact of kind census, got population"),
+        (["census", done], f"cure: pass {done / 'population'}\n"),
+        (["assemble", done / "population"], f"make one: consilience census {done / 'population'} --out census\n"),
         (["assemble", done / "census", "--width", "large"], "--width must be"),
         (["report", done / "census", "--data", "nothing.npz"], "nothing.npz"),
         (["train", *SMALL[:-1], "-1"], "--learning-rate must be a number > 0, got -1"),
-        (["train", "--threads", "0"], "--threads must be an int >= 1, got 0"),
+        (["train", "--threads", "0"], "--threads must be an int >= 1, got 0\n  cure: consilience train --help\n"),
         (["train", "--seed", "-1"], "--seed must be"),
     ):
         assert expected in refused(capsys, *arguments, "--out", tmp_path / "new"), arguments
@@ -400,6 +401,42 @@ def test_without_a_verb_all_verbs_are_shown_by_question(capsys: pytest.CaptureFi
     assert [line for line in lines[1:] if line and not line.startswith("  ")] == [*cli.QUESTIONS]
     cli.main(["--version"])
     assert capsys.readouterr().out == f"consilience {__version__}\n"
+
+
+def test_an_unknown_verb_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "cenus", "population") == (
+        "consilience: there is no verb cenus\n  cure: consilience census\n"
+    )
+    assert refused(capsys, "xyz").endswith("cure: consilience, without a verb, lists them\n")
+
+
+def test_a_shell_completes_verbs_options_and_values(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The command of docs/command-line.md, and what bash makes of its output."""
+    (line,) = re.findall(
+        r"\nconsilience (--tyro-print-completion bash) >",
+        (Path(__file__).parent.parent / "docs" / "command-line.md").read_text(),
+    )
+    with pytest.raises(SystemExit):
+        cli.main(line.split())
+    script = tmp_path / "completion"
+    script.write_text(capsys.readouterr().out)
+    asked = f"""
+        source {script}
+        complete=$(complete -p consilience); complete=${{complete#*-F }}; complete=${{complete%% *}}
+        for words in ass 'assemble --corr' 'assemble --correction se'; do
+            COMP_WORDS=(consilience $words); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+            $complete consilience "${{COMP_WORDS[-1]}}" "${{COMP_WORDS[-2]}}"
+            echo "${{COMPREPLY[@]}}"
+        done
+    """
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["assemble", "--correction", "second-order"]
+
+
+def test_a_help_whose_reader_has_gone_ends_quietly() -> None:
+    asked = f"{sys.executable} -m consilience.cli train --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode in (0, 1)) == ("", True)
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

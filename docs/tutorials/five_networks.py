@@ -52,7 +52,7 @@ def train(seed: int) -> Net:
 
 
 runs = Path("runs")
-runs.mkdir()
+runs.mkdir(exist_ok=True)
 for seed in range(5):
     torch.save({"epoch": 10, "model": train(seed).state_dict()}, runs / f"{seed}.pt")
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import warnings
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ import tyro
 from consilience import __version__
 from consilience.checks import check_count
 from consilience.engines.choice import check_engine, engine
-from consilience.errors import ConsilienceError
+from consilience.errors import ConsilienceError, InputError
 from consilience.studies import (
     assemble,
     atlas,
@@ -56,10 +57,24 @@ def main(arguments: list[str] | None = None) -> None:
 
     After an interruption (Ctrl-C) the status is 130.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        try:
+            _main(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the result, or the help, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _main(arguments: list[str]) -> None:
     if arguments in ([], ["--version"]):
         print(f"consilience {__version__}" if arguments else _overview())
         return
+    if not arguments[0].startswith("-") and arguments[0] not in VERBS:
+        near = get_close_matches(arguments[0], VERBS, n=1)
+        cure = f"consilience {near[0]}" if near else "consilience, without a verb, lists them"
+        _fail(f"there is no verb {arguments[0]}", f"  cure: {cure}")
     request: Any = tyro.extras.subcommand_cli_from_dict(
         {verb: study.Request for verb, study in VERBS.items()},
         prog="consilience",
@@ -73,13 +88,13 @@ def main(arguments: list[str] | None = None) -> None:
             result = _run(request)
         _print(result, request.json)
     except ConsilienceError as error:
-        message = in_options(str(error), request)
-        _fail(message, *getattr(error, "__notes__", []))
+        verb = type(request).__module__.rpartition(".")[2]
+        help_of = [f"  cure: consilience {verb} --help"] if isinstance(error, InputError) and not error.cure else []
+        _fail(in_options(str(error), request), *help_of, *getattr(error, "__notes__", []))
     except KeyboardInterrupt:
         _fail(f"interrupted; {kept(request)}", status=130)
-    except BrokenPipeError:  # whoever read the result has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         _fail(f"an error of the system: {error}; {kept(request)}")
     except (MemoryError, RuntimeError) as error:

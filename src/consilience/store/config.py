@@ -21,6 +21,11 @@ from consilience.versions import versions
 FORMAT_VERSION = 1
 CONFIG = "config.json"
 HEADER = ("kind", "format_version", "versions", "files")
+MAKERS = {  # the command that makes an artefact of a kind, of another in capitals
+    "population": "consilience train --out population",
+    "census": "consilience census POPULATION --out census",
+    "network": "consilience assemble CENSUS --out network",
+}
 
 
 def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
@@ -51,7 +56,9 @@ def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> d
     if not isinstance(config["kind"], str):
         raise ArtefactError(f"kind in {file} must be str, got {config['kind']!r}", cure=AGAIN)
     if kind not in (None, config["kind"]):
-        raise ArtefactError(f"{path} must be an artefact of kind {kind}, got {config['kind']}")
+        made = MAKERS.get(kind, "").replace(config["kind"].upper(), str(path))
+        cure = f"make one: {made}" if made else None
+        raise ArtefactError(f"{path} must be an artefact of kind {kind}, got {config['kind']}", cure=cure)
     return config
 
 

@@ -7,6 +7,7 @@ anywhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,7 +19,7 @@ import torch
 from consilience.checks import check_count
 from consilience.data import Data, Dataset, load_data
 from consilience.data.content import content_of, is_file_name, split_name, text_of
-from consilience.errors import InputError
+from consilience.errors import ArtefactError, InputError
 from consilience.names import Scaled, Task
 from consilience.population import Population
 from consilience.schema import read_entries
@@ -133,6 +134,12 @@ def request_of(population: str | Path) -> dict[str, Any]:
     return dict(read_entries(_Config, config, path / CONFIG).request) if config.get("kind") == "population" else {}
 
 
+def _is_population(directory: Path) -> bool:
+    with contextlib.suppress(ArtefactError):  # a config of another program
+        return bool(read_config(directory, "population"))
+    return False
+
+
 def trained_on(population: str | Path) -> Trained:
     """Return what is known of the data that a population was trained on."""
     return read_entries(Trained, request_of(population), Path(population) / CONFIG)
@@ -171,8 +178,9 @@ def source_of(population: str | Path, data: str | None, random_state: int, readi
     if data is not None:
         return _for_members(named(data, seed, reading, trained), population, trained)
     if trained.data is None:
-        message = f"the data that {population} was trained on is unknown"
-        raise InputError(message, cure="pass --data, or a population made by train")
+        inside = [file.parent for file in sorted(Path(population).glob(f"*/{CONFIG}")) if _is_population(file.parent)]
+        cure = f"pass {inside[0]}" if inside else "pass --data, or a population made by train"
+        raise InputError(f"the data that {population} was trained on is unknown", cure=cure)
     name = _place(trained.data, Path(population))
     source = named(name, seed, reading, trained)
     if trained.data_content and source.content != trained.data_content:
