@@ -245,8 +245,16 @@ def test_networks_of_ones_own_in_directories(own: Path, capsys: pytest.CaptureFi
             "3,4,4",
             r"example_input must be inputs that member 0 .Net. takes, got float32 \(16, 3, 4, 4\), on .* RuntimeE",
         ),
-        ("my_nets:Net", "1x4x4", "--example-shape must be the sizes of one input, as in 3,32,32, got 1x4x4\n$"),
-        ("my_nets:Net", "1,0,4", "--example-shape must be the sizes of one input, as in 3,32,32, got 1,0,4\n$"),
+        (
+            "my_nets:Net",
+            "1x4x4",
+            "--example-shape must be the sizes of one input, as in 3,32,32, got 1x4x4\n  cure: consilience inspect --help",
+        ),
+        (
+            "my_nets:Net",
+            "1,0,4",
+            "--example-shape must be the sizes of one input, as in 3,32,32, got 1,0,4\n  cure: consilience inspect --help",
+        ),
         ("my_nets:Net", None, "the shape of the inputs of my_nets:Net must be given\n  cure: pass it, as"),
         ("my_nets:Nett", "1,4,4", "module='my_nets:Nett' must be one of Net, wide, .* in my_nets, got 'Nett'"),
         ("my_nets:script", "1,4,4", r"module='my_nets:script' must make a module, got SystemExit from script"),
@@ -332,6 +340,7 @@ def test_a_report_of_ones_own_networks_says_how_to_get_it_again(
     assert refused(capsys, "report", "census", *own, "--out", "report") == (
         "consilience: far enough with 3 members and images.npz: "
         "consilience report census --out report --module my_nets:Net --data images.npz\n"
+        "  cure: consilience report --help\n"
     )
 
 

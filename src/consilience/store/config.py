@@ -57,8 +57,8 @@ def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> d
         raise ArtefactError(f"kind in {file} must be str, got {config['kind']!r}", cure=AGAIN)
     if kind not in (None, config["kind"]):
         made = MAKERS.get(kind, "").replace(config["kind"].upper(), str(path))
-        cure = f"make one: {made}" if made else None
-        raise ArtefactError(f"{path} must be an artefact of kind {kind}, got {config['kind']}", cure=cure)
+        how = f"make one: {made}" if made else None
+        raise ArtefactError(f"{path} must be an artefact of kind {kind}, got {config['kind']}", cure=how)
     return config
 
 
