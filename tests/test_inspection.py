@@ -248,12 +248,12 @@ def test_networks_of_ones_own_in_directories(own: Path, capsys: pytest.CaptureFi
         (
             "my_nets:Net",
             "1x4x4",
-            "--example-shape must be the sizes of one input, as in 3,32,32, got 1x4x4\n  cure: consilience inspect --help",
+            "--example-shape must be the sizes of one input, as in 3,32,32, got 1x4x4\n  cure: consilience inspect",
         ),
         (
             "my_nets:Net",
             "1,0,4",
-            "--example-shape must be the sizes of one input, as in 3,32,32, got 1,0,4\n  cure: consilience inspect --help",
+            "--example-shape must be the sizes of one input, as in 3,32,32, got 1,0,4\n  cure: consilience inspect",
         ),
         ("my_nets:Net", None, "the shape of the inputs of my_nets:Net must be given\n  cure: pass it, as"),
         ("my_nets:Nett", "1,4,4", "module='my_nets:Nett' must be one of Net, wide, .* in my_nets, got 'Nett'"),
