@@ -117,8 +117,8 @@ def measured(kind: str, widths: Sequence[int], within: float, seeds: int, proces
 
 def modules(options: argparse.Namespace) -> Iterator[Ps]:
     for kind in KINDS:
-        for widths in WIDTHS[:2] if options.quick else WIDTHS:
-            yield measured(kind, widths, 1.0, 2 if options.quick else options.seeds, options.processes)
+        for widths in WIDTHS[:1] if options.quick else WIDTHS:
+            yield measured(kind, widths, 1.0, 1 if options.quick else options.seeds, options.processes)
 
 
 def power(options: argparse.Namespace) -> Iterator[Ps]:

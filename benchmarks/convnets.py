@@ -222,7 +222,7 @@ class Contest:
 def with_options(recipe: Convolutional, options: argparse.Namespace) -> Convolutional:
     """Return a recipe with the changes of the command line."""
     if options.quick:
-        recipe = replace(recipe, widths=(4, 6, 8), n_members=6, epochs=(1, 1))
+        recipe = replace(recipe, widths=(3, 4, 5), n_members=5, epochs=(1, 1))
     if options.widths:
         recipe = replace(recipe, widths=tuple(options.widths))
     if options.epochs:
@@ -233,9 +233,9 @@ def with_options(recipe: Convolutional, options: argparse.Namespace) -> Convolut
 def rows_of(net: str, options: argparse.Namespace) -> Iterator[Row]:
     """All rows of one kind of network."""
     for seed in range(options.seeds):
-        data = cs.load_data(options.data, random_state=seed, n_calibration=500 if options.quick else 5000)
+        data = cs.load_data(options.data, random_state=seed, n_calibration=200 if options.quick else 5000)
         if options.quick:
-            data = replace(data, train=data.train.take(torch.arange(min(2000, len(data.train)))))
+            data = replace(data, train=data.train.take(torch.arange(min(500, len(data.train)))))
         if data.image_shape is None:
             raise SystemExit(f"--data must hold images (n, C, H, W), got {options.data.name}")
         look = GREY if data.image_shape[0] == 1 else COLOUR

@@ -200,7 +200,7 @@ def introduction(rows: dict[str, Any]) -> list[str]:
     return [" ".join([*said, f"Of populations without motifs, {' and '.join(chance)} have any." if chance else ""])]
 
 
-if __name__ == "__main__":
+def main() -> None:
     parts = {
         "planted": Part("Planted motifs", planted_rows, planted_text),
         "null": Part("No motifs", null_rows, null_text),
@@ -209,3 +209,7 @@ if __name__ == "__main__":
     parser = arguments(__doc__, seeds=100)
     parser.add_argument("--snr", nargs="+", type=float, default=[1.0, 1.5, 2.0, 3.0], help="signal-to-noise ratios")
     run("Motifs", parts, parser, introduction=introduction)
+
+
+if __name__ == "__main__":
+    main()

@@ -72,9 +72,11 @@ def images(file: Path, quick: bool) -> Task:
     x, test = (part.view(-1, 1, size, size).float() / (1 if part.is_floating_point() else 255) for part in given)
     y, test_y = (torch.tensor(stored[f"y_{part}"]).long() for part in ("train", "test"))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    n = 500 if quick else 20_000
-    x, y, rest = x[order[:n]], y[order[:n]], x[order[n:] if len(x) > n else order][:1500]
-    net = cs.ViT(1, size, size // 4, 10, width=48, heads=(4, 4), mlp_widths=(128, 128))
+    n, n_patches, sizes = 20_000, 4, {"width": 48, "heads": (4, 4), "mlp_widths": (128, 128)}
+    if quick:
+        n, n_patches, sizes = 300, 2, {"width": 12, "heads": (2,), "mlp_widths": (16,)}
+    x, y, rest = x[order[:n]], y[order[:n]], x[order[n:] if len(x) > n else order][: 200 if quick else 1500]
+    net = cs.ViT(1, size, size // n_patches, 10, **sizes)
     training = Training(epochs=1 if quick else 5, batch_size=64, learning_rate=3e-3, schedule="cosine")
     return Task(net, x, y, rest, test, test_y, training, None, "classification")
 

@@ -298,6 +298,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
+@pytest.mark.usefixtures("in_blocks_of_two")
 def test_drivers_and_workers_that_are_killed_change_nothing(tmp_path: Path) -> None:
     script = tmp_path / "driver.py"
     script.write_text(DRIVER)
@@ -306,19 +307,16 @@ def test_drivers_and_workers_that_are_killed_change_nothing(tmp_path: Path) -> N
         return subprocess.Popen([sys.executable, str(script), *COMMAND, "--out", str(out)], stdout=subprocess.DEVNULL)
 
     whole, out = tmp_path / "whole", tmp_path / "out"
-    assert start(whole).wait(300) == 0
-    for kill in (_kill_a_worker, _kill):
-        driver = start(out)
-        _wait_for_a_file(tmp_path, ".out.checkpoint/members-*/*.safetensors", driver)
-        kill(driver)
-        driver.wait(300)
+    cli.main([*COMMAND[:-2], "--out", str(whole)])
+    driver = start(out)
+    _wait_for_files(tmp_path, ".out.checkpoint/members-*/*.safetensors", 1, driver)
+    _kill_a_worker(driver)
+    _wait_for_files(tmp_path, ".out.checkpoint/members-*/*.safetensors", 2, driver)
+    driver.kill()
+    driver.wait(300)
     assert start(out).wait(300) == 0
     assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
     assert {p.name for p in tmp_path.iterdir()} == {"driver.py", "whole", "out"}
-
-
-def _kill(driver: subprocess.Popen[bytes]) -> None:
-    driver.send_signal(signal.SIGKILL)
 
 
 def _kill_a_worker(driver: subprocess.Popen[bytes]) -> None:
@@ -329,7 +327,7 @@ def _kill_a_worker(driver: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _wait_for_a_file(place: Path, pattern: str, driver: subprocess.Popen[bytes]) -> None:
+def _wait_for_files(place: Path, pattern: str, n: int, driver: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + 120
-    while not any(place.glob(pattern)) and driver.poll() is None and time.monotonic() < until:
+    while len([*place.glob(pattern)]) < n and driver.poll() is None and time.monotonic() < until:
         time.sleep(0.05)

@@ -330,7 +330,9 @@ def test_a_shape_that_a_population_does_not_have_is_refused(done: Path, capsys: 
 
 @pytest.mark.slow
 def test_the_example_of_ensembles_runs() -> None:
-    rows = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "ensembles.py"))["main"](epochs=2, members=5)
+    rows = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "ensembles.py"))["main"](
+        epochs=2, members=5, thorough=False
+    )
     near = {(name, kind): closeness for name, kind, _, _, closeness in rows}
     for name in ("diabetes", "surrogate", "sequences"):
         assert near[name, "assembly full"].error < 1e-6

@@ -45,7 +45,7 @@ def found_in(architecture: Architecture) -> list[Expected]:
 
 # ---------------------------------------------------------------------------------------------------------- understood
 
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name in {"resnet50", "densenet"} else []) for name in KNOWN]
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in {"bottlenecks", "densenet"} else []) for name in KNOWN]
 
 
 @pytest.fixture(scope="module")

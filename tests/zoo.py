@@ -306,7 +306,7 @@ def projection(n_inputs: int, n_outputs: int, stride: int) -> nn.Module | None:
 
 
 class ResNet(nn.Module):
-    """He et al. 2016: four stages, each at half the resolution of the one before."""
+    """He et al. 2016: stages, each at half the resolution of the one before."""
 
     def __init__(
         self, stem: nn.Module, block: type[nn.Module], depths: Sequence[int], streams: Sequence[int], inner: list[int]
@@ -333,10 +333,10 @@ def resnet18() -> nn.Module:
     return ResNet(stem, BasicBlock, (2, 2, 2, 2), (4, 5, 7, 8), [6, 3, 2, 9])
 
 
-def resnet50() -> nn.Module:
+def bottlenecks() -> nn.Module:
     """With the stem for small images."""
     stem = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
-    return ResNet(stem, Bottleneck, (3, 4, 6, 3), (5, 6, 7, 8), [2, 3, 4, 5])
+    return ResNet(stem, Bottleneck, (2, 3, 1), (5, 6, 7), [2, 3, 4])
 
 
 RESNET18 = (
@@ -353,20 +353,17 @@ RESNET18 = (
     layer("stages.3.0.conv2", 8, "stages.3.0.shortcut.0", "stages.3.1.conv2"),
     layer("stages.3.1.conv1", 9),
 )
-RESNET50 = (
+BOTTLENECKS = (
     layer("stem.0", 4),
-    layer("stages.0.0.conv3", 5, "stages.0.0.shortcut.0", *(f"stages.0.{b}.conv3" for b in range(1, 3))),
-    layer("stages.1.0.conv3", 6, "stages.1.0.shortcut.0", *(f"stages.1.{b}.conv3" for b in range(1, 4))),
-    layer("stages.2.0.conv3", 7, "stages.2.0.shortcut.0", *(f"stages.2.{b}.conv3" for b in range(1, 6))),
-    layer("stages.3.0.conv3", 8, "stages.3.0.shortcut.0", *(f"stages.3.{b}.conv3" for b in range(1, 3))),
-    *(layer(f"stages.0.{b}.conv1", 2) for b in range(3)),
-    *(layer(f"stages.0.{b}.conv2", 3) for b in range(3)),
-    *(layer(f"stages.1.{b}.conv1", 3) for b in range(4)),
-    *(layer(f"stages.1.{b}.conv2", 4) for b in range(4)),
-    *(layer(f"stages.2.{b}.conv1", 4) for b in range(6)),
-    *(layer(f"stages.2.{b}.conv2", 5) for b in range(6)),
-    *(layer(f"stages.3.{b}.conv1", 5) for b in range(3)),
-    *(layer(f"stages.3.{b}.conv2", 6) for b in range(3)),
+    layer("stages.0.0.conv3", 5, "stages.0.0.shortcut.0", "stages.0.1.conv3"),
+    layer("stages.1.0.conv3", 6, "stages.1.0.shortcut.0", *(f"stages.1.{b}.conv3" for b in range(1, 3))),
+    layer("stages.2.0.conv3", 7, "stages.2.0.shortcut.0"),
+    *(layer(f"stages.0.{b}.conv1", 2) for b in range(2)),
+    *(layer(f"stages.0.{b}.conv2", 3) for b in range(2)),
+    *(layer(f"stages.1.{b}.conv1", 3) for b in range(3)),
+    *(layer(f"stages.1.{b}.conv2", 4) for b in range(3)),
+    layer("stages.2.0.conv1", 4),
+    layer("stages.2.0.conv2", 5),
 )
 
 
@@ -1002,7 +999,7 @@ ZOO: dict[str, Specimen] = {
         ),
     ),
     "resnet18": Specimen(resnet18, (3, 32, 28), RESNET18),
-    "resnet50": Specimen(resnet50, (3, 16, 12), RESNET50),
+    "bottlenecks": Specimen(bottlenecks, (3, 12, 8), BOTTLENECKS),
     "pre-activation-resnet": Specimen(
         PreActivationResNet,
         (3, 10, 8),
@@ -1131,7 +1128,7 @@ ZOO: dict[str, Specimen] = {
 
 MIXED_TOKENS, COUPLED, TOLD_APART = {"mixer"}, {"layer-norm-mlp"}, {"residual-mlp"}
 OWN_DATA = {"control-flow", "control-flow-the-other-way"}  # these scale their inputs, each in its way
-LONG = {"resnet50"}  # built of the same parts as resnet18
+LONG = {"bottlenecks"}  # built of the same parts as resnet18
 MERGED = [name for name in ZOO if name not in MIXED_TOKENS | COUPLED | TOLD_APART | OWN_DATA | LONG]
 
 
