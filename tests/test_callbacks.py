@@ -452,9 +452,9 @@ def test_what_is_no_callback_is_refused_before_any_work(callback: Any, message: 
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("epochs", [[0, 1], [4], [2, 1], [1, 1], [1.0], [True], ["1"], 2])
+@pytest.mark.parametrize("epochs", [[-1, 1], [4], [2, 1], [1, 1], [1.0], [True], ["1"], 2])
 def test_epochs_out_of_range_or_order_are_refused_before_any_work(epochs: Any) -> None:
-    message = f" must be ascending ints from 1 to 3, each once, got {epochs}"
+    message = f" must be ascending ints from 0 to 3, each once, got {epochs}"
     with pytest.raises(InputError) as error:
         fit(members(2), snapshot_epochs=epochs, progress=lambda *done: pytest.fail("work was done"))
     assert str(error.value) == "snapshot_epochs" + message
@@ -602,7 +602,7 @@ def test_snapshots_are_in_the_order_of_training_and_the_last_one_given_counts() 
 @pytest.mark.parametrize(
     ("epoch", "modules", "message"),
     [
-        (0, [random_mlp([4]), random_mlp([5])], "epoch must be an int >= 1, got 0"),
+        (-1, [random_mlp([4]), random_mlp([5])], "epoch must be an int >= 0, got -1"),
         (1, [random_mlp([4])], "modules must be 2, each with tensors of its member's shapes, got 1 modules"),
         (
             1,

@@ -16,6 +16,8 @@ from consilience.data import Data
 from consilience.errors import InputError
 from consilience.nets import MLP, ConvNet
 from consilience.population import Population
+from consilience.training import Training, train_population
+from consilience.training.fresh import fresh
 
 
 def twins(n: int = 3) -> Population:
@@ -153,3 +155,70 @@ def test_one_member_and_fewer_rows_than_units_are_refused() -> None:
     )
     with pytest.raises(InputError, match=message):
         _ = few.significance_
+
+
+# --- beside untrained members ---
+
+
+@pytest.mark.parametrize("distance", ["activation", "cosine"])
+def test_copies_recur_more_than_untrained_members_and_other_untrained_ones_do_not(distance: str) -> None:
+    initial = random_population([[12, 10]] * 5, seed=1)
+    copies = Population.from_modules([random_mlp([12, 10])] * 5, inputs(8))
+    census, other = (
+        census_of(population, distance=distance, n_clusters="1x")
+        for population in (copies, random_population([[12, 10]] * 5, seed=2))
+    )
+    measured = census.beside_untrained(initial=initial)
+    for name, layer in measured.items():
+        assert layer.n_significant >= 0.8 * len(layer.q)
+        assert other.beside_untrained([name], initial=initial)[name].n_significant == 0
+
+
+def test_p_is_the_share_of_untrained_units_with_as_much_excess(population: Population, digits: Data) -> None:
+    x = digits.calibration.x
+    torch.manual_seed(1)
+    initial = Population.from_modules([MLP(64, [20, 16], 10) for _ in range(6)], population.example_input)
+    census = Census(n_resamples=0).fit(population, x)
+    layer, measured = census.layers_["hidden.0"], census.beside_untrained(["hidden.0"], initial=initial)["hidden.0"]
+    before = Census(n_resamples=0).fit(initial, x).layers_["hidden.0"]
+    np.testing.assert_allclose(measured.untrained, excess_of(initial, x, before.alive, before.member), atol=0.04)
+    most = int(measured.excess.argmax())
+    share = (1 + (measured.untrained >= measured.excess[most]).sum()) / (1 + len(measured.untrained))
+    assert measured.p[most] <= max(share, 2 / (1 + len(measured.untrained)))
+    assert len(measured.p) == layer.n_clusters_
+
+
+def excess_of(population: Population, x: torch.Tensor, alive: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """The excess of each live unit, with 200 rotations of our own."""
+    random = np.random.default_rng(0)
+    with torch.no_grad():
+        rows = torch.cat([net.module.hidden[0](x.flatten(1)).T.double() for net in population]).numpy()[alive]
+    member, points, total = member[alive], rows / np.linalg.norm(rows, axis=1, keepdims=True), np.zeros(len(rows))
+    for k in range(len(population)):
+        own, others = rows[member == k], member != k
+        total += (points @ points[member == k].T).max(1) * others
+        for _ in range(200):
+            q, r = np.linalg.qr(random.normal(size=(len(own), len(own))))
+            turned = (q * np.sign(np.diag(r))) @ own
+            total -= (points @ (turned / np.linalg.norm(turned, axis=1, keepdims=True)).T).max(1) * others / 200
+    return total / (len(population) - 1)
+
+
+def test_the_population_knows_its_initial_values_from_the_snapshot_of_epoch_0(digits: Data) -> None:
+    options = {"training": Training(epochs=2), "random_state": 3}
+    population = train_population(MLP(64, [8], 10), digits.train, 2, checkpoint_epochs=[0], **options)
+    fresh_values = [fresh(MLP(64, [8], 10), k, 3).state_dict() for k in range(2)]
+    for member, expected in zip(population.snapshots[0], fresh_values, strict=True):
+        assert all(torch.equal(value, expected[name]) for name, value in member.module.state_dict().items())
+    census = Census(n_resamples=0).fit(population, digits.calibration.x)
+    by_snapshot = census.beside_untrained()["hidden.0"].p
+    np.testing.assert_array_equal(by_snapshot, census.beside_untrained(initial=population.snapshots[0])["hidden.0"].p)
+
+
+def test_initial_values_that_are_not_known_or_do_not_fit_are_refused() -> None:
+    census = census_of(twins())
+    with pytest.raises(InputError, match="must know its members' initial values, got no snapshot of epoch 0"):
+        census.beside_untrained()
+    for initial in (random_population([[9, 4]] * 3), random_population([[6, 4]] * 2)):
+        with pytest.raises(InputError, match="initial must have the layers and widths of the members"):
+            census.beside_untrained(initial=initial)

@@ -5,5 +5,6 @@ from consilience.census.incremental import extend_census
 from consilience.census.layer_census import LayerCensus
 from consilience.census.significance import Significance
 from consilience.census.storage import load_census, save_census
+from consilience.census.untrained import BesideUntrained
 
-__all__ = ["Census", "LayerCensus", "Significance", "extend_census", "load_census", "save_census"]
+__all__ = ["BesideUntrained", "Census", "LayerCensus", "Significance", "extend_census", "load_census", "save_census"]

@@ -25,6 +25,7 @@ from consilience.bases.hyperplanes import Projection
 from consilience.census.layer_census import LayerCensus
 from consilience.census.layer_units import LayerUnits, layer_units, turned_units
 from consilience.census.significance import Significance, check_measurable, layer_significance
+from consilience.census.untrained import BesideUntrained, beside_untrained
 from consilience.checks import Width, check_choice, check_count, check_number, check_seed, resolve_width
 from consilience.clustering.clusterers import CLUSTERERS, Clustering, resampled
 from consilience.clustering.clusters import Clusters, in_order
@@ -107,7 +108,7 @@ class Census:
         self.n_resamples = n_resamples
         self.random_state = random_state
         self._responses: Responses | None = None
-        self._significance: dict[str, Significance] | None = None
+        self._significance: dict[str, Significance] = {}  # of layers that were measured with defaults
 
     def __getstate__(self) -> dict[str, Any]:
         """Go to another process without the responses, which are computed again there."""
@@ -145,7 +146,7 @@ class Census:
 
     def set_members(self, population: Population, x: Tensor | None) -> None:
         """Take a population and calibration inputs; their responses are computed when first needed."""
-        self.population_, self.calibration_, self._responses, self._significance = population, x, None, None
+        self.population_, self.calibration_, self._responses, self._significance = population, x, None, {}
 
     def take_layers(self, step: ClusterStep, known_alive: Mapping[str, NDArray[np.bool_]]) -> None:
         """Cluster the layers by ``step`` from the inputs up, each grounded in the clusters of the one below.
@@ -167,8 +168,8 @@ class Census:
     @property
     def significance_(self) -> dict[str, Significance]:
         """Recurrence of the clusters beside chance, by layer, as `significance` gives it with its defaults."""
-        if self._significance is None:
-            self._significance = self.significance()
+        check_fitted(self)
+        self.significance()
         return self._significance
 
     def significance(
@@ -193,9 +194,17 @@ class Census:
         check_number("radius", radius, least=0, below=1)
         if n_rotations is not None:
             check_count("n_rotations", n_rotations)
-        measured, units_by_layer = {}, self._units()
-        for name in self.layers_ if layers is None else layers:
+        names = list(self.layers_ if layers is None else layers)
+        for name in names:
             check_choice("layers", name, self.layers_)
+        is_default = radius == RADIUS and n_rotations is None
+        measured = {name: self._significance[name] for name in names if is_default and name in self._significance}
+        if len(measured) == len(names):
+            return measured
+        units_by_layer = self._units()
+        for name in names:
+            if name in measured:
+                continue
             layer, units = self.layers_[name], units_by_layer(name)
             check_measurable(layer, units.rows[name].shape[1] if self.distance == "activation" else None)
             wanted = None if self.clusterer == "hdbscan" else layer.n_clusters_
@@ -208,6 +217,47 @@ class Census:
                 n_rotations=n_rotations,
                 random_state=self.random_state,
             )
+        if is_default:
+            self._significance |= measured
+        return measured
+
+    def beside_untrained(
+        self, layers: Sequence[str] | None = None, *, initial: Population | None = None
+    ) -> dict[str, BesideUntrained]:
+        """Return whether the units of clusters recur more, beside chance, than those of untrained members.
+
+        Parameters
+        ----------
+        layers : names; all by default.
+        initial : the members before training; by default the population's snapshot of epoch 0, which
+            ``train_population(..., checkpoint_epochs=[0])`` keeps.
+
+        Raises
+        ------
+        InputError : if the initial values are not known, or are not those of these members; or there is one member.
+        """
+        check_fitted(self)
+        known = self.population_.snapshots
+        if initial is None and 0 not in known:
+            cure = "pass initial=population, or train with checkpoint_epochs=[0] (--checkpoint-epochs 0)"
+            wanted = "the population must know its members' initial values"
+            raise InputError(f"{wanted}, got no snapshot of epoch 0", cure=cure)
+        initial = known[0] if initial is None else initial
+        check_population(initial)
+        ours, theirs = (
+            {layer.name: population.widths(layer.name) for layer in population.architecture.free}
+            for population in (self.population_, initial)
+        )
+        if theirs != ours:
+            raise InputError(f"initial must have the layers and widths of the members, {ours}, got {theirs}")
+        before, own = copy.copy(self), self._units()
+        before.n_resamples = 0
+        theirs_by_layer, measured = before.fit(initial, self.calibration_)._units(), {}
+        for name in ours if layers is None else layers:
+            check_choice("layers", name, self.layers_)
+            layer, units = self.layers_[name], own(name)
+            check_measurable(layer, units.rows[name].shape[1] if self.distance == "activation" else None)
+            measured[name] = beside_untrained(layer, units, theirs_by_layer(name), self.random_state)
         return measured
 
     def _units(self) -> Callable[[str], LayerUnits]:

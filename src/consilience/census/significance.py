@@ -74,7 +74,7 @@ def layer_significance(
         n_rotations = int(np.clip(ROTATIONS_WORK / _work(widths), FEWEST_ROTATIONS, MOST_ROTATIONS))
     member, n_others = layer.member[layer.alive], layer.n_members - 1
     found = recurrence(
-        _points(units),
+        points_of(units),
         member,
         layer.n_members,
         radius=radius,
@@ -129,8 +129,8 @@ def _work(widths: NDArray[np.int64]) -> float:
     return float(np.square(widths, dtype=np.float64).sum() * widths.sum())
 
 
-def _points(units: LayerUnits) -> Floats:
-    """The live units as points (V, d), each at the scale it has in its member in canonical form.
+def points_of(units: LayerUnits) -> Floats:
+    """Return the live units as points (V, d), each at the scale it has in its member in canonical form.
 
     Layers of a family count alike: the points of each have the same mean square.
     """

@@ -50,8 +50,8 @@ def modules_of(models: Models) -> dict[str, nn.Module]:
 
 def snapshots_of(models: Models, epochs: Sequence[int]) -> dict[int, dict[str, nn.Module]]:
     """Return the modules after these epochs of training: epoch, ascending → name → module."""
-    if not isinstance(epochs, Sequence) or not all(map(is_count, epochs)):
-        raise InputError(f"epochs must be a sequence of ints >= 1, got {describe(epochs)}")
+    if not isinstance(epochs, Sequence) or not all(is_count(epoch, 0) for epoch in epochs):
+        raise InputError(f"epochs must be a sequence of ints >= 0, got {describe(epochs)}")
     populations = _populations(models)
     snapshots = [set(population.snapshots) for population in populations.values()]
     shared = set.intersection(*snapshots) if snapshots else set()

@@ -42,7 +42,7 @@ class Population:
     metrics : one record per epoch and member, as `train_population` leaves them.
     task : "classification", "regression", "multilabel" or "next-token", what the members were trained for; None if it
         is unknown.
-    snapshots : epoch of training (from 1, ascending) → the members as they were after it, in the same order, as a
+    snapshots : epoch of training (ascending) → the members as they were after it, in the same order, as a
         population without snapshots.
     """
 
@@ -119,7 +119,7 @@ class Population:
         return replace(self, members=members, provenance=provenance, snapshots={})
 
     def with_snapshot(self, epoch: int, modules: Iterable[nn.Module]) -> Population:
-        """Return the population with its members as they were after an epoch (from 1); this one stays as it is.
+        """Return the population with its members as they were after an epoch, 0 for untrained; this one stays as it is.
 
         ``modules`` are each member's network at the time, in the order of the members, with tensors of the same names
         and shapes; they are copied and proved. ``snapshots[epoch]``, in place of an older one, has the epoch in its
@@ -133,7 +133,7 @@ class Population:
         >>> population.snapshots[1].provenance
         {'epoch': 1}
         """
-        check_count("epoch", epoch)
+        check_count("epoch", epoch, least=0)
         new = self._copies(modules)
         names = [f"member {k}" for k in range(len(new))]
         members = join_members(self.members, new, self.example_input, names, output=self.output)[len(self) :]

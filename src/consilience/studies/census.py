@@ -84,6 +84,7 @@ def run(request: Request) -> Result:
     census = load_or_fit(request, population, x, data)
     with stages("chance levels"):
         significance, unmeasured = measured_significance(census)
+    untrained = census.beside_untrained(list(significance)) if 0 in population.snapshots else {}
     layers = census.layers_
     left_out = left_out_of(population)
     longest = max(14, *map(len, layers)) + 2
@@ -93,9 +94,16 @@ def run(request: Request) -> Result:
         *(_row(layer, significance.get(name), longest) for name, layer in layers.items()),
         *(f"chance levels of {name} not measured: {reason}" for name, reason in unmeasured.items()),
         *([READING] if significance else []),
+        *(
+            f"{name}: the units of {own.n_significant} of {len(own.q)} clusters recur more, beside chance, than "
+            "units did before training (q <= 0.05)"
+            for name, own in untrained.items()
+        ),
         *(f"left out: {name}: {reason}" for name, reason in left_out.items()),
     ]
     as_json = {name: _as_json(layer, significance.get(name)) for name, layer in layers.items()}
+    for name, own in untrained.items():
+        as_json[name]["beside_untrained"] = {part: getattr(own, part).tolist() for part in ("excess", "p", "q")}
     return Result("\n".join(lines), {"out": str(request.out), "layers": as_json, "left_out": left_out})
 
 

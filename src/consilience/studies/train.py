@@ -76,7 +76,7 @@ class Request(Reading, Options, Output):
     concentration: float = 0.5
     """Concentration of the Dirichlet subsets: small values give each member few classes."""
     checkpoint_epochs: tuple[int, ...] = field(default=(), metadata=ADDED)
-    """Epochs after which to keep a snapshot of the members, for compare."""
+    """Epochs after which to keep a snapshot of the members, for compare; 0 keeps the initial values, for census."""
 
 
 def run(request: Request) -> Result:

@@ -46,7 +46,7 @@ class Trained:
         ``loss`` (the task's, without penalties) and, for classes and labels, ``accuracy``, means over the epoch's
         samples as they were seen; ``validation_loss`` and ``validation_accuracy`` after the epoch. None where not
         finite.
-    snapshots : epoch (from 1) → each member's state dict after it, in the order of the modules given.
+    snapshots : epoch → each member's state dict after it, in the order of the modules given.
     """
 
     states: States
@@ -129,6 +129,8 @@ def _fit(trainer: Trainer, run: Run, file: ResumeFile | None, progress: Progress
     state = ResumeState() if file is None else _resumed(trainer, file)
     report = _Report(progress, trainer, state.epoch)
     metrics, snapshots, last = state.metrics, state.snapshots, trainer.schedule.epochs
+    if state.epoch == 0 and 0 in run.snapshot_epochs:
+        snapshots[0] = trainer.states()
     for epoch in range(state.epoch + 1, last + 1):
         metrics += trainer.epoch(epoch - 1, report.steps)
         if len(trainer.failed) == len(trainer.modules):

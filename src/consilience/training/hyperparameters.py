@@ -60,7 +60,7 @@ class Run:
     members, n_members : the modules' numbers in a larger population of ``n_members``, whose subsets and orders they
         get; by default the modules are the population. Modules with the same number see the same samples in one order.
     callbacks : penalties and changes after each step of every member. A member whose penalty is not finite is frozen.
-    snapshot_epochs : the epochs, from 1 and ascending, after which the members' parameters are kept.
+    snapshot_epochs : the epochs, ascending, after which the members' parameters are kept; 0 for the initial values.
     task : what the targets stand for (`consilience.tasks`); by default integers are classes, and floats are numbers.
     """
 
@@ -109,7 +109,7 @@ def learning_rate(training: Training, step: int, n_steps: int) -> float:
 
 
 def check_epochs(epochs: Sequence[int], last: int, argument: str) -> None:
-    """Raise an `InputError` unless these are epochs from 1 to ``last``, ascending, each once."""
+    """Raise an `InputError` unless these are epochs from 0 to ``last``, ascending, each once."""
     is_sequence = isinstance(epochs, Sequence) and not isinstance(epochs, str)
-    if not is_sequence or not all(is_count(e, 1, last) for e in epochs) or list(epochs) != sorted({*epochs}):
-        raise InputError(f"{argument} must be ascending ints from 1 to {last}, each once, got {epochs!r}")
+    if not is_sequence or not all(is_count(e, 0, last) for e in epochs) or list(epochs) != sorted({*epochs}):
+        raise InputError(f"{argument} must be ascending ints from 0 to {last}, each once, got {epochs!r}")

@@ -53,8 +53,8 @@ def train_population(
     checkpoint : directory for a resume state, with which a killed run continues and ends with the same bytes.
     progress : called with (steps done, steps in all); of several blocks, with (blocks done, blocks in all).
     callbacks : terms of the loss, and changes after each step; see `consilience.training.callbacks.Callback`.
-    checkpoint_epochs : the epochs, from 1 and ascending, after which the members are kept, in ``snapshots``. The
-        snapshot of epoch e is what a run of e epochs gives.
+    checkpoint_epochs : the epochs, ascending, after which the members are kept, in ``snapshots``. The snapshot of epoch
+        e is what a run of e epochs gives; of 0, the initial values.
 
     Returns
     -------
