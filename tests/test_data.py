@@ -582,7 +582,7 @@ def test_parquet_tables_are_read(tmp_path):
     with refused("columns and target must be different columns", "got 'a' of 'a', 'a', 'y', 'b'"):
         load_data(tmp_path / "table.parquet")
     frame.assign(y="word").to_parquet(tmp_path / "table.parquet")
-    with refused("train.y must be integer labels (n,), got ", "np.unique(y, return_inverse=True)[1] for names"):
+    with refused("train.y must have at least 2 classes, got 0 in all rows"):
         load_data(tmp_path / "table.parquet")
     renamed = frame.rename(columns={"y": "kind"}).assign(b=frame["b"] > 3)
     renamed.to_parquet(tmp_path / "table.parquet")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
+from itertools import chain
 from pathlib import Path
 
 import networkx
@@ -55,6 +57,9 @@ def imports_of(path: Path) -> set[str]:
     return modules & set(MODULES)
 
 
+IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL", "faiss-cpu": "faiss", "umap-learn": "umap"}
+
+
 def room_of(module: str) -> str:
     return ([*module.split("."), ""])[1]
 
@@ -102,6 +107,18 @@ def test_the_code_in_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "one-network.md").read_text(), flags=re.DOTALL):
         exec(compile(block, "one-network", "exec"), names)
     assert "narrow" in names
+
+
+def test_every_dependency_is_imported() -> None:
+    """Those of extras too: what nobody imports need not be installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [needed for extra, needed in project["optional-dependencies"].items() if extra not in ("dev", "docs")]
+    packages = {re.split(r"[<>=\[]", line)[0] for line in chain(project["dependencies"], *extras)}
+    trees = [ast.parse(path.read_text()) for path in MODULES.values()]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    imported = {alias.name.partition(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {(node.module or "").partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {IMPORTED_AS.get(package, package) for package in packages} - imported == set()
 
 
 def test_the_readme_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:

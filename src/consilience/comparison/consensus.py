@@ -126,6 +126,7 @@ def _spectral(labels: NDArray[np.integer], n_clusters: int, random_state: int) -
     row, times the root of their number, which keeps the directions of the vectors' rows.
     """
     different, inverse, counts = np.unique(labels, axis=1, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)  # NumPy 2.0 has it as a row
     if n_clusters >= len(counts):
         return np.asarray(inverse)
     one_hot = _one_hot(different).astype(np.float64)
