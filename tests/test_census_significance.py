@@ -14,7 +14,7 @@ from conftest import inputs, random_mlp, random_population
 from consilience.census import Census, Significance, extend_census, load_census, save_census
 from consilience.data import Data
 from consilience.errors import InputError
-from consilience.nets import MLP, ConvNet
+from consilience.nets import MLP, ConvNet, ViT
 from consilience.population import Population
 from consilience.training import Training, train_population
 from consilience.training.fresh import fresh
@@ -222,3 +222,21 @@ def test_initial_values_that_are_not_known_or_do_not_fit_are_refused() -> None:
     for initial in (random_population([[9, 4]] * 3), random_population([[6, 4]] * 2)):
         with pytest.raises(InputError, match="initial must have the layers and widths of the members"):
             census.beside_untrained(initial=initial)
+
+
+def test_heads_are_measured_beside_untrained_ones_alone() -> None:
+    torch.manual_seed(0)
+    net = ViT(1, 8, 4, 10, width=12, heads=(4,), mlp_widths=(8,))
+    x, others = torch.randn(60, 1, 8, 8), [ViT(1, 8, 4, 10, width=12, heads=(4,), mlp_widths=(8,)) for _ in range(6)]
+    copies, initial = (Population.from_modules(nets, x[:4]) for nets in ([net] * 6, others))
+    census, name = Census(n_clusters="1x", n_resamples=0).fit(copies, x), "blocks.0.attention.q"
+    assert name in census.layers_
+    assert name not in census.significance_
+    with pytest.raises(InputError, match=f"layers must be of units .*, got the heads of '{name}': mixtures of heads"):
+        census.significance([name])
+    assert census.beside_untrained([name], initial=initial)[name].p.tolist() == pytest.approx([1 / 25] * 4)
+    fresh_census = Census(n_clusters="1x", n_resamples=0).fit(initial, x)
+    torch.manual_seed(1)
+    more = [ViT(1, 8, 4, 10, width=12, heads=(4,), mlp_widths=(8,)) for _ in range(6)]
+    measured = fresh_census.beside_untrained([name], initial=Population.from_modules(more, x[:4]))[name]
+    assert measured.n_significant == 0

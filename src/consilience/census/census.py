@@ -41,6 +41,7 @@ from consilience.units.axes import Axis
 from consilience.units.symmetry import canonical, usable_symmetry
 
 GROUNDINGS = ("weights", "activations")
+UNTRAINED = "Census.beside_untrained compares them with heads before training"
 
 # Clusters a layer's live units into a number of clusters: tree or labels, and clusters with stability, in any order.
 ClusterStep = Callable[[LayerUnits, int | None], tuple[Clustering, Clusters]]
@@ -182,21 +183,26 @@ class Census:
 
         Parameters
         ----------
-        layers : names; all by default.
+        layers : names; by default all but those of heads.
         radius : cosine above which two units count as alike, for ``recurrence`` and ``chance``; p-values do without it.
         n_rotations : random rotations of each member; by default 100, fewer (at least 20) for many wide members.
 
         Raises
         ------
-        InputError : also if there is only one member, or less calibration data than units of a member.
+        InputError : also if there is only one member, less calibration data than units of a member, or a layer is one
+            of heads: those of untrained members recur more than mixtures of them.
         """
         check_fitted(self)
         check_number("radius", radius, least=0, below=1)
         if n_rotations is not None:
             check_count("n_rotations", n_rotations)
-        names = list(self.layers_ if layers is None else layers)
+        heads = {name for name in self.layers_ if self.population_.architecture.has_insides(name)}
+        names = [name for name in self.layers_ if name not in heads] if layers is None else list(layers)
         for name in names:
             check_choice("layers", name, self.layers_)
+            if name in heads:
+                message = f"layers must be of units for members to be turned, got the heads of '{name}'"
+                raise InputError(f"{message}: mixtures of heads are not like heads", cure=UNTRAINED)
         is_default = radius == RADIUS and n_rotations is None
         measured = {name: self._significance[name] for name in names if is_default and name in self._significance}
         if len(measured) == len(names):

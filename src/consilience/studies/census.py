@@ -64,6 +64,7 @@ class Request(InputShape, OwnNetworks, Reading, Options, Output):
 
 def run(request: Request) -> Result:
     """Return a table of the layers: units, clusters, and what of them is more than chance."""
+    from consilience.census.significance import is_cheap
     from consilience.store import check_destination
     from consilience.studies.networks import is_population, left_out_of, open_population, parse_shape
     from consilience.studies.progress import stages
@@ -84,8 +85,9 @@ def run(request: Request) -> Result:
     census = load_or_fit(request, population, x, data)
     with stages("chance levels"):
         significance, unmeasured = measured_significance(census)
-    untrained = census.beside_untrained(list(significance)) if 0 in population.snapshots else {}
     layers = census.layers_
+    cheap = [name for name, layer in layers.items() if is_cheap(layer)]
+    untrained = census.beside_untrained(cheap) if 0 in population.snapshots else {}
     left_out = left_out_of(population)
     longest = max(14, *map(len, layers)) + 2
     lines = [
