@@ -37,13 +37,16 @@ def planted(seed: int, snr: float, *, n_members: int = 8, shared: bool = True) -
     """Members 24-24-16-3 with motifs, inputs, and which planted unit each unit of a member is.
 
     The first nine units of the first layer are common to all members (``shared``). In each of three motifs, two units
-    of the second layer read three of them with weights ±1. All weights have noise beside; ``snr`` is the ratio of the
-    standard deviations of what the planted weights of a unit add, and of what the noise adds, for inputs of variance 1.
+    of the second layer read three of them with weights ±1, not both with the same ones: they would be one unit twice.
+    All weights have noise beside; ``snr`` is the ratio of the standard deviations of what the planted weights of a unit
+    add, and of what the noise adds, for inputs of variance 1.
     0 plants nothing: all units of the second layer are wired at random.
     """
     g = torch.Generator().manual_seed(seed)
     common = normalize(torch.randn(N_MOTIFS * N_READ, N_INPUTS, generator=g))
     signs = torch.randn(N_MOTIFS, N_WRITTEN, N_READ, generator=g).sign()
+    while bool((signs[:, 0] == signs[:, 1]).all(1).any()):
+        signs = torch.randn(N_MOTIFS, N_WRITTEN, N_READ, generator=g).sign()
     nets, orders = list[torch.nn.Module](), Orders()
     for _ in range(n_members):
         first = normalize(torch.randn(WIDTHS[0], N_INPUTS, generator=g))
