@@ -2,7 +2,8 @@
 
 A script has cells, in the percent format that editors and Jupytext open as a notebook: ``# %% [markdown]`` stands
 before a text in comments, ``# %%`` before code. What a cell prints and the figures of pyplot that it draws stand
-below it. Each script runs in an empty directory. An error or a warning in a script fails the build.
+below it. Each script runs in an empty directory. An error fails the build, and so does a warning from the script or
+from this package.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def run_script(script: Path, text: str) -> tuple[str, Pictures]:
     namespace: dict[str, object] = {"__name__": "__main__", "__file__": str(script)}
     parts, pictures = list[str](), Pictures()
     with TemporaryDirectory() as folder, contextlib.chdir(folder), mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("ignore")  # of other packages: that a disk is slow, say
+        warnings.filterwarnings("error", module=r"(__main__|consilience)\b")
         mpl.use("agg")
         for kind, line, source in _cells(text):
             if kind == "[markdown]":
