@@ -13,7 +13,7 @@ from distributed import LocalCluster
 
 import consilience as cs
 
-MEMBERS, EPOCHS, WORKERS = 128, 2, 2
+MEMBERS, EPOCHS, WORKERS = 128, 3, 2
 
 # %% [markdown]
 # ## Train
@@ -24,7 +24,7 @@ MEMBERS, EPOCHS, WORKERS = 128, 2, 2
 
 # %%
 data = cs.load_data("digits")
-training = cs.Training(epochs=EPOCHS, batch_size=32, learning_rate=1e-2)
+training = cs.Training(epochs=EPOCHS, batch_size=64, learning_rate=1e-2)
 
 
 def trained() -> cs.Population:
@@ -56,8 +56,7 @@ if __name__ == "__main__":
 if __name__ == "__main__":
     assembler = cs.Assembler(cs.Census(n_resamples=0).fit(population, data.calibration.x))
     fused = {
-        width: assembler.assemble(width, correction="second-order")
-        for width in ("1x", "2x", "4x")
+        width: assembler.assemble(width, correction="second-order") for width in ("1x", "2x")
     }
     members = [100 * cs.evaluate(member.module, data.test).quality for member in population]
     ensemble = 100 * cs.evaluate(cs.Ensemble(population), data.test).quality

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import consilience as cs
 
-CONTEXT, STEPS = 16, 200
+CONTEXT, STEPS = 16, 150
 text = "\n".join(
     topics[name]
     for name in ("assert", "assignment", "class", "function", "import", "try", "while")
