@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 NO_SCRIPT = {
     "harness",
+    "library_networks",
     "populations",
     "compared_networks",
     "assembly_table",
@@ -49,7 +50,7 @@ RUNS = {
     "training": ("--repeats 1", "vectorised"),
     "transformer_nets": ("--data DATA --kinds vit", "clusters"),
     "transfer": ("--seeds 1 --parts digits", "invariant − one member"),
-    "zoo": ("", "kept apart"),
+    "zoo": ("--parts small", "kept apart"),
 }
 FAST = {"census_assembly", "grokking", "networks", "training"}
 APART = {"assembly", "calibration", "faults", "recovery", "scale"}  # they start processes or change the package
