@@ -154,9 +154,8 @@ def _all() -> dict[str, Public]:
         networks[f"torchvision {name}"] = _torchvision("", name, size, **options)
     for name in ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"):
         networks[f"torchvision {name}"] = _torchvision("segmentation", name, 32, output="out")
-    for name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d"):
-        size = 64 if name == "s3d" else 16
-        networks[f"torchvision {name}"] = _torchvision("video", name, size, 16 if name == "s3d" else 4)
+    for name in ("r3d_18", "mc3_18", "r2plus1d_18"):
+        networks[f"torchvision {name}"] = _torchvision("video", name, 16, 4)
     for family, sizes in TIMM.items():
         for name, size in _by_name(sizes):
             options = {"img_size": size} if name.startswith(tuple(SIZED.split())) else {}
@@ -197,12 +196,18 @@ TIMM: dict[str, dict[int, str]] = {
 SIZED = "vit_tiny deit_tiny eva02_tiny cait_xxs24 convit_tiny pit_ti mixer_s32 resmlp_12 gmlp_ti16 twins_pcpvt"
 CLASSIFICATION, LANGUAGE, VISION = "ForSequenceClassification", "ForCausalLM", "ForImageClassification"
 WORDS, PICTURES, SERIES = "language", "vision", "sound, series"
-BOTH = tokens(LENGTH, VOCABULARY, decoder_input_ids=lambda n: torch.randint(3, VOCABULARY, (n, 6)))
-GROUPED = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Phi", "Phi3", "Olmo2", "StableLm", "Cohere")
+BOTH = tokens(LENGTH, VOCABULARY, decoder_input_ids=lambda n: torch.randint(3, VOCABULARY, (n, 7)))
+GROUPED = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Phi3", "Olmo2", "StableLm", "Cohere")
 STAGES: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
 FOUR_STAGES: dict[str, Any] = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 RESNET = STAGES | {"embedding_size": 8}
-SWIN: dict[str, Any] = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 4], "window_size": 2, "patch_size": 2}
+SWIN: dict[str, Any] = {
+    "embed_dim": 8,
+    "depths": [1, 1],
+    "num_attention_heads": [2, 4],
+    "window_size": 2,
+    "patch_size": 2,
+}
 WAV2VEC: dict[str, Any] = {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2]}
 WAV2VEC |= {"num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
 SPECTRA: dict[str, Any] = {"max_length": 24, "num_mel_bins": 16, "frequency_stride": 4, "time_stride": 4}
@@ -216,13 +221,15 @@ TRANSFORMERS: dict[str, Public] = {
     "Roberta classifier": _small(WORDS, "Roberta", CLASSIFICATION, max_position_embeddings=40),
     "XLNet classifier": _small(WORDS, "XLNet", CLASSIFICATION),
     "Bert masked": _small(WORDS, "Bert", "ForMaskedLM"),
-    **{f"{model} decoder": _small(WORDS, model, LANGUAGE) for model in ("GPTNeoX", "OPT", "Bloom", "GPTJ", "Falcon")},
+    **{f"{model} decoder": _small(WORDS, model, LANGUAGE) for model in ("GPTNeoX", "OPT", "Bloom", "Falcon")},
+    "GPTJ decoder": _small(WORDS, "GPTJ", LANGUAGE, rotary_dim=4),
+    "Phi decoder": _small(WORDS, "Phi", LANGUAGE, num_attention_heads=2),
     "GPT2 decoder": _small(WORDS, "GPT2", "LMHeadModel"),
     "GPTNeo decoder": _small(WORDS, "GPTNeo", LANGUAGE, attention_types=[[["global", "local"], 1]], window_size=4),
     **{f"{model} decoder": _small(WORDS, model, LANGUAGE, num_key_value_heads=2) for model in GROUPED},
     "Mixtral decoder": _small(WORDS, "Mixtral", LANGUAGE, num_key_value_heads=2, num_local_experts=3),
     "Qwen2Moe decoder": _small(
-        WORDS, "Qwen2Moe", LANGUAGE, num_key_value_heads=2, num_experts=3, moe_intermediate_size=20
+        WORDS, "Qwen2Moe", LANGUAGE, num_key_value_heads=2, num_experts=3, num_experts_per_tok=2
     ),
     "Mamba decoder": _small(WORDS, "Mamba", LANGUAGE, state_size=4),
     "Rwkv decoder": _small(WORDS, "Rwkv", LANGUAGE),

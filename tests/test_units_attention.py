@@ -58,6 +58,31 @@ class Fused(nn.Module):
         return self.o(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1))
 
 
+class Piled(nn.Module):
+    """Queries, keys and values as parts of one weight, along a dimension of their own; biases of relative positions."""
+
+    def __init__(self, written_out: bool, first: bool) -> None:
+        super().__init__()
+        self.num_heads, self.written_out, self.first = HEADS, written_out, first
+        self.qkv, self.proj = nn.Linear(WIDTH, 3 * HEADS * HEAD), nn.Linear(HEADS * HEAD, WIDTH)
+        self.table = nn.Parameter(torch.randn(2 * T - 1, HEADS))
+        self.register_buffer("index", torch.arange(T)[:, None] - torch.arange(T) + T - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        qkv = self.qkv(x).reshape(n, t, 3, self.num_heads, HEAD)
+        if self.first:
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            q, k, v = (qkv[:, :, i].transpose(1, 2) for i in range(3))
+        biases = self.table[self.index.view(-1)].view(t, t, -1).permute(2, 0, 1)
+        if self.written_out:
+            x = (q @ k.transpose(-1, -2) / HEAD**0.5 + biases).softmax(-1) @ v
+        else:
+            x = functional.scaled_dot_product_attention(q, k, v, attn_mask=biases[None])
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
 class Net(nn.Module):
     """Tokens, positions, one attention in a pre-norm stream, an MLP and a readout."""
 
@@ -109,6 +134,11 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "rotary positions": lambda: Net(Attention(rotary)),
     "one weight, side by side": lambda: Net(Fused(True)),
     "one weight, by head": lambda: Net(Fused(False)),
+    "one weight, piled": lambda: Net(Piled(False, True)),
+    "piled, written out": lambda: Net(Piled(True, False)),
+    "a mask by head": lambda: Net(
+        Attention(lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, q @ k.transpose(-1, -2)))
+    ),
     "norm by hand": lambda: Net(Attention(fused), HandWrittenNorm),
     "ViT": lambda: ViT(1, 6, 3, 4, width=WIDTH, heads=(2, 2), mlp_widths=(6, 6)),
     "GPT": lambda: GPT(7, T, width=WIDTH, heads=(2, 2), mlp_widths=(6, 6)),
@@ -172,10 +202,6 @@ ODD: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
     "heads as positions": (
         lambda q, k, v: fused(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2),
         "heads of attention that are no units",
-    ),
-    "a mask of the scores": (
-        lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, attn_mask=q @ k.transpose(-1, -2)),
-        "a mask of attention that depends on units",
     ),
     "heads in order": (lambda q, k, v: fused(q, k, v) * torch.arange(1, HEADS + 1)[:, None, None], "must|units"),
     "heads mixed": (lambda q, k, v: fused(q, k, v) - fused(q, k, v).mean(1)[:, None], "a mean of units"),

@@ -138,7 +138,7 @@ REFUSED = {
     "groups": (lambda m, x: m.b(functional.group_norm(m.a(x), 2)), "a group norm in 2 groups: aten.group_norm"),
     "parts after an activation": (
         lambda m, x: m.b(gated(torch.cat([m.a(x), m.p(x)], 1))),
-        "units are cut that are no layer of one weight: aten.chunk in Small, .*\n.*right after it",
+        "units of several layers are cut: aten.chunk in Small, .*\n.*before they are put side by side",
     ),
 }
 

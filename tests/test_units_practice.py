@@ -76,8 +76,43 @@ def sized(m: nn.Module, x: Tensor) -> Tensor:
     return m.b(first + second.tanh())
 
 
+def uneven(m: nn.Module, x: Tensor) -> Tensor:
+    z = m.p(m.wide(x)).relu()
+    quarter = z.shape[1] // 4
+    first, second = z.split([quarter, 3 * quarter], 1)
+    return m.b(torch.cat([second.tanh(), first], 1)) + m.d(z[:, 2 * quarter :])
+
+
+def branches(m: nn.Module, x: Tensor) -> Tensor:
+    z = m.n(m.a(x)).relu()
+    first, second, third = z.chunk(3, 1)
+    second = m.p(second + first)
+    return pooled(m, torch.cat([first, second, m.q(third) * second], 1) + z)
+
+
 # name → network of a width, inputs
 NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
+    "parts of several sizes": (
+        lambda w: Small(
+            uneven,
+            wide=nn.Linear(6, 4 * w),
+            p=nn.BatchNorm1d(4 * w),
+            b=nn.Linear(4 * w, 3),
+            d=nn.Linear(2 * w, 3),
+        ),
+        ROWS,
+    ),
+    "parts of a stream": (
+        lambda w: Small(
+            branches,
+            a=nn.Conv2d(2, 3 * w, 3),
+            n=shaken(nn.BatchNorm2d(3 * w)),
+            p=nn.Conv2d(w, w, 3, padding=1),
+            q=nn.Conv2d(w, w, 3, padding=1, groups=w),
+            c=nn.Linear(3 * w, 3),
+        ),
+        IMAGES,
+    ),
     "temperature": (perceptron(lambda m, x: m.b(m.a(x).relu()) / m.t, t=lambda w: number(1)), ROWS),
     "scale of logits": (perceptron(lambda m, x: m.t.exp() * m.b(m.a(x).relu()), t=lambda w: number()), ROWS),
     "scale inside": (perceptron(lambda m, x: m.b((m.a(x) * m.t).tanh()), t=lambda w: number(1)), ROWS),
@@ -251,9 +286,13 @@ def test_a_convolution_in_groups_is_one_of_all_channels() -> None:
                 lambda m, x: m.b(torch.cat(m.wide(x).split([2, 6], 1), 1)[:, :4]), wide=lambda w: nn.Linear(6, 8)
             ),
             ROWS,
-            "units are cut into parts of several sizes",
+            "must run at other widths",
         ),
-        (perceptron(lambda m, x: m.b(m.wide(x)[:, :4]), wide=lambda w: nn.Linear(6, 12)), ROWS, "into unequal parts"),
+        (
+            perceptron(lambda m, x: m.b(m.wide(x)[:, :4]), wide=lambda w: nn.Linear(6, 12)),
+            ROWS,
+            "must run at other widths",
+        ),
     ],
 )
 def test_what_has_no_place_in_an_assembly_is_refused(make: Callable, x: Tensor, text: str) -> None:

@@ -42,7 +42,7 @@ SIZES = (
     *("intermediate_size", "n_inner", "d_ff"),
 )
 WRITTEN, READ = ("nf",), ("nx",)  # of a weight that is stored transposed
-ALL_HEADS = ("split_size", "all_head_size", "inner_dim", "q_dim", "kv_dim")  # where heads are side by side
+ALL_HEADS = ("split_size", "all_head_size", "attn_dim", "inner_dim", "q_dim", "kv_dim")  # where heads are side by side
 
 
 def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
@@ -60,8 +60,25 @@ def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
         if isinstance(part, nn.RNNBase):
             part.hidden_size = part.get_parameter("weight_hh_l0").shape[1]
             part.input_size = part.get_parameter("weight_ih_l0").shape[1]
-        if not classes:
+        if not classes and not isinstance(part, nn.RNNBase):
+            _set_cuts(part, [cut for cut in old.cuts if cut[0] == path], old, new)
             _set_named(part, [m for m in old.maps if m.weight.startswith(f"{path}." if path else "")], old, new)
+
+
+def _set_cuts(
+    part: nn.Module, cuts: list[tuple[str, tuple[int, ...], str]], old: Architecture, new: Architecture
+) -> None:
+    """Set the sizes of parts into which a module cuts units, under whatever names it keeps them."""
+    changed, whole = dict[int, int](), dict[tuple[int, ...], list[int]]()
+    for _, parts, layer in cuts:
+        grown = [size * new.widths[layer] // old.widths[layer] for size in parts]
+        changed |= dict(zip(parts, grown, strict=True))
+        whole[parts] = grown
+    for name, value in [*vars(part).items()]:
+        if type(value) is int and value > 1 and value in changed:
+            setattr(part, name, changed[value])
+        elif type(value) in (list, tuple) and all(type(size) is int for size in value) and tuple(value) in whole:
+            setattr(part, name, type(value)(whole[tuple(value)]))
 
 
 def _set_named(part: nn.Module, maps: list[Map], old: Architecture, new: Architecture) -> None:

@@ -91,10 +91,12 @@ def has_config(module: nn.Module) -> bool:
 
 
 def make_plain(module: nn.Module) -> None:
-    """Let the config of a module say that no weights are tied and no cache is kept, in place."""
-    if has_config(module):
-        config: Any = module.config
-        config.tie_word_embeddings = config.use_cache = False
+    """Let the configs of a module and its parts say that no weights are tied and no cache is kept, in place."""
+    for part in module.modules() if has_config(module) else ():
+        config: Any = getattr(part, "config", None)
+        for name in ("tie_word_embeddings", "use_cache"):
+            if part is module or hasattr(config, name):
+                setattr(config, name, False)
 
 
 def set_config(module: nn.Module) -> None:

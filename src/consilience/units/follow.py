@@ -60,9 +60,11 @@ def layers_of(module: nn.Module, x: Tensor, output: Pick = None) -> Architecture
         if is_number(program, node):
             continue  # what multiplies units by it has it
         if node in tail.nodes:
+            walk.in_tail = True
             if node in tail.affine and (label := _label_of_outputs(walk, node)):
                 walk.labels[node] = label
             continue
+        walk.in_tail = False
         if node.target not in HANDLERS or (reads_number(program, node) and node.target not in PRODUCTS):
             raise walk.error(PARAMETER if reads_parameter else UNSUPPORTED, node)
         if label := HANDLERS[node.target](walk, node):
@@ -121,6 +123,7 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
         kept=tuple(name for name in program.parameters.values() if name not in used),
         crossing=tuple(dict.fromkeys(walk.crossing)),
         elementwise=frozenset(walk.elementwise),
+        cuts=tuple((path, parts, names[walk.root(group)]) for path, parts, group in dict.fromkeys(walk.cuts)),
         statistics=tuple(_statistic(walk, maps, node, names[group]) for node, group in walk.statistics),
     )
 

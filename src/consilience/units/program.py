@@ -205,6 +205,12 @@ class Program:
             if node.name in ends and node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
         ]
 
+    def module_of(self, node: fx.Node) -> str:
+        """Return the path of the module that an operation is in."""
+        stack = node.meta.get("nn_module_stack") or {}
+        paths = [str(path) for key, (path, _) in stack.items() if not key.startswith("_")]
+        return paths[-1] if paths else ""
+
     def describe(self, node: fx.Node) -> str:
         """Name an operation, its module and its line, as ``aten.sort in 'block.attention' (Attention), net.py:12``."""
         stack = [entry for key, entry in (node.meta.get("nn_module_stack") or {}).items() if not key.startswith("_")]

@@ -50,9 +50,10 @@ def trace(module: nn.Module, example_input: Tensor, output: Pick = None) -> Prog
     program = _program(_exported(module, x, output), module, x, output)
     if _takes_any_batch_size(program, module, x):
         return program
+    few = len(program.nodes)
     with contextlib.suppress(TracingError):  # the forward pass makes a number of the batch size, as in int(x.shape[0])
         program = _program(_exported(module, x, output, many=True), module, x, output)
-        looped = len(program.nodes) > MANY  # over samples: other numbers of them need other operations
+        looped = len(program.nodes) - few > MANY / 2  # over samples: other numbers of them need other operations
         if not looped and _takes_any_batch_size(program, module, x):
             return program
     message = "must return one output for each of any number of samples, got one batch size only"

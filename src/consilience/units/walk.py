@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeGuard
 
 from torch import Tensor, fx
@@ -83,6 +83,10 @@ class Walk:
     drafts: list[Draft] = field(default_factory=list)
     crossing: list[str] = field(default_factory=list)  # maps that are applied once for each unit of another layer
     parts: dict[fx.Node, list[Label]] = field(default_factory=dict)  # of values that are lists: of each part
+    piled: dict[fx.Node, tuple[int, list[Label]]] = field(
+        default_factory=dict
+    )  # value → a dimension along which it has parts, and the label of each
+    may_be_piled: bool = False  # whether the operation at hand takes such values
     sources: dict[fx.Node, Draft] = field(default_factory=dict)  # value → the map that has just written it
     folded: set[fx.Node] = field(default_factory=set)  # those followed by a batch norm that is folded into their map
     elementwise: set[str] = field(default_factory=set)  # values computed number by number, whatever the shape
@@ -91,6 +95,8 @@ class Walk:
         default_factory=dict
     )  # inputs → before their batch norm, and it
     shifted: dict[fx.Node, tuple[fx.Node, float]] = field(default_factory=dict)  # value → the parameter + number it is
+    in_tail: bool = False  # whether the operations at hand follow the outputs' heads, which stay whole
+    cuts: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)  # see `Architecture.cuts`
     statistics: list[tuple[fx.Node, int]] = field(default_factory=list)  # norms over all units of a group, with it
 
     def label(self, value: fx.Node) -> Label:
@@ -132,7 +138,7 @@ class Walk:
         """Return the one value with units that an operation reads, which must be its first argument."""
         self.check_no_parameter(node)
         value, *others = self.carriers(node)
-        if others or value is not node.args[0]:
+        if others or value is not node.args[0] or (value in self.piled and not self.may_be_piled):
             raise self.error(UNSUPPORTED, node)
         return value
 
@@ -176,9 +182,89 @@ class Walk:
             self.labels[value] = {dim: coarser(runs) for dim, runs in label.items()}
         for value, parts in self.parts.items():
             self.parts[value] = [{dim: coarser(runs) for dim, runs in label.items()} for label in parts]
+        for value, (along, parts) in self.piled.items():
+            self.piled[value] = along, [{dim: coarser(runs) for dim, runs in label.items()} for label in parts]
         for draft in self.drafts:
             draft.before = coarser(draft.before)
         return True
+
+    def divide(self, group: int, n: int) -> bool:
+        """Cut the units of a group, and of all that are joined or tied to it, into n equal parts.
+
+        Each part is a layer of its own, and the parts are tied. Returns False if they cannot be cut.
+        """
+        family = self._family(group)
+        drafts = [draft for draft in self.drafts if draft.group in family]
+        whole = any(self.groups[g].width % n or self.groups[g].inside > 1 for g in family)
+        if self.in_tail or whole or any(draft.factors or draft.scaled for draft in drafts):
+            return False
+        if any(g in family for _, g in self.statistics):  # a norm is over all parts together
+            return False
+        parts = dict[int, list[int]]()
+        for g in family:
+            own = self.groups[g]
+            own.width //= n
+            parts[g] = [g]
+            for i in range(1, n):
+                parts[g].append(self.new_group(self.unique(f"{own.name}[{i}]"), own.width))
+                self.groups[-1].activations, self.groups[-1].fixed = [*own.activations], own.fixed
+        follow = {g: parts[first] for g, first in self.joined.items() if g in parts}
+        self.joined |= {new: first for g in follow for new, first in zip(parts[g], follow[g], strict=True)}
+        self.tied += [pair for a, b in self.tied if a in parts for pair in zip(parts[a][1:], parts[b][1:], strict=True)]
+        self.tied += [(new, g) for g in parts if g not in self.joined for new in parts[g][1:]]
+
+        def divided(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+            each = ((run, parts.get(-1 if run.group is None else run.group, [run.group])) for run in runs)
+            return tuple(Run(part, run.block) for run, own in each for part in own)
+
+        for value, label in self.labels.items():
+            self.labels[value] = {dim: divided(runs) for dim, runs in label.items()}
+        for value, pieces in self.parts.items():
+            self.parts[value] = [{dim: divided(runs) for dim, runs in label.items()} for label in pieces]
+        for value, (along, pieces) in self.piled.items():
+            self.piled[value] = along, [{dim: divided(runs) for dim, runs in label.items()} for label in pieces]
+        self.drafts = [own for draft in self.drafts for own in self._divided(draft, parts, divided)]
+        still = {id(draft) for draft in self.drafts}
+        self.sources = {value: draft for value, draft in self.sources.items() if id(draft) in still}
+        return True
+
+    def first_tied(self, group: int) -> int:
+        """Return the first group that is joined or tied to one, however indirectly."""
+        return self._family(group)[0]
+
+    def entries(self, run: Run) -> int:
+        """Return how many entries a run has along its dimension."""
+        return run.block if run.group is None else run.block * self.groups[self.root(run.group)].width
+
+    def note_cut(self, node: fx.Node, parts: Sequence[int], run: Run) -> None:
+        """Note that the module of an operation may keep the sizes of parts of units, which follow a layer's width."""
+        if run.group is not None:
+            self.cuts.append((self.program.module_of(node), tuple(parts), run.group))
+
+    def _family(self, group: int) -> list[int]:
+        """All groups that are joined or tied to one, however indirectly."""
+        family, pairs = {self.root(group)}, [(self.root(a), self.root(b)) for a, b in self.tied]
+        while more := {g for pair in pairs if family & {*pair} for g in pair} - family:
+            family |= more
+        return [g for g in range(len(self.groups)) if self.root(g) in family]
+
+    def _divided(
+        self, draft: Draft, parts: dict[int, list[int]], divided: Callable[[tuple[Run, ...]], tuple[Run, ...]]
+    ) -> list[Draft]:
+        """The maps in place of one, where groups that it reads or writes are in parts."""
+        inputs, before = divided(draft.inputs), divided(draft.before)
+        if draft.group not in parts:
+            draft.inputs, draft.before = inputs, before
+            return [draft]
+        drafts, read = list[Draft](), len(inputs) - len(parts[draft.group])
+        for i, g in enumerate(parts[draft.group]):
+            own = replace(draft, name=draft.name if i == 0 else self.groups[g].name, group=g)
+            own.inputs = inputs[: read + i + 1] if draft.per_unit else inputs
+            own.before = (*before, *(Run(part, 1) for part in parts[draft.group][:i]))
+            drafts.append(own)
+        if draft.name in self.crossing:
+            self.crossing += [own.name for own in drafts[1:]]
+        return drafts
 
     def inside(self, run: Run) -> int:
         """Return the rows of each unit where a run is read: all its entries, where units are several rows."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import fx
 from torch.ops import aten
 
+from consilience.units.operations.embedding import promote
 from consilience.units.operations.weights import mix_units
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims
 
@@ -18,14 +19,25 @@ OTHERS = "write q, k and v as (n, heads, positions, features), each from a weigh
 
 
 def scaled_dot_product_attention(walk: Walk, node: fx.Node) -> Label:
-    """``scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale, grouped)`` of heads (n, h, t, d)."""
-    q, k, v = walk.arguments(node, 3)
-    heads = n_dims(node) - 3
+    """``scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale, grouped)`` of heads (n, h, ..., t, d).
+
+    A mask may have numbers of its own for each head, as biases of relative positions are.
+    """
+    q, k, v, mask = walk.arguments(node, 4)
+    heads = next(iter(walk.label(q)), n_dims(node))
     for value in (q, k, v):
-        if set(walk.label(value)) != {heads} or n_dims(value) != n_dims(node):
+        if set(walk.label(value)) != {heads} or n_dims(value) != n_dims(node) or heads > n_dims(node) - 3:
             raise walk.error("heads of attention that are no units of a layer", node, OTHERS)
-    if set(walk.carriers(node)) - {q, k, v}:
-        raise walk.error("a mask of attention that depends on units", node, "let masks depend on inputs alone")
+    if walk.is_parameter(mask):
+        promote(walk, mask, heads - n_dims(node) + n_dims(mask))
+    if mask in walk.labels:
+        biases, dim = walk.label(mask), heads - n_dims(node) + n_dims(mask)
+        if set(biases) != {dim}:
+            raise walk.error("a mask of attention that depends on units", node, "let masks depend on inputs or heads")
+        _pair(walk, node, walk.label(q)[heads], biases[dim])
+        walk.record(biases, "attention scores")
+    elif set(walk.carriers(node)) - {q, k, v}:
+        raise walk.error("a mask of attention that depends on units", node, "let masks depend on inputs or heads")
     _pair(walk, node, walk.label(q)[heads], walk.label(k)[heads])
     _pair(walk, node, walk.label(k)[heads], walk.label(v)[heads])
     for value in (q, k):

@@ -11,6 +11,7 @@ from torch.ops import aten
 from consilience.units.operations.elementwise import GAINS
 from consilience.units.operations.embedding import promote
 from consilience.units.operations.factors import multiplied
+from consilience.units.operations.sections import align
 from consilience.units.operations.weights import scale_units
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.tail import reads_number
@@ -39,11 +40,17 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     label, all_paired = {}, True
     for dim in range(n_dims(node)):
         at = [dim - n_dims(node) + n_dims(value) for value in (first, second)]
+        if all(d in walk.label(value) for value, d in zip((first, second), at, strict=True)):
+            align(walk, node, (first, second), at)
         runs = [walk.label(value).get(d) for value, d in zip((first, second), at, strict=True)]
         spread = [d < 0 or _is_one(value, d) for value, d in zip((first, second), at, strict=True)]
         if runs[0] is not None and runs[1] is not None:
             if spread[0] != spread[1]:
                 raise walk.error("one unit is combined with several", node)
+            if is_sum and _are_scores(walk, runs[0]) != _are_scores(walk, runs[1]) and walk.pair(runs[0], runs[1]):
+                label[dim] = runs[0] if _are_scores(walk, runs[0]) else runs[1]  # biases of heads
+                walk.record({dim: runs[0] + runs[1]}, "attention scores")
+                continue
             walk.check_alike(node, runs[0], runs[1])
             (walk.join if is_sum else walk.multiply)(runs[0], runs[1])
             label[dim] = runs[0]
@@ -184,6 +191,12 @@ HANDLERS = {
     **dict.fromkeys((aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf), choose("where")),
     **dict.fromkeys(COMPARISONS, choose("compare")),
 }
+
+
+def _are_scores(walk: Walk, runs: Sequence[Run]) -> bool:
+    """Whether units are heads with scores of attention."""
+    groups = [walk.groups[run.group] for run in runs if run.group is not None]
+    return any("attention scores" in group.activations and group.inside > 1 for group in groups)
 
 
 def _joined(walk: Walk, node: fx.Node, values: Sequence[fx.Node]) -> Label:

@@ -11,7 +11,7 @@ import math
 from torch import fx
 from torch.ops import aten
 
-from consilience.units.walk import PARAMETER, Draft, Label, Run, Walk, layer_name, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, layer_name, n_dims, size
 
 
 def embedding(walk: Walk, node: fx.Node) -> Label:
@@ -50,4 +50,15 @@ def _written_by(walk: Walk, weight: fx.Node, dim: int, read: fx.Node, written: f
     return Run(group, 1)
 
 
-HANDLERS = {aten.embedding.default: embedding}
+def index(walk: Walk, node: fx.Node) -> Label:
+    """``value[indices]`` along the first dimension of a parameter, or of a value that is the same for all samples."""
+    value, indices = walk.arguments(node, 2)
+    if walk.is_parameter(value):
+        promote(walk, value, n_dims(value) - 1)
+    label = walk.label(value)
+    if walk.varies(value) or len(indices) != 1 or 0 in label or indices[0] in walk.labels:
+        raise walk.error(UNSUPPORTED, node, "take rows of a parameter, by indices that depend on no unit")
+    return {dim + n_dims(indices[0]) - 1: runs for dim, runs in label.items()}
+
+
+HANDLERS = {aten.embedding.default: embedding, aten.index.Tensor: index}

@@ -69,12 +69,23 @@ def pad(walk: Walk, node: fx.Node) -> Label:
     return walk.pass_through(node, "scale" if mode != "constant" or constant == 0 else "shift")
 
 
+def roll(walk: Walk, node: fx.Node) -> Label:
+    """``roll(value, shifts, dims)`` of positions."""
+    value = walk.only_value(node)
+    dims = [d % n_dims(value) for d in walk.option(node, "dims")]
+    walk.check_fixed(node, value, dims or range(n_dims(value)))
+    if 0 in dims:
+        raise walk.error("samples are mixed", node)
+    return walk.pass_through(node, "scale")
+
+
 HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
     aten.max_pool2d_with_indices.default: over_last(2, "max_pool"),
     aten.upsample_linear1d.vec: over_last(1, "upsample"),
     aten.upsample_bilinear2d.vec: over_last(2, "upsample"),
     aten.upsample_trilinear3d.vec: over_last(3, "upsample"),
     aten.mean.dim: mean,
+    aten.roll.default: roll,
     aten.sum.dim_IntList: over_named("avg_pool"),
     aten.amax.default: over_named("max_pool"),
     aten.amin.default: over_named("max_pool"),

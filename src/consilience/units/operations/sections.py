@@ -1,89 +1,91 @@
-"""Operations that cut the units of one weight into equal parts: each part is a layer, and the parts are tied.
+"""Operations that cut units into parts: each part is a layer, and the parts are tied.
 
-They stay of equal width, so that the cut is in the same place at any widths.
+They stay in proportion, so that the cut is in the same place at any widths: units are divided into equal layers, of
+which a part has one or more.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor, fx
 from torch.ops import aten
 
+from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims, size
+
+MOST = 16  # layers into which units are divided for a cut
+CURE = "cut units into equal parts, or use a layer for each part"
 
 
 def chunk(walk: Walk, node: fx.Node) -> Label:
     """``chunk(value, n, dim)`` of units, or of positions."""
     value = walk.only_value(node)
     n, dim = int(walk.option(node, "chunks")), int(walk.option(node, "dim")) % n_dims(value)
-    if dim == 0:
-        raise walk.error(UNSUPPORTED, node)
-    return _parts(walk, node, value, dim, n)
-
-
-def _parts(walk: Walk, node: fx.Node, value: fx.Node, dim: int, n: int) -> Label:
-    """Note the labels of n equal parts of a value; return that of the list of them."""
-    label = walk.label(value)
-    runs = _cut(walk, node, value, dim, n) if dim in label else []
-    walk.parts[node] = [label | {dim: (run,)} for run in runs] or [label] * n
-    return label
+    return _in_parts(walk, node, value, dim, math.ceil(size(value, dim) / n) if dim else 0)
 
 
 def split(walk: Walk, node: fx.Node) -> Label:
-    """``split(value, size, dim)`` into parts of one size."""
+    """``split(value, size, dim)`` into parts of one size, but for the last."""
     value, part, dim = walk.only_value(node), *walk.arguments(node, 3)[1:]
-    dim = int(dim or 0) % n_dims(value)
-    if dim == 0 or size(value, dim) % part:
-        raise walk.error(UNSUPPORTED, node, "split into parts of one size")
-    n = size(value, dim) // part
-    if dim in walk.label(value):
-        walk.functions[node.name] = functools.partial(_split, n=n)
-    return _parts(walk, node, value, dim, n)
+    return _in_parts(walk, node, value, int(dim or 0) % n_dims(value), int(part))
 
 
 def split_with_sizes(walk: Walk, node: fx.Node) -> Label:
-    """``split(value, sizes, dim)`` into parts of one size."""
+    """``split(value, sizes, dim)``."""
     value, parts, dim = walk.only_value(node), *walk.arguments(node, 3)[1:]
-    dim = int(dim or 0) % n_dims(value)
-    if dim == 0 or (dim in walk.label(value) and len({*parts}) > 1):
-        cure = "give parts of units one size, or use a layer for each part"
-        raise walk.error("units are cut into parts of several sizes", node, cure)
-    if dim in walk.label(value):
-        walk.functions[node.name] = functools.partial(_split, n=len(parts))
-    return _parts(walk, node, value, dim, len(parts))
+    return _parts(walk, node, value, int(dim or 0) % n_dims(value), parts)
+
+
+def _in_parts(walk: Walk, node: fx.Node, value: fx.Node, dim: int, part: int) -> Label:
+    if dim == 0:
+        raise walk.error(UNSUPPORTED, node)
+    whole, rest = divmod(size(value, dim), part)
+    return _parts(walk, node, value, dim, [part] * whole + [rest] * (rest > 0))
+
+
+def _parts(walk: Walk, node: fx.Node, value: fx.Node, dim: int, parts: Sequence[int]) -> Label:
+    """Note the labels of parts of a value; return that of the list of them."""
+    if dim == 0:
+        raise walk.error(UNSUPPORTED, node)
+    if dim not in walk.label(value):
+        walk.parts[node] = [walk.label(value)] * len(parts)
+        return walk.label(value)
+    bounds = [0, *itertools.accumulate(parts)]
+    each = _cut(walk, node, value, dim, bounds)
+    label = walk.label(value)
+    walk.parts[node] = [label | {dim: runs} for runs in each]
+    walk.note_cut(node, parts, label[dim][0])
+    walk.functions[node.name] = functools.partial(_split, bounds=bounds)
+    return label
 
 
 def part_of_units(walk: Walk, node: fx.Node, value: fx.Node, dim: int) -> Label:
-    """``value[:, start:end]`` along units: one of equal parts, all of which are taken so."""
-    value = _whole(walk, value)
-    cuts = [_slice_of(walk, user, dim) for user in _users(walk, value)]
-    start, width = _slice_of(walk, node, dim) or (0, 0)
-    n = size(value, dim) // max(1, width)
-    if width * n != size(value, dim) or {*cuts} != {(i * width, width) for i in range(n)} or n == 1:
-        cure = "cut units into equal parts, and use each, or use a layer for each part"
-        raise walk.error("units are cut into unequal parts", node, cure)
-    if value not in walk.parts:
-        runs = _cut(walk, node, value, dim, n, users=len(value.users))
-        walk.parts[value] = [walk.label(value) | {dim: (run,)} for run in runs]
-    walk.functions[node.name] = functools.partial(_part, n=n, i=start // width)
-    return walk.parts[value][start // width]
-
-
-def _slice_of(walk: Walk, node: fx.Node, dim: int) -> tuple[int, int] | None:
-    """Where a slice along a dimension begins, and how long it is; None for anything else."""
-    if node.target is not aten.slice.Tensor:
-        return None
-    value, along, start, end, step = walk.arguments(node, 5)
-    if (along or 0) % n_dims(value) != dim or step not in (None, 1):
-        return None
+    """``value[:, start:end]`` along units."""
+    start, end = _slice_of(walk, node, dim)
+    (part,) = _cut(walk, node, value, dim, [start, end])
+    label = walk.label(value)
     total = size(value, dim)
-    ends = [total if end is None else int(end), int(start or 0)]
-    last, first = (min(total, place + total if place < 0 else place) for place in ends)
-    return first, last - first
+    walk.note_cut(node, [end - start, start, end, total - end], label[dim][0])
+    walk.functions[node.name] = functools.partial(_part, start=start, end=end, total=total)
+    return label | {dim: part}
+
+
+def _slice_of(walk: Walk, node: fx.Node, dim: int) -> tuple[int, int]:
+    """Where a slice along a dimension begins and ends."""
+    value, _, start, end, step = walk.arguments(node, 5)
+    if step not in (None, 1):
+        raise walk.error("units are taken in steps", node, CURE)
+    total = size(value, dim)
+    ends = [int(start or 0), total if end is None else int(end)]
+    first, last = (max(0, min(total, place + total if place < 0 else place)) for place in ends)
+    if first >= last:
+        raise walk.error(UNSUPPORTED, node)
+    return first, last
 
 
 def is_all(walk: Walk, node: fx.Node) -> bool:
@@ -95,27 +97,17 @@ def is_all(walk: Walk, node: fx.Node) -> bool:
     return not start and everything and step in (None, 1)
 
 
-def _whole(walk: Walk, value: fx.Node) -> fx.Node:
-    """The value of which another is a slice that takes everything."""
-    return _whole(walk, value.args[0]) if is_all(walk, value) else value  # type: ignore[arg-type]
-
-
-def _users(walk: Walk, value: fx.Node) -> list[fx.Node]:
-    """What uses a value, slices that take everything aside."""
-    return [user for own in value.users for user in (_users(walk, own) if is_all(walk, own) else [own])]
-
-
 def glu(walk: Walk, node: fx.Node) -> Label:
     """``glu(value, dim)``: the first half of the units, multiplied by the sigmoid of the second."""
     value = walk.only_value(node)
     dim = int(walk.option(node, "dim")) % n_dims(value)
-    label = walk.label(value)
-    if dim not in label:
+    if dim not in walk.label(value):
         raise walk.error(UNSUPPORTED, node, "cut units in half, not positions")
-    first, second = _cut(walk, node, value, dim, 2)
-    walk.record({dim: (second,)}, "sigmoid")
-    walk.multiply([first], [second])
-    return label | {dim: (first,)}
+    half = size(value, dim) // 2
+    first, second = _cut(walk, node, value, dim, [0, half, 2 * half])
+    walk.record({dim: second}, "sigmoid")
+    walk.multiply(first, second)
+    return walk.label(value) | {dim: first}
 
 
 def pixel_shuffle(walk: Walk, node: fx.Node) -> Label:
@@ -134,6 +126,57 @@ def pixel_shuffle(walk: Walk, node: fx.Node) -> Label:
     return {1: (Run(run.group, 1),)}
 
 
+def pile(walk: Walk, node: fx.Node, value: fx.Node) -> Label | None:
+    """``reshape(value, (..., parts, heads, features, ...))`` of units, where each part is then taken by itself.
+
+    The parts are layers, and a unit of each is a head. None where a reshape does something else.
+    """
+    label, before, after = walk.label(value), *(sizes(v.meta["val"], N_SAMPLES) for v in (value, node))
+    if len(label) != 1 or 0 in label:
+        return None
+    (dim,) = label
+    places = [k for k in range(1, len(after) - 2) if math.prod(after[:k]) == math.prod(before[:dim])]
+    places = [
+        k for k in places if math.prod(after[k : k + 3]) == before[dim] and after[k] > 1 and _each_taken(walk, node, k)
+    ]
+    if not places:
+        return None
+    (at, *_), bounds = places, [i * before[dim] // after[places[0]] for i in range(after[places[0]] + 1)]
+    for run, *others in _cut(walk, node, value, dim, bounds):
+        if others or run.group is None or run.block != 1 or not walk.refine(run.group, after[at + 2]):
+            raise walk.error("heads that are no units of one layer", node, CURE)
+    labels: list[Label] = [{at + 1: (Run(run.group, 1),)} for (run,) in _cut(walk, node, value, dim, bounds)]
+    walk.piled[node] = at, labels
+    walk.functions[node.name] = functools.partial(_pile, sizes=[*after[1 : at + 1], -1, *after[at + 2 :]])
+    return labels[0]
+
+
+def _each_taken(walk: Walk, node: fx.Node, dim: int) -> bool:
+    """Whether all that uses a value takes parts along a dimension of it, one by one, perhaps after a permutation."""
+    taken = []
+    for user in node.users:
+        if user.target is aten.permute.default:
+            order = [d % n_dims(node) for d in walk.arguments(user, 2)[1]]
+            taken.append(_each_taken(walk, user, order.index(dim)))
+        elif user.target is aten.transpose.int:
+            a, b = (d % n_dims(node) for d in walk.arguments(user, 3)[1:])
+            taken.append(_each_taken(walk, user, {a: b, b: a}.get(dim, dim)))
+        elif is_all(walk, user):
+            taken.append(_each_taken(walk, user, dim))
+        else:
+            taken.append(
+                user.target in (aten.unbind.int, aten.select.int)
+                and (walk.arguments(user, 2)[1] or 0) % n_dims(node) == dim
+            )
+    return bool(taken) and all(taken)
+
+
+def take(walk: Walk, value: fx.Node, dim: int) -> list[Label]:
+    """Return the labels of the parts of a value along a dimension, which is then gone."""
+    _, labels = walk.piled[value]
+    return [{d - (d > dim): runs for d, runs in label.items()} for label in labels]
+
+
 HANDLERS = {
     aten.pixel_shuffle.default: pixel_shuffle,
     aten.chunk.default: chunk,
@@ -143,39 +186,52 @@ HANDLERS = {
 }
 
 
-def _split(value: Tensor, size: object, dim: int = 0, *, n: int) -> Sequence[Tensor]:
-    """Split into n parts, whatever the size."""
-    return value.chunk(n, dim)
+def _split(value: Tensor, size: object, dim: int = 0, *, bounds: Sequence[int]) -> Sequence[Tensor]:
+    """Split in proportion, whatever the sizes."""
+    cuts = [place * value.shape[dim] // bounds[-1] for place in bounds]
+    parts: Sequence[Tensor] = value.split([end - start for start, end in itertools.pairwise(cuts)], dim)
+    return parts
 
 
-def _part(value: Tensor, dim: int = 0, *ends: object, n: int, i: int) -> Tensor:
-    """The i-th of n parts, wherever it begins and ends."""
-    return value.chunk(n, dim)[i]
+def _part(value: Tensor, dim: int = 0, *ends: object, start: int, end: int, total: int) -> Tensor:
+    """The part between two places, which stay in proportion."""
+    first, last = (place * value.shape[dim] // total for place in (start, end))
+    return value.narrow(dim, first, last - first)
 
 
-def _cut(walk: Walk, node: fx.Node, value: fx.Node, dim: int, n: int, users: int = 1) -> list[Run]:
-    """Make n layers of the one that a weight has just written."""
-    cure = "cut what one linear layer or convolution writes, right after it, or use a layer for each part"
-    run, *others = every = walk.label(value)[dim]
-    of_weights = {draft.weight for own in every for draft in walk.drafts if draft.group == own.group}
-    if len(every) == n > 1 and len(of_weights) == 1 and all(own.block == 1 for own in every):
-        return list(every)  # of one weight that was cut before, and is used again
-    drafts = [d for d in walk.drafts if run.group is not None and walk.root(d.group) == walk.root(run.group)]
-    if others or len(drafts) != 1 or len(value.users) > users or size(value, dim) % n:
-        raise walk.error("units are cut that are no layer of one weight", node, cure)
-    (draft,) = drafts
-    group = walk.groups[draft.group]
-    read = any(other.group == draft.group for d in walk.drafts for other in d.inputs)
-    tied = any(draft.group in pair for pair in walk.tied) or draft.group in walk.joined.values()
-    if run.block != 1 or draft.per_unit or draft.norm or draft.factors or group.activations or read or tied:
-        raise walk.error("units are cut that are no layer of one weight", node, cure)
-    group.width //= n
-    runs = [run]
-    for i in range(1, n):
-        new = walk.new_group(walk.unique(f"{draft.name}[{i}]"), group.width)
-        walk.tied.append((new, draft.group))
-        part = replace(draft, name=walk.groups[new].name, group=new, before=tuple(runs))
-        walk.drafts.insert(walk.drafts.index(draft) + i, part)
-        runs.append(Run(new, 1))
-    walk.sources.pop(value, None)
-    return runs
+def _pile(value: Tensor, shape: object, *, sizes: Sequence[int]) -> Tensor:
+    """Reshape into parts, heads and features, however many heads there are."""
+    return value.reshape(len(value), *sizes)
+
+
+def align(walk: Walk, node: fx.Node, values: Sequence[fx.Node], dims: Sequence[int]) -> None:
+    """Divide the units along a dimension of each value where those of another are divided: they are paired next."""
+    every = [walk.label(value)[dim] for value, dim in zip(values, dims, strict=True)]
+    places = {place for runs in every for place in itertools.accumulate(map(walk.entries, runs))}
+    if len({sum(map(walk.entries, runs)) for runs in every}) == 1 and len({len(runs) for runs in every}) > 1:
+        for value, dim in zip(values, dims, strict=True):
+            _divide(walk, node, value, dim, sorted(places))
+
+
+def _divide(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Sequence[int]) -> None:
+    """Divide the layers in which a bound lies."""
+    start = 0
+    for run in walk.label(value)[dim]:
+        length = walk.entries(run)
+        inside = [place - start for place in bounds if start < place < start + length]
+        start += length
+        n = length // math.gcd(length, *inside)
+        if run.group is not None and inside and (n > MOST or not walk.divide(run.group, n)):
+            raise walk.error("units are cut that cannot be divided", node, CURE)
+
+
+def _cut(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Sequence[int]) -> list[tuple[Run, ...]]:
+    """Return the runs between neighbouring bounds, after dividing layers in which a bound lies."""
+    _divide(walk, node, value, dim, bounds)
+    runs = walk.label(value)[dim]
+    families = {walk.first_tied(run.group) for run in runs if run.group is not None}
+    alike = len(families) == 1 and all(run.group is not None for run in runs)
+    places = [0, *itertools.accumulate(map(walk.entries, runs))]
+    if not alike or not {*bounds} <= {*places}:
+        raise walk.error("units of several layers are cut", node, "use each layer before they are put side by side")
+    return [runs[places.index(first) : places.index(last)] for first, last in itertools.pairwise(bounds)]

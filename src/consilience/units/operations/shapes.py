@@ -10,9 +10,9 @@ from torch import Tensor, fx
 from torch.ops import aten
 
 from consilience.units.operations.embedding import only_value
-from consilience.units.operations.sections import is_all, part_of_units
+from consilience.units.operations.sections import is_all, part_of_units, pile, take
 from consilience.units.program import N_SAMPLES, sizes
-from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims
+from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims, size
 
 SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # they have the new sizes as argument
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
@@ -22,6 +22,8 @@ UNSIZED = (aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, 
 def reshape(walk: Walk, node: fx.Node) -> Label:
     """Dimensions may be merged into blocks behind units, and such blocks divided again."""
     value = only_value(walk, node)
+    if (parts := pile(walk, node, value)) is not None:
+        return parts
     label, result = walk.labels[value], dict[int, tuple[Run, ...]]()
     before, after = sizes(value.meta["val"], N_SAMPLES), sizes(node.meta["val"], N_SAMPLES)
     units = dict[int, tuple[list[int], int]]()
@@ -52,13 +54,20 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
 
 def permute(walk: Walk, node: fx.Node) -> Label:
     """``permute(value, order)`` and ``transpose(value, a, b)``; samples stay first."""
-    value = only_value(walk, node)
+    value = _whole_value(walk, node)
     order = list(range(n_dims(value)))
     if node.target is aten.transpose.int:
         a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
         order[a], order[b] = b, a
     else:
         order = [d % len(order) for d in walk.arguments(node, 2)[1]]
+    if value in walk.piled:
+        along, labels = walk.piled[value]
+        labels = [{order.index(d): runs for d, runs in label.items()} for label in labels]
+        walk.piled[node] = order.index(along), labels
+        if next(d for d in order if d != along) != 0:
+            raise walk.error("samples change places with something else", node)
+        return labels[0]
     if order[0] != 0 and walk.varies(value):
         raise walk.error("samples change places with something else", node)
     return {order.index(d): runs for d, runs in walk.labels[value].items()}
@@ -75,12 +84,16 @@ def expand(walk: Walk, node: fx.Node) -> Label:
 
 def cut(walk: Walk, node: fx.Node) -> Label:
     """``slice`` and ``select``: positions may be left out, units and samples may not."""
-    value = only_value(walk, node)
+    value = _whole_value(walk, node)
     label, is_slice = walk.labels[value], node.target is aten.slice.Tensor
     dim = walk.arguments(node, 2)[1]
     dim = (dim or 0) % n_dims(value)
     if is_all(walk, node):
+        if value in walk.piled:
+            walk.piled[node] = walk.piled[value]
         return label
+    if value in walk.piled:
+        return take(walk, value, dim)[int(walk.arguments(node, 3)[2])]
     if dim == 0 and not is_slice and value in walk.parts:
         return dict(walk.parts[value][walk.arguments(node, 3)[2]])
     if dim == 0 and walk.varies(value) and (is_slice or value.meta["val"].shape[0] != 1):
@@ -91,7 +104,47 @@ def cut(walk: Walk, node: fx.Node) -> Label:
     return label if is_slice else {d - (d > dim): runs for d, runs in label.items()}
 
 
+def unbind(walk: Walk, node: fx.Node) -> Label:
+    """``unbind(value, dim)``: parts that a reshape has made of units, or positions one by one."""
+    value = _whole_value(walk, node)
+    dim = (walk.arguments(node, 2)[1] or 0) % n_dims(value)
+    if value in walk.piled:
+        walk.parts[node] = take(walk, value, dim)
+        return walk.parts[node][0]
+    if dim == 0:
+        raise walk.error("samples are mixed", node)
+    walk.check_fixed(node, value, [dim])
+    label = {d - (d > dim): runs for d, runs in walk.labels[value].items()}
+    walk.parts[node] = [label] * size(value, dim)
+    return label
+
+
+def _whole_value(walk: Walk, node: fx.Node) -> fx.Node:
+    """The one value with units that an operation reads, which may have parts along a dimension."""
+    walk.may_be_piled = True
+    try:
+        return only_value(walk, node)
+    finally:
+        walk.may_be_piled = False
+
+
+def number_of(walk: Walk, node: fx.Node) -> Label:
+    """``value.shape[dim]`` as a number: of samples, not of units."""
+    value, dim = walk.arguments(node, 2)
+    if dim % n_dims(value) in walk.label(value):
+        raise walk.error(UNSUPPORTED, node)
+    return {}
+
+
+def without_units(walk: Walk, node: fx.Node) -> Label:
+    """``new_zeros(value, sizes)`` and the like: new values, whatever the old ones."""
+    return {}
+
+
 HANDLERS = {
+    **{getattr(aten, name).default: without_units for name in ("new_zeros", "new_ones", "new_full", "new_empty")},
+    aten.sym_size.int: number_of,
+    aten.unbind.int: unbind,
     **dict.fromkeys((*SIZED, *UNSIZED), reshape),
     aten.permute.default: permute,
     aten.transpose.int: permute,

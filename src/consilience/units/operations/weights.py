@@ -41,7 +41,7 @@ def linear(walk: Walk, node: fx.Node) -> Label:
         walk.crossing.append(draft.name)
         if bias is not None:
             walk.record(others, "shift")
-    return {**others, last: tuple(Run(own.group, 1) for own in parts)}
+    return {**others, last: tuple(Run(own.group, walk.groups[own.group].inside) for own in parts)}
 
 
 def convolution(walk: Walk, node: fx.Node) -> Label:
