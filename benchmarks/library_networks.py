@@ -201,13 +201,8 @@ GROUPED = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Phi3", "Olm
 STAGES: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
 FOUR_STAGES: dict[str, Any] = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 RESNET = STAGES | {"embedding_size": 8}
-SWIN: dict[str, Any] = {
-    "embed_dim": 8,
-    "depths": [1, 1],
-    "num_attention_heads": [2, 4],
-    "window_size": 2,
-    "patch_size": 2,
-}
+SWIN: dict[str, Any] = {"embed_dim": 8, "depths": [1, 1], "window_size": 2, "patch_size": 2}
+SWIN |= {"num_heads": [2, 4], "num_attention_heads": [2, 4]}
 WAV2VEC: dict[str, Any] = {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2]}
 WAV2VEC |= {"num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
 SPECTRA: dict[str, Any] = {"max_length": 24, "num_mel_bins": 16, "frequency_stride": 4, "time_stride": 4}
