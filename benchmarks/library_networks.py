@@ -1,10 +1,10 @@
 """Networks of torchvision, timm and transformers, by family: what `benchmarks/zoo.py --parts libraries` tries.
 
-    python benchmarks/library_networks.py NAME SECONDS
+    python benchmarks/library_networks.py SECONDS NAME ...
 
-puts one of them through the proof and an assembly at full width, for so many processor seconds, and prints a line of
-JSON after each step. The libraries are no dependency of the package: install them apart, with torch and the package's
-own dependencies.
+puts each of them through the proof and an assembly at full width, in a process of its own that ends after so many
+processor seconds, and prints a line of JSON after each step. The libraries are no dependency of the package: install
+them apart, with torch and the package's own dependencies.
 
 Choices
 - Networks have their initial weights, 10 classes, and norms that are shaken. Nothing is downloaded.
@@ -18,6 +18,8 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import math
+import os
 import resource
 import sys
 import time
@@ -39,6 +41,7 @@ from consilience.units.precision import InDouble
 WRONG = 1e-4  # of the spread over samples
 MEMORY = 12 * 2**30  # bytes that a process may take
 SAMPLES = 12
+UNCHECKED, LIMIT = "proved, not checked", "over the limit"  # of memory or seconds
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ def tried(public: Public) -> Iterator[dict[str, Any]]:
     try:
         first = cs.Population.from_modules(modules[:1], x, output=public.output)
         told |= {"seconds": time.process_time() - start, "memory": _memory()}
-        yield told | {"outcome": "proved, not checked", "cause": ""}
+        yield told | {"outcome": UNCHECKED, "cause": ""}
         step = "kept apart"
         population = first.with_members(modules[1:])
         error = _error(population, x, public.output)
@@ -290,6 +293,9 @@ def tried(public: Public) -> Iterator[dict[str, Any]]:
         yield told | {"outcome": step, "cause": str(refusal)}
         return
     except Exception as failure:
+        if (step == "kept apart" and isinstance(failure, MemoryError)) or "allocate memory" in str(failure):
+            yield told | {"outcome": UNCHECKED if step == "kept apart" else LIMIT, "cause": "memory"}
+            return
         yield told | {"outcome": "foreign", "cause": f"{type(failure).__name__}: {failure}"}
         return
     outcome = ("proved", "") if error <= WRONG else ("wrong", f"{error:.1e} of the spread")
@@ -329,11 +335,20 @@ def _memory() -> float:
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    name, seconds = sys.argv[1], int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    for told in tried(NETWORKS[name]):
-        print(json.dumps(told), flush=True)
+    seconds, names = int(sys.argv[1]), sys.argv[2:]
+    for library in {NETWORKS[name].library for name in names}:
+        importlib.import_module(library)  # once for all
+    for name in names:
+        process = os.fork()
+        if process == 0:
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            used = math.ceil(sum(os.times()[:2]))
+            resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, used + seconds))
+            for told in tried(NETWORKS[name]):
+                print(json.dumps({"name": name} | told), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(process, 0)
+        print(json.dumps({"name": name, "ended": os.waitstatus_to_exitcode(status)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ from typing import Any
 
 import torch
 from harness import Part, arguments, run, table
+from library_networks import LIMIT, UNCHECKED
 from library_networks import NETWORKS as PUBLIC
-from library_networks import Public
 from small_networks import NETWORKS, Small
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
@@ -52,7 +52,6 @@ from consilience.units.outputs import outputs_in
 NORMS = {"layer_norm", "rms_norm"}
 WRONG = 1e-4  # of the spread over samples
 N_QUICK = 3  # networks of each family
-UNCHECKED = "proved, not checked"
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -109,34 +108,39 @@ def flat(outputs: Any, output: str | int | None) -> list[Tensor]:
 
 def public_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row for each network of the libraries that are installed."""
-    counts = Counter[str]()
+    counts, names = Counter[str](), list[str]()
     for name, public in PUBLIC.items():
         counts[public.library] += 1
         if (options.only and name not in options.only) or (options.quick and counts[public.library] > 1):
             continue
         if importlib.util.find_spec(public.library) is not None:
-            yield {"name": name} | _apart(name, public, options.seconds)
+            names.append(name)
+    words = [sys.executable, str(Path(__file__).with_name("library_networks.py")), str(options.seconds), *names]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        told = dict[str, Any]()
+        for line in process.stdout:
+            step = json.loads(line) if line.startswith("{") else {}
+            if "ended" not in step:
+                told = step or told
+                continue
+            yield _row(step["name"], told, step["ended"], options.seconds)
+            told = {}
 
 
-def _apart(name: str, public: Public, seconds: int) -> dict[str, Any]:
-    """What becomes of a network in a process of its own."""
+def _row(name: str, told: dict[str, Any], ended: int, seconds: int) -> dict[str, Any]:
+    """What became of a network, from the last that was told of it and how its process ended."""
+    public = PUBLIC[name]
     row = {"library": public.library, "family": public.family, "network": name.partition(" ")[2], "size": public.size}
-    script = str(Path(__file__).with_name("library_networks.py"))
-    ended = subprocess.run([sys.executable, script, name, str(seconds)], capture_output=True, text=True)
-    lines, problem = ended.stdout, (ended.stderr.strip().splitlines() or [""])[-1]
-    outcome = "foreign" if ended.returncode > 0 else "over the limit"
-    if ended.returncode < 0:
-        problem = f"more than {seconds} s"
-    told = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
-    row |= told[-1] if told else {"outcome": outcome, "cause": problem}
-    if row["outcome"] == UNCHECKED:
-        row["cause"] = problem
+    row |= told or {"outcome": LIMIT, "cause": ""}
+    if ended:
+        row["cause"] = f"more than {seconds} s"
     return row
 
 
 def public_text(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Counts by family and by cause, then each network."""
-    outcomes = ("proved", UNCHECKED, "kept apart", "refused", "over the limit", "foreign", "wrong")
+    outcomes = ("proved", UNCHECKED, "kept apart", "refused", LIMIT, "foreign", "wrong")
     families = [*dict.fromkeys((row["library"], row["family"]) for row in rows), ("all", "")]
     counts = []
     for library, family in families:
@@ -165,10 +169,10 @@ def public_text(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _kind(cause: str) -> str:
-    """The cause of a refusal without the place and the names in it."""
-    kind = re.sub(r"'[^']*'", "…", cause.partition(chr(10))[0].partition(" in …")[0])
-    kind = re.sub(r" in '?[\w.]+'?( \(\w+\))?, .*| in [A-Z]\w*$|, got .*", "", kind)
-    return re.sub(r"^[A-Z]\w+ ", "the network ", kind)
+    """The cause of a refusal without the places and names in it."""
+    kind = re.sub(r"'[^']*'", "…", cause.partition(chr(10))[0])
+    kind = re.sub(r"(: aten\.[\w.]+)? in (… \(\w+\)|[A-Z]\w*)(, .*)?$", r"\1", kind)
+    return re.sub(r"^[A-Z]\w+ |, got .*", "", kind).replace(" that takes", "")
 
 
 def rows(options: argparse.Namespace) -> Iterator[dict[str, str]]:

@@ -44,6 +44,8 @@ SIZES = (
 WRITTEN, READ = ("nf",), ("nx",)  # of a weight that is stored transposed
 ALL_HEADS = ("split_size", "all_head_size", "attn_dim", "inner_dim", "q_dim", "kv_dim")  # where heads are side by side
 
+NAMED = frozenset({*HEADS, *KEY_HEADS, *SIZES, *WRITTEN, *READ, *ALL_HEADS})
+
 
 def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
     """Set the sizes that the parts of a resized module keep, from those of one architecture to those of another."""
@@ -60,8 +62,8 @@ def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
         if isinstance(part, nn.RNNBase):
             part.hidden_size = part.get_parameter("weight_hh_l0").shape[1]
             part.input_size = part.get_parameter("weight_ih_l0").shape[1]
-        if not classes and not isinstance(part, nn.RNNBase):
-            _set_cuts(part, [cut for cut in old.cuts if cut[0] == path], old, new)
+        if not classes:
+            _set_cuts(part, [cut for cut in old.cuts if cut[0] == path and not isinstance(part, nn.RNNBase)], old, new)
             _set_named(part, [m for m in old.maps if m.weight.startswith(f"{path}." if path else "")], old, new)
 
 
@@ -74,7 +76,8 @@ def _set_cuts(
         grown = [size * new.widths[layer] // old.widths[layer] for size in parts]
         changed |= dict(zip(parts, grown, strict=True))
         whole[parts] = grown
-    for name, value in [*vars(part).items()]:
+    others = [(name, value) for name, value in vars(part).items() if name not in NAMED]
+    for name, value in others:
         if type(value) is int and value > 1 and value in changed:
             setattr(part, name, changed[value])
         elif type(value) in (list, tuple) and all(type(size) is int for size in value) and tuple(value) in whole:
