@@ -92,6 +92,14 @@ def branches(m: nn.Module, x: Tensor) -> Tensor:
 
 # name → network of a width, inputs
 NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
+    "weight of one's own": (
+        perceptron(lambda m, x: m.b((m.a(x).relu() @ m.g.T).tanh()), g=lambda w: nn.Parameter(torch.randn(w, w))),
+        ROWS,
+    ),
+    "gain twice": (
+        convolutional(lambda m, x: pooled(m, (m.a(x) * m.g).tanh() * m.g), g=lambda w: number(w, 1, 1)),
+        IMAGES,
+    ),
     "parts of several sizes": (
         lambda w: Small(
             uneven,

@@ -91,6 +91,7 @@ class Walk:
     folded: set[fx.Node] = field(default_factory=set)  # those followed by a batch norm that is folded into their map
     elementwise: set[str] = field(default_factory=set)  # values computed number by number, whatever the shape
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)  # see `Program.functions`
+    turned: dict[fx.Node, fx.Node] = field(default_factory=dict)  # value → the parameter that it is the transpose of
     scaled: dict[fx.Node, tuple[fx.Node, Norm]] = field(
         default_factory=dict
     )  # inputs → before their batch norm, and it
@@ -172,6 +173,8 @@ class Walk:
         if own.width % inside or root != group or group in self.joined.values():
             return False
         if any(run.group == group for draft in self.drafts for run in draft.inputs):
+            return False
+        if any(draft.per_unit and draft.group == group for draft in self.drafts):  # what it reads would stay as it is
             return False
 
         def coarser(runs: tuple[Run, ...]) -> tuple[Run, ...]:

@@ -51,7 +51,7 @@ def scaled_dot_product_attention(walk: Walk, node: fx.Node) -> Label:
 def product(walk: Walk, node: fx.Node) -> Label:
     """``matmul(a, b)``: with a weight (i, u) as b a linear map; of two values a product head by head."""
     a, b = walk.arguments(node, 2)
-    if b.name in walk.program.parameters and b not in walk.labels:
+    if b in walk.turned or (b.name in walk.program.parameters and b not in walk.labels):
         return transposed_linear(walk, node, a, b, None)
     walk.check_no_parameter(node)
     if n_dims(a) != n_dims(b) or n_dims(a) < 3:
@@ -89,12 +89,13 @@ def addmm(walk: Walk, node: fx.Node) -> Label:
 
 
 def transposed_linear(walk: Walk, node: fx.Node, value: fx.Node, weight: fx.Node, bias: fx.Node | None) -> Label:
-    """Return the label of ``value @ weight + bias``, with a weight (i, u)."""
+    """Return the label of ``value @ weight + bias``, with a weight (i, u), or the transpose of one (u, i)."""
     if n_dims(weight) != 2:
         raise walk.error(PARAMETER, node, "use weights with two dimensions")
+    weight, of_units = (walk.turned[weight], 0) if weight in walk.turned else (weight, 1)
     last = n_dims(value) - 1
     others = {dim: runs for dim, runs in walk.label(value).items() if dim != last}
-    draft = mix_units(walk, node, (value, last), n_dims(node) - 1, weight, bias, dim=1)
+    draft = mix_units(walk, node, (value, last), n_dims(node) - 1, weight, bias, dim=of_units)
     if others:
         walk.crossing.append(draft.name)
     return {**others, last: (Run(draft.group, 1),)}

@@ -12,9 +12,10 @@ from torch.ops import aten
 from consilience.units.operations.embedding import only_value
 from consilience.units.operations.sections import is_all, part_of_units, pile, take
 from consilience.units.program import N_SAMPLES, sizes
-from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims, size
 
 SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # they have the new sizes as argument
+PRODUCTS = (aten.matmul.default, aten.mm.default, aten.addmm.default)
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 UNSIZED = (aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, *SQUEEZES)
 
@@ -54,6 +55,8 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
 
 def permute(walk: Walk, node: fx.Node) -> Label:
     """``permute(value, order)`` and ``transpose(value, a, b)``; samples stay first."""
+    if _turns_weight(walk, node):
+        return {}
     value = _whole_value(walk, node)
     order = list(range(n_dims(value)))
     if node.target is aten.transpose.int:
@@ -71,6 +74,24 @@ def permute(walk: Walk, node: fx.Node) -> Label:
     if order[0] != 0 and walk.varies(value):
         raise walk.error("samples change places with something else", node)
     return {order.index(d): runs for d, runs in walk.labels[value].items()}
+
+
+def transpose(walk: Walk, node: fx.Node) -> Label:
+    """``weight.T`` and ``weight.t()``, in ``value @ weight.T``."""
+    if not _turns_weight(walk, node):
+        raise walk.error(PARAMETER if walk.reads_parameter(node) else UNSUPPORTED, node)
+    return {}
+
+
+def _turns_weight(walk: Walk, node: fx.Node) -> bool:
+    """Whether an operation transposes a parameter that is then multiplied by values from the left; it is noted."""
+    weight = node.args[0]
+    if not walk.is_parameter(weight) or weight in walk.shifted or n_dims(weight) != 2 or n_dims(node) != 2:
+        return False
+    if any(user.target not in PRODUCTS or user.args[-1] is not node for user in node.users):
+        return False
+    walk.turned[node] = weight
+    return True
 
 
 def expand(walk: Walk, node: fx.Node) -> Label:
@@ -148,6 +169,7 @@ HANDLERS = {
     **dict.fromkeys((*SIZED, *UNSIZED), reshape),
     aten.permute.default: permute,
     aten.transpose.int: permute,
+    **dict.fromkeys((aten.numpy_T.default, aten.t.default), transpose),
     aten.expand.default: expand,
     aten.slice.Tensor: cut,
     aten.select.int: cut,

@@ -256,6 +256,12 @@ def scale_units(
     runs = walk.label(value).get(dim)
     if runs is None or any(run.group is None or run.block != 1 for run in runs):
         raise walk.error("a weight of its own for each input feature", node)
+    again = [draft for draft in walk.drafts if draft.per_unit and draft.weight == name and draft.bias == bias_name]
+    if again and len(again) == len(runs):  # the module is used again
+        earlier = [draft.inputs[-1] for draft in again]
+        walk.check_alike(node, earlier, runs)
+        walk.join(earlier, runs)
+        return walk.label(value) | {dim: tuple(Run(draft.group, 1) for draft in again)}
     walk.check_unused(node, name, bias_name)
     places, new = ((value.name, dim), (node.name, dim)), list[Run]()
     layer = layer_name(walk, name)
