@@ -85,7 +85,7 @@ def layer_units(
     if architecture.has_insides(name) and responses.has_data:
         rows = {name: responses.contributions(name)}
     elif distance == "activation":
-        rows = {layer: responses.units(layer) for layer in family}
+        rows = {layer: responses.units(layer) for layer in family if architecture.written(layer)}  # scales are constant
     else:  # a gate may have no grounded hyperplanes yet: the other layers of its family have some
         rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}
     return LayerUnits(name, len(networks), tables[name], alive, rows, _points(rows, alive, architecture, distance))
