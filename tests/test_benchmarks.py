@@ -22,8 +22,7 @@ NO_SCRIPT = {
     "assembly_table",
     "convnets_table",
     "teachers",
-    "small_networks",
-    "library_networks",  # needs packages that are no dependencies
+    "small_networks",  # needs packages that are no dependencies
 }
 # Arguments beside --quick, and a word of the text.
 RUNS = {
