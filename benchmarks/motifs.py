@@ -112,7 +112,7 @@ def planted_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def planted_text(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
-        [f"{r['snr']:.1f}", str(r["draws"]), *(f"{100 * r[name]:.0f} %" for name in ("found", "exact", "wrong"))]
+        [f"{r['snr']:.1f}", str(r["draws"]), *(f"{100 * r[name]:.1f} %" for name in ("found", "exact", "wrong"))]
         for r in rows
     ]
     head = ["signal to noise", "populations", "motifs found", "found with nothing else", "recurring edges not planted"]
@@ -199,7 +199,7 @@ def digits_text(rows: Sequence[dict[str, Any]]) -> list[str]:
 def introduction(rows: dict[str, Any]) -> list[str]:
     found = [100 * row["found"] for row in rows.get("planted", []) if row["snr"] == 2.0]
     chance = [f"{100 * row['any']:.0f} % ({row['kind']})" for row in rows.get("null", [])]
-    said = [f"At a signal-to-noise ratio of 2, {share:.0f} % of the planted motifs are found." for share in found]
+    said = [f"At a signal-to-noise ratio of 2, {share:.1f} % of the planted motifs are found." for share in found]
     return [" ".join([*said, f"Of populations without motifs, {' and '.join(chance)} have any." if chance else ""])]
 
 
