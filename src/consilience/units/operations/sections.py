@@ -26,6 +26,8 @@ def chunk(walk: Walk, node: fx.Node) -> Label:
     """``chunk(value, n, dim)`` of units, or of positions."""
     value = walk.only_value(node)
     n, dim = int(walk.option(node, "chunks")), int(walk.option(node, "dim")) % n_dims(value)
+    if dim in walk.label(value) and size(value, dim) % n:  # the last part is smaller by another share at other widths
+        raise walk.error(f"units are cut into {n} unequal parts", node, CURE)
     return _in_parts(walk, node, value, dim, math.ceil(size(value, dim) / n) if dim else 0)
 
 
