@@ -22,6 +22,7 @@ SAMPLES = (4, 16)  # … of which there are at least and at most so many
 LARGE = 2**24  # parameters of a network that is not changed in all layers at once, …
 SHARE = 8  # … and of whose wide layers one unit in so many is doubled
 TOLERANCE = 1e-5  # of the spread of each output over samples: some 100 roundings of float32
+WRITTEN_OUT = "let the forward pass take sizes from tensors, as in x.new_zeros(x.shape[1]), not write them out"
 CURE = "check that the module is deterministic in eval mode and that handlers you have added are right, or report it"
 
 
@@ -84,6 +85,8 @@ def _prove(
                 own = resize(module, network.architecture, changed.architecture.widths, changed.state)
             outputs = forward(own, changed.state, x, pick)
         _check_outputs(f"{name} the units of {whose}", outputs, expected)
+        if own is not module:
+            _check_outputs("running the traced program at other widths", _of_program(changed, x), expected)
 
     for name in CHANGES:
         try:
@@ -93,6 +96,14 @@ def _prove(
             for layer in network.architecture.hidden if by_layer else ():
                 check(name, [layer], f"layer '{layer.name}'")
             raise
+
+
+def _of_program(network: TracedNetwork, x: Tensor) -> Tensor:
+    try:
+        return network.outputs(x)
+    except RuntimeError as error:
+        message = f"the traced program must run at other widths, got {str(error).splitlines()[0]}"
+        raise FunctionChangedError(message, cure=WRITTEN_OUT) from error
 
 
 def _is_large(network: TracedNetwork) -> bool:

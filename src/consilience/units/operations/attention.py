@@ -36,6 +36,9 @@ def scaled_dot_product_attention(walk: Walk, node: fx.Node) -> Label:
             raise walk.error("a mask of attention that depends on units", node, "let masks depend on inputs or heads")
         _pair(walk, node, walk.label(q)[heads], biases[dim])
         walk.record(biases, "attention scores")
+    elif isinstance(mask, fx.Node) and n_dims(mask) + heads >= n_dims(node) and _by_head(mask, heads - n_dims(node)):
+        for value in (q, k, v):
+            walk.fix(walk.label(value)[heads])  # they meet numbers that keep their index
     elif set(walk.carriers(node)) - {q, k, v}:
         raise walk.error("a mask of attention that depends on units", node, "let masks depend on inputs or heads")
     _pair(walk, node, walk.label(q)[heads], walk.label(k)[heads])
@@ -46,6 +49,12 @@ def scaled_dot_product_attention(walk: Walk, node: fx.Node) -> Label:
     (values,) = label[heads]
     (queries,) = walk.label(q)[heads]
     return {heads: (Run(values.group, max(values.block, queries.block)),)}
+
+
+def _by_head(mask: fx.Node, dim: int) -> bool:
+    """Whether a mask has other numbers for each head, along a dimension counted from the last."""
+    heads = mask.meta["val"].shape[dim]
+    return isinstance(heads, int) and heads > 1
 
 
 def product(walk: Walk, node: fx.Node) -> Label:
