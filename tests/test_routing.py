@@ -303,6 +303,7 @@ def test_what_the_command_cannot_do_is_refused(
     out = tmp_path / "out"
     for flag, value, message in (
         ("--active", 1.5, "must be a number in [0, 1], got 1.5"),
+        ("--active", 0, "must be a number > 0, got 0.0"),
         ("--experts", 0, "must be an int >= 1, got 0"),
         ("--experts", 64, "must be at most the units of each layer, got 64 for a layer of 24"),
         ("--steps", 3, "must be left out with --correction least-squares, got 3"),

@@ -34,7 +34,7 @@ from consilience.assembly.distillation import Distillation, Distilled, distill_u
 from consilience.assembly.experts import coactive_experts, random_experts
 from consilience.assembly.gauss_newton import gauss_newton
 from consilience.census.census import Census, check_fitted
-from consilience.checks import check_choice, check_count, check_number, check_seed, describe
+from consilience.checks import check_choice, check_count, check_number, check_positive, check_seed, describe
 from consilience.errors import InputError
 from consilience.names import Grouping, RoutedCorrection
 from consilience.nets import Routed
@@ -119,6 +119,7 @@ def route(
     if not isinstance(network, nn.Module):
         raise InputError(f"network must be a module, got {describe(network)}")
     check_number("active", active, least=0, most=1)
+    check_positive("active", active)
     check_count("n_experts", n_experts)
     check_choice("grouping", grouping, get_args(Grouping))
     check_choice("correction", correction, get_args(RoutedCorrection))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from consilience.checks import check_count, check_number
+from consilience.checks import check_count, check_number, check_positive
 from consilience.errors import InputError
 from consilience.names import Grouping, RoutedCorrection
 from consilience.studies.request import INPUT, POSITIONAL, Options, Output, OwnNetworks, Reading, argument, arguments
@@ -61,6 +61,7 @@ def run(request: Request) -> Result:
 
     check_destination(request.out, "network")
     check_number("active", request.active, least=0, most=1)
+    check_positive("active", request.active)
     check_count("n_experts", request.experts)
     check_count("steps", request.steps)
     if request.steps != Request.steps and request.correction != "distill":
