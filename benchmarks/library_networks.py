@@ -11,7 +11,7 @@ Choices
 - Images have the smallest size that the class takes; those of transformers have one from a small configuration.
 - *Proved* is what `Population.from_modules` takes. The check is independent of the proof: in double precision, an
   assembly of two members at full width must return the mean of the members' outputs before their tail. Where a norm
-  takes the units of all members, one of a member twice must return what the member does. Networks of more than 12
+  takes the units of all members, one of a member twice must return what the member does. Networks of more than 2
   million parameters are not checked.
 """
 
@@ -42,7 +42,7 @@ from consilience.units.precision import InDouble
 
 WRONG = 1e-4  # of the spread over samples
 NORMS = {"layer_norm", "rms_norm"}
-CHECKED = 12_000_000  # parameters of a network of which an assembly is made
+CHECKED = 2_000_000  # parameters of a network of which an assembly is made
 MEMORY = 12 * 2**30  # bytes that a process may take
 SAMPLES = 12
 UNCHECKED, LIMIT = "proved, not checked", "over the limit"  # of memory or seconds

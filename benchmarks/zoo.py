@@ -165,7 +165,10 @@ def public_text(rows: Sequence[dict[str, Any]]) -> list[str]:
         for r in rows
     ]
     head = ["network", "sample", "million parameters", "seconds", "GB", "outcome", "cause"]
-    return [*lines, "", *table(head, shown, n_labels=2)]
+    tried = {f"{row['library']} {row['network']}" for row in rows}
+    left = [name for name in PUBLIC if name not in tried]
+    more = ["", f"Not tried here: {', '.join(left)}."] if left else []
+    return [*lines, "", *table(head, shown, n_labels=2), *more, ""]
 
 
 def _kind(cause: str) -> str:
@@ -204,7 +207,7 @@ def text(rows: Sequence[dict[str, str]]) -> list[str]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", help="names of networks")
-    parser.add_argument("--seconds", type=int, default=120, help="limit for each network of a library, 120 by default")
+    parser.add_argument("--seconds", type=int, default=25, help="limit for each network of a library, 25 by default")
     parts = {
         "libraries": Part("Networks of torchvision, timm and transformers", public_rows, public_text),
         "small": Part("Small networks as people write them", rows, text),

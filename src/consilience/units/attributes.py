@@ -44,8 +44,6 @@ SIZES = (
 WRITTEN, READ = ("nf",), ("nx",)  # of a weight that is stored transposed
 ALL_HEADS = ("split_size", "all_head_size", "attn_dim", "inner_dim", "q_dim", "kv_dim")  # where heads are side by side
 
-NAMED = frozenset({*HEADS, *KEY_HEADS, *SIZES, *WRITTEN, *READ, *ALL_HEADS})
-
 
 def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
     """Set the sizes that the parts of a resized module keep, from those of one architecture to those of another."""
@@ -63,21 +61,30 @@ def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
             part.hidden_size = part.get_parameter("weight_hh_l0").shape[1]
             part.input_size = part.get_parameter("weight_ih_l0").shape[1]
         if not classes:
-            _set_cuts(part, [cut for cut in old.cuts if cut[0] == path and not isinstance(part, nn.RNNBase)], old, new)
+            was = dict(vars(part))
             _set_named(part, [m for m in old.maps if m.weight.startswith(f"{path}." if path else "")], old, new)
+            left = [
+                name for name, value in was.items() if vars(part)[name] is value and not isinstance(part, nn.RNNBase)
+            ]
+            _set_cuts(part, left, [cut for cut in old.cuts if cut[0] == path], old, new)
 
 
 def _set_cuts(
-    part: nn.Module, cuts: list[tuple[str, tuple[int, ...], str]], old: Architecture, new: Architecture
+    part: nn.Module,
+    names: list[str],
+    cuts: list[tuple[str, tuple[int, ...], str]],
+    old: Architecture,
+    new: Architecture,
 ) -> None:
-    """Set the sizes of parts into which a module cuts units, under whatever names it keeps them."""
+    """Set the sizes of parts into which a module cuts units, and of all together, in some of its attributes."""
     changed, whole = dict[int, int](), dict[tuple[int, ...], list[int]]()
     for _, parts, layer in cuts:
         grown = [size * new.widths[layer] // old.widths[layer] for size in parts]
         changed |= dict(zip(parts, grown, strict=True))
+        changed[sum(parts)] = sum(grown)
         whole[parts] = grown
-    others = [(name, value) for name, value in vars(part).items() if name not in NAMED]
-    for name, value in others:
+    for name in names:
+        value = vars(part)[name]
         if type(value) is int and value > 1 and value in changed:
             setattr(part, name, changed[value])
         elif type(value) in (list, tuple) and all(type(size) is int for size in value) and tuple(value) in whole:

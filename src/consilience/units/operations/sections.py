@@ -72,7 +72,7 @@ def part_of_units(walk: Walk, node: fx.Node, value: fx.Node, dim: int) -> Label:
     (part,) = _cut(walk, node, value, dim, [start, end])
     label = walk.label(value)
     total = size(value, dim)
-    walk.note_cut(node, [end - start, start, end, total - end], label[dim][0])
+    walk.note_cut(node, [start, end - start, total - end], label[dim][0])
     walk.functions[node.name] = functools.partial(_part, start=start, end=end, total=total)
     return label | {dim: part}
 
