@@ -101,7 +101,7 @@ def test_a_benchmark_runs(
         monkeypatch.setattr(sys, "argv", arguments)
         monkeypatch.syspath_prepend(str(BENCHMARKS))
         with warnings.catch_warnings():
-            warnings.simplefilter("default")
+            warnings.simplefilter("ignore")
             runpy.run_path(script, run_name=f"benchmark_{name}")["main"]()
         printed = capsys.readouterr().out
     assert word in printed

@@ -189,8 +189,8 @@ def test_batch_norms_keep_their_running_statistics_at_unequal_widths(tmp_path: P
 
 def test_members_of_one_class_are_traced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = []
-    original = member_module.find_layers
-    monkeypatch.setattr(member_module, "find_layers", lambda m, *rest: traced.append(m) or original(m, *rest))
+    original = member_module.layers_of
+    monkeypatch.setattr(member_module, "layers_of", lambda m, *rest: traced.append(m) or original(m, *rest))
     for k, width in enumerate([5, 7, 4, 5]):
         save_file(random_mlp([width]).state_dict(), tmp_path / f"{k}.safetensors")
     Population.from_directory(tmp_path, MLP(6, [2], 3), X)

@@ -307,7 +307,7 @@ def test_the_full_assembly_is_the_ensemble_of_all_members(case: str) -> None:
 
 def test_nothing_is_clustered_or_traced_again_and_old_members_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     census = fitted(three())
-    monkeypatch.setattr("consilience.population.member.find_layers", None)
+    monkeypatch.setattr("consilience.population.member.layers_of", None)
     monkeypatch.setattr("consilience.clustering.clusterers.linkage", None)
     monkeypatch.setattr(Points, "distances", None)
     extended = extend_census(census, [random_mlp([6, 5], seed=5)])
