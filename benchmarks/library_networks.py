@@ -298,6 +298,10 @@ def tried(public: Public) -> Iterator[dict[str, Any]]:
         if error > WRONG and NORMS & {name for layer in first.architecture.layers for name in layer.activations}:
             cause = "a norm takes the units of all members; checked with one member twice"
             error = _error(first.with_members(modules[:1]), x, public.output)
+        elif error > WRONG:  # single precision may round parameters by more than the outputs vary
+            cause, exact = "members in double precision", tree_map_only(Tensor, _doubled, x)
+            members = [copy.deepcopy(module).double() for module in modules]
+            error = _error(cs.Population.from_modules(members, exact, output=public.output), exact, public.output)
     except ConsilienceError as refusal:
         yield told | {"outcome": step, "cause": str(refusal)}
         return
@@ -323,7 +327,7 @@ def _error(population: Any, x: Any, output: str | int | None) -> float:
             ours = outputs_in(_run(full, x), "full", output)
         return float((ours - expected).abs().max() / expected.std(0).max())
     with torch.no_grad(), InDouble():
-        exact = tree_map_only(Tensor, lambda v: v.double() if v.is_floating_point() else v, x)
+        exact = tree_map_only(Tensor, _doubled, x)
         ours, *theirs = (
             _flat(_run(copy.deepcopy(m).double(), exact), output) for m in (full, *(m.module for m in population))
         )
@@ -331,6 +335,10 @@ def _error(population: Any, x: Any, output: str | int | None) -> float:
     if max(float(mean.std(0).max() / mean.abs().max()) for mean in means) < FLAT:
         return math.nan
     return max(float((a - b).abs().max() / b.std(0).max()) for a, b in zip(ours, means, strict=True))
+
+
+def _doubled(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value
 
 
 def _run(module: nn.Module, x: Any) -> Any:
