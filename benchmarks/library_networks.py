@@ -38,7 +38,7 @@ import consilience as cs
 from consilience.baselines import Ensemble
 from consilience.errors import ConsilienceError
 from consilience.units.outputs import outputs_in
-from consilience.units.precision import InDouble
+from consilience.units.precision import InDouble, exact
 
 WRONG = 1e-4  # of the spread over samples
 NORMS = {"layer_norm", "rms_norm"}
@@ -299,9 +299,9 @@ def tried(public: Public) -> Iterator[dict[str, Any]]:
             cause = "a norm takes the units of all members; checked with one member twice"
             error = _error(first.with_members(modules[:1]), x, public.output)
         elif error > WRONG:  # single precision may round parameters by more than the outputs vary
-            cause, exact = "members in double precision", tree_map_only(Tensor, _doubled, x)
+            cause, doubled = "members in double precision", tree_map_only(Tensor, exact, x)
             members = [copy.deepcopy(module).double() for module in modules]
-            error = _error(cs.Population.from_modules(members, exact, output=public.output), exact, public.output)
+            error = _error(cs.Population.from_modules(members, doubled, output=public.output), doubled, public.output)
     except ConsilienceError as refusal:
         yield told | {"outcome": step, "cause": str(refusal)}
         return
@@ -327,18 +327,14 @@ def _error(population: Any, x: Any, output: str | int | None) -> float:
             ours = outputs_in(_run(full, x), "full", output)
         return float((ours - expected).abs().max() / expected.std(0).max())
     with torch.no_grad(), InDouble():
-        exact = tree_map_only(Tensor, _doubled, x)
+        doubled = tree_map_only(Tensor, exact, x)
         ours, *theirs = (
-            _flat(_run(copy.deepcopy(m).double(), exact), output) for m in (full, *(m.module for m in population))
+            _flat(_run(copy.deepcopy(m).double(), doubled), output) for m in (full, *(m.module for m in population))
         )
     means = [torch.stack(each).mean(0) for each in zip(*theirs, strict=True)]
     if max(float(mean.std(0).max() / mean.abs().max()) for mean in means) < FLAT:
         return math.nan
     return max(float((a - b).abs().max() / b.std(0).max()) for a, b in zip(ours, means, strict=True))
-
-
-def _doubled(value: Tensor) -> Tensor:
-    return value.double() if value.is_floating_point() else value
 
 
 def _run(module: nn.Module, x: Any) -> Any:

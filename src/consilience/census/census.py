@@ -205,12 +205,11 @@ class Census:
                 raise InputError(f"{message}: mixtures of heads are not like heads", cure=UNTRAINED)
         is_default = radius == RADIUS and n_rotations is None
         measured = {name: self._significance[name] for name in names if is_default and name in self._significance}
-        if len(measured) == len(names):
+        missing = [name for name in names if name not in measured]
+        if not missing:
             return measured
         units_by_layer = self._units()
-        for name in names:
-            if name in measured:
-                continue
+        for name in missing:
             layer, units = self.layers_[name], units_by_layer(name)
             check_measurable(layer, units.rows[name].shape[1] if self.distance == "activation" else None)
             wanted = None if self.clusterer == "hdbscan" else layer.n_clusters_
@@ -256,15 +255,19 @@ class Census:
         )
         if theirs != ours:
             raise InputError(f"initial must have the layers and widths of the members, {ours}, got {theirs}")
-        before, own = copy.copy(self), self._units()
-        before.n_resamples = 0
-        theirs_by_layer, measured = before.fit(initial, self.calibration_)._units(), {}
-        for name in ours if layers is None else layers:
+        units_of, units = self._units(), dict[str, LayerUnits]()
+        for name in self.layers_ if layers is None else layers:
             check_choice("layers", name, self.layers_)
-            layer, units = self.layers_[name], own(name)
-            check_measurable(layer, units.rows[name].shape[1] if self.distance == "activation" else None)
-            measured[name] = beside_untrained(layer, units, theirs_by_layer(name), self.random_state)
-        return measured
+            units[name] = units_of(name)
+            n_rows = units[name].rows[name].shape[1] if self.distance == "activation" else None
+            check_measurable(self.layers_[name], n_rows)
+        before = copy.copy(self)
+        before.n_resamples = 0
+        untrained = before.fit(initial, self.calibration_)._units()
+        return {
+            name: beside_untrained(self.layers_[name], own, untrained(name), self.random_state)
+            for name, own in units.items()
+        }
 
     def _units(self) -> Callable[[str], LayerUnits]:
         """The units of each layer, as its clusters were found in them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,14 +83,13 @@ def layer_significance(
         random_state=random_state,
         projective=units.points.projective,
     )
-    labels = layer.labels_[layer.alive]
-    groups = [np.flatnonzero(labels == c) for c in range(layer.n_clusters_)]
+    groups = groups_of(layer)
 
     def mean(values: Floats) -> Floats:  # (U, k) → (K,)
         shares = values.sum(1) / n_others
         return np.array([shares[group].mean() for group in groups])
 
-    p = np.array([np.sort(found.p[group])[len(group) // 2] for group in groups])
+    p = medians(found.p, groups)
     unit_p = np.full(len(layer.alive), np.nan)
     unit_p[layer.alive] = found.p
     return Significance(
@@ -105,6 +105,17 @@ def layer_significance(
         radius=radius,
         n_rotations=n_rotations,
     )
+
+
+def groups_of(layer: LayerCensus) -> list[NDArray[np.int64]]:
+    """Return the numbers of each cluster's units among the live units of a layer."""
+    labels = layer.labels_[layer.alive]
+    return [np.flatnonzero(labels == c) for c in range(layer.n_clusters_)]
+
+
+def medians(p: Floats, groups: Sequence[NDArray[np.int64]]) -> Floats:
+    """Return the p-value of each cluster from those of its units (V,): the (upper) median."""
+    return np.array([np.sort(p[group])[len(group) // 2] for group in groups])
 
 
 def check_measurable(layer: LayerCensus, n_rows: int | None) -> None:

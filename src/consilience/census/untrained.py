@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from consilience.census.layer_census import LayerCensus
 from consilience.census.layer_units import LayerUnits
-from consilience.census.significance import LEVEL, points_of
+from consilience.census.significance import LEVEL, groups_of, medians, points_of
 from consilience.clustering.significance import ROUNDING, false_discovery_rates, recurrence
 
 Floats = NDArray[np.float64]
@@ -50,9 +50,8 @@ def beside_untrained(layer: LayerCensus, units: LayerUnits, initial: LayerUnits,
     """Return the clusters of a layer, with its units, beside the units of members at their initial values."""
     own, untrained = (_excess(part, layer.n_members, random_state) for part in (units, initial))
     above = len(untrained) - np.searchsorted(np.sort(untrained), own - ROUNDING)
-    unit_p, labels = (1 + above) / (1 + len(untrained)), layer.labels_[layer.alive]
-    groups = [np.flatnonzero(labels == c) for c in range(layer.n_clusters_)]
-    p = np.array([np.sort(unit_p[group])[len(group) // 2] for group in groups])
+    groups = groups_of(layer)
+    p = medians((1 + above) / (1 + len(untrained)), groups)
     excess = np.array([own[group].mean() for group in groups])
     return BesideUntrained(excess, untrained, p, false_discovery_rates(p))
 

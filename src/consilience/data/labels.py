@@ -64,16 +64,13 @@ def relabelled(data: Data, labels: str | Sequence[int]) -> Data:
         has = f"{data.n_classes} classes" if data.task == "classification" else data.task
         message = f"labels must be one for each class of {data.name}, which has {has}, got {labels!r}"
         raise InputError(message, cure="pass a number for each class, or leave them out")
-    train, calibration, validation, test = (
-        of_task(part, new) for part in (data.train, data.calibration, data.validation, data.test)
-    )
-    return Data(
-        data.name,
-        train,
-        calibration,
-        validation,
-        test,
+    return replace(
+        data,
+        train=of_task(data.train, new),
+        calibration=of_task(data.calibration, new),
+        validation=of_task(data.validation, new),
+        test=of_task(data.test, new),
         n_classes=len({*new}),
         read_as=f"{data.read_as}, with labels {labels}",
-        scaling=data.scaling,
+        classes=(),
     )

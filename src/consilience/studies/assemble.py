@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,16 @@ import tyro
 
 import consilience as cs
 from consilience.names import Correction, Pooling
-from consilience.studies.request import ADDED, POSITIONAL, PRESENTATION, Options, Output, OwnNetworks, Reading
+from consilience.studies.request import (
+    ADDED,
+    POSITIONAL,
+    PRESENTATION,
+    Options,
+    Output,
+    OwnNetworks,
+    Reading,
+    parse_width,
+)
 from consilience.studies.result import Result, digest_of, named_value, run_cached
 
 if TYPE_CHECKING:
@@ -79,7 +87,7 @@ def load_or_build(request: Request, census: cs.Census) -> Module:
     from consilience.units.resize import fill
 
     def make() -> Module:
-        width = int(request.width) if re.fullmatch("[0-9]{1,18}", request.width) else request.width
+        width = parse_width(request.width)
         distils = request.correction == "distill" or request.steps != Request.steps
         steps: dict[str, Any] = {"steps": request.steps} if distils else {}
         with stages(f"assembling at width {request.width}"):

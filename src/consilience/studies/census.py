@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from consilience.studies.request import (
     Reading,
     argument,
     arguments,
+    parse_width,
 )
 from consilience.studies.result import Result, run_cached
 
@@ -114,7 +114,7 @@ def load_or_fit(request: Request, population: cs.Population, x: Tensor | None, d
     from consilience.studies.progress import stages
 
     def make() -> cs.Census:
-        n_clusters = int(request.n_clusters) if re.fullmatch("[0-9]{1,18}", request.n_clusters) else request.n_clusters
+        n_clusters = parse_width(request.n_clusters)
         census = cs.Census(**{**arguments(request, cs.Census), "n_clusters": n_clusters})
         with stages(f"census of {len(population)} members"):
             return census.fit(population, x)

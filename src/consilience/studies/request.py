@@ -8,6 +8,7 @@ belongs to the identity of the request. Importing a request does not import torc
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -114,6 +115,11 @@ def arguments(request: Options, called: Callable[..., object]) -> dict[str, Any]
     """Return the options that are parameters of a function or class, by its names for them."""
     values = {option.metadata.get("argument", option.name): getattr(request, option.name) for option in fields(request)}
     return {name: values[name] for name in signature(called).parameters if name in values}
+
+
+def parse_width(text: str) -> int | str:
+    """Return a width from the text of an option: a number, or as it is, such as "2x"."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else text
 
 
 def command_line(request: Options) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from consilience.evaluation import evaluate
 from consilience.nets import Routed
 from consilience.report.routing import NARROW, ROUTED, WIDE, RoutingResult, RoutingRow, routing_sentences, routing_table
 from consilience.store.codec import result_text
+from consilience.studies.request import parse_width
 
 SHARES = (0.125, 0.25, 0.5)  # of the experts that are computed, in the curve beside the share asked for
 
@@ -43,14 +43,15 @@ def run_routing(
     static = {"correction": "distill" if taught else "second-order", "random_state": random_state, **taught}
     rows, assembler, population = list[RoutingRow](), Assembler(fitted), fitted.population_
 
-    def add(name: str, share: float | None, products: int, network: Callable[..., Any]) -> None:
+    def add(name: str, share: float | None, products: int, network: Callable[..., Any]) -> str:
         score = evaluate(network, samples)
         rows.append(RoutingRow(name, share, products, score.quality, score.quality_se))
+        return score.metric
 
     progress("the wide network")
-    wide = assembler.assemble(int(width) if re.fullmatch("[0-9]{1,18}", width) else width, **static)
+    wide = assembler.assemble(parse_width(width), **static)
     add("ensemble of the members", None, sum(_products(m.module) for m in population), Ensemble(population))
-    add(WIDE, 1.0, _products(wide), wide)
+    metric = add(WIDE, 1.0, _products(wide), wide)
     for share in sorted({active} if taught else {*SHARES, active}):
         routed = dict[str, Routed]()
         for experts in ROUTED:
@@ -64,7 +65,7 @@ def run_routing(
             asked = routed[grouping]
     record: Any = asked.routing_
     layers = {f"hidden.{i}": layer for i, layer in enumerate(record.layers)}
-    return asked, RoutingResult(rows, active, grouping, n_experts, layers, evaluate(wide, samples).metric, obtained)
+    return asked, RoutingResult(rows, active, grouping, n_experts, layers, metric, obtained)
 
 
 def found_text(result: RoutingResult, file: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from consilience.checks import check_count, check_number
+from consilience.checks import LARGEST, check_count, check_number
 from consilience.errors import InputError
 from consilience.studies.request import INPUT, POSITIONAL, InputShape, Options, Output, OwnNetworks, Reading, argument
 from consilience.studies.result import Result, obtained, run_paged
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from consilience.report.transfer import TransferResult
 
 KIND, FILE = "transfer", "transfer.json"
-ALL = 2**31 - 1  # test rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ def run(request: Request) -> Result:
             transfer = Transfer(request.share, random_state=seed).fit(populations, data.calibration.x)
             if new_task:
                 progress(f"readouts for {new_task}")
-                test = unseen_samples(request.sources, source, seed, ALL)
+                test = unseen_samples(request.sources, source, seed, LARGEST)
                 trials = compare_trunks(
                     transfer, data.train, test, request.rows, n_draws=request.draws, random_state=seed
                 )
