@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from conftest import inputs, random_mlp, random_population
+from consilience.assembly import assemble
 from consilience.bases.grounding import Basis, Groups, basis_of_groups, express
 from consilience.bases.hyperplanes import Projection
 from consilience.census.census import Census
@@ -321,6 +323,63 @@ def test_a_fit_that_fails_leaves_no_census() -> None:
     with pytest.raises(InputError, match="layer 'hidden.1' in which every unit is dead"):
         census.fit(Population.from_modules([dead], X), X)
     assert not hasattr(census, "layers_")
+
+
+class Gated(nn.Module):
+    """A gate in front of what it multiplies, so that the next layer reads the gate's units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.down, self.up = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(3, 8)
+        self.b, self.readout = nn.Linear(8, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return self.readout(torch.relu(self.b(torch.sigmoid(self.up(torch.relu(self.down(h)))) * h)))
+
+
+class Constant(nn.Module):
+    """A gate of a hidden layer that depends on no input."""
+
+    def __init__(self, n_keys: int = 1) -> None:
+        super().__init__()
+        self.key, self.down, self.up = nn.Embedding(n_keys, 4), nn.Linear(4, 3), nn.Linear(3, 8)
+        self.a, self.readout = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.up(torch.relu(self.down(self.key(torch.arange(self.key.num_embeddings))))))
+        return self.readout(torch.relu(self.a(x)) * gate.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize(("grounding", "distance"), [*CLUSTERINGS, ("weights", "l2")])
+def test_a_gate_that_is_read_in_place_of_what_it_multiplies_follows_its_family(grounding: str, distance: str) -> None:
+    torch.manual_seed(0)
+    module, again = Gated(), Gated()
+    (member,) = Population.from_modules([module], X[:16]).networks
+    again.load_state_dict(scrambled(member, seed=3).state)
+    population = Population.from_modules([module, again], X[:16])
+    census = Census(grounding=grounding, distance=distance, n_clusters="1x", n_resamples=0).fit(population, X)
+    net = assemble(census, width="1x", correction="none", choice="cut")
+    with torch.no_grad():
+        assert torch.allclose(net(X), module(X), atol=1e-4)
+
+
+@pytest.mark.parametrize(("grounding", "distance"), [*CLUSTERINGS, ("weights", "l2")])
+def test_layers_that_depend_on_no_input_are_in_the_census(grounding: str, distance: str) -> None:
+    torch.manual_seed(0)
+    population = Population.from_modules([Constant() for _ in range(2)], X[:16])
+    census = Census(grounding=grounding, distance=distance, n_resamples=0).fit(population, X)
+    assert all(layer.alive.all() for layer in census.layers_.values())
+    full = assemble(census, width="full")
+    with torch.no_grad():
+        assert torch.allclose(full(X), population.logits(X).mean(0), atol=1e-5)
+    assert assemble(census, width="1x", correction="none")(X).isfinite().all()
+
+
+def test_layers_that_depend_on_no_input_must_have_a_dimension_of_samples() -> None:
+    population = Population.from_modules([Constant(n_keys=3) for _ in range(2)], X[:16])
+    with pytest.raises(InputError, match="'key', which depend on no input, must have a dimension of samples"):
+        Census(n_resamples=0).fit(population, X)
 
 
 def test_a_layer_of_dead_units_is_refused() -> None:

@@ -63,7 +63,8 @@ class CensusPlan:
         if layer in self.choice.bases:
             return self.choice.bases[layer]
         groups, census = self.choice.groups[draft.architecture.first(layer)], self.census
-        if draft.responses.has_data:
+        varies = draft.architecture.has_insides(layer) or bool(draft.architecture.written(layer))
+        if draft.responses.has_data and varies:
             return basis_of(census, draft.responses, layer, groups)
         points = hyperplanes(draft.members, layer, draft.projections).augmented
         symmetry = usable_symmetry(draft.architecture, layer)

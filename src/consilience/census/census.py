@@ -38,7 +38,7 @@ from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.axes import Axis
-from consilience.units.symmetry import canonical, usable_symmetry
+from consilience.units.symmetry import NO_SYMMETRY, canonical, usable_symmetry
 
 GROUNDINGS = ("weights", "activations")
 UNTRAINED = "Census.beside_untrained compares them with heads before training"
@@ -324,10 +324,12 @@ class Census:
             basis = basis_of_medoids(units.rows[name], groups, widths, units.alive)
             bases = {tied.name: basis for tied in architecture.family(name)}
         else:
-            bases = {
-                layer: basis_of_groups(rows, groups, widths, usable_symmetry(architecture, layer), units.alive)
-                for layer, rows in units.rows.items()
-            }
+            bases, first = dict[str, Basis](), next(iter(units.rows.values()))
+            for tied in architecture.family(name):
+                rows, symmetry = units.rows.get(tied.name), usable_symmetry(architecture, tied.name)
+                if rows is None:  # nothing of its own to be compared by: its units are averaged as they are
+                    rows, symmetry = first, NO_SYMMETRY
+                bases[tied.name] = basis_of_groups(rows, groups, widths, symmetry, units.alive)
         centroids = (torch.cat(bases[name].mixing).T @ units.table.augmented).numpy()
         index = units.table.index.numpy()
         layer = LayerCensus(name, units.member, index, units.alive, units.n_members, clustering, clusters, centroids)

@@ -2,8 +2,8 @@
 the largest cluster of their layer.
 
 A unit's *contribution* is what it adds to the next layer: the spread of its activation times the norm of its outgoing
-weights. Without data the norm of its incoming weights (bias apart) stands for the spread. A unit is dead where that is
-under 1 % of the mean of its own member's layer.
+weights. Without data, or where units are the same for all samples, the norm of its incoming weights (bias apart)
+stands for the spread. A unit is dead where that is under 1 % of the mean of its own member's layer.
 
 Axis legend: ``U`` units of all members, one member after the other; ``V`` those alive; ``n`` samples.
 """
@@ -70,10 +70,11 @@ def layer_units(
     """
     networks, architecture = responses.networks, responses.networks[0].architecture
     family = [layer.name for layer in architecture.family(name)]
+    varies = any(architecture.written(layer) for layer in family)
     live = []
     for k, network in enumerate(networks):
         reads = {layer: responses.read(layer)[k] for layer in family if architecture.reading(layer)}
-        live.append(_find_alive(network, family, reads if responses.has_data else None))
+        live.append(_find_alive(network, family, reads if responses.has_data and varies else None))
     alive = torch.cat(live).numpy()
     alive[: len(known_alive)] = known_alive
     if not alive.any():
@@ -84,7 +85,7 @@ def layer_units(
     tables = {layer: hyperplanes(networks, layer, projections) for layer in family}
     if architecture.has_insides(name) and responses.has_data:
         rows = {name: responses.contributions(name)}
-    elif distance == "activation":
+    elif distance == "activation" and varies:
         rows = {layer: responses.units(layer) for layer in family if architecture.written(layer)}  # scales are constant
     else:  # a gate may have no grounded hyperplanes yet: the other layers of its family have some
         rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}

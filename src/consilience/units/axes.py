@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from consilience.errors import InputError
+
 GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it modulo 1 are spread evenly, however many there are
 
 Section = tuple[str | None, int]  # a layer and the entries of each of its units, or None and a number of fixed features
@@ -57,10 +59,19 @@ class Axis:
         return changed
 
     def units(self, value: Tensor, widths: Mapping[str, int], n_samples: int) -> Tensor:
-        """Return the values of rows at every position of each sample: (n, u, p)."""
+        """Return the values of rows at every position of each sample: (n, u, p).
+
+        Raises
+        ------
+        InputError : the value is the same for all samples and has no dimension of them.
+        """
         units = self.take(value, widths).movedim(self.dim, 1).flatten(2)
-        if len(units) == n_samples:
-            return units
+        if len(units) in (1, n_samples):  # 1 where the value is the same for all samples
+            return units.expand(n_samples, -1, -1)
+        if len(units) % n_samples:
+            what = f"units of layer '{self.layer}', which depend on no input, must have a dimension of samples"
+            cure = "let it have a first dimension of 1, as in self.table[None], or take the census without data"
+            raise InputError(f"{what} where they are read, got '{self.name}' of shape {tuple(value.shape)}", cure=cure)
         # Samples have been divided, as videos into frames: each part of a sample is a position.
         return units.view(n_samples, -1, *units.shape[1:]).transpose(1, 2).flatten(2)
 

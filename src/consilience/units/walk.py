@@ -86,7 +86,6 @@ class Walk:
     piled: dict[fx.Node, tuple[int, list[Label]]] = field(
         default_factory=dict
     )  # value → a dimension along which it has parts, and the label of each
-    may_be_piled: bool = False  # whether the operation at hand takes such values
     sources: dict[fx.Node, Draft] = field(default_factory=dict)  # value → the map that has just written it
     folded: set[fx.Node] = field(default_factory=set)  # those followed by a batch norm that is folded into their map
     elementwise: set[str] = field(default_factory=set)  # values computed number by number, whatever the shape
@@ -135,11 +134,14 @@ class Walk:
         """Whether the inputs have an effect on a value, so that its first dimension is samples."""
         return node.name in self.program.varying
 
-    def only_value(self, node: fx.Node) -> fx.Node:
-        """Return the one value with units that an operation reads, which must be its first argument."""
+    def only_value(self, node: fx.Node, *, piled: bool = False) -> fx.Node:
+        """Return the one value with units that an operation reads, which must be its first argument.
+
+        ``piled`` says whether the operation takes values that have parts along a dimension.
+        """
         self.check_no_parameter(node)
         value, *others = self.carriers(node)
-        if others or value is not node.args[0] or (value in self.piled and not self.may_be_piled):
+        if others or value is not node.args[0] or (value in self.piled and not piled):
             raise self.error(UNSUPPORTED, node)
         return value
 

@@ -27,12 +27,12 @@ def promote(walk: Walk, parameter: fx.Node, dim: int) -> None:
     walk.labels[parameter] = {dim: (_written_by(walk, parameter, dim, parameter, parameter),)}
 
 
-def only_value(walk: Walk, node: fx.Node) -> fx.Node:
-    """Return the one value with units that an operation reads; a parameter becomes one, with units last."""
+def only_value(walk: Walk, node: fx.Node, *, piled: bool = False) -> fx.Node:
+    """Return what `Walk.only_value` does; a parameter becomes a value, with units last."""
     value = node.args[0]
     if walk.is_parameter(value) and value not in walk.shifted:
         promote(walk, value, n_dims(value) - 1)
-    return walk.only_value(node)
+    return walk.only_value(node, piled=piled)
 
 
 def _written_by(walk: Walk, weight: fx.Node, dim: int, read: fx.Node, written: fx.Node) -> Run:

@@ -33,7 +33,7 @@ def over_named(name: str) -> Callable[[Walk, fx.Node], Label]:
         dims, keep = walk.option(node, "dim"), walk.option(node, "keepdim")
         gone = {d % n_dims(value) for d in ([dims] if isinstance(dims, int) else dims or range(n_dims(value)))}
         walk.check_fixed(node, value, sorted(gone))
-        if 0 in gone:
+        if 0 in gone and walk.varies(value):
             raise walk.error("samples are mixed", node)
         label = walk.pass_through(node, name)
         return {d if keep else d - sum(g < d for g in gone): runs for d, runs in label.items()}

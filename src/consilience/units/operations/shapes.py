@@ -57,7 +57,7 @@ def permute(walk: Walk, node: fx.Node) -> Label:
     """``permute(value, order)`` and ``transpose(value, a, b)``; samples stay first."""
     if _turns_weight(walk, node):
         return {}
-    value = _whole_value(walk, node)
+    value = only_value(walk, node, piled=True)
     order = list(range(n_dims(value)))
     if node.target is aten.transpose.int:
         a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
@@ -105,7 +105,7 @@ def expand(walk: Walk, node: fx.Node) -> Label:
 
 def cut(walk: Walk, node: fx.Node) -> Label:
     """``slice`` and ``select``: positions may be left out, units and samples may not."""
-    value = _whole_value(walk, node)
+    value = only_value(walk, node, piled=True)
     label, is_slice = walk.labels[value], node.target is aten.slice.Tensor
     dim = walk.arguments(node, 2)[1]
     dim = (dim or 0) % n_dims(value)
@@ -127,7 +127,7 @@ def cut(walk: Walk, node: fx.Node) -> Label:
 
 def unbind(walk: Walk, node: fx.Node) -> Label:
     """``unbind(value, dim)``: parts that a reshape has made of units, or positions one by one."""
-    value = _whole_value(walk, node)
+    value = only_value(walk, node, piled=True)
     dim = (walk.arguments(node, 2)[1] or 0) % n_dims(value)
     if value in walk.piled:
         walk.parts[node] = take(walk, value, dim)
@@ -138,15 +138,6 @@ def unbind(walk: Walk, node: fx.Node) -> Label:
     label = {d - (d > dim): runs for d, runs in walk.labels[value].items()}
     walk.parts[node] = [label] * size(value, dim)
     return label
-
-
-def _whole_value(walk: Walk, node: fx.Node) -> fx.Node:
-    """The one value with units that an operation reads, which may have parts along a dimension."""
-    walk.may_be_piled = True
-    try:
-        return only_value(walk, node)
-    finally:
-        walk.may_be_piled = False
 
 
 def number_of(walk: Walk, node: fx.Node) -> Label:
