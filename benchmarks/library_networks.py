@@ -11,7 +11,7 @@ Choices
 - Images have the smallest size that the class takes; those of transformers have one from a small configuration.
 - *Proved* is what `Population.from_modules` takes. The check is independent of the proof: in double precision, an
   assembly of two members at full width must return the mean of the members' outputs before their tail. Where a norm
-  takes the units of all members, one of a member twice must return what the member does. Networks of more than 2
+  is no module of its own, and takes the units of all members, one of a member twice must return what the member does. Networks of more than 2
   million parameters are not checked.
 """
 
@@ -41,7 +41,6 @@ from consilience.units.outputs import outputs_in
 from consilience.units.precision import InDouble, exact
 
 WRONG = 1e-4  # of the spread over samples
-NORMS = {"layer_norm", "rms_norm"}
 FLAT = 1e-9  # spread of outputs, of the largest, below which assemblies in single precision cannot be compared
 CHECKED = 2_000_000  # parameters of a network of which an assembly is made
 MEMORY = 12 * 2**30  # bytes that a process may take
@@ -295,7 +294,7 @@ def tried(public: Public) -> Iterator[dict[str, Any]]:
             return
         step = "kept apart"
         error, cause = _error(first.with_members(modules[1:]), x, public.output), ""
-        if error > WRONG and NORMS & {name for layer in first.architecture.layers for name in layer.activations}:
+        if error > WRONG and any(norm.module is None for norm in first.architecture.statistics):
             cause = "a norm takes the units of all members; checked with one member twice"
             error = _error(first.with_members(modules[:1]), x, public.output)
         elif error > WRONG:  # single precision may round parameters by more than the outputs vary

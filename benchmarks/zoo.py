@@ -16,8 +16,8 @@ precision,
   `Ensemble`, which applies the tail to the mean;
 - of a population that has one member twice, with that member: this holds with any tail and norm.
 
-*Wrong* is a difference above 1e-4 of the spread of the outputs over samples. Norms over all units (layer norm) take the
-units of all members together, so that only the second holds; this is documented. *Kept apart* are networks that are
+*Wrong* is a difference above 1e-4 of the spread of the outputs over samples. Norms over units that are no module of
+their own take the units of all members together, so that only the second holds; a warning says so. *Kept apart* are networks that are
 proved and cannot be merged. A *foreign* error is one that is not the package's.
 """
 
@@ -49,7 +49,6 @@ from consilience.baselines import Ensemble
 from consilience.errors import ConsilienceError
 from consilience.units.outputs import outputs_in
 
-NORMS = {"layer_norm", "rms_norm"}
 WRONG = 1e-4  # of the spread over samples
 N_QUICK = 3  # networks of each family
 
@@ -81,8 +80,8 @@ def tried(small: Small) -> tuple[str, str]:
         return step, str(refusal)
     except Exception as failure:
         return "foreign", f"{type(failure).__name__}: {failure}"
-    activations = {name for layer in population.architecture.layers for name in layer.activations}
-    error = own if activations & NORMS else max(own, error)
+    mixes = any(norm.module is None for norm in population.architecture.statistics)
+    error = own if mixes else max(own, error)
     return ("proved", "") if error <= WRONG else ("wrong", f"{error:.1e} of the spread")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 import consilience as cs
 from consilience.errors import ArtefactError
@@ -57,6 +59,69 @@ def test_full_width_of_a_net_of_the_transformers_library(tmp_path: Path) -> None
     again = cs.load_network(tmp_path / "net", theirs(2, width=16))
     with torch.no_grad():
         assert torch.equal(again(IDS).logits, net(IDS).logits)
+
+
+class SideBySide(nn.Module):
+    """A layer norm over two layers of different functions."""
+
+    shape = (5,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(5, 4), nn.Linear(5, 6), nn.LayerNorm(10)
+        self.c, self.readout = nn.Linear(10, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        side_by_side = torch.cat([torch.relu(self.a(x)), torch.tanh(self.b(x))], 1)
+        return self.readout(torch.relu(self.c(self.norm(side_by_side))))
+
+
+class CutAfterwards(nn.Module):
+    """An RMS norm over a layer of which two parts are then multiplied."""
+
+    shape = (5,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.c, self.readout = nn.Linear(5, 8), nn.RMSNorm(8), nn.Linear(4, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, gates = self.norm(self.a(x)).chunk(2, 1)
+        return self.readout(torch.relu(self.c(values * torch.sigmoid(gates))))
+
+
+class InGroups(nn.Module):
+    """A group norm in several groups, or in one, over channels and positions."""
+
+    shape = (5, 4, 4)
+
+    def __init__(self, groups: int = 3) -> None:
+        super().__init__()
+        self.a, self.norm, self.readout = nn.Conv2d(5, 6, 3), nn.GroupNorm(groups, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.readout(torch.relu(self.norm(self.a(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [SideBySide, CutAfterwards, InGroups, lambda: InGroups(1)])
+def test_norms_of_several_layers_or_in_groups_keep_members_apart(kind: Callable[[], nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    nets = [kind() for _ in range(3)]
+    for net in nets:
+        for value in net.norm.parameters():
+            nn.init.normal_(value)
+    x = torch.randn(40, *nets[0].shape)
+    population = cs.Population.from_modules(nets, x[:8])
+    assert [norm.module for norm in population.architecture.statistics] == ["norm"]
+    full = cs.assemble(cs.Census(n_resamples=0).fit(population, x), "full")
+    cs.save_network(full, tmp_path / "net")
+    mixed, outputs, expected = copy.deepcopy(full), full(x), population.logits(x).mean(0)
+    mixed.norm.grouping = replace(mixed.norm.grouping, together=(0,) * len(mixed.norm.grouping.groups))
+    assert torch.allclose(outputs, expected, atol=1e-5)
+    assert not torch.allclose(mixed(x), expected, atol=1e-2)
+    with torch.no_grad():
+        mixed.norm.weight.zero_()
+    assert torch.equal(cs.load_network(tmp_path / "net", mixed)(x), outputs)
 
 
 def test_a_plain_net_is_not_read_into_grouped_norms(tmp_path: Path) -> None:

@@ -115,15 +115,25 @@ def test_parts_of_one_weight_are_tied_layers() -> None:
         elastic(Census(n_resamples=0).fit(population, x), widths=("0.5x", "1x"))
 
 
-@pytest.mark.parametrize("norm", [lambda u: nn.RMSNorm(u), lambda u: nn.GroupNorm(1, u), lambda u: nn.LayerNorm(u)])
-def test_a_norm_over_all_units_is_that_of_copies_of_one_member(norm: Callable[[int], nn.Module]) -> None:
-    """At full width it takes all members together, so that only equal members give their ensemble."""
-    module = Small(lambda m, x: m.b(m.odd(m.a(x)).relu()), 5, ROWS)
-    module.odd = norm(5)
-    nn.init.normal_(module.odd.weight)
-    population = Population.from_modules([module, module], ROWS[:8])
+NORMS = [lambda u: nn.RMSNorm(u), lambda u: nn.GroupNorm(1, u), lambda u: nn.GroupNorm(3, u), lambda u: nn.LayerNorm(u)]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_norm_over_units_keeps_members_apart_at_full_width(norm: Callable[[int], nn.Module]) -> None:
+    modules = [Small(lambda m, x: m.b(m.odd(m.a(x)).relu()), 6, ROWS) for _ in range(2)]
+    for module in modules:
+        module.odd = norm(6)
+        nn.init.normal_(module.odd.weight)
+    population = Population.from_modules(modules, ROWS[:8])
     full = Assembler(Census(n_resamples=0).fit(population, ROWS)).assemble("full", correction="none")
-    torch.testing.assert_close(full(ROWS).detach(), module(ROWS).detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(full(ROWS).detach(), population.logits(ROWS).mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_group_norm_in_very_many_groups_is_refused() -> None:
+    module = Small(lambda m, x: m.b(m.odd(m.a(x)).relu()), 34, ROWS)
+    module.odd = nn.GroupNorm(17, 34)
+    with pytest.raises(TracingError, match=r"a group norm in 17 groups: aten.group_norm in 'odd' \(GroupNorm\)"):
+        find_layers(module, ROWS[:8])
 
 
 REFUSED = {
@@ -135,7 +145,6 @@ REFUSED = {
         lambda m, x: m.b(m.a(x).tanh() * m.one),
         "all units are multiplied by one number, .*aten.mul",
     ),
-    "groups": (lambda m, x: m.b(functional.group_norm(m.a(x), 2)), "a group norm in 2 groups: aten.group_norm"),
     "parts after an activation": (
         lambda m, x: m.b(gated(torch.cat([m.a(x), m.p(x)], 1))),
         "units of several layers are cut: aten.chunk in Small, .*\n.*before they are put side by side",

@@ -351,7 +351,6 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "mixing samples": (between(lambda z: z - z.mean(0)), ROWS, "aten.mean"),
     "a weight computed on the way": (HandMadeWeightNorm(), ROWS, "norm|div|weight"),
     "a weight that is no parameter": (BufferAsWeight(), ROWS, "aten.linear"),
-    "group norm": (with_part(nn.GroupNorm(2, 8)), IMAGES, r"aten.group_norm in 'odd' \(GroupNorm\)"),
     "batch norm of the batch at hand": (
         with_part(nn.BatchNorm2d(8, track_running_stats=False)),
         IMAGES,

@@ -85,7 +85,7 @@ class Assembler:
         """Builds the members side by side, without data, with norms that keep them apart."""
         population, groups = self.census.population_, None
         norms = population.architecture.statistics
-        mixed = sorted({f"'{norm.layer}'" for norm in norms if norm.module is None})
+        mixed = sorted({f"'{layer}'" for norm in norms if norm.module is None for layer in norm.layers})
         if mixed:
             message = (
                 f"width 'full' should be the ensemble, got norms of {', '.join(mixed)} that mix the members' units: "

@@ -162,8 +162,7 @@ class Builder:
         architecture = self.population.architecture
         module = resize(self.population.members[0].module, architecture, widths)
         if self.groups is not None:
-            groups = {norm.layer: self.groups[architecture.first(norm.layer)] for norm in architecture.statistics}
-            group_norms(module, architecture.statistics, groups)
+            group_norms(module, architecture.groupings(self.groups))
             set_config(module)
         return module
 

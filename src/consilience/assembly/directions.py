@@ -42,7 +42,9 @@ def _turnable(architecture: Architecture) -> list[str]:
     for layer in architecture.free:
         tied = {own.name for own in architecture.family(layer.name)} - {layer.name}
         writers = [m for own in tied for m in architecture.writing(own)]
-        normed = {norm.layer for norm in architecture.statistics} == {layer.name} if tied else False
+        norms = architecture.statistics
+        normed = bool(tied) and {own for norm in norms for own in norm.layers} == {layer.name}
+        normed = normed and not any(norm.positions for norm in norms)  # a mean over positions is no turn's
         if normed and all(m.per_unit for m in writers) and len(architecture.writing(layer.name)) > 1:
             free.append(layer.name)
     return free
@@ -50,7 +52,7 @@ def _turnable(architecture: Architecture) -> list[str]:
 
 def _directions(responses: Responses, layer: str, width: int) -> Basis:
     architecture = responses.networks[0].architecture
-    centred = any(norm.centred for norm in architecture.statistics if norm.layer == layer)
+    centred = any(norm.centred for norm in architecture.statistics if layer in norm.layers)
     values = [_values(z, centred) for z in responses.read(layer)]
     sizes = [float(z.square().mean().sqrt()) or 1.0 for z in values]
     every = torch.cat([z / size for z, size in zip(values, sizes, strict=True)], dim=1)

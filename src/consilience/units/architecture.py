@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from consilience.errors import InputError
 from consilience.units.axes import Axis, Section, by_unit, length
-from consilience.units.grouped import Statistic, with_grouped_norms
+from consilience.units.grouped import Grouping, Statistic, with_grouped_norms
 from consilience.units.maps import Map, Weights
 from consilience.units.precision import doubled
 from consilience.units.program import Program
@@ -60,7 +60,7 @@ class Architecture:
     crossing : maps that are applied once for each unit of another layer, as token mixing is: these units share them
         and cannot be put side by side.
     elementwise : traced values that are computed number by number, whatever the shape.
-    statistics : norms over all units of a layer.
+    statistics : norms over all units of layers.
     cuts : modules that cut units into parts, the sizes of the parts, and the layer with whose width they grow.
     grouped : whether these norms keep groups of units apart, which cannot change places then.
     """
@@ -167,8 +167,11 @@ class Architecture:
 
     def with_groups(self, groups: Mapping[str, Sequence[int]]) -> Architecture:
         """Return the architecture whose norms have these groups of neighbouring units, by free layer."""
-        by_layer = {norm.layer: groups[self.first(norm.layer)] for norm in self.statistics}
-        return replace(self, program=with_grouped_norms(self.program, self.statistics, by_layer), grouped=True)
+        return replace(self, program=with_grouped_norms(self.program, self.groupings(groups)), grouped=True)
+
+    def groupings(self, groups: Mapping[str, Sequence[int]]) -> dict[Statistic, Grouping]:
+        """Return how norms keep these groups of neighbouring units apart, by free layer."""
+        return {n: n.grouping([groups[self.first(layer)] for layer in n.layers]) for n in self.statistics}
 
     def written(self, layer: str) -> tuple[Axis, ...]:
         """Return where, in traced values, the layer's units have been written: pre-activations, by map.

@@ -26,7 +26,7 @@ from consilience.units.outputs import Pick, check_pick
 from consilience.units.program import Program
 from consilience.units.tail import Tail, is_number, operation_name, reads_number, tail_of, with_rows
 from consilience.units.trace import check_samples_apart, trace
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Normed, Run, Walk, n_dims, size
 from consilience.units.written_out import write_out
 
 ELEMENTWISE = {"add", "sub", "mul", "div", "neg", "rsub"}  # of outputs and constants: outputs keep their places
@@ -124,7 +124,7 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
         crossing=tuple(dict.fromkeys(walk.crossing)),
         elementwise=frozenset(walk.elementwise),
         cuts=tuple((path, parts, names[walk.root(group)]) for path, parts, group in dict.fromkeys(walk.cuts)),
-        statistics=tuple(_statistic(walk, maps, node, names[group]) for node, group in walk.statistics),
+        statistics=tuple(_statistic(walk, maps, normed, names) for normed in walk.statistics),
     )
 
 
@@ -202,11 +202,14 @@ def _map(walk: Walk, draft: Draft, names: Mapping[int, str]) -> Map:
     return Map(draft.name, draft.weight, draft.bias, inputs, output, *kind)
 
 
-def _statistic(walk: Walk, maps: Sequence[Map], node: fx.Node, layer: str) -> Statistic:
-    """A norm over the units of a layer, with the module of it where that holds nothing but the norm's own map."""
-    norm = statistic_of(walk.program, node, layer, 0.0)
+def _statistic(walk: Walk, maps: Sequence[Map], normed: Normed, names: Mapping[int, str]) -> Statistic:
+    """A norm over the units of layers, with the module of it where that holds nothing but the norm's own maps."""
+    each = [(names[group], part) for group, part in zip(normed.groups, normed.parts, strict=True) if group is not None]
+    norm = statistic_of(walk.program, normed.node, each)
     inside = [m for m in maps if norm.module is not None and m.weight.startswith(f"{norm.module}.")]
-    if len(inside) != 1 or inside[0].weight != f"{norm.module}.weight" or not inside[0].per_unit:
+    if not inside or None in normed.groups or len(inside) != len(each):
+        return replace(norm, module=None)
+    if any(m.weight != f"{norm.module}.weight" or not m.per_unit for m in inside):
         return replace(norm, module=None)
     return replace(norm, shift=inside[0].shift)
 

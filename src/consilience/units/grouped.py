@@ -1,11 +1,13 @@
 """Norms with one group of units for each member, so that members side by side keep their own statistics.
 
 A norm over units mixes all units that it reads. In a network in which members stand side by side, one with a group for
-each member gives each what its own norm gave it.
+each member gives each what its own norm gave it. A norm over several layers side by side has the units of a member in
+several places; a norm in groups has some groups for each member.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,28 +22,6 @@ CURE = "give each norm a module of its own, such as nn.LayerNorm or an RMSNorm w
 
 
 @dataclass(frozen=True)
-class Statistic:
-    """A norm over all units of a layer.
-
-    Attributes
-    ----------
-    value : the traced value of the operation that computes the statistic.
-    layer : whose units.
-    module : path of the module of the norm; None where that has other parameters too.
-    centred : whether the mean is subtracted.
-    eps : what is added to the mean square.
-    shift : what is added to the weight.
-    """
-
-    value: str
-    layer: str
-    module: str | None
-    centred: bool
-    eps: float
-    shift: float
-
-
-@dataclass(frozen=True)
 class Grouping:
     """What a grouped norm has beside its parameters; see `GroupedNorm`."""
 
@@ -49,44 +29,91 @@ class Grouping:
     centred: bool
     eps: float
     shift: float
+    together: tuple[int, ...] = ()
+    positions: bool = False
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A norm over all units of layers that lie side by side.
+
+    Attributes
+    ----------
+    value : the traced value of the operation that computes the statistic.
+    layers : whose units, in order.
+    parts : for each of these the group of the norm that it is in; more than one in a group norm.
+    module : path of the module of the norm; None where that has other parameters too, or values of no layer.
+    centred : whether the mean is subtracted.
+    eps : what is added to the mean square.
+    shift : what is added to the weight.
+    positions : whether the statistic is over positions too, with units along dimension 1.
+    is_mean : whether the operation is a mean alone, as of a norm written by hand.
+    """
+
+    value: str
+    layers: tuple[str, ...]
+    parts: tuple[int, ...]
+    module: str | None
+    centred: bool
+    eps: float
+    shift: float
+    positions: bool
+    is_mean: bool
+
+    def grouping(self, widths: Sequence[Sequence[int]]) -> Grouping:
+        """Return the grouping that keeps members apart; ``widths`` has the units of each member, by layer."""
+        together = [part * len(own) + k for own, part in zip(widths, self.parts, strict=True) for k in range(len(own))]
+        groups = tuple(width for own in widths for width in own)
+        return Grouping(groups, self.centred, self.eps, self.shift, tuple(together), self.positions)
 
 
 class GroupedNorm(nn.Module):
-    """Layer norm or RMS norm of each group of neighbouring units by itself.
+    """Layer norm or RMS norm of each group of units by itself.
 
     Parameters
     ----------
     weight, bias : (u,), or no bias.
-    groups : number of units of each group.
-    centred : whether the mean of each group is subtracted.
-    eps, shift : added to the mean square, and to the weight.
+    grouping : ``groups``, numbers of neighbouring units; ``together``, for each of these the number of the group that
+        it is part of, by default one of its own; whether the mean of each group is subtracted (``centred``); what is
+        added to the mean square (``eps``) and to the weight (``shift``); whether statistics are over ``positions`` too.
     """
 
-    def __init__(
-        self,
-        weight: nn.Parameter,
-        bias: nn.Parameter | None,
-        groups: Sequence[int],
-        centred: bool,
-        eps: float,
-        shift: float,
-    ) -> None:
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, grouping: Grouping) -> None:
         super().__init__()
-        self.weight, self.groups, self.centred, self.eps, self.shift = weight, tuple(groups), centred, eps, shift
+        self.weight, self.grouping = weight, grouping
         self.register_parameter("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map values (..., u) to values of the same shape."""
-        x = x - mean_of_groups(x, self.groups) if self.centred else x
-        x = x * (mean_of_groups(x.square(), self.groups) + self.eps).rsqrt() * (self.weight + self.shift)
-        bias = self._parameters["bias"]
-        return x if bias is None else x + bias
+        """Map values (..., u), with statistics over positions (n, u, ...), to values of the same shape."""
+        return normalized(x, self.grouping, self.weight, self._parameters["bias"])
+
+
+def normalized(value: Tensor, grouping: Grouping, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Return what a grouped norm with these parameters makes of a value; see `GroupedNorm`."""
+    value = value - mean_of_groups(value, grouping) if grouping.centred else value
+    value = value * (mean_of_groups(value.square(), grouping) + grouping.eps).rsqrt()
+    shape = [-1, *[1] * (value.dim() - 2)] if grouping.positions else [-1]
+    value = value if weight is None else value * (weight + grouping.shift).view(shape)
+    return value if bias is None else value + bias.view(shape)
+
+
+def mean_of_groups(value: Tensor, grouping: Grouping) -> Tensor:
+    """Return the mean of each group at each of its places: the shape of ``value`` (..., u) or (n, u, ...)."""
+    dims = list(range(1, value.dim())) if grouping.positions else [-1]
+    totals, means = Counter[int](), dict[int, Tensor]()
+    together = grouping.together or range(len(grouping.groups))
+    for group, units in zip(together, grouping.groups, strict=True):
+        totals[group] += units
+    parts = value.split(list(grouping.groups), dims[0])
+    for part, group, units in zip(parts, together, grouping.groups, strict=True):
+        share = part.mean(dims, keepdim=True) * (units / totals[group])
+        means[group] = means[group] + share if group in means else share
+    return torch.cat([means[group].expand_as(part) for part, group in zip(parts, together, strict=True)], dims[0])
 
 
 def groupings(module: nn.Module) -> dict[str, Grouping]:
     """Return what the grouped norms of a module have beside their parameters, by path."""
-    norms = ((path, part) for path, part in module.named_modules() if isinstance(part, GroupedNorm))
-    return {path: Grouping(norm.groups, norm.centred, norm.eps, norm.shift) for path, norm in norms}
+    return {path: part.grouping for path, part in module.named_modules() if isinstance(part, GroupedNorm)}
 
 
 def regroup(module: nn.Module, norms: Mapping[str, Grouping]) -> None:
@@ -97,36 +124,29 @@ def regroup(module: nn.Module, norms: Mapping[str, Grouping]) -> None:
     ValueError : if there is no norm at a path, or it has another number of units.
     """
     parts = dict(module.named_modules())
-    for path, norm in norms.items():
+    for path, grouping in norms.items():
         own = parts.get(path)
         weight, bias = (None if own is None else own._parameters.get(name) for name in ("weight", "bias"))
-        if own is None or weight is None or sum(norm.groups) != len(weight):
-            raise ValueError(f"'{path}' has no norm of {sum(norm.groups)} units")
-        grouped = GroupedNorm(weight, bias, norm.groups, norm.centred, norm.eps, norm.shift)
-        module.set_submodule(path, grouped.train(own.training))
+        units, together = sum(grouping.groups), len(grouping.together)
+        if own is None or weight is None or units != len(weight) or together not in (0, len(grouping.groups)):
+            raise ValueError(f"'{path}' has no norm of {units} units")
+        module.set_submodule(path, GroupedNorm(weight, bias, grouping).train(own.training))
 
 
-def mean_of_groups(value: Tensor, groups: Sequence[int]) -> Tensor:
-    """Return the mean of each group along the last dimension, at each of its places: the shape of ``value``."""
-    means = [part.mean(-1, keepdim=True).expand_as(part) for part in value.split(list(groups), -1)]
-    return torch.cat(means, -1)
-
-
-def group_norms(module: nn.Module, statistics: Sequence[Statistic], groups: Mapping[str, Sequence[int]]) -> None:
-    """Replace the norms of a module by grouped ones, in place; ``groups`` has the units of each group by layer."""
+def group_norms(module: nn.Module, norms: Mapping[Statistic, Grouping]) -> None:
+    """Replace the norms of a module by grouped ones, in place."""
     found = dict[str, Grouping]()
-    for norm in statistics:
+    for norm, grouping in norms.items():
         if norm.module is None:
-            raise InputError(f"the norm of layer '{norm.layer}' must be a module of its own to be grouped", cure=CURE)
-        found[norm.module] = Grouping(tuple(groups[norm.layer]), norm.centred, norm.eps, norm.shift)
+            layers = ", ".join(f"'{layer}'" for layer in norm.layers)
+            raise InputError(f"the norm of {layers} must be a module of its own to be grouped", cure=CURE)
+        found[norm.module] = grouping
     regroup(module, found)
 
 
-def with_grouped_norms(
-    program: Program, statistics: Sequence[Statistic], groups: Mapping[str, Sequence[int]]
-) -> Program:
-    """Return the program with grouped norms; see `group_norms`."""
-    functions = {norm.value: _Grouped(norm, tuple(groups[norm.layer])) for norm in statistics}
+def with_grouped_norms(program: Program, norms: Mapping[Statistic, Grouping]) -> Program:
+    """Return the program with grouped norms."""
+    functions = {norm.value: _Grouped(grouping, norm.is_mean) for norm, grouping in norms.items()}
     return replace(program, functions={**program.functions, **functions})
 
 
@@ -134,28 +154,29 @@ def with_grouped_norms(
 class _Grouped:
     """The operation of a statistic, by group: a whole norm, or the mean that one written by hand takes."""
 
-    norm: Statistic
-    groups: tuple[int, ...]
+    grouping: Grouping
+    is_mean: bool
 
     def __call__(self, value: Tensor, shape: object, *options: Any, **_: Any) -> Tensor:
-        if not options or not isinstance(options[0], Tensor):  # mean(value, dims, keepdim)
-            return mean_of_groups(value, self.groups)
-        bias = options[1] if self.norm.centred else None
-        value = value - mean_of_groups(value, self.groups) if self.norm.centred else value
-        value = value * (mean_of_groups(value.square(), self.groups) + self.norm.eps).rsqrt() * options[0]
-        return value if bias is None else value + bias
+        if self.is_mean:  # mean(value, dims, keepdim)
+            return mean_of_groups(value, self.grouping)
+        weight, bias = (*options, None, None)[:2]  # of a layer or group norm; an RMS norm has no bias
+        return normalized(value, replace(self.grouping, shift=0.0), weight, bias if self.grouping.centred else None)
 
 
-def statistic_of(program: Program, node: fx.Node, layer: str, shift: float) -> Statistic:
-    """Return what is known of a norm from the operation that computes its statistic."""
-    name = str(node.target)
-    if "layer_norm" in name:
-        centred, eps = True, float(node.args[4] if len(node.args) > 4 else 1e-5)  # type: ignore[arg-type]
+def statistic_of(program: Program, node: fx.Node, layers: Sequence[tuple[str, int]]) -> Statistic:
+    """Return what is known of a norm from the operation that computes its statistic, of layers and their parts."""
+    name, given = str(node.target), [*node.args, *[None] * 5]
+    is_mean, positions = False, "group_norm" in name
+    if positions or "layer_norm" in name:
+        centred, eps = True, 1e-5 if given[4] is None else float(given[4])  # type: ignore[arg-type]
     elif "rms_norm" in name:
-        given = node.args[3] if len(node.args) > 3 else None
-        centred, eps = False, torch.finfo(torch.float32).eps if given is None else float(given)  # type: ignore[arg-type]
+        centred = False
+        eps = torch.finfo(torch.float32).eps if given[3] is None else float(given[3])  # type: ignore[arg-type]
     else:
         numbers = [a for user in node.users for a in user.args if isinstance(a, int | float)]
-        centred, eps = False, float(numbers[0]) if len(numbers) == 1 else 0.0
+        centred, is_mean, eps = False, True, float(numbers[0]) if len(numbers) == 1 else 0.0
     stack = [path for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items() if not key.startswith("_")]
-    return Statistic(node.name, layer, stack[-1] if stack else None, centred, eps, shift)
+    module = stack[-1] if stack else None
+    names, parts = zip(*layers, strict=True)
+    return Statistic(node.name, names, parts, module, centred, eps, 0.0, positions, is_mean)

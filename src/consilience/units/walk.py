@@ -71,6 +71,14 @@ class Draft:
     scaled: Norm | None = None
 
 
+class Normed(NamedTuple):
+    """An operation that computes statistics of all units of some groups, as norms do."""
+
+    node: fx.Node
+    groups: tuple[int | None, ...]  # side by side; None for fixed features
+    parts: tuple[int, ...]  # for each of these which of several statistics it is in
+
+
 @dataclass
 class Walk:
     """The program and the units found in it so far."""
@@ -97,7 +105,7 @@ class Walk:
     shifted: dict[fx.Node, tuple[fx.Node, float]] = field(default_factory=dict)  # value → the parameter + number it is
     in_tail: bool = False  # whether the operations at hand follow the outputs' heads, which stay whole
     cuts: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)  # see `Architecture.cuts`
-    statistics: list[tuple[fx.Node, int]] = field(default_factory=list)  # norms over all units of a group, with it
+    statistics: list[Normed] = field(default_factory=list)  # norms over all units of some groups
 
     def label(self, value: fx.Node) -> Label:
         """Return where the units of a value lie; empty if it has none."""
@@ -203,8 +211,6 @@ class Walk:
         whole = any(self.groups[g].width % n or self.groups[g].inside > 1 for g in family)
         if self.in_tail or whole or any(draft.factors or draft.scaled for draft in drafts):
             return False
-        if any(g in family for _, g in self.statistics):  # a norm is over all parts together
-            return False
         parts = dict[int, list[int]]()
         for g in family:
             own = self.groups[g]
@@ -228,6 +234,11 @@ class Walk:
             self.parts[value] = [{dim: divided(runs) for dim, runs in label.items()} for label in pieces]
         for value, (along, pieces) in self.piled.items():
             self.piled[value] = along, [{dim: divided(runs) for dim, runs in label.items()} for label in pieces]
+        for i, (node, groups, which) in enumerate(self.statistics):
+            each = [
+                (own, k) for g, k in zip(groups, which, strict=True) for own in parts.get(-1 if g is None else g, [g])
+            ]
+            self.statistics[i] = Normed(node, *zip(*each, strict=True))
         self.drafts = [own for draft in self.drafts for own in self._divided(draft, parts, divided)]
         still = {id(draft) for draft in self.drafts}
         self.sources = {value: draft for value, draft in self.sources.items() if id(draft) in still}
@@ -317,9 +328,10 @@ class Walk:
                 self.groups[b.group].activations.append("gate")
                 self.tied.append((b.group, a.group))
 
-    def mix_statistics(self, node: fx.Node, runs: Sequence[Run]) -> None:
-        """Note that an operation computes a statistic of all units of some groups, as norms do."""
-        self.statistics += [(node, run.group) for run in runs if run.group is not None]
+    def mix_statistics(self, node: fx.Node, *parts: Sequence[Run]) -> None:
+        """Note that an operation computes a statistic of all units of each of some runs, as norms do."""
+        groups = [(run.group, i) for i, runs in enumerate(parts) for run in runs]
+        self.statistics.append(Normed(node, *zip(*groups, strict=True)))
 
     def fix(self, runs: Sequence[Run]) -> None:
         """Note that units must keep their index."""

@@ -58,7 +58,7 @@ def _parts(walk: Walk, node: fx.Node, value: fx.Node, dim: int, parts: Sequence[
         walk.parts[node] = [walk.label(value)] * len(parts)
         return walk.label(value)
     bounds = [0, *itertools.accumulate(parts)]
-    each = _cut(walk, node, value, dim, bounds)
+    each = cut_units(walk, node, value, dim, bounds)
     label = walk.label(value)
     walk.parts[node] = [label | {dim: runs} for runs in each]
     walk.note_cut(node, parts, label[dim][0])
@@ -69,7 +69,7 @@ def _parts(walk: Walk, node: fx.Node, value: fx.Node, dim: int, parts: Sequence[
 def part_of_units(walk: Walk, node: fx.Node, value: fx.Node, dim: int) -> Label:
     """``value[:, start:end]`` along units."""
     start, end = _slice_of(walk, node, dim)
-    (part,) = _cut(walk, node, value, dim, [start, end])
+    (part,) = cut_units(walk, node, value, dim, [start, end])
     label = walk.label(value)
     total = size(value, dim)
     walk.note_cut(node, [start, end - start, total - end], label[dim][0])
@@ -106,7 +106,7 @@ def glu(walk: Walk, node: fx.Node) -> Label:
     if dim not in walk.label(value):
         raise walk.error(UNSUPPORTED, node, "cut units in half, not positions")
     half = size(value, dim) // 2
-    first, second = _cut(walk, node, value, dim, [0, half, 2 * half])
+    first, second = cut_units(walk, node, value, dim, [0, half, 2 * half])
     walk.record({dim: second}, "sigmoid")
     walk.multiply(first, second)
     return walk.label(value) | {dim: first}
@@ -144,10 +144,10 @@ def pile(walk: Walk, node: fx.Node, value: fx.Node) -> Label | None:
     if not places:
         return None
     (at, *_), bounds = places, [i * before[dim] // after[places[0]] for i in range(after[places[0]] + 1)]
-    for run, *others in _cut(walk, node, value, dim, bounds):
+    for run, *others in cut_units(walk, node, value, dim, bounds):
         if others or run.group is None or run.block != 1 or not walk.refine(run.group, after[at + 2]):
             raise walk.error("heads that are no units of one layer", node, CURE)
-    labels: list[Label] = [{at + 1: (Run(run.group, 1),)} for (run,) in _cut(walk, node, value, dim, bounds)]
+    labels: list[Label] = [{at + 1: (Run(run.group, 1),)} for (run,) in cut_units(walk, node, value, dim, bounds)]
     walk.piled[node] = at, labels
     walk.functions[node.name] = functools.partial(_pile, sizes=[*after[1 : at + 1], -1, *after[at + 2 :]])
     return labels[0]
@@ -227,7 +227,7 @@ def _divide(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Sequenc
             raise walk.error("units are cut that cannot be divided", node, CURE)
 
 
-def _cut(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Sequence[int]) -> list[tuple[Run, ...]]:
+def cut_units(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Sequence[int]) -> list[tuple[Run, ...]]:
     """Return the runs between neighbouring bounds, after dividing layers in which a bound lies."""
     _divide(walk, node, value, dim, bounds)
     runs = walk.label(value)[dim]

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.ops import aten
 
 from consilience.units.maps import Kernel, Norm
+from consilience.units.operations.sections import MOST, cut_units
 from consilience.units.trace import BATCH_NORMS
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, layer_name, n_dims, size
 
@@ -154,12 +155,22 @@ def rms_norm(walk: Walk, node: fx.Node) -> Label:
 
 
 def group_norm(walk: Walk, node: fx.Node) -> Label:
-    """``group_norm(value, groups, weight, bias, eps, ...)`` in one group: over units and positions."""
+    """``group_norm(value, groups, weight, bias, eps, ...)`` over units of each group, and over positions.
+
+    Units of two groups cannot change places: each group is a layer, and they are tied.
+    """
     value, groups, weight, bias = walk.arguments(node, 4)
-    if groups != 1:
-        cure = "use one group, instance norm or batch norm: units of two groups cannot change places"
+    if 1 not in walk.label(value):
+        raise walk.error("a group norm over positions", node, "put the units second: (n, u, ...)")
+    parts = [walk.label(value)[1]]
+    if groups > MOST:
+        cure = f"use at most {MOST} groups, instance norm or batch norm: units of two groups cannot change places"
         raise walk.error(f"a group norm in {groups} groups", node, cure)
+    if groups > 1:
+        each = size(value, 1) // groups
+        parts = cut_units(walk, node, value, 1, range(0, size(value, 1) + 1, each))
     label = walk.record(walk.label(value), "layer_norm")
+    walk.mix_statistics(node, *parts)
     return label if weight is None else scale_units(walk, node, (value, 1), weight, bias, fitted=False)
 
 
