@@ -11,8 +11,8 @@ Choices
 - Images have the smallest size that the class takes; those of transformers have one from a small configuration.
 - *Proved* is what `Population.from_modules` takes. The check is independent of the proof: in double precision, an
   assembly of two members at full width must return the mean of the members' outputs before their tail. Where a norm
-  is no module of its own, and takes the units of all members, one of a member twice must return what the member does. Networks of more than 2
-  million parameters are not checked.
+  is no module of its own, and takes the units of all members, one of a member twice must return what the member does.
+  Networks of more than 2 million parameters are not checked.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from consilience.errors import InputError
+from consilience.errors import ConsilienceError, InputError
 
 if TYPE_CHECKING:  # plain arguments are checked without importing torch
     import torch
@@ -157,6 +157,8 @@ def of_the_user(argument: str) -> Iterator[None]:
     """Name the argument where a function of the user's raises."""
     try:
         yield
+    except ConsilienceError:  # which names what is wrong
+        raise
     except Exception as error:
         got = f"one that raises {type(error).__name__}: {error}"
         raise InputError(f"{argument} must be a function that takes what it is called with, got {got}") from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 from consilience.checks import as_labels, as_tensor, check_finite, describe, with_one_label
 from consilience.errors import InputError
 from consilience.seeds import SUB_ENSEMBLES, generator
-from consilience.several import are_several, in_batches, n_samples
+from consilience.several import are_several, check_same_samples, in_batches, n_samples
 from consilience.signals.batches import BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -172,14 +172,17 @@ def scored(
     if not (hasattr(dataset, "x") and hasattr(dataset, "y")):
         cure = "pass a Dataset with labels, or reference=population to compare with its ensemble"
         raise InputError(f"dataset must have inputs and labels, got {describe(dataset)} alone", cure=cure)
-    from consilience.tasks import as_targets, check_task, task_of
+    from consilience.tasks import as_targets, check_task, check_varies, task_of
 
     check_task(task)
     x = dataset.x if are_several(dataset.x) else as_tensor(dataset.x, "x")
+    check_same_samples(x, "x")
     y = as_tensor(dataset.y, "y")
     given: str | None = task or getattr(dataset, "task", None)
     n = n_samples(x)
     targets = as_targets(y, n, "y", given)  # checked before anything is computed
+    if given == "regression":
+        check_varies(targets, "y")
     if given == "next-token":
         return _of_tokens(network, x, targets)
     outputs = _outputs(network, x)
@@ -196,6 +199,7 @@ def scored(
         raise InputError(f"{wanted}, got {tuple(outputs.shape)}", cure="pass the task that the network is for")
     if kind == "multilabel":
         return _of_labels(outputs.double(), targets.double())
+    check_varies(targets, "y")
     unit = getattr(dataset, "unit", None)
     return _of_numbers(outputs.double(), targets.double(), outputs.new_ones(1).double() if unit is None else unit)
 
@@ -249,8 +253,6 @@ def _of_numbers(outputs: Tensor, y: Tensor, unit: Tensor) -> tuple[RegressionSco
     outputs, y = (values.flatten(2) if values.dim() > 2 else values.unsqueeze(2) for values in (outputs, y))
     errors, spreads = (own.square().mean(2) for own in (outputs - y, y - y.mean((0, 2), keepdim=True)))
     mean = spreads.mean(0)
-    if not bool((mean > 0).all()):
-        raise InputError("y must vary over samples for a regression, got a constant", cure="leave this target out")
     r2 = 1 - errors.mean(0) / mean
     added = (r2 - (errors - (1 - r2) * spreads) / mean).mean(1)
     rmse = tuple((errors.mean(0).sqrt() * unit.double()).tolist())

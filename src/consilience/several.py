@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeGuard
 
+from consilience.errors import InputError
+
 
 def are_several(values: object) -> TypeGuard[Mapping[str, Any] | tuple[Any, ...]]:
     """Return whether inputs are a dict, or a tuple of tensors or arrays, and not one tensor."""
@@ -19,6 +21,18 @@ def n_samples(values: Any) -> int:
     if are_several(values):
         return min((n_samples(value) for value in _parts(values)), default=0)
     return len(values) if values.ndim else 0
+
+
+def check_same_samples(values: Any, argument: str) -> None:
+    """Raise unless all of several inputs, or of a batch of them, have one row for each of the same samples."""
+    if not are_several(values):
+        return
+    items = values.items() if isinstance(values, Mapping) else enumerate(values)
+    lengths = {name: n_samples(value) for name, value in items}
+    if len({*lengths.values()}) != 1:
+        got = ", ".join(f"{n} of {name!r}" for name, n in lengths.items()) or "none"
+        cure = "check that all are of the same samples, in the first dimension"
+        raise InputError(f"inputs in {argument} must be of the same samples, got {got}", cure=cure)
 
 
 def each_input(change: Callable[[Any], Any], values: Any) -> Any:

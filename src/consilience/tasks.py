@@ -16,6 +16,7 @@ Axis legend: ``n`` samples, ``o`` outputs, ``t`` positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -35,6 +36,20 @@ def check_task(task: object) -> None:
     """Raise unless the task is known by name, or None."""
     if task is not None:
         check_choice("task", task, get_args(Task))
+
+
+def check_fits_outputs(task: str | None, shape: Sequence[int]) -> None:
+    """Raise if a task is not one of networks with outputs of this shape, of one sample.
+
+    >>> check_fits_outputs("classification", (10,))
+    """
+    got = f"{task!r} of outputs ({', '.join(['n', *map(str, shape)])})"
+    if task == "next-token" and len(shape) != 2:
+        cure = "pick the scores of all tokens at each position by output=, or pass the task that the outputs are for"
+        raise InputError(f"task must fit the outputs, which are (n, t, tokens) for next-token, got {got}", cure=cure)
+    if task == "classification" and shape[:1] == (1,):
+        cure = "pass task='multilabel' if it says yes or no, task='regression' if it is a number"
+        raise InputError(f"task must fit the outputs, at least 2 for classification, got {got}", cure=cure)
 
 
 def task_of(y: Tensor) -> str:
@@ -60,8 +75,8 @@ def as_targets(y: object, n: int, argument: str, task: str | None = None) -> Ten
         return given.long()
     numbers = given if given.is_floating_point() and task == "regression" else given.to(torch.get_default_dtype())
     check_finite(numbers, argument)
-    if task == "multilabel" and (given.ndim != 2 or not bool(((given == 0) | (given == 1)).all())):
-        got = describe(given) if given.ndim != 2 else f"{float(numbers[(numbers != 0) & (numbers != 1)][0]):g}"
+    if task == "multilabel" and (given.ndim not in (1, 2) or not bool(((given == 0) | (given == 1)).all())):
+        got = describe(given) if given.ndim not in (1, 2) else f"{float(numbers[(numbers != 0) & (numbers != 1)][0]):g}"
         raise InputError(f"{argument} must be 0 or 1 in each column (n, labels), got {got}", cure=f"pass {ONES}")
     return numbers.unsqueeze(1) if numbers.ndim == 1 else numbers
 
@@ -82,9 +97,10 @@ def losses(outputs: Tensor, y: Tensor, task: str) -> Tensor:
 
 
 def check_varies(y: Tensor, argument: str, names: tuple[str, ...] = ()) -> None:
-    """Raise if a column of targets (n, o) is the same in all rows: there is nothing to learn."""
-    constant = (y == y[:1]).flatten(1).all(0).nonzero().flatten().tolist() if y.is_floating_point() else []
+    """Raise if a column of targets (n, o, ...) is the same in all rows and positions: there is nothing to learn."""
+    rows = y.flatten(2).movedim(1, -1).flatten(0, 1) if y.ndim > 2 else y
+    constant = (rows == rows[:1]).all(0).nonzero().flatten().tolist() if y.is_floating_point() else []
     if constant:
         column = repr(names[constant[0]]) if names else f"column {constant[0]}"
-        got = f"{float(y[0].flatten()[constant[0]]):g} in all rows of {column}"
+        got = f"{float(rows[0, constant[0]]):g} in all rows of {column}"
         raise InputError(f"{argument} must have targets that vary, got {got}", cure="leave this target out")

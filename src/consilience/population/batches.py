@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from consilience.checks import describe, of_the_user
 from consilience.errors import InputError
-from consilience.several import each_input, n_samples
+from consilience.several import check_same_samples, each_input, n_samples
 from consilience.units.inputs import Inputs
 
 MOST = 20_000  # samples: as many rows as a census looks at in each layer
@@ -36,6 +36,7 @@ def gathered(source: Any, inputs: Inputs | None, argument: str) -> Any:
     with of_the_user(argument):
         for batch in source:
             taken.append(_inputs_of(batch, inputs, argument))
+            check_same_samples(taken[-1], f"batch {len(taken) - 1} of {argument}")
             n += n_samples(taken[-1])
             if n >= MOST:
                 break

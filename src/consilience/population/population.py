@@ -19,7 +19,7 @@ from consilience.population.member import Member, copies, join_members
 from consilience.population.pretrained import as_paths, check_configs, load_pretrained
 from consilience.population.storage import Contents, member_tensors, read_population, write_population
 from consilience.store import fingerprint
-from consilience.tasks import check_task
+from consilience.tasks import check_fits_outputs, check_task
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.inputs import Inputs, inputs_of, one_tensor, take_packed
 from consilience.units.modules import as_example
@@ -56,6 +56,8 @@ class Population:
 
     def __post_init__(self) -> None:
         check_task(self.task)
+        if self.members:
+            check_fits_outputs(self.task, self.architecture.program.output_shape)
 
     @classmethod
     def from_modules(

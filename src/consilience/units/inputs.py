@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from consilience.checks import as_tensor, check_finite, describe
 from consilience.errors import InputError
-from consilience.several import are_several
+from consilience.several import are_several, check_same_samples
 
 EXACT = 2**24  # up to which float32 holds every integer
 SIGNATURE = "_packed_inputs"  # attribute of the classes made here
@@ -149,9 +149,7 @@ def _named(values: object, argument: str) -> tuple[tuple[str, ...], list[Tensor]
         if value.ndim == 0 or value.numel() == 0:
             raise InputError(f"{name!r} in {argument} must have shape (n, ...), got {tuple(value.shape)}")
         check_finite(value, f"{name!r} in {argument}")
-    if not given or len({len(value) for value in given.values()}) > 1:
-        got = ", ".join(f"{len(value)} of {name!r}" for name, value in given.items()) or "none"
-        raise InputError(f"inputs in {argument} must be of the same samples, got {got}")
+    check_same_samples(given, argument)
     return tuple(given) if isinstance(values, Mapping) else (), [*given.values()]
 
 

@@ -68,6 +68,12 @@ class Program:
         return self.returned not in self.pooled
 
     @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the value that is pooled, of one sample."""
+        value = next(node.meta["val"] for node in self.nodes if node.name == self.output)
+        return tuple(sizes(value, 1)[1:])
+
+    @property
     def input_dtype(self) -> torch.dtype:
         """Type of the example inputs."""
         dtype: torch.dtype = next(node.meta["val"].dtype for node in self.nodes if node.name == self.input)
