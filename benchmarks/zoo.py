@@ -17,8 +17,8 @@ precision,
 - of a population that has one member twice, with that member: this holds with any tail and norm.
 
 *Wrong* is a difference above 1e-4 of the spread of the outputs over samples. Norms over units that are no module of
-their own take the units of all members together, so that only the second holds; a warning says so. *Kept apart* are networks that are
-proved and cannot be merged. A *foreign* error is one that is not the package's.
+their own take the units of all members together, so that only the second holds; a warning says so. *Kept apart* are
+networks that are proved and cannot be merged. A *foreign* error is one that is not the package's.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def nan(x: Tensor) -> Tensor:
         ({"augmentation": lambda x: 1 / 0}, "one that raises ZeroDivisionError"),
         ({"batches": [torch.zeros(0, 6)]}, r"a batch must have shape \(n, 6\) with n >= 1, got \(0, 6\)"),
         ({"batches": [torch.full((4, 6), torch.nan)]}, "a batch must be finite, got NaN or infinity in 4 of 4 rows"),
-        ({"batches": [None]}, "a batch must be a tensor or an array of numbers, got NoneType"),
+        ({"batches": [None]}, "a batch of distillation must be a tensor or an array of numbers, got NoneType"),
         ({"batches": iter([])}, "batches must yield at least one batch, got none"),
         ({"augmentation": 3}, "augmentation must be a function, got int"),
         ({"progress": 3}, "progress must be a function, got int"),

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import consilience as cs
+from consilience.baselines import distil
+from consilience.data import Dataset
 from consilience.errors import InputError, TracingError
 from consilience.population import Population
 from consilience.units.inputs import Inputs, inputs_of
@@ -226,3 +228,58 @@ def test_batches_of_one_input_and_those_that_do_not_fit() -> None:
     several, _, named_inputs = population("names")
     with pytest.raises(InputError, match="batches of x must have the inputs 'x', 'kind', 'mask', got 'x'"):
         cs.Census().fit(several, iter([{"x": named_inputs["x"]}]))
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes:1"])
+def test_networks_of_several_inputs_are_trained(kind: str, engine: str) -> None:
+    make, x, output = KINDS[kind]
+    if output is not None:  # what is trained returns its outputs alone
+        make, output = Together, None
+    y = logits(make(), x())
+    data = Dataset(x(), y, torch.arange(N))
+    training = cs.Training(epochs=40, batch_size=20, learning_rate=1e-2)
+    nets = make() if engine == "serial" else [make(4), make(5)]
+    with cs.engine(engine):
+        trained = cs.train_population(nets, data, 2, training=training, validation=data)
+    assert min(cs.evaluate(member.module, data).r2 for member in trained) > 0.5
+    assert {"epoch", "validation_loss"} <= {*trained.metrics[-1]}
+    assert inputs_of(nets if isinstance(nets, nn.Module) else nets[0]) is None
+    full = cs.assemble(cs.Census(n_resamples=0).fit(trained, x()), width="full")
+    torch.testing.assert_close(logits(full, x()), trained.logits(x()).mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_a_function_makes_networks_of_several_inputs() -> None:
+    data = Dataset(positional(), torch.arange(N) % 2, torch.arange(N))
+    trained = cs.train_population(ByPosition, data, 2, training=cs.Training(epochs=1, batch_size=30))
+    assert trained.inputs == Inputs.of(positional(), ByPosition())
+    uneven = Dataset((positional()[0], positional()[1][:50]), torch.arange(N) % 2, torch.arange(N))
+    with pytest.raises(InputError, match=r"inputs in train.x must be of the same samples, got 60 of 0, 50 of 1"):
+        cs.train_population(ByPosition, uneven, 2)
+
+
+def test_distillation_takes_batches_and_augmentation_of_several_inputs(kind: str) -> None:
+    members, _, x = population(kind)
+    loader = torch.utils.data.DataLoader(Rows(kind), batch_size=20)
+    seen = []
+
+    def augmented(batch: object) -> object:
+        seen.append(batch)
+        return batch
+
+    options = {"steps": 20, "learning_rate": 1e-3, "batches": loader, "augmentation": augmented}
+    net = distil(members, x, **options)
+    assert net.distillation_.steps == 20
+    assert type(seen[0]) is type(x)
+    first = {name: value[:20] for name, value in x.items()} if isinstance(x, dict) else tuple(v[:20] for v in x)
+    torch.testing.assert_close(seen[0], first)
+    census = cs.Census(n_resamples=0).fit(members, x)
+    assembled = cs.assemble(census, "1x", correction="distill", **options)
+    assert logits(assembled, x).shape == logits(net, x).shape
+    with pytest.raises(InputError, match="inputs in a batch must be of the same samples"):
+        distil(members, x, **{**options, "batches": [uneven(x)]})
+
+
+def uneven(x: object) -> object:
+    if isinstance(x, dict):
+        return {**x, "kind": x["kind"][:5]}
+    return x[0], x[1][:5]

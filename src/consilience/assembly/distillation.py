@@ -35,11 +35,13 @@ from consilience.checks import (
     of_the_user,
 )
 from consilience.errors import InputError
+from consilience.population.batches import inputs_of_batch
 from consilience.signals.batches import BATCH_SIZE
 from consilience.signals.held_out import held_out
 from consilience.ties import SINGLE
 from consilience.units.architecture import Architecture, TracedNetwork, read_state, write_state
 from consilience.units.forward import pooled_outputs
+from consilience.units.inputs import Inputs, inputs_of
 
 RATE, FACTOR, MOST_POWER = 1e-3, 3.0, 2
 TRIAL = 10  # a short run has one step in this many
@@ -59,8 +61,10 @@ class Distillation:
     batch_size : rows of a step, where batches are drawn from a tensor.
     learning_rate : of Adam at the beginning; None finds it on held-out rows.
     batches : an iterable of batches to train on, such as a ``DataLoader``, in place of the calibration inputs: tensors
-        (b, ...), or tuples whose first entry is one. It is read again from the start when it ends.
-    augmentation : called with each batch (b, ...); returns inputs of the same shape.
+        (b, ...), or tuples whose first entry is one; of networks of several inputs, dicts or tuples of these. It is
+        read again from the start when it ends.
+    augmentation : called with each batch (b, ...), of several inputs a dict or a tuple; returns inputs of the same
+        shapes.
     progress : called with (steps done, steps in all).
     """
 
@@ -68,7 +72,7 @@ class Distillation:
     batch_size: int = 128
     learning_rate: float | None = None
     batches: Iterable[Any] | None = None
-    augmentation: Callable[[Tensor], Tensor] | None = None
+    augmentation: Callable[[Any], Any] | None = None
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
@@ -127,6 +131,7 @@ class _Lesson:
     random_state: int
     draws: torch.Generator = field(repr=False)
     runner: Callable[[nn.Module], Teacher] = field(repr=False)  # a student as a function of inputs, with gradients
+    inputs: Inputs | None = None  # of students of several inputs, which x has side by side
 
     def error(self, module: nn.Module) -> float:
         """Return the held-out error in eval mode; infinity where it is not finite."""
@@ -154,16 +159,19 @@ class _Lesson:
         while True:
             n_batches = 0
             for batch in options.batches:
-                yield self._taught(_inputs_of(batch, shape, dtype), None)
+                own = inputs_of_batch(batch, self.inputs, "distillation")
+                own = own if self.inputs is None else self.inputs.pack(own, "a batch")
+                yield self._taught(as_inputs(own, shape, dtype, "a batch", least=1), None)
                 n_batches += 1
             if n_batches == 0:
                 return
 
     def _taught(self, x: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.options.augmentation is not None:
-            shape, dtype = x.shape, x.dtype
+            shape, dtype, inputs = x.shape, x.dtype, self.inputs
             with of_the_user("augmentation"):
-                x, targets = self.options.augmentation(x), None
+                x, targets = self.options.augmentation(x if inputs is None else inputs.together(x)), None
+            x = x if inputs is None else inputs.pack(x, "augmentation's result")
             if not isinstance(x, Tensor) or x.shape != shape:
                 raise InputError(f"augmentation must return a tensor {tuple(shape)}, got {describe(x)}")
             x = as_inputs(x, tuple(shape[1:]), dtype, "augmentation's result", least=1)
@@ -274,6 +282,7 @@ def _lesson(
         random_state=random_state,
         draws=seeds.generator(random_state),
         runner=lambda module: pooled_outputs(module, architecture.program),
+        inputs=inputs_of(student),
     )
     return lesson, units, network
 
@@ -348,7 +357,3 @@ def _train(
         return trained, lesson.error(trained), done
     trained.load_state_dict(best)
     return trained, lowest, done
-
-
-def _inputs_of(batch: object, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return as_inputs(batch[0] if isinstance(batch, tuple | list) and batch else batch, shape, dtype, "a batch", least=1)

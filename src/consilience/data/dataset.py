@@ -27,7 +27,7 @@ from consilience.data.subwords import Subwords
 from consilience.data.vocabulary import Vocabulary
 from consilience.errors import InputError
 from consilience.seeds import generator
-from consilience.several import each_input, n_samples
+from consilience.several import check_same_samples, each_input, n_samples
 from consilience.tasks import as_targets, task_of
 
 TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # of all rows, where the source has no test set
@@ -40,7 +40,7 @@ class Dataset:
 
     Parameters
     ----------
-    x : float32 (n, ...), the inputs: tables (n, d), images (n, C, H, W); or int64 (n, t), tokens; to evaluate networks
+    x : float32 (n, ...), the inputs: tables (n, d), images (n, C, H, W); or int64 (n, t), tokens; for networks
         of several inputs, a dict or a tuple of tensors (n, ...).
     y : int64 (n,), the class of each row; or floating point (n,) or (n, d), the targets of a regression; or floating
         point (n, d) of 0 and 1, whether a row has each of d labels; or int64 (n, t), the token that follows each of x.
@@ -143,15 +143,19 @@ class Data:
 def as_dataset(dataset: object, where: str) -> Dataset:
     """Return a data set of tensors: arrays are converted, and targets are as the task takes them."""
     dataset = _dataset(dataset, where)
-    given = {name: getattr(dataset, name) for name in ("x", "y", "ids")}
-    parts = {name: as_tensor(value, f"{where}.{name}") for name, value in given.items()}
-    for name, value in given.items():
-        if parts[name].is_floating_point() and not isinstance(value, Tensor):
-            parts[name] = parts[name].to(torch.get_default_dtype())
-    x, y = parts["x"], parts["y"]
-    if x.ndim and y.ndim and len(x) == len(y):
-        parts["y"] = as_targets(y, len(x), f"{where}.y", dataset.task)
-    return replace(dataset, x=x, y=parts["y"], ids=parts["ids"])
+    check_same_samples(dataset.x, f"{where}.x")
+    x = each_input(lambda values: _tensor(values, f"{where}.x"), dataset.x)
+    y, ids = _tensor(dataset.y, f"{where}.y"), _tensor(dataset.ids, f"{where}.ids")
+    n = n_samples(x)
+    if n and y.ndim and n == len(y):
+        y = as_targets(y, n, f"{where}.y", dataset.task)
+    return replace(dataset, x=x, y=y, ids=ids)
+
+
+def _tensor(values: object, where: str) -> Tensor:
+    tensor = as_tensor(values, where)
+    floats = tensor.is_floating_point() and not isinstance(values, Tensor)
+    return tensor.to(torch.get_default_dtype()) if floats else tensor
 
 
 def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "data") -> None:

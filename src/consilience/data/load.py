@@ -99,7 +99,8 @@ def load_data(
     columns, target : of a .csv or .parquet file, the columns that become x, in this order, and the column of targets,
         or several of them.
     task : "classification" (by default); "regression", where y are numbers (n,) or (n, o); or "multilabel", where y
-        (n, o), or (n,) for a single label, is 1 where a row has a label and 0 where it has not. Of a text it is "next-token".
+        (n, o), or (n,) for a single label, is 1 where a row has a label and 0 where it has not. Of a text it is
+        "next-token".
     input_scale : "standardize" for columns at mean 0 and spread 1 over the rows of ``train``; "none"; or "auto", which
         standardizes those of a .csv file.
     target_scale : the same for the targets of a regression; "auto" standardizes them.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from consilience.checks import describe, of_the_user
+from consilience.checks import as_tensor, describe, of_the_user
 from consilience.errors import InputError
 from consilience.several import check_same_samples, each_input, n_samples
 from consilience.units.inputs import Inputs
@@ -35,7 +35,7 @@ def gathered(source: Any, inputs: Inputs | None, argument: str) -> Any:
     taken, n = list[Any](), 0
     with of_the_user(argument):
         for batch in source:
-            taken.append(_inputs_of(batch, inputs, argument))
+            taken.append(inputs_of_batch(batch, inputs, argument))
             check_same_samples(taken[-1], f"batch {len(taken) - 1} of {argument}")
             n += n_samples(taken[-1])
             if n >= MOST:
@@ -50,8 +50,8 @@ def gathered(source: Any, inputs: Inputs | None, argument: str) -> Any:
     return torch.cat(taken)[:MOST]
 
 
-def _inputs_of(batch: Any, inputs: Inputs | None, argument: str) -> Any:
-    """The inputs of a batch, which may have targets and more."""
+def inputs_of_batch(batch: Any, inputs: Inputs | None, argument: str) -> Any:
+    """Return the inputs of a batch, which may have targets and more; ``inputs`` is what takes several of them."""
     if inputs is not None and inputs.names:
         batch = batch[0] if isinstance(batch, tuple | list) else batch
         if not isinstance(batch, Mapping) or not {*inputs.names} <= {*batch}:
@@ -66,4 +66,4 @@ def _inputs_of(batch: Any, inputs: Inputs | None, argument: str) -> Any:
     if isinstance(batch, Mapping):
         got = ", ".join(map(repr, batch))
         raise InputError(f"batches of {argument} must be inputs, or tuples that begin with them, got a dict of {got}")
-    return torch.as_tensor(batch)
+    return as_tensor(batch, f"a batch of {argument}")

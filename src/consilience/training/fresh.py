@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
 from consilience.errors import InputError
 from consilience.population.factories import make_module
 from consilience.seeds import INITIALISATION, global_seed, seed
+from consilience.units.inputs import Inputs, take_packed
 from consilience.units.modules import plain_copy
 
 Nets = nn.Module | Callable[[], nn.Module] | Sequence[nn.Module]
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Makes modules that take several inputs side by side in one tensor; see `consilience.units.inputs`."""
+
+    net: Callable[[], nn.Module]
+    inputs: Inputs
+
+    def __call__(self) -> nn.Module:
+        module = make_module(self.net, "net")
+        take_packed([module], self.inputs)
+        return module
+
+
+def taking(net: Nets, inputs: Inputs) -> Nets:
+    """Return nets that take several inputs side by side in one tensor; the modules given stay as they are."""
+    if not isinstance(net, nn.Module | Sequence):
+        return _Packed(net, inputs)
+    modules = [plain_copy(module, "net") for module in (net if isinstance(net, Sequence) else [net])]
+    take_packed(modules, inputs)
+    return modules if isinstance(net, Sequence) else modules[0]
 
 
 def initialise(module: nn.Module, random_state: int) -> nn.Module:

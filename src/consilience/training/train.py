@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
@@ -12,13 +12,15 @@ from torch import nn
 from consilience.checks import as_path, check_count, check_finite, check_function, check_iterable
 from consilience.data import Dataset, as_dataset, check_dataset
 from consilience.population.population import Population
+from consilience.several import are_several
 from consilience.tasks import check_varies, task_of
 from consilience.training.blocks import train_blocks
 from consilience.training.callbacks import Callback, has_full_repr
 from consilience.training.fit import Progress
-from consilience.training.fresh import Nets, fresh
+from consilience.training.fresh import Nets, fresh, taking
 from consilience.training.hyperparameters import Run, Training, check_epochs, check_training
 from consilience.training.resume import States
+from consilience.units.inputs import Inputs
 
 N_EXAMPLES = 16  # inputs on which members are traced and proved
 
@@ -45,7 +47,8 @@ def train_population(
     net : a module to be copied and initialized anew for each member; or a function that returns a fresh one, which is
         called several times, with the seed of a member each time, and must give the same for the same seed; or several
         modules (of other widths, say), which the members take in turn.
-    train : samples with targets: integer labels, numbers, or 0 and 1 for each label with ``task="multilabel"``.
+    train : samples with targets: integer labels, numbers, or 0 and 1 for each label with ``task="multilabel"``. For
+        networks of several inputs, x is a dict or a tuple of tensors.
     n_members : N ≥ 1.
     training : hyperparameters; `Training()` by default.
     validation : samples on which members are evaluated after every epoch, for the metrics.
@@ -77,6 +80,11 @@ def train_population(
         check_function("progress", progress)
     checkpoint = None if checkpoint is None else as_path(checkpoint, "checkpoint")
     check_epochs(checkpoint_epochs, training.epochs, "checkpoint_epochs")
+    if are_several(train.x):
+        inputs = Inputs.of(train.x, fresh(net, 0, random_state), "train.x")
+        net, train = taking(net, inputs), replace(train, x=inputs.pack(train.x, "train.x"))
+        if validation is not None:
+            validation = replace(validation, x=inputs.pack(validation.x, "validation.x"))
     check_finite(train.x, "train.x")
     examples = train.x[:N_EXAMPLES]
     kinds = [fresh(net, k, random_state) for k in range(len(net) if isinstance(net, Sequence) and net else 1)]

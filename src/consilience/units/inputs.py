@@ -86,13 +86,17 @@ class Inputs:
             start += size
         return values
 
+    def together(self, x: Tensor) -> dict[str, Tensor] | tuple[Tensor, ...]:
+        """Return the inputs in a packed tensor, as a dict or a tuple."""
+        values = self.unpack(x)
+        return dict(zip(self.names, values, strict=True)) if self.names else tuple(values)
+
     def call(self, function: Callable[..., Any], x: Tensor) -> Any:
         """Return what a function of the inputs gives for a packed tensor."""
-        values = self.unpack(x)
-        if self.names:
-            named = dict(zip(self.names, values, strict=True))
-            return function(**named) if self.apart else function(named)
-        return function(*values) if self.apart else function(tuple(values))
+        values = self.together(x)
+        if not self.apart:
+            return function(values)
+        return function(**values) if isinstance(values, dict) else function(*values)
 
     def gathered(self, inputs: Sequence[object], named: Mapping[str, object]) -> Tensor:
         """Return the packed tensor of a call's arguments: packed already, a dict, a tuple, or each by itself."""
@@ -172,6 +176,8 @@ def _packed_class(base: type[nn.Module], inputs: Inputs) -> type[nn.Module]:
     def forward(self: nn.Module, *given: Any, **named: Any) -> object:
         if len(given) == 1 and not named and not (are_several(given[0]) and not inputs.apart):
             return inputs.call(partial(base.forward, self), inputs.gathered(given, named))
+        if not inputs.apart and (named or len(given) > 1):  # one by one, for one that takes them together
+            return base.forward(self, named or given)
         return base.forward(self, *given, **named)
 
     def reduce(self: nn.Module, protocol: object) -> tuple[Any, ...]:
