@@ -109,7 +109,7 @@ def test_chosen_clusters_are_clusters_of_the_census_and_explain_at_least_as_much
     picked = dense(chosen.groups["hidden.1"], len(layer.member))
     for column in picked.T:
         assert set(np.flatnonzero(column)) in nodes
-    units = torch.cat(responses.written("hidden.1"), dim=1)
+    units = torch.cat([*responses.written("hidden.1")], dim=1)
     unit = units / units.norm(dim=0)
 
     def left(groups: np.ndarray) -> float:

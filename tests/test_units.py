@@ -17,7 +17,7 @@ from consilience.errors import InputError
 from consilience.population import Population
 from consilience.signals.moments import MOST, STRENGTHS, Moments, cross_validated, ridge
 from consilience.signals.responses import Responses
-from consilience.units.architecture import TracedNetwork, read_state
+from consilience.units.architecture import TracedNetwork, outgoing_norms, read_state
 from consilience.units.follow import find_layers
 from consilience.units.resize import resize
 
@@ -76,7 +76,8 @@ def test_the_table_of_hyperplanes_has_every_unit_with_its_owner() -> None:
     assert table.index.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
     assert torch.equal(table.incoming[5:], nets[1].hidden[0].weight)
     assert torch.equal(table.bias[:5], nets[0].hidden[0].bias)
-    torch.testing.assert_close(table.outgoing_norm[:5], nets[0].hidden[1].weight.norm(dim=0))
+    outgoing = outgoing_norms(population.networks[0], "hidden.0")
+    torch.testing.assert_close(outgoing, nets[0].hidden[1].weight.norm(dim=0))
     assert table.augmented.shape == (8, 7)
 
 

@@ -6,7 +6,7 @@ Importing this file does not import torch, so that plain results can be read wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -311,11 +311,13 @@ class EnsembleOutputs:
 
         from consilience.agreement import agreement
         from consilience.population.checks import as_inputs
+        from consilience.signals.shelf import TOGETHER, Room, blocks
 
         self.population, self.x = population, as_inputs(population, getattr(dataset, "x", dataset), "x")
-        members = [_outputs(_before_tail(m.module, population), self.x, population.output) for m in population]
-        self._shape, each = members[0].shape, [self._rows(own) for own in members]
-        self._ensemble, n, task = torch.stack(each).mean(0), len(each), population.task
+        n, task = len(population), population.task
+        each = Room().shelf(self._member_rows())
+        sums = [torch.stack(list(each[some])).sum(0) for some in blocks(n, TOGETHER)]
+        self._ensemble = torch.stack(sums).sum(0) / n
         self._errors = torch.zeros(n, dtype=torch.float64)  # of sub-ensembles of 1, …, N members
         for draw in range(N_DRAWS if n > 1 else 0):
             order = torch.randperm(n, generator=generator(draw, SUB_ENSEMBLES)).tolist()
@@ -329,7 +331,7 @@ class EnsembleOutputs:
         """Return how near a network's outputs are to the ensemble's."""
         from consilience.agreement import agreement
 
-        outputs = _outputs(_before_tail(network, self.population), self.x, self.population.output)
+        outputs = self._outputs(network)
         if outputs.shape != self._shape:
             got = f"{tuple(outputs.shape)} and {tuple(self._shape)}"
             raise InputError(f"the network's outputs must have the shape of the members', got {got}")
@@ -337,6 +339,15 @@ class EnsembleOutputs:
         result = agreement(self._rows(outputs), self._ensemble, self.population.task)
         value = worth(result.error, self._errors.tolist())
         return Closeness(result.error, result.top1, value, self.member_error, len(self.x))
+
+    def _member_rows(self) -> Iterator[Tensor]:
+        for member in self.population:
+            outputs = self._outputs(member.module)
+            self._shape = outputs.shape
+            yield self._rows(outputs)
+
+    def _outputs(self, network: Callable[[Tensor], Tensor]) -> Tensor:
+        return _outputs(_before_tail(network, self.population), self.x, self.population.output)
 
     def _rows(self, outputs: Tensor) -> Tensor:
         architecture = self.population.architecture

@@ -20,6 +20,7 @@ from consilience.bases.grounding import Basis, by_index
 from consilience.checks import check_choice
 from consilience.errors import InputError
 from consilience.signals.responses import Responses
+from consilience.signals.shelf import TOGETHER, blocks
 from consilience.units.architecture import Architecture, TracedNetwork
 
 
@@ -54,7 +55,11 @@ def check_pooling(pooling: str, has_data: bool) -> None:
 
 def pooled(responses: Responses, weights: Tensor) -> Tensor:
     """Return the members' outputs, pooled with weights (k, o): (n, o)."""
-    return torch.stack([each * share for each, share in zip(_outputs(responses), weights, strict=True)]).sum(0)
+    outputs, total = _outputs(responses), torch.zeros(())
+    for some in blocks(len(outputs), TOGETHER):
+        shares = zip(outputs[some], weights[some], strict=True)
+        total = total + torch.stack([each * share for each, share in shares]).sum(0)
+    return total
 
 
 @dataclass(frozen=True)
@@ -88,5 +93,5 @@ def _basis(weights: Tensor, dtype: torch.dtype) -> Basis:
     return Basis(tuple(torch.diag(share).to(dtype) for share in weights), units.projections)
 
 
-def _outputs(responses: Responses) -> list[Tensor]:
+def _outputs(responses: Responses) -> Sequence[Tensor]:
     return responses.at(responses.networks[0].architecture.returned)

@@ -29,6 +29,7 @@ from consilience.agreement import spread_of
 from consilience.bases.hyperplanes import Projection, in_rows
 from consilience.signals.batches import MAX_BATCH
 from consilience.signals.moments import Moments, cross_validated
+from consilience.signals.shelf import TOGETHER, blocks
 from consilience.ties import SINGLE, first_largest
 from consilience.units.architecture import Architecture
 from consilience.units.axes import Axis, by_row
@@ -36,6 +37,7 @@ from consilience.units.symmetry import Symmetry
 
 SMALLEST = 1e-6  # of the points' norms: a centroid, or a share of one, that is less is nothing but rounding
 RIDGE = 1e-3  # of the mean variance of the basis activations
+AT_ONCE = 4096  # units whose points are in memory in double precision
 MAX_TURNS = 200  # of the power iteration for a principal axis
 
 
@@ -127,7 +129,9 @@ def find_centroids(points: Tensor, groups: Groups, symmetry: Symmetry) -> Centro
     if symmetry.flippable:
         shares = shares * _signs(points, scales, groups)
     centroids = torch.zeros(groups.n_clusters, points.shape[1], dtype=torch.float64)
-    centroids.index_add_(0, groups.clusters, points[groups.units].double() * shares[:, None])
+    for some in blocks(len(shares), AT_ONCE):
+        part = points[groups.units[some]].double() * shares[some, None]
+        centroids.index_add_(0, groups.clusters[some], part)
     if symmetry.homogeneous:
         lengths = torch.linalg.vector_norm(centroids, dim=1)
         lengths = torch.where(lengths > SMALLEST, lengths, 1)
@@ -167,14 +171,17 @@ def basis_of_groups(
     """
     if centroids is None:
         centroids = find_centroids(points, groups, symmetry)
-    exact, n_groups = points.double(), torch.bincount(groups.units, minlength=len(points))
+    n_groups = torch.bincount(groups.units, minlength=len(points))
     nearest = torch.zeros(len(points), dtype=torch.int64)
     nearest[groups.units] = groups.clusters
     elsewhere = n_groups != 1
     nearest[elsewhere] = _nearest(points[elsewhere], centroids.points.to(points.dtype), symmetry)
-    along = torch.einsum("ud,ud->u", exact, centroids.points[nearest])
-    lengths = torch.linalg.vector_norm(centroids.points, dim=1)[nearest]
-    opposed = along < -SMALLEST * torch.linalg.vector_norm(exact, dim=1) * lengths
+    along, norms = torch.zeros(2, len(points), dtype=torch.float64)
+    for some in blocks(len(points), AT_ONCE):
+        exact = points[some].double()
+        along[some] = torch.einsum("ud,ud->u", exact, centroids.points[nearest[some]])
+        norms[some] = torch.linalg.vector_norm(exact, dim=1)
+    opposed = along < -SMALLEST * norms * torch.linalg.vector_norm(centroids.points, dim=1)[nearest]
     if symmetry.homogeneous:
         scale = along if symmetry.flippable else along.clamp(min=0)
     else:
@@ -211,28 +218,40 @@ def express(basis: Basis, activations: Sequence[Tensor], shared: Tensor | None, 
     ``activations`` are a (n, u) per member, ``shared`` is ã (n, c); None keeps the projections of the weights. Offsets
     stay as they are without ``intercept``, for readers that have no biases (`takes_offset`).
     """
-    priors = list(basis.projections)
-    if intercept:
-        priors = [_with_constants(p, a.mean(0)) for p, a in zip(priors, activations, strict=True)]
+    priors, fits, spreads, squares = list(basis.projections), list[Moments](), list[Tensor](), list[Tensor]()
+    for some in blocks(len(priors), TOGETHER):
+        own = activations[some]
+        if intercept:
+            priors[some] = [_with_constants(p, a.mean(0)) for p, a in zip(priors[some], own, strict=True)]
+        if shared is not None:
+            spreads.append(torch.cat([spread_of(a) for a in own]))
+            squares += [a.double().square().mean(0) for a in own]
+            fits.append(_residual_moments(priors[some], own, shared, spreads[-1]))
     if shared is None:
         return replace(basis, projections=tuple(priors))
-    widths = [len(p.offset) for p in priors]
-    moments, spread = Moments(shared.shape[1], sum(widths)), torch.cat([spread_of(a) for a in activations])
-    for start in range(0, len(shared), MAX_BATCH):
-        rows = slice(start, start + MAX_BATCH)
-        residuals = (
-            torch.addmm(a[rows] - p.offset, shared[rows], p.matrix.T, alpha=-1)
-            for p, a in zip(priors, activations, strict=True)
-        )
-        moments.add(shared[rows], torch.cat(list(residuals), dim=1) / spread)
-    squares = torch.cat([a.double().square().mean(0) for a in activations]) / spread.double().square()
-    matrix, offset = cross_validated(moments, intercept=intercept, rounding=SINGLE**2 * float(squares.sum()))
+    widths, spread = [len(p.offset) for p in priors], torch.cat(spreads)
+    rounding = SINGLE**2 * float((torch.cat(squares) / spread.double().square()).sum())
+    matrix, offset = cross_validated(Moments.side_by_side(fits), intercept=intercept, rounding=rounding)
     matrix, offset = matrix * spread[:, None], offset * spread
     refitted = (
         Projection(p.matrix + m.to(p.matrix.dtype), p.offset + c.to(p.offset.dtype))
         for p, m, c in zip(priors, matrix.split(widths), offset.split(widths), strict=True)
     )
     return replace(basis, projections=tuple(refitted))
+
+
+def _residual_moments(
+    projections: Sequence[Projection], activations: Sequence[Tensor], shared: Tensor, spread: Tensor
+) -> Moments:
+    """Moments of ã (n, c) and of what projections of it leave of members' activations (n, u), in units of a spread."""
+    moments = Moments(shared.shape[1], len(spread))
+    for rows in blocks(len(shared), MAX_BATCH):
+        residuals = [
+            torch.addmm(a[rows] - p.offset, shared[rows], p.matrix.T, alpha=-1)
+            for p, a in zip(projections, activations, strict=True)
+        ]
+        moments.add(shared[rows], torch.cat(residuals, dim=1) / spread)
+    return moments
 
 
 def _with_constants(projection: Projection, mean: Tensor) -> Projection:

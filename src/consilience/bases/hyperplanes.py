@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from consilience.signals.responses import filled
 from consilience.ties import first_largest
-from consilience.units.architecture import TracedNetwork, outgoing_norms
+from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis, by_row, by_unit
 from consilience.units.maps import Map, Weights
 
@@ -39,16 +40,19 @@ def in_rows(matrix: Tensor, inside: int) -> Tensor:
 class Hyperplanes:
     """A table with one row per unit of any member."""
 
-    incoming: Tensor  # (U, d) weights in the coordinates of the basis below
-    bias: Tensor  # (U,)
-    outgoing_norm: Tensor  # (U,) norm of the unit's outgoing weights, in its member's own coordinates
+    augmented: Tensor  # (U, d + 1) weights in the coordinates of the basis below and bias, `[w; b]`
     member: Tensor  # (U,) the member that has the unit
     index: Tensor  # (U,) the number of the unit in its member
 
     @property
-    def augmented(self) -> Tensor:
-        """Weights and bias side by side, ``[w; b]``: (U, d + 1)."""
-        return torch.cat([self.incoming, self.bias[:, None]], dim=1)
+    def incoming(self) -> Tensor:
+        """The weights (U, d)."""
+        return self.augmented[:, :-1]
+
+    @property
+    def bias(self) -> Tensor:
+        """The biases (U,)."""
+        return self.augmented[:, -1]
 
 
 def ground(m: Map, network: TracedNetwork, projections: Mapping[Axis, Projection]) -> Weights:
@@ -82,9 +86,10 @@ def hyperplanes(
     A layer that is written again and again, as a residual stream is, has its hyperplanes from the maps that read only
     places that have been grounded; there may be none.
     """
-    rows, biases = [], []
     example = next(iter(networks[0].state.values()))
-    for k, network in enumerate(networks):
+
+    def rows(k: int) -> Tensor:
+        network = networks[k]
         own = {axis: each[k] for axis, each in projections.items()}
         writing = network.architecture.writing(layer)
         maps = [m for m in writing if m.per_unit or all(a.layer is None or a in projections for a in m.inputs)]
@@ -98,11 +103,10 @@ def hyperplanes(
                 bias = bias + weights.bias
             else:  # the biases of the rows side by side
                 grounded.append(by_unit(weights.bias, units))
-        rows.append(torch.cat(grounded, dim=1))
-        biases.append(bias)
+        return torch.cat([*grounded, bias[:, None]], dim=1)
+
     member, index = unit_index(networks, layer)
-    outgoing = [outgoing_norms(network, layer) for network in networks]
-    return Hyperplanes(torch.cat(rows), torch.cat(biases), torch.cat(outgoing), member, index)
+    return Hyperplanes(filled(map(rows, range(len(networks))), len(member)), member, index)
 
 
 def unit_index(networks: Sequence[TracedNetwork], layer: str) -> tuple[Tensor, Tensor]:

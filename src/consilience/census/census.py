@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.axes import Axis
+from consilience.units.states import changed
 from consilience.units.symmetry import NO_SYMMETRY, canonical, usable_symmetry
 
 GROUNDINGS = ("weights", "activations")
@@ -296,7 +296,7 @@ class Census:
 
     def _signals(self) -> Responses:
         if self._responses is None:
-            networks = [canonical(network) for network in self.population_.networks]
+            networks = changed(self.population_.networks, canonical)
             if self.calibration_ is None:
                 self._responses = Responses.without_data(networks, self.population_.example_input)
             else:
@@ -330,9 +330,9 @@ class Census:
                 if rows is None:  # nothing of its own to be compared by: its units are averaged as they are
                     rows, symmetry = first, NO_SYMMETRY
                 bases[tied.name] = basis_of_groups(rows, groups, widths, symmetry, units.alive)
-        centroids = (torch.cat(bases[name].mixing).T @ units.table.augmented).numpy()
-        index = units.table.index.numpy()
-        layer = LayerCensus(name, units.member, index, units.alive, units.n_members, clustering, clusters, centroids)
+        centroids = units.centroids(bases[name].mixing).numpy()
+        of_units = units.member, units.index, units.alive
+        layer = LayerCensus(name, *of_units, units.n_members, clustering, clusters, centroids)
         return layer, bases
 
     def _projections(self, axis: Axis, basis: Basis, activations: Sequence[Tensor]) -> Sequence[Projection]:

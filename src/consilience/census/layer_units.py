@@ -10,21 +10,23 @@ Axis legend: ``U`` units of all members, one member after the other; ``V`` those
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consilience.bases.hyperplanes import Hyperplanes, Projection, hyperplanes
+from consilience.bases.hyperplanes import Hyperplanes, Projection, hyperplanes, unit_index
 from consilience.clustering.clusters import Clusters, count
 from consilience.clustering.distances import Points, embed
 from consilience.clustering.significance import rotation
 from consilience.errors import InputError
 from consilience.seeds import TURNED, generator
 from consilience.signals.responses import Responses
+from consilience.signals.shelf import TOGETHER, blocks
 from consilience.units.architecture import Architecture, TracedNetwork, incoming_norms, outgoing_norms
 from consilience.units.axes import Axis, by_unit
 from consilience.units.symmetry import usable_symmetry
@@ -38,17 +40,18 @@ class LayerUnits:
 
     name: str  # the layer; of a family the first
     n_members: int
-    table: Hyperplanes  # (U,) in the basis of the layer below
+    member: NDArray[np.int64]  # (U,) the member that has the unit
+    index: NDArray[np.int64]  # (U,) the number of the unit in it
+    table: Callable[[slice], Hyperplanes]  # of some members' units, in the basis of the layer below
     alive: NDArray[np.bool_]  # (U,) dead units are not clustered
     rows: Mapping[str, Tensor]  # by layer of the family, (U, r) pre-activations on data, or (U, d + 1) hyperplanes; of
     # units of several rows, what they add to the maps that read them, for all layers of the family together
     points: Points  # (V,) the rows of live units, to be clustered
 
-    @property
-    def member(self) -> NDArray[np.int64]:
-        """(U,) the member that has the unit."""
-        member: NDArray[np.int64] = self.table.member.numpy()
-        return member
+    def centroids(self, mixing: Sequence[Tensor]) -> Tensor:
+        """Return the hyperplanes (c, d + 1) of the centroids that members' units are mixed to by A (u, c)."""
+        parts = (torch.cat(list(mixing[own])).T @ self.table(own).augmented for own in blocks(len(mixing), TOGETHER))
+        return reduce(torch.add, parts)
 
     def count(self, labels: NDArray[np.int64]) -> Clusters:
         """Return the clusters that ``labels`` (V,) of the live units make."""
@@ -82,14 +85,21 @@ def layer_units(
             f"members must not be constant, got layer '{name}' in which every unit is dead",
             cure="check the members, or pass calibration data like what they were trained on",
         )
-    tables = {layer: hyperplanes(networks, layer, projections) for layer in family}
     if architecture.has_insides(name) and responses.has_data:
         rows = {name: responses.contributions(name)}
     elif distance == "activation" and varies:
         rows = {layer: responses.units(layer) for layer in family if architecture.written(layer)}  # scales are constant
     else:  # a gate may have no grounded hyperplanes yet: the other layers of its family have some
+        tables = {layer: hyperplanes(networks, layer, projections) for layer in family}
         rows = {layer: table.augmented for layer, table in tables.items() if table.incoming.shape[1] > 0}
-    return LayerUnits(name, len(networks), tables[name], alive, rows, _points(rows, alive, architecture, distance))
+    below = dict(projections)
+
+    def table(some: slice) -> Hyperplanes:
+        return hyperplanes(networks[some], name, {axis: each[some] for axis, each in below.items()})
+
+    member, index = (numbers.numpy() for numbers in unit_index(networks, name))
+    points = _points(rows, alive, architecture, distance)
+    return LayerUnits(name, len(networks), member, index, table, alive, rows, points)
 
 
 def turned_units(units: LayerUnits, architecture: Architecture, distance: str, random_state: int) -> LayerUnits:

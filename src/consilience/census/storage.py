@@ -82,7 +82,7 @@ def load_census(directory: str | os.PathLike[str], population: Population | None
     entries, where = artefact.entries(_Entries), artefact.directory / CONFIG
     recorded = entries.population
     if population is None:
-        population = Population.load(_place(artefact.directory, recorded))
+        population = Population.open(_place(artefact.directory, recorded))
     check_population(population)
     if population.fingerprint != recorded.fingerprint:
         raise ArtefactError(

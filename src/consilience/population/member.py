@@ -7,8 +7,9 @@ fingerprint (of program, example inputs and tensors) is kept, so that a member t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,21 @@ class Member:
     proof: str = ""
 
 
+class StoredMember(Member):
+    """A member on disk: its module is read when it is asked for, each time, and its parameters are a `StoredState`."""
+
+    def __init__(self, read: Callable[[], nn.Module], network: TracedNetwork, proof: str) -> None:
+        object.__setattr__(self, "_read", read)
+        object.__setattr__(self, "network", network)
+        object.__setattr__(self, "proof", proof)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "module":
+            raise AttributeError(name)
+        read: Callable[[], nn.Module] = vars(self)["_read"]
+        return read().eval()
+
+
 def copies(modules: Iterable[nn.Module], first: int = 0) -> list[nn.Module]:
     """Return copies in plain form, so that changes of the user's modules do not reach a population.
 
@@ -69,6 +85,11 @@ def _each(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
         raise InputError(f"modules must be an iterable that yields modules, got {got}") from error
 
 
+def as_it_is(_: int, member: Member) -> Member:
+    """Keep a member in memory."""
+    return member
+
+
 def join_members(
     old: Sequence[Member],
     modules: Sequence[nn.Module],
@@ -76,17 +97,19 @@ def join_members(
     names: Sequence[str] = (),
     proofs: Collection[str] = (),
     output: Pick = None,
+    keep: Callable[[int, Member], Member] = as_it_is,
 ) -> tuple[Member, ...]:
     """Return old members and new ones of the same kind, traced on x (n, ...) where no member is like them, and proved.
 
     The modules are not copied. ``names`` of the new ones are for errors; ``proofs`` need not be made again; ``output``
-    is which outputs are taken (see `consilience.units.outputs`).
+    is which outputs are taken (see `consilience.units.outputs`); ``keep`` is called with the number of a new member
+    among the modules and the member, and returns what stays of it.
     """
     members = list(old)
     names = names or [f"member {k}" for k in range(len(old), len(old) + len(modules))]
-    for name, module in zip(names, modules, strict=True):
+    for k, (name, module) in enumerate(zip(names, modules, strict=True)):
         try:
-            members.append(_member(module, x, members, proofs, name, output))
+            members.append(keep(k, _member(module, x, members, proofs, name, output)))
         except ConsilienceError as error:
             error.add_note(f"this is {name} of the population")
             raise

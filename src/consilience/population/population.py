@@ -17,8 +17,7 @@ from consilience.errors import InputError
 from consilience.population.checkpoints import import_checkpoints
 from consilience.population.member import Member, copies, join_members
 from consilience.population.pretrained import as_paths, check_configs, load_pretrained
-from consilience.population.storage import Contents, member_tensors, read_population, write_population
-from consilience.store import fingerprint
+from consilience.population.storage import Contents, fingerprint_of, read_population, write_population
 from consilience.tasks import check_fits_outputs, check_task
 from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.inputs import Inputs, inputs_of, one_tensor, take_packed
@@ -170,12 +169,13 @@ class Population:
         ArtefactError : if the directory holds anything but a population; nothing has changed.
         """
         kept = {epoch: snapshot.members for epoch, snapshot in self.snapshots.items()}
-        return write_population(Contents(**vars(self) | {"snapshots": kept}), directory, extra_config)
+        details = {name: getattr(self, name) for name in DETAILS}
+        return write_population(Contents(self.members, **details, snapshots=kept), directory, extra_config)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all members' tensors, by which a census identifies its population."""
-        return fingerprint(member_tensors(self.members))
+        return fingerprint_of(self.members)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Go to another process as modules and proofs: what has been traced is traced again there."""
@@ -197,7 +197,33 @@ class Population:
         ------
         ArtefactError : if the directory is no population, or damaged, or the parameters do not fit.
         """
-        contents = read_population(directory, module)
+        return cls._of(read_population(directory, module))
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str], module: nn.Module | None = None) -> Population:
+        """Return what `load` does, with members that stay on disk: each is read when its turn comes, and forgotten.
+
+        Memory does not grow with the number of members; of their parameters, 256 MiB stay. Every member is traced and
+        proved as by `load`, one after the other. The files stay open: what replaces the directory later has no effect.
+        What is made of it by `with_members` or `with_snapshot`, or sent to another process, is in memory.
+
+        Raises
+        ------
+        ArtefactError : as `load` does.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> from consilience.nets import MLP
+        >>> with TemporaryDirectory() as directory:
+        ...     _ = Population.from_modules([MLP(4, [5], 2), MLP(4, [9], 2)], torch.randn(8, 4)).save(directory)
+        ...     Population.open(directory).widths("hidden.0")
+        (5, 9)
+        """
+        return cls._of(read_population(directory, module, stored=True))
+
+    @classmethod
+    def _of(cls, contents: Contents) -> Population:
         return cls(**vars(contents) | {"snapshots": {}})._with_snapshots(contents.snapshots)
 
     @classmethod

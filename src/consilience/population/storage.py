@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,18 @@ from torch import Tensor, nn
 
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.names import Task
-from consilience.population.member import Member, join_members
+from consilience.population.member import Member, StoredMember, as_it_is, join_members
 from consilience.schema import AGAIN
-from consilience.store import Artefact, read_artefact, write_artefact
+from consilience.signals.shelf import Each
+from consilience.store import Artefact, digest, flatten, open_artefact, read_artefact, write_artefact
 from consilience.store.config import CONFIG
 from consilience.store.network import build_network, describe_network, is_foreign
-from consilience.units.architecture import Architecture
+from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.follow import find_layers
 from consilience.units.inputs import Inputs, inputs_of, take_packed
 from consilience.units.modules import plain_copy
 from consilience.units.resize import fill
+from consilience.units.states import States, StoredState
 from consilience.units.written_out import write_out
 from consilience.versions import versions
 
@@ -73,9 +76,11 @@ def write_population(
     return write_artefact(directory, KIND, config, tensors, extra_files={METRICS: lines} if lines else None)
 
 
-def read_population(directory: str | os.PathLike[str], module: nn.Module | None = None) -> Contents:
-    """Read a population; see `Population.load`."""
-    artefact = read_artefact(directory, KIND)
+def read_population(
+    directory: str | os.PathLike[str], module: nn.Module | None = None, *, stored: bool = False
+) -> Contents:
+    """Read a population; see `Population.load` and, for members that stay on disk (``stored``), `Population.open`."""
+    artefact = open_artefact(directory, KIND) if stored else read_artefact(directory, KIND)
     entries = artefact.entries(_Entries)
     if not entries.members:
         raise ArtefactError(f"{artefact.directory} must hold at least one member, got none")
@@ -92,7 +97,9 @@ def read_population(directory: str | os.PathLike[str], module: nn.Module | None 
 
     def members(old: Sequence[Member], *names: object) -> tuple[Member, ...]:
         proofs = proved.get(str(names[-1]), ()) if current else ()
-        return join_members(old, _modules(artefact, names, given), x, proofs=proofs, output=entries.output)[len(old) :]
+        modules = Each(len(entries.members), lambda k: _module(artefact, (*names, k), k, given))
+        keep = _stored(modules, artefact, names) if stored else as_it_is
+        return join_members(old, modules, x, proofs=proofs, output=entries.output, keep=keep)[len(old) :]
 
     try:
         first = members((), "members")
@@ -146,7 +153,18 @@ def _metrics(artefact: Artefact) -> tuple[dict[str, Any], ...]:
 
 def member_tensors(members: Iterable[Member]) -> dict[str, dict[str, Any]]:
     """Return the members' tensors by number and name, with the buffers that a state dict leaves out."""
-    return {str(k): {**m.module.state_dict(), **dict(m.module.named_buffers())} for k, m in enumerate(members)}
+    return {str(k): _tensors(member) for k, member in enumerate(members)}
+
+
+def fingerprint_of(members: Sequence[Member]) -> str:
+    """Return the SHA-256 of `member_tensors`, with one member after the other in memory."""
+    order = sorted(range(len(members)), key=lambda k: f"{k}/")
+    return digest(item for k in order for item in flatten({str(k): _tensors(members[k])}).items())
+
+
+def _tensors(member: Member) -> dict[str, Tensor]:
+    module = member.module
+    return {**module.state_dict(), **dict(module.named_buffers())}
 
 
 def _task_of(metrics: Sequence[Mapping[str, Any]]) -> str | None:
@@ -156,18 +174,41 @@ def _task_of(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     return "classification" if "accuracy" in metrics[0] else "regression"
 
 
-def _modules(
-    artefact: Artefact, names: tuple[object, ...], given: tuple[nn.Module, Architecture] | None
-) -> list[nn.Module]:
-    modules = []
-    for k, net in enumerate(artefact.config["members"]):
-        place, source = f"members[{k}] in {artefact.directory / CONFIG}", f"member {k} of {artefact.directory}"
-        state = artefact.part(*names, k)
-        if not is_foreign(net):
-            modules.append(build_network(net, state, place, source))
-        elif given is None:
-            message = "module must be given for members that are not of consilience.nets, got none for "
-            raise InputError(f"{message}{net.get('class')}", cure="pass module=, a module of that class")
-        else:
-            modules.append(fill(*given, state, source))
-    return modules
+def _module(
+    artefact: Artefact, names: tuple[object, ...], k: int, given: tuple[nn.Module, Architecture] | None
+) -> nn.Module:
+    """Member k, with the tensors that lie under these names."""
+    place, source = f"members[{k}] in {artefact.directory / CONFIG}", f"member {k} of {artefact.directory}"
+    net, state = artefact.config["members"][k], artefact.part(*names)
+    if not is_foreign(net):
+        return build_network(net, state, place, source)
+    if given is None:
+        message = "module must be given for members that are not of consilience.nets, got none for "
+        raise InputError(f"{message}{net.get('class')}", cure="pass module=, a module of that class")
+    return fill(*given, state, source)
+
+
+def _stored(
+    modules: Sequence[nn.Module], artefact: Artefact, names: tuple[object, ...]
+) -> Callable[[int, Member], Member]:
+    """Return what keeps of a member only where it lies."""
+    parameters = dict[int, Sequence[str]]()
+
+    def read(k: int) -> Mapping[str, Tensor]:
+        if is_foreign(artefact.config["members"][k]):  # whose class decides about types
+            return read_state(modules[k])
+        tensors = artefact.part(*names, k)
+        return {name: tensors[name] for name in parameters[k]}
+
+    states = States(read)
+
+    def keep(k: int, member: Member) -> Member:
+        parameters[k] = same(tuple(member.network.state))
+        network = TracedNetwork(member.network.architecture, StoredState(states, k))
+        return StoredMember(partial(modules.__getitem__, k), network, member.proof)
+
+    @cache
+    def same(parts: tuple[str, ...]) -> tuple[str, ...]:
+        return parts
+
+    return keep

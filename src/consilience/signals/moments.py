@@ -18,6 +18,9 @@ The Statistician 27). The lowest one alone would jump between neighbors that rou
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,6 +40,14 @@ class Moments:
         shapes = ((n_x,), (n_y,), (n_x,), (n_y,), (n_x, n_x), (n_y, n_x), (n_y,))
         sums = [torch.zeros(*fits, *shape, dtype=torch.float64) for shape in shapes]
         self.shift_x, self.shift_y, self.sum_x, self.sum_y, self.sum_xx, self.sum_yx, self.sum_yy = sums
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence[Moments]) -> Moments:
+        """Return the moments of one x and of the y of several parts (n, n_y) side by side."""
+        whole = copy.copy(parts[0])
+        for name in ("shift_y", "sum_y", "sum_yy", "sum_yx"):
+            setattr(whole, name, torch.cat([getattr(part, name) for part in parts]))
+        return whole
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add samples x (n, n_x) and y (n, n_y); of fits side by side (n, n_fits, n_x) and (n, n_fits, n_y)."""

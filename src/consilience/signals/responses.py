@@ -1,8 +1,8 @@
 """Responses of the units of networks to data, in batches.
 
 Where units have positions, as the channels of a convolution do, some positions of each sample are taken, the same ones
-in every network (`consilience.units.axes.Sampling`). Only these rows are kept: memory is bounded by one batch of values
-and by `MAX_BYTES` of rows.
+in every network (`consilience.units.axes.Sampling`). Only these rows are kept: in memory, or where they are many, in a
+file (`consilience.signals.shelf`). Networks run one after the other.
 
 Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from consilience.signals.batches import batch_size
 from consilience.signals.grams import contribution_grams
+from consilience.signals.shelf import Each, Room
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis, Sampling, by_unit
 
@@ -65,12 +66,23 @@ def evenly(rows: Tensor) -> slice:
     return slice(None, None, -(-len(rows) // MAX_SAMPLES))
 
 
+def filled(parts: Iterator[Tensor], n: int) -> Tensor:
+    """Return parts (u, ...) one after the other, n rows in all, without having them in memory twice."""
+    first, done = next(parts), 0
+    whole = first.new_empty(n, *first.shape[1:])
+    for part in chain([first], parts):
+        whole[done : done + len(part)] = part
+        done += len(part)
+    return whole
+
+
 class Responses:
     """Responses of the layers of networks of one kind to inputs (n, ...), computed in one pass when first needed."""
 
     def __init__(self, networks: Sequence[TracedNetwork], x: Tensor) -> None:
         self.networks, self.x = tuple(networks), x
-        self._rows: list[dict[Axis, Tensor]] = []
+        self._rows: dict[Axis, Sequence[Tensor]] = {}
+        self._room = Room()
         self._whole: tuple[Responses, Tensor] | None = None  # of a subset: what it is of, and which samples
         self._units: dict[str, Tensor] = {}
         self._contributions: dict[str, Tensor] = {}
@@ -95,29 +107,41 @@ class Responses:
     def subset(self, samples: Tensor) -> Responses:
         """Return the responses to some of the samples, at the same positions of each: no network runs again.
 
-        Rows are not copied until they are asked for, and then not kept.
+        Rows are not copied until they are asked for.
         """
         part = copy.copy(self)
         part.x, part.sampling, part._units = self.x[samples], self.sampling.taken(samples), {}
-        part._contributions, part._rows, part._whole = {}, [], (self, samples)
+        part._contributions, part._rows, part._room, part._whole = {}, {}, Room(), (self, samples)
         return part
 
-    def at(self, axis: Axis) -> list[Tensor]:
+    def at(self, axis: Axis) -> Sequence[Tensor]:
         """Return the values of each network's units in one place: (r, u)."""
-        if self._whole is not None:
-            whole, samples = self._whole
-            return [rows.unflatten(0, (len(whole.x), -1))[samples].flatten(0, 1) for rows in whole.at(axis)]
-        return [rows[axis] for rows in self._all_rows()]
+        if axis not in self._rows:
+            if self._whole is not None:
+                whole, samples = self._whole
+                parts = (rows.unflatten(0, (len(whole.x), -1))[samples].flatten(0, 1) for rows in whole.at(axis))
+                self._rows[axis] = self._room.shelf(parts)
+            else:
+                self._record()
+        return self._rows[axis]
 
-    def read(self, layer: str) -> list[Tensor]:
+    def _record(self) -> None:
+        """Run every network once, for its values in all places."""
+        axes, n = self._axes, len(self.networks)
+        each = (rows_of(network, self.x, axes, self.sampling) for network in self.networks)
+        shelf = self._room.shelf(rows[axis] for rows in each for axis in axes)
+        for i, axis in enumerate(axes):
+            self._rows[axis] = Each(n, lambda k, i=i: shelf[k * len(axes) + i])  # type: ignore[misc]
+
+    def read(self, layer: str) -> Sequence[Tensor]:
         """Return the activations of each network's layer, one place where it is read after the other: (r, u)."""
         return self._all(self.networks[0].architecture.read(layer))
 
-    def written(self, layer: str) -> list[Tensor]:
+    def written(self, layer: str) -> Sequence[Tensor]:
         """Return the pre-activations of each network's layer, one place after the other: (r, u)."""
         return self._all(self.networks[0].architecture.written(layer))
 
-    def read_units(self, layer: str) -> list[Tensor]:
+    def read_units(self, layer: str) -> Sequence[Tensor]:
         """Return the activations of units, the rows of each one after the other: (r · inside, u).
 
         Of a layer that no map reads, as queries, they are those of the first layer tied to it that one reads.
@@ -127,13 +151,16 @@ class Responses:
         name = next(each for each in own if architecture.read(each))
         return self._in_units(self.read(name), layer)
 
-    def written_units(self, layer: str) -> list[Tensor]:
+    def written_units(self, layer: str) -> Sequence[Tensor]:
         """Return the pre-activations of units, the rows of each one after the other: (r · inside, u)."""
         return self._in_units(self.written(layer), layer)
 
-    def _in_units(self, values: Sequence[Tensor], layer: str) -> list[Tensor]:
-        widths = [network.architecture.layer(layer).width for network in self.networks]
-        return [by_unit(z.T, units).flatten(1).T for z, units in zip(values, widths, strict=True)]
+    def _in_units(self, values: Sequence[Tensor], layer: str) -> Sequence[Tensor]:
+        widths = self._widths(layer)
+        return Each(len(widths), lambda k: by_unit(values[k].T, widths[k]).flatten(1).T)
+
+    def _widths(self, layer: str) -> list[int]:
+        return [network.architecture.layer(layer).width for network in self.networks]
 
     def units(self, layer: str) -> Tensor:
         """Return the pre-activations of all networks' units of a layer on at most `MAX_SAMPLES` rows: (U, r).
@@ -141,10 +168,12 @@ class Responses:
         Those of a unit of several rows are side by side.
         """
         if layer not in self._units:
-            widths = [network.architecture.layer(layer).width for network in self.networks]
-            pairs = zip(self.written(layer), widths, strict=True)
-            self._units[layer] = torch.cat([by_unit(z[evenly(z)].T, units).flatten(1) for z, units in pairs])
+            self._units[layer] = filled(self._points(layer), sum(self._widths(layer)))
         return self._units[layer]
+
+    def _points(self, layer: str) -> Iterator[Tensor]:
+        for z, units in zip(self.written(layer), self._widths(layer), strict=True):
+            yield by_unit(z[evenly(z)].T, units).flatten(1)
 
     def contributions(self, layer: str) -> Tensor:
         """Return what units of several rows add to what reads them, as `contribution_grams`: (U, g).
@@ -158,12 +187,8 @@ class Responses:
             self._contributions[first] = contribution_grams(self.networks, family, self.at)
         return self._contributions[first]
 
-    def _all_rows(self) -> list[dict[Axis, Tensor]]:
-        if not self._rows:
-            self._rows = [rows_of(network, self.x, self._axes, self.sampling) for network in self.networks]
-        return self._rows
-
-    def _all(self, axes: Sequence[Axis]) -> list[Tensor]:
-        if len(axes) == 1:
-            return self.at(axes[0])
-        return [torch.cat(rows) for rows in zip(*(self.at(axis) for axis in axes), strict=True)]
+    def _all(self, axes: Sequence[Axis]) -> Sequence[Tensor]:
+        places = [self.at(axis) for axis in axes]
+        if len(places) == 1:
+            return places[0]
+        return Each(len(self.networks) if places else 0, lambda k: torch.cat([rows[k] for rows in places]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from consilience.store.artefact import Artefact, read_artefact, write_artefact
-from consilience.store.codec import check_tensor, fingerprint, finite, plain, result_text, subset
+from consilience.store.artefact import Artefact, open_artefact, read_artefact, write_artefact
+from consilience.store.codec import check_tensor, digest, fingerprint, finite, flatten, plain, result_text, subset
 from consilience.store.config import FORMAT_VERSION, read_config
 from consilience.store.destination import atomic_write, check_destination, new_file, partial_path
 from consilience.store.lock import lock
@@ -15,11 +15,14 @@ __all__ = [
     "atomic_write",
     "check_destination",
     "check_tensor",
+    "digest",
     "fingerprint",
     "finite",
+    "flatten",
     "load_network",
     "lock",
     "new_file",
+    "open_artefact",
     "partial_path",
     "plain",
     "read_artefact",

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +25,10 @@ from torch import Tensor
 from consilience.checks import as_path, check_count
 from consilience.errors import ArtefactError, InputError
 from consilience.schema import AGAIN, read_entries
-from consilience.store.codec import Tensors, flatten, plain, shards_of, subset, unshared
+from consilience.store.codec import Tensors, flatten, plain, shards_of, unshared
 from consilience.store.config import CONFIG, HEADER, check_inside, config_text, is_plain_name, read_config
 from consilience.store.destination import UNFINISHED, check_destination, new_directory
+from consilience.store.shards import Shards
 
 T = TypeVar("T")
 SHARD_BYTES = 2**30  # so that no part of a large population needs more than 1 GiB beside it to be written
@@ -37,12 +41,13 @@ class Artefact:
     Attributes
     ----------
     config : everything in ``config.json``, the header (kind, format_version, versions, files) included.
-    tensors : the tensors of all shards on the CPU, by name, in alphabetical order; nested names are joined by ``/``.
+    tensors : the tensors of all shards on the CPU, by name, in alphabetical order; nested names are joined by ``/``. Of
+        an artefact that was opened, they are read when they are asked for.
     directory : where it lies.
     """
 
     config: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     directory: Path
 
     def entries(self, kind: type[T]) -> T:
@@ -55,7 +60,14 @@ class Artefact:
 
     def part(self, *names: object) -> dict[str, Tensor]:
         """Return the tensors inside ``names[0]/names[1]/…``, by the rest of their names."""
-        return subset(self.tensors, "".join(f"{name}/" for name in names))
+        prefix = "".join(f"{name}/" for name in names)
+        first = bisect_left(self._names, prefix)
+        inside = takewhile(lambda name: name.startswith(prefix), islice(self._names, first, None))
+        return {name[len(prefix) :]: self.tensors[name] for name in inside}
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.tensors)
 
 
 def write_artefact(
@@ -116,6 +128,14 @@ def read_artefact(directory: str | os.PathLike[str], kind: str) -> Artefact:
         if name.endswith(".safetensors"):
             tensors |= _read_shard(path / name)
     return Artefact(config, dict(sorted(tensors.items())), path)
+
+
+def open_artefact(directory: str | os.PathLike[str], kind: str) -> Artefact:
+    """Return what `read_artefact` does, after the same checks, with tensors that are read when they are asked for."""
+    path = as_path(directory, "directory")
+    config = read_config(path, kind)
+    check_files(path, config)
+    return Artefact(config, Shards(path / name for name in config["files"] if name.endswith(".safetensors")), path)
 
 
 def check_files(directory: Path, config: Mapping[str, Any]) -> None:

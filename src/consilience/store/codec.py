@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, TypeAlias
 
@@ -31,8 +31,13 @@ def fingerprint(tensors: Tensors) -> str:
     >>> fingerprint({"a": a, "b": b}) == fingerprint({"b": b, "a": a}) != fingerprint({"a": b, "b": a})
     True
     """
+    return digest(flatten(tensors).items())
+
+
+def digest(items: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the `fingerprint` of tensors that come one by one, in the order of their names."""
     total = hashlib.sha256()
-    for name, tensor in flatten(tensors).items():
+    for name, tensor in items:
         total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         total.update(_packed(tensor).reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -80,7 +80,7 @@ def open_population(
     if is_population(directory) or not directory.is_dir():
         _check_no_key(key, directory)
         _check_module(module, _entries(directory).members, directory)
-        population = Population.load(directory, None if module is None else make_module(module))
+        population = Population.open(directory, None if module is None else make_module(module))
         _check_as_saved(population, example_shape, output, directory)
         return population
     pretrained = pretrained_in(directory)

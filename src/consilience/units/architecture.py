@@ -163,6 +163,8 @@ class Architecture:
     def with_widths(self, widths: Mapping[str, int]) -> Architecture:
         """Return the same layers and maps at other widths; layers not named keep theirs, tied ones follow."""
         all_widths = self._all_widths(widths)
+        if all_widths == self.widths:
+            return self
         return replace(self, layers=tuple(replace(layer, width=all_widths[layer.name]) for layer in self.layers))
 
     def with_groups(self, groups: Mapping[str, Sequence[int]]) -> Architecture:
