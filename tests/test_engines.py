@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import consilience as cs
+from conftest import random_population
 from consilience import cli
+from consilience.clustering import clusterers, micro, significance, stability
 from consilience.engines import Engine, current, engine
 from consilience.engines.call import call
 from consilience.engines.choice import open_engine
@@ -217,6 +220,30 @@ def test_every_engine_trains_the_same_bytes(
     assert [*tmp_path.iterdir()] == []
     records = [(record["epoch"], record["member"]) for record in populations[0].metrics]
     assert records == [(epoch, k) for epoch in (1, 2) for k in range(5)]
+
+
+@pytest.mark.parametrize("large", [20_000, 10])
+def test_every_engine_takes_the_same_census(
+    engines: dict[str, Engine], large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draws of stability and members turned at random are tasks, of exact trees and of micro-clusters."""
+    population, x, censuses = random_population([[6, 5], [5, 5], [7, 4]]), torch.randn(60, 6), []
+    for room, name, value in ((significance, "BLOCK", 2), (clusterers, "LARGE", large), (micro, "N_MICRO", 9)):
+        monkeypatch.setattr(room, name, value)
+    for kind in KINDS:
+        asked = list[bool]()
+        for room in (stability, significance):
+            monkeypatch.setattr(
+                room, "current", lambda worth, kind=kind, asked=asked: asked.append(worth) or engines[kind]
+            )
+        census = cs.Census(n_clusters=4, n_resamples=3).fit(population, x)
+        arrays = [array for layer in census.layers_.values() for array in (layer.labels_, layer.stability_)]
+        for own in census.significance().values():
+            arrays += [own.unit_p, own.chance, own.turned.stability]
+        censuses.append(arrays)
+        assert asked == [False] * 6  # so little work is sent to workers in this test alone
+    for other in censuses[1:]:
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(censuses[0], other, strict=True))
 
 
 def test_a_member_is_the_same_network_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from consilience.census import Census
 from consilience.errors import ArtefactError, ConsilienceError
 from consilience.evaluation import evaluate
 from consilience.population import Population
+from consilience.signals.responses import Responses
 from consilience.signals.shelf import Room
 from consilience.units.states import StoredState
 
@@ -156,3 +157,15 @@ def test_memory_does_not_grow_with_the_number_of_members(tmp_path: Path) -> None
         command = [sys.executable, "-c", LIMITED, how, str(tmp_path / "few"), str(tmp_path / "many")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.stdout.startswith(said), done.stderr
+
+
+def test_many_units_are_compared_on_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = random_population([[6, 5], [5, 5], [7, 4]]).networks
+    responses = Responses(networks, X)
+    assert responses.units("hidden.0").shape == (18, 60)
+    monkeypatch.setattr("consilience.signals.responses.FEWEST_SAMPLES", 2)
+    for numbers, rows in ((18 * 31, 30), (18 * 30, 30), (18 * 29, 20), (1, 12)):  # every so many; 14 for 7 units: 12
+        monkeypatch.setattr("consilience.signals.responses.MOST_NUMBERS", numbers)
+        some = Responses(networks, X)
+        assert some.units("hidden.0").shape == (18, rows)
+        assert torch.equal(some.units("hidden.0"), responses.units("hidden.0")[:, some.compared("hidden.0")])

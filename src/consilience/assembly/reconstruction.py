@@ -25,7 +25,7 @@ from consilience.assembly.selection import forward_selection, unexplained
 from consilience.bases.grounding import Basis, Groups, find_centroids
 from consilience.bases.hyperplanes import in_rows
 from consilience.census.census import Census
-from consilience.signals.responses import Responses, evenly
+from consilience.signals.responses import Responses
 from consilience.ties import SINGLE
 from consilience.units.symmetry import usable_symmetry
 
@@ -90,15 +90,16 @@ def _targets(
     """
     architecture = census.population_.architecture
     (axis,), columns = architecture.read(layer), []
-    reads = [a[evenly(a)] for a in responses.at(axis)]
+    rows = responses.compared(layer)
     for m in architecture.reading(layer):
         above, part = bases.get(m.writes), m.inputs.index(axis)
         if above is None:  # chosen later, as the residual stream that this layer writes
             groups = expected[architecture.first(m.writes)]
             above = basis_of(census, responses, m.writes, groups)
         shares = (
-            a @ torch.einsum("uc,uis->ics", in_rows(mixing, m.output.inside), network.weights(m).parts[part]).flatten(1)
-            for a, mixing, network in zip(reads, above.mixing, responses.networks, strict=True)
+            a[rows]
+            @ torch.einsum("uc,uis->ics", in_rows(mixing, m.output.inside), network.weights(m).parts[part]).flatten(1)
+            for a, mixing, network in zip(responses.at(axis), above.mixing, responses.networks, strict=True)
         )
         columns.append(sum(shares, torch.zeros(())))
     return _centred(_compressed(torch.cat(columns, dim=1)))

@@ -74,18 +74,25 @@ def average(points: Points, n_clusters: int | None, random_state: int) -> Cluste
     return _tree(points, "average", random_state)
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """Clusters subsets of more than `LARGE` points, by the micro-clusters of all."""
+
+    micro: Micro
+    method: str
+
+    def __call__(self, points: Points, n_clusters: int | None, random_state: int) -> Clustering:
+        """Return the clustering of a subset of the points."""
+        assert points.source is not None
+        means, labels = self.micro.means(points.source[1])
+        return Clustering(_exact(means, self.method).tree, labels)
+
+
 def resampled(clusterer: Clusterer, clustering: Clustering) -> Clusterer:
     """Return how subsets of points are clustered again: of more than `LARGE` points, by the same micro-clusters."""
     if clustering.micro is None:
         return clusterer
-    micro, method = clustering.micro, "average" if clusterer is average else "ward"
-
-    def again(points: Points, n_clusters: int | None, random_state: int) -> Clustering:
-        assert points.source is not None
-        means, labels = micro.means(points.source[1])
-        return Clustering(_exact(means, method).tree, labels)
-
-    return again
+    return Resampled(clustering.micro, "average" if clusterer is average else "ward")
 
 
 def _tree(points: Points, method: str, random_state: int) -> Clustering:

@@ -19,6 +19,7 @@ Axis legend: ``k`` member, ``u`` units of one member, ``U`` units of all members
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 from torch import Tensor
 
+from consilience.engines import current
 from consilience.seeds import ROTATIONS, generator
 
 Floats = NDArray[np.float64]
@@ -33,6 +35,9 @@ RADIUS = 0.9  # two units at cosine 0.95 of a centroid, each in a direction of i
 CONFIDENCE = 0.95
 ROUNDING = 1e-9  # of cosines: a turned unit that is nearer or as near, up to rounding, counts against the unit
 SCORE = 10  # units of a score per nat: the scores of 100 rotations go from 0 to 46
+BLOCK = 16  # members that units are looked for in by one task
+TOGETHER = 16  # blocks whose results are in memory twice
+WORTH = 1e9  # multiplications from which on tasks are sent to workers
 SMALLEST = torch.finfo(torch.float64).tiny
 
 
@@ -85,25 +90,55 @@ def recurrence(
     """
     z = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
     directions = z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp(min=SMALLEST)
-    nearest, turned, chance = np.zeros((3, len(z), n_members))
     score = np.rint(SCORE * np.log((1 + n_rotations) / np.arange(1, n_rotations + 2))).astype(np.int64)  # by rank
-    total = np.zeros(len(z), dtype=np.int64)
-    for k in range(n_members):
+    shared: dict[str, Any] = {"z": z, "directions": directions, "member": member, "score": score, "radius": radius}
+    shared |= {"random_state": random_state, "projective": projective}
+    blocks = [range(k, min(k + BLOCK, n_members)) for k in range(0, n_members, BLOCK)]
+    work = n_rotations * len(z) ** 2 / n_members * z.shape[1]
+    columns, total = np.zeros((3, len(z), n_members)), np.zeros(len(z), dtype=np.int64)
+    for first in range(0, len(blocks), TOGETHER):
+        some = blocks[first : first + TOGETHER]
+        found = current(worth=work >= WORTH).map(in_members, some, shared=shared)
+        for block, (own, scores) in zip(some, found, strict=True):
+            columns[:, :, block.start : block.stop] = own
+            total += scores
+    nearest, turned, chance = columns
+    return Recurrence(nearest, turned, nearest > radius, chance, _upper_tail(score, n_members - 1)[total])
+
+
+def in_members(
+    members: range,
+    *,
+    z: Tensor,
+    directions: Tensor,
+    member: NDArray[np.int64],
+    score: NDArray[np.int64],
+    radius: float,
+    random_state: int,
+    projective: bool,
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the nearest unit, the nearest when turned, and the chance of each unit in some members: a task.
+
+    The first are (3, U, members); then the units' scores (U,), summed over these members.
+    """
+    columns, total, n_rotations = np.zeros((3, len(z), len(members))), np.zeros(len(z), dtype=np.int64), len(score) - 1
+    nearest, turned, chance = columns
+    for i, k in enumerate(members):
         mine, others = np.flatnonzero(member == k), np.flatnonzero(member != k)
         if not len(mine):
             continue
         gram, along = z[mine] @ z[mine].T, z[mine] @ directions[others].T  # (u, u), (u, U − u)
         norms = gram.diagonal()
-        nearest[others, k] = highest = _highest(norms, along, projective)
+        nearest[others, i] = highest = _highest(norms, along, projective)
         rank, source = np.zeros(len(others), dtype=np.int64), generator(random_state, ROTATIONS, k)
         for _ in range(n_rotations):
             q = rotation(len(mine), source)
             cosines = _highest(((q @ gram) * q).sum(1), q @ along, projective)
             rank += cosines >= highest - ROUNDING
-            turned[others, k] += cosines / n_rotations
-            chance[others, k] += (cosines > radius) / n_rotations
+            turned[others, i] += cosines / n_rotations
+            chance[others, i] += (cosines > radius) / n_rotations
         total[others] += score[rank]
-    return Recurrence(nearest, turned, nearest > radius, chance, _upper_tail(score, n_members - 1)[total])
+    return columns, total
 
 
 def rotation(n: int, source: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stability of clusters: a bootstrap over members (Hennig 2007)."""
+"""Stability of clusters: a bootstrap over members (Hennig 2007). Its draws are tasks of the engine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consilience import seeds
-from consilience.clustering.clusterers import Clusterer
+from consilience.clustering.clusterers import Clusterer, Resampled
 from consilience.clustering.distances import Points
+from consilience.engines import current
+
+WORTH = 1000  # points from which on a draw takes longer than to be sent to a worker
 
 
 def stability(
@@ -25,19 +28,35 @@ def stability(
     """
     generator = seeds.numpy_generator(random_state)
     n_clusters, members = int(labels.max(initial=-1)) + 1, np.unique(member)
-    total, held = np.zeros(n_clusters), np.zeros(n_clusters)
+    draws = []
     for _ in range(n_resamples):
         drawn = np.unique(generator.choice(members, len(members)))
-        kept = np.flatnonzero(np.isin(member, drawn))
-        n_again = len(np.unique(labels[kept]))
-        clustering = clusterer(points.subset(kept), n_again, random_state)
-        again = clustering.labels if clustering.tree is None else clustering.cut(min(n_again, clustering.n_leaves))
-        best = _best_jaccard(labels[kept], again, n_clusters)
+        draws.append(np.flatnonzero(np.isin(member, drawn)))
+    if isinstance(clusterer, Resampled):
+        points = clusterer.micro.points  # which are fewer numbers to send
+    shared = {"points": points, "labels": labels, "clusterer": clusterer, "random_state": random_state}
+    total, held = np.zeros(n_clusters), np.zeros(n_clusters)
+    for best in current(worth=len(points) >= WORTH).map(overlaps, draws, shared=shared):
         present = ~np.isnan(best)
         total[present] += best[present]
         held += present
     mean: NDArray[np.float64] = np.divide(total, held, out=np.full(n_clusters, np.nan), where=held > 0)
     return mean
+
+
+def overlaps(
+    kept: NDArray[np.int64],
+    *,
+    points: Points,
+    labels: NDArray[np.int64],
+    clusterer: Clusterer,
+    random_state: int,
+) -> NDArray[np.float64]:
+    """Cluster some of the points again, and return the best overlap of each cluster (K,) with the new ones: a task."""
+    n_again = len(np.unique(labels[kept]))
+    clustering = clusterer(points.subset(kept), n_again, random_state)
+    again = clustering.labels if clustering.tree is None else clustering.cut(min(n_again, clustering.n_leaves))
+    return _best_jaccard(labels[kept], again, int(labels.max(initial=-1)) + 1)
 
 
 def _best_jaccard(labels: NDArray[np.int64], again: NDArray[np.int64], n_clusters: int) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Tasks in processes of this machine: `concurrent.futures` with processes that are started afresh.
 
-- Shared tensors go to the workers in one file of a temporary directory, which each maps into memory once.
+- Shared tensors and arrays go to the workers in files of a temporary directory, which each maps into memory once.
 - A pool is broken when one of its processes dies, and does not say which task that process was running. All tasks that
   were running are then run again, one at a time, so that no task fails because of another.
 - Workers end with their driver, also if it is killed.
@@ -13,7 +13,7 @@ import pickle
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,6 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,6 +33,8 @@ from consilience.engines.engine import ATTEMPTS, Engine, Failure, Tasks
 from consilience.errors import EngineError, InputError
 from consilience.versions import versions
 
+ARRAYS, ALIGNED = ".arrays", 64  # suffix of their file, and of what their places in it are multiples
+_Shared = tuple[str, list[tuple[int, int]], bytes]  # file of tensors, places of arrays in the one beside it, others
 START = 300  # seconds until the first process answers: importing torch from a slow disk may take a minute
 
 
@@ -110,25 +113,34 @@ def _outcome(future: Future[bytes]) -> Any:
         return Failure(error)
 
 
-def _packed(value: Any) -> bytes:
-    """Return a message for another process. torch's own way to pass tensors takes a file descriptor for each."""
+def _packed(value: Any, arrays: Callable[[pickle.PickleBuffer], object] | None = None) -> bytes:
+    """Return a message for another process. torch's own way to pass tensors takes a file descriptor for each.
+
+    ``arrays`` is called with the numbers of arrays, which are then not in the message.
+    """
     try:
-        return pickle.dumps(value)
+        return pickle.dumps(value, protocol=5, buffer_callback=arrays)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         message = f"what a task is given must be of a module, and can be sent to another process, got {error}"
         raise InputError(message, cure="define functions and classes at the top of a module") from error
 
 
 @contextmanager
-def _in_file(shared: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-    """Lend shared values as workers read them: a file of the tensors, and the others as a message."""
+def _in_file(shared: Mapping[str, Any]) -> Iterator[_Shared]:
+    """Lend shared values as workers read them: files of tensors and of arrays, and the others as a message."""
     # Copies, because a file cannot hold tensors that share memory.
     tensors = {name: value.detach().clone() for name, value in shared.items() if isinstance(value, Tensor)}
-    others = _packed({name: value for name, value in shared.items() if name not in tensors})
+    arrays, places = list[pickle.PickleBuffer](), list[tuple[int, int]]()
+    others = _packed({name: value for name, value in shared.items() if name not in tensors}, arrays.append)
     with TemporaryDirectory(prefix="consilience-") as directory:
         file = Path(directory, "shared.safetensors")
         save_file({name: value.contiguous() for name, value in tensors.items()}, file)
-        yield str(file), others
+        with file.with_suffix(ARRAYS).open("wb") as stream:
+            for array in arrays:
+                stream.write(bytes(-stream.tell() % ALIGNED))
+                places.append((stream.tell(), stream.tell() + array.raw().nbytes))
+                stream.write(array.raw())
+        yield str(file), places, others
 
 
 @lru_cache(maxsize=1)
@@ -136,10 +148,17 @@ def _tensors(file: str) -> dict[str, Tensor]:
     return load_file(file)
 
 
-def _run(what: bytes, shared: tuple[str, bytes], threads: int, wanted: Mapping[str, str]) -> bytes:
+@lru_cache(maxsize=1)
+def _arrays(file: str) -> memoryview:
+    path = Path(file).with_suffix(ARRAYS)
+    return np.memmap(path, mode="c").data if path.stat().st_size else memoryview(b"")
+
+
+def _run(what: bytes, shared: _Shared, threads: int, wanted: Mapping[str, str]) -> bytes:
     """Run a task in a worker."""
-    (task, item), (file, others) = pickle.loads(what), shared
-    return pickle.dumps(call(task, item, {**_tensors(file), **pickle.loads(others)}, threads, wanted))
+    (task, item), (file, places, others) = pickle.loads(what), shared
+    rest = pickle.loads(others, buffers=[_arrays(file)[start:end] for start, end in places])
+    return pickle.dumps(call(task, item, {**_tensors(file), **rest}, threads, wanted))
 
 
 def _begin() -> None:

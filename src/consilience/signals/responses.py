@@ -25,6 +25,7 @@ from consilience.units.axes import Axis, Sampling, by_unit
 MAX_ROWS = 20_000  # of a layer with positions: enough for least squares of a few thousand weights per unit
 MAX_BYTES = 2**30  # of rows that are kept of all layers of all networks together
 MAX_SAMPLES = 2000  # rows of a layer that distances and centroids look at; more change no distance by a percent
+MOST_NUMBERS, FEWEST_SAMPLES = 40_000_000, 256  # that all units together have there: 20,000 units have all 2000 rows
 
 
 def stream(
@@ -61,9 +62,9 @@ def rows_of(
     return {axis: torch.cat(rows) for axis, rows in parts.items()}
 
 
-def evenly(rows: Tensor) -> slice:
-    """Return a slice that takes at most `MAX_SAMPLES` rows, evenly: calibration data may come sorted."""
-    return slice(None, None, -(-len(rows) // MAX_SAMPLES))
+def evenly(rows: Tensor, most: int = MAX_SAMPLES) -> slice:
+    """Return a slice that takes at most so many rows, evenly: calibration data may come sorted."""
+    return slice(None, None, -(-len(rows) // most))
 
 
 def filled(parts: Iterator[Tensor], n: int) -> Tensor:
@@ -163,7 +164,7 @@ class Responses:
         return [network.architecture.layer(layer).width for network in self.networks]
 
     def units(self, layer: str) -> Tensor:
-        """Return the pre-activations of all networks' units of a layer on at most `MAX_SAMPLES` rows: (U, r).
+        """Return the pre-activations of all networks' units of a layer on the rows that `compared` takes: (U, r).
 
         Those of a unit of several rows are side by side.
         """
@@ -172,8 +173,18 @@ class Responses:
         return self._units[layer]
 
     def _points(self, layer: str) -> Iterator[Tensor]:
+        rows = self.compared(layer)
         for z, units in zip(self.written(layer), self._widths(layer), strict=True):
-            yield by_unit(z[evenly(z)].T, units).flatten(1)
+            yield by_unit(z[rows].T, units).flatten(1)
+
+    def compared(self, layer: str) -> slice:
+        """Return which rows of a layer units are compared by: evenly spaced, at most `MAX_SAMPLES`.
+
+        They are fewer where there are many units, but `FEWEST_SAMPLES` and twice the units of a network if there are.
+        """
+        widths = self._widths(layer)
+        most = max(FEWEST_SAMPLES, 2 * max(widths), MOST_NUMBERS // sum(widths))
+        return evenly(self.written(layer)[0], min(MAX_SAMPLES, most))
 
     def contributions(self, layer: str) -> Tensor:
         """Return what units of several rows add to what reads them, as `contribution_grams`: (U, g).
