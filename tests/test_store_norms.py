@@ -103,7 +103,22 @@ class InGroups(nn.Module):
         return self.readout(torch.relu(self.norm(self.a(x))).mean((2, 3)))
 
 
-@pytest.mark.parametrize("kind", [SideBySide, CutAfterwards, InGroups, lambda: InGroups(1)])
+class ChannelsFirst(nn.LayerNorm):
+    """A layer norm over channels that come before positions, as ConvNeXt has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class OfChannels(InGroups):
+    """The same with such a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = ChannelsFirst(6)
+
+
+@pytest.mark.parametrize("kind", [SideBySide, CutAfterwards, InGroups, lambda: InGroups(1), OfChannels])
 def test_norms_of_several_layers_or_in_groups_keep_members_apart(kind: Callable[[], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     nets = [kind() for _ in range(3)]

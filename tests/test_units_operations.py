@@ -57,6 +57,14 @@ def gated(z: Tensor) -> Tensor:
     return first * second.tanh()
 
 
+def blurred(z: Tensor, kernels: Tensor) -> Tensor:
+    """Each channel by a kernel of its own, of as many as there are channels."""
+    return functional.conv2d(z, kernels, stride=2, padding=1, groups=z.shape[1])
+
+
+BLUR = torch.tensor([1.0, 2, 1])[:, None] * torch.tensor([1.0, 2, 1]) / 16
+
+
 # name → forward pass, inputs, whether ``a`` has twice the width
 MERGED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, bool]] = {
     "glu": (lambda m, x: m.b(functional.glu(m.a(x))), ROWS, True),
@@ -64,6 +72,9 @@ MERGED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Tensor, bool]] = {
     "chunks": (lambda m, x: m.b(gated(m.a(x))), ROWS, True),
     "chunks of channels": (lambda m, x: m.b(over(gated(m.a(x)))), IMAGES, True),
     "chunks that are added": (lambda m, x: m.b(sum(z.relu() for z in m.a(x).chunk(2, 1))), ROWS, True),
+    "added products": (lambda m, x: m.b(torch.addcmul(m.shift, m.gain, m.a(x)).relu()), ROWS, False),
+    "added products of units": (lambda m, x: m.b(torch.addcmul(m.a(x), m.gain, m.p(x), value=0.5).relu()), ROWS, False),
+    "blur": (lambda m, x: m.b(over(blurred(m.a(x), BLUR.expand(m.a(x).shape[1], 1, 3, 3)))), IMAGES, False),
     "maximum": (lambda m, x: m.b(torch.maximum(m.a(x), m.p(x))), ROWS, False),
     "minimum with a number": (lambda m, x: m.b(torch.minimum(m.a(x), torch.tensor(0.3))), ROWS, False),
     "where": (lambda m, x: m.b(torch.where(m.a(x) > 0, m.a(x), 0.1 * m.p(x))), ROWS, False),
@@ -137,6 +148,12 @@ def test_a_group_norm_in_very_many_groups_is_refused() -> None:
 
 
 REFUSED = {
+    "kernels of their own": (
+        lambda m, x: m.b(
+            over(blurred(m.a(x)[:, :, None, None], torch.arange(6.0).view(-1, 1, 1, 1).expand(6, 1, 3, 3)))
+        ),
+        "a weight is computed, not a parameter: aten.conv2d",
+    ),
     "one slope": (
         lambda m, x: m.b(functional.prelu(m.a(x), m.gain[:1] * 0 + m.one)),
         "unsupported operation on a parameter: aten.prelu in Small",

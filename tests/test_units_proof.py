@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from consilience.errors import ConsilienceError, FunctionChangedError
+from consilience.errors import ConsilienceError, FunctionChangedError, InputError
 from consilience.population import Population
 from consilience.units import precision, proof
 from consilience.units.architecture import TracedNetwork, read_state
@@ -120,6 +120,38 @@ def test_large_networks_are_proved_in_portions() -> None:
     for function, message in WRONG.values():
         with pytest.raises(ConsilienceError, match=message):
             Population.from_modules([FarFromZero(function)], X)
+
+
+class NormOfTwo(nn.Module):
+    """A norm over two layers side by side, and one over the first of them, wide enough to be doubled in part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norms = nn.Linear(6, 64), nn.Linear(6, 128), nn.ModuleList([nn.LayerNorm(64)])
+        self.norms.append(nn.LayerNorm(192))
+        self.out = nn.Linear(192, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.norms[0](self.a(x)).tanh()
+        return self.out(self.norms[1](torch.cat([first, self.b(x).relu()], 1)).tanh())
+
+
+@pytest.mark.usefixtures("all_are_large")
+def test_norms_of_large_networks_are_proved_with_all_that_they_are_over() -> None:
+    Population.from_modules([NormOfTwo()], X)
+
+
+def test_a_width_that_is_written_out_is_named_where_roundings_are_large() -> None:
+    class WrittenOut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.relu(self.a(x * 1e-5))[:, :8])
+
+    with pytest.raises(InputError, match="WrittenOut must run at other widths"):
+        Population.from_modules([WrittenOut()], X)
 
 
 @pytest.mark.usefixtures("all_are_large")

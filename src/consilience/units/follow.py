@@ -8,7 +8,7 @@ is not in it raises an error that names it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, fx, nn
@@ -211,7 +211,27 @@ def _statistic(walk: Walk, maps: Sequence[Map], normed: Normed, names: Mapping[i
         return replace(norm, module=None)
     if any(m.weight != f"{norm.module}.weight" or not m.per_unit for m in inside):
         return replace(norm, module=None)
+    if not norm.positions:
+        taken = _taken_by(walk, normed, str(norm.module))
+        if taken is None:
+            return replace(norm, module=None)
+        norm = replace(norm, units_second=taken)
     return replace(norm, shift=inside[0].shift)
+
+
+def _taken_by(walk: Walk, normed: Normed, module: str) -> bool | None:
+    """Whether units lie along dimension 1 of what the module of a norm takes, not the last; None if elsewhere."""
+
+    def roots(groups: Iterable[int | None]) -> list[int | None]:
+        return [None if group is None else walk.root(group) for group in groups]
+
+    inside = [node for node in walk.program.nodes if walk.program.module_of(node) == module]
+    for value in (value for node in inside for value in walk.carriers(node) if value not in inside):
+        last = n_dims(value) - 1
+        for dim, runs in walk.label(value).items():
+            if dim in (1, last) and roots(run.group for run in runs) == roots(normed.groups):
+                return dim != last
+    return None
 
 
 def _check_unread(walk: Walk, maps: Sequence[Map], heads: Sequence[str]) -> None:

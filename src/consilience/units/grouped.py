@@ -31,6 +31,7 @@ class Grouping:
     shift: float
     together: tuple[int, ...] = ()
     positions: bool = False
+    units_second: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Statistic:
     eps : what is added to the mean square.
     shift : what is added to the weight.
     positions : whether the statistic is over positions too, with units along dimension 1.
+    units_second : whether units lie along dimension 1, not the last, in what the module takes and returns.
     is_mean : whether the operation is a mean alone, as of a norm written by hand.
     """
 
@@ -58,13 +60,15 @@ class Statistic:
     eps: float
     shift: float
     positions: bool
+    units_second: bool
     is_mean: bool
 
     def grouping(self, widths: Sequence[Sequence[int]]) -> Grouping:
         """Return the grouping that keeps members apart; ``widths`` has the units of each member, by layer."""
         together = [part * len(own) + k for own, part in zip(widths, self.parts, strict=True) for k in range(len(own))]
         groups = tuple(width for own in widths for width in own)
-        return Grouping(groups, self.centred, self.eps, self.shift, tuple(together), self.positions)
+        kind = (tuple(together), self.positions, self.units_second)
+        return Grouping(groups, self.centred, self.eps, self.shift, *kind)
 
 
 class GroupedNorm(nn.Module):
@@ -75,7 +79,8 @@ class GroupedNorm(nn.Module):
     weight, bias : (u,), or no bias.
     grouping : ``groups``, numbers of neighbouring units; ``together``, for each of these the number of the group that
         it is part of, by default one of its own; whether the mean of each group is subtracted (``centred``); what is
-        added to the mean square (``eps``) and to the weight (``shift``); whether statistics are over ``positions`` too.
+        added to the mean square (``eps``) and to the weight (``shift``); whether statistics are over ``positions`` too;
+        whether ``units_second``, before positions, where statistics are of each position.
     """
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, grouping: Grouping) -> None:
@@ -84,8 +89,11 @@ class GroupedNorm(nn.Module):
         self.register_parameter("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map values (..., u), with statistics over positions (n, u, ...), to values of the same shape."""
-        return normalized(x, self.grouping, self.weight, self._parameters["bias"])
+        """Map values (..., u), or (n, u, ...) with units second or statistics over positions, to the same shape."""
+        bias = self._parameters["bias"]
+        if not self.grouping.units_second:
+            return normalized(x, self.grouping, self.weight, bias)
+        return normalized(x.movedim(1, -1), self.grouping, self.weight, bias).movedim(-1, 1)
 
 
 def normalized(value: Tensor, grouping: Grouping, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -179,4 +187,4 @@ def statistic_of(program: Program, node: fx.Node, layers: Sequence[tuple[str, in
     stack = [path for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items() if not key.startswith("_")]
     module = stack[-1] if stack else None
     names, parts = zip(*layers, strict=True)
-    return Statistic(node.name, names, parts, module, centred, eps, 0.0, positions, is_mean)
+    return Statistic(node.name, names, parts, module, centred, eps, 0.0, positions, False, is_mean)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from consilience.errors import FunctionChangedError, InputError
-from consilience.units.architecture import Layer, TracedNetwork
+from consilience.units.architecture import Architecture, Layer, TracedNetwork
 from consilience.units.deviation import deviation
 from consilience.units.forward import forward
 from consilience.units.precision import InDouble, exact
@@ -52,10 +52,21 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
         return
     except FunctionChangedError:
         pass  # with what it holds
-    try:  # roundings may grow; a wrong layer is wrong in double precision too
-        _prove(hollow_double(module), network.computing_in_double(), exact(x), by_layer=True, mode=InDouble())
-    except InputError:  # it does not run in double precision
+    double = hollow_double(module), network.computing_in_double(), exact(x)
+    if _runs(*double):  # roundings may grow; a wrong layer is wrong in double precision too
+        _prove(*double, by_layer=True, mode=InDouble())
+    else:
         _prove(module, network, x, by_layer=True)
+
+
+def _runs(module: nn.Module, network: TracedNetwork, x: Tensor) -> bool:
+    """Whether a module runs in double precision."""
+    try:
+        with InDouble():
+            forward(module, network.state, x, network.architecture.program.pick)
+    except InputError:
+        return False
+    return True
 
 
 def _prove(
@@ -89,9 +100,13 @@ def _prove(
             _check_outputs("running the traced program at other widths", _of_program(changed, x), expected)
 
     for name in CHANGES:
+        done = set[str]()
         try:
             for layers in _portions(network):
-                check(name, layers, "all layers")
+                left = [layer for layer in layers if layer.name not in done]
+                if left:
+                    check(name, left, "all layers")
+                done |= _beside(network.architecture, left) if name == "doubling" else set()
         except FunctionChangedError:
             for layer in network.architecture.hidden if by_layer else ():
                 check(name, [layer], f"layer '{layer.name}'")
@@ -162,8 +177,23 @@ def _flipped(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:
 
 
 def _doubled(network: TracedNetwork, layers: Sequence[Layer]) -> TracedNetwork:
-    share = SHARE if _is_large(network) else 1
-    return duplicate(network, [layer.name for layer in layers], share) if layers else network
+    """The network with twins; norms keep their statistics where all units that these are of have one."""
+    architecture = network.architecture
+    names, normed = _beside(architecture, layers), {name for norm in architecture.statistics for name in norm.layers}
+    whole = {name for name in names if normed & {layer.name for layer in architecture.family(name)}}
+    for chosen, share in ((whole, 1), (names - whole, SHARE if _is_large(network) else 1)):
+        network = duplicate(network, sorted(chosen), share) if chosen else network
+    return network
+
+
+def _beside(architecture: Architecture, layers: Sequence[Layer]) -> set[str]:
+    """Names of layers, of those tied to them, and of those that lie beside these in a norm, and so on."""
+    hidden, names = {layer.name for layer in architecture.hidden}, {layer.name for layer in layers}
+    while True:
+        tied = {own.name for name in names for own in architecture.family(name)}
+        beside = {name for norm in architecture.statistics if tied & {*norm.layers} for name in norm.layers}
+        if names == (names := names | tied | beside & hidden):
+            return names
 
 
 Change = Callable[[TracedNetwork, Sequence[Layer]], TracedNetwork]

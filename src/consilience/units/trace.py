@@ -75,6 +75,7 @@ def _exported(module: nn.Module, x: Tensor, output: Pick, *, many: bool = False)
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise TracingError(f"{name} cannot be traced: {type(error).__name__}: {first_line}", cure=TRACEABLE) from error
     _check_operations(exported, name)
+    _decompose(exported.graph)
     if many:
         _show_batch_sizes(exported.graph)
     return exported
@@ -114,6 +115,26 @@ def _show_batch_sizes(graph: fx.Graph) -> None:
             node.kwargs = tree_map_only(int, shown, node.kwargs)
         if node.op != "output" and node.op != "get_attr":
             node.meta["val"] = tree_map_only(Tensor, at_many, node.meta.get("val"))
+
+
+def _decompose(graph: fx.Graph) -> None:
+    """Replace ``addcmul(a, b, c, value=v)`` by ``a + b * c * v``: sums and products, whose units are known."""
+    for node in list(graph.nodes):
+        if node.target is not aten.addcmul.default:
+            continue
+        (added, *factors), number = node.args, node.kwargs.get("value", 1)
+        with graph.inserting_before(node):
+            product = _computed(graph, node, aten.mul.Tensor, *factors)
+            product = product if number == 1 else _computed(graph, node, aten.mul.Tensor, product, number)
+            node.replace_all_uses_with(_computed(graph, node, aten.add.Tensor, added, product))
+        graph.erase_node(node)
+
+
+def _computed(graph: fx.Graph, at: fx.Node, target: Any, *args: Any) -> fx.Node:
+    """A new operation with the place in the user's code of another."""
+    made = graph.call_function(target, args)
+    made.meta = {**at.meta, "val": target(*fx.node.map_arg(args, lambda value: value.meta["val"]))}
+    return made
 
 
 def _check_operations(exported: Any, name: str) -> None:

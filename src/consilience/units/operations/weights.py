@@ -61,6 +61,9 @@ def convolution(walk: Walk, node: fx.Node) -> Label:
         draft = mix_units(walk, node, (value, 1), 1, weight, bias)
         draft.kernel = draft.kernel or kernel
         return {1: (Run(draft.group, 1),)}
+    if groups == size(value, 1) == size(weight, 0) and _is_one_kernel(walk, weight, bias):
+        walk.functions[node.name] = functools.partial(_depthwise_alike, target)
+        return walk.pass_through(node, "avg_pool")
     if not groups == size(value, 1) == size(weight, 0):
         raise walk.error(f"a convolution in {groups} groups", node, "use groups=1, or one group for each channel")
     label = scale_units(walk, node, (value, 1), weight, bias, kernel=kernel)
@@ -296,6 +299,23 @@ def _parameter_names(walk: Walk, node: fx.Node, weight: object, bias: object) ->
     if names[0] is None or (bias is not None and names[1] is None):
         raise walk.error("a weight is computed, not a parameter", node)
     return names[0], names[1]
+
+
+def _is_one_kernel(walk: Walk, weight: fx.Node, bias: fx.Node | None) -> bool:
+    """Whether a depthwise convolution has one kernel for all channels, the same in all members, and no bias."""
+    if bias is not None or weight in walk.labels or walk.varies(weight):
+        return False
+    needed = walk.program.needed([weight.name])
+    constants = {name: value for name, value in walk.program.constants.items() if name in needed}
+    if not constants or needed & {*walk.program.parameters}:
+        return False
+    kernels = walk.program.run({}, next(iter(constants.values())), [weight.name])[weight.name]
+    return bool((kernels == kernels[:1]).all())
+
+
+def _depthwise_alike(convolve: Callable[..., Tensor], value: Tensor, weight: Tensor, *options: Any) -> Tensor:
+    """Convolve each of any number of channels with one kernel; the options end with the number of groups."""
+    return convolve(value, weight[:1].expand(value.shape[1], *weight.shape[1:]), *options[:-1], value.shape[1])
 
 
 def _depthwise(convolve: Callable[..., Tensor], value: Tensor, weight: Tensor, *options: Any) -> Tensor:
