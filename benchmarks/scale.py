@@ -1,33 +1,43 @@
-"""What many tasks, members and units cost: engines, training in blocks, trees over micro-clusters, kills.
+"""What many tasks, members and units cost: engines, training in blocks, censuses, trees over micro-clusters, kills.
 
-    OMP_NUM_THREADS=1 python benchmarks/scale.py [--data FILE.npz] [--parts engines train tree kills]
+    OMP_NUM_THREADS=1 python benchmarks/scale.py [--data FILE.npz] [--parts engines train census tree kills]
 
-- ``engines``: milliseconds of an engine for each task that does nothing, of 300.
+- ``engines``: milliseconds of an engine for each task that does nothing, of 300: by the clock, and of the processors
+  for driver, scheduler and workers together.
 - ``train``: seconds of ``--members`` members (784-32-32-10 for MNIST), by engine; whether all are the same bytes; peak
   memory of the driver.
+- ``census``: the first ``--members`` of the population in ``--population``, opened, their census on 5000 rows, and the
+  assembly at twice their width; each number of members in a process of its own. Processor time, and the peak memory
+  of the process.
 - ``tree``: a layer's units as points (64 directions, 1500 groups with noise) into a tree over micro-clusters and 2048
   clusters. Where the exact tree can be made: their adjusted Rand index at 256 clusters, beside that of two exact trees
   on half the points each, to whose clusters all points are assigned by the nearest mean.
-- ``kills``: ``--kills`` runs of ``consilience train`` on two processes; in each a worker or the driver is killed (-9)
-  at a random moment, and the same command is run again. The result is compared byte by byte with an undisturbed run.
+- ``kills``: ``--kills`` runs of ``consilience train``, ``census`` and ``compare`` on two processes; in each a worker or
+  the driver is killed (-9) at a random moment, and the same command is run again. The result is compared byte by byte
+  with an undisturbed run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from harness import Part, arguments, measured, resident, run, table, timed
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
@@ -52,14 +62,17 @@ class Overhead:
     engine: str
     workers: int
     milliseconds: float  # for each task that does nothing
+    processor: float  # the same of processor time, of all processes
 
 
 def overheads(options: argparse.Namespace) -> Iterator[Overhead]:
     n = 20 if options.quick else 300
 
     def each(name: str, workers: int, chosen: Engine) -> Overhead:
-        chosen.map(nothing, range(workers))  # imports
-        return Overhead(name, workers, 1000 * timed(lambda: chosen.map(nothing, range(n)))[1] / n)
+        chosen.map(nothing, range(10 * workers))  # imports
+        began = processor_seconds()
+        seconds = timed(lambda: chosen.map(nothing, range(n)))[1]
+        return Overhead(name, workers, 1000 * seconds / n, 1000 * (processor_seconds() - began) / n)
 
     for name in ("serial", "processes:2"):
         with engine(name) as chosen:
@@ -71,9 +84,25 @@ def overheads(options: argparse.Namespace) -> Iterator[Overhead]:
         yield each("dask", 2, chosen)
 
 
+def processor_seconds() -> float:
+    """Processor time of this process and of all that it has started and that run."""
+    parents, used = dict[int, int](), dict[int, int]()
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            words = place.read_text().rpartition(")")[2].split()
+            parents[int(place.parent.name)], used[int(place.parent.name)] = (
+                int(words[1]),
+                int(words[11]) + int(words[12]),
+            )
+    mine = {os.getpid()}
+    while grown := {pid for pid, parent in parents.items() if parent in mine} - mine:
+        mine |= grown
+    return sum(used[pid] for pid in mine) / os.sysconf("SC_CLK_TCK")
+
+
 def overhead_lines(rows: list[Overhead]) -> list[str]:
-    cells = [[row.engine, str(row.workers), f"{row.milliseconds:.3f}"] for row in rows]
-    return [*table(("engine", "workers", "ms a task"), cells), ""]
+    cells = [[row.engine, str(row.workers), f"{row.milliseconds:.3f}", f"{row.processor:.1f}"] for row in rows]
+    return [*table(("engine", "workers", "ms a task", "processor ms"), cells), ""]
 
 
 # --- training
@@ -109,6 +138,56 @@ def train_lines(rows: list[Trained]) -> list[str]:
         numbers = (f"{row.seconds:.0f}", f"{row.seconds / row.members:.2f}", f"{row.peak:.0f}")
         cells.append([row.engine, str(row.members), *numbers, "yes" if row.same_bytes else "**no**"])
     return [*table(("engine", "members", "s", "s a member", "driver, MB", "same bytes"), cells), ""]
+
+
+# --- censuses
+
+
+@dataclass(frozen=True)
+class CensusRow:
+    members: int
+    opened: float  # s
+    census: float
+    assembly: float
+    peak: float  # MB
+    accuracy: float  # of the assembly
+
+
+def censuses(options: argparse.Namespace) -> Iterator[CensusRow]:
+    with tempfile.TemporaryDirectory() as place:
+        source = options.population
+        if source is None:
+            data = cs.load_data(options.data or "digits", random_state=0)
+            net, training = cs.MLP(data.train.x[0].numel(), [8], 10), cs.Training(epochs=1)
+            source = cs.train_population(net, data.train, 4, training=training).save(Path(place, "population"))
+        for n in [2, 4] if options.quick else options.members:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+                yield alone.submit(census_of, source, options.data, n).result()
+
+
+def census_of(source: Path, data_source: Path | None, n: int) -> CensusRow:
+    torch.set_num_threads(1)
+    data, clock = cs.load_data(data_source or "digits", random_state=0), [time.process_time()]
+    population = cs.Population.open(source)
+    opened = (time.process_time() - clock[0]) * n / len(population)
+    population = replace(population, members=population.members[:n])
+    clock.append(time.process_time())
+    census = cs.Census().fit(population, data.calibration.x)
+    clock.append(time.process_time())
+    network = cs.assemble(census, "2x")
+    clock.append(time.process_time())
+    accuracy = cs.evaluate(network, data.test).quality
+    return CensusRow(n, opened, clock[2] - clock[1], clock[3] - clock[2], resident("VmHWM"), accuracy)
+
+
+def census_lines(rows: list[CensusRow]) -> list[str]:
+    cells = []
+    for row in rows:
+        each = 1000 * (row.opened + row.census + row.assembly) / row.members
+        numbers = (row.opened, row.census, row.assembly, each, row.peak)
+        cells.append([str(row.members), *(f"{number:.0f}" for number in numbers), f"{100 * row.accuracy:.2f}"])
+    heads = ("members", "open, s", "census, s", "assembly, s", "ms a member", "peak, MB", "accuracy")
+    return [*table(heads, cells), ""]
 
 
 # --- trees
@@ -178,6 +257,7 @@ def tree_lines(rows: list[TreeRow]) -> list[str]:
 
 @dataclass(frozen=True)
 class Kill:
+    command: str
     victim: str
     after: float  # s
     status: int  # of the command that was disturbed
@@ -188,10 +268,11 @@ class Kill:
 DRIVER = """
 import sys
 from consilience import cli
+from consilience.clustering import significance, stability
 from consilience.training import blocks
 
 if __name__ == "__main__":
-    blocks.BLOCK = 2
+    blocks.BLOCK, significance.BLOCK, significance.WORTH, stability.WORTH = 2, 2, 0, 0
     cli.main(sys.argv[1:])
 """
 
@@ -199,33 +280,48 @@ if __name__ == "__main__":
 def kills(options: argparse.Namespace) -> Iterator[Kill]:
     source = random.Random(0)
     with tempfile.TemporaryDirectory() as place:
-        script, whole, out = Path(place, "driver.py"), Path(place, "whole"), Path(place, "out")
+        root = Path(place)
+        script, out = root / "driver.py", root / "out"
         script.write_text(DRIVER)
-        words = ["train", "--members", "6", "--epochs", "10", "--hidden", "16", "--engine", "processes:2", "--out"]
+        words = {
+            "train": ["train", "--members", "6", "--epochs", "10", "--hidden", "16"],
+            "census": ["census", str(root / "train")],
+            "compare": ["compare", str(root / "train")],
+        }
 
-        def start(directory: Path) -> subprocess.Popen[bytes]:
-            return subprocess.Popen([sys.executable, str(script), *words, str(directory)], stdout=subprocess.DEVNULL)
+        def start(command: str, directory: Path) -> subprocess.Popen[bytes]:
+            line = [*words[command], "--engine", "processes:2", "--out", str(directory)]
+            return subprocess.Popen([sys.executable, str(script), *line], stdout=subprocess.DEVNULL)
 
-        began = time.monotonic()
-        assert start(whole).wait() == 0
-        length = time.monotonic() - began
-        expected = {path.name: path.read_bytes() for path in whole.iterdir()}
+        lengths = {}
+        for command in words:
+            began = time.monotonic()
+            assert start(command, root / command).wait() == 0
+            lengths[command] = time.monotonic() - began
+        expected = {name: content(root / name, name) for name in words}
         for number in range(2 if options.quick else options.kills):
-            victim, after = ("worker", "driver")[number % 2], source.uniform(0.2, 1) * length
-            driver = start(out)
+            command, victim = [*words][number // 2 % len(words)], ("worker", "driver")[number % 2]
+            after = source.uniform(0.2, 1) * lengths[command]
+            driver = start(command, out)
             time.sleep(after)
             if victim == "driver":
                 driver.kill()
             else:
                 kill_a_worker(driver.pid, source)
             status = driver.wait()
-            assert start(out).wait() == 0
-            got = {path.name: path.read_bytes() for path in out.iterdir()}
-            stray = {path.name for path in Path(place).iterdir()} - {"driver.py", "whole", "out"}
-            yield Kill(victim, after, status, got == expected, len(stray))
-            for path in out.iterdir():
-                path.unlink()
-            out.rmdir()
+            assert start(command, out).wait() == 0
+            stray = {path.name for path in root.iterdir()} - {"driver.py", "out", *words}
+            yield Kill(command, victim, after, status, content(out, command) == expected[command], len(stray))
+            shutil.rmtree(out)
+
+
+def content(directory: Path, command: str) -> dict[str, bytes]:
+    """The files of a result; the request of a result names its place."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes().replace(directory.name.encode(), command.encode())
+        for path in files
+    }
 
 
 def kill_a_worker(driver: int, source: random.Random) -> None:
@@ -238,17 +334,17 @@ def kill_a_worker(driver: int, source: random.Random) -> None:
 
 def kill_lines(rows: list[Kill]) -> list[str]:
     cells = []
-    for victim in ("worker", "driver"):
-        mine = [row for row in rows if row.victim == victim]
-        survived = sum(row.status == 0 for row in mine)
-        same = sum(row.same_bytes for row in mine)
-        cells.append([victim, *map(str, (len(mine), survived, same, sum(row.stray for row in mine)))])
-    return [*table(("killed", "kills", "ended without a rerun", "same bytes", "stray files"), cells), ""]
+    for command, victim in dict.fromkeys((row.command, row.victim) for row in rows):
+        mine = [row for row in rows if (row.command, row.victim) == (command, victim)]
+        counts = len(mine), sum(row.status == 0 for row in mine), sum(row.same_bytes for row in mine)
+        cells.append([command, victim, *map(str, (*counts, sum(row.stray for row in mine)))])
+    return [*table(("command", "killed", "kills", "ended without a rerun", "same bytes", "stray files"), cells, 2), ""]
 
 
 PARTS = {
     "engines": Part("What an engine costs", overheads, overhead_lines, row=Overhead),
     "train": Part("Training in blocks", train, train_lines, row=Trained),
+    "census": Part("Censuses and assemblies", censuses, census_lines, row=CensusRow),
     "tree": Part("Large layers", trees, tree_lines, row=TreeRow),
     "kills": Part("Kills", kills, kill_lines, row=Kill),
 }
@@ -257,6 +353,7 @@ PARTS = {
 def main() -> None:
     parser = arguments(__doc__, data=False)
     parser.add_argument("--members", type=int, nargs="+", default=[125, 256])
+    parser.add_argument("--population", type=Path, help="of the part census; by default a small one is trained")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--units", type=int, nargs="+", default=[10_000, 20_000, 100_000, 1_000_000])
     parser.add_argument("--exact", type=int, default=20_000, help="most units with an exact tree")
