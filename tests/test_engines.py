@@ -20,6 +20,7 @@ import consilience as cs
 from conftest import random_population
 from consilience import cli
 from consilience.clustering import clusterers, micro, significance, stability
+from consilience.comparison import representation_similarities, representations
 from consilience.engines import Engine, current, engine
 from consilience.engines.call import call
 from consilience.engines.choice import open_engine
@@ -244,6 +245,18 @@ def test_every_engine_takes_the_same_census(
         assert asked == [False] * 6  # so little work is sent to workers in this test alone
     for other in censuses[1:]:
         assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(censuses[0], other, strict=True))
+
+
+@pytest.mark.parametrize("measure", ["cka", "unbiased_cka", "procrustes"])
+def test_every_engine_gives_the_same_similarities(
+    engines: dict[str, Engine], measure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activations, found = [np.random.default_rng(k).normal(size=(30, 4 + k)) for k in range(5)], []
+    for kind in KINDS:
+        monkeypatch.setattr(representations, "current", lambda worth, kind=kind: engines[kind])
+        found.append(representation_similarities(activations, measure))
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[2]).all()
 
 
 def test_a_member_is_the_same_network_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,13 @@ from scipy import linalg
 from scipy.spatial.distance import cdist
 
 from consilience.checks import as_array, check_finite, describe
+from consilience.engines import current
 from consilience.errors import InputError
 
 Array = NDArray[np.float64]
 ROUNDING = 1e-12  # what is smaller, as a share of what it is made of, is rounding in float64
 N_EPS = 4  # a spread below so many units of their last digit is rounding of the activations
+WORTH = 1e9  # multiplications from which on rows of a table of pairs are sent to workers
 AT_ONCE = 2**22  # distances of samples at a time, in all views together
 
 
@@ -86,15 +88,16 @@ def procrustes(views: Sequence[View]) -> Array:
     The Euclidean distance, not the angle (which is 2 arcsin of its half): √(2 − 2 ‖XᵀY‖₊), with the sum of singular
     values (Schönemann 1966; Williams et al. 2021). A metric between shapes, in [0, √2].
     """
-
-    def distance(x: Array, y: Array) -> float:
-        x, y = (x, y) if x.shape[1] <= y.shape[1] else (y, x)
-        left, right = _singular_vectors(x.T @ y)
-        return float(np.linalg.norm(x @ (left @ right) - y))  # by the formula, rounding alone would be 1e-8
-
-    distances = _of_pairs(views, distance)
+    distances = _of_pairs(views, procrustes_distance)
     np.fill_diagonal(distances, 0)
     return np.minimum(distances, np.sqrt(2))
+
+
+def procrustes_distance(x: Array, y: Array) -> float:
+    """Return the orthogonal Procrustes distance of matrices (n, d) of any d."""
+    x, y = (x, y) if x.shape[1] <= y.shape[1] else (y, x)
+    left, right = _singular_vectors(x.T @ y)
+    return float(np.linalg.norm(x @ (left @ right) - y))  # by the formula, rounding alone would be 1e-8
 
 
 def rsa(views: Sequence[View]) -> Array:
@@ -141,13 +144,24 @@ def _singular_vectors(matrix: Array) -> tuple[Array, Array]:
 
 def _squared_products(views: Sequence[View]) -> Array:
     """‖XᵀY‖² of each pair: (m, m)."""
-    return _of_pairs(views, lambda x, y: float(np.square(x.T @ y).sum()))
+    return _of_pairs(views, squared_product)
+
+
+def squared_product(x: Array, y: Array) -> float:
+    """Return ‖XᵀY‖² of matrices (n, d) of any d."""
+    return float(np.square(x.T @ y).sum())
 
 
 def _of_pairs(views: Sequence[View], value: Callable[[Array, Array], float]) -> Array:
-    """A symmetric function of each pair, of a view with itself included: (m, m)."""
-    values = np.empty((len(views), len(views)))
-    for i, first in enumerate(views):
-        for j, second in enumerate(views[: i + 1]):
-            values[i, j] = values[j, i] = value(first.x, second.x)
+    """A symmetric function of each pair, of a view with itself included: (m, m). Rows are tasks of the engine."""
+    n, widest = len(views), max(view.x.shape[1] for view in views)
+    worth = n**2 * len(views[0].x) * widest**2 >= WORTH
+    values, shared = np.empty((n, n)), {"views": views, "value": value}
+    for i, row in enumerate(current(worth=worth).map(with_those_before, range(n), shared=shared)):
+        values[i, : i + 1] = values[: i + 1, i] = row
     return values
+
+
+def with_those_before(i: int, *, views: Sequence[View], value: Callable[[Array, Array], float]) -> list[float]:
+    """Return the values of a view with each of those up to it: a task."""
+    return [value(views[i].x, other.x) for other in views[: i + 1]]

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 import warnings
 from collections.abc import Generator, Sequence
@@ -18,7 +19,7 @@ from uuid import uuid4
 
 import torch
 
-from consilience.engines.call import call, check_versions
+from consilience.engines.call import call_packed, check_versions, packed
 from consilience.engines.engine import Engine, Failure, Tasks
 from consilience.errors import EngineError, InputError
 from consilience.versions import versions
@@ -90,14 +91,15 @@ class Dask(Engine):
             with warnings.catch_warnings():
                 # Data that was scattered is lost with the workers that have it; the arguments of a task never are.
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-                shared: Any = client.submit(dict, dict(tasks.shared), pure=False)
+                shared: Any = client.submit(bytes, packed(dict(tasks.shared)), pure=False)
             for i in pending:
-                running[client.submit(call, tasks.task, tasks.items[i], shared, *context, pure=False)] = i
+                what = packed((tasks.task, tasks.items[i]))
+                running[client.submit(call_packed, what, shared, *context, pure=False)] = i
             while running:
                 done = self._next([*running])
                 finished = [future for future in done if future.status == "finished"]
                 for future, value in zip(finished, client.gather(finished), strict=True):
-                    yield running.pop(future), value
+                    yield running.pop(future), pickle.loads(value)
                 for future in [future for future in done if future in running]:
                     yield running.pop(future), _failure(future)
         except OSError as error:

@@ -13,7 +13,7 @@ import pickle
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -28,9 +28,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from consilience.engines.call import call
+from consilience.engines.call import call, packed
 from consilience.engines.engine import ATTEMPTS, Engine, Failure, Tasks
-from consilience.errors import EngineError, InputError
+from consilience.errors import EngineError
 from consilience.versions import versions
 
 ARRAYS, ALIGNED = ".arrays", 64  # suffix of their file, and of what their places in it are multiples
@@ -79,7 +79,7 @@ class Processes(Engine):
                     waiting, most = (alone, 1) if alone else (together, self.n_workers)
                     try:
                         while waiting and len(running) < most:
-                            what = _packed((tasks.task, tasks.items[waiting[0]]))
+                            what = packed((tasks.task, tasks.items[waiting[0]]))
                             running[self._pool.submit(_run, what, shared, *context)] = waiting[0]
                             waiting.popleft()
                         wait(running, return_when=FIRST_COMPLETED)
@@ -113,25 +113,13 @@ def _outcome(future: Future[bytes]) -> Any:
         return Failure(error)
 
 
-def _packed(value: Any, arrays: Callable[[pickle.PickleBuffer], object] | None = None) -> bytes:
-    """Return a message for another process. torch's own way to pass tensors takes a file descriptor for each.
-
-    ``arrays`` is called with the numbers of arrays, which are then not in the message.
-    """
-    try:
-        return pickle.dumps(value, protocol=5, buffer_callback=arrays)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        message = f"what a task is given must be of a module, and can be sent to another process, got {error}"
-        raise InputError(message, cure="define functions and classes at the top of a module") from error
-
-
 @contextmanager
 def _in_file(shared: Mapping[str, Any]) -> Iterator[_Shared]:
     """Lend shared values as workers read them: files of tensors and of arrays, and the others as a message."""
     # Copies, because a file cannot hold tensors that share memory.
     tensors = {name: value.detach().clone() for name, value in shared.items() if isinstance(value, Tensor)}
     arrays, places = list[pickle.PickleBuffer](), list[tuple[int, int]]()
-    others = _packed({name: value for name, value in shared.items() if name not in tensors}, arrays.append)
+    others = packed({name: value for name, value in shared.items() if name not in tensors}, arrays.append)
     with TemporaryDirectory(prefix="consilience-") as directory:
         file = Path(directory, "shared.safetensors")
         save_file({name: value.contiguous() for name, value in tensors.items()}, file)
