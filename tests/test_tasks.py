@@ -293,6 +293,19 @@ def test_a_regression_from_a_table_to_a_report(done: Path, capsys: pytest.Captur
     assert "accuracy" not in page.lower()
 
 
+def test_networks_of_numbers_are_compared(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, "compare", done / "population", "--out", done / "compared", "--barriers")
+    assert "Targets explained" in printed
+    found = json.loads((done / "compared" / "comparison.json").read_text())
+    assert (found["n_samples"], found["n_clusters"]) == (40, 10)
+    assert all(0.3 < share < 1 for share in found["purity"]["hidden.0"])  # two inputs make the target
+    assert all(barrier >= 0 for row in found["barriers"] for barrier in row)
+    page = (done / "compared" / "report.html").read_text()
+    assert " · target " in page
+    assert "with targets of mean " in page
+    assert "Purity" not in page
+
+
 def test_an_assembly_is_scored_by_r2(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = json.loads(run(capsys, "assemble", done / "census", "--out", done / "network", "--json"))
     assert result["assembly_validation_r2"] > 0.9
