@@ -69,7 +69,7 @@ def run(request: Request) -> Result:
     from consilience.studies.comparison_result import found_text, run_comparison
     from consilience.studies.networks import names_of, open_networks, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import unseen_samples, unseen_source
+    from consilience.studies.samples import packed, unseen_samples, unseen_source
 
     check_destination(request.out, KIND)
     shape, seed = parse_shape(request.example_shape), request.seed
@@ -85,6 +85,7 @@ def run(request: Request) -> Result:
 
     def make() -> tuple[str, str]:
         samples = unseen_samples(request.sources, source, seed, request.samples)
+        samples = packed(next(iter(populations.values())), samples)
         if samples.task == "next-token" and request.positions == "rows":
             samples = samples.sample(max(2, request.samples // samples.x.shape[1]), seed)
         elif samples.task == "next-token":

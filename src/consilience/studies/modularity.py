@@ -64,7 +64,7 @@ def run(request: Request) -> Result:
     from consilience.studies.modularity_result import Networks, found_text, run_modularity
     from consilience.studies.networks import open_networks, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import known_source
+    from consilience.studies.samples import known_source, packed
 
     check_destination(request.out, KIND)
     check_count("circuits", request.circuits, least=0)
@@ -80,7 +80,7 @@ def run(request: Request) -> Result:
 
     def make() -> tuple[str, str]:
         loaded = None if data is None else data.load()
-        samples = loaded.test if loaded is not None and loaded.task == "classification" else None
+        samples = packed(population, loaded.test) if loaded is not None and loaded.task == "classification" else None
         networks = Networks(source, population, request.member, assembly)
         measure = partial(cs.Clusterability, **arguments(request, cs.Clusterability), n_jobs=-1)
         with stages(f"modularity of {len(population)} networks") as progress:
