@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -304,6 +305,20 @@ def test_networks_of_numbers_are_compared(done: Path, capsys: pytest.CaptureFixt
     assert " · target " in page
     assert "with targets of mean " in page
     assert "Purity" not in page
+
+
+def test_clusters_of_networks_of_numbers_are_switched_off(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--nulls", "3", "--clusters", "2"]
+    printed = run(capsys, "modularity", done / "population", "--out", done / "modularity", *few)
+    assert "R² (%)" in printed
+    assert re.search(r"cost more R² than as many random units .*; output 0 loses most", printed)
+    found = json.loads((done / "modularity" / "modularity.json").read_text())
+    assert all(row["accuracy"] is None and row["r2"] > 0.9 for row in found["networks"])
+    assert (found["probe"]["outputs"], found["circuits"]) == (["0"], [])
+    page = (done / "modularity" / "report.html").read_text()
+    assert "R² by output and cluster" in page
+    assert "R² lost with clusters off" in page
+    assert "ccuracy" not in page
 
 
 def test_an_assembly_is_scored_by_r2(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
