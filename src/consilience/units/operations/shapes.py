@@ -14,6 +14,7 @@ from consilience.units.operations.sections import is_all, part_of_units, pile, t
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims, size
 
+SWAPS = (aten.transpose.int, aten.swapaxes.default, aten.swapdims.default)
 SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # they have the new sizes as argument
 PRODUCTS = (aten.matmul.default, aten.mm.default, aten.addmm.default)
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
@@ -54,14 +55,17 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
 
 
 def permute(walk: Walk, node: fx.Node) -> Label:
-    """``permute(value, order)`` and ``transpose(value, a, b)``; samples stay first."""
+    """``permute(value, order)``, ``transpose(value, a, b)`` and ``movedim(value, a, b)``; samples stay first."""
     if _turns_weight(walk, node):
         return {}
     value = only_value(walk, node, piled=True)
     order = list(range(n_dims(value)))
-    if node.target is aten.transpose.int:
+    if node.target in SWAPS:
         a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
         order[a], order[b] = b, a
+    elif node.target is aten.movedim.int:
+        a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
+        order.insert(b, order.pop(a))
     else:
         order = [d % len(order) for d in walk.arguments(node, 2)[1]]
     if value in walk.piled:
@@ -158,8 +162,7 @@ HANDLERS = {
     aten.sym_size.int: number_of,
     aten.unbind.int: unbind,
     **dict.fromkeys((*SIZED, *UNSIZED), reshape),
-    aten.permute.default: permute,
-    aten.transpose.int: permute,
+    **dict.fromkeys((aten.permute.default, aten.movedim.int, *SWAPS), permute),
     **dict.fromkeys((aten.numpy_T.default, aten.t.default), transpose),
     aten.expand.default: expand,
     aten.slice.Tensor: cut,
