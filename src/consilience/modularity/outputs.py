@@ -46,8 +46,8 @@ def as_told(network: object, x: object, y: object) -> tuple[Tensor, Tensor]:
     They are classes, as of `as_labelled`, or y are numbers (n, o), of a floating point type and of the outputs' shape.
     """
     targets, network = as_tensor(y, "y"), check_traced(network)
-    one_column = targets.ndim < 2 and network.architecture.n_outputs > 1
-    if one_column or not targets.is_floating_point() or bool((targets == targets.round()).all()):
+    flat = targets.ndim == 0 or (targets.ndim == 1 and network.architecture.n_outputs > 1)
+    if flat or not targets.is_floating_point() or bool((targets == targets.round()).all()):
         return as_labelled(network, x, y)
     inputs = as_labelled(network, x, torch.zeros(len(targets), dtype=torch.int64))[0]
     numbers = as_targets(targets, len(inputs), "y", "regression")

@@ -38,7 +38,8 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
         targets = [d for d in targets if after[d] != 1] or targets[:1]
         mixed = 0 in sources and walk.varies(value)
         if len(carrying) > 1 or carrying[0] != sources[0] or mixed or not targets:
-            raise walk.error("units and positions change places", node, "flatten with units first: (n, u, ...)")
+            cure = "flatten with units first: (n, u, ...); in place of a channel shuffle, mix channels by a convolution"
+            raise walk.error("units and positions change places", node, cure)
         rest, divisor = math.prod(before[d] for d in sources[1:]), math.prod(after[d] for d in targets[1:])
         if len(runs) == 1 and runs[0].group is not None and rest == 1 and divisor > runs[0].block:
             walk.refine(runs[0].group, divisor // runs[0].block)  # units of several rows, as heads are
