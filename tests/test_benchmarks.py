@@ -43,7 +43,7 @@ RUNS = {
     "regression": ("", "processor seconds"),
     "recovery": ("--seeds 1 --parts hard noise cut", "linkage"),
     "routing": ("--data DATA --seeds 1 --cache cache", "static 1x, distilled"),
-    "scale": ("--parts engines train census tree", "two exact trees of halves"),
+    "scale": ("--parts engines train census tree layers", "two exact trees of halves"),
     "significance": ("--parts digits level again --cache cache", "Found again"),
     "tables": ("", "against the mean member"),
     "training": ("--repeats 1", "vectorised"),
