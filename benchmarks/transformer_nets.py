@@ -106,7 +106,7 @@ def trained(task: Task, number: int, cache: Path | None) -> list[nn.Module]:
     if folder is not None and folder.exists():
         return [cs.load_network(folder / f"member-{k}") for k in range(N_MEMBERS)]
     modules = [initialise(task.net, seed(number, INITIALISATION, k)) for k in range(N_MEMBERS)]
-    fitted = fit_members(modules, task.x, task.y, Run(task.training, random_state=number, max_steps=task.max_steps))
+    fitted = fit_members(modules, task.x, task.y, Run(task.training, number, task=task.task, max_steps=task.max_steps))
     for k, module in enumerate(modules):
         module.load_state_dict(fitted.states[k])
         if folder is not None:

@@ -761,14 +761,28 @@ def test_samples_must_be_the_same_in_the_same_order() -> None:
         fit(None, {"a": X})
     with pytest.raises(InputError, match="X must be finite, got NaN or infinity in 1 of 90 rows, first row 2"):
         fit(None, torch.where(torch.arange(90)[:, None] == 2, torch.nan, X))
-    with pytest.raises(InputError, match=r"y must be one class for each of the 90 samples, got int64 \(89,\)"):
+    with pytest.raises(InputError, match=r"y must be one class for each of the 90 samples, or .*, got int64 \(89,\)"):
         compared(models, y=Y[1:])
-    for value in (0.5, np.nan, np.inf):
-        with pytest.raises(InputError, match="y must be one class .*, got floats that are not whole numbers"):
+    for value in (np.nan, np.inf):
+        with pytest.raises(InputError, match="y must be finite, got NaN or infinity in 1 of 90 rows, first row 7"):
             compared(models, y=np.where(np.arange(90) == 7, value, Y))
+    with pytest.raises(InputError, match="y must have targets that vary, got 0.5 in all rows of column 1"):
+        compared(models, y=np.stack([np.arange(90), np.full(90, 0.5)], 1))
     assert (compared(models, y=Y.double()).labels_["hidden.0"] == compared(models, y=Y).labels_["hidden.0"]).all()
     same = fit({"a": np.array(ids), "b": torch.tensor(ids)}, {"a": X, "b": X.double().numpy()})
     assert same.ids_ == tuple(ids)
+
+
+def test_of_numbers_purity_is_the_share_of_their_variance_between_clusters() -> None:
+    net = random_mlp([4])
+    numbers = torch.stack([Y.double() + 0.25, torch.randn(90, generator=torch.Generator().manual_seed(0)).double()], 1)
+    found = compared([net, net], y=numbers, n_clusters=3)
+    labels = found.labels_["hidden.0"][0]
+    means = torch.stack([numbers[torch.from_numpy(labels == label)].mean(0) for label in range(3)])[labels]
+    expected = float((1 - (numbers - means).square().mean(0) / numbers.var(0, correction=0)).mean())
+    np.testing.assert_allclose(found.purity_["hidden.0"], expected)
+    assert compared([net, net], y=Y).n_clusters_ == int(Y.max()) + 1
+    assert compared([net, net], y=numbers).n_clusters_ == 3  # outputs
 
 
 def test_inputs_may_lie_backwards_or_be_read_only() -> None:

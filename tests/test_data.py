@@ -463,7 +463,7 @@ def test_a_missing_file_is_told(tmp_path):
         ({"random_state": None}, ("random_state must be an int >= 0, got None",)),
         ({"random_state": -1}, ("random_state must be an int >= 0, got -1",)),
         ({"random_state": 2**64}, ("random_state must be an int from 0 to 18446744073709551615",)),
-        ({"columns": ["a"]}, ("columns and target must be left out for a source without columns, got ",)),
+        ({"target": "a"}, ("columns and target must be left out for a source without columns, got ",)),
         ({"columns": "a"}, ("columns must be a list of names, got str",)),
     ],
 )

@@ -173,6 +173,35 @@ def test_lesions_by_brute_force() -> None:
     assert np.unique(found.loss.random.round(9)).size > 15
 
 
+def test_lesions_of_networks_of_numbers_by_brute_force() -> None:
+    module, x = random_mlp([7, 5]), inputs(90)
+    network = traced(module, x)
+    g = torch.Generator().manual_seed(0)
+    y = network(x) + 0.1 * torch.randn(90, 3, generator=g)
+    found, probe = lesions(network, CLUSTERS, x, y, n_random=3), specialisation(network, CLUSTERS, x, y)
+    assert (found.metric, probe.metric, found.labels) == ("R²", "R²", (0, 1, 3))
+
+    def measured(*labels: int) -> tuple[Tensor, float]:
+        off = {name: torch.tensor(np.isin(values, labels)) for name, values in CLUSTERS.items()}
+        error = (without_units(network, off)(x).double() - y.double()).square()
+        return 1 - error.mean(0) / y.double().var(0, correction=0), float(error.mean())
+
+    r2, error = measured()
+    assert (found.accuracy.before, found.loss.before) == pytest.approx((float(r2.mean()), error), rel=1e-6)
+    np.testing.assert_allclose(probe.before, r2, rtol=1e-6)
+    for i, label in enumerate(found.labels):
+        without, loss = measured(label)
+        assert found.accuracy.single[i] == pytest.approx(float((r2 - without).mean()), rel=1e-5)
+        assert found.loss.single[i] == pytest.approx(loss - error, rel=1e-5)
+        np.testing.assert_allclose(probe.off[:, i], without, rtol=1e-5, atol=1e-8)
+        others = [other for other in found.labels if other != label]
+        np.testing.assert_allclose(probe.alone[:, i], measured(*others)[0], rtol=1e-5, atol=1e-8)
+    with pytest.raises(InputError, match=r"y must have shape \(90, 3\), as the outputs, got \(90, 2\)"):
+        lesions(network, CLUSTERS, x, y[:, :2])
+    with pytest.raises(InputError, match="y must have targets that vary, got 0.5 in all rows of column 0"):
+        lesions(network, CLUSTERS, x, torch.full((90, 3), 0.5))
+
+
 def test_random_units_are_as_many_in_each_layer_from_all_of_it() -> None:
     """A readout that counts tells how many, and which, units were off."""
     module, x = MLP(2, [8], 2), torch.ones(1, 2)

@@ -64,7 +64,9 @@ def result(m: int = 8, n_families: int = 2, changes: dict[str, Any] | None = Non
         setattr(comparison, name, value)
     distances = {place: np.maximum(1 - matrix, 0) for place, matrix in comparison.matrix_.items()}
     comparison.groups_ = {place: group_models(matrix) for place, matrix in distances.items()}
-    samples = [DisputedSample(f"test {i}", Picture.of(np.eye(5)[None]), "7", 0.9, ["group 0: 7"]) for i in range(3)]
+    samples = [
+        DisputedSample(f"test {i}", Picture.of(np.eye(5)[None]), "class 7", 0.9, ["group 0: 7"]) for i in range(3)
+    ]
     made = ComparisonResult(comparison, tuple(families), {"conv": 0.1, "fc": 1.0}, "fc", samples)
     barriers = np.where(np.equal.outer(families, families), 0.2, 2.0) * (1 - np.eye(m))
     return replace(made, **{"barriers": barriers, "obtained": {"command": "consilience compare runs"}, **fields})

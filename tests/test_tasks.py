@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -291,6 +292,33 @@ def test_a_regression_from_a_table_to_a_report(done: Path, capsys: pytest.Captur
     page = (done / "report" / "report.html").read_text()
     assert "<h2>R² and width</h2>" in page
     assert "accuracy" not in page.lower()
+
+
+def test_networks_of_numbers_are_compared(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, "compare", done / "population", "--out", done / "compared", "--barriers")
+    assert "Targets explained" in printed
+    found = json.loads((done / "compared" / "comparison.json").read_text())
+    assert (found["n_samples"], found["n_clusters"]) == (40, 10)
+    assert all(0.3 < share < 1 for share in found["purity"]["hidden.0"])  # two inputs make the target
+    assert all(barrier >= 0 for row in found["barriers"] for barrier in row)
+    page = (done / "compared" / "report.html").read_text()
+    assert " · target " in page
+    assert "with targets of mean " in page
+    assert "Purity" not in page
+
+
+def test_clusters_of_networks_of_numbers_are_switched_off(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--nulls", "3", "--clusters", "2"]
+    printed = run(capsys, "modularity", done / "population", "--out", done / "modularity", *few)
+    assert "R² (%)" in printed
+    assert re.search(r"cost more R² than as many random units .*; output 0 loses most", printed)
+    found = json.loads((done / "modularity" / "modularity.json").read_text())
+    assert all(row["accuracy"] is None and row["r2"] > 0.9 for row in found["networks"])
+    assert (found["probe"]["outputs"], found["circuits"]) == (["0"], [])
+    page = (done / "modularity" / "report.html").read_text()
+    assert "R² by output and cluster" in page
+    assert "R² lost with clusters off" in page
+    assert "ccuracy" not in page
 
 
 def test_an_assembly_is_scored_by_r2(done: Path, capsys: pytest.CaptureFixture[str]) -> None:

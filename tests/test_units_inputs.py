@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import consilience as cs
+from conftest import refused, run
 from consilience.baselines import distil
-from consilience.data import Dataset
+from consilience.data import Dataset, load_data
 from consilience.errors import InputError, TracingError
 from consilience.population import Population
 from consilience.units.inputs import Inputs, inputs_of
@@ -283,3 +286,76 @@ def uneven(x: object) -> object:
     if isinstance(x, dict):
         return {**x, "kind": x["kind"][:5]}
     return x[0], x[1][:5]
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data of several inputs, and a population of networks that take them."""
+    root, x = tmp_path_factory.mktemp("several"), named(120)
+    y = torch.bucketize(x["x"][:, 0] + 0.5 * x["kind"], torch.tensor([0.0, 1.0]))
+    arrays = {f"{name}_{part}": values for name, values in {**x, "y": y}.items() for part in ("train", "test")}
+    np.savez(root / "data.npz", **arrays)
+    training = cs.Training(epochs=20, batch_size=30, learning_rate=1e-2)
+    population = cs.train_population(Together, Dataset(x, y, torch.arange(120)), 3, training=training)
+    population.save(root / "population")
+    return root
+
+
+COLUMNS = ["--columns", "x", "kind", "mask"]
+
+
+def test_commands_take_data_of_several_inputs(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--module", "test_units_inputs:Together"]
+    data = ["--data", trained / "data.npz", *COLUMNS]
+    run(capsys, "census", trained / "population", *own, *data, "--out", trained / "census", "--resamples", "0")
+    written = run(capsys, "assemble", trained / "census", *own, *data, "--out", trained / "network", "--json")
+    assert json.loads(written)["assembly_validation_accuracy"] > 0.6  # of three classes
+    found = json.loads(
+        run(capsys, "compare", trained / "population", *own, *data, "--out", trained / "compared", "--json")
+    )
+    assert (found["n_samples"], found["n_clusters"]) == (120, 3)
+
+
+def test_data_of_several_inputs_is_read_by_names(trained: Path, tmp_path: Path) -> None:
+    data = load_data(trained / "data.npz", columns=("kind", "x"))
+    assert [*data.train.x] == ["kind", "x"]
+    assert data.train.x["kind"].dtype == torch.int64
+    assert data.read_as.startswith("kind: int64 (120,), x: float32 (120, 4); y: 3 classes")
+    assert len(data.train) == len(data.train.x["x"]) == 100
+    first = data.test.take([3])
+    torch.testing.assert_close(first.x["x"], named(120)["x"][3:4])
+    with pytest.raises(InputError, match="must have arrays x_train, w_train, y_train, .* got x_train"):
+        load_data(trained / "data.npz", columns=("x", "w"))
+    arrays = dict(np.load(trained / "data.npz"))
+    for name, text in {
+        "mask_train": "inputs in short.npz: train must be of the same samples, got 120 of 'x', 120 of 'kind', 50 of",
+        "mask_test": "inputs in short.npz: test must be of the same samples",
+        "y_train": "short.npz: train.y must have one row for each of the 120 rows of x",
+    }.items():
+        np.savez(tmp_path / "short.npz", **{**arrays, name: arrays[name][:50]})
+        with pytest.raises(InputError, match=text):
+            load_data(tmp_path / "short.npz", columns=("x", "kind", "mask"))
+    np.savez(
+        tmp_path / "short.npz", **{**arrays, "x_train": np.where(arrays["x_train"] > 2, np.nan, arrays["x_train"])}
+    )
+    with pytest.raises(InputError, match="'x' in short.npz: train.x must be finite, got NaN or infinity in"):
+        load_data(tmp_path / "short.npz", columns=("x", "kind"))
+
+
+def test_commands_refuse_data_of_several_inputs_where_it_does_not_fit(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, own = ["--data", trained / "data.npz"], ["--module", "test_units_inputs:Together"]
+    out = ["--out", trained / "never"]
+    assert "train networks of several inputs in Python" in refused(capsys, "train", *data, *COLUMNS, *out)
+    short = [*data, "--columns", "x", "kind"]
+    message = refused(capsys, "census", trained / "population", *own, *short, *out)
+    assert "x must have the inputs 'x', 'kind', 'mask', got 'x', 'kind'" in message
+    arrays = dict(np.load(trained / "data.npz"))
+    np.savez(trained / "short.npz", **{**arrays, "mask_train": arrays["mask_train"][:50]})
+    message = refused(capsys, "census", trained / "population", *own, "--data", trained / "short.npz", *COLUMNS, *out)
+    assert "must be of the same samples, got 120 of 'x', 120 of 'kind', 50 of 'mask'" in message
+    assert not (trained / "never").exists()

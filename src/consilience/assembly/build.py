@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from consilience.assembly.distillation import Distillation, Teacher, distill
 from consilience.assembly.draft import Draft
 from consilience.assembly.gauss_newton import gauss_newton
+from consilience.assembly.heads import with_fitted_heads
 from consilience.assembly.layerwise import carried, least_squares, moments
 from consilience.assembly.norms import with_statistics
 from consilience.assembly.pooling import Pooled, output_bases, pooled
@@ -99,6 +100,8 @@ class Builder:
                 projections = {m.inputs[0]: draft.bases[m.reads[0]].projections}
             basis = draft.bases[m.writes]
             draft = draft.with_weights(m, construct(m, draft.members, basis.mixing, projections, turned=basis.turned))
+            if correct is least_squares:
+                draft = with_fitted_heads(draft, m)
             if correct is not None:
                 draft = draft.with_weights(m, correct(draft, m))
             if correct is least_squares and basis.turned and m.output.name in architecture.program.varying:

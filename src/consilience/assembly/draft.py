@@ -84,8 +84,33 @@ class Draft:
         return rows_of(self.network, self.responses.x, [axis], self.responses.sampling, self.values)[axis]
 
     def patches(self, m: Map) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs and outputs of a map, batch by batch: (r, d), or (r, u, s) of a map per unit, and (r, u)."""
-        value, widths, sampling = m.inputs[0].name, self.architecture.widths, self.responses.sampling
+        """Yield inputs and outputs of a map, batch by batch: (r, d), or (r, u, s) of a map per unit, and (r, u).
+
+        Rows that do not reach the outputs are left out.
+        """
+        value = m.inputs[0].name
         for which, batch in stream(self.network, self.responses.x, [value, m.output.name], known=self.values):
-            n_samples = which.stop - which.start
-            yield m.rows(batch[value], batch[m.output.name], widths, sampling, which.start, n_samples)
+            yield self.rows_at(m, which, batch[value], batch[m.output.name])
+
+    def rows_at(self, m: Map, which: slice, value: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a map reads and writes on some samples, as `patches` yields it, from the traced values."""
+        n, start, responses = which.stop - which.start, which.start, self.responses
+        rows, outputs = m.rows(value, output, self.architecture.widths, responses.sampling, start, n)
+        reaching = responses.reaching(m.output)
+        if reaching is None:
+            return rows, outputs
+        kept = reaching.unflatten(0, (len(responses.x), -1))[which].flatten()
+        return rows[kept], outputs[kept]
+
+    def subset(self, samples: Tensor) -> Draft:
+        """Return the draft with the responses to some of the samples."""
+        responses, n = self.responses.subset(samples), len(self.responses.x)
+        values = {name: _taken(value, samples, n) for name, value in self.values.items()}
+        left = {place: _taken(rows, samples, n) for place, rows in self.left.items()}
+        return replace(self, responses=responses, values=values, left=left)
+
+
+def _taken(rows: Tensor, samples: Tensor, n: int) -> Tensor:
+    """The rows of some of n samples, each of which has as many."""
+    taken: Tensor = rows.unflatten(0, (n, -1))[samples].flatten(0, 1)
+    return taken

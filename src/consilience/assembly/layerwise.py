@@ -44,7 +44,7 @@ def moments(draft: Draft, m: Map) -> Weights:
 
 def carried(draft: Draft, m: Map) -> Draft:
     """Return the draft with what a finished map leaves of its target, which the next map that adds to it is to add."""
-    left = _target(draft, m) - draft.rows(m.output)
+    left = target_of(draft, m) - draft.rows(m.output)
     return replace(draft, left={**draft.left, _place(draft, m): left})
 
 
@@ -53,8 +53,8 @@ def _place(draft: Draft, m: Map) -> tuple[str, int]:
     return m.writes, draft.architecture.program.n_positions(m.output.name, m.output.dim)
 
 
-def _target(draft: Draft, m: Map) -> Tensor:
-    """The mixture of the members' pre-activations, with what maps before have left of theirs, (n, c)."""
+def target_of(draft: Draft, m: Map) -> Tensor:
+    """Return the mixture of the members' pre-activations, with what maps before have left of theirs, (n, c)."""
     target = mixture(draft.bases[m.writes].rows(m.output.inside), draft.responses.at(m.output))
     left = draft.left.get(_place(draft, m))
     return target if left is None else target + left
@@ -66,12 +66,14 @@ def least_squares(draft: Draft, m: Map) -> Weights:
         min Σ‖(t − W ã − b)/s‖² + λ‖(W − W̃)/s‖²
 
     A map that reads the inputs is exact already: its target is linear in them. Of a map per unit, each unit is fitted
-    by itself.
+    by itself. Rows that do not reach the outputs are left out.
     """
     old, done = draft.network.weights(m), 0
     if not m.reads or not m.fitted or (m.per_unit and draft.bases[m.writes].turned):
         return old
-    target = _target(draft, m)
+    target = target_of(draft, m)
+    reaching = draft.responses.reaching(m.output)
+    target = target if reaching is None else target[reaching]
     spread = spread_of(target)
     rounding = SINGLE**2 * (target / spread).double().square().mean(0)
     fit: Moments | None = None

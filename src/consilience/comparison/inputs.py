@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from consilience.checks import as_labels, as_tensor, check_finite, check_rows, describe, is_count
 from consilience.errors import InputError
 from consilience.population.population import Population
+from consilience.tasks import check_varies
 
 Models: TypeAlias = Mapping[str, nn.Module] | Mapping[str, Population] | Sequence[nn.Module] | Population
 Ids: TypeAlias = "tuple[int | str, ...]"
@@ -76,12 +77,15 @@ def _populations(models: Models) -> dict[str, Population]:
     return {}
 
 
+Targets = NDArray[np.int64] | NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Samples:
-    """Inputs, labels and ids of n samples."""
+    """Inputs, targets and ids of n samples."""
 
     x: Mapping[str, Tensor]  # model → inputs (n, ...); or tokens, of which there are n in all
-    y: NDArray[np.int64] | None  # (n,) labels from 0 on
+    y: Targets | None  # int64 (n,) labels from 0 on, or float64 (n, o) numbers
     ids: Ids  # n different ints or strings
 
     def __len__(self) -> int:
@@ -109,7 +113,7 @@ def check_samples(models: Sequence[str], X: Any, y: ArrayLike | None, ids: Any, 
                 raise InputError(f"X of model {model!r} must be {wanted}, got {describe(x[model])}")
         common = tuple(f"{sample}:{position}" for sample in common for position in range(shape[1]))
         y = None if y is None else as_tensor(y, "y").reshape(-1)
-    return Samples(x, None if y is None else _checked_labels(y, len(common)), common)
+    return Samples(x, None if y is None else _checked_targets(y, len(common)), common)
 
 
 def _of(model: str, values: Mapping[str, Any], argument: str) -> Any:
@@ -127,7 +131,8 @@ def checked_inputs(x: Any, argument: str) -> Tensor:
     return inputs
 
 
-def _checked_labels(y: ArrayLike, n: int) -> NDArray[np.int64]:
+def _checked_targets(y: ArrayLike, n: int) -> Targets:
+    """Classes as numbers from 0 on; or, of a floating point type and not all whole or of several columns, numbers."""
     texts = isinstance(y, np.ndarray | list | tuple) and all(isinstance(name, str) for name in y)
     if texts:
         labels = np.asarray(y)
@@ -136,10 +141,14 @@ def _checked_labels(y: ArrayLike, n: int) -> NDArray[np.int64]:
         labels = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         with suppress(InputError):
             labels = as_labels(tensor, n, "y").numpy() if labels.ndim == 2 else labels  # a column, or one-hot rows
-    whole = labels.dtype.kind != "f" or bool((np.isfinite(labels) & (labels == np.round(labels))).all())
-    if labels.shape != (n,) or not whole:
-        got = describe(labels) if whole else "floats that are not whole numbers"
-        raise InputError(f"y must be one class for each of the {n} samples, got {got}", cure="leave y out")
+    if labels.dtype.kind == "f" and labels.ndim in (1, 2) and len(labels) == n:
+        check_finite(tensor, "y")
+        if labels.ndim == 2 or not bool((labels == np.round(labels)).all()):
+            check_varies(numbers := tensor.double().reshape(n, -1), "y")
+            return numbers.numpy()
+    if labels.shape != (n,):
+        wanted = f"one class for each of the {n} samples, or numbers (n, o)"
+        raise InputError(f"y must be {wanted}, got {describe(labels)}", cure="leave y out")
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 

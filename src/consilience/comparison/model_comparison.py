@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from consilience.checks import as_path, check_choice, check_count, is_count
-from consilience.clustering.samples import CLUSTERERS, LARGEST_SEED, REDUCTIONS, Labels, purity
+from consilience.clustering.samples import CLUSTERERS, LARGEST_SEED, REDUCTIONS, Labels, explained, purity
 from consilience.comparison import similarity
 from consilience.comparison.clusterings import Clusterings, PlaceClusterer
 from consilience.comparison.consensus import Consensus, check_method, find_consensus
 from consilience.comparison.groups import Groups, group_models
-from consilience.comparison.inputs import Models, Samples, check_samples, modules_of, snapshots_of
+from consilience.comparison.inputs import Models, Samples, Targets, check_samples, modules_of, snapshots_of
 from consilience.comparison.places import Calls, Patterns, calls, find_places
 from consilience.comparison.similarity import Measure, as_distance, get_measure, null_z
 from consilience.errors import InputError
@@ -46,7 +46,7 @@ class ModelComparison:
     layers : names or globs of `named_modules`; a mapping place → names or globs (in each model, the first match); or
         None for all layers with weights but the readout, aligned by name or else by depth (`find_places`). The value of
         a linear layer or a convolution is the one before the activation; of several calls the last counts.
-    n_clusters : number of clusters of the samples; None for the number of classes in y, or without y of outputs.
+    n_clusters : number of clusters of the samples; None for the number of classes in y, or without them of outputs.
     reduction : "pca", "umap" (needs umap-learn) or "none".
     n_components : largest number of coordinates after the reduction.
     clusterer : "kmeans", "ward", "gmm", "spectral" or "hdbscan" (which chooses the number of clusters).
@@ -65,7 +65,8 @@ class ModelComparison:
     labels_ : dict, place → (m, n) clusters.
     matrix_ : dict, place → (m, m) values of the measure.
     z_ : dict, place → (m, m) z-scores of these values (`null_z`); empty for measures of representations.
-    purity_ : dict, place → (m,) share of samples in a cluster whose majority is of their class; empty without y.
+    purity_ : dict, place → (m,) share of samples in a cluster whose majority is of their class; of numbers, share of
+        their variance that lies between clusters, mean over columns; empty without y.
     groups_ : dict, place → `Groups` of models.
     consensus_ : dict, place → `Consensus` of their clusterings; empty with consensus=None.
     epochs_ : dict, epoch → dict, place → (m, m) values of the measure; empty without epochs.
@@ -110,7 +111,8 @@ class ModelComparison:
         ----------
         models : at least two modules (a mapping name → module or a sequence), a population or a mapping of populations.
         X : inputs (n, ...), or a mapping model → inputs of the same samples, if models take different forms of them.
-        y : (n,) classes; for ``purity_`` and the number of clusters. With tokens as rows, (n, t).
+        y : (n,) classes; for ``purity_`` and the number of clusters. With tokens as rows, (n, t). Or numbers (n,) or
+            (n, o) of a floating point type; for ``purity_``.
         ids : n different ints or strings; or a mapping model → ids, which must be the same in the same order.
         epochs : of populations with snapshots (``train_population(checkpoint_epochs=...)``).
 
@@ -191,7 +193,7 @@ class ModelComparison:
             raise InputError(f"cache must be a directory, got the file {self.cache}")
         return get_measure(self.measure)
 
-    def _compare(self, y: NDArray[np.int64] | None) -> None:
+    def _compare(self, y: Targets | None) -> None:
         """Set all attributes that follow from the clusterings after training."""
         measure, seed = self._measure, self.random_state
         self.labels_, self.matrix_, self.z_ = dict[str, Labels](), dict[str, Array](), dict[str, Array]()
@@ -205,7 +207,8 @@ class ModelComparison:
                 self.matrix_[place], self.z_[place] = null.value, null.z
             self.groups_[place] = group_models(as_distance(self.matrix_[place], measure))
             if y is not None:
-                self.purity_[place] = np.array([purity(of_model, y) for of_model in labels])
+                told = explained if y.ndim == 2 else purity
+                self.purity_[place] = np.array([told(of_model, y) for of_model in labels])
             if self.consensus is not None:
                 self.consensus_[place] = find_consensus(labels, self.n_clusters_, self.consensus, seed)
 
@@ -229,7 +232,7 @@ class ModelComparison:
 
 def _number_of_clusters(n_clusters: int | None, samples: Samples, called: Mapping[str, Calls]) -> int:
     """The number given, else of the classes in y, else of the models' outputs."""
-    if n_clusters is None and samples.y is not None:
+    if n_clusters is None and samples.y is not None and samples.y.ndim == 1:
         n_clusters = int(samples.y.max()) + 1
         check_count("the number of classes in y", n_clusters, 2, cure="set n_clusters")
     elif n_clusters is None:

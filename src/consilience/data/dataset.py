@@ -27,7 +27,7 @@ from consilience.data.subwords import Subwords
 from consilience.data.vocabulary import Vocabulary
 from consilience.errors import InputError
 from consilience.seeds import generator
-from consilience.several import check_same_samples, each_input, n_samples
+from consilience.several import are_several, check_same_samples, each_input, n_samples
 from consilience.tasks import as_targets, task_of
 
 TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # of all rows, where the source has no test set
@@ -134,7 +134,7 @@ class Data:
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """(C, H, W) if the inputs are images, else None."""
-        if self.train.x.ndim != 4:
+        if are_several(self.train.x) or self.train.x.ndim != 4:
             return None
         channels, height, width = self.train.x.shape[1:]
         return channels, height, width
@@ -169,6 +169,11 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
     where : the name of the data set in the error.
     """
     dataset = _dataset(dataset, where)
+    if are_several(dataset.x):  # each by itself; of all rows is what is left to check
+        check_same_samples(dataset.x, f"{where}.x")
+        for name, values in dataset.x.items() if isinstance(dataset.x, dict) else enumerate(dataset.x):
+            check_finite(values, f"{name!r} in {where}.x")
+        dataset = replace(dataset, x=torch.zeros(n_samples(dataset.x), 1))
     for name in ("x", "y", "ids"):
         if not isinstance(value := getattr(dataset, name), Tensor):
             got = type(value).__name__

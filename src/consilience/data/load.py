@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consilience.checks import as_path, check_choice, check_count, check_seed, describe
+from consilience.checks import as_path, as_tensor, check_choice, check_count, check_seed, describe
 from consilience.data.arrays import LAYOUTS, read_inputs, read_labels
 from consilience.data.content import text_of
 from consilience.data.dataset import TEST_SHARE, VALIDATION_SHARE, Data, Dataset, check_dataset
@@ -32,6 +32,7 @@ from consilience.data.tables import LABEL_COLUMNS, MOST_NAMED, Columns, one_colu
 from consilience.data.text import CONTEXT, load_text
 from consilience.errors import InputError
 from consilience.seeds import generator
+from consilience.several import are_several, check_same_samples, n_samples
 from consilience.tasks import NUMBERS, as_targets, check_task, check_varies
 
 KNOWN = (
@@ -46,14 +47,17 @@ VALIDATION_ROWS, VALIDATION_PART = 5000, 6  # min(5000, n // 6) training rows, w
 DAMAGED = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)  # of np.load
 
 
+Stored = np.ndarray | dict[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class _Source:
-    """Arrays as they were stored, x (n, ...) and y (n,) or (n, o); no test set is (None, None)."""
+    """Arrays as they were stored, x (n, ...) or several by name, y (n,) or (n, o); no test set is (None, None)."""
 
     name: str
-    x: np.ndarray
+    x: Stored
     y: np.ndarray
-    x_test: np.ndarray | None = None
+    x_test: Stored | None = None
     y_test: np.ndarray | None = None
     columns: str = ""  # of a table, in words
     classes: tuple[str, ...] = ()  # names of classes, if the targets are names
@@ -85,7 +89,9 @@ def load_data(
         - ``"digits"``: 1797 images of digits (1, 8, 8) in [0, 1], bundled with scikit-learn.
         - ``FILE.npz`` with arrays ``x_train, y_train, x_test, y_test``. Bytes (uint8) are pixels and become float32 in
           [0, 1]; floating point numbers keep their values. Images (n, H, W, C) or (n, C, H, W), and bytes (n, H, W),
-          become (n, C, H, W). Labels are whole numbers (n,), a column (n, 1), booleans, or one-hot rows.
+          become (n, C, H, W). Labels are whole numbers (n,), a column (n, 1), booleans, or one-hot rows. For networks
+          of several inputs, ``columns`` has their names: of ``("x", "mask")`` the arrays are ``x_train, x_test,
+          mask_train, mask_test``, of numbers, integers or booleans, as they are.
         - ``FILE.csv``, with names in its first line, or ``FILE.parquet``, with a column ``label`` or ``y``, of numbers
           or of names of classes; all other columns, a named index among them, must be numbers or booleans, and become
           x (n, d).
@@ -97,7 +103,7 @@ def load_data(
     layout : of arrays with four axes, "channels-first" or "channels-last", where "auto" cannot tell; of floating point
         arrays (n, H, W), either for images; "rows" leaves the axes as they are.
     columns, target : of a .csv or .parquet file, the columns that become x, in this order, and the column of targets,
-        or several of them.
+        or several of them; of an .npz file, ``columns`` are the names of several inputs.
     task : "classification" (by default); "regression", where y are numbers (n,) or (n, o); or "multilabel", where y
         (n, o), or (n,) for a single label, is 1 where a row has a label and 0 where it has not. Of a text it is
         "next-token".
@@ -149,9 +155,7 @@ def load_data(
     rows, read_as = _dataset(raw.x, raw.y, f"{raw.name}: train", layout, task)
     test = None
     if raw.x_test is not None and raw.y_test is not None:
-        if raw.x.shape[1:] != raw.x_test.shape[1:] or raw.x.dtype.kind != raw.x_test.dtype.kind:
-            got = f"{describe(raw.x)} and {describe(raw.x_test)}"
-            raise InputError(f"{raw.name}: x_train and x_test must have one type and rows of one shape, got {got}")
+        _check_alike(raw.name, raw.x, raw.x_test)
         test, _ = _dataset(raw.x_test, raw.y_test, f"{raw.name}: test", layout, task, first_id=len(rows))
     n_classes = _count_classes(rows, test, raw.name) if task in (None, "classification") else None
     check_dataset(rows, n_classes, where=f"{raw.name}: train")
@@ -191,6 +195,17 @@ def load_data(
     return data if labels is None else relabelled(data, labels)
 
 
+def _check_alike(name: str, x: Stored, x_test: Stored) -> None:
+    """Raise unless inputs for training and test have one type and rows of one shape."""
+    train, test = (part if isinstance(part, dict) else {"x": part} for part in (x, x_test))
+    for own, first in train.items():
+        second = test[own]
+        if first.shape[1:] != second.shape[1:] or first.dtype.kind != second.dtype.kind:
+            got = f"{describe(first)} and {describe(second)}"
+            message = f"{name}: {own}_train and {own}_test must have one type and rows of one shape"
+            raise InputError(f"{message}, got {got}")
+
+
 def _check_only_text(source: object, task: str | None, columns: object, target: object, labels: object) -> None:
     if task not in (None, "next-token"):
         raise InputError(f"task must be 'next-token' for the text {source}, got {task!r}")
@@ -201,7 +216,7 @@ def _check_only_text(source: object, task: str | None, columns: object, target: 
 
 
 def _count_classes(rows: Dataset, test: Dataset | None, name: str) -> int:
-    if len(rows.y) == len(rows.x) and len(labels := rows.y.unique()) == 1:
+    if len(rows.y) == len(rows) and len(labels := rows.y.unique()) == 1:
         cure = "check the labels; with one class there is nothing to learn, and every network is right"
         raise InputError(f"{name}: train.y must have at least 2 classes, got {int(labels)} in all rows", cure=cure)
     return 1 + max((int(part.y.max()) for part in (rows, test) if part is not None and len(part.y)), default=0)
@@ -215,6 +230,8 @@ def _in_words(rows: Dataset, n_classes: int | None) -> str:
 
 
 def _scaling_of(train: Dataset, name: str, *, inputs: bool, targets: bool) -> Scaling:
+    if inputs and are_several(train.x):
+        raise InputError(f"input_scale must be 'none' for the several inputs of {name}, got 'standardize'")
     for scaled, part, values in ((inputs, "input", train.x), (targets, "target", train.y)):
         if scaled and values.ndim != 2:
             raise InputError(f"{part}_scale must be 'none' for {part}s {tuple(values.shape)} of {name}, got others")
@@ -244,7 +261,8 @@ def _targets(target: object) -> tuple[str, ...]:
 
 def _read(source: str | os.PathLike[str], columns: Columns) -> _Source:
     is_table = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in TABLES
-    if not is_table and (columns.inputs or columns.targets):
+    is_npz = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".npz"
+    if not is_table and (columns.targets or (columns.inputs and not is_npz)):
         raise InputError(f"columns and target must be left out for a source without columns, got {source!r}")
     if isinstance(source, str) and source == "digits":
         return _read_digits()
@@ -256,7 +274,7 @@ def _read(source: str | os.PathLike[str], columns: Columns) -> _Source:
     if not path.is_file():
         raise InputError(f"source must be a file, got {path}", cure="check the path")
     if not is_table:
-        return _read_npz(path)
+        return _read_npz(path, columns.inputs)
     table = read_table(path, columns)
     is_csv = path.suffix.lower() == ".csv"
     return _Source(path.name, table.x, table.y, columns=table.read_as, classes=table.classes, is_csv=is_csv)
@@ -269,22 +287,28 @@ def _read_digits() -> _Source:
     return _Source("digits", images.reshape(-1, 1, 8, 8) / 16.0, labels)  # pixels count 0 to 16
 
 
-def _read_npz(path: Path) -> _Source:
+def _read_npz(path: Path, inputs: Sequence[str]) -> _Source:
+    keys: tuple[str, ...] = NPZ_KEYS
+    if inputs:
+        keys = tuple(f"{name}_{part}" for part in ("train", "test") for name in (*inputs, "y"))
     try:
         with path.open("rb") as file:  # opened here, because np.load leaves a file that it cannot read open
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise ValueError("it is a single array")
             names = archive.files
-            arrays = [archive[key] for key in NPZ_KEYS if key in names]
+            arrays = {key: archive[key] for key in keys if key in names}
     except DAMAGED as error:
         cure = "copy or download it again; arrays of Python objects are never read"
         raise InputError(f"{path} must be an .npz of plain arrays, got {error}", cure=cure) from error
-    missing = ", ".join(key for key in NPZ_KEYS if key not in names)
+    missing = ", ".join(key for key in keys if key not in names)
     if missing:
         got, cure = ", ".join(names) or "none", f"add {missing} with numpy.savez"
-        raise InputError(f"{path} must have arrays {', '.join(NPZ_KEYS)}, got {got}", cure=cure)
-    return _Source(path.name, *arrays)
+        raise InputError(f"{path} must have arrays {', '.join(keys)}, got {got}", cure=cure)
+    if not inputs:
+        return _Source(path.name, *arrays.values())
+    train, test = ({name: arrays[f"{name}_{part}"] for name in inputs} for part in ("train", "test"))
+    return _Source(path.name, train, arrays["y_train"], test, arrays["y_test"])
 
 
 def _read_hub(name: str) -> _Source:
@@ -319,16 +343,31 @@ def _hub_arrays(split: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _dataset(
-    x: np.ndarray, y: np.ndarray, where: str, layout: str, task: str | None, first_id: int = 0
+    x: Stored, y: np.ndarray, where: str, layout: str, task: str | None, first_id: int = 0
 ) -> tuple[Dataset, str]:
     """Return the rows, and how they were read."""
-    inputs, words = read_inputs(x, f"{where}.x", layout)
-    if task in (None, "classification"):
-        targets = read_labels(y, len(x), f"{where}.y")
+    inputs: Any
+    if isinstance(x, dict):
+        inputs = {name: _as_stored(values, f"{where}: {name}") for name, values in x.items()}
+        check_same_samples(inputs, where)
+        read_as = ", ".join(f"{name}: {describe(values)}" for name, values in x.items())
     else:
-        targets = as_targets(y, len(x), f"{where}.y", task).to(inputs.dtype)
-    rows = Dataset(inputs, targets, torch.arange(first_id, first_id + len(x)), task)
-    return rows, f"x: {describe(x)}, {words}"
+        inputs, words = read_inputs(x, f"{where}.x", layout)
+        read_as = f"x: {describe(x)}, {words}"
+    n = n_samples(inputs)
+    if task in (None, "classification"):
+        targets = read_labels(y, n, f"{where}.y")
+    else:
+        targets = as_targets(y, n, f"{where}.y", task).float()
+    return Dataset(inputs, targets, torch.arange(first_id, first_id + n), task), read_as
+
+
+def _as_stored(values: np.ndarray, where: str) -> Tensor:
+    """Return one of several inputs: numbers in single precision, integers and booleans as they are."""
+    tensor = as_tensor(values, where)
+    if tensor.ndim == 0:
+        raise InputError(f"{where} must have one row for each sample, got {describe(values)}")
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _stratified(y: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:

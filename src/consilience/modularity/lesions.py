@@ -2,7 +2,8 @@
 
 A unit is *off* if its activation, as other maps read it, is zero: its outgoing weights are zero in every map that mixes
 units. Tied layers are lesioned together. A cluster is all units of one label in all layers. Specialisation is the
-accuracy by class with a cluster off, and with the cluster alone.
+accuracy by class with a cluster off, and with the cluster alone. Of networks of numbers, R² stands for the accuracy
+(1 − squared error / variance), by output, and the squared error for the cross-entropy.
 
 Axis legend: ``n`` samples, ``o`` classes, ``u`` units, ``c`` clusters, ``r`` random sets of units.
 """
@@ -20,7 +21,7 @@ from torch.nn import functional
 from consilience.checks import check_count, check_seed, describe
 from consilience.clustering.spectral import FloatArray
 from consilience.errors import InputError
-from consilience.modularity.outputs import as_labelled, logits
+from consilience.modularity.outputs import as_told, logits
 from consilience.modularity.unit_labels import Clusters, cluster_numbers, hidden_labels, hidden_layer
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import by_row
@@ -30,9 +31,9 @@ EQUAL = 1e-6  # accuracies and losses in nats that differ by less are equal up t
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """By how much lesions worsen the accuracy or the loss: positive if the units are of use."""
+    """By how much lesions worsen the accuracy, R² or the loss: positive if the units are of use."""
 
-    before: float  # accuracy or loss of the whole network
+    before: float  # accuracy, R² or loss of the whole network
     single: FloatArray  # (c,) change with one cluster off
     random: FloatArray  # (c, r) change with random units off instead, as many in each layer as the cluster has there
     double: FloatArray  # (c, c) change with two clusters off; `single` on the diagonal
@@ -80,8 +81,9 @@ class Lesions:
 
     labels: tuple[int, ...]  # (c,) labels of the clusters, ascending
     sizes: tuple[int, ...]  # (c,) units of each in all layers; those of tied layers count once
-    accuracy: Effects  # decreases of the accuracy, 0 to 1
-    loss: Effects  # increases of the mean cross-entropy, in nats
+    accuracy: Effects  # decreases of the accuracy, 0 to 1, or of R²
+    loss: Effects  # increases of the mean cross-entropy, in nats, or of the mean squared error
+    metric: str = "accuracy"  # or "R²"
 
 
 def lesions(
@@ -95,7 +97,7 @@ def lesions(
     ----------
     network : any traced network.
     clusters : hidden layer → labels (u,) of its units, −1 for no cluster; a label is one cluster in all layers.
-    x, y : inputs (n, ...) and their classes (n,).
+    x, y : inputs (n, ...) and their classes (n,), or numbers (n, o) of a floating point type.
     n_random : random sets for each cluster, 2 or more.
     random_state : seed; the random sets of a cluster do not depend on the other clusters.
 
@@ -104,7 +106,7 @@ def lesions(
     Filan, Casper, Hod, Wild, Critch and Russell (2021), Clusterability in neural networks. They lesion the units of a
     cluster one layer at a time; here, all layers are lesioned together.
     """
-    x, y = as_labelled(network, x, y)
+    x, y = as_told(network, x, y)
     of_unit = hidden_labels(clusters, network)
     check_count("n_random", n_random, 2)
     check_seed("random_state", random_state)
@@ -126,7 +128,7 @@ def lesions(
     sizes = tuple(sum(int(mask.sum()) for mask in units.values()) for units in off)
     accuracy = Effects(-float(before[0]), single[:, 0], random[:, :, 0], double[:, :, 0])
     loss = Effects(float(before[1]), single[:, 1], random[:, :, 1], double[:, :, 1])
-    return Lesions(labels, sizes, accuracy, loss)
+    return Lesions(labels, sizes, accuracy, loss, _metric(y))
 
 
 def without_units(network: TracedNetwork, off: Mapping[str, Tensor]) -> TracedNetwork:
@@ -159,12 +161,13 @@ def without_units(network: TracedNetwork, off: Mapping[str, Tensor]) -> TracedNe
 
 @dataclass(frozen=True, eq=False)
 class Specialisation:
-    """Accuracy by class, 0 to 1; NaN for classes without samples."""
+    """Accuracy by class, 0 to 1, NaN for classes without samples; or R² by output."""
 
     labels: tuple[int, ...]  # (c,) labels of the clusters, ascending
     before: FloatArray  # (o,) accuracy of the whole network
     off: FloatArray  # (o, c) accuracy with a cluster off
     alone: FloatArray  # (o, c) accuracy with all other clusters off; units in no cluster stay on
+    metric: str = "accuracy"  # or "R²"
 
     @property
     def drop(self) -> FloatArray:
@@ -181,13 +184,14 @@ def specialisation(network: TracedNetwork, clusters: Clusters, x: Tensor, y: Ten
     ----------
     Golechha, Chaudhary, Velja, Abate and Schoots (2025), Studying cross-cluster modularity in neural networks.
     """
-    x, y = as_labelled(network, x, y)
+    x, y = as_told(network, x, y)
     of_unit = hidden_labels(clusters, network)
     labels = cluster_numbers(of_unit)
     off = [{name: values == label for name, values in of_unit.items()} for label in labels]
     others = [{name: (values >= 0) & (values != label) for name, values in of_unit.items()} for label in labels]
     lesioned = [[_by_class(without_units(network, units), x, y) for units in sets] for sets in (off, others)]
-    return Specialisation(labels, _by_class(network, x, y), *(np.stack(columns, axis=1) for columns in lesioned))
+    without, alone = (np.stack(columns, axis=1) for columns in lesioned)
+    return Specialisation(labels, _by_class(network, x, y), without, alone, _metric(y))
 
 
 def _random_sets(units: Mapping[str, Tensor], n: int, seed: Sequence[int]) -> Iterator[dict[str, Tensor]]:
@@ -197,14 +201,29 @@ def _random_sets(units: Mapping[str, Tensor], n: int, seed: Sequence[int]) -> It
 
 
 def _badness(network: TracedNetwork, x: Tensor, y: Tensor) -> FloatArray:
-    """Negative accuracy, and loss: (2,)."""
+    """Negative accuracy or R², and loss: (2,)."""
     outputs = logits(network, x)
+    if y.is_floating_point():
+        error = float((outputs.double() - y.double()).square().mean())
+        return np.array([-float(_r2(outputs, y).mean()), error])
     accuracy = float((outputs.argmax(1) == y).double().mean())
     return np.array([-accuracy, float(functional.cross_entropy(outputs.double(), y.long()))])
 
 
+def _metric(y: Tensor) -> str:
+    return "R²" if y.is_floating_point() else "accuracy"
+
+
+def _r2(outputs: Tensor, y: Tensor) -> FloatArray:
+    """R² of each output: (o,)."""
+    errors = (outputs.double() - y.double()).square().mean(0)
+    return np.asarray((1 - errors / y.double().var(0, correction=0)).numpy())
+
+
 def _by_class(network: TracedNetwork, x: Tensor, y: Tensor) -> FloatArray:
     outputs = logits(network, x)
+    if y.is_floating_point():
+        return _r2(outputs, y)
     correct, n_classes = outputs.argmax(1) == y, outputs.shape[1]
     n, hits = (np.bincount(classes.cpu().numpy(), minlength=n_classes) for classes in (y, y[correct]))
     accuracy: FloatArray = np.full(n_classes, np.nan)

@@ -1,4 +1,4 @@
-"""Outputs of a network on samples with classes, or on tokens with the next ones, as rows with classes."""
+"""Outputs of a network on samples with classes or numbers, or on tokens with the next ones, as rows with targets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from consilience.checks import as_inputs, as_labels, as_tensor, check_tokens, describe, is_integers
 from consilience.errors import InputError
 from consilience.signals.batches import batch_size
+from consilience.tasks import as_targets, check_varies
 from consilience.units.architecture import TracedNetwork
 
 
@@ -37,6 +38,24 @@ def as_labelled(network: object, x: object, y: object) -> tuple[Tensor, Tensor]:
         return inputs, as_labels(y, len(inputs), "y", n_outputs)
     check_tokens(labels, "y", n_outputs)
     return inputs, labels.flatten().long()
+
+
+def as_told(network: object, x: object, y: object) -> tuple[Tensor, Tensor]:
+    """Return inputs x (n, ...) of a network and the targets of its rows of outputs, or raise.
+
+    They are classes, as of `as_labelled`, or y are numbers (n, o), of a floating point type and of the outputs' shape.
+    """
+    targets, network = as_tensor(y, "y"), check_traced(network)
+    flat = targets.ndim == 0 or (targets.ndim == 1 and network.architecture.n_outputs > 1)
+    if flat or not targets.is_floating_point() or bool((targets == targets.round()).all()):
+        return as_labelled(network, x, y)
+    inputs = as_labelled(network, x, torch.zeros(len(targets), dtype=torch.int64))[0]
+    numbers = as_targets(targets, len(inputs), "y", "regression")
+    if numbers.shape != (len(inputs), network.architecture.n_outputs):
+        shape = f"({len(inputs)}, {network.architecture.n_outputs})"
+        raise InputError(f"y must have shape {shape}, as the outputs, got {tuple(targets.shape)}")
+    check_varies(numbers, "y")
+    return inputs, numbers
 
 
 def labelled_batches(network: TracedNetwork, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from consilience.signals.batches import batch_size
 from consilience.signals.grams import contribution_grams
+from consilience.signals.positions import positions_read
 from consilience.signals.shelf import Each, Room
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis, Sampling, by_unit
@@ -93,7 +94,9 @@ class Responses:
         widths = [network.architecture.widths for network in networks]
         units = sum(own[a.layer] * a.inside for own in widths for a in self._axes if a.layer)
         max_rows = max(1, min(MAX_ROWS, MAX_BYTES // (x.element_size() * max(1, units))))
-        self.sampling = Sampling(len(x), max_rows)  # the positions that are taken
+        self._positions = positions_read(networks[0], x) if self.has_data else {}
+        always = {len(reached): reached.nonzero()[:, 0] for reached in self._positions.values()}
+        self.sampling = Sampling(len(x), max_rows, always)  # the positions that are taken
 
     @classmethod
     def without_data(cls, networks: Sequence[TracedNetwork], example_input: Tensor) -> Responses:
@@ -125,6 +128,13 @@ class Responses:
             else:
                 self._record()
         return self._rows[axis]
+
+    def reaching(self, axis: Axis) -> Tensor | None:
+        """Return which of the rows (r,) of a place that a map writes reach the outputs; None if all do."""
+        if axis not in self._positions:
+            return None
+        reached = self._positions[axis]
+        return reached[self.sampling.rows(0, len(self.x), len(reached))[1]]
 
     def _record(self) -> None:
         """Run every network once, for its values in all places."""

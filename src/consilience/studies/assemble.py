@@ -52,14 +52,14 @@ def run(request: Request) -> Result:
     from consilience.store import check_destination
     from consilience.store.network import FOREIGN, describe_network
     from consilience.studies.networks import open_census
-    from consilience.studies.samples import check_fits, known_source
+    from consilience.studies.samples import fitted, known_source
 
     check_destination(request.out, "network")
     census, population = open_census(request.census, request.module, request.key, request.output)
     source = known_source(population, request.data, request.seed, request)
     data = None if source is None else source.load()
     if data is not None:
-        check_fits(census.population_, data)
+        data = fitted(census.population_, data)
     network = load_or_build(request, census)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     lines = [f"network in {request.out}: {parameters} parameters"]

@@ -75,10 +75,10 @@ def contents_of(
     """Return what an atlas shows of a census and the data of its population."""
     from consilience.studies.atlas_contents import atlas_contents
     from consilience.studies.progress import stages
-    from consilience.studies.samples import check_fits
+    from consilience.studies.samples import fitted
     from consilience.studies.significance import measured_significance
 
-    check_fits(census.population_, data)
+    data = fitted(census.population_, data)
     with stages("atlas") as progress:
         progress("chance levels")
         significance, _ = measured_significance(census)

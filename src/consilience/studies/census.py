@@ -65,6 +65,7 @@ class Request(InputShape, OwnNetworks, Reading, Options, Output):
 def run(request: Request) -> Result:
     """Return a table of the layers: units, clusters, and what of them is more than chance."""
     from consilience.census.significance import is_cheap
+    from consilience.several import are_several
     from consilience.store import check_destination
     from consilience.studies.networks import is_population, left_out_of, open_population, parse_shape
     from consilience.studies.progress import stages
@@ -79,6 +80,9 @@ def run(request: Request) -> Result:
         source = source_of(request.population, request.data, request.seed, request)
         x, data = source.load().calibration.x, source.entries(request.data)
     if shape is None and x is not None and not is_population(request.population):
+        if are_several(x):
+            cure = "make a population of them in Python, Population.from_directory(...).save(directory), and pass that"
+            raise InputError(f"{request.population} must be a population for data of several inputs", cure=cure)
         shape = tuple(x.shape[1:])
     options: dict[str, Any] = {"key": request.key, "output": request.output, "task": data.get("task")}
     population = open_population(request.population, request.module, shape, request.seed, **options)

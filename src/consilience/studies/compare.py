@@ -24,6 +24,7 @@ from consilience.studies.request import (
 from consilience.studies.result import Result, obtained, run_paged
 
 KIND, FILE = "comparison", "comparison.json"
+CLUSTERS_OF_NUMBERS = 10  # of samples whose targets are no classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Request(InputShape, OwnNetworks, Reading, Options, Output):
     layers: tuple[str, ...] = ()
     """Names or globs of modules; by default all that have weights, except the readout, matched by name or by depth."""
     clusters: int | None = field(default=None, metadata=argument("n_clusters"))
-    """Clusters of the samples; by default as many as classes."""
+    """Clusters of the samples; by default as many as classes, and 10 for a regression or several labels."""
     clusterer: SampleClusterer = "kmeans"
     """Clustering method for the samples."""
     reduction: Reduction = "pca"
@@ -68,7 +69,7 @@ def run(request: Request) -> Result:
     from consilience.studies.comparison_result import found_text, run_comparison
     from consilience.studies.networks import names_of, open_networks, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import unseen_samples, unseen_source
+    from consilience.studies.samples import packed, unseen_samples, unseen_source
 
     check_destination(request.out, KIND)
     shape, seed = parse_shape(request.example_shape), request.seed
@@ -84,15 +85,15 @@ def run(request: Request) -> Result:
 
     def make() -> tuple[str, str]:
         samples = unseen_samples(request.sources, source, seed, request.samples)
+        samples = packed(next(iter(populations.values())), samples)
         if samples.task == "next-token" and request.positions == "rows":
             samples = samples.sample(max(2, request.samples // samples.x.shape[1]), seed)
         elif samples.task == "next-token":
             message = f"--positions must be rows to compare networks on a text, got {request.positions}"
             raise InputError(message, cure="each token is then a sample")
-        elif samples.task not in (None, "classification"):
-            cure = "cs.ModelComparison().fit(populations, x) compares networks without labels"
-            raise InputError(f"data must have classes, got those of a {samples.task}", cure=cure)
         settings = {**arguments(request, cs.ModelComparison), "layers": list(request.layers) or None}
+        if samples.y.is_floating_point() and request.clusters is None:
+            settings["n_clusters"] = CLUSTERS_OF_NUMBERS
         barriers = None
         with stages("comparing") as progress:
             if request.barriers:

@@ -45,7 +45,8 @@ def run_comparison(
     }
     place = _clearest(comparison.groups_, agreement)
     disputed = _disputed(comparison, place, samples)
-    return ComparisonResult(comparison, families, agreement, place, disputed, barriers, obtained)
+    of_numbers = samples.y.is_floating_point()
+    return ComparisonResult(comparison, families, agreement, place, disputed, barriers, obtained, of_numbers)
 
 
 def found_text(result: ComparisonResult) -> str:
@@ -87,19 +88,42 @@ def _clearest(groups: Mapping[str, Groups], agreement: Mapping[str, float]) -> s
 
 def _disputed(comparison: ModelComparison, place: str, samples: Dataset) -> list[DisputedSample]:
     consensus, groups = comparison.consensus_[place], comparison.groups_[place].labels
-    y, ids = samples.y.flatten().numpy(), comparison.ids_
-    of_tokens = len(ids) != len(samples)  # which have no pictures
-    classes = np.stack([majority_labels(labels, y) for labels in comparison.labels_[place]])  # (m, n)
+    ids, every = comparison.ids_, comparison.labels_[place]
+    of_numbers, of_tokens = samples.y.is_floating_point(), len(ids) != len(samples)  # tokens have no pictures
+    if of_numbers:
+        y = samples.y.reshape(len(samples), -1).double().numpy()
+        told = np.stack([_cluster_means(labels, y) for labels in every])  # (m, n, o)
+    else:
+        y = samples.y.flatten().numpy()
+        told = np.stack([majority_labels(labels, y) for labels in every])  # (m, n)
+    view = _mean_view if of_numbers else _view
     return [
         DisputedSample(
             str(ids[i]),
             None if of_tokens else _picture(samples.x[i].numpy()),
-            str(y[i]),
+            f"target {_numbers(y[i])}" if of_numbers else f"class {y[i]}",
             float(consensus.disagreement[i]),
-            [_view(group, classes[groups == group, i]) for group in np.unique(groups)],
+            [view(group, told[groups == group, i]) for group in np.unique(groups)],
         )
         for i in consensus.disputed[:DISPUTED].tolist()
     ]
+
+
+def _cluster_means(labels: NDArray[np.int64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of numbers (n, o) over each sample's cluster."""
+    rows = np.unique(labels, return_inverse=True)[1]
+    sums = np.stack([np.bincount(rows, weights=column) for column in y.T], 1)
+    means: NDArray[np.float64] = (sums / np.bincount(rows)[:, None])[rows]
+    return means
+
+
+def _mean_view(group: int, means: NDArray[np.float64]) -> str:
+    """The mean target of the samples with which models of a group put a sample, mean over the models."""
+    return f"group {group}: with targets of mean {_numbers(means.mean(0))}"
+
+
+def _numbers(values: NDArray[np.float64]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
 
 
 def _view(group: int, labels: NDArray[np.int64]) -> str:

@@ -34,7 +34,7 @@ from consilience.population.population import Population
 from consilience.report.results import ChanceSummary, Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.schema import read_object
 from consilience.studies.portraits import CHANNELS, kernel_shape, portraits
-from consilience.studies.samples import check_fits
+from consilience.studies.samples import fitted
 from consilience.studies.significance import measured_significance
 from consilience.training import Run, Trained, Training, fit_members
 from consilience.training.fresh import initialise
@@ -195,9 +195,9 @@ def run_experiment(
     Multiples wider than the number of clusters are left out, and so are corrections that need calibration data if there
     is none. ``obtained`` says on the page how to get these numbers again.
     """
+    data = fitted(census.population_, data)
     contest = _Contest(census, data, random_state)
     population = contest.population
-    check_fits(population, data)
     progress("members and their ensemble")
     contest.add_members()
     usable = [c for c in corrections if census.calibration_ is not None or c == "none"]

@@ -54,7 +54,7 @@ class Request(InputShape, OwnNetworks, Reading, Options, Output):
     circuits: int = 50_000
     """Look for circuits in a network of at most this many weights; 0 for none."""
     data: str | None = field(default=None, metadata=INPUT)
-    """Labeled data for accuracies, lesions and circuits; by default the data that the population was trained on."""
+    """Labeled data for accuracies (or R²), lesions and circuits; by default what the population was trained on."""
 
 
 def run(request: Request) -> Result:
@@ -64,7 +64,7 @@ def run(request: Request) -> Result:
     from consilience.studies.modularity_result import Networks, found_text, run_modularity
     from consilience.studies.networks import open_networks, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import known_source
+    from consilience.studies.samples import known_source, packed
 
     check_destination(request.out, KIND)
     check_count("circuits", request.circuits, least=0)
@@ -80,7 +80,8 @@ def run(request: Request) -> Result:
 
     def make() -> tuple[str, str]:
         loaded = None if data is None else data.load()
-        samples = loaded.test if loaded is not None and loaded.task == "classification" else None
+        told = loaded is not None and loaded.task in ("classification", "regression")
+        samples = packed(population, loaded.test) if loaded is not None and told else None
         networks = Networks(source, population, request.member, assembly)
         measure = partial(cs.Clusterability, **arguments(request, cs.Clusterability), n_jobs=-1)
         with stages(f"modularity of {len(population)} networks") as progress:

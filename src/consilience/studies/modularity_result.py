@@ -10,7 +10,7 @@ from typing import Any
 from consilience.checks import check_count
 from consilience.data import Dataset
 from consilience.errors import InputError
-from consilience.evaluation import evaluate
+from consilience.evaluation import RegressionScore, Score, evaluate
 from consilience.modularity import (
     Circuit,
     Clusterability,
@@ -24,7 +24,7 @@ from consilience.modularity.circuits import CRITERIA
 from consilience.modularity.cross import clusterable_matrices
 from consilience.modularity.graph import parts_of, representative
 from consilience.modularity.lesions import Lesions, Specialisation
-from consilience.modularity.outputs import as_labelled
+from consilience.modularity.outputs import as_told
 from consilience.population import Member, Population
 from consilience.report.modularity import ModularityResult, NetworkRow, modularity_sentences, modularity_table
 from consilience.store import result_text
@@ -73,14 +73,17 @@ def run_modularity(
     """
     if samples is not None:
         for _, _, member in networks.rows:
-            as_labelled(member.network, samples.x, samples.y)
+            as_told(member.network, samples.x, samples.y)
     rows, details, crosses = [], [], []
     for name, kind, member in networks.rows:
         progress(name)
         details.append(measure().fit(member.network))
         crosses.append(_cross(member.network, details[-1]))
-        accuracy = None if samples is None else evaluate(member.module, samples).quality
-        rows.append(NetworkRow.of(name, kind, accuracy, details[-1], crosses[-1]))
+        score = None if samples is None else evaluate(member.module, samples)
+        accuracy, r2 = (
+            None if not isinstance(score, kind_of) else score.quality for kind_of in (Score, RegressionScore)
+        )
+        rows.append(NetworkRow.of(name, kind, accuracy, details[-1], crosses[-1], r2))
     shown = networks.shown
     network, detail, name = networks.population.members[shown].network, details[shown], networks.rows[shown][0]
     clusters = {layer.name: detail.labels_[layer.name] for layer in network.architecture.free}
@@ -90,7 +93,8 @@ def run_modularity(
         x, y, seed = samples.x, samples.y, detail.random_state
         probe = specialisation(network, clusters, x, y)
         effects = lesions(network, clusters, x, y, n_random=LESION_SETS, random_state=seed)
-        if sum(part.weights.numel() for part in parts_of(network)) <= largest_circuit:
+        small = sum(part.weights.numel() for part in parts_of(network)) <= largest_circuit
+        if small and not samples.y.is_floating_point():  # circuits are of classes
             some = samples.sample(CIRCUIT_SAMPLES, seed)
             circuits = list(_circuits(network, some, lambda label: progress(f"circuits of class {label}")))
     of_map = {(cross.map, cross.read): cross for cross in crosses[shown]}
@@ -129,8 +133,9 @@ def found_text(result: ModularityResult) -> str:
 
 
 def _probe(probe: Specialisation) -> dict[str, Any]:
-    accuracies = {"accuracy": probe.before, "off": probe.off, "alone": probe.alone}
-    return {"classes": [str(label) for label in range(len(probe.before))], **accuracies, "clusters": probe.labels}
+    name = "classes" if probe.metric == "accuracy" else "outputs"
+    accuracies = {"accuracy" if name == "classes" else "r2": probe.before, "off": probe.off, "alone": probe.alone}
+    return {name: [str(label) for label in range(len(probe.before))], **accuracies, "clusters": probe.labels}
 
 
 def _effects(effects: Lesions) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Reading:
     layout: Layout = field(default="auto", metadata=INPUT)
     """Layout of images in a .npz file, where it cannot be told from their shape; rows leaves the axes as they are."""
     columns: tuple[str, ...] = field(default=(), metadata=INPUT)
-    """Columns of a .csv or .parquet file that are inputs; by default all but the targets."""
+    """Columns of a .csv or .parquet file that are inputs; by default all but the targets. Of a .npz file, the names of
+    several inputs: of x mask, the arrays x_train, x_test, mask_train and mask_test."""
     target: tuple[str, ...] = field(default=(), metadata=INPUT)
     """Column of a .csv or .parquet file with the labels or numbers to predict, or several; by default label or y."""
     task: Task | None = field(default=None, metadata=INPUT)

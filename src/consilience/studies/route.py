@@ -57,7 +57,7 @@ def run(request: Request) -> Result:
     from consilience.studies.networks import open_census
     from consilience.studies.progress import stages
     from consilience.studies.routing_result import found_text, run_routing
-    from consilience.studies.samples import check_fits, source_of
+    from consilience.studies.samples import fitted, source_of
 
     check_destination(request.out, "network")
     check_number("active", request.active, least=0, most=1)
@@ -70,8 +70,7 @@ def run(request: Request) -> Result:
 
     def make() -> Made:
         census, _ = open_census(request.census, request.module, request.key, request.output)
-        data = source.load()
-        check_fits(census.population_, data)
+        data = fitted(census.population_, source.load())
         with stages("routing") as progress:
             setting = arguments(request, run_routing)
             network, result = run_routing(census, data.validation, obtained(request), progress, **setting)

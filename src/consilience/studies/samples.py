@@ -23,6 +23,7 @@ from consilience.errors import ArtefactError, InputError
 from consilience.names import Scaled, Task
 from consilience.population import Population
 from consilience.schema import read_entries
+from consilience.several import are_several
 from consilience.store import read_config
 from consilience.store.config import CONFIG
 from consilience.studies.request import Reading
@@ -223,8 +224,22 @@ def _place(name: str, population: Path) -> str:
     return next((prefix + str(place) for place in places if place.is_file()), name)
 
 
-def check_fits(population: Population, data: Data) -> None:
-    """Raise unless data has the inputs and targets of a population."""
+def packed(population: Population, samples: Dataset) -> Dataset:
+    """Return samples with several inputs side by side in one tensor, as the members take them; others as they are."""
+    if not are_several(samples.x):
+        return samples
+    if population.inputs is None:
+        got = ", ".join(map(repr, samples.x))
+        raise InputError(f"data must have the one input of the members, got {got}", cure="leave --columns out")
+    return replace(samples, x=population.inputs.pack(samples.x, "data"))
+
+
+def fitted(population: Population, data: Data) -> Data:
+    """Return data with inputs as the members take them; raise unless it has the inputs and targets of a population."""
+    if are_several(data.train.x):
+        train, calibration = packed(population, data.train), packed(population, data.calibration)
+        validation, test = packed(population, data.validation), packed(population, data.test)
+        data = replace(data, train=train, calibration=calibration, validation=validation, test=test)
     shape, n_outputs = tuple(data.test.x.shape[1:]), population.architecture.n_outputs
     wanted, kind = population.architecture.program.input_shape, KINDS[data.task]
     if shape != wanted or data.n_outputs != n_outputs:
@@ -236,6 +251,7 @@ def check_fits(population: Population, data: Data) -> None:
     if population.task not in (None, data.task):
         got, cure = f"{data.task} of {data.name}", f"pass --task {population.task}, or other data"
         raise InputError(f"the task must be that of the members, {population.task}, got {got}", cure=cure)
+    return data
 
 
 def unseen_source(sources: Sequence[str], data: str | None, random_state: int, reading: Reading) -> Source:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import consilience as cs
 from consilience.errors import InputError
 from consilience.names import Activation, Net, Optimizer, RateSchedule, Shuffle, Subset
+from consilience.several import are_several
 from consilience.studies.request import ADDED, INPUT, Options, Output, Reading, argument, arguments, flag
 from consilience.studies.result import Result, named_value, run_cached
 
@@ -128,6 +129,11 @@ def network(request: Request, data: cs.Data) -> Module:
             raise InputError(f"{flag(name)} must be left out with --net {kind}, got {value}")
     if not 0 <= request.dropout < 1:
         raise InputError(f"--dropout must be a probability in [0, 1), got {request.dropout}")
+    if are_several(data.train.x):
+        cure = "train networks of several inputs in Python, by consilience.train_population"
+        raise InputError(
+            f"--data must have one input for networks of this package, got several in {data.name}", cure=cure
+        )
     if (data.task == "next-token") != (kind in LANGUAGE):
         got, cure = (
             f"--net {kind} for {data.task} of {data.name}",

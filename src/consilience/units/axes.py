@@ -78,11 +78,20 @@ class Axis:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which positions of each sample are used: all, or evenly spread ones where there would be too many rows."""
+    """Which positions of each sample are used: all, or evenly spread ones where there would be too many rows.
+
+    Attributes
+    ----------
+    n_samples : how many samples there are.
+    max_rows : in all; each sample has at least one.
+    always : of values with so many positions, those that every sample has, up to half of its rows.
+    numbers : of the samples at hand, among ``n_samples``.
+    """
 
     n_samples: int
-    max_rows: int  # in all; each sample has at least one
-    numbers: Tensor | None = field(default=None, compare=False)  # of the samples at hand, among ``n_samples``
+    max_rows: int
+    always: Mapping[int, Tensor] = field(default_factory=dict, compare=False)
+    numbers: Tensor | None = field(default=None, compare=False)
 
     def taken(self, which: Tensor) -> Sampling:
         """Return the sampling of some of the samples, at the same positions of each."""
@@ -96,7 +105,11 @@ class Sampling:
             return sample, place
         number = sample + start if self.numbers is None else self.numbers[sample + start]
         shifted = (number.double() * GOLDEN + place.double() / per_sample) % 1
-        return sample, (shifted * n_positions).long().clamp(max=n_positions - 1)
+        position = (shifted * n_positions).long().clamp(max=n_positions - 1)
+        always = self.always.get(n_positions, position[:0])[: per_sample // 2]
+        if len(always):
+            position.view(count, per_sample)[:, : len(always)] = always
+        return sample, position
 
     def of(self, units: Tensor, start: int) -> Tensor:
         """Return rows (r, u) of the values of units (n, u, p) of samples from ``start``."""

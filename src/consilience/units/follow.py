@@ -124,7 +124,7 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
         crossing=tuple(dict.fromkeys(walk.crossing)),
         elementwise=frozenset(walk.elementwise),
         cuts=tuple((path, parts, names[walk.root(group)]) for path, parts, group in dict.fromkeys(walk.cuts)),
-        statistics=tuple(_statistic(walk, maps, normed, names) for normed in walk.statistics),
+        statistics=_of_one_norm([_statistic(walk, maps, normed, names) for normed in walk.statistics]),
     )
 
 
@@ -207,16 +207,26 @@ def _statistic(walk: Walk, maps: Sequence[Map], normed: Normed, names: Mapping[i
     each = [(names[group], part) for group, part in zip(normed.groups, normed.parts, strict=True) if group is not None]
     norm = statistic_of(walk.program, normed.node, each)
     inside = [m for m in maps if norm.module is not None and m.weight.startswith(f"{norm.module}.")]
-    if not inside or None in normed.groups or len(inside) != len(each):
-        return replace(norm, module=None)
-    if any(m.weight != f"{norm.module}.weight" or not m.per_unit for m in inside):
+    scales = [m for m in inside if m.weight == f"{norm.module}.weight" and (m.per_unit or not m.reads)]
+    others = {m.weight for m in inside if m not in scales} - {f"{norm.module}.bias"}  # which may be added by hand
+    if not scales or others or None in normed.groups or len(scales) != len(each):
         return replace(norm, module=None)
     if not norm.positions:
         taken = _taken_by(walk, normed, str(norm.module))
         if taken is None:
             return replace(norm, module=None)
         norm = replace(norm, units_second=taken)
-    return replace(norm, shift=inside[0].shift)
+    return replace(norm, shift=scales[0].shift)
+
+
+def _of_one_norm(statistics: Sequence[Statistic]) -> tuple[Statistic, ...]:
+    """Statistics of which several may be one norm written by hand: then the first mean is subtracted."""
+    whole = list[Statistic]()
+    for norm in statistics:
+        mates = [own for own in statistics if own.module == norm.module and own.kind != "norm"]
+        several = norm.module is not None and norm in mates and len(mates) > 1
+        whole.append(replace(norm, centred=True, eps=max(own.eps for own in mates)) if several else norm)
+    return tuple(whole)
 
 
 def _taken_by(walk: Walk, normed: Normed, module: str) -> bool | None:

@@ -49,7 +49,7 @@ class Statistic:
     shift : what is added to the weight.
     positions : whether the statistic is over positions too, with units along dimension 1.
     units_second : whether units lie along dimension 1, not the last, in what the module takes and returns.
-    is_mean : whether the operation is a mean alone, as of a norm written by hand.
+    kind : "norm", or the operation alone, "mean" or "var", of a norm written by hand.
     """
 
     value: str
@@ -61,7 +61,7 @@ class Statistic:
     shift: float
     positions: bool
     units_second: bool
-    is_mean: bool
+    kind: str
 
     def grouping(self, widths: Sequence[Sequence[int]]) -> Grouping:
         """Return the grouping that keeps members apart; ``widths`` has the units of each member, by layer."""
@@ -154,20 +154,24 @@ def group_norms(module: nn.Module, norms: Mapping[Statistic, Grouping]) -> None:
 
 def with_grouped_norms(program: Program, norms: Mapping[Statistic, Grouping]) -> Program:
     """Return the program with grouped norms."""
-    functions = {norm.value: _Grouped(grouping, norm.is_mean) for norm, grouping in norms.items()}
+    functions = {norm.value: _Grouped(grouping, norm.kind) for norm, grouping in norms.items()}
     return replace(program, functions={**program.functions, **functions})
 
 
 @dataclass(frozen=True)
 class _Grouped:
-    """The operation of a statistic, by group: a whole norm, or the mean that one written by hand takes."""
+    """The operation of a statistic, by group: a whole norm, or the mean or variance that one written by hand takes."""
 
     grouping: Grouping
-    is_mean: bool
+    kind: str
 
-    def __call__(self, value: Tensor, shape: object, *options: Any, **_: Any) -> Tensor:
-        if self.is_mean:  # mean(value, dims, keepdim)
-            return mean_of_groups(value, self.grouping)
+    def __call__(self, value: Tensor, shape: Any, *options: Any, **_: Any) -> Tensor:
+        if self.kind != "norm":  # mean(value, dims, keepdim), var(value, dims, ...)
+            (dim,) = shape
+            value = value.movedim(dim, -1)
+            mean = mean_of_groups(value, self.grouping)
+            mean = mean_of_groups((value - mean).square(), self.grouping) if self.kind == "var" else mean
+            return mean.movedim(-1, dim)
         weight, bias = (*options, None, None)[:2]  # of a layer or group norm; an RMS norm has no bias
         return normalized(value, replace(self.grouping, shift=0.0), weight, bias if self.grouping.centred else None)
 
@@ -175,7 +179,7 @@ class _Grouped:
 def statistic_of(program: Program, node: fx.Node, layers: Sequence[tuple[str, int]]) -> Statistic:
     """Return what is known of a norm from the operation that computes its statistic, of layers and their parts."""
     name, given = str(node.target), [*node.args, *[None] * 5]
-    is_mean, positions = False, "group_norm" in name
+    kind, positions = "norm", "group_norm" in name
     if positions or "layer_norm" in name:
         centred, eps = True, 1e-5 if given[4] is None else float(given[4])  # type: ignore[arg-type]
     elif "rms_norm" in name:
@@ -183,8 +187,9 @@ def statistic_of(program: Program, node: fx.Node, layers: Sequence[tuple[str, in
         eps = torch.finfo(torch.float32).eps if given[3] is None else float(given[3])  # type: ignore[arg-type]
     else:
         numbers = [a for user in node.users for a in user.args if isinstance(a, int | float)]
-        centred, is_mean, eps = False, True, float(numbers[0]) if len(numbers) == 1 else 0.0
+        kind = "var" if "var" in name else "mean"
+        centred, eps = kind == "var", float(numbers[0]) if len(numbers) == 1 else 0.0
     stack = [path for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items() if not key.startswith("_")]
     module = stack[-1] if stack else None
     names, parts = zip(*layers, strict=True)
-    return Statistic(node.name, names, parts, module, centred, eps, 0.0, positions, False, is_mean)
+    return Statistic(node.name, names, parts, module, centred, eps, 0.0, positions, False, kind)

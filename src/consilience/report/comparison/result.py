@@ -40,7 +40,7 @@ class DisputedSample:
 
     id: str  # its name
     picture: Picture | None  # None if the sample is not an image
-    label: str  # its class
+    label: str  # its class or target, in words
     disagreement: float  # from 0 (all models agree on the samples that are like it) to 1
     views: Sequence[str]  # what each group of models makes of it, a line each
 
@@ -56,6 +56,7 @@ class ComparisonResult:
     disputed: Sequence[DisputedSample] = ()  # samples that groups see most differently, the worst first
     barriers: Array | None = None  # (m, m) loss barriers, NaN where there is none; None if they were not measured
     obtained: Mapping[str, Any] = field(default_factory=dict)  # command, seed, versions, settings
+    of_numbers: bool = False  # whether samples have numbers as targets, not classes
 
     @property
     def measure(self) -> Measure:
@@ -104,7 +105,8 @@ def comparison_table(result: ComparisonResult, over: str = "") -> Table:
     With one family all pairs are within it. ``over`` is a heading for the values of the measure.
     """
     comparison = result.comparison
-    headings = ("Within families", "Between families", "Groups", "Adjusted Rand with families", "Purity")
+    told = "Targets explained" if result.of_numbers else "Purity"
+    headings = ("Within families", "Between families", "Groups", "Adjusted Rand with families", told)
     columns = [Column(heading, over if heading.endswith("n families") else "") for heading in headings]
     rows = []
     for place, values in comparison.matrix_.items():

@@ -24,7 +24,7 @@ from consilience.modularity import Circuit, Clusterability, CrossModularity
 from consilience.modularity.cross import entries
 from consilience.modularity.graph import Part
 from consilience.modularity.lesions import Lesions, Specialisation
-from consilience.report.modularity.result import BEYOND, NetworkRow, beyond
+from consilience.report.modularity.result import BEYOND, NetworkRow, beyond, of_each
 from consilience.report.numbers import decimal
 from consilience.report.plots import count_ticks, dot, heat_map, legend_above, plain_log_ticks, runs, strip
 from consilience.report.style import GRID, INK, MUTED, SMALL, new_axes, new_figure, shortened, styled
@@ -161,7 +161,7 @@ def weight_matrices(
 
 @styled
 def class_clusters(probe: Specialisation) -> Figure:
-    """Draw accuracy lost by each class with each cluster off, and left with each cluster alone, in %."""
+    """Draw accuracy (or R²) lost by each class (output) with each cluster off, and left with each alone, in %."""
     names, classes = [str(label) for label in probe.labels], [str(label) for label in range(len(probe.before))]
     figure = new_figure(1.2 + 0.42 * (len(names) + 1))
     off, alone = figure.subplots(2, 1, sharex=True, height_ratios=[len(names), len(names) + 1])
@@ -169,12 +169,20 @@ def class_clusters(probe: Specialisation) -> Figure:
     digits = 0 if len(classes) <= 24 else None
     heat_map(off, 100 * probe.drop.T, colors="RdBu_r", limits=(-largest, largest), rows=names, digits=digits)
     both = 100 * np.vstack([probe.before[None], probe.alone.T])
-    heat_map(alone, both, colors="Blues", limits=(0, 100), rows=["all on", *names], columns=classes, digits=digits)
+    heat_map(
+        alone,
+        np.maximum(both, 0),
+        colors="Blues",
+        limits=(0, 100),
+        rows=["all on", *names],
+        columns=classes,
+        digits=digits,
+    )
     alone.axhline(0.5, color="white", linewidth=2.5)
-    off.set_title("accuracy lost (points)", loc="left")
-    alone.set_title("accuracy left (%)", loc="left")
+    off.set_title(f"{probe.metric} lost (points)", loc="left")
+    alone.set_title(f"{probe.metric} left (%{', below 0 as 0' if both.min(initial=0) < 0 else ''})", loc="left")
     off.set_ylabel("cluster off")
-    alone.set(ylabel="cluster alone", xlabel="class")
+    alone.set(ylabel="cluster alone", xlabel=of_each(probe))
     return figure
 
 
@@ -229,7 +237,7 @@ def cluster_lesions(lesions: Lesions) -> Figure:
     texts = [f"{label}\n{size}" for label, size in zip(lesions.labels, lesions.sizes, strict=True)]
     step = -(-n // 16)
     single.set_xticks(x[::step], texts[::step])
-    single.set(xlabel="cluster, and number of its units", ylabel="accuracy lost (points)")
+    single.set(xlabel="cluster, and number of its units", ylabel=f"{lesions.metric} lost (points)")
     single.grid(visible=False, axis="x")
     random = Line2D([], [], color=SHUFFLED, linewidth=6, label="random units off (mean ± 2 sd)")
     legend_above(single, [dot(SHOWN, "cluster off"), random])

@@ -47,10 +47,17 @@ class NetworkRow:
     p: float
     cross: float  # mean cross-cluster modularity of its weight matrices; NaN if unknown
     cross_null: float  # the same of shuffled matrices; NaN if one of them cannot be shuffled
+    r2: float | None = None  # of networks of numbers, in place of the accuracy
 
     @classmethod
     def of(
-        cls, name: str, kind: str, accuracy: float | None, fitted: Clusterability, cross: Sequence[CrossModularity]
+        cls,
+        name: str,
+        kind: str,
+        accuracy: float | None,
+        fitted: Clusterability,
+        cross: Sequence[CrossModularity],
+        r2: float | None = None,
     ) -> NetworkRow:
         """Return the row of a network from its n-cuts and the C of its matrices."""
         null = fitted.null_ if len(fitted.null_) > 1 else np.full(2, math.nan)
@@ -58,7 +65,7 @@ class NetworkRow:
         chance = (float(null.mean()), float(null.std(ddof=1)), fitted.z_, fitted.p_)
         value = mean_and_sd([c.value for c in cross])[0]
         of_null = float(np.mean([c.null_mean for c in cross])) if cross else math.nan
-        return cls(name, kind, accuracy, n_units, n_removed, fitted.n_cut_, *chance, value, of_null)
+        return cls(name, kind, accuracy, n_units, n_removed, fitted.n_cut_, *chance, value, of_null, r2)
 
     @property
     def below(self) -> float:
@@ -108,6 +115,11 @@ def beyond(effects: Effects) -> np.ndarray:
     return effects.single > limit
 
 
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+ACCURACY, R2 = "Accuracy (%)", "R² (%)"
 Cells = dict[str, tuple[Callable[[NetworkRow], float | None], int]]
 NUMBERS: Cells = {  # heading → value and decimals
     "n-cut": (lambda row: row.n_cut, 2),
@@ -117,17 +129,26 @@ NUMBERS: Cells = {  # heading → value and decimals
     "p": (lambda row: row.p, 2),
     "C": (lambda row: row.cross, 2),
     "C shuffled": (lambda row: row.cross_null, 2),
-    "Accuracy (%)": (lambda row: None if row.accuracy is None else 100 * row.accuracy, 2),
+    ACCURACY: (lambda row: _percent(row.r2 if row.accuracy is None else row.accuracy), 2),
     "Units": (lambda row: row.n_units, 0),
     "No edge": (lambda row: row.n_removed, 0),
 }
+
+
+def of_each(probe: Specialisation) -> str:
+    """Return what a specialisation is by: classes, or the outputs of networks of numbers."""
+    return "class" if probe.metric == "accuracy" else "output"
 
 
 def modularity_table(rows: Sequence[NetworkRow]) -> Table:
     """Return the table of networks; several members are followed by a row of their means and standard deviations."""
     if not rows:
         raise InputError("rows must have one network or more, got none")
-    columns = [Column("Network", is_text=True), Column("Kind", is_text=True), *map(Column, NUMBERS)]
+    numbers = {
+        (R2 if heading == ACCURACY and any(row.r2 is not None for row in rows) else heading): entry
+        for heading, entry in NUMBERS.items()
+    }
+    columns = [Column("Network", is_text=True), Column("Kind", is_text=True), *map(Column, numbers)]
     cells = [[row.name, row.kind, *_numbers(row)] for row in rows]
     members = [index for index, row in enumerate(rows) if row.kind == "member"]
     if len(members) > 1:
@@ -203,10 +224,11 @@ def _lesions(result: ModularityResult) -> list[str]:
         return []
     effects, drop = result.lesions.accuracy, np.nan_to_num(result.probe.drop, nan=-math.inf)
     label, column = np.unravel_index(int(drop.argmax()), drop.shape)
+    probe, more = result.probe, int(beyond(effects).sum())
     return [
-        f"With a cluster off, {int(beyond(effects).sum())} of {len(effects.single)} cost more accuracy than as many "
-        f"random units (by over {BEYOND:g} of their standard deviations); class {label} loses most "
-        f"({decimal(100 * float(drop[label, column]), 0)} points without cluster {result.probe.labels[column]})."
+        f"With a cluster off, {more} of {len(effects.single)} cost more {probe.metric} than as many "
+        f"random units (by over {BEYOND:g} of their standard deviations); {of_each(probe)} {label} loses most "
+        f"({decimal(100 * float(drop[label, column]), 0)} points without cluster {probe.labels[column]})."
     ]
 
 

@@ -57,6 +57,16 @@ def mean(walk: Walk, node: fx.Node) -> Label:
     return {d: runs for d, runs in label.items() if d != dim}
 
 
+def var(walk: Walk, node: fx.Node) -> Label:
+    """``var(value, dims, correction, keepdim)`` over positions, or over all units, as in a norm written by hand."""
+    value = walk.only_value(node)
+    gone = {d % n_dims(value) for d in walk.option(node, "dim") or ()}
+    correction = walk.option(node, "unbiased" if node.target is aten.var.dim else "correction")
+    if len(gone) != 1 or not gone & walk.label(value).keys() or correction not in (0, False):
+        return over_named("var")(walk, node)
+    return mean(walk, node)
+
+
 def pad(walk: Walk, node: fx.Node) -> Label:
     """``pad(value, amounts, mode, constant)``; zeros and copies of values commute with factors."""
     value = walk.only_value(node)
@@ -93,8 +103,8 @@ HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
     aten.min.dim: over_named("max_pool"),
     aten.std.dim: over_named("std"),
     aten.std.correction: over_named("std"),
-    aten.var.dim: over_named("var"),
-    aten.var.correction: over_named("var"),
+    aten.var.dim: var,
+    aten.var.correction: var,
     aten.linalg_vector_norm.default: over_named("norm"),
     aten.pad.default: pad,
     aten.constant_pad_nd.default: pad,

@@ -14,6 +14,7 @@ from consilience.units.operations.sections import is_all, part_of_units, pile, t
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims, size
 
+SWAPS = (aten.transpose.int, aten.swapaxes.default, aten.swapdims.default)
 SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # they have the new sizes as argument
 PRODUCTS = (aten.matmul.default, aten.mm.default, aten.addmm.default)
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
@@ -37,7 +38,8 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
         targets = [d for d in targets if after[d] != 1] or targets[:1]
         mixed = 0 in sources and walk.varies(value)
         if len(carrying) > 1 or carrying[0] != sources[0] or mixed or not targets:
-            raise walk.error("units and positions change places", node, "flatten with units first: (n, u, ...)")
+            cure = "flatten with units first: (n, u, ...); in place of a channel shuffle, mix channels by a convolution"
+            raise walk.error("units and positions change places", node, cure)
         rest, divisor = math.prod(before[d] for d in sources[1:]), math.prod(after[d] for d in targets[1:])
         if len(runs) == 1 and runs[0].group is not None and rest == 1 and divisor > runs[0].block:
             walk.refine(runs[0].group, divisor // runs[0].block)  # units of several rows, as heads are
@@ -54,14 +56,17 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
 
 
 def permute(walk: Walk, node: fx.Node) -> Label:
-    """``permute(value, order)`` and ``transpose(value, a, b)``; samples stay first."""
+    """``permute(value, order)``, ``transpose(value, a, b)`` and ``movedim(value, a, b)``; samples stay first."""
     if _turns_weight(walk, node):
         return {}
     value = only_value(walk, node, piled=True)
     order = list(range(n_dims(value)))
-    if node.target is aten.transpose.int:
+    if node.target in SWAPS:
         a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
         order[a], order[b] = b, a
+    elif node.target is aten.movedim.int:
+        a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
+        order.insert(b, order.pop(a))
     else:
         order = [d % len(order) for d in walk.arguments(node, 2)[1]]
     if value in walk.piled:
@@ -158,8 +163,7 @@ HANDLERS = {
     aten.sym_size.int: number_of,
     aten.unbind.int: unbind,
     **dict.fromkeys((*SIZED, *UNSIZED), reshape),
-    aten.permute.default: permute,
-    aten.transpose.int: permute,
+    **dict.fromkeys((aten.permute.default, aten.movedim.int, *SWAPS), permute),
     **dict.fromkeys((aten.numpy_T.default, aten.t.default), transpose),
     aten.expand.default: expand,
     aten.slice.Tensor: cut,
