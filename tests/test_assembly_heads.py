@@ -54,7 +54,8 @@ def test_each_sweep_over_heads_lowers_the_error(monkeypatch: pytest.MonkeyPatch)
         fitted = moments.heads(values, outgoing, strength=1e-12)
         errors.append(moments.error(fitted, moments.outgoing(fitted)))
     assert errors[0] - errors[1] > 0.05
-    assert errors[1] >= errors[2] - 1e-9 and errors[2] >= errors[3] - 1e-9
+    assert errors[1] >= errors[2] - 1e-9
+    assert errors[2] >= errors[3] - 1e-9
 
 
 def gpts(n: int = 2) -> Population:
@@ -82,7 +83,8 @@ def test_fitted_heads_are_nearer_to_their_target_on_held_out_samples(monkeypatch
 
     monkeypatch.setattr(build, "with_fitted_heads", fitted)
     Assembler(Census(n_resamples=0).fit(population, x)).assemble("1x", choice="cut")
-    assert compared and all(after < 0.98 * before for before, after in compared)
+    assert compared
+    assert all(after < 0.98 * before for before, after in compared)
 
 
 class Squashed(GPT):
@@ -107,7 +109,8 @@ def test_heads_that_are_not_linear_in_their_values_are_left_as_they_are(monkeypa
 
     monkeypatch.setattr(build, "with_fitted_heads", fitted)
     Assembler(Census(n_resamples=0).fit(population, x)).assemble("1x", choice="cut")
-    assert left and all(left)
+    assert left
+    assert all(left)
 
 
 class LargestPosition(nn.Module):
