@@ -66,7 +66,7 @@ def _directions(responses: Responses, layer: str, width: int) -> Basis:
     metrics = [_metric(*own, layer, centred) for own in zip(responses.networks, unit, strict=True)]
     n = min(width - centred, sum(z.shape[1] for z in values))
     there, back = _axes(unit, metrics, n)
-    made = sum(z @ part for z, part in zip(unit, there, strict=True))
+    made = torch.stack([z @ part for z, part in zip(unit, there, strict=True)]).sum(0)
     present = float((made.square().sum() / (len(made) * width)).sqrt())
     scale = sum(sizes) / len(sizes) / present if present > 0 else 1.0  # so that ã is as long as the members' z
     spread = _complement(width) if centred else torch.eye(width, dtype=torch.float64)
