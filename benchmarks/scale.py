@@ -385,9 +385,15 @@ def kill_lines(rows: list[Kill]) -> list[str]:
         mine = [row for row in rows if (row.command, row.victim) == (command, victim)]
         counts = len(mine), sum(row.status == 0 for row in mine), sum(row.same_bytes for row in mine)
         cells.append([command, victim, *map(str, (*counts, sum(row.stray for row in mine)))])
-    return [*table(("command", "killed", "kills", "ended without a rerun", "same bytes", "stray files"), cells, 2), ""]
+    return [
+        *table(("command", "killed", "kills", "ended without a rerun", "same bytes", "stray files"), cells, 2),
+        "",
+        ENDED,
+        "",
+    ]
 
 
+ENDED = "What had ended before the moment of its kill is counted as ended without a rerun."
 PARTS = {
     "engines": Part("What an engine costs", overheads, overhead_lines, row=Overhead),
     "train": Part("Training in blocks", train, train_lines, row=Trained),
