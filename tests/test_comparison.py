@@ -783,6 +783,10 @@ def test_of_numbers_purity_is_the_share_of_their_variance_between_clusters() -> 
     np.testing.assert_allclose(found.purity_["hidden.0"], expected)
     assert compared([net, net], y=Y).n_clusters_ == int(Y.max()) + 1
     assert compared([net, net], y=numbers).n_clusters_ == 3  # outputs
+    column = Y.double()[:, None]  # whole numbers, as counts are
+    means = torch.stack([column[torch.from_numpy(labels == label)].mean() for label in range(3)])[labels, None]
+    expected = 1 - float((column - means).square().mean() / column.var(correction=0))
+    np.testing.assert_allclose(compared([net, net], y=column, n_clusters=3).purity_["hidden.0"], expected)
 
 
 def test_inputs_may_lie_backwards_or_be_read_only() -> None:

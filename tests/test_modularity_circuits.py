@@ -202,6 +202,21 @@ def test_lesions_of_networks_of_numbers_by_brute_force() -> None:
         lesions(network, CLUSTERS, x, torch.full((90, 3), 0.5))
 
 
+@pytest.mark.parametrize(("n_outputs", "shape"), [(1, (90,)), (1, (90, 1)), (2, (90, 2))])
+def test_whole_numbers_are_numbers_where_they_can_be_no_classes(n_outputs: int, shape: tuple[int, ...]) -> None:
+    module, x = MLP(6, [7, 5], n_outputs), inputs(90)
+    network, y = traced(module, x), torch.arange(90 * n_outputs).remainder(7).float().reshape(shape)
+    assert lesions(network, CLUSTERS, x, y, n_random=2).metric == "R²"
+    assert specialisation(network, CLUSTERS, x, y).before.shape == (n_outputs,)
+
+
+def test_rows_with_a_one_are_classes() -> None:
+    module, x = random_mlp([7, 5]), inputs(90)
+    network, y = traced(module, x), torch.arange(90) % 3
+    for same in (y.float(), y.float()[:, None], torch.eye(3)[y]):
+        assert lesions(network, CLUSTERS, x, same, n_random=2).loss.before == lesions(network, CLUSTERS, x, y).loss.before
+
+
 def test_random_units_are_as_many_in_each_layer_from_all_of_it() -> None:
     """A readout that counts tells how many, and which, units were off."""
     module, x = MLP(2, [8], 2), torch.ones(1, 2)

@@ -132,15 +132,16 @@ def checked_inputs(x: Any, argument: str) -> Tensor:
 
 
 def _checked_targets(y: ArrayLike, n: int) -> Targets:
-    """Classes as numbers from 0 on; or, of a floating point type and not all whole or of several columns, numbers."""
+    """Classes as numbers from 0 on; or, of a floating point type and not all whole or of two dimensions, numbers."""
     texts = isinstance(y, np.ndarray | list | tuple) and all(isinstance(name, str) for name in y)
     if texts:
         labels = np.asarray(y)
     else:
         tensor = as_tensor(y, "y").cpu()
         labels = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-        with suppress(InputError):
-            labels = as_labels(tensor, n, "y").numpy() if labels.ndim == 2 else labels  # a column, or one-hot rows
+        if labels.ndim == 2 and labels.dtype.kind != "f":
+            with suppress(InputError):
+                labels = as_labels(tensor, n, "y").numpy()  # a column, or one-hot rows
     if labels.dtype.kind == "f" and labels.ndim in (1, 2) and len(labels) == n:
         check_finite(tensor, "y")
         if labels.ndim == 2 or not bool((labels == np.round(labels)).all()):

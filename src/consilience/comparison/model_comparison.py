@@ -111,8 +111,8 @@ class ModelComparison:
         ----------
         models : at least two modules (a mapping name → module or a sequence), a population or a mapping of populations.
         X : inputs (n, ...), or a mapping model → inputs of the same samples, if models take different forms of them.
-        y : (n,) classes; for ``purity_`` and the number of clusters. With tokens as rows, (n, t). Or numbers (n,) or
-            (n, o) of a floating point type; for ``purity_``.
+        y : (n,) classes; for ``purity_`` and the number of clusters. With tokens as rows, (n, t). Or numbers (n, o), or
+            (n,) not all whole, of a floating point type; for ``purity_``.
         ids : n different ints or strings; or a mapping model → ids, which must be the same in the same order.
         epochs : of populations with snapshots (``train_population(checkpoint_epochs=...)``).
 

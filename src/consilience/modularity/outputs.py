@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from consilience.checks import as_inputs, as_labels, as_tensor, check_tokens, describe, is_integers
+from consilience.checks import as_inputs, as_labels, as_tensor, check_tokens, describe, is_integers, with_one_label
 from consilience.errors import InputError
 from consilience.signals.batches import batch_size
 from consilience.tasks import as_targets, check_varies
@@ -43,16 +43,18 @@ def as_labelled(network: object, x: object, y: object) -> tuple[Tensor, Tensor]:
 def as_told(network: object, x: object, y: object) -> tuple[Tensor, Tensor]:
     """Return inputs x (n, ...) of a network and the targets of its rows of outputs, or raise.
 
-    They are classes, as of `as_labelled`, or y are numbers (n, o), of a floating point type and of the outputs' shape.
+    They are classes, as of `as_labelled`, or y are numbers (n, o), of a floating point type and of the outputs' shape;
+    (n,) for one output.
     """
-    targets, network = as_tensor(y, "y"), check_traced(network)
-    flat = targets.ndim == 0 or (targets.ndim == 1 and network.architecture.n_outputs > 1)
-    if flat or not targets.is_floating_point() or bool((targets == targets.round()).all()):
+    targets, n_outputs = as_tensor(y, "y"), check_traced(network).architecture.n_outputs
+    several = n_outputs > 1 and targets.ndim > 1
+    labels = with_one_label(targets, len(targets), "y", n_outputs) if several else targets
+    if not labels.is_floating_point() or targets.ndim < min(n_outputs, 2):
         return as_labelled(network, x, y)
     inputs = as_labelled(network, x, torch.zeros(len(targets), dtype=torch.int64))[0]
     numbers = as_targets(targets, len(inputs), "y", "regression")
-    if numbers.shape != (len(inputs), network.architecture.n_outputs):
-        shape = f"({len(inputs)}, {network.architecture.n_outputs})"
+    if numbers.shape != (len(inputs), n_outputs):
+        shape = f"({len(inputs)}, {n_outputs})"
         raise InputError(f"y must have shape {shape}, as the outputs, got {tuple(targets.shape)}")
     check_varies(numbers, "y")
     return inputs, numbers
