@@ -153,6 +153,10 @@ def test_packing_holds_every_number() -> None:
     back = inputs.unpack(packed)
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(back, x.values(), strict=True))
     assert torch.equal(inputs.pack(dict(reversed(x.items())), "x"), packed)
+    small = Inputs.of({**x, "ids": x["ids"] - 1}, ByName())
+    assert small.packed == "float32"
+    with pytest.raises(InputError, match="'ids' in x must be at most 16777216, got larger integers"):
+        small.pack(x, "x")
 
 
 @pytest.mark.parametrize(
@@ -258,6 +262,8 @@ def test_a_function_makes_networks_of_several_inputs() -> None:
     uneven = Dataset((positional()[0], positional()[1][:50]), torch.arange(N) % 2, torch.arange(N))
     with pytest.raises(InputError, match=r"inputs in train.x must be of the same samples, got 60 of 0, 50 of 1"):
         cs.train_population(ByPosition, uneven, 2)
+    with pytest.raises(InputError, match="train.x must be a tensor or an array of numbers, got str"):
+        cs.train_population(ByPosition, Dataset({"x": torch.zeros(N, 4), "kind": "a"}, data.y, data.ids), 2)
 
 
 def test_distillation_takes_batches_and_augmentation_of_several_inputs(kind: str) -> None:
@@ -280,6 +286,9 @@ def test_distillation_takes_batches_and_augmentation_of_several_inputs(kind: str
     assert logits(assembled, x).shape == logits(net, x).shape
     with pytest.raises(InputError, match="inputs in a batch must be of the same samples"):
         distil(members, x, **{**options, "batches": [uneven(x)]})
+    for batch in (None, torch.zeros(20, 4), "text", {"other": torch.zeros(20)}, (), ["a", "b", "c"]):
+        with pytest.raises(InputError, match="batch(es)? of distillation must"):
+            distil(members, x, **{**options, "batches": [batch]})
 
 
 def uneven(x: object) -> object:
@@ -313,6 +322,8 @@ def test_commands_take_data_of_several_inputs(trained: Path, capsys: pytest.Capt
     run(capsys, "census", trained / "population", *own, *data, "--out", trained / "census", "--resamples", "0")
     written = run(capsys, "assemble", trained / "census", *own, *data, "--out", trained / "network", "--json")
     assert json.loads(written)["assembly_validation_accuracy"] > 0.6  # of three classes
+    loaded = eval(json.loads(written)["load"], {"consilience": cs, "torch": torch})
+    assert isinstance(loaded, Together)
     found = json.loads(
         run(capsys, "compare", trained / "population", *own, *data, "--out", trained / "compared", "--json")
     )
@@ -327,6 +338,11 @@ def test_data_of_several_inputs_is_read_by_names(trained: Path, tmp_path: Path) 
     assert len(data.train) == len(data.train.x["x"]) == 100
     first = data.test.take([3])
     torch.testing.assert_close(first.x["x"], named(120)["x"][3:4])
+    for names, got in {("x", "x"): "x x", ("x", "y"): "x y"}.items():
+        with pytest.raises(InputError, match=f"columns must be different names of inputs, and not 'y', .*, got {got}"):
+            load_data(trained / "data.npz", columns=names)
+    with pytest.raises(InputError, match="layout must be 'auto' for several inputs, .*, got 'rows'"):
+        load_data(trained / "data.npz", columns=("x", "kind"), layout="rows")
     with pytest.raises(InputError, match="must have arrays x_train, w_train, y_train, .* got x_train"):
         load_data(trained / "data.npz", columns=("x", "w"))
     arrays = dict(np.load(trained / "data.npz"))
@@ -353,7 +369,11 @@ def test_commands_refuse_data_of_several_inputs_where_it_does_not_fit(
     assert "train networks of several inputs in Python" in refused(capsys, "train", *data, *COLUMNS, *out)
     short = [*data, "--columns", "x", "kind"]
     message = refused(capsys, "census", trained / "population", *own, *short, *out)
-    assert "x must have the inputs 'x', 'kind', 'mask', got 'x', 'kind'" in message
+    assert "data must have the inputs 'x', 'kind', 'mask', got 'x', 'kind'" in message
+    for command, source in {"census": "population", "modularity": "population"}.items():
+        message = refused(capsys, command, trained / source, *own, *data, *out)
+        assert "data must have the inputs of the members, 'x', 'kind', 'mask', got float32 (" in message
+        assert "--columns x kind mask" in message
     arrays = dict(np.load(trained / "data.npz"))
     np.savez(trained / "short.npz", **{**arrays, "mask_train": arrays["mask_train"][:50]})
     message = refused(capsys, "census", trained / "population", *own, "--data", trained / "short.npz", *COLUMNS, *out)

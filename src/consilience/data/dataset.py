@@ -143,8 +143,8 @@ class Data:
 def as_dataset(dataset: object, where: str) -> Dataset:
     """Return a data set of tensors: arrays are converted, and targets are as the task takes them."""
     dataset = _dataset(dataset, where)
-    check_same_samples(dataset.x, f"{where}.x")
     x = each_input(lambda values: _tensor(values, f"{where}.x"), dataset.x)
+    check_same_samples(x, f"{where}.x")
     y, ids = _tensor(dataset.y, f"{where}.y"), _tensor(dataset.ids, f"{where}.ids")
     n = n_samples(x)
     if n and y.ndim and n == len(y):

@@ -290,6 +290,9 @@ def _read_digits() -> _Source:
 def _read_npz(path: Path, inputs: Sequence[str]) -> _Source:
     keys: tuple[str, ...] = NPZ_KEYS
     if inputs:
+        if len({*inputs, "y"}) <= len(inputs):
+            got = " ".join(inputs)
+            raise InputError(f"columns must be different names of inputs, and not 'y', of the targets, got {got}")
         keys = tuple(f"{name}_{part}" for part in ("train", "test") for name in (*inputs, "y"))
     try:
         with path.open("rb") as file:  # opened here, because np.load leaves a file that it cannot read open
@@ -348,6 +351,8 @@ def _dataset(
     """Return the rows, and how they were read."""
     inputs: Any
     if isinstance(x, dict):
+        if layout != "auto":
+            raise InputError(f"layout must be 'auto' for several inputs, which stay as they are, got {layout!r}")
         inputs = {name: _as_stored(values, f"{where}: {name}") for name, values in x.items()}
         check_same_samples(inputs, where)
         read_as = ", ".join(f"{name}: {describe(values)}" for name, values in x.items())

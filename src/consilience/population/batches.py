@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from consilience.checks import as_tensor, describe, of_the_user
 from consilience.errors import InputError
-from consilience.several import check_same_samples, each_input, n_samples
+from consilience.several import check_same_samples, n_samples
 from consilience.units.inputs import Inputs
 
 MOST = 20_000  # samples: as many rows as a census looks at in each layer
@@ -52,18 +52,20 @@ def gathered(source: Any, inputs: Inputs | None, argument: str) -> Any:
 
 def inputs_of_batch(batch: Any, inputs: Inputs | None, argument: str) -> Any:
     """Return the inputs of a batch, which may have targets and more; ``inputs`` is what takes several of them."""
+    first = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
     if inputs is not None and inputs.names:
-        batch = batch[0] if isinstance(batch, tuple | list) else batch
-        if not isinstance(batch, Mapping) or not {*inputs.names} <= {*batch}:
-            got = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else describe(batch)
+        if not isinstance(first, Mapping) or not {*inputs.names} <= {*first}:
+            got = ", ".join(map(repr, first)) if isinstance(first, Mapping) else describe(first)
             wanted = ", ".join(map(repr, inputs.names))
             raise InputError(f"batches of {argument} must have the inputs {wanted}, got {got}")
-        return each_input(torch.as_tensor, {name: batch[name] for name in inputs.names})
+        return {name: as_tensor(first[name], f"{name!r} in a batch of {argument}") for name in inputs.names}
     if inputs is not None:
-        parts = batch[0] if isinstance(batch[0], tuple | list) else batch
-        return each_input(torch.as_tensor, tuple(parts[: len(inputs.shapes)]))
-    batch = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
-    if isinstance(batch, Mapping):
-        got = ", ".join(map(repr, batch))
+        parts, n = first if isinstance(first, tuple | list) else batch, len(inputs.shapes)
+        if not isinstance(parts, tuple | list) or len(parts) < n:
+            got = f"{len(parts)} in one" if isinstance(parts, tuple | list) else describe(parts)
+            raise InputError(f"batches of {argument} must have {n} inputs in a tuple, got {got}")
+        return tuple(as_tensor(part, f"input {i} in a batch of {argument}") for i, part in enumerate(parts[:n]))
+    if isinstance(first, Mapping):
+        got = ", ".join(map(repr, first))
         raise InputError(f"batches of {argument} must be inputs, or tuples that begin with them, got a dict of {got}")
-    return as_tensor(batch, f"a batch of {argument}")
+    return as_tensor(first, f"a batch of {argument}")

@@ -23,6 +23,7 @@ from consilience.studies.request import (
 from consilience.studies.result import Result, digest_of, named_value, run_cached
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
 
@@ -65,7 +66,7 @@ def run(request: Request) -> Result:
     lines = [f"network in {request.out}: {parameters} parameters"]
     as_json: dict[str, Any] = {"out": str(request.out), "parameters": parameters}
     if describe_network(network)["type"] == FOREIGN:
-        inputs = f"torch.randn(1, {', '.join(map(str, _input_shape(census)))})"
+        inputs = _example_text(census.population_)
         loaded = f'consilience.Population.from_directory("{request.out}", "{request.module}", {inputs})'
         as_json["load"] = f"{loaded}.members[0].module"
         lines.append(f"to load it: {as_json['load']}")
@@ -104,6 +105,23 @@ def load_or_build(request: Request, census: cs.Census) -> Module:
         return network
 
     return run_cached(request, "network", {"census": digest_of(request.census)}, make, write, read)
+
+
+def _example_text(population: cs.Population) -> str:
+    """What makes inputs of the members, in Python."""
+    if population.inputs is None:
+        return _tensor_text(population.example_input)
+    example = population.inputs.together(population.example_input)
+    if isinstance(example, tuple):
+        return f"({', '.join(map(_tensor_text, example))})"
+    return f"{{{', '.join(f'{name!r}: {_tensor_text(values)}' for name, values in example.items())}}}"
+
+
+def _tensor_text(values: Tensor) -> str:
+    sizes = ", ".join(map(str, (1, *values.shape[1:])))
+    if values.is_floating_point():
+        return f"torch.randn({sizes})"
+    return f"torch.ones({sizes}, dtype={values.dtype})"
 
 
 def _input_shape(census: cs.Census) -> tuple[int, ...]:

@@ -69,24 +69,24 @@ def run(request: Request) -> Result:
     from consilience.store import check_destination
     from consilience.studies.networks import is_population, left_out_of, open_population, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import source_of
+    from consilience.studies.samples import packed, source_of
     from consilience.studies.significance import measured_significance
 
     check_destination(request.out, "census")
     if not request.population.is_dir():
         raise InputError(f"there is no directory {request.population}", cure="check the path")
-    shape, x, data = parse_shape(request.example_shape), None, dict[str, Any]()
+    shape, samples, data = parse_shape(request.example_shape), None, dict[str, Any]()
     if request.data is not None or request.grounding == "activations" or request.distance == "activation":
         source = source_of(request.population, request.data, request.seed, request)
-        x, data = source.load().calibration.x, source.entries(request.data)
-    if shape is None and x is not None and not is_population(request.population):
-        if are_several(x):
+        samples, data = source.load().calibration, source.entries(request.data)
+    if shape is None and samples is not None and not is_population(request.population):
+        if are_several(samples.x):
             cure = "make a population of them in Python, Population.from_directory(...).save(directory), and pass that"
             raise InputError(f"{request.population} must be a population for data of several inputs", cure=cure)
-        shape = tuple(x.shape[1:])
+        shape = tuple(samples.x.shape[1:])
     options: dict[str, Any] = {"key": request.key, "output": request.output, "task": data.get("task")}
     population = open_population(request.population, request.module, shape, request.seed, **options)
-    census = load_or_fit(request, population, x, data)
+    census = load_or_fit(request, population, None if samples is None else packed(population, samples).x, data)
     with stages("chance levels"):
         significance, unmeasured = measured_significance(census)
     layers = census.layers_

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from consilience.checks import check_count
+from consilience.checks import check_count, describe
 from consilience.data import Data, Dataset, load_data
 from consilience.data.content import content_of, is_file_name, split_name, text_of
 from consilience.errors import ArtefactError, InputError
@@ -226,20 +226,25 @@ def _place(name: str, population: Path) -> str:
 
 def packed(population: Population, samples: Dataset) -> Dataset:
     """Return samples with several inputs side by side in one tensor, as the members take them; others as they are."""
+    inputs = population.inputs
     if not are_several(samples.x):
+        if inputs is not None and tuple(samples.x.shape[1:]) != population.architecture.program.input_shape:
+            wanted = ", ".join(map(repr, inputs.names)) or f"{len(inputs.shapes)} in a tuple"
+            cure = f"pass a .npz file with them and --columns {' '.join(inputs.names)}"
+            cure = cure if inputs.names else "use these networks in Python; commands take several inputs by name"
+            raise InputError(f"data must have the inputs of the members, {wanted}, got {describe(samples.x)}", cure=cure)
         return samples
-    if population.inputs is None:
+    if inputs is None:
         got = ", ".join(map(repr, samples.x))
         raise InputError(f"data must have the one input of the members, got {got}", cure="leave --columns out")
-    return replace(samples, x=population.inputs.pack(samples.x, "data"))
+    return replace(samples, x=inputs.pack(samples.x, "data"))
 
 
 def fitted(population: Population, data: Data) -> Data:
     """Return data with inputs as the members take them; raise unless it has the inputs and targets of a population."""
-    if are_several(data.train.x):
-        train, calibration = packed(population, data.train), packed(population, data.calibration)
-        validation, test = packed(population, data.validation), packed(population, data.test)
-        data = replace(data, train=train, calibration=calibration, validation=validation, test=test)
+    train, calibration = packed(population, data.train), packed(population, data.calibration)
+    validation, test = packed(population, data.validation), packed(population, data.test)
+    data = replace(data, train=train, calibration=calibration, validation=validation, test=test)
     shape, n_outputs = tuple(data.test.x.shape[1:]), population.architecture.n_outputs
     wanted, kind = population.architecture.program.input_shape, KINDS[data.task]
     if shape != wanted or data.n_outputs != n_outputs:

@@ -49,9 +49,7 @@ class Inputs:
         """Return what an example, a dict or a tuple of tensors (n, ...), says of the inputs of a module."""
         names, tensors = _named(example, argument)
         shapes = tuple(tuple(value.shape[1:]) for value in tensors)
-        whole = [value for value in tensors if not value.is_floating_point()]
-        double = any(value.dtype == torch.float64 for value in tensors)
-        double = double or any(int(value.abs().max()) > EXACT for value in whole if value.dtype != torch.bool)
+        double = any(value.dtype == torch.float64 or _exceeds(value) for value in tensors)
         dtypes = tuple(str(value.dtype).removeprefix("torch.") for value in tensors)
         return cls(
             names, _apart(module.forward, names, len(tensors)), shapes, dtypes, "float64" if double else "float32"
@@ -74,6 +72,9 @@ class Inputs:
             if tuple(value.shape[1:]) != shape or value.is_floating_point() != kind.is_floating_point:
                 wanted = f"{dtype} ({', '.join(['n', *map(str, shape)])})"
                 raise InputError(f"{name} in {argument} must be {wanted}, got {describe(value)}")
+            if self.packed == "float32" and _exceeds(value):
+                cure = "pass an example input that has the largest numbers"
+                raise InputError(f"{name} in {argument} must be at most {EXACT}, got larger integers", cure=cure)
         return torch.cat([value.reshape(len(value), -1).to(getattr(torch, self.packed)) for value in tensors], 1)
 
     def unpack(self, x: Tensor) -> list[Tensor]:
@@ -155,6 +156,11 @@ def _named(values: object, argument: str) -> tuple[tuple[str, ...], list[Tensor]
         check_finite(value, f"{name!r} in {argument}")
     check_same_samples(given, argument)
     return tuple(given) if isinstance(values, Mapping) else (), [*given.values()]
+
+
+def _exceeds(value: Tensor) -> bool:
+    """Whether these are integers that single precision does not hold."""
+    return not value.is_floating_point() and value.dtype != torch.bool and int(value.abs().max()) > EXACT
 
 
 def _apart(function: Callable[..., object], names: Sequence[str], n: int) -> bool:
