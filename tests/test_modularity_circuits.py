@@ -214,7 +214,9 @@ def test_rows_with_a_one_are_classes() -> None:
     module, x = random_mlp([7, 5]), inputs(90)
     network, y = traced(module, x), torch.arange(90) % 3
     for same in (y.float(), y.float()[:, None], torch.eye(3)[y]):
-        assert lesions(network, CLUSTERS, x, same, n_random=2).loss.before == lesions(network, CLUSTERS, x, y).loss.before
+        assert (
+            lesions(network, CLUSTERS, x, same, n_random=2).loss.before == lesions(network, CLUSTERS, x, y).loss.before
+        )
 
 
 def test_random_units_are_as_many_in_each_layer_from_all_of_it() -> None:

@@ -14,7 +14,8 @@ import transformers
 from torch import Tensor, nn
 
 import consilience as cs
-from consilience.errors import ArtefactError
+from conftest import run
+from consilience.errors import ArtefactError, InputError
 from consilience.nets import GPT
 from consilience.units.grouped import Grouping, groupings, regroup
 
@@ -51,6 +52,32 @@ def test_full_width_of_a_net_of_this_package(tmp_path: Path) -> None:
     config.write_text(json.dumps(entries))
     with pytest.raises(ArtefactError, match="has no norm of 17 units"):
         cs.load_network(tmp_path / "net")
+
+
+class Normed(nn.Module):
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.hidden, self.norm, self.out = nn.Linear(8, width), nn.LayerNorm(width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.norm(self.hidden(x))))
+
+
+def test_a_network_at_full_width_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tensors fit the class, whose norm would mix the members' units."""
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    population = cs.Population.from_modules([Normed(), Normed()], x)
+    cs.save_census(cs.Census(n_resamples=0).fit(population, x), "census", population.save("population"))
+    own = ["--module", "test_store_norms:Normed"]
+    full = ["--width", "full", "--correction", "none", "--out", "net", "--json"]
+    written = run(capsys, "assemble", "census", *own, *full)
+    net = eval(json.loads(written)["load"], {"consilience": cs, "module": Normed(24)})
+    torch.testing.assert_close(net(x), population.logits(x).mean(0), rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match=r"net must have networks with plain norms, got groups of units, .* at 'norm'"):
+        cs.Population.from_directory("net", Normed, x)
 
 
 def test_full_width_of_a_net_of_the_transformers_library(tmp_path: Path) -> None:

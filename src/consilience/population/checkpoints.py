@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -31,6 +32,8 @@ from consilience.population.member import Member, join_members
 from consilience.population.state_dicts import CURE, SOURCE, FoundState, check_own_values, find_state
 from consilience.several import are_several
 from consilience.store import check_tensor
+from consilience.store.config import CONFIG
+from consilience.store.network import norms_in
 from consilience.units.architecture import Architecture
 from consilience.units.follow import find_layers
 from consilience.units.inputs import inputs_of, one_tensor
@@ -57,6 +60,7 @@ def import_checkpoints(
     if not isinstance(key, str | None):
         raise InputError(f"key must be a text or None, got {describe(key)}")
     names = _checkpoints(folder)
+    _check_plain_norms(folder)
     example = example_input if are_several(example_input) else as_example(example_input)
     template = plain_copy(make_module(module), "module")
     x = as_example(one_tensor([template], example))
@@ -88,6 +92,18 @@ def import_checkpoints(
     _say_choice({name: steps[name] for name in members})
     imported = {name: {"member": k, **steps[name]} for k, name in enumerate(members)}
     return tuple(members.values()), x, {"imported": imported, "left_out": left_out}
+
+
+def _check_plain_norms(folder: Path) -> None:
+    """Raise if a folder is a network whose norms keep groups of units apart, which its tensors alone do not say."""
+    try:
+        norms = norms_in(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("net"), str(folder / CONFIG))
+    except (OSError, ValueError, AttributeError):  # no network of this package
+        return
+    if norms:
+        got = f"groups of units, as at full width, at {', '.join(map(repr, norms))}"
+        cure = "consilience.load_network(directory, module) reads it, into a module of the same widths"
+        raise InputError(f"{folder} must have networks with plain norms, got {got}", cure=cure)
 
 
 def _filled(template: nn.Module, architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:

@@ -65,7 +65,11 @@ def run(request: Request) -> Result:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     lines = [f"network in {request.out}: {parameters} parameters"]
     as_json: dict[str, Any] = {"out": str(request.out), "parameters": parameters}
-    if describe_network(network)["type"] == FOREIGN:
+    described = describe_network(network)
+    if described["type"] == FOREIGN and "norms" in described:
+        as_json["load"] = f'consilience.load_network("{request.out}", module)'
+        lines.append(f"to load it, with a {request.module} of its widths: {as_json['load']}")
+    elif described["type"] == FOREIGN:
         inputs = _example_text(census.population_)
         loaded = f'consilience.Population.from_directory("{request.out}", "{request.module}", {inputs})'
         as_json["load"] = f"{loaded}.members[0].module"

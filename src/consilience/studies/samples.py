@@ -232,7 +232,9 @@ def packed(population: Population, samples: Dataset) -> Dataset:
             wanted = ", ".join(map(repr, inputs.names)) or f"{len(inputs.shapes)} in a tuple"
             cure = f"pass a .npz file with them and --columns {' '.join(inputs.names)}"
             cure = cure if inputs.names else "use these networks in Python; commands take several inputs by name"
-            raise InputError(f"data must have the inputs of the members, {wanted}, got {describe(samples.x)}", cure=cure)
+            raise InputError(
+                f"data must have the inputs of the members, {wanted}, got {describe(samples.x)}", cure=cure
+            )
         return samples
     if inputs is None:
         got = ", ".join(map(repr, samples.x))
