@@ -143,6 +143,33 @@ def test_positions_without_a_slope_may_still_reach_the_outputs() -> None:
     assert read_positions(LargestPosition(), torch.rand(8, 1, 50)) == {}
 
 
+class Padded(nn.Module):
+    """Leaves positions of token 0 out of the mean over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Embedding(9, 4), nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.b(self.a(x)).relu()
+        result: Tensor = self.c(torch.where((x > 0)[:, :, None], h, torch.zeros(())).mean(1))
+        return result
+
+
+def test_what_is_padding_in_the_first_samples_may_reach_the_outputs_in_others() -> None:
+    x = torch.randint(1, 9, (200, 6), generator=torch.Generator().manual_seed(0))
+    x[torch.arange(6) > torch.arange(200)[:, None] // 34] = 0  # sorted by their length
+    assert read_positions(Padded(), x) == {}
+    assert {tuple(at) for at in read_positions(Padded(), x[:30]).values()} == {(0,)}
+
+
+def test_places_come_in_one_order_in_every_process() -> None:
+    net = ViT(1, 8, 4, 3, width=8, heads=(2, 2), mlp_widths=(6, 6))
+    network = Population.from_modules([net], torch.rand(4, 1, 8, 8)).members[0].network
+    found = positions_read(network, torch.rand(8, 1, 8, 8))
+    assert [*found] == [m.output for m in network.architecture.maps if m.output in found]
+
+
 def test_positions_that_reach_the_outputs_are_in_every_sample() -> None:
     sampling = Sampling(100, 400, {50: torch.tensor([7, 9, 30])})
     sample, position = sampling.rows(0, 100, 50)

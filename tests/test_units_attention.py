@@ -223,6 +223,11 @@ def test_odd_attention_is_refused_by_name(name: str) -> None:
         find_layers(Net(Attention(mix)), torch.randint(0, 7, (4, T)))
 
 
+def test_one_head_alone_says_so() -> None:
+    with pytest.raises(TracingError, match="one head alone is not told from its features: begin with"):
+        find_layers(GPT(7, T, 8, [2, 1], [6, 6]), torch.randint(0, 7, (4, T)))
+
+
 def test_heads_that_meet_fixed_features_keep_their_index() -> None:
     architecture = find_layers(Net(Attention(ODD["heads in order"][0])), torch.randint(0, 7, (4, T)))
     assert not any("attention" in layer.name for layer in architecture.hidden)

@@ -12,10 +12,11 @@ from torch.ops import aten
 
 from consilience.units.operations.embedding import promote
 from consilience.units.operations.weights import mix_units
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims, size
 
 SOFTMAX = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
 OTHERS = "write q, k and v as (n, heads, positions, features), each from a weight of its own"
+SEVERAL = "one head alone is not told from its features: begin with a network of two heads or more in each block"
 
 
 def scaled_dot_product_attention(walk: Walk, node: fx.Node) -> Label:
@@ -27,7 +28,8 @@ def scaled_dot_product_attention(walk: Walk, node: fx.Node) -> Label:
     heads = next(iter(walk.label(q)), n_dims(node))
     for value in (q, k, v):
         if set(walk.label(value)) != {heads} or n_dims(value) != n_dims(node) or heads > n_dims(node) - 3:
-            raise walk.error("heads of attention that are no units of a layer", node, OTHERS)
+            cure = SEVERAL if size(value, n_dims(node) - 3) == 1 else OTHERS
+            raise walk.error("heads of attention that are no units of a layer", node, cure)
     if walk.is_parameter(mask):
         promote(walk, mask, heads - n_dims(node) + n_dims(mask))
     if mask in walk.labels:
