@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Streams. A number for each keeps them apart where the other keys agree; changing one changes results.
 SUBSET, OWN_ORDER, SHARED_ORDER, NOISE, INITIALISATION, SETTLING = 1, 2, 3, 4, 5, 6  # of training
 REDRAW, STUDENTS, SHORT_RUN, TEACHER_INPUTS = 7, 11, 12, 13  # of recovery
-ROTATIONS, TURNED = 41, 42  # of significance
+ROTATIONS, TURNED, REPEATED = 41, 42, 43  # of significance; of tokens that come again
 SHUFFLES, PARTS, FAMILIES = 51, 52, 61  # of comparison
 HELD_OUT, SUB_ENSEMBLES, DISTILLATION, MIXTURES = 71, 72, 73, 74  # of rows; of members; of batches; of pairs of rows
 EXPERTS, FEW_LABELS, RANDOM_TRUNK, PERMUTED_TASKS = 81, 82, 83, 84  # of routing; of transfer

@@ -24,10 +24,10 @@ from torch.nn import functional
 from consilience.assembly.draft import Draft
 from consilience.assembly.layerwise import target_of
 from consilience.assembly.nearness import nearest
+from consilience.signals.attention import Attention
 from consilience.signals.held_out import held_out
 from consilience.signals.moments import Moments
 from consilience.signals.responses import stream
-from consilience.ties import SINGLE
 from consilience.units.maps import Map
 
 STRENGTHS = (1e-6, 1e-4, 1e-2)  # of λ, as shares of the mean of G's diagonal
@@ -102,18 +102,18 @@ def _damped(products: Tensor, strength: float) -> Tensor:
 def with_fitted_heads(draft: Draft, m: Map) -> Draft:
     """Return the draft with the values that a map reads, and the map, fitted to the map's target.
 
-    It is returned as it is where the map does not read heads, these are no linear function of their values that is the
-    same for every row of a head, or no fit is nearer to the target on held-out samples.
+    It is returned as it is where the map does not read heads of attention (`consilience.signals.attention`), or no fit
+    is nearer to the target on held-out samples.
     """
-    v = _values_map(draft, m)
-    if v is None or not _attends(draft, v, m):
+    heads = Attention.read_by(m, draft.architecture)
+    if heads is None or not _is_fitted(draft, heads) or not heads.attends(draft.network, draft.responses.x[:2]):
         return draft
-    widths, inside = draft.architecture.widths, v.output.inside
-    n_heads, old_v, old_o = widths[v.writes], draft.network.weights(v), draft.network.weights(m)
-    fitted, held = (_moments(draft.subset(samples), v, m) for samples in held_out(len(draft.responses.x)))
+    v, shape = heads.values, (draft.architecture.widths[heads.values.writes], heads.values.output.inside)
+    old_v, old_o = draft.network.weights(v), draft.network.weights(m)
+    fitted, held = (_moments(draft.subset(samples), heads) for samples in held_out(len(draft.responses.x)))
     values = torch.cat([old_v.matrix, old_v.bias[:, None]], 1) if v.has_bias else old_v.matrix
-    values = values.double().unflatten(0, (n_heads, inside))
-    outgoing = old_o.matrix.double().unflatten(1, (n_heads, inside)).transpose(0, 1)
+    values = values.double().unflatten(0, shape)
+    outgoing = old_o.matrix.double().unflatten(1, shape).transpose(0, 1)
     tried = [values, *(fitted.heads(values, outgoing, strength) for strength in STRENGTHS)]
     weights = [fitted.outgoing(each) for each in tried]
     best = nearest([held.error(each, out) for each, out in zip(tried, weights, strict=True)])
@@ -123,73 +123,38 @@ def with_fitted_heads(draft: Draft, m: Map) -> Draft:
     if v.has_bias:
         matrix, bias = matrix[:, :-1], matrix[:, -1]
     outgoing = weights[best].transpose(0, 1).flatten(1).to(old_o.matrix.dtype)
-    changed = draft.with_weights(v, old_v.with_matrix(matrix, bias)).with_weights(
-        m, old_o.with_matrix(outgoing, old_o.bias)
-    )
+    changed = draft.with_weights(v, old_v.with_matrix(matrix, bias))
+    changed = changed.with_weights(m, old_o.with_matrix(outgoing, old_o.bias))
     kept = {name: value for name, value in draft.values.items() if name != v.output.name}
     return replace(changed, values=kept).with_values(v)
 
 
-def _values_map(draft: Draft, m: Map) -> Map | None:
-    """The only map that writes what m reads, if that is heads that m alone reads."""
-    axis, architecture = m.inputs[0], draft.architecture
-    if axis.layer is None or axis.inside == 1 or len(m.inputs) > 1 or not m.fitted or m.kernel is not None:
-        return None
-    writing = architecture.writing(axis.layer)
-    if len(writing) != 1 or list(architecture.reading(axis.layer)) != [m]:
-        return None
-    (v,) = writing
-    plain = v.fitted and not v.per_unit and v.kernel is None and v.scaled is None and len(v.inputs) == 1
-    if not plain or v.inputs[0].layer is None or v.output.inside != axis.inside:
-        return None
-    columns = len(draft.network.weights(v).matrix.T) + v.has_bias
-    return v if columns * architecture.widths[v.writes] <= MOST_COLUMNS else None
+def _is_fitted(draft: Draft, heads: Attention) -> bool:
+    """Whether values are a linear map of one layer at each position, and heads not too many; no grouped queries."""
+    v, m = heads.values, heads.reader
+    plain = v.fitted and m.fitted and not v.per_unit and v.kernel is None and v.scaled is None and len(v.inputs) == 1
+    if not plain or v.inputs[0].layer is None or v.output.inside != m.inputs[0].inside:
+        return False
+    n_columns = draft.network.weights(v).matrix.shape[1] + v.has_bias
+    return n_columns * draft.architecture.widths[v.writes] <= MOST_COLUMNS
 
 
-def _attends(draft: Draft, v: Map, m: Map) -> bool:
-    """Whether what m reads is linear in the values, and the same for each row of a head; on two samples."""
-    draws, widths = torch.Generator().manual_seed(0), draft.architecture.widths
-    for which, batch in stream(draft.network, draft.responses.x[:2], [v.output.name]):
-        shape = v.output.take(batch[v.output.name], widths).shape
-        one, two = torch.randn(2, *shape, generator=draws).to(batch[v.output.name].dtype)
-        if v.output.block != v.output.inside:
-            return False
-        heads = one.unflatten(v.output.dim, (widths[v.writes], -1))
-        turned = heads.roll(1, v.output.dim + 1).flatten(v.output.dim, v.output.dim + 1)
-        x = draft.responses.x[which]
-        read = [_read(draft, v, m, x, batch[v.output.name], fed) for fed in (one, two, one + two, turned)]
-        rolled = read[0].unflatten(1, (widths[v.writes], -1)).roll(1, 2).flatten(1, 2)
-        size = max(float(each.abs().max()) for each in read)
-        for each in (read[0] + read[1] - read[2], rolled - read[3]):
-            if float(each.abs().max()) > 10 * SINGLE * size:
-                return False
-    return True
-
-
-def _read(draft: Draft, v: Map, m: Map, x: Tensor, value: Tensor, fed: Tensor) -> Tensor:
-    """What m reads on inputs x where the values are ``fed``, in the shape of `Axis.take`: (n, rows, p)."""
-    widths, (axis,) = draft.architecture.widths, m.inputs
-    changed = {v.output.name: v.output.put(value, widths, fed)}
-    return axis.units(draft.network.values(x, [axis.name], changed)[axis.name], widths, len(x))
-
-
-def _moments(draft: Draft, v: Map, m: Map) -> HeadMoments:
-    """The moments of what the heads of m attend to and of its target, from running sums."""
-    widths, inside, (source,), (read,) = draft.architecture.widths, v.output.inside, v.inputs, m.inputs
-    n_heads, target, sums = widths[v.writes], target_of(draft, m), None
-    reaching = draft.responses.reaching(m.output)
+def _moments(draft: Draft, heads: Attention) -> HeadMoments:
+    """The moments of what heads attend to and of the target of the map that reads them, from running sums."""
+    v, m, widths, inside = heads.values, heads.reader, draft.architecture.widths, heads.values.output.inside
+    (source,), (read,), n_heads, target = v.inputs, m.inputs, widths[v.writes], target_of(draft, m)
+    reaching, sums = draft.responses.reaching(m.output), None
     target, done = target if reaching is None else target[reaching], 0
     names = [source.name, v.output.name, m.output.name, *draft.values]
     for which, batch in stream(draft.network, draft.responses.x, names, known=draft.values):
         x, value = draft.responses.x[which], batch[v.output.name]
-        entries = source.units(batch[source.name], widths, len(x))  # (n, d, p)
+        entries = source.units(batch[source.name], widths, len(x))  # (n, d, s)
         if v.has_bias:
             entries = torch.cat([entries, torch.ones_like(entries[:, :1])], 1)
         attended = []
         for some in entries.split(inside, 1):
             some = functional.pad(some, (0, 0, 0, inside - some.shape[1])).repeat(1, n_heads, 1)
-            fed = some.view(v.output.take(value, widths).movedim(v.output.dim, 1).shape).movedim(1, v.output.dim)
-            known = {name: batch[name] for name in draft.values} | {v.output.name: v.output.put(value, widths, fed)}
+            known = {name: batch[name] for name in draft.values} | {v.output.name: heads.fed(value, widths, some)}
             seen = draft.network.values(x, [read.name], known)[read.name]
             rows, _ = draft.rows_at(m, which, seen, batch[m.output.name])
             attended.append(rows.unflatten(1, (n_heads, inside)))

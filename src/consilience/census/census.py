@@ -21,6 +21,7 @@ from consilience.bases.grounding import (
     takes_offset,
 )
 from consilience.bases.hyperplanes import Projection
+from consilience.census.head_roles import HeadRoles, head_roles
 from consilience.census.layer_census import LayerCensus
 from consilience.census.layer_units import LayerUnits, layer_units, turned_units
 from consilience.census.significance import Significance, check_measurable, layer_significance
@@ -225,6 +226,18 @@ class Census:
         if is_default:
             self._significance |= measured
         return measured
+
+    def head_roles(self) -> dict[str, HeadRoles]:
+        """Return what heads of attention attend to, by layer of heads: mean patterns, and scores on repeated tokens.
+
+        Patterns are of calibration inputs, or of the population's example inputs where the census has none.
+        """
+        check_fitted(self)
+        x = self.population_.example_input if self.calibration_ is None else self.calibration_
+        found = {
+            name: head_roles(self.population_, layer, x, self.random_state) for name, layer in self.layers_.items()
+        }
+        return {name: roles for name, roles in found.items() if roles is not None}
 
     def beside_untrained(
         self, layers: Sequence[str] | None = None, *, initial: Population | None = None

@@ -14,7 +14,7 @@ from typing import Any
 
 from consilience.errors import ArtefactError, ConsilienceError
 from consilience.evaluation import AnyScore, Closeness
-from consilience.report.portraits import LayerAtlas
+from consilience.report.portraits import LayerAtlas, Picture
 from consilience.schema import read_object
 
 FORMAT_VERSION = 1
@@ -100,6 +100,19 @@ class ChanceSummary:
 
 
 @dataclass(frozen=True)
+class HeadsSummary:
+    """What heads of attention do, by cluster in canonical order."""
+
+    patterns: list[Picture]  # of the first clusters: roots of mean weights, positions that attend × attended to
+    scores: dict[str, list[float]]  # mean weights on random tokens that are repeated; empty without tokens
+
+    @property
+    def highest(self) -> list[tuple[str, float, int]]:
+        """Return each score, its highest value, and the cluster, counted from 1."""
+        return [(name, max(values), values.index(max(values)) + 1) for name, values in self.scores.items()]
+
+
+@dataclass(frozen=True)
 class LayerSummary:
     """The numbers of one layer of a census that a file can hold; by cluster, in canonical order."""
 
@@ -111,6 +124,7 @@ class LayerSummary:
     size: list[int]
     stability: list[float]
     chance: ChanceSummary | None = None  # None where it was not measured
+    heads: HeadsSummary | None = None  # None where units are not heads of attention
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def run(request: Request) -> Result:
     from consilience.census.significance import is_cheap
     from consilience.several import are_several
     from consilience.store import check_destination
+    from consilience.studies.heads import lines_of
     from consilience.studies.networks import is_population, left_out_of, open_population, parse_shape
     from consilience.studies.progress import stages
     from consilience.studies.samples import packed, source_of
@@ -92,7 +93,7 @@ def run(request: Request) -> Result:
     layers = census.layers_
     cheap = [name for name, layer in layers.items() if is_cheap(layer)]
     untrained = census.beside_untrained(cheap) if 0 in population.snapshots else {}
-    left_out = left_out_of(population)
+    left_out, roles = left_out_of(population), census.head_roles()
     longest = max(14, *map(len, layers)) + 2
     lines = [
         f"census in {request.out}",
@@ -105,11 +106,14 @@ def run(request: Request) -> Result:
             "units did before training (q <= 0.05)"
             for name, own in untrained.items()
         ),
+        *lines_of(roles),
         *(f"left out: {name}: {reason}" for name, reason in left_out.items()),
     ]
     as_json = {name: _as_json(layer, significance.get(name)) for name, layer in layers.items()}
     for name, own in untrained.items():
         as_json[name]["beside_untrained"] = {part: getattr(own, part).tolist() for part in ("excess", "p", "q")}
+    for name, heads in roles.items():
+        as_json[name]["heads"] = {score: own.tolist() for score, own in heads.by_cluster.items()}
     return Result("\n".join(lines), {"out": str(request.out), "layers": as_json, "left_out": left_out})
 
 

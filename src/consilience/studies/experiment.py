@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from consilience.assembly import Assembler
 from consilience.assembly.distillation import Distillation
 from consilience.baselines import Ensemble, best_member, distil, merge_many, parameter_average
-from consilience.census import Census, LayerCensus, Significance
+from consilience.census import Census, HeadRoles, LayerCensus, Significance
 from consilience.checks import resolve_width
 from consilience.data import Data
 from consilience.errors import TrainingError
@@ -33,6 +33,7 @@ from consilience.evaluation import (
 from consilience.population.population import Population
 from consilience.report.results import ChanceSummary, Experiment, LayerSummary, LearningPoint, Role, Row
 from consilience.schema import read_object
+from consilience.studies.heads import heads_summary
 from consilience.studies.portraits import CHANNELS, kernel_shape, portraits
 from consilience.studies.samples import fitted
 from consilience.studies.significance import measured_significance
@@ -230,6 +231,8 @@ def run_experiment(
     )
     progress("chance levels")
     significance, _ = measured_significance(census)
+    progress("what heads attend to")
+    roles = census.head_roles()
     progress("what excites the clusters")
     pictures = (data.image_shape or (0,))[0] in CHANNELS
     x = data.calibration.x if census.calibration_ is None else census.calibration_
@@ -240,7 +243,10 @@ def run_experiment(
         census=_describe_census(census),
         table=sorted(contest.rows, key=lambda row: GROUPS.index(row.role.group)),
         learning=learning,
-        layers=[_summary(layer, population, significance.get(name)) for name, layer in census.layers_.items()],
+        layers=[
+            _summary(layer, population, significance.get(name), roles.get(name))
+            for name, layer in census.layers_.items()
+        ],
         centroids=_centroid_images(census, data),
         atlas=portraits(census, x, significance=significance) if pictures else [],
         obtained=dict(obtained or {}),
@@ -254,7 +260,9 @@ def _timed(make: Callable[[], T]) -> tuple[T, float]:
     return made, time.perf_counter() - began
 
 
-def _summary(layer: LayerCensus, population: Population, significance: Significance | None) -> LayerSummary:
+def _summary(
+    layer: LayerCensus, population: Population, significance: Significance | None, roles: HeadRoles | None
+) -> LayerSummary:
     return LayerSummary(
         name=layer.name,
         n_units=len(layer.member),
@@ -264,6 +272,7 @@ def _summary(layer: LayerCensus, population: Population, significance: Significa
         size=layer.size_.tolist(),
         stability=layer.stability_.tolist(),
         chance=None if significance is None else _chance(significance),
+        heads=None if roles is None else heads_summary(roles),
     )
 
 

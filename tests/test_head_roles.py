@@ -1,0 +1,102 @@
+"""What heads of attention attend to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from consilience.census import Census
+from consilience.census.head_roles import DUPLICATE, INDUCTION, PREVIOUS, repeated_tokens
+from consilience.nets import GPT, MLP, Llama, ViT
+from consilience.population.population import Population
+from consilience.signals.attention import Attention
+from consilience.studies.heads import heads_summary, lines_of
+
+T = 8
+
+
+def attending(step: int) -> GPT:
+    """A GPT whose first head attends to the position ``step`` before, as far as there is one; the other to all."""
+    net = GPT(5, T, width=T, heads=(2,), head_width=T, mlp_widths=(4,))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            nn.init.normal_(parameter, std=0.02)
+        net.positions.weight.copy_(20 * torch.eye(T).view_as(net.positions.weight))
+        net.blocks[0].norm1.weight.fill_(1.0)
+        attention = net.blocks[0].attention
+        attention.q.weight[:T] = 20 * torch.eye(T).roll(-step, 0)  # position i asks for position i − step
+        attention.k.weight[:T] = torch.eye(T)
+    return net
+
+
+def test_heads_get_the_scores_of_what_they_were_made_to_do() -> None:
+    before, repeated, next_one = attending(1), attending(T // 2), attending(T // 2 - 1)
+    population = Population.from_modules([before, repeated, next_one], torch.randint(0, 5, (4, T)), task="next-token")
+    census = Census(n_clusters=4, n_resamples=0).fit(population, torch.randint(0, 5, (20, T)))
+    ((name, roles),) = census.head_roles().items()
+    for score, member in ((PREVIOUS, 0), (DUPLICATE, 1), (INDUCTION, 2)):
+        scores = roles.scores[score]
+        assert scores[2 * member] > 0.95
+        assert np.delete(scores, 2 * member).max() < 0.3
+        for c, mean in enumerate(roles.by_cluster[score]):
+            assert mean == pytest.approx(scores[census.layers_[name].labels_ == c].mean())
+        best = roles.by_cluster[score]
+        assert f"{score} {best.max():.2f} (cluster {best.argmax() + 1})" in lines_of({name: roles})[0]
+    assert len(heads_summary(roles).patterns) == 4
+
+
+def scores_of(net: GPT | Llama, x: Tensor) -> Tensor:
+    """The weights that a hook finds on positions: (n, h, t, s)."""
+    seen = []
+    own = nn.functional.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, *args: object, **kwargs: object) -> Tensor:
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        seen.append(scores.masked_fill(later, -torch.inf).softmax(-1))
+        return own(q, k, v, *args, **kwargs)  # type: ignore[arg-type]
+
+    nn.functional.scaled_dot_product_attention = spy
+    try:
+        with torch.no_grad():
+            net(x)
+    finally:
+        nn.functional.scaled_dot_product_attention = own
+    return seen[0]
+
+
+@pytest.mark.parametrize("kind", ["gpt", "llama"])
+def test_patterns_are_the_weights_on_positions(kind: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"width": 8, "heads": (4,), "mlp_widths": (6,)}
+    net = GPT(9, 7, **sizes) if kind == "gpt" else Llama(9, 7, **sizes, queries_per_key=2)  # type: ignore[arg-type]
+    x = torch.randint(0, 9, (5, 7))
+    network = Population.from_modules([net], x, task="next-token").members[0].network
+    found = [heads for m in network.architecture.maps if (heads := Attention.read_by(m, network.architecture))]
+    (heads,) = found
+    assert heads.attends(network, x)
+    torch.testing.assert_close(heads.patterns(network, x), scores_of(net, x), atol=1e-6, rtol=1e-5)
+
+
+def test_tokens_are_repeated_once() -> None:
+    population = Population.from_modules([GPT(9, 7, 8, (2,), (6,))], torch.randint(0, 9, (4, 7)), task="next-token")
+    tokens = repeated_tokens(population, 0)
+    assert tokens is not None
+    assert tokens.shape == (16, 7)
+    assert torch.equal(tokens[:, :3], tokens[:, 3:6])
+    assert torch.equal(tokens, repeated_tokens(population, 0))
+    images = torch.rand(4, 1, 8, 8)
+    vit = Population.from_modules([ViT(1, 8, 4, 3, width=8, heads=(2,), mlp_widths=(6,))] * 2, images)
+    assert repeated_tokens(vit, 0) is None
+    roles = Census(n_clusters=2, n_resamples=0).fit(vit, images).head_roles()["blocks.0.attention.q"]
+    assert roles.patterns.shape == (2, 5, 5)
+    assert roles.scores == {}
+    np.testing.assert_allclose(roles.patterns.sum(2), 1, atol=1e-5)
+
+
+def test_layers_without_heads_have_no_roles() -> None:
+    population = Population.from_modules([MLP(4, [5], 2), MLP(4, [5], 2)], torch.randn(8, 4))
+    assert Census(n_resamples=0).fit(population, torch.randn(30, 4)).head_roles() == {}
