@@ -80,6 +80,21 @@ def test_a_network_at_full_width_is_no_checkpoint(
         cs.Population.from_directory("net", Normed, x)
 
 
+class Beside(nn.LayerNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        return input + super().forward(input)
+
+
+def test_a_module_that_is_more_than_a_norm_is_not_taken_for_one() -> None:
+    nets, x = [Normed(), Normed()], torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    for net in nets:
+        net.norm = Beside(12)
+    census = cs.Census(n_resamples=0).fit(cs.Population.from_modules(nets, x), x)
+    with pytest.warns(UserWarning, match="should be the ensemble, got norms of 'hidden' that mix the members' units"):
+        full = cs.assemble(census, "full")
+    assert full(x).shape == (40, 3)
+
+
 def test_full_width_of_a_net_of_the_transformers_library(tmp_path: Path) -> None:
     net = full_width([theirs(0), theirs(1)], output="logits")
     cs.save_network(net, tmp_path / "net")

@@ -7,12 +7,14 @@ layers, and so does an elastic assembly.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from consilience.assembly.build import FITTED, LAYERWISE, Builder, check_correction
@@ -32,13 +34,17 @@ from consilience.checks import Width, check_choice, check_seed
 from consilience.clustering.clusters import Clusters
 from consilience.errors import InputError
 from consilience.population.checks import calibration_inputs
+from consilience.population.population import Population
 from consilience.signals.responses import Responses
 from consilience.units.architecture import TracedNetwork
+from consilience.units.forward import outputs_of
+from consilience.units.grouped import group_norms
 
 CHOICES = ("cut", "reconstruction")
 BATCH_NORMS = ("kept", "folded")
 WHOLE = "leave them out, because nothing is fitted there; or choose a smaller width"
 SEVERAL_LAYERS = ("second-order", "distill")
+NORMS_DEVIATE = 0.01  # of the outputs, with something else in place of what is taken for a norm
 N_REFINED = 2  # how many of the nearest networks get second-order steps
 
 
@@ -85,7 +91,10 @@ class Assembler:
         """Builds the members side by side, without data, with norms that keep them apart."""
         population, groups = self.census.population_, None
         norms = population.architecture.statistics
-        mixed = sorted({f"'{layer}'" for norm in norms if norm.module is None for layer in norm.layers})
+        others = [norm for norm in norms if norm.module is None]
+        if norms and not others and not _are_norms(population):
+            others = list(norms)
+        mixed = sorted({f"'{layer}'" for norm in others for layer in norm.layers})
         if mixed:
             message = (
                 f"width 'full' should be the ensemble, got norms of {', '.join(mixed)} that mix the members' units: "
@@ -309,6 +318,19 @@ class Assembler:
             widths = {name: groups.n_clusters for name, groups in choice.groups.items()}
             self._layers[key] = self.builder.layers(widths, CensusPlan(self.census, choice), correction)
         return self._layers[key]
+
+
+def _are_norms(population: Population) -> bool:
+    """Whether modules of norms compute nothing else: a member with norms in one group in their place is the same.
+
+    What deviates by less is left to the proof of what is built.
+    """
+    member, x = population.members[0], population.example_input
+    architecture, module = member.network.architecture, copy.deepcopy(member.module)
+    group_norms(module, architecture.groupings({layer.name: (layer.width,) for layer in architecture.free}))
+    with torch.no_grad():
+        grouped, own = (outputs_of(each, x, "member 0", output=population.output) for each in (module, member.module))
+    return bool((grouped - own).norm() <= NORMS_DEVIATE * own.norm())
 
 
 def _recorded(network: nn.Module, record: Assembled) -> nn.Module:
