@@ -41,6 +41,19 @@ class Attention(nn.Module):
         return self.o(self.mix(q, k, v).transpose(1, 2).reshape(n, t, -1))
 
 
+class OneHead(nn.Module):
+    """Attention of as many heads of all features as there is room for: one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = (m(x).reshape(n, t, -1, WIDTH).transpose(1, 2) for m in (self.q, self.k, self.v))
+        return self.o(written_out(q, k, v).transpose(1, 2).reshape(n, t, -1))
+
+
 class Fused(nn.Module):
     """Queries, keys and values from one weight: ``side_by_side`` [q|k|v], or head by head."""
 
@@ -143,6 +156,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "ViT": lambda: ViT(1, 6, 3, 4, width=WIDTH, heads=(2, 2), mlp_widths=(6, 6)),
     "GPT": lambda: GPT(7, T, width=WIDTH, heads=(2, 2), mlp_widths=(6, 6)),
     "Llama": lambda: Llama(7, T, width=WIDTH, heads=(4, 4), mlp_widths=(6, 6), head_width=2, queries_per_key=2),
+    "one head": lambda: GPT(7, T, width=WIDTH, heads=(1,), mlp_widths=(6,)),
+    "one head, rotary": lambda: Llama(7, T, width=WIDTH, heads=(1,), mlp_widths=(6,)),
+    "one head, written out": lambda: Net(OneHead()),
 }
 
 
@@ -163,7 +179,10 @@ def test_heads_streams_and_embeddings_are_found_and_proved(name: str) -> None:
     architecture = proved(NETS[name](), inputs(name, 4))
     heads = [layer for layer in architecture.free if any(m.output.inside > 1 for m in architecture.writing(layer.name))]
     assert heads
-    keys = {"Llama": 2, "grouped queries": 2, "grouped, written out": 2, "ViT": 2, "GPT": 2}.get(name, HEADS)
+    few = {"Llama": 2, "grouped queries": 2, "grouped, written out": 2, "ViT": 2, "GPT": 2}
+    keys = 1 if name.startswith("one head") else few.get(name, HEADS)
+        name, 1 if "one head" in name else HEADS
+    )
     assert all(layer.width == keys for layer in heads)
     assert architecture.statistics  # norms
     assert all(norm.module for norm in architecture.statistics)
@@ -223,9 +242,21 @@ def test_odd_attention_is_refused_by_name(name: str) -> None:
         find_layers(Net(Attention(mix)), torch.randint(0, 7, (4, T)))
 
 
-def test_one_head_alone_says_so() -> None:
-    with pytest.raises(TracingError, match="one head alone is not told from its features: begin with"):
-        find_layers(GPT(7, T, 8, [2, 1], [6, 6]), torch.randint(0, 7, (4, T)))
+def test_one_head_without_a_reshape_says_so() -> None:
+    def one_by_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads = [part.flatten(2).unsqueeze(1) for part in (q, k, v)]
+        return functional.scaled_dot_product_attention(*heads).transpose(1, 2)
+
+    class Unsqueezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return one_by_one(self.q(x), self.k(x), self.v(x)).flatten(2)
+
+    with pytest.raises(TracingError, match="one head alone is told from its features by a reshape"):
+        find_layers(Net(Unsqueezed()), torch.randint(0, 7, (4, T)))
 
 
 def test_heads_that_meet_fixed_features_keep_their_index() -> None:

@@ -16,7 +16,7 @@ from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_d
 
 SOFTMAX = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
 OTHERS = "write q, k and v as (n, heads, positions, features), each from a weight of its own"
-SEVERAL = "one head alone is not told from its features: begin with a network of two heads or more in each block"
+SEVERAL = "one head alone is told from its features by a reshape to (n, positions, heads, features)"
 
 
 def scaled_dot_product_attention(walk: Walk, node: fx.Node) -> Label:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, fx
@@ -17,6 +18,8 @@ from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_d
 SWAPS = (aten.transpose.int, aten.swapaxes.default, aten.swapdims.default)
 SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # they have the new sizes as argument
 PRODUCTS = (aten.matmul.default, aten.mm.default, aten.addmm.default)
+ROTARY = (aten.add.Tensor, aten.mul.Tensor, aten.neg.default, aten.cat.default, aten.slice.Tensor, aten.chunk.default)
+PASSED = (*SWAPS, *ROTARY, aten.permute.default, aten.div.Tensor, operator.getitem)  # between heads and attention
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 UNSIZED = (aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, *SQUEEZES)
 
@@ -35,7 +38,8 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
             continue
         runs = label[carrying[0]]
         sources = [d for d in sources if before[d] != 1 or d in label]
-        targets = [d for d in targets if after[d] != 1] or targets[:1]
+        if not (after[targets[0]] == 1 and node.target in SIZED and _is_one_head(walk, node)):
+            targets = [d for d in targets if after[d] != 1] or targets[:1]
         mixed = 0 in sources and walk.varies(value)
         if len(carrying) > 1 or carrying[0] != sources[0] or mixed or not targets:
             cure = "flatten with units first: (n, u, ...); in place of a channel shuffle, mix channels by a convolution"
@@ -53,6 +57,21 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
     elif any(divisor != 1 for _, divisor in units.values()):
         raise walk.error(UNSUPPORTED, node, "use view or reshape")
     return result
+
+
+def _is_one_head(walk: Walk, node: fx.Node) -> bool:
+    """Whether a dimension of one entry is a head: its values go to attention, or to products of two values."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        for user in waiting.pop().users:
+            if user.target is aten.scaled_dot_product_attention.default:
+                return True
+            if user.target in (aten.matmul.default, aten.bmm.default):
+                return not walk.reads_parameter(user)
+            if user.target in PASSED and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def permute(walk: Walk, node: fx.Node) -> Label:
