@@ -159,6 +159,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "one head": lambda: GPT(7, T, width=WIDTH, heads=(1,), mlp_widths=(6,)),
     "one head, rotary": lambda: Llama(7, T, width=WIDTH, heads=(1,), mlp_widths=(6,)),
     "one head, written out": lambda: Net(OneHead()),
+    "one head of keys": lambda: Llama(7, T, width=WIDTH, heads=(4,), mlp_widths=(6,), queries_per_key=4),
 }
 
 
@@ -181,8 +182,6 @@ def test_heads_streams_and_embeddings_are_found_and_proved(name: str) -> None:
     assert heads
     few = {"Llama": 2, "grouped queries": 2, "grouped, written out": 2, "ViT": 2, "GPT": 2}
     keys = 1 if name.startswith("one head") else few.get(name, HEADS)
-        name, 1 if "one head" in name else HEADS
-    )
     assert all(layer.width == keys for layer in heads)
     assert architecture.statistics  # norms
     assert all(norm.module for norm in architecture.statistics)
