@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from consilience.assembly.assembler import assemble
 from consilience.census.census import Census
-from consilience.errors import TracingError
+from consilience.errors import FunctionChangedError, TracingError
 from consilience.nets import GPT, Llama, ViT
 from consilience.population.population import Population
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
@@ -239,6 +239,21 @@ def test_odd_attention_is_refused_by_name(name: str) -> None:
     mix, message = ODD[name]
     with pytest.raises(TracingError, match=message):
         find_layers(Net(Attention(mix)), torch.randint(0, 7, (4, T)))
+
+
+class FixedHeads(OneHead):
+    """Heads whose number is written out, so that more rows are more features of each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (m(x).reshape(*x.shape[:2], 2, -1).transpose(1, 2) for m in (self.q, self.k, self.v))
+        return self.o(fused(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_a_number_of_heads_that_is_written_out_has_a_cure() -> None:
+    net, x = Net(FixedHeads()), torch.randint(0, 7, (4, T))
+    with pytest.raises(FunctionChangedError, match="doubling the units of layer 'attention.q'") as raised:
+        proved(net, x)
+    assert "as (n, positions, -1, features)" in str(raised.value)
 
 
 def test_one_head_without_a_reshape_says_so() -> None:
