@@ -94,9 +94,9 @@ class HeadMoments:
 
 
 def _damped(products: Tensor, strength: float) -> Tensor:
-    """Second moments (d, d) plus λ, at least so much that what is constant up to rounding gets no weight."""
-    mean = products.diagonal().mean().clamp(min=torch.finfo(products.dtype).tiny)
-    return products + strength * mean * torch.eye(len(products), dtype=products.dtype)
+    """Second moments (d, d) plus λ, which is above zero where nothing varies too."""
+    penalty = (strength * products.diagonal().mean()).clamp(min=torch.finfo(products.dtype).tiny)
+    return products + penalty * torch.eye(len(products), dtype=products.dtype)
 
 
 def with_fitted_heads(draft: Draft, m: Map) -> Draft:
