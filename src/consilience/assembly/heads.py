@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from consilience.assembly.draft import Draft
-from consilience.assembly.layerwise import target_of
+from consilience.assembly.layerwise import reaching_target
 from consilience.assembly.nearness import nearest
 from consilience.signals.attention import Attention
 from consilience.signals.held_out import held_out
@@ -142,9 +142,8 @@ def _is_fitted(draft: Draft, heads: Attention) -> bool:
 def _moments(draft: Draft, heads: Attention) -> HeadMoments:
     """The moments of what heads attend to and of the target of the map that reads them, from running sums."""
     v, m, widths, inside = heads.values, heads.reader, draft.architecture.widths, heads.values.output.inside
-    (source,), (read,), n_heads, target = v.inputs, m.inputs, widths[v.writes], target_of(draft, m)
-    reaching, sums = draft.responses.reaching(m.output), None
-    target, done = target if reaching is None else target[reaching], 0
+    (source,), (read,), n_heads, target = v.inputs, m.inputs, widths[v.writes], reaching_target(draft, m)
+    sums, done = None, 0
     names = [source.name, v.output.name, m.output.name, *draft.values]
     for which, batch in stream(draft.network, draft.responses.x, names, known=draft.values):
         x, value = draft.responses.x[which], batch[v.output.name]

@@ -60,6 +60,12 @@ def target_of(draft: Draft, m: Map) -> Tensor:
     return target if left is None else target + left
 
 
+def reaching_target(draft: Draft, m: Map) -> Tensor:
+    """Return the rows of `target_of` that reach the outputs, as `Draft.patches` yields them."""
+    target, reaching = target_of(draft, m), draft.responses.reaching(m.output)
+    return target if reaching is None else target[reaching]
+
+
 def least_squares(draft: Draft, m: Map) -> Weights:
     """Return a map refitted around its construction, with s the spread of the target t of each unit.
 
@@ -71,9 +77,7 @@ def least_squares(draft: Draft, m: Map) -> Weights:
     old, done = draft.network.weights(m), 0
     if not m.reads or not m.fitted or (m.per_unit and draft.bases[m.writes].turned):
         return old
-    target = target_of(draft, m)
-    reaching = draft.responses.reaching(m.output)
-    target = target if reaching is None else target[reaching]
+    target = reaching_target(draft, m)
     spread = spread_of(target)
     rounding = SINGLE**2 * (target / spread).double().square().mean(0)
     fit: Moments | None = None
