@@ -136,11 +136,20 @@ def test_the_command_line_refuses_an_engine_before_the_work(tmp_path: Path, caps
 
 @pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:9"])
 def test_a_scheduler_that_does_not_answer_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed")
+    distributed = pytest.importorskip("distributed")
+    made: list[Any] = []
+
+    class Client(distributed.Client):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            made.append(self)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(distributed, "Client", Client)
     monkeypatch.setattr("consilience.engines.dask.CONNECT", 1)
     message = f"engine dask:{address} must be the address of a scheduler that answers, got"
     with pytest.raises(EngineError, match=message), engine(f"dask:{address}"):
         pass
+    assert [client.status for client in made] == ["closed"]
 
 
 def test_a_scheduler_without_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

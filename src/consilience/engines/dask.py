@@ -34,13 +34,24 @@ class Dask(Engine):
 
     def __init__(self, address: str) -> None:
         try:
-            from distributed import Client
+            import distributed
         except ImportError as error:
             message = f"engine dask:{address} must have the extra dask, got no package distributed"
             raise InputError(message, cure='pip install "consilience[dask]"') from error
+
+        class Client(distributed.Client):
+            """Is closed where it does not reach the scheduler: collected later, it may wait for a lock for ever."""
+
+            def __init__(self) -> None:
+                try:
+                    super().__init__(address, timeout=CONNECT, set_as_default=False)
+                except BaseException:
+                    self.close()
+                    raise
+
         self.address = address
         try:
-            self._client = Client(address, timeout=CONNECT, set_as_default=False)
+            self._client = Client()
         except (OSError, ValueError, TypeError) as error:
             raise EngineError(
                 f"engine dask:{address} must be the address of a scheduler that answers, got {_line(error)}",
