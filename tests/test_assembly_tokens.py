@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional
 
 from consilience.assembly.assembler import Assembler
 from consilience.assembly.nearness import Nearness
 from consilience.census.census import Census
+from consilience.errors import InputError
 from consilience.nets import GPT
 from consilience.population.population import Population
 
@@ -45,3 +47,20 @@ def test_an_elastic_assembly_shares_the_embeddings_of_its_widest_width() -> None
     assert torch.equal(narrow.tokens.weight, wide.tokens.weight[:, :8])
     with torch.no_grad():
         assert narrow(x).shape == wide(x).shape == (40, 5, 7)
+
+
+def test_heads_streams_and_mlps_have_a_width_each() -> None:
+    nets, x = (
+        [GPT(7, 5, width=8, heads=(2, 2), mlp_widths=(6, 6)).eval() for _ in range(2)],
+        torch.arange(20).view(4, 5) % 7,
+    )
+    census = Census(n_resamples=0).fit(Population.from_modules(nets, x, task="next-token"), x)
+    kinds = census.population_.architecture.kinds
+    assert sorted(kinds.values()) == ["heads", "heads", "mlp", "mlp", "stream"]
+    first = next(name for name, kind in kinds.items() if kind == "mlp")
+    net = Assembler(census).assemble({"heads": 3, "stream": "1.5x", "mlp": 7, first: "2x"}, correction="none")
+    widths = Population.from_modules([net], x).architecture.widths
+    expected = {name: {"heads": 3, "stream": 12, "mlp": 7}[kind] for name, kind in kinds.items()} | {first: 12}
+    assert {name: widths[name] for name in kinds} == expected
+    with pytest.raises(InputError, match="width must name layers among .*heads.*, got 'head'"):
+        Assembler(census).assemble({"head": 3})

@@ -38,7 +38,7 @@ from consilience.report.results import Experiment
 from consilience.signals.record import POSITIONS
 from consilience.store import load_network
 from consilience.studies import census, compare, demo, doctor, modularity, recover, train
-from consilience.studies.request import Options, Reading, command_line, identity, in_options
+from consilience.studies.request import Options, Reading, command_line, identity, in_options, parse_width
 from consilience.studies.request import arguments as options_of
 from consilience.studies.result import Result
 from consilience.studies.samples import named
@@ -494,3 +494,17 @@ def test_a_killed_command_leaves_nothing_half_written_and_a_rerun_gives_the_same
     cli.main(words)
     assert files_in(tmp_path / kind) == files_in(done / kind)
     assert {path.name for path in tmp_path.iterdir()} == {kind, "population"}
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("12", 12),
+        ("2x", "2x"),
+        ("frequency>=0.5", "frequency>=0.5"),
+        ("heads=8, hidden.0=2x", {"heads": 8, "hidden.0": "2x"}),
+        ("heads=", "heads="),
+    ],
+)
+def test_widths_are_written_for_all_layers_or_by_name(text: str, width: object) -> None:
+    assert parse_width(text) == width

@@ -124,7 +124,8 @@ class Assembler:
 
         Parameters
         ----------
-        width : an int, "2x", a dict by layer, "frequency>=0.5", "parameters<=100000" or "full".
+        width : an int, "2x", a dict by layer or, of transformers, by "heads", "stream" and "mlp", "frequency>=0.5",
+            "parameters<=100000" or "full".
         correction : in order of cost, "none", "moments" (REPAIR), "least-squares" (closed form, layer by layer),
             "second-order" (least squares, then Gauss–Newton steps on all layers above the first) or "distill" (these,
             then a few hundred gradient steps on all layers). All but "none" need calibration data; none needs

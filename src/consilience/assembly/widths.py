@@ -1,6 +1,7 @@
 """The clusters of each layer of an assembly: the ways to write ``width``.
 
 - ``48``: that many clusters in every hidden layer; ``{"hidden.0": 64}``: by layer, others at "1x";
+- ``{"heads": 8, "stream": "2x", "mlp": "4x"}``: by kind, of networks with attention;
 - ``"2x"``: a multiple of the members' median width;
 - ``"frequency>=0.5"``: the census's clusters that at least this share of the members own;
 - ``"parameters<=100000"``: the largest common multiple of the median widths within a budget;
@@ -81,13 +82,21 @@ def resolve(census: Census, width: Selection) -> dict[str, int] | None:
         return None
     if budget := BUDGET.fullmatch(text):
         return _within_budget(census, int(budget[1]))
-    widths = width if isinstance(width, Mapping) else dict.fromkeys(layers, width)
-    for name in widths:
-        if name not in layers:
-            raise InputError(f"width must name layers among {', '.join(layers)}, got {name!r}")
+    widths = _by_layer(census, width) if isinstance(width, Mapping) else dict.fromkeys(layers, width)
     median = census.population_.median_width
     numbers = {name: resolve_width(widths.get(name, "1x"), median(name), "width", FORMS) for name in layers}
     return {name: _existing(layers[name], number) for name, number in numbers.items()}
+
+
+def _by_layer(census: Census, width: Mapping[str, Width]) -> dict[str, Width]:
+    """Widths by layer, of widths by layer or kind; a layer's own counts before its kind's."""
+    layers, kinds = census.layers_, census.population_.architecture.kinds
+    names = [*dict.fromkeys(kinds.values()), *layers]
+    for name in width:
+        if name not in names:
+            raise InputError(f"width must name layers among {', '.join(names)}, got {name!r}")
+    by_kind = {name: width[kind] for name, kind in kinds.items() if kind in width and name in layers}
+    return by_kind | {name: value for name, value in width.items() if name in layers}
 
 
 def _existing(layer: LayerCensus, number: int) -> int:

@@ -118,8 +118,15 @@ def arguments(request: Options, called: Callable[..., object]) -> dict[str, Any]
     return {name: values[name] for name in signature(called).parameters if name in values}
 
 
-def parse_width(text: str) -> int | str:
-    """Return a width from the text of an option: a number, or as it is, such as "2x"."""
+def parse_width(text: str) -> int | str | dict[str, int | str]:
+    """Return a width from the text of an option: a number, by layer as in "heads=8,mlp=2x", or as it is, as "2x"."""
+    if re.fullmatch(r"[^<>=,]+=[^<>=,]+(,[^<>=,]+=[^<>=,]+)*", text):
+        by_name = (part.partition("=") for part in text.split(","))
+        return {name.strip(): _number_or_text(value.strip()) for name, _, value in by_name}
+    return _number_or_text(text)
+
+
+def _number_or_text(text: str) -> int | str:
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else text
 
 

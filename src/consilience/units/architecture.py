@@ -106,6 +106,14 @@ class Architecture:
         """Number of outputs, at each position where they have positions."""
         return self.returned.block if self.output is None else self.output.width
 
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """By free layer of a network with attention: "heads", "stream" (what norms over units read) or "mlp"."""
+        heads = {layer.name for layer in self.free if self.has_insides(layer.name)}
+        normed = {self.first(layer) for norm in self.statistics for layer in norm.layers}
+        kinds = dict.fromkeys((layer.name for layer in self.free if heads), "mlp")
+        return kinds | dict.fromkeys(normed & {*kinds}, "stream") | dict.fromkeys(heads, "heads")
+
     def has_insides(self, layer: str) -> bool:
         """Whether the units of a layer, or of one that is tied to it, are several rows, as heads of attention are."""
         return any(m.output.inside > 1 for tied in self.family(layer) for m in self.writing(tied.name))
