@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from hypothesis import settings
@@ -28,6 +30,12 @@ class Seeded:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Seeded())
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections need not look through all that was imported, which takes longer than many tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def random_mlp(
