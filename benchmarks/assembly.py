@@ -14,17 +14,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from assembly_table import CORRECTIONS, ENSEMBLE, IMAGES, MEAN, NO_DATA, OURS, STEPS, Kind, Run, write
 from harness import arguments, command, measured, parse, save
+from joblib import Parallel, delayed
 from populations import CACHE, RECIPES, obtain
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
@@ -211,9 +210,9 @@ class Contest:
 def compete(name: str, seed: int, source: Path, cache: Path, quick: bool) -> list[Run]:
     """Run everything on one population."""
     torch.set_num_threads(1)
-    data = cs.load_data(source, random_state=seed, n_calibration=N_CALIBRATION)
+    data = cs.load_data(source, random_state=seed, n_calibration=100 if quick else N_CALIBRATION)
     if quick:
-        data = replace(data, train=data.train.take(torch.arange(min(1000, len(data.train)))))
+        data = replace(data, train=data.train.take(torch.arange(min(300, len(data.train)))))
     contest = Contest(name, seed, obtain(name, data, seed, cache, quick), data, quick)
     return [*contest.references(), *contest.ours(), *contest.rivals()]
 
@@ -225,15 +224,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="one thread each")
     options = parse(parser)
     runs: list[Run] = []
-    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(compete, name, seed, options.data, options.cache, options.quick)
-            for name in sorted(options.only, key="DBAEC".index)
-            for seed in range(options.seeds)
-        ]
-        for job in jobs:
-            runs += job.result()
-            print(f"{runs[-1].population}, seed {runs[-1].seed}", flush=True)
+    populations = product(sorted(options.only, key="DBAEC".index), range(options.seeds))
+    files = options.data, options.cache, options.quick
+    for found in Parallel(options.processes, return_as="generator")(
+        delayed(compete)(*each, *files) for each in populations
+    ):
+        runs += found
+        print(f"{runs[-1].population}, seed {runs[-1].seed}", flush=True)
     text = write(sorted(runs, key=lambda run: run.population), command(parser, options))
     print(text)
     if options.out:

@@ -98,34 +98,39 @@ def network(kind: Kind, widths: Sequence[int], within: float, generator: Generat
     return UnitGraph({f"layer {k}": width for k, width in enumerate(widths)}, tuple(edges))
 
 
-def p_and_z(kind: str, widths: Sequence[int], within: float, seed: int) -> tuple[float, float] | None:
+def p_and_z(kind: str, widths: Sequence[int], within: float, n_null: int, seed: int) -> tuple[float, float] | None:
     """Return p and z of one network; None if the null refuses it."""
     graph = network(KINDS[kind], widths, within, np.random.default_rng([seed, len(widths), widths[0]]))
     try:
-        found = Clusterability(null="degree-preserving", n_null=N_NULL, random_state=seed).fit(graph)
+        found = Clusterability(null="degree-preserving", n_null=n_null, random_state=seed).fit(graph)
     except InputError:
         return None
     return found.p_, found.z_
 
 
-def measured(kind: str, widths: Sequence[int], within: float, seeds: int, processes: int) -> Ps:
-    found = Parallel(processes)(delayed(p_and_z)(kind, widths, within, seed) for seed in range(seeds))
+def measured(kind: str, widths: Sequence[int], within: float, seeds: int, options: argparse.Namespace) -> Ps:
+    network = kind, widths, within, copies(options)
+    found = Parallel(options.processes)(delayed(p_and_z)(*network, seed) for seed in range(seeds))
     values = [value for value in found if value is not None]
     p, z = tuple(zip(*values, strict=True)) if values else ((), ())
     return Ps(kind, tuple(widths), within, p, z, len(found) - len(values))
 
 
+def copies(options: argparse.Namespace) -> int:
+    return 2 if options.quick else N_NULL
+
+
 def modules(options: argparse.Namespace) -> Iterator[Ps]:
     for kind in KINDS:
         for widths in WIDTHS[:1] if options.quick else WIDTHS:
-            yield measured(kind, widths, 1.0, 1 if options.quick else options.seeds, options.processes)
+            yield measured(kind, widths, 1.0, 1 if options.quick else options.seeds, options)
 
 
 def power(options: argparse.Namespace) -> Iterator[Ps]:
     for kind in KINDS:
         for within in (1.5, 2.0, 3.0):
             widths = WIDTHS[0] if options.quick else WIDTHS[1]
-            yield measured(kind, widths, within, 1 if options.quick else 20, options.processes)
+            yield measured(kind, widths, within, 1 if options.quick else 20, options)
 
 
 def write_modules(rows: Sequence[Ps]) -> Iterator[str]:
@@ -200,7 +205,9 @@ def cross(options: argparse.Namespace) -> Iterator[CrossPs]:
                 g = np.random.default_rng(seed)
                 state = {name: torch.from_numpy(KINDS[kind].matrix((width, width), g)) for name in template.state}
                 sample = replace(template, state=state)
-                found += cross_modularity(sample, n_null=N_NULL, null=null, scale="as-given", random_state=seed)
+                found += cross_modularity(
+                    sample, n_null=copies(options), null=null, scale="as-given", random_state=seed
+                )
             drawn = [one for one in found if not one.no_null]
             p, z = (tuple(getattr(one, of) for one in drawn) for of in ("p", "z"))
             yield CrossPs(kind, null, p, z, len(found) - len(drawn))

@@ -60,7 +60,7 @@ MARK, SECONDS = 0.8, 5.0
 
 
 def source(options: argparse.Namespace) -> Iterator[Row]:
-    data, train, epochs = read(options), part(options), (0, 1, 2) if options.quick else EPOCHS
+    data, train, epochs = read(options), part(options), (0, 1) if options.quick else EPOCHS
     few = data.validation.take(torch.arange(min(options.samples, len(data.validation))))
     for seed in range(options.seeds):
         began = time.process_time()
@@ -433,8 +433,8 @@ def families_plot(rows: Sequence[Row], measure: str) -> Figure:
 
 
 def speed(options: argparse.Namespace) -> Iterator[Row]:
-    n_models, n_samples = (10, 500) if options.quick else (200, 5000)
-    labels = np.random.default_rng(0).integers(10, size=(200, 1000))
+    n_models, n_samples = (4, 100) if options.quick else (200, 5000)
+    labels = np.random.default_rng(0).integers(10, size=(20 if options.quick else 200, 1000))
     for measure in (name for name in MEASURES if MEASURES[name].of == "clusterings"):
         _, seconds, megabytes = measured(partial(clustering_similarities, labels, measure))
         what = f"{NAMES[measure]} of 200 × 200 clusterings, 1000 samples in 10 clusters"
@@ -466,7 +466,7 @@ def read(options: argparse.Namespace) -> cs.Data:
 
 def part(options: argparse.Namespace) -> cs.Dataset:
     """The training samples that are used."""
-    return read(options).train.take(torch.arange(300 if options.quick else options.train))
+    return read(options).train.take(torch.arange(200 if options.quick else options.train))
 
 
 def percent(value: float) -> str:

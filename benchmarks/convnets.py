@@ -233,9 +233,9 @@ def with_options(recipe: Convolutional, options: argparse.Namespace) -> Convolut
 def rows_of(net: str, options: argparse.Namespace) -> Iterator[Row]:
     """All rows of one kind of network."""
     for seed in range(options.seeds):
-        data = cs.load_data(options.data, random_state=seed, n_calibration=200 if options.quick else 5000)
+        data = cs.load_data(options.data, random_state=seed, n_calibration=100 if options.quick else 5000)
         if options.quick:
-            data = replace(data, train=data.train.take(torch.arange(min(500, len(data.train)))))
+            data = replace(data, train=data.train.take(torch.arange(min(150, len(data.train)))))
         if data.image_shape is None:
             raise SystemExit(f"--data must hold images (n, C, H, W), got {options.data.name}")
         look = GREY if data.image_shape[0] == 1 else COLOUR

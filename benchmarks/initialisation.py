@@ -178,21 +178,21 @@ def main() -> None:
     parser = arguments(__doc__, data=True, seeds=3)
     parser.add_argument("--cache", type=Path, default=CACHE, help="directory of trained populations")
     options = parse(parser)
-    found, recipe = [], RECIPES["A"].training
+    found, epochs = [], 1 if options.quick else RECIPES["A"].training.epochs
     for seed in range(options.seeds):
         data = cs.load_data(options.data, random_state=seed)
         if options.quick:
-            data = replace(data, train=data.train.take(torch.arange(min(600, len(data.train)))))
+            data = replace(data, train=data.train.take(torch.arange(min(150, len(data.train)))))
         population = obtain("A", data, seed, options.cache, options.quick)
         modules, wide = [member.module for member in population], transplantation(population, "2x")
         small, large = (sum(parameter.numel() for parameter in net.parameters()) for net in (modules[0], wide))
-        n, ratio = len(modules), recipe.epochs * small / large
+        n, ratio = len(modules), epochs * small / large
         found.append(one_seed(data, population, seed, int(n * ratio + TUNED), int((n - 1) * ratio + TUNED)))
     x, y, once = data.train.x, data.train.y, cs.Training(epochs=1)
     epoch, all_members = (
         measured(lambda nets=nets: fit_members(nets, x, y, Run(once)))[1] for nets in ([wide], modules)
     )
-    lines, rows = report(Ledger(found, n, ratio, epoch, recipe.epochs * all_members / n))
+    lines, rows = report(Ledger(found, n, ratio, epoch, epochs * all_members / n))
     header = f"""# Initialisation: the fine-tuned assembly and its rivals
 
 `{command(parser, options)}`: accuracy in % on test / validation, mean ± standard

@@ -69,7 +69,7 @@ PUBLISHED: dict[tuple[str, str], tuple[float, float | None, float | None]] = {
 }
 ORDERS = {"trained": 7, "pruned": 6}  # phase → seed of the order of samples
 L1, DROPOUT, EIGENVALUES = 5e-5, 0.5, 0.1
-K = 4  # clusters of the convnet's layers
+K, WIDTH = 4, 64  # clusters and units of the convnet's dense layers
 CROSS = 20.0  # λ of the cross-cluster loss
 DENSE = ("fc1", "fc2", "fc3")
 
@@ -123,9 +123,10 @@ def scored(
             "test": cs.evaluate(member, data.test).accuracy,
             "validation": cs.evaluate(member, data.validation).accuracy,
         }
+        network = traced(member, data.train.x[:4])
         for null, n_null in dict.fromkeys(NULLS, 2).items() if quick else NULLS.items():
             try:
-                found = Clusterability(null=null, n_null=n_null, random_state=seed).fit(member, data.train.x[:4])
+                found = Clusterability(null=null, n_null=n_null, random_state=seed).fit(network)
             except InputError:  # this null cannot be drawn: too few edges for their units
                 row[null] = None
                 continue
@@ -199,7 +200,7 @@ def planted(options: argparse.Namespace) -> Iterator[Row]:
                 row: Row = {"n": n, "outside": outside, "seed": seed}
                 for method, clusters_of in (("joint", bipartite_clusters), ("separate", separate_clusters)):
                     own = clusters_of(matrix, 4)
-                    shuffled = [g.permuted(matrix.ravel()).reshape(n, n) for _ in range(5)]
+                    shuffled = [g.permuted(matrix.ravel()).reshape(n, n) for _ in range(1 if options.quick else 5)]
                     null = [within_clusters(each, *clusters_of(each, 4)) for each in shuffled]
                     right = adjusted_rand_score(np.concatenate([rows, columns]), np.concatenate(own))
                     row[method] = [within_clusters(matrix, *own), right, statistics.fmean(null)]
@@ -238,14 +239,14 @@ def write_planted(rows: Sequence[Row]) -> Iterator[str]:
 class Net(nn.Module):
     """One convolution and three dense layers, without biases, as published."""
 
-    def __init__(self, image: tuple[int, int, int]) -> None:
+    def __init__(self, image: tuple[int, int, int], width: int = WIDTH) -> None:
         super().__init__()
-        channels, height, width = image
+        channels, rows, columns = image
         self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.fc1 = nn.Linear(16 * (height // 4) * (width // 4), 64, bias=False)
-        self.fc2 = nn.Linear(64, 64, bias=False)
-        self.fc3 = nn.Linear(64, 64, bias=False)
-        self.out = nn.Linear(64, 10, bias=False)
+        self.fc1 = nn.Linear(16 * (rows // 4) * (columns // 4), width, bias=False)
+        self.fc2 = nn.Linear(width, width, bias=False)
+        self.fc3 = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, 10, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.max_pool2d(torch.relu(self.conv(x)), 4).flatten(1)
@@ -256,8 +257,9 @@ class Net(nn.Module):
 
 def convnet(options: argparse.Namespace) -> Iterator[Row]:
     data = read(options)
-    example, net = data.train.x[:4], Net(data.image_shape)
-    clusters = {name: contiguous(64, K) for name in DENSE}
+    width = 12 if options.quick else WIDTH
+    example, net = data.train.x[:4], Net(data.image_shape, width)
+    clusters = {name: contiguous(width, K) for name in DENSE}
     settings: dict[str, tuple[Callback, ...]] = {
         "plain": (), "cross-cluster loss": (Penalty(CrossClusterLoss(clusters, net, example), CROSS),),
         "hard mask": (BlockMask(clusters, net, example),),
@@ -276,10 +278,9 @@ def of_convnet(
     options: argparse.Namespace,
 ) -> Row:  # fmt: skip
     test, few = data.test, data.validation.take(range(10 if options.quick else options.circuit_samples))
-    fixed = cross_modularity(network, clusters, random_state=seed)
-    joint = [
-        c for c in cross_modularity(network, "joint", K, random_state=seed) if c.read in DENSE and c.written in DENSE
-    ]
+    drawn: dict[str, int] = {"n_null": 2 if options.quick else 20, "random_state": seed}
+    fixed = cross_modularity(network, clusters, **drawn)
+    joint = [c for c in cross_modularity(network, "joint", K, **drawn) if c.read in DENSE and c.written in DENSE]
     gradients = cross_modularity(network, clusters, n_null=0, gradients_of=(data.train.x[:2000], data.train.y[:2000]))
     probe = specialisation(network, clusters, test.x, test.y)
     row: Row = {

@@ -83,7 +83,7 @@ def hard(options: argparse.Namespace, seeds: range) -> Iterator[Problem]:
     for sizes, n_inputs in AUDIT:
         for seed in range(seeds[0], seeds[0] + (1 if options.quick else AUDITED)):
             yield Problem("hard", AUDITS, "relu", sizes, seed, n_inputs, offset=2.2)
-    for seed in range(seeds[0], seeds[0] + (2 if options.quick else options.hard)):
+    for seed in range(seeds[0], seeds[0] + (1 if options.quick else options.hard)):
         drawn = np.random.default_rng(seed)
         sizes = (int(drawn.integers(4, 11)), int(drawn.choice(HARD_UNITS)), 3)
         offset, n_inputs = int(drawn.integers(15, 26)) / 10, int(drawn.choice(HARD_INPUTS))

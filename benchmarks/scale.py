@@ -77,13 +77,15 @@ def overheads(options: argparse.Namespace) -> Iterator[Overhead]:
         seconds = timed(lambda: chosen.map(nothing, range(n)))[1]
         return Overhead(name, workers, 1000 * seconds / n, 1000 * (processor_seconds() - began) / n)
 
-    for name in ("serial", "processes:2"):
+    for name in ("serial",) if options.quick else ("serial", "processes:2"):
         with engine(name) as chosen:
             yield each(name, chosen.n_workers, chosen)
     from distributed import LocalCluster
 
-    sizes = {"threads_per_worker": 1, "dashboard_address": ":0", "host": "127.0.0.1"}
-    with LocalCluster(n_workers=2, **sizes) as cluster, engine(f"dask:{cluster.scheduler_address}") as chosen:
+    sizes = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "host": "127.0.0.1"}
+    if options.quick:
+        sizes |= {"processes": False, "protocol": "tcp"}
+    with LocalCluster(**sizes) as cluster, engine(f"dask:{cluster.scheduler_address}") as chosen:
         yield each("dask", 2, chosen)
 
 
@@ -128,7 +130,7 @@ def train(options: argparse.Namespace) -> Iterator[Trained]:
         blocks.BLOCK = 2
     for n in members:
         prints = []
-        for name in ("serial", "processes:1", "processes:2"):
+        for name in ("serial", "processes:1", "processes:2")[: 2 if options.quick else 3]:
             with engine(name):
                 population, seconds = timed(lambda n=n: cs.train_population(net, data.train, n, training=training))
             prints.append(population.fingerprint)
@@ -163,7 +165,7 @@ def censuses(options: argparse.Namespace) -> Iterator[CensusRow]:
         if source is None:
             net, training = cs.MLP(data.train.x[0].numel(), [8], 10), cs.Training(epochs=1)
             source = cs.train_population(net, data.train, 4, training=training).save(Path(place, "population"))
-        for n in [2, 4] if options.quick else options.members:
+        for n in [4] if options.quick else options.members:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
                 yield alone.submit(census_of, source, data.calibration.x.clone(), data.test, n).result()
 

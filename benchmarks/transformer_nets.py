@@ -74,8 +74,8 @@ def images(file: Path, quick: bool) -> Task:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     n, n_patches, sizes = 20_000, 4, {"width": 48, "heads": (4, 4), "mlp_widths": (128, 128)}
     if quick:
-        n, n_patches, sizes = 300, 2, {"width": 12, "heads": (2,), "mlp_widths": (16,)}
-    x, y, rest = x[order[:n]], y[order[:n]], x[order[n:] if len(x) > n else order][: 200 if quick else 1500]
+        n, n_patches, sizes = 150, 2, {"width": 8, "heads": (2,), "mlp_widths": (8,)}
+    x, y, rest = x[order[:n]], y[order[:n]], x[order[n:] if len(x) > n else order][: 50 if quick else 1500]
     net = cs.ViT(1, size, size // n_patches, 10, **sizes)
     training = Training(epochs=1 if quick else 5, batch_size=64, learning_rate=3e-3, schedule="cosine")
     return Task(net, x, y, rest, test, test_y, training, None, "classification")

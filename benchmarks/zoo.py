@@ -50,7 +50,7 @@ from consilience.errors import ConsilienceError
 from consilience.units.outputs import outputs_in
 
 WRONG = 1e-4  # of the spread over samples
-N_QUICK = 3  # networks of each family
+N_QUICK = 2  # networks of each family
 
 
 def shaken(module: nn.Module) -> nn.Module:
