@@ -119,7 +119,10 @@ REFUSED = {
         lambda m, x: m.c(m.b(m.a(x)).softmax(-1)),
         ODD + r"aten.softmax.int in Lambda, test_units_layers.py:\d",
     ),
-    "a free scale": (lambda m, x: m.c(m.b(m.a(x)) / m.scale), PARAMETER + "aten.div.Tensor in Lambda, .*, of 'scale'"),
+    "a free power": (
+        lambda m, x: m.c(m.b(m.a(x)) ** m.scale),
+        PARAMETER + "aten.pow.Tensor_Tensor in Lambda, .*, of 'scale'",
+    ),
     "a computed weight": (lambda m, x: functional.linear(x, m.a.weight * 2), PARAMETER + "aten.mul.Tensor"),
     "reshaping units": (
         lambda m, x: m.c(m.a(x).relu().view(-1, 2, 3).transpose(1, 2).flatten(1)),

@@ -158,10 +158,6 @@ REFUSED = {
         lambda m, x: m.b(functional.prelu(m.a(x), m.gain[:1] * 0 + m.one)),
         "unsupported operation on a parameter: aten.prelu in Small",
     ),
-    "one gain": (
-        lambda m, x: m.b(m.a(x).tanh() * m.one),
-        "all units are multiplied by one number, .*aten.mul",
-    ),
     "parts after an activation": (
         lambda m, x: m.b(gated(torch.cat([m.a(x), m.p(x)], 1))),
         "units of several layers are cut: aten.chunk in Small, .*\n.*before they are put side by side",

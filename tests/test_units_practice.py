@@ -34,6 +34,19 @@ class Small(nn.Module):
         return self.function(self, x)
 
 
+class Standardized(nn.Conv2d):
+    """A convolution whose weight is standardized in the forward pass, as in networks without norms."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width + 2, 3, padding=1, groups=2)
+        self.gain = nn.Parameter(torch.rand(width + 2, 1, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, deviation = self.weight.mean((1, 2, 3), keepdim=True), self.weight.std((1, 2, 3), keepdim=True)
+        weight = self.gain * (self.weight - mean) / deviation
+        return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
 def number(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.rand(shape) + 0.5)
 
@@ -138,6 +151,39 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
         IMAGES,
     ),
     "second bias": (perceptron(lambda m, x: m.b((m.a(x) + m.g).relu()), g=number), ROWS),
+    "one bias for two": (
+        perceptron(
+            lambda m, x: m.b((m.a(x) + m.g).relu() + (m.d(x) + m.g).relu()), g=number, d=lambda w: nn.Linear(6, w)
+        ),
+        ROWS,
+    ),
+    "gain that is computed": (perceptron(lambda m, x: m.b(m.a(x).relu() * (1 - m.g) * m.g.exp()), g=number), ROWS),
+    "gate of one number": (
+        perceptron(
+            lambda m, x: (lambda h: m.b(h + m.t.sigmoid() * m.p(h).relu()))(m.a(x)),
+            p=lambda w: nn.Linear(w, w),
+            t=lambda w: number(),
+        ),
+        ROWS,
+    ),
+    "two numbers after an activation": (
+        convolutional(
+            lambda m, x: pooled(m, m.p(m.t * m.a(x).relu() + m.s)),
+            p=lambda w: nn.Conv2d(w, w, 3, padding=1),
+            t=lambda w: number(1),
+            s=lambda w: number(1),
+        ),
+        IMAGES,
+    ),
+    "weight that is standardized": (
+        lambda w: Small(
+            lambda m, x: pooled(m, m.p(m.a(x).relu())),
+            a=nn.Conv2d(2, w, 3),
+            p=Standardized(w),
+            c=nn.Linear(w + 2, 3),
+        ),
+        IMAGES,
+    ),
     "PReLU of one slope": (perceptron(lambda m, x: m.b(m.p(m.a(x))), p=lambda w: nn.PReLU()), ROWS),
     "convolution in groups": (
         convolutional(lambda m, x: pooled(m, m.p(m.a(x).relu())), p=lambda w: nn.Conv2d(w, w, 3, padding=1, groups=2)),
@@ -225,7 +271,8 @@ def test_full_width_is_the_ensemble(name: str) -> None:
     assert float((fitted - expected).square().mean()) < 2 * float((expected - expected.mean(0)).square().mean())
 
 
-WRITTEN_OUT = ["PReLU of one slope", "convolution in groups", "batch norm without scales", "layer norm without scales"]
+WRITTEN_OUT = ["two numbers after an activation", "gate of one number", "PReLU of one slope"]
+WRITTEN_OUT += ["convolution in groups", "batch norm without scales", "layer norm without scales"]
 
 
 @pytest.mark.parametrize("name", WRITTEN_OUT)
@@ -259,18 +306,13 @@ def test_a_convolution_in_groups_is_one_of_all_channels() -> None:
     ("make", "x", "text"),
     [
         (
-            perceptron(lambda m, x: m.b(m.a(x).relu() * m.t), t=lambda w: number(1)),
+            perceptron(lambda m, x: m.b(m.a(x).relu() * (m.s * m.t)), t=lambda w: number(1), s=lambda w: number(1)),
             ROWS,
             r"all units are multiplied by one number, which each member has another of: aten.mul.Tensor in Small, "
             r"test_units_practice.py:\d+\n  cure: multiply right after a linear layer",
         ),
         (
             perceptron(lambda m, x: m.b(m.a(x * m.t.exp())), t=lambda w: number()),
-            ROWS,
-            "unsupported operation on a par",
-        ),
-        (
-            perceptron(lambda m, x: m.b(m.a(x) + m.t.exp()), t=lambda w: number()),
             ROWS,
             "unsupported operation on a par",
         ),

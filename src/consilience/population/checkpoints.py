@@ -67,7 +67,7 @@ def import_checkpoints(
     inputs = inputs_of(template)
     dtype = x.dtype if x.is_floating_point() and inputs is None else torch.get_default_dtype()
     template = template.to(dtype=dtype)
-    write_out([template], x)
+    write_out([template], x, output)
     architecture = find_layers(template, x, output)
     account = _Account(folder, strict)
     modules: dict[str, nn.Module] = {}

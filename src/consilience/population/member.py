@@ -19,8 +19,8 @@ from consilience.errors import ConsilienceError, InputError
 from consilience.store import fingerprint
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.deviation import deviation
-from consilience.units.follow import layers_of
 from consilience.units.forward import outputs_of
+from consilience.units.layers import layers_of
 from consilience.units.modules import plain_copy
 from consilience.units.outputs import Pick
 from consilience.units.precision import exact

@@ -87,8 +87,8 @@ class Population:
         members = copies(modules)
         check_configs(members)
         x = as_example(one_tensor(members, example_input))
-        write_out(members, x)
         check_pick(output)
+        write_out(members, x, output)
         return cls(join_members((), members, x, output=output), x, **details)
 
     @property
@@ -150,7 +150,7 @@ class Population:
         new = copies(modules, first)
         if self.inputs is not None:
             take_packed(new, self.inputs)
-        write_out(new, self.example_input)
+        write_out(new, self.example_input, self.output)
         return new
 
     def _with_snapshots(self, snapshots: Mapping[int, Sequence[Member]]) -> Population:

@@ -91,7 +91,7 @@ def read_population(
     if module is not None and entries.inputs is not None:
         take_packed([module], entries.inputs)
     if module is not None:
-        write_out([module], x)
+        write_out([module], x, entries.output)
     given = None if module is None else (module, find_layers(module, x, entries.output))
     current = all(version not in ("unknown", "") and proved.get(k) == version for k, version in versions().items())
 

@@ -176,13 +176,18 @@ class Responses:
     def units(self, layer: str) -> Tensor:
         """Return the pre-activations of all networks' units of a layer on the rows that `compared` takes: (U, r).
 
-        Those of a unit of several rows are side by side.
+        Those of a unit of several rows are side by side. Of a layer that depends on no input they are its parameters.
         """
         if layer not in self._units:
             self._units[layer] = filled(self._points(layer), sum(self._widths(layer)))
         return self._units[layer]
 
     def _points(self, layer: str) -> Iterator[Tensor]:
+        if not self.networks[0].architecture.written(layer):
+            for network in self.networks:
+                parts = [network.weights(m).matrix for m in network.architecture.writing(layer)]
+                yield by_unit(torch.cat(parts, 1), network.architecture.layer(layer).width).flatten(1)
+            return
         rows = self.compared(layer)
         for z, units in zip(self.written(layer), self._widths(layer), strict=True):
             yield by_unit(z[rows].T, units).flatten(1)

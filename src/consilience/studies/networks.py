@@ -195,7 +195,7 @@ def _open_network(
     if module is None:
         return Population.from_modules([load_network(directory)], x)
     template, pick = plain_copy(make_module(module), "module"), parse_output(output)
-    write_out([template], x)
+    write_out([template], x, pick)
     tensors = read_artefact(directory, "network").tensors
     return Population.from_modules([fill(template, find_layers(template, x, pick), tensors, directory)], x, output=pick)
 

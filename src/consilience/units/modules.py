@@ -1,8 +1,8 @@
 """The plain form of a user's module: without wrappers, weights in place of what computes them, in single precision.
 
 - Wrappers that compute what the module inside computes are taken off, wherever they are.
-- Weights that are computed before each forward pass (weight norm, spectral norm, pruning, parametrizations) are
-  computed once and stored.
+- Weights that are computed before each forward pass (weight norm, spectral norm, pruning, parametrizations), or in the
+  forward pass of a layer (`consilience.units.computed`), are computed once and stored.
 - A parameter of two modules, as tied embeddings are, becomes two: they are merged apart.
 - A network of Hugging Face's keeps no cache of keys and values.
 - Half precision becomes float32, which this package computes in.
@@ -24,6 +24,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from consilience.checks import as_tensor, check_finite, describe
 from consilience.errors import InputError
+from consilience.units.computed import store_computed
 from consilience.units.configs import make_plain
 from consilience.units.forward import eval_mode
 
@@ -145,6 +146,7 @@ def _store_weights(part: nn.Module) -> None:
             remove_weight_norm(part, hook.name)
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(part, hook.name)
+    store_computed(part)
 
 
 def _untie(module: nn.Module) -> None:

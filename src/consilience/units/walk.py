@@ -106,6 +106,7 @@ class Walk:
     in_tail: bool = False  # whether the operations at hand follow the outputs' heads, which stay whole
     cuts: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)  # see `Architecture.cuts`
     statistics: list[Normed] = field(default_factory=list)  # norms over all units of some groups
+    numbers: dict[str, tuple[int, ...]] = field(default_factory=dict)  # see `consilience.units.layers.numbers_in`
 
     def label(self, value: fx.Node) -> Label:
         """Return where the units of a value lie; empty if it has none."""

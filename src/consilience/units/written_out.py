@@ -5,6 +5,8 @@
 - `nn.PReLU` with one slope for all units gets a slope for each.
 - LSTM, GRU and RNN become classes that can be traced (`consilience.units.recurrence`).
 - A norm without scales gets scales of 1 and shifts of 0.
+- A learned number that multiplies all units, or is added to them, where it cannot be folded into a weight becomes one
+  for each unit.
 
 The module computes the same, and its class is the same; only these parts have other shapes. Depthwise convolutions stay
 as they are.
@@ -12,25 +14,34 @@ as they are.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from consilience.units.architecture import Architecture
+from consilience.errors import ConsilienceError
+from consilience.units.architecture import Architecture, read_state
 from consilience.units.forward import eval_mode
 from consilience.units.inputs import called
+from consilience.units.layers import numbers_in
+from consilience.units.outputs import Pick
 from consilience.units.recurrence import TRACEABLE
 
 # Attributes of parts that were changed.
 GROUPS, ONE_SLOPE, UNSCALED = "written_out_groups", "written_out_slope", "written_out_scales"
+NUMBERS = "written_out_numbers"  # attribute of a module: names of the parameters that were one number
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
-def write_out(modules: Sequence[nn.Module], x: Tensor) -> None:
-    """Write out the parameters of modules, in place; x (n, ...) are inputs on which they run."""
+def write_out(modules: Sequence[nn.Module], x: Tensor, output: Pick = None) -> None:
+    """Write out the parameters of modules, in place.
+
+    They run on inputs x (n, ...); ``output`` is which of the values that they return are taken.
+    """
     for module in modules:
         for part in module.modules():
             part.__class__ = TRACEABLE.get(type(part), type(part))
@@ -46,6 +57,7 @@ def write_out(modules: Sequence[nn.Module], x: Tensor) -> None:
                 setattr(part, ONE_SLOPE, True)
                 part.weight = nn.Parameter(part.weight.detach().expand(units).clone())
                 part.num_parameters = units
+    _write_out_numbers(modules, x, output)
 
 
 def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Architecture) -> dict[str, Tensor]:
@@ -55,7 +67,8 @@ def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Ar
         name = f"{path}.weight".lstrip(".")
         if name in whole and (groups := getattr(part, GROUPS, None)):
             whole[name] = _of_all_channels(whole[name], groups)
-    widths = architecture.widths_in(whole)
+    numbers = {name for name in getattr(module, NUMBERS, ()) if name in whole and whole[name].numel() == 1}
+    widths = architecture.widths_in({name: value for name, value in whole.items() if name not in numbers})
     for m in architecture.maps:
         path = m.weight.rpartition(".")[0]
         part, norm = module.get_submodule(path), None if m.norm is None else m.norm.weight.rpartition(".")[0]
@@ -66,7 +79,31 @@ def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Ar
                 whole = {f"{owner}.{name}": scales[name] for name in names} | whole
         if getattr(part, ONE_SLOPE, False) and whole[m.weight].numel() == 1:
             whole[m.weight] = whole[m.weight].expand(widths[m.writes]).clone()
+    shapes = architecture.shapes(widths, read_state(module)) if numbers else {}
+    for name in numbers:
+        whole[name] = whole[name].reshape(()).expand(shapes[name]).clone()
     return whole
+
+
+def _write_out_numbers(modules: Sequence[nn.Module], x: Tensor, output: Pick) -> None:
+    """Give modules one number for each unit where one for all units cannot be folded into a weight."""
+    met = dict[tuple[object, ...], dict[str, tuple[int, ...]]]()
+    for module in modules:
+        parameters = {name: tuple(value.shape) for name, value in module.named_parameters()}
+        if all(math.prod(shape) > 1 for shape in parameters.values()):
+            continue
+        alike = (type(module), *parameters.items())
+        if alike not in met:
+            met[alike] = {}
+            with eval_mode(module), contextlib.suppress(ConsilienceError):  # which tracing reports
+                met[alike] = numbers_in(module, x, output)
+        for name, shape in met[alike].items():
+            path, _, attribute = name.rpartition(".")
+            own = module.get_parameter(name)
+            numbers = nn.Parameter(own.detach().reshape(()).expand(shape).clone(), requires_grad=own.requires_grad)
+            setattr(module.get_submodule(path), attribute, numbers)
+        if met[alike]:
+            setattr(module, NUMBERS, tuple(met[alike]))
 
 
 def _scale(norm: nn.Module, units: int) -> None:

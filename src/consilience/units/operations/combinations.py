@@ -9,8 +9,8 @@ from torch import fx
 from torch.ops import aten
 
 from consilience.units.operations.elementwise import GAINS
-from consilience.units.operations.embedding import promote
-from consilience.units.operations.factors import multiplied
+from consilience.units.operations.embedding import promote, promote_row
+from consilience.units.operations.factors import multiplied, spread
 from consilience.units.operations.sections import align
 from consilience.units.operations.weights import scale_units
 from consilience.units.program import N_SAMPLES, sizes
@@ -27,11 +27,9 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     first, second = walk.arguments(node, 2)
     if not is_sum and (label := multiplied(walk, node, first, second)) is not None:
         return label
-    if walk.reads_parameter(node) or reads_number(walk.program, node):
-        if not is_sum:
-            return _gain(walk, node, first, second)
-        if (label := _bias(walk, node, first, second)) is not None:
-            return label
+    reads = walk.reads_parameter(node) or reads_number(walk.program, node)
+    if reads and (label := (_bias if is_sum else _gain)(walk, node, first, second)) is not None:
+        return label
     if not is_tensor(first) or not is_tensor(second):
         label = walk.label(first if is_tensor(first) else second)
         return walk.record(label, "shift" if is_sum else "scale")
@@ -69,10 +67,19 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     return label
 
 
-def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label:
-    """A product with a parameter that has one number for each unit writes new units, each of the one that it reads."""
+def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label | None:
+    """A product with a parameter that has one number for each unit writes new units, each of the one that it reads.
+
+    Where more is computed of the parameter, it writes units itself: None, for a product of two values with units.
+    """
     value, gain = (second, first) if walk.is_parameter(first) else (first, second)
-    gain, shift = walk.shifted.get(gain, (gain, 0.0))
+    own, shift = walk.shifted.get(gain, (gain, 0.0))
+    more = own is gain and any(user.target not in GAINS for user in gain.users)
+    if walk.is_parameter(own) and (more or value not in walk.labels):
+        factors = [factor for factor in dict.fromkeys((first, second)) if walk.is_parameter(factor)]
+        if all(promote_row(walk, factor) for factor in factors):
+            return None
+    gain = own
     if not walk.is_parameter(gain) or value not in walk.labels or node.target not in GAINS:
         raise walk.error(PARAMETER, node)
     name, shape, label = walk.program.parameters[gain.name], tuple(gain.meta["val"].shape), walk.label(value)
@@ -89,16 +96,20 @@ def _bias(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label |
 
     Any other parameter that is added to units writes units itself: None, for a sum of two values with units.
     """
-    value, bias = (second, first) if walk.is_parameter(first) else (first, second)
+    value, bias = (first, second) if first in walk.labels else (second, first)
     if walk.is_parameter(bias) and isinstance(value, int | float) and all(user.target in GAINS for user in node.users):
         parameter, shift = walk.shifted.get(bias, (bias, 0.0))
         walk.shifted[node] = parameter, shift + value  # 1 + γ
         return {}
-    if not walk.is_parameter(bias) or value not in walk.labels or node.target is not aten.add.Tensor:
+    if not isinstance(bias, fx.Node) or value not in walk.labels or node.target is not aten.add.Tensor:
+        raise walk.error(PARAMETER, node)
+    if bias.meta["val"].numel() == 1 and spread(walk, value, bias):
+        return walk.label(value)
+    if not walk.is_parameter(bias):
         raise walk.error(PARAMETER, node)
     name, draft, dim = walk.program.parameters[bias.name], walk.sources.get(value), n_dims(value) - n_dims(bias)
     shape = tuple(bias.meta["val"].shape)
-    fits = draft is not None and draft.output == (value.name, dim) and len(value.users) == 1
+    fits = draft is not None and draft.output == (value.name, dim) and len(value.users) == len(bias.users) == 1
     fits = fits and shape == (size(value, dim), *[1] * (len(shape) - 1))
     if draft is not None and fits and not (draft.bias or draft.norm or draft.per_unit):
         walk.check_unused(node, name)

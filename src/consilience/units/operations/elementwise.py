@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.ops import aten
 
-from consilience.units.operations.embedding import only_value
+from consilience.units.operations.embedding import only_value, promote_row
 from consilience.units.trace import DROPOUTS
 from consilience.units.walk import UNSUPPORTED, Label, Walk
 
@@ -32,6 +32,8 @@ def activation(name: str) -> Callable[[Walk, fx.Node], Label]:
 
     def handle(walk: Walk, node: fx.Node) -> Label:
         arguments = [str(a) for a in node.args[1:]] + [f"{key}={value}" for key, value in node.kwargs.items()]
+        if walk.is_parameter(node.args[0]):
+            promote_row(walk, node.args[0])
         label = walk.pass_through(node, name + (f"({', '.join(arguments)})" if arguments else ""))
         walk.elementwise.add(node.name)
         return label

@@ -27,6 +27,15 @@ def promote(walk: Walk, parameter: fx.Node, dim: int) -> None:
     walk.labels[parameter] = {dim: (_written_by(walk, parameter, dim, parameter, parameter),)}
 
 
+def promote_row(walk: Walk, parameter: fx.Node) -> bool:
+    """Let a parameter be a value of units along its one dimension of several numbers; False if it has more, or none."""
+    along = [dim for dim in range(n_dims(parameter)) if size(parameter, dim) > 1]
+    if len(along) != 1 or parameter in walk.shifted:
+        return False
+    promote(walk, parameter, along[0])
+    return True
+
+
 def only_value(walk: Walk, node: fx.Node, *, piled: bool = False) -> fx.Node:
     """Return what `Walk.only_value` does; a parameter becomes a value, with units last."""
     value = node.args[0]

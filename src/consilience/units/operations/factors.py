@@ -1,7 +1,8 @@
 """Numbers that multiply all units: temperatures, learned scales, gates of one number.
 
 Each member has its own, so that it is folded into the weights right before it, as a batch norm is. A learned number is
-then 1; one that an embedding keeps beside its weight stays, as it is a function of the width.
+then 1; one that an embedding keeps beside its weight stays, as it is a function of the width. A learned number
+elsewhere, as after an activation, must have been written out as one for each unit (`consilience.units.written_out`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch.ops import aten
 from consilience.units.maps import Factor
 from consilience.units.program import Program
 from consilience.units.tail import is_number
-from consilience.units.walk import Label, Walk
+from consilience.units.walk import Label, Walk, n_dims, size
+
+ONE_NUMBER = "multiply right after a linear layer or convolution, or by one number for each unit"
 
 
 def multiplied(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label | None:
@@ -27,14 +30,27 @@ def multiplied(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> La
     (number,), (value,) = numbers, values
     drafts = [draft for draft in walk.drafts if draft.output[0] == value.name]
     if len(drafts) != 1 or len(value.users) > 1 or not (drafts[0].fitted or drafts[0].inputs[0].group is None):
-        cure = "multiply right after a linear layer or convolution, or by one number for each unit"
-        raise walk.error("all units are multiplied by one number, which each member has another of", node, cure)
+        if spread(walk, value, number):
+            return walk.label(value)
+        raise walk.error("all units are multiplied by one number, which each member has another of", node, ONE_NUMBER)
     (draft,), divides = drafts, node.target is aten.div.Tensor
     name = walk.program.parameters.get(number.name)
     free = name in walk.program.learned and len(number.users) == 1
     draft.factors = (*draft.factors, Factor(name if free else None, _value_of(walk.program, number.name, divides)))
     draft.output = (node.name, draft.output[1])
     return walk.label(value)
+
+
+def spread(walk: Walk, value: fx.Node, number: fx.Node) -> bool:
+    """Note that a learned number needs one for each unit of a value to which it is applied; False if it cannot."""
+    needed, label = walk.program.needed([number.name]), walk.label(value)
+    names = [name for node, name in walk.program.parameters.items() if node in needed]
+    if len(names) != 1 or names[0] not in walk.program.learned or len(label) != 1:
+        return False
+    ((dim, runs),) = label.items()
+    shape = (size(value, dim), *[1] * (n_dims(value) - dim - 1))
+    whole = all(run.group is not None and run.block == 1 for run in runs)
+    return whole and walk.numbers.setdefault(names[0], shape) == shape
 
 
 def _is_number(walk: Walk, value: fx.Node) -> bool:
