@@ -406,7 +406,7 @@ TRACED = (
 
 @pytest.fixture
 def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the program of a module on the same inputs: most arguments that are odd here do not change what is traced."""
+    """Trace a module on the same inputs once: most of the arguments that are odd do not change what is traced."""
     kept, trace = dict[str, Any](), follow.trace
 
     def once(module: nn.Module, x: Tensor, *options: Any) -> Any:
