@@ -83,6 +83,7 @@ def test_assemblies_are_networks_of_the_library_that_load_again(name: str, tmp_p
     nets = [member(name, seed) for seed in range(3)]
     x = torch.randn(40, 1, 8, 8) if name.startswith("ViT") else IDS
     population = cs.Population.from_pretrained(saved(tmp_path, nets), x[:4])
+    assert len({id(network.architecture.program) for network in population.networks}) == 1
     census = cs.Census(random_state=0).fit(population, x)
     for width in ("1x", "2x"):
         net = cs.assemble(census, width)

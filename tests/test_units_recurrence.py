@@ -16,8 +16,8 @@ from consilience.units import recurrence
 
 pytestmark = pytest.mark.numerical
 
-X = torch.randn(60, 6, 4, generator=torch.Generator().manual_seed(0))
-WORDS = torch.randint(9, (60, 6), generator=torch.Generator().manual_seed(0))
+X = torch.randn(60, 3, 4, generator=torch.Generator().manual_seed(0))
+WORDS = torch.randint(9, (60, 3), generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
@@ -116,6 +116,6 @@ def test_a_recurrence_that_begins_elsewhere_is_refused() -> None:
 
 
 def test_long_sequences_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrence, "MOST_STEPS", 5)
-    with pytest.raises(TracingError, match="LSTM must run for at most 5 steps to be traced, got 6"):
+    monkeypatch.setattr(recurrence, "MOST_STEPS", 2)
+    with pytest.raises(TracingError, match="LSTM must run for at most 2 steps to be traced, got 3"):
         Population.from_modules(members("last output", nn.LSTM)[0], X[:16])

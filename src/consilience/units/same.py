@@ -16,7 +16,8 @@ from consilience.units.attributes import ALL_HEADS, HEADS, KEY_HEADS, READ, SIZE
 from consilience.units.attributes import SIZES as OTHER_SIZES
 from consilience.units.deviation import deviation
 
-RECORDS = frozenset({"assembly_", "distillation_", "save_pretrained"})  # how a network was made and is saved
+# How a network was made, is saved, and where it is from.
+RECORDS = frozenset({"assembly_", "distillation_", "save_pretrained", "name_or_path"})
 INTERNAL = frozenset(vars(nn.Module())) | RECORDS  # torch's own attributes, the training flag among them
 CLASS_SIZES = (name for names in SIZE_ATTRIBUTES.values() for name in names)
 SIZES = frozenset({"groups", *HEADS, *KEY_HEADS, *ALL_HEADS, *WRITTEN, *READ, *OTHER_SIZES, *CLASS_SIZES})
