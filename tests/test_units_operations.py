@@ -158,8 +158,8 @@ REFUSED = {
         lambda m, x: m.b(functional.prelu(m.a(x), m.gain[:1] * 0 + m.one)),
         "unsupported operation on a parameter: aten.prelu in Small",
     ),
-    "parts after an activation": (
-        lambda m, x: m.b(gated(torch.cat([m.a(x), m.p(x)], 1))),
+    "parts of units and inputs": (
+        lambda m, x: m.b(gated(torch.cat([m.a(x), x], 1))),
         "units of several layers are cut: aten.chunk in Small, .*\n.*before they are put side by side",
     ),
 }

@@ -47,6 +47,30 @@ class Standardized(nn.Conv2d):
         return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+class Ghost(nn.Module):
+    """Channels and a depthwise convolution of them, of which it takes as many as it should return: all."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.cheap = nn.Conv2d(2, width, 3), nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.out_chs = 2 * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return torch.cat([x, self.cheap(x)], 1)[:, : self.out_chs]
+
+
+class Gain(nn.Module):
+    """A gain with its shape in an attribute."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain, self.shape = number(width), (width, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain.view(self.shape)
+
+
 def number(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.rand(shape) + 0.5)
 
@@ -233,6 +257,20 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
             n=shaken(nn.BatchNorm2d(4 * w)),
             c=nn.Linear(w, 3),
         ),
+        IMAGES,
+    ),
+    "halves of two layers": (
+        lambda w: Small(
+            lambda m, x: pooled(m, m.p((lambda u, v: u * v.tanh())(*torch.cat([m.a(x), m.d(x)], 1).chunk(2, 1)))),
+            a=nn.Conv2d(2, 2 * w, 3),
+            d=nn.Conv2d(2, w, 3),
+            p=nn.Conv2d(3 * w // 2, w, 3),
+            c=nn.Linear(w, 3),
+        ),
+        IMAGES,
+    ),
+    "all of two layers": (
+        lambda w: Small(lambda m, x: pooled(m, m.p(m.a(x))), a=Ghost(w), p=Gain(2 * w), c=nn.Linear(2 * w, 3)),
         IMAGES,
     ),
     "halves by slices": (perceptron(halves, wide=lambda w: nn.Linear(6, 2 * w)), ROWS),

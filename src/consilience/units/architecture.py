@@ -61,7 +61,7 @@ class Architecture:
         and cannot be put side by side.
     elementwise : traced values that are computed number by number, whatever the shape.
     statistics : norms over all units of layers.
-    cuts : modules that cut units into parts, the sizes of the parts, and the layer with whose width they grow.
+    cuts : modules that cut units into parts, and the layers and fixed features of each part.
     grouped : whether these norms keep groups of units apart, which cannot change places then.
     """
 
@@ -77,7 +77,7 @@ class Architecture:
     crossing: tuple[str, ...] = ()
     elementwise: frozenset[str] = frozenset()
     statistics: tuple[Statistic, ...] = ()
-    cuts: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+    cuts: tuple[tuple[str, tuple[tuple[Section, ...], ...]], ...] = ()
     grouped: bool = False
 
     def layer(self, name: str) -> Layer:

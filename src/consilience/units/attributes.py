@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from consilience.units.architecture import Architecture
-from consilience.units.axes import length
+from consilience.units.axes import Section, length
 from consilience.units.maps import Map
 
 # Attributes that hold a module's own sizes, which follow the shape of its weight. The groups of a depthwise convolution
@@ -41,8 +41,11 @@ SIZES = (
     *("embed_dim", "hidden_size", "hidden_dim", "d_model", "dim", "n_embd", "width", "kdim", "vdim", "channels"),
     *("intermediate_size", "n_inner", "d_ff"),
 )
+OUTPUTS = ("out_chs", "out_channels", "out_features", "out_dim")  # of what a module returns
 WRITTEN, READ = ("nf",), ("nx",)  # of a weight that is stored transposed
 ALL_HEADS = ("split_size", "all_head_size", "attn_dim", "inner_dim", "q_dim", "kv_dim")  # where heads are side by side
+
+Cut = tuple[str, tuple[tuple[Section, ...], ...]]  # see `Architecture.cuts`
 
 
 def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
@@ -69,24 +72,27 @@ def set_sizes(module: nn.Module, old: Architecture, new: Architecture) -> None:
             _set_cuts(part, left, [cut for cut in old.cuts if cut[0] == path], old, new)
 
 
-def _set_cuts(
-    part: nn.Module,
-    names: list[str],
-    cuts: list[tuple[str, tuple[int, ...], str]],
-    old: Architecture,
-    new: Architecture,
-) -> None:
-    """Set the sizes of parts into which a module cuts units, and of all together, in some of its attributes."""
+def _set_cuts(part: nn.Module, names: list[str], cuts: list[Cut], old: Architecture, new: Architecture) -> None:
+    """Set the sizes of parts into which a module cuts units, and of all together, in some of its attributes.
+
+    What a module returns is one part: a cut that takes all is no operation.
+    """
     changed, whole = dict[int, int](), dict[tuple[int, ...], list[int]]()
-    for _, parts, layer in cuts:
-        grown = [size * new.widths[layer] // old.widths[layer] for size in parts]
-        changed |= dict(zip(parts, grown, strict=True))
-        changed[sum(parts)] = sum(grown)
-        whole[parts] = grown
+    returned = dict[int, int]()
+    for _, parts in cuts:
+        before, after = ([sum(length(section, own.widths) for section in part) for part in parts] for own in (old, new))
+        if len(parts) == 1:
+            returned[before[0]] = after[0]
+            continue
+        changed |= dict(zip(before, after, strict=True))
+        changed[sum(before)] = sum(after)
+        whole[tuple(before)] = after
     for name in names:
         value = vars(part)[name]
         if type(value) is int and value > 1 and value in changed:
             setattr(part, name, changed[value])
+        elif type(value) is int and name in OUTPUTS and value in returned:
+            setattr(part, name, returned[value])
         elif type(value) in (list, tuple) and all(type(size) is int for size in value) and tuple(value) in whole:
             setattr(part, name, type(value)(whole[tuple(value)]))
 
@@ -102,6 +108,11 @@ def _set_named(part: nn.Module, maps: list[Map], old: Architecture, new: Archite
             changed = {after for what, before, after in pairs if what == kind and before == value}
             if type(value) is int and len(changed) == 1:
                 setattr(part, name, changed.pop())
+    shape = was.get("shape")
+    if type(shape) is tuple and shape and set(shape[1:]) <= {1}:  # of a gain: (units, 1, 1)
+        changed = {after for what, before, after in pairs if what == "size" and before == shape[0]}
+        if len(changed) == 1:
+            setattr(part, "shape", (changed.pop(), *shape[1:]))  # noqa: B010
 
 
 def _sizes(maps: list[Map], old: Architecture, new: Architecture) -> Iterator[tuple[str, int, int]]:

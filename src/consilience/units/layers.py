@@ -8,7 +8,7 @@ is not in it raises an error that names it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, fx, nn
@@ -106,6 +106,11 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
         if not m.per_unit and (m.reads or m.fitted):
             divided[m.weight, 1 - m.dim] = tuple((axis.layer, axis.block) for axis in m.inputs)
     used = {name for m in maps for name in m.parameters}
+    cuts = (*walk.cuts, *_returned_by_modules(walk))
+
+    def sections_of(runs: Sequence[Run]) -> tuple[Section, ...]:
+        return tuple((None if run.group is None else names[run.group], run.block) for run in runs)
+
     return Architecture(
         layers=layers,
         maps=maps,
@@ -118,9 +123,17 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
         kept=tuple(name for name in program.parameters.values() if name not in used),
         crossing=tuple(dict.fromkeys(walk.crossing)),
         elementwise=frozenset(walk.elementwise),
-        cuts=tuple((path, parts, names[walk.root(group)]) for path, parts, group in dict.fromkeys(walk.cuts)),
+        cuts=tuple((path, tuple(map(sections_of, parts))) for path, parts in dict.fromkeys(cuts)),
         statistics=_of_one_norm([_statistic(walk, maps, normed, names) for normed in walk.statistics]),
     )
+
+
+def _returned_by_modules(walk: Walk) -> Iterator[tuple[str, tuple[tuple[Run, ...], ...]]]:
+    """Yield modules and the units along each dimension of what other modules take from them."""
+    for node, label in walk.labels.items():
+        path = walk.program.module_of(node)
+        if path and any(not f"{walk.program.module_of(user)}.".startswith(f"{path}.") for user in node.users):
+            yield from ((path, (runs,)) for runs in label.values())
 
 
 def _heads(walk: Walk, tail: Tail) -> list[int]:

@@ -12,7 +12,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from consilience.units.attributes import ALL_HEADS, HEADS, KEY_HEADS, READ, SIZE_ATTRIBUTES, WRITTEN
+from consilience.units.attributes import ALL_HEADS, HEADS, KEY_HEADS, OUTPUTS, READ, SIZE_ATTRIBUTES, WRITTEN
 from consilience.units.attributes import SIZES as OTHER_SIZES
 from consilience.units.deviation import deviation
 
@@ -20,7 +20,8 @@ from consilience.units.deviation import deviation
 RECORDS = frozenset({"assembly_", "distillation_", "save_pretrained", "name_or_path"})
 INTERNAL = frozenset(vars(nn.Module())) | RECORDS  # torch's own attributes, the training flag among them
 CLASS_SIZES = (name for names in SIZE_ATTRIBUTES.values() for name in names)
-SIZES = frozenset({"groups", *HEADS, *KEY_HEADS, *ALL_HEADS, *WRITTEN, *READ, *OTHER_SIZES, *CLASS_SIZES})
+NAMED = (*OUTPUTS, *HEADS, *KEY_HEADS, *ALL_HEADS, *WRITTEN, *READ, *OTHER_SIZES)
+SIZES = frozenset({"groups", "shape", *NAMED, *CLASS_SIZES})
 ROUNDINGS = 1000  # of the largest output: a sum over a thousand inputs in another order differs by about 30
 SHARE = 1e-3  # of the spread of each output over samples: roundings above it could hide another function
 

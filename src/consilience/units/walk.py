@@ -104,7 +104,7 @@ class Walk:
     )  # inputs → before their batch norm, and it
     shifted: dict[fx.Node, tuple[fx.Node, float]] = field(default_factory=dict)  # value → the parameter + number it is
     in_tail: bool = False  # whether the operations at hand follow the outputs' heads, which stay whole
-    cuts: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)  # see `Architecture.cuts`
+    cuts: list[tuple[str, tuple[tuple[Run, ...], ...]]] = field(default_factory=list)  # see `Architecture.cuts`
     statistics: list[Normed] = field(default_factory=list)  # norms over all units of some groups
     numbers: dict[str, tuple[int, ...]] = field(default_factory=dict)  # see `consilience.units.layers.numbers_in`
 
@@ -198,6 +198,7 @@ class Walk:
             self.parts[value] = [{dim: coarser(runs) for dim, runs in label.items()} for label in parts]
         for value, (along, parts) in self.piled.items():
             self.piled[value] = along, [{dim: coarser(runs) for dim, runs in label.items()} for label in parts]
+        self.cuts = [(path, tuple(map(coarser, parts))) for path, parts in self.cuts]
         for draft in self.drafts:
             draft.before = coarser(draft.before)
         return True
@@ -235,6 +236,7 @@ class Walk:
             self.parts[value] = [{dim: divided(runs) for dim, runs in label.items()} for label in pieces]
         for value, (along, pieces) in self.piled.items():
             self.piled[value] = along, [{dim: divided(runs) for dim, runs in label.items()} for label in pieces]
+        self.cuts = [(path, tuple(map(divided, pieces))) for path, pieces in self.cuts]
         for i, (node, groups, which) in enumerate(self.statistics):
             each = [
                 (own, k) for g, k in zip(groups, which, strict=True) for own in parts.get(-1 if g is None else g, [g])
@@ -253,10 +255,9 @@ class Walk:
         """Return how many entries a run has along its dimension."""
         return run.block if run.group is None else run.block * self.groups[self.root(run.group)].width
 
-    def note_cut(self, node: fx.Node, parts: Sequence[int], run: Run) -> None:
-        """Note that the module of an operation may keep the sizes of parts of units, which follow a layer's width."""
-        if run.group is not None:
-            self.cuts.append((self.program.module_of(node), tuple(parts), run.group))
+    def note_cut(self, node: fx.Node, parts: Sequence[tuple[Run, ...]]) -> None:
+        """Note that the module of an operation may keep the sizes of parts of units, which follow layers' widths."""
+        self.cuts.append((self.program.module_of(node), tuple(parts)))
 
     def _family(self, group: int) -> list[int]:
         """All groups that are joined or tied to one, however indirectly."""

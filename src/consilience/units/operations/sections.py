@@ -20,6 +20,7 @@ from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims, size
 
 MOST = 16  # layers into which units are divided for a cut
 CURE = "cut units into equal parts, or use a layer for each part"
+ALONE = "use each layer before they are put side by side"
 
 
 def chunk(walk: Walk, node: fx.Node) -> Label:
@@ -61,7 +62,7 @@ def _parts(walk: Walk, node: fx.Node, value: fx.Node, dim: int, parts: Sequence[
     each = cut_units(walk, node, value, dim, bounds)
     label = walk.label(value)
     walk.parts[node] = [label | {dim: runs} for runs in each]
-    walk.note_cut(node, parts, label[dim][0])
+    walk.note_cut(node, each)
     walk.functions[node.name] = functools.partial(_split, bounds=bounds)
     return label
 
@@ -69,10 +70,10 @@ def _parts(walk: Walk, node: fx.Node, value: fx.Node, dim: int, parts: Sequence[
 def part_of_units(walk: Walk, node: fx.Node, value: fx.Node, dim: int) -> Label:
     """``value[:, start:end]`` along units."""
     start, end = _slice_of(walk, node, dim)
-    (part,) = cut_units(walk, node, value, dim, [start, end])
-    label = walk.label(value)
     total = size(value, dim)
-    walk.note_cut(node, [start, end - start, total - end], label[dim][0])
+    parts = cut_units(walk, node, value, dim, [0, start, end, total])
+    label, part = walk.label(value), parts[1]
+    walk.note_cut(node, parts)
     walk.functions[node.name] = functools.partial(_part, start=start, end=end, total=total)
     return label | {dim: part}
 
@@ -228,12 +229,20 @@ def _divide(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Sequenc
 
 
 def cut_units(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Sequence[int]) -> list[tuple[Run, ...]]:
-    """Return the runs between neighbouring bounds, after dividing layers in which a bound lies."""
-    _divide(walk, node, value, dim, bounds)
-    runs = walk.label(value)[dim]
-    families = {walk.first_tied(run.group) for run in runs if run.group is not None}
-    alike = len(families) == 1 and all(run.group is not None for run in runs)
+    """Return the runs between neighbouring bounds, after dividing layers in which a bound lies.
+
+    Layers that are cut together are tied, so that they have one width and the bounds stay in place.
+    """
+    runs, message = walk.label(value)[dim], "units of several layers are cut"
+    if any(run.group is None for run in runs):
+        raise walk.error(message, node, ALONE)
+    several = len({walk.first_tied(run.group) for run in runs if run.group is not None}) > 1
+    if several and len({run.block for run in runs}) > 1:
+        raise walk.error(message, node, ALONE)
     places = [0, *itertools.accumulate(map(walk.entries, runs))]
-    if not alike or not {*bounds} <= {*places}:
-        raise walk.error("units of several layers are cut", node, "use each layer before they are put side by side")
+    _divide(walk, node, value, dim, range(0, places[-1] + 1, math.gcd(*places, *bounds)) if several else bounds)
+    runs = walk.label(value)[dim]
+    places = [0, *itertools.accumulate(map(walk.entries, runs))]
+    if (several and not walk.pair(runs[:1] * len(runs), runs)) or not {*bounds} <= {*places}:
+        raise walk.error(message, node, ALONE)
     return [runs[places.index(first) : places.index(last)] for first, last in itertools.pairwise(bounds)]
