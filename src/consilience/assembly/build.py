@@ -18,6 +18,7 @@ from consilience.assembly.heads import with_fitted_heads
 from consilience.assembly.layerwise import carried, least_squares, moments
 from consilience.assembly.norms import with_statistics
 from consilience.assembly.pooling import Pooled, output_bases, pooled
+from consilience.assembly.scores import with_merged_scores
 from consilience.bases.construction import construct
 from consilience.bases.grounding import Basis, by_index
 from consilience.bases.hyperplanes import Projection
@@ -104,6 +105,8 @@ class Builder:
                 draft = with_fitted_heads(draft, m)
             if correct is not None:
                 draft = draft.with_weights(m, correct(draft, m))
+            if correct is least_squares:
+                draft = with_merged_scores(draft, m)
             if correct is least_squares and basis.turned and m.output.name in architecture.program.varying:
                 draft = carried(draft, m) if not m.per_unit else draft
             if responses.has_data:
