@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,26 @@ def branches(m: nn.Module, x: Tensor) -> Tensor:
     first, second, third = z.chunk(3, 1)
     second = m.p(second + first)
     return pooled(m, torch.cat([first, second, m.q(third) * second], 1) + z)
+
+
+def selective(m: nn.Module, x: Tensor) -> Tensor:
+    z = torch.stack([m.a(x).relu(), m.d(x).tanh()], 1)
+    w = m.p(z.sum(1).mean((2, 3), keepdim=True))
+    w = w.view(len(w), 2, w.shape[1] // 2, 1, 1).softmax(1)
+    return pooled(m, (z * w).sum(1))
+
+
+def split_attention(m: nn.Module, x: Tensor) -> Tensor:
+    z = m.a(x).relu()
+    z = z.reshape(len(z), 3, z.shape[1] // 3, *z.shape[2:])
+    w = m.p(z.sum(1).mean((2, 3), keepdim=True)).view(len(z), 1, 3, -1).transpose(1, 2).softmax(1)
+    w = w.reshape(len(z), -1).view(len(z), -1, 1, 1)
+    return pooled(m, (z * w.reshape(len(z), 3, w.shape[1] // 3, 1, 1)).sum(1))
+
+
+def attended(m: nn.Module, x: Tensor, scale: float = 1.0) -> Tensor:
+    z = m.a(x).relu()
+    return m.b((z.view(len(z), 2, -1) * scale).softmax(1).sum(1))
 
 
 # name → network of a width, inputs
@@ -272,6 +293,29 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
     "all of two layers": (
         lambda w: Small(lambda m, x: pooled(m, m.p(m.a(x))), a=Ghost(w), p=Gain(2 * w), c=nn.Linear(2 * w, 3)),
         IMAGES,
+    ),
+    "selective kernels": (
+        lambda w: Small(
+            selective,
+            a=nn.Conv2d(2, w, 3),
+            d=nn.Conv2d(2, w, 3, bias=False),
+            p=nn.Conv2d(w, 2 * w, 1),
+            c=nn.Linear(w, 3),
+        ),
+        IMAGES,
+    ),
+    "split attention": (
+        lambda w: Small(
+            split_attention,
+            a=nn.Sequential(nn.Conv2d(2, 3 * w, 3), shaken(nn.BatchNorm2d(3 * w))),
+            p=nn.Conv2d(w, 3 * w, 1),
+            c=nn.Linear(w, 3),
+        ),
+        IMAGES,
+    ),
+    "softmax of halves": (
+        lambda w: Small(partial(attended, scale=2.0), a=nn.Linear(6, 2 * w), b=nn.Linear(w, 3)),
+        ROWS,
     ),
     "halves by slices": (perceptron(halves, wide=lambda w: nn.Linear(6, 2 * w)), ROWS),
     "split by sizes": (perceptron(sized, wide=lambda w: nn.Linear(6, 2 * w)), ROWS),

@@ -18,7 +18,7 @@ from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section
 from consilience.units.grouped import Statistic, statistic_of
 from consilience.units.maps import Map
-from consilience.units.operations import HANDLERS, sections
+from consilience.units.operations import HANDLERS, piles, sections
 from consilience.units.operations.combinations import PRODUCTS, SUMS
 from consilience.units.operations.factors import ONE_NUMBER
 from consilience.units.outputs import Pick
@@ -64,6 +64,8 @@ def _walked(module: nn.Module, x: Tensor, output: Pick) -> tuple[Walk, Tail]:
         walk.in_tail = False
         if node.target not in HANDLERS or (reads_number(program, node) and node.target not in TAKE_NUMBERS):
             raise walk.error(PARAMETER if reads_parameter else UNSUPPORTED, node)
+        if node.target not in piles.READ_PARTS and any(value in walk.piled for value in node.all_input_nodes):
+            raise walk.error(UNSUPPORTED, node, piles.CURE)
         if label := HANDLERS[node.target](walk, node):
             walk.labels[node] = label
     return walk, tail

@@ -11,6 +11,7 @@ from torch import fx
 from torch.ops import aten
 
 from consilience.units.operations.embedding import promote
+from consilience.units.operations.piles import pass_branches
 from consilience.units.operations.weights import mix_units
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims, size
 
@@ -87,9 +88,11 @@ def product(walk: Walk, node: fx.Node) -> Label:
 
 
 def softmax(walk: Walk, node: fx.Node) -> Label:
-    """``softmax(value, dim)`` over positions."""
-    value = walk.only_value(node)
+    """``softmax(value, dim)`` over positions, or over parts of units."""
+    value = walk.only_value(node, piled=True)
     walk.check_fixed(node, value, [int(walk.arguments(node, 2)[1]) % n_dims(value)])
+    if value in walk.piled:
+        return pass_branches(walk, node, value, "softmax")
     return walk.pass_through(node, "softmax")
 
 

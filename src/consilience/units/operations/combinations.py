@@ -11,6 +11,7 @@ from torch.ops import aten
 from consilience.units.operations.elementwise import GAINS
 from consilience.units.operations.embedding import promote, promote_row
 from consilience.units.operations.factors import multiplied, spread
+from consilience.units.operations.piles import combine_branches, pass_branches
 from consilience.units.operations.sections import align
 from consilience.units.operations.weights import scale_units
 from consilience.units.program import N_SAMPLES, sizes
@@ -31,10 +32,12 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     if reads and (label := (_bias if is_sum else _gain)(walk, node, first, second)) is not None:
         return label
     if not is_tensor(first) or not is_tensor(second):
-        label = walk.label(first if is_tensor(first) else second)
-        return walk.record(label, "shift" if is_sum else "scale")
+        value, name = first if is_tensor(first) else second, "shift" if is_sum else "scale"
+        return pass_branches(walk, node, value, name) if value in walk.piled else walk.record(walk.label(value), name)
     if node.target is aten.mul.Tensor and _numbers(second) > _numbers(first):
         first, second = second, first
+    if first in walk.piled or second in walk.piled:
+        return combine_branches(walk, node, (first, second), walk.join if is_sum else walk.multiply)
     label, all_paired = {}, True
     for dim in range(n_dims(node)):
         at = [dim - n_dims(node) + n_dims(value) for value in (first, second)]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx
 from torch.ops import aten
 
+from consilience.units.operations.piles import reduce_branches
 from consilience.units.walk import Label, Walk, n_dims
 
 
@@ -29,9 +30,11 @@ def over_named(name: str) -> Callable[[Walk, fx.Node], Label]:
     """Return the handler of a reduction ``reduce(value, dims, ..., keepdim)``."""
 
     def handle(walk: Walk, node: fx.Node) -> Label:
-        value = walk.only_value(node)
+        value = walk.only_value(node, piled=True)
         dims, keep = walk.option(node, "dim"), walk.option(node, "keepdim")
         gone = {d % n_dims(value) for d in ([dims] if isinstance(dims, int) else dims or range(n_dims(value)))}
+        if value in walk.piled:
+            return reduce_branches(walk, node, value, gone, name, keep=bool(keep))
         walk.check_fixed(node, value, sorted(gone))
         if 0 in gone and walk.varies(value):
             raise walk.error("samples are mixed", node)
@@ -43,7 +46,7 @@ def over_named(name: str) -> Callable[[Walk, fx.Node], Label]:
 
 def mean(walk: Walk, node: fx.Node) -> Label:
     """``mean(value, dims, keepdim)`` over positions, or over all units of a layer, as in a norm written by hand."""
-    value = walk.only_value(node)
+    value = walk.only_value(node, piled=True)
     dims, label = walk.option(node, "dim"), walk.label(value)
     gone = {d % n_dims(value) for d in dims or ()}
     if len(gone) != 1 or not gone & label.keys():
@@ -59,7 +62,7 @@ def mean(walk: Walk, node: fx.Node) -> Label:
 
 def var(walk: Walk, node: fx.Node) -> Label:
     """``var(value, dims, correction, keepdim)`` over positions, or over all units, as in a norm written by hand."""
-    value = walk.only_value(node)
+    value = walk.only_value(node, piled=True)
     gone = {d % n_dims(value) for d in walk.option(node, "dim") or ()}
     correction = walk.option(node, "unbiased" if node.target is aten.var.dim else "correction")
     if len(gone) != 1 or not gone & walk.label(value).keys() or correction not in (0, False):

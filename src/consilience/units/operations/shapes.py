@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.ops import aten
 
 from consilience.units.operations.embedding import only_value
+from consilience.units.operations.piles import flatten_branches, pile_branches
 from consilience.units.operations.sections import is_all, part_of_units, pile, take
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims, size
@@ -26,9 +27,12 @@ UNSIZED = (aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, 
 
 def reshape(walk: Walk, node: fx.Node) -> Label:
     """Dimensions may be merged into blocks behind units, and such blocks divided again."""
-    value = only_value(walk, node)
-    if (parts := pile(walk, node, value)) is not None:
-        return parts
+    value = only_value(walk, node, piled=True)
+    if value in walk.piled:
+        return flatten_branches(walk, node, value)
+    for divided in (pile, pile_branches):
+        if (parts := divided(walk, node, value)) is not None:
+            return parts
     label, result = walk.labels[value], dict[int, tuple[Run, ...]]()
     before, after = sizes(value.meta["val"], N_SAMPLES), sizes(node.meta["val"], N_SAMPLES)
     units = dict[int, tuple[list[int], int]]()
