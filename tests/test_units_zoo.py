@@ -346,7 +346,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "sums of ever more channels": (between_convolutions(lambda z: z.cumsum(1)), IMAGES, "aten.cumsum"),
     "differences of neighbouring units": (between(lambda z: z.diff(dim=-1), read=7), ROWS, "aten.diff"),
     "pooling over channels": (between(pooled_channels, read=4), ROWS, "aten.max_pool1d"),
-    "units mixed by a reshape": (between(lambda z: z.view(-1, 2, 4).mean(2), read=2), ROWS, "aten.(view|mean)"),
+    "units mixed by a reshape": (between(lambda z: z.view(-1, 2, 4).flip(1).flatten(1)), ROWS, "aten.flip"),
     "units outer product": (between(outer_product, width=4, read=16), ROWS, "aten.(mul|unsqueeze|flatten)"),
     "mixing samples": (between(lambda z: z - z.mean(0)), ROWS, "aten.mean"),
     "a weight computed on the way": (HandMadeWeightNorm(), ROWS, "norm|div|weight"),
