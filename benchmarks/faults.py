@@ -44,7 +44,7 @@ from consilience.comparison.cache import recorded
 from consilience.store import artefact
 from consilience.studies import demo
 from consilience.training import resume
-from consilience.units import follow
+from consilience.units import layers
 
 ODD: tuple[Any, ...] = (None, True, 0, -1, 1.5, 10**9, 10**30, float("nan"), "", "x", "../x", [], [[]], {}, {"a": 1})
 SMALL = ["--hidden", "5", "4", "--members", "3", "--epochs", "2", "--batch-size", "256"]
@@ -434,7 +434,7 @@ def cheap() -> Iterator[None]:
     pages = ("render_page", "modularity.render_modularity", "comparison.render_comparison", "recovery.render_recovery")
     names = (*(f"studies.{name}" for name in names), *(f"report.{page}" for page in pages))
     results: dict[str, Any] = {}
-    fit, trace, assemble = cs.ExpandAndCluster.fit, follow.trace, cs.Assembler.assemble
+    fit, trace, assemble = cs.ExpandAndCluster.fit, layers.trace, cs.Assembler.assemble
 
     def assemble_once(assembler: cs.Assembler, width: Any, **options: Any) -> torch.nn.Module:
         key = f"{assembler.census.population_.fingerprint} {width} {options}"
@@ -463,7 +463,7 @@ def cheap() -> Iterator[None]:
 
             stack.enter_context(mock.patch.object(sys.modules[module], attribute, once))
         stack.enter_context(mock.patch.object(cs.ExpandAndCluster, "fit", fit_once))
-        stack.enter_context(mock.patch.object(follow, "trace", trace_once))
+        stack.enter_context(mock.patch.object(layers, "trace", trace_once))
         stack.enter_context(mock.patch.object(cs.Assembler, "assemble", assemble_once))
         for option, value in {"HIDDEN": (4,), "MEMBERS": 2, "EPOCHS": 1, "BATCH_SIZE": 512}.items():
             stack.enter_context(mock.patch.object(demo, option, value))

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 import consilience as cs
 from conftest import blobs, random_mlp, random_population
 from consilience import baselines, comparison, modularity
-from consilience.units import follow
+from consilience.units import layers
 
 X, Y = blobs(60)
 ROWS = cs.Dataset(X, Y, torch.arange(60))
@@ -407,7 +407,7 @@ TRACED = (
 @pytest.fixture
 def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace a module on the same inputs once: most of the arguments that are odd do not change what is traced."""
-    kept, trace = dict[str, Any](), follow.trace
+    kept, trace = dict[str, Any](), layers.trace
 
     def once(module: nn.Module, x: Tensor, *options: Any) -> Any:
         key = f"{module} {[p.tolist() for p in module.state_dict().values()]} {x.dtype} {x.tolist()} {options}"
@@ -415,7 +415,7 @@ def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[key] = trace(module, x, *options)
         return kept[key]
 
-    monkeypatch.setattr(follow, "trace", once)
+    monkeypatch.setattr(layers, "trace", once)
 
 
 @pytest.mark.usefixtures("traced_once")

@@ -43,7 +43,7 @@ def assert_same_function(first: nn.Module, second: nn.Module, x: Tensor, toleran
     assert float((a - b).abs().max()) <= tolerance * max(1.0, float(b.abs().max()))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     widths=WIDTHS,
     activation=st.sampled_from(sorted(ACTIVATIONS)),
