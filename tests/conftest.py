@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,8 @@ from consilience.data import Data, load_data
 from consilience.nets import MLP
 from consilience.population import Population
 from consilience.training import Training, train_population
+from consilience.units import layers
+from consilience.units.same import settings as settings_of
 
 torch.set_num_threads(1)
 settings.register_profile("same-every-time", derandomize=True, deadline=None)
@@ -36,6 +41,29 @@ def pytest_collection_finish() -> None:
     """Garbage collections need not look through all that was imported, which takes longer than many tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Keep the programs of perceptrons: tests need a few, thousands of times, and a trace takes longer than most tests.
+
+    The key is what a trace can depend on; networks of any other class are traced each time.
+    """
+    programs, trace = dict[tuple[object, ...], Any](), layers.trace
+
+    def once(module: nn.Module, x: Tensor, output: Any = None) -> Any:
+        if type(module) is not MLP or output is not None or not isinstance(x, Tensor) or not x.isfinite().all():
+            return trace(module, x, output)
+        parameters = tuple((name, p.shape, p.dtype, p.requires_grad) for name, p in module.named_parameters())
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
+        key = settings_of(module), parameters, modes, x.shape, x.dtype, x.requires_grad, id(type(module).forward)
+        if key not in programs:
+            programs[key] = trace(module, x, output)
+        return replace(programs[key])  # another program, as after another trace
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "trace", once)
+        yield
 
 
 def random_mlp(
