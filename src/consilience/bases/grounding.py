@@ -313,7 +313,8 @@ def takes_offset(architecture: Architecture, axis: Axis) -> bool:
 def _scales(points: Tensor, symmetry: Symmetry) -> Tensor:
     if not symmetry.homogeneous:
         return torch.ones(len(points), dtype=torch.float64)
-    norms = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64)
+    parts = (points[some] for some in blocks(len(points), AT_ONCE))
+    norms = torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts])
     return torch.where(norms > 0, norms, 1)
 
 

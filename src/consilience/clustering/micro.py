@@ -1,8 +1,8 @@
 """Micro-clusters of layers of many units, so that a tree over them stands for the tree over all units.
 
-The exact tree of n points takes n²/2 distances: 1.6 GB at `LARGE` points. Beyond, points are projected on the leading
-directions of their second moment, k-means puts them into `N_MICRO` micro-clusters, and the tree is over the means of
-these. Time and memory are linear in n.
+The exact tree of n points takes n²/2 distances, and those of resampled members as many again. Of more than `LARGE`
+points, points are projected on the leading directions of their second moment, k-means puts them into `N_MICRO`
+micro-clusters, and the tree is over the means of these. Time and memory are linear in n.
 
 - K-means is fitted to `FITTED` points, evenly spaced. All points are assigned in blocks, which are tasks of the engine.
 - Distances between points hardly change: what the projection leaves out is the smallest part of the second moment.
@@ -23,7 +23,7 @@ from consilience.seeds import legacy_generator
 
 Floats = NDArray[np.float32]
 
-LARGE = 20_000  # points with an exact tree, at most
+LARGE = 5_000  # points with an exact tree, at most: beyond, it takes longer than the one over micro-clusters
 N_MICRO = 4096  # their tree takes about 2 s and 140 MB
 N_DIRECTIONS = 64
 FITTED = 2**17

@@ -86,7 +86,7 @@ class Responses:
         self._rows: dict[Axis, Sequence[Tensor]] = {}
         self._room = Room()
         self._whole: tuple[Responses, Tensor] | None = None  # of a subset: what it is of, and which samples
-        self._units: dict[str, Tensor] = {}
+        self._units: dict[str, Sequence[Tensor]] = {}
         self._contributions: dict[str, Tensor] = {}
         architecture = networks[0].architecture
         places = ((*architecture.written(layer.name), *architecture.read(layer.name)) for layer in architecture.layers)
@@ -179,8 +179,9 @@ class Responses:
         Those of a unit of several rows are side by side. Of a layer that depends on no input they are its parameters.
         """
         if layer not in self._units:
-            self._units[layer] = filled(self._points(layer), sum(self._widths(layer)))
-        return self._units[layer]
+            whole = filled(self._points(layer), sum(self._widths(layer)))
+            self._units[layer] = self._room.shelf([whole])
+        return self._units[layer][0]
 
     def _points(self, layer: str) -> Iterator[Tensor]:
         if not self.networks[0].architecture.written(layer):
