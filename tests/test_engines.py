@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from consilience.engines import Engine, current, engine
 from consilience.engines.call import call
 from consilience.engines.choice import open_engine
 from consilience.errors import ArtefactError, EngineError, InputError, TrainingError
+from consilience.signals import responses
 from consilience.store import lock
 from consilience.training import blocks
 from consilience.training.resume import FILE, delete_resume_state
@@ -254,6 +256,25 @@ def test_every_engine_takes_the_same_census(
         assert asked == [False] * 6  # so little work is sent to workers in this test alone
     for other in censuses[1:]:
         assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(censuses[0], other, strict=True))
+
+
+def test_every_engine_records_the_same_responses(engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    population, x, found = random_population([[6, 5], [5, 5], [7, 4]]), torch.randn(60, 6), []
+    monkeypatch.setattr(responses, "BLOCK", 2)
+    for kind, least in (*((kind, 0.0) for kind in ("serial", "dask")), ("dask", math.inf)):
+        chosen = list[Engine]()
+
+        def choose(worth: bool = True, kind: str = kind, chosen: list[Engine] = chosen) -> Engine:
+            chosen.append(engines[kind if worth else "serial"])
+            return chosen[-1]
+
+        monkeypatch.setattr(responses, "WORTH", least)
+        monkeypatch.setattr(responses, "current", choose)
+        recorded = responses.Responses(population.networks, x, population.kind)
+        found.append([*recorded.written("hidden.0"), *recorded.read("hidden.1")])
+        assert chosen[-1] is engines["serial" if least else kind]  # so few multiplications are not worth it
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
 
 
 @pytest.mark.parametrize("measure", ["cka", "unbiased_cka", "procrustes"])

@@ -79,7 +79,7 @@ class Assembler:
         """Responses of the members to the calibration data; without any, to one input of zeros."""
         if self.calibration is None:
             return self.census.responses_
-        return Responses(self.census.networks_, self.calibration)
+        return Responses(self.census.networks_, self.calibration, self.census.population_.kind)
 
     @cached_property
     def builder(self) -> Builder:

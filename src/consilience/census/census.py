@@ -313,7 +313,7 @@ class Census:
             if self.calibration_ is None:
                 self._responses = Responses.without_data(networks, self.population_.example_input)
             else:
-                self._responses = Responses(networks, self.calibration_)
+                self._responses = Responses(networks, self.calibration_, self.population_.kind)
         return self._responses
 
     def _cluster(self, units: LayerUnits, n_clusters: int | None) -> tuple[Clustering, Clusters]:

@@ -1,6 +1,6 @@
 """Engines: where tasks run. This process, local processes, or the workers of a Dask cluster."""
 
 from consilience.engines.choice import current, engine
-from consilience.engines.engine import Engine
+from consilience.engines.engine import Engine, Serial
 
-__all__ = ["Engine", "current", "engine"]
+__all__ = ["Engine", "Serial", "current", "engine"]

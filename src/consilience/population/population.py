@@ -329,6 +329,13 @@ class Population:
         return iter(self.members)
 
     @property
+    def kind(self) -> Population | None:
+        """The first member alone, for other processes; None for a class of a script, which they may not have."""
+        if any(type(part).__module__ == "__main__" for part in self.members[0].module.modules()):
+            return None
+        return Population(self.members[:1], self.example_input)
+
+    @property
     def networks(self) -> tuple[TracedNetwork, ...]:
         """The members as traced networks."""
         return tuple(member.network for member in self.members)

@@ -2,7 +2,8 @@
 
 Where units have positions, as the channels of a convolution do, some positions of each sample are taken, the same ones
 in every network (`consilience.units.axes.Sampling`). Only these rows are kept: in memory, or where they are many, in a
-file (`consilience.signals.shelf`). Networks run one after the other.
+file (`consilience.signals.shelf`). Networks run one after the other or, where they compute much for each number that is
+kept, as tasks of the engine.
 
 Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units.
 """
@@ -10,23 +11,38 @@ Axis legend: ``n`` samples, ``r`` rows (a sample at a position), ``u`` units.
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from consilience.engines import Serial, current
+from consilience.engines.call import packed
 from consilience.signals.batches import batch_size
 from consilience.signals.grams import contribution_grams
 from consilience.signals.positions import positions_read
-from consilience.signals.shelf import Each, Room
-from consilience.units.architecture import TracedNetwork
+from consilience.signals.shelf import TOGETHER, Each, Room, blocks
+from consilience.units.architecture import Architecture, TracedNetwork
 from consilience.units.axes import Axis, Sampling, by_unit
 
 MAX_ROWS = 20_000  # of a layer with positions: enough for least squares of a few thousand weights per unit
 MAX_BYTES = 2**30  # of rows that are kept of all layers of all networks together
 MAX_SAMPLES = 2000  # rows of a layer that distances and centroids look at; more change no distance by a percent
 MOST_NUMBERS, FEWEST_SAMPLES = 40_000_000, 256  # that all units together have there: 20,000 units have all 2000 rows
+BLOCK = 8  # networks that one task runs
+WORTH = 1000  # multiplications for each number kept, from which on a task takes several times as long as its transport
+
+
+class Kind(Protocol):
+    """What networks have in common, in a form that goes to another process, where it is traced again: a population."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """Their layers and maps."""
 
 
 def stream(
@@ -63,6 +79,32 @@ def rows_of(
     return {axis: torch.cat(rows) for axis, rows in parts.items()}
 
 
+def rows_of_several(
+    states: Sequence[Mapping[str, Tensor]], *, kind: bytes, x: Tensor, axes: Sequence[Axis], sampling: Sampling
+) -> list[list[Tensor]]:
+    """Return the values that `rows_of` gives for networks of one kind with these parameters: a task."""
+    architecture, results = _traced(kind), list[list[Tensor]]()
+    for state in states:
+        network = TracedNetwork(architecture.with_widths(architecture.widths_in(dict(state))), state)
+        results.append([*rows_of(network, x, axes, sampling).values()])
+    return results
+
+
+@lru_cache(maxsize=1)
+def _traced(kind: bytes) -> Architecture:
+    architecture: Architecture = pickle.loads(kind).architecture
+    return architecture
+
+
+def multiplications(network: TracedNetwork, x: Tensor, axes: Sequence[Axis], sampling: Sampling) -> float:
+    """Return how many multiplications a network needs for each number that `rows_of` keeps."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        rows = rows_of(network, x[:1], axes, sampling)
+    return float(counter.get_total_flops()) / 2 / max(1, sum(part.numel() for part in rows.values()))
+
+
 def evenly(rows: Tensor, most: int = MAX_SAMPLES) -> slice:
     """Return a slice that takes at most so many rows, evenly: calibration data may come sorted."""
     return slice(None, None, -(-len(rows) // most))
@@ -79,10 +121,13 @@ def filled(parts: Iterator[Tensor], n: int) -> Tensor:
 
 
 class Responses:
-    """Responses of the layers of networks of one kind to inputs (n, ...), computed in one pass when first needed."""
+    """Responses of the layers of networks of one kind to inputs (n, ...), computed in one pass when first needed.
 
-    def __init__(self, networks: Sequence[TracedNetwork], x: Tensor) -> None:
-        self.networks, self.x = tuple(networks), x
+    They are computed in this process, unless ``kind`` is given.
+    """
+
+    def __init__(self, networks: Sequence[TracedNetwork], x: Tensor, kind: Kind | None = None) -> None:
+        self.networks, self.x, self._kind = tuple(networks), x, kind
         self._rows: dict[Axis, Sequence[Tensor]] = {}
         self._room = Room()
         self._whole: tuple[Responses, Tensor] | None = None  # of a subset: what it is of, and which samples
@@ -139,10 +184,30 @@ class Responses:
     def _record(self) -> None:
         """Run every network once, for its values in all places."""
         axes, n = self._axes, len(self.networks)
-        each = (rows_of(network, self.x, axes, self.sampling) for network in self.networks)
-        shelf = self._room.shelf(rows[axis] for rows in each for axis in axes)
+        shelf = self._room.shelf(chain.from_iterable(self._run()))
         for i, axis in enumerate(axes):
             self._rows[axis] = Each(n, lambda k, i=i: shelf[k * len(axes) + i])  # type: ignore[misc]
+
+    def _run(self) -> Iterator[Sequence[Tensor]]:
+        """Yield each network's values in all places."""
+        how = self.x, self._axes, self.sampling
+        engine = current(worth=self._is_worth_sending())
+        if isinstance(engine, Serial):
+            yield from ([*rows_of(network, *how).values()] for network in self.networks)
+            return
+        shared = dict(zip(("x", "axes", "sampling"), how, strict=True)) | {"kind": packed(self._kind)}
+        for some in blocks(len(self.networks), TOGETHER):
+            states = [dict(network.state) for network in self.networks[some]]
+            items = [states[block] for block in blocks(len(states), BLOCK)]
+            yield from chain.from_iterable(engine.map(rows_of_several, items, shared=shared))
+
+    def _is_worth_sending(self) -> bool:
+        if self._kind is None or isinstance(current(), Serial):
+            return False
+        program = self._kind.architecture.program
+        if any(network.architecture.program is not program for network in self.networks):
+            return False
+        return multiplications(self.networks[0], self.x, self._axes, self.sampling) >= WORTH
 
     def read(self, layer: str) -> Sequence[Tensor]:
         """Return the activations of each network's layer, one place where it is read after the other: (r, u)."""
