@@ -237,17 +237,26 @@ def test_batches_of_one_input_and_those_that_do_not_fit() -> None:
         cs.Census().fit(several, iter([{"x": named_inputs["x"]}]))
 
 
-@pytest.mark.parametrize("engine", ["serial", "processes:1"])
-def test_networks_of_several_inputs_are_trained(kind: str, engine: str) -> None:
+def test_networks_of_several_inputs_are_trained(kind: str) -> None:
+    assert_trained(kind, (None,))
+
+
+def test_networks_of_several_inputs_are_trained_in_processes() -> None:
+    with cs.engine("processes:1"):
+        for kind in KINDS:
+            assert_trained(kind, (4, 5))
+
+
+def assert_trained(kind: str, widths: tuple[int | None, ...]) -> None:
+    """Members of these widths learn, and are assembled; None for one network as it is."""
     make, x, output = KINDS[kind]
     if output is not None:  # what is trained returns its outputs alone
         make, output = Together, None
     y = logits(make(), x())
     data = Dataset(x(), y, torch.arange(N))
     training = cs.Training(epochs=40, batch_size=20, learning_rate=1e-2)
-    nets = make() if engine == "serial" else [make(4), make(5)]
-    with cs.engine(engine):
-        trained = cs.train_population(nets, data, 2, training=training, validation=data)
+    nets = make() if widths == (None,) else [make(width) for width in widths]
+    trained = cs.train_population(nets, data, 2, training=training, validation=data)
     assert min(cs.evaluate(member.module, data).r2 for member in trained) > 0.5
     assert {"epoch", "validation_loss"} <= {*trained.metrics[-1]}
     assert inputs_of(nets if isinstance(nets, nn.Module) else nets[0]) is None
