@@ -2,14 +2,16 @@
 
     OMP_NUM_THREADS=1 python benchmarks/transformer_nets.py --data mnist.npz --text TRAIN.txt TEST.txt [--cache DIR]
 
-Four members each, trained apart: a ViT on digits, a GPT and a Llama-like network on characters. Calibration inputs are
-unlabelled and new to the members: 1,500 images, or 400 windows of the end of the test text, of which the first 800
-windows are the test. Accuracies in %, cross-entropies in nats. "clusters" takes the census's own clusters; "assembly"
-is what `assemble` returns, whole members among its candidates. Nothing is chosen on test rows.
+Four members each, trained apart: a ViT on images, a GPT and a Llama-like network on characters. Calibration inputs are
+unlabelled, and new to the members unless there are fewer than 20,000 images: 1,500 images, or 400 windows of the end of
+the test text, of which the first 800 windows are the test. Accuracies in %, cross-entropies in nats. "clusters" takes
+the census's own clusters; "assembly" is what `assemble` returns, whole members among its candidates. Nothing is chosen
+on test rows.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 from collections import Counter
@@ -30,8 +32,8 @@ from consilience.seeds import INITIALISATION, seed
 from consilience.training import Run, Training, fit_members
 from consilience.training.fresh import initialise
 
-N_MEMBERS, POSITIONS, VOCABULARY, STEPS = 4, 64, 80, 400
-KINDS = {"vit": "ViT, digits", "gpt": "GPT, characters", "llama": "Llama-like, characters"}
+POSITIONS, VOCABULARY, STEPS = 64, 80, 400
+KINDS = {"vit": "ViT, images", "gpt": "GPT, characters", "llama": "Llama-like, characters"}
 MEMBER, BEST, ENSEMBLE = "mean member", "best member", "ensemble"
 
 
@@ -65,18 +67,19 @@ class Row:
 
 
 def images(file: Path, quick: bool) -> Task:
-    """A ViT with 16 patches, of 7 × 7 for images of 28 × 28."""
+    """A ViT with 16 patches, of 7 × 7 for grey images of 28 × 28."""
     stored = np.load(file)
     given = [torch.tensor(stored[f"x_{part}"]) for part in ("train", "test")]
-    size = math.isqrt(given[0][0].numel())
-    x, test = (part.view(-1, 1, size, size).float() / (1 if part.is_floating_point() else 255) for part in given)
+    channels = given[0].shape[1] if given[0].dim() == 4 and given[0].shape[1] in (1, 3) else 1
+    size = math.isqrt(given[0][0].numel() // channels)
+    x, test = (part.view(-1, channels, size, size).float() / (1 if part.is_floating_point() else 255) for part in given)
     y, test_y = (torch.tensor(stored[f"y_{part}"]).long() for part in ("train", "test"))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     n, n_patches, sizes = 20_000, 4, {"width": 48, "heads": (4, 4), "mlp_widths": (128, 128)}
     if quick:
         n, n_patches, sizes = 150, 2, {"width": 8, "heads": (2,), "mlp_widths": (8,)}
     x, y, rest = x[order[:n]], y[order[:n]], x[order[n:] if len(x) > n else order][: 50 if quick else 1500]
-    net = cs.ViT(1, size, size // n_patches, 10, **sizes)
+    net = cs.ViT(channels, size, size // n_patches, 10, **sizes)
     training = Training(epochs=1 if quick else 5, batch_size=64, learning_rate=3e-3, schedule="cosine")
     return Task(net, x, y, rest, test, test_y, training, None, "classification")
 
@@ -100,12 +103,11 @@ def tokens(files: Sequence[Path], kind: str, quick: bool) -> Task:
     return Task(net, x, y, calibration, test_x[:800], test_y[:800], training, steps, "next-token")
 
 
-def trained(task: Task, number: int, cache: Path | None) -> list[nn.Module]:
-    """The members, from the cache if they are there."""
-    folder = None if cache is None else cache
+def trained(task: Task, number: int, folder: Path | None, n: int = 4, *, same_start: bool = False) -> list[nn.Module]:
+    """The members, from the folder if they are there."""
     if folder is not None and folder.exists():
-        return [cs.load_network(folder / f"member-{k}") for k in range(N_MEMBERS)]
-    modules = [initialise(task.net, seed(number, INITIALISATION, k)) for k in range(N_MEMBERS)]
+        return [cs.load_network(folder / f"member-{k}") for k in range(n)]
+    modules = [initialise(task.net, seed(number, INITIALISATION, 0 if same_start else k)) for k in range(n)]
     fitted = fit_members(modules, task.x, task.y, Run(task.training, number, task=task.task, max_steps=task.max_steps))
     for k, module in enumerate(modules):
         module.load_state_dict(fitted.states[k])
@@ -120,11 +122,12 @@ def outputs(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return torch.cat([network(part) for part in x.split(400)])
 
 
-def rows_of(kind: str, number: int, task: Task, options: object) -> Iterator[Row]:
+def rows_of(kind: str, number: int, task: Task, options: argparse.Namespace) -> Iterator[Row]:
     """Everything on one population."""
-    cache = getattr(options, "cache", None)
-    members = trained(task, number, cache and cache / f"{kind}-{number}")
-    steps = {"steps": 5 if options.quick else STEPS}  # type: ignore[attr-defined]
+    n, same = options.members, options.same_start
+    folder = options.cache and options.cache / "-".join([kind, str(number), *["same"] * same, *[str(n)] * (n != 4)])
+    members = trained(task, number, folder, n, same_start=same)
+    steps = {"steps": 5 if options.quick else STEPS}
 
     def row(method: str, width: str, out: Tensor, size: float = np.nan, seconds: float = np.nan) -> Row:
         loss = float(functional.cross_entropy(out.flatten(0, -2), task.test_y.flatten()))
@@ -143,13 +146,16 @@ def rows_of(kind: str, number: int, task: Task, options: object) -> Iterator[Row
     yield Row(kind, number, MEMBER, "1x", *mean, size, np.nan)
     best = min(alone, key=lambda one: one.loss)
     yield Row(kind, number, BEST, "1x", best.accuracy, best.loss, size, np.nan)
-    yield row(ENSEMBLE, "full", torch.stack(each).mean(0), N_MEMBERS * size)
+    yield row(ENSEMBLE, "full", torch.stack(each).mean(0), n * size)
     population = cs.Population.from_modules(members, task.calibration[:4], task=task.task)
     seen = {"calibration": task.calibration}
     yield made("parameter average", "1x", partial(cs.parameter_average, population))
-    for correction in ("none", "least-squares"):
-        name = "activation matching" + (", our least squares" if correction != "none" else "")
-        yield made(name, "1x", partial(baselines.activation_matching, population, correction=correction, **seen))
+    for name, method in (
+        ("activation matching", baselines.activation_matching),
+        ("orthogonal matching", baselines.orthogonal_matching),
+    ):
+        yield made(name, "1x", partial(method, population, **seen))
+        yield made(f"{name}, our least squares", "1x", partial(method, population, correction="least-squares", **seen))
     transport = partial(baselines.transport_fusion, population, ground="activations", **seen)
     yield made("transport", "1x", partial(transport, correction="none"))
     fit = partial(cs.Census(n_resamples=0).fit, population, task.calibration)
@@ -159,7 +165,7 @@ def rows_of(kind: str, number: int, task: Task, options: object) -> Iterator[Row
         yield made("clusters", width, partial(assembler.assemble, width, choice="cut"), before)
         yield made("assembly", width, partial(assembler.assemble, width), before)
     yield made("assembly, full", "full", partial(assembler.assemble, "full"), before)
-    if not options.no_steps:  # type: ignore[attr-defined]
+    if not options.no_steps:
         yield made("distilled member", "1x", partial(baselines.distil, population, start="member", **seen, **steps))
         for width in ("1x", "2x"):
             make = partial(assembler.assemble, width, correction="distill", **steps)
@@ -171,6 +177,8 @@ def main() -> None:
     parser.add_argument("--text", type=Path, nargs=2, metavar=("TRAIN", "TEST"), help="two texts, for tokens")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--cache", type=Path, help="where trained members are kept")
+    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--same-start", action="store_true", help="members of one initialisation")
     parser.add_argument("--no-steps", action="store_true", help="no rows with gradient steps")
     options = parse(parser)
     rows: list[Row] = []

@@ -239,6 +239,7 @@ def rooms() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             baselines.activation_matching,
             {"population": population, "reference": 0, "seen": "activations", **built},
         ),
+        "orthogonal_matching": (baselines.orthogonal_matching, {"population": population, "reference": 0, **built}),
         "cycle_matching": (baselines.cycle_matching, {"population": population, **built}),
         "transplantation": (baselines.transplantation, {"population": population, "width": "2x", **built}),
         "probabilistic_matching": (

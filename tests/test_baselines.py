@@ -66,6 +66,7 @@ MATCHING: dict[str, Method] = {
     "merge_many": baselines.merge_many,
     "activation_matching": by_activations(baselines.activation_matching),
     "activation_matching, pre": by_activations(baselines.activation_matching, seen="pre-activations"),
+    "orthogonal_matching, activations": by_activations(baselines.orthogonal_matching),
     "transport_fusion": baselines.transport_fusion,
     "transport_fusion, activations": by_activations(baselines.transport_fusion, ground="activations"),
     "cycle_matching": baselines.cycle_matching,

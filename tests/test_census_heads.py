@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from consilience.assembly.assembler import assemble
+from consilience.baselines import activation_matching, orthogonal_matching
 from consilience.census.census import Census
 from consilience.nets import GPT, Llama
 from consilience.population.population import Population
@@ -74,5 +75,34 @@ def test_turned_copies_of_a_network_are_assembled_to_it() -> None:
         assert deviation(members[1](x), net(x)) < 1e-4
     census = Census(n_resamples=0).fit(Population.from_modules(members, x[:4], task="next-token"), x)
     network = assemble(census, "1x", choice="cut")
+    matched = orthogonal_matching(census.population_, reference=1, calibration=x)
     with torch.no_grad():
         assert deviation(network(x), net(x)) < 2e-4
+        assert deviation(matched(x), net(x)) < 2e-4
+
+
+def test_averages_over_rotations_know_the_gains_of_norms() -> None:
+    torch.manual_seed(0)
+    net = GPT(11, 6, width=12, heads=(2,), mlp_widths=(8,)).eval()
+    twin, x = copy.deepcopy(net), torch.randint(0, 11, (80, 6))
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if "norm" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        twin.load_state_dict(net.state_dict())
+        mlp, order = twin.blocks[0].mlp, torch.randperm(8)
+        mlp.up.weight.copy_(mlp.up.weight[order])
+        mlp.up.bias.copy_(mlp.up.bias[order])
+        mlp.down.weight.copy_(mlp.down.weight[:, order])
+    population = Population.from_modules([net, twin], x[:4], task="next-token")
+    with torch.no_grad():
+        assert deviation(orthogonal_matching(population, calibration=x)(x), net(x)) < 2e-4
+
+
+def test_permutations_do_not_undo_rotations() -> None:
+    torch.manual_seed(0)
+    net = Llama(11, 6, width=12, heads=(2,), mlp_widths=(8,), head_width=4).eval()
+    x = torch.randint(0, 11, (80, 6))
+    population = Population.from_modules([net, rotated(net, 0)], x[:4], task="next-token")
+    with torch.no_grad():
+        assert deviation(activation_matching(population, calibration=x)(x), net(x)) > 0.1

@@ -37,13 +37,13 @@ READ = 0.9  # s
 def with_directions(choice: Choice, responses: Responses, widths: Mapping[str, int]) -> Choice:
     """Return a choice of clusters with directions in the layers whose basis may be turned."""
     architecture, bases = responses.networks[0].architecture, dict(choice.bases)
-    for name in _turnable(architecture):
+    for name in turnable(architecture):
         basis = _directions(responses, name, widths[name])
         bases |= {tied.name: basis for tied in architecture.family(name)}
     return Choice(choice.groups, bases)
 
 
-def _turnable(architecture: Architecture) -> list[str]:
+def turnable(architecture: Architecture) -> list[str]:
     """Free layers that norms read, and that nothing else passes through: all tied layers are what the norms write."""
     free = []
     for layer in architecture.free:
@@ -57,9 +57,13 @@ def _turnable(architecture: Architecture) -> list[str]:
     return free
 
 
+def has_means_removed(architecture: Architecture, layer: str) -> bool:
+    """Whether norms subtract the mean over the units of a layer."""
+    return any(norm.centred for norm in architecture.statistics if layer in norm.layers)
+
+
 def _directions(responses: Responses, layer: str, width: int) -> Basis:
-    architecture = responses.networks[0].architecture
-    centred = any(norm.centred for norm in architecture.statistics if layer in norm.layers)
+    centred = has_means_removed(responses.networks[0].architecture, layer)
     values = [_values(z, centred) for z in responses.read(layer)]
     sizes = [float(z.square().mean().sqrt()) or 1.0 for z in values]
     unit = [z / size for z, size in zip(values, sizes, strict=True)]
@@ -69,7 +73,7 @@ def _directions(responses: Responses, layer: str, width: int) -> Basis:
     made = torch.stack([z @ part for z, part in zip(unit, there, strict=True)]).sum(0)
     present = float((made.square().sum() / (len(made) * width)).sqrt())
     scale = sum(sizes) / len(sizes) / present if present > 0 else 1.0  # so that ã is as long as the members' z
-    spread = _complement(width) if centred else torch.eye(width, dtype=torch.float64)
+    spread = complement(width) if centred else torch.eye(width, dtype=torch.float64)
     dtype = next(iter(responses.networks[0].state.values())).dtype
     mixing, projections = list[Tensor](), list[Projection]()
     for to, of, size in zip(there, back, sizes, strict=True):
@@ -119,7 +123,7 @@ def _values(z: Tensor, centred: bool) -> Tensor:
     return z - z.mean(1, keepdim=True) if centred else z
 
 
-def _complement(width: int) -> Tensor:
+def complement(width: int) -> Tensor:
     """An orthonormal basis of what is at right angles to the mean over units: (width, width − 1)."""
     ones = torch.ones(width, 1, dtype=torch.float64)
     basis: Tensor = torch.linalg.qr(torch.cat([ones, torch.eye(width, dtype=torch.float64)[:, :-1]], 1))[0][:, 1:]

@@ -4,6 +4,7 @@ from consilience.baselines.concatenation import transplantation
 from consilience.baselines.cycle_consistent import cycle_matching
 from consilience.baselines.distil import distil
 from consilience.baselines.matching import activation_matching, merge_many, weight_matching
+from consilience.baselines.orthogonal import orthogonal_matching
 from consilience.baselines.probabilistic import probabilistic_matching
 from consilience.baselines.simple import Ensemble, best_member, parameter_average
 from consilience.baselines.transport import transport_fusion
@@ -17,6 +18,7 @@ __all__ = [
     "distil",
     "merge_many",
     "net2wider",
+    "orthogonal_matching",
     "parameter_average",
     "probabilistic_matching",
     "transplantation",

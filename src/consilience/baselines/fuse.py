@@ -39,11 +39,12 @@ def fuse(
 ) -> nn.Module:
     """Return the network that the bases make of the members, a plain module of their class in eval mode.
 
-    Bases are of every hidden layer that is not tied to an earlier one, with one mixing and one projection per member.
+    Bases are of every hidden layer that is not tied to an earlier one, with one mixing and one projection per member;
+    tied layers have the same, or one of their own.
     By default the networks mixed are the population's; its first member is the template. Outputs are pooled as in an
     assembly (`consilience.assembly.pooling`). A distillation is always towards the ensemble of the population.
     """
-    widths = {name: basis.width for name, basis in bases.items()}
+    widths = {layer.name: bases[layer.name].width for layer in population.architecture.free}
     members = population.networks if members is None else members
     x = population.example_input
     responses = Responses.without_data(members, x) if calibration is None else Responses(members, calibration)
@@ -64,8 +65,8 @@ class _Given:
     bases: Mapping[str, Basis]
 
     def basis(self, draft: Draft, layer: str) -> Basis:
-        """Return the layer's basis; tied layers share it."""
-        return self.bases[draft.architecture.first(layer)]
+        """Return the layer's basis; tied layers without one of their own share that of the first."""
+        return self.bases[layer if layer in self.bases else draft.architecture.first(layer)]
 
     def express(self, draft: Draft, axis: Axis) -> Sequence[Projection]:
         """Return the projections of the basis as they are."""
