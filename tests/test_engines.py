@@ -26,6 +26,9 @@ from consilience.engines import Engine, current, engine
 from consilience.engines.call import call
 from consilience.engines.choice import open_engine
 from consilience.errors import ArtefactError, EngineError, InputError, TrainingError
+from consilience.nets.activations import ACTIVATIONS
+from consilience.recovery import fit
+from consilience.recovery.student import Student
 from consilience.signals import responses
 from consilience.store import lock
 from consilience.training import blocks
@@ -275,6 +278,29 @@ def test_every_engine_records_the_same_responses(engines: dict[str, Engine], mon
         assert chosen[-1] is engines["serial" if least else kind]  # so few multiplications are not worth it
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
+
+
+@pytest.mark.parametrize("method", fit.METHODS)
+def test_every_engine_fits_the_same_students(
+    engines: dict[str, Engine], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    students, x = [Student(3, [4], 1, ACTIVATIONS["identity"]) for _ in range(3)], torch.randn(40, 3)
+    monkeypatch.setattr(fit, "block_size", lambda *_: 2)
+    fits, options = [], {"method": method, "max_iterations": 3, "warm_up": 5}
+    for kind in ("serial", "dask"):
+        monkeypatch.setattr(fit, "current", lambda worth, kind=kind: engines[kind if worth else "serial"])
+        fits.append(fit.fit_precisely(students, x, x.tanh().sum(1, keepdim=True), **options))
+    for other in fits:
+        assert torch.equal(other.losses, fits[0].losses)
+        assert len(other.modules) == 3
+        for mine, theirs in zip(fits[0].modules, other.modules, strict=True):
+            assert all(map(torch.equal, mine.parameters(), theirs.parameters()))
+
+
+def test_blocks_of_students_take_some_seconds_each() -> None:
+    x, y = torch.randn(1000, 10), torch.randn(1000, 2)
+    sizes = [fit.block_size(Student(10, [width], 2, torch.tanh), x, y, fit.METHODS[0]) for width in (5, 100)]
+    assert sizes[0] > 100 > sizes[1] == math.ceil(fit.BLOCK_WORK / (30 * 2000 * 1302**2))
 
 
 @pytest.mark.parametrize("measure", ["cka", "unbiased_cka", "procrustes"])

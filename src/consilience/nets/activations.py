@@ -8,12 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+
+def identity(z: Tensor) -> Tensor:
+    """Return the values as they are."""
+    return z
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "leaky_relu": functional.leaky_relu,
     "tanh": torch.tanh,
     "erf": torch.erf,
-    "identity": lambda z: z,
+    "identity": identity,
     "sigmoid": torch.sigmoid,
     "softplus": functional.softplus,
     "gelu": functional.gelu,

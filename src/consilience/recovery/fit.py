@@ -8,7 +8,8 @@ stops far above that. Levenberg-Marquardt solves, for residuals r and their Jaco
 exactly and for all networks side by side, with one damping μ per network (Marquardt 1963). Networks wider than their
 task have a singular JᵀJ, and valleys in which only a small μ allows long steps: it falls fast, as long as the
 factorization succeeds. Networks with too many parameters for that are fitted by L-BFGS (Liu and Nocedal 1989); problems
-too large for both by Adam in float32, with a rate that falls where the loss does not.
+too large for both by Adam in float32, with a rate that falls where the loss does not. Networks whose fits take long are
+fitted in blocks, which are tasks of the engine.
 
 Axis legend: ``k`` networks, ``n`` samples, ``o`` outputs, ``p`` parameters of one network.
 """
@@ -19,6 +20,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from torch.func import functional_call, jacrev, stack_module_state, vmap
 
 from consilience import seeds
 from consilience.checks import check_choice, check_finite, check_rows
+from consilience.engines import current
 from consilience.errors import InputError
 from consilience.seeds import REDRAW, seed
 from consilience.training.fresh import initialise
@@ -39,6 +42,8 @@ FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e12  # as a share of the mean squared co
 LESS, MORE = 0.1, 3.0  # factors of the damping, after a fair step and after one that gains nothing
 FAIR = 0.25  # share of the gain that the linear model expects
 PATIENCE, PROGRESS = 12, 0.02  # a network whose loss has not fallen by this share in so many steps has stalled
+BLOCK_WORK = 1e11  # multiplications of a block of networks at least: ten seconds or more
+STEPS, GRADIENTS = 30, 1000  # that a fit may take
 BATCH_SIZE, FIRST_RATE, LOWEST_RATE = 256, 1e-3, 1e-6
 PLATEAU = 5  # epochs without a lower loss, after which Adam's rate is halved
 
@@ -84,20 +89,15 @@ def fit_precisely(
     """
     _check(modules, x, y, method)
     method = method or method_for(modules[0], len(x))
-    dtype = torch.float32 if method == "adam" else torch.float64
+    size = block_size(modules[0], x, y, method)
+    shared = {"x": x, "y": y, "method": method, "tolerance": tolerance, "max_iterations": max_iterations}
+    shared |= {"warm_up": warm_up, "random_state": random_state}
 
     def fit(networks: Sequence[nn.Module]) -> Fit:
-        stack = _Stack(networks, x.to(dtype), y.to(dtype))
-        if method == "adam":
-            iterations = _batched_adam(stack, max_iterations, random_state)
-            losses = stack.losses(stack.theta)
-        else:
-            stack.warm_up(warm_up)
-            search = _levenberg_marquardt if method == "levenberg-marquardt" else _quasi_newton
-            losses, iterations = search(stack, tolerance, max_iterations)
-        losses = torch.where(torch.isfinite(losses), losses, math.inf).double()
-        status = [_status(loss, n, tolerance, max_iterations) for loss, n in zip(losses, iterations, strict=True)]
-        return Fit(tuple(module.double() for module in stack.modules()), losses, tuple(status), tuple(iterations))
+        starts = range(0, len(networks), size)
+        blocks = [tuple(networks[start : start + size]) for start in starts]
+        names = [f"students {start} to {min(start + size, len(networks)) - 1}" for start in starts]
+        return _joined(current(worth=len(blocks) > 1).map(fit_block, blocks, shared=shared, names=names))
 
     first = fit(modules)
     again = tuple(k for k, loss in enumerate(first.losses) if not math.isfinite(loss))
@@ -110,6 +110,46 @@ def fit_precisely(
         networks[k], losses[k] = second.modules[row], second.losses[row]
         status[k], iterations[k] = second.status[row], second.iterations[row]
     return Fit(tuple(networks), losses, tuple(status), tuple(iterations), again)
+
+
+def block_size(module: nn.Module, x: Tensor, y: Tensor, method: str) -> int:
+    """Return how many networks like ``module`` are fitted together, by the multiplications that a fit takes."""
+    p = sum(parameter.numel() for parameter in module.parameters())
+    of_one = STEPS * y.numel() * p**2 if method == "levenberg-marquardt" else GRADIENTS * 6 * len(x) * p
+    return math.ceil(BLOCK_WORK / max(1, of_one))
+
+
+def fit_block(
+    networks: Sequence[nn.Module],
+    *,
+    x: Tensor,
+    y: Tensor,
+    method: str,
+    tolerance: float,
+    max_iterations: int,
+    warm_up: int,
+    random_state: int,
+) -> Fit:
+    """Fit some networks side by side: a task."""
+    dtype = torch.float32 if method == "adam" else torch.float64
+    stack = _Stack(networks, x.to(dtype), y.to(dtype))
+    if method == "adam":
+        iterations = _batched_adam(stack, max_iterations, random_state)
+        losses = stack.losses(stack.theta)
+    else:
+        stack.warm_up(warm_up)
+        search = _levenberg_marquardt if method == "levenberg-marquardt" else _quasi_newton
+        losses, iterations = search(stack, tolerance, max_iterations)
+    losses = torch.where(torch.isfinite(losses), losses, math.inf).double()
+    status = [_status(loss, n, tolerance, max_iterations) for loss, n in zip(losses, iterations, strict=True)]
+    return Fit(tuple(module.double() for module in stack.modules()), losses, tuple(status), tuple(iterations))
+
+
+def _joined(fits: Sequence[Fit]) -> Fit:
+    modules, status, iterations = (
+        tuple(chain.from_iterable(getattr(fit, name) for fit in fits)) for name in ("modules", "status", "iterations")
+    )
+    return Fit(modules, torch.cat([fit.losses for fit in fits]), status, iterations)
 
 
 def _status(loss: Tensor, n_iterations: int, tolerance: float, max_iterations: int) -> str:
