@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ import consilience as cs
 from conftest import refused, run
 from consilience.baselines import distil
 from consilience.data import Dataset, load_data
-from consilience.errors import InputError, TracingError
+from consilience.errors import InputError
 from consilience.population import Population
+from consilience.studies.samples import packed
 from consilience.units.inputs import Inputs, inputs_of
 
 N = 60
@@ -145,15 +147,20 @@ def test_outputs_are_scored_for_several_inputs(kind: str) -> None:
     assert torch.allclose(logits(modules[0], taken.x), y[3:5], atol=1e-6)
 
 
+class Mixed(nn.Module):
+    def forward(self, ids: Tensor, flag: Tensor, value: Tensor) -> Tensor:
+        return ids + flag[:, None] * value[:, None]
+
+
 def test_packing_holds_every_number() -> None:
     x = {"ids": torch.tensor([[0, 2**24 + 1]]), "flag": torch.tensor([True]), "value": torch.tensor([0.1])}
-    inputs = Inputs.of(x, ByName())
+    inputs = Inputs.of(x, Mixed())
     packed = inputs.pack(x, "x")
     assert packed.dtype == torch.float64
     back = inputs.unpack(packed)
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(back, x.values(), strict=True))
     assert torch.equal(inputs.pack(dict(reversed(x.items())), "x"), packed)
-    small = Inputs.of({**x, "ids": x["ids"] - 1}, ByName())
+    small = Inputs.of({**x, "ids": x["ids"] - 1}, Mixed())
     assert small.packed == "float32"
     with pytest.raises(InputError, match="'ids' in x must be at most 16777216, got larger integers"):
         small.pack(x, "x")
@@ -183,9 +190,23 @@ def test_an_output_that_does_not_exist_is_answered_with_the_nearest() -> None:
         Population.from_modules([ByName()], named(16), output="logit")
 
 
-def test_a_network_that_needs_another_input_is_refused() -> None:
-    with pytest.raises((InputError, TracingError), match="missing 1 required positional argument: 'kind'"):
-        Population.from_modules([ByName()], {"x": torch.randn(16, 4)}, output="logits")
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        ({"ids": 1, "flag": 1}, "'ids', 'flag'"),
+        ({"ids": 1, "flag": 1, "valu": 1}, "'ids', 'flag', 'valu'"),
+        ({"ids": 1, "flag": 1, "value": 1, "more": 1}, "'ids', 'flag', 'value', 'more'"),
+        ((1, 1), "2 in a tuple"),
+        ((1, 1, 1, 1), "4 in a tuple"),
+    ],
+)
+def test_inputs_that_a_network_does_not_take_are_refused_by_name(given: Any, got: str) -> None:
+    x = torch.utils._pytree.tree_map(lambda width: torch.randn(5, width), given)
+    text = (
+        f"example_input must have the inputs that the forward pass of Mixed takes, 'ids', 'flag', 'value', got {got}\n"
+    )
+    with pytest.raises(InputError, match=text + "  cure: name them in a dict as the arguments are named"):
+        Inputs.of(x, Mixed())
 
 
 class Rows(torch.utils.data.Dataset):
@@ -368,6 +389,19 @@ def test_data_of_several_inputs_is_read_by_names(trained: Path, tmp_path: Path) 
     )
     with pytest.raises(InputError, match="'x' in short.npz: train.x must be finite, got NaN or infinity in"):
         load_data(tmp_path / "short.npz", columns=("x", "kind"))
+
+
+def test_named_inputs_are_those_of_a_tuple_in_their_order() -> None:
+    x = {"x0": torch.randn(9, 1, 5, 5), "x1": torch.randn(9, 3)}
+    population = Population.from_modules([ByPosition()], (*x.values(),))
+    samples = Dataset(x, torch.zeros(9, dtype=torch.int64), torch.arange(9))
+    assert torch.equal(packed(population, samples).x, population.example_input)
+    fewer = Dataset({"x1": x["x1"]}, samples.y, samples.index)
+    with pytest.raises(InputError, match="data must have the inputs 2 in a tuple, got 1 in a tuple"):
+        packed(population, fewer)
+    one = Dataset(torch.zeros(9, 3), samples.y, samples.index)
+    with pytest.raises(InputError, match="2 in a tuple, got .*\n.* --columns x0 x1, or other names of its arrays"):
+        packed(population, one)
 
 
 def test_commands_refuse_data_of_several_inputs_where_it_does_not_fit(

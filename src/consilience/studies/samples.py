@@ -225,13 +225,17 @@ def _place(name: str, population: Path) -> str:
 
 
 def packed(population: Population, samples: Dataset) -> Dataset:
-    """Return samples with several inputs side by side in one tensor, as the members take them; others as they are."""
+    """Return samples with several inputs side by side in one tensor, as the members take them; others as they are.
+
+    Members that take a tuple get the inputs in the order in which they were named.
+    """
     inputs = population.inputs
     if not are_several(samples.x):
         if inputs is not None and tuple(samples.x.shape[1:]) != population.architecture.program.input_shape:
             wanted = ", ".join(map(repr, inputs.names)) or f"{len(inputs.shapes)} in a tuple"
-            cure = f"pass a .npz file with them and --columns {' '.join(inputs.names)}"
-            cure = cure if inputs.names else "use these networks in Python; commands take several inputs by name"
+            columns = " ".join(inputs.names) or " ".join(f"x{i}" for i in range(len(inputs.shapes)))
+            cure = f"pass a .npz file with them and --columns {columns}"
+            cure += "" if inputs.names else ", or other names of its arrays, in the order of the forward pass"
             raise InputError(
                 f"data must have the inputs of the members, {wanted}, got {describe(samples.x)}", cure=cure
             )
@@ -239,7 +243,8 @@ def packed(population: Population, samples: Dataset) -> Dataset:
     if inputs is None:
         got = ", ".join(map(repr, samples.x))
         raise InputError(f"data must have the one input of the members, got {got}", cure="leave --columns out")
-    return replace(samples, x=inputs.pack(samples.x, "data"))
+    x = samples.x if inputs.names or not isinstance(samples.x, Mapping) else tuple(samples.x.values())
+    return replace(samples, x=inputs.pack(x, "data"))
 
 
 def fitted(population: Population, data: Data) -> Data:

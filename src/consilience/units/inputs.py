@@ -48,6 +48,7 @@ class Inputs:
     def of(cls, example: object, module: nn.Module, argument: str = "example_input") -> Inputs:
         """Return what an example, a dict or a tuple of tensors (n, ...), says of the inputs of a module."""
         names, tensors = _named(example, argument)
+        _check_taken(module, names, len(tensors), argument)
         shapes = tuple(tuple(value.shape[1:]) for value in tensors)
         double = any(value.dtype == torch.float64 or _exceeds(value) for value in tensors)
         dtypes = tuple(str(value.dtype).removeprefix("torch.") for value in tensors)
@@ -171,6 +172,20 @@ def _apart(function: Callable[..., object], names: Sequence[str], n: int) -> boo
         return inspect.Parameter.VAR_KEYWORD in kinds or {*names} <= {parameter.name for parameter in parameters}
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return inspect.Parameter.VAR_POSITIONAL in kinds or len(positional) >= n
+
+
+def _check_taken(module: nn.Module, names: Sequence[str], n: int, argument: str) -> None:
+    """Raise if the forward pass of a module takes neither these inputs, each by itself, nor all in one argument."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = [p.name for p in named if p.default is p.empty]
+    missing = [name for i, name in enumerate(needed) if (name not in names if names else i >= n)]
+    if not missing if _apart(module.forward, names, n) else len(needed) <= 1:
+        return
+    wanted, got = ", ".join(repr(p.name) for p in named), ", ".join(map(repr, names)) or f"{n} in a tuple"
+    message = f"{argument} must have the inputs that the forward pass of {type(module).__name__} takes, {wanted}"
+    cure = "name them in a dict as the arguments are named, or pass a tuple of them in this order"
+    raise InputError(f"{message}, got {got}", cure=cure)
 
 
 _CLASSES: dict[tuple[type, Inputs], type[nn.Module]] = {}

@@ -12,7 +12,9 @@ from torch import fx
 from torch.ops import aten
 
 from consilience.units.operations.piles import reduce_branches
-from consilience.units.walk import Label, Walk, n_dims
+from consilience.units.walk import UNSUPPORTED, Label, Walk, n_dims
+
+VARIANCE = "use (x.var(dim, unbiased=False, keepdim=True) + eps).sqrt(): with unbiased=True it changes with the width"
 
 
 def over_last(dims: int, name: str) -> Callable[[Walk, fx.Node], Label]:
@@ -66,8 +68,18 @@ def var(walk: Walk, node: fx.Node) -> Label:
     gone = {d % n_dims(value) for d in walk.option(node, "dim") or ()}
     correction = walk.option(node, "unbiased" if node.target is aten.var.dim else "correction")
     if len(gone) != 1 or not gone & walk.label(value).keys() or correction not in (0, False):
+        if gone & walk.label(value).keys():
+            raise walk.error(UNSUPPORTED, node, VARIANCE)
         return over_named("var")(walk, node)
     return mean(walk, node)
+
+
+def std(walk: Walk, node: fx.Node) -> Label:
+    """``std(value, dims, correction, keepdim)`` over positions."""
+    value = walk.only_value(node, piled=True)
+    if {d % n_dims(value) for d in walk.option(node, "dim") or ()} & walk.label(value).keys():
+        raise walk.error(UNSUPPORTED, node, VARIANCE)
+    return over_named("std")(walk, node)
 
 
 def pad(walk: Walk, node: fx.Node) -> Label:
@@ -104,8 +116,8 @@ HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
     aten.amin.default: over_named("max_pool"),
     aten.max.dim: over_named("max_pool"),
     aten.min.dim: over_named("max_pool"),
-    aten.std.dim: over_named("std"),
-    aten.std.correction: over_named("std"),
+    aten.std.dim: std,
+    aten.std.correction: std,
     aten.var.dim: var,
     aten.var.correction: var,
     aten.linalg_vector_norm.default: over_named("norm"),
