@@ -396,10 +396,10 @@ def test_named_inputs_are_those_of_a_tuple_in_their_order() -> None:
     population = Population.from_modules([ByPosition()], (*x.values(),))
     samples = Dataset(x, torch.zeros(9, dtype=torch.int64), torch.arange(9))
     assert torch.equal(packed(population, samples).x, population.example_input)
-    fewer = Dataset({"x1": x["x1"]}, samples.y, samples.index)
+    fewer = Dataset({"x1": x["x1"]}, samples.y, torch.arange(9))
     with pytest.raises(InputError, match="data must have the inputs 2 in a tuple, got 1 in a tuple"):
         packed(population, fewer)
-    one = Dataset(torch.zeros(9, 3), samples.y, samples.index)
+    one = Dataset(torch.zeros(9, 3), samples.y, torch.arange(9))
     with pytest.raises(InputError, match="2 in a tuple, got .*\n.* --columns x0 x1, or other names of its arrays"):
         packed(population, one)
 
