@@ -41,6 +41,32 @@ class Attention(nn.Module):
         return self.o(self.mix(q, k, v).transpose(1, 2).reshape(n, t, -1))
 
 
+class RowNorm(nn.Module):
+    """RMS norm with a scale for each row of a head, the same in all heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(HEAD) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class NormedAttention(Attention):
+    """Queries and keys are normalized head by head."""
+
+    def __init__(self, key_heads: int) -> None:
+        super().__init__(fused, key_heads)
+        self.q_norm, self.k_norm = RowNorm(), RowNorm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = (m(x).view(n, t, -1, HEAD) for m in (self.q, self.k, self.v))
+        q, k, v = (a.transpose(1, 2) for a in (self.q_norm(q), self.k_norm(k), v))
+        k, v = (a[:, :, None].expand(-1, -1, self.repeats, -1, -1).reshape(n, -1, t, HEAD) for a in (k, v))
+        return self.o(self.mix(q, k, v).transpose(1, 2).reshape(n, t, -1))
+
+
 class OneHead(nn.Module):
     """Attention of as many heads of all features as there is room for: one."""
 
@@ -187,14 +213,22 @@ def test_heads_streams_and_embeddings_are_found_and_proved(name: str) -> None:
     assert all(norm.module for norm in architecture.statistics)
 
 
-@pytest.mark.parametrize("name", NETS)
+WRITTEN_OUT: dict[str, Callable[[], nn.Module]] = {
+    "norms of heads": lambda: Net(NormedAttention(HEADS)),
+    "norms of heads, grouped": lambda: Net(NormedAttention(2)),
+}
+
+
+@pytest.mark.parametrize("name", NETS | WRITTEN_OUT)
 def test_full_width_is_the_mean_of_the_members(name: str) -> None:
     torch.manual_seed(1)
-    members, x = [NETS[name]().eval() for _ in range(3)], inputs(name, 12)
+    members, x = [(NETS | WRITTEN_OUT)[name]().eval() for _ in range(3)], inputs(name, 24)
     census = Census(n_resamples=0).fit(Population.from_modules(members, x[:4]), x)
     network = assemble(census, "full")
     with torch.no_grad():
         assert deviation(network(x), torch.stack([member(x) for member in members]).mean(0)) < 1e-4
+        if name in WRITTEN_OUT:
+            assert assemble(census, "1x")(x).isfinite().all()
 
 
 @pytest.mark.parametrize("norm_first", [True, False])

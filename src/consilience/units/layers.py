@@ -34,16 +34,18 @@ ELEMENTWISE = {"add", "sub", "mul", "div", "neg", "rsub"}  # of outputs and cons
 def layers_of(module: nn.Module, x: Tensor, output: Pick = None) -> Architecture:
     """Return the layers of a module in plain form, written out and in eval mode; errors are those of `find_layers`."""
     walk, tail = _walked(module, x, output)
-    for name in walk.numbers:
-        raise walk.error(f"'{name}' is one number for all units, which each member has another of", None, ONE_NUMBER)
+    for name, spread in walk.numbers.items():
+        raise walk.error(
+            f"all units have '{name}' in common, which each member has another of", spread.node, ONE_NUMBER
+        )
     architecture = _architecture(walk, tail)
     check_samples_apart(architecture.program, module, x)
     return architecture
 
 
 def numbers_in(module: nn.Module, x: Tensor, output: Pick = None) -> dict[str, tuple[int, ...]]:
-    """Return the parameters of one number that must have one for each unit instead, and their shapes then."""
-    return _walked(module, x, output)[0].numbers
+    """Return the parameters that all units have in common and need for each unit instead, and their shapes then."""
+    return {name: spread.shape for name, spread in _walked(module, x, output)[0].numbers.items()}
 
 
 def _walked(module: nn.Module, x: Tensor, output: Pick) -> tuple[Walk, Tail]:

@@ -79,6 +79,13 @@ class Normed(NamedTuple):
     parts: tuple[int, ...]  # for each of these which of several statistics it is in
 
 
+class Spread(NamedTuple):
+    """What a parameter that all units have in common needs to have one number for each unit."""
+
+    shape: tuple[int, ...]  # that it must have
+    node: fx.Node  # the operation that reads it
+
+
 @dataclass
 class Walk:
     """The program and the units found in it so far."""
@@ -106,7 +113,7 @@ class Walk:
     in_tail: bool = False  # whether the operations at hand follow the outputs' heads, which stay whole
     cuts: list[tuple[str, tuple[tuple[Run, ...], ...]]] = field(default_factory=list)  # see `Architecture.cuts`
     statistics: list[Normed] = field(default_factory=list)  # norms over all units of some groups
-    numbers: dict[str, tuple[int, ...]] = field(default_factory=dict)  # see `consilience.units.layers.numbers_in`
+    numbers: dict[str, Spread] = field(default_factory=dict)  # parameters that are to be written out
 
     def label(self, value: fx.Node) -> Label:
         """Return where the units of a value lie; empty if it has none."""
@@ -178,20 +185,21 @@ class Walk:
     def refine(self, group: int, inside: int) -> bool:
         """Make units of ``inside`` neighbouring rows each out of the rows of a group; False if it cannot be done.
 
-        Its rows must not have been read, and be one layer with no others.
+        So are those of groups that are tied to it. Their rows must not have been read, and be one layer with no others.
         """
-        own, root = self.groups[group], self.root(group)
-        if own.width % inside or root != group or group in self.joined.values():
+        family = self._family(group)
+        if any(g in self.joined or self.groups[g].width % inside for g in family):
             return False
-        if any(run.group == group for draft in self.drafts for run in draft.inputs):
+        if any(run.group in family for draft in self.drafts for run in draft.inputs):
             return False
-        if any(draft.per_unit and draft.group == group for draft in self.drafts):  # what it reads would stay as it is
+        if any(draft.per_unit and draft.group in family for draft in self.drafts):  # what it reads would stay as it is
             return False
 
         def coarser(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-            return tuple(Run(run.group, run.block * inside) if run.group == group else run for run in runs)
+            return tuple(Run(run.group, run.block * inside) if run.group in family else run for run in runs)
 
-        own.width, own.inside = own.width // inside, own.inside * inside
+        for own in (self.groups[g] for g in family):
+            own.width, own.inside = own.width // inside, own.inside * inside
         for value, label in self.labels.items():
             self.labels[value] = {dim: coarser(runs) for dim, runs in label.items()}
         for value, parts in self.parts.items():

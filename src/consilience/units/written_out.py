@@ -6,7 +6,7 @@
 - LSTM, GRU and RNN become classes that can be traced (`consilience.units.recurrence`).
 - A norm without scales gets scales of 1 and shifts of 0.
 - A learned number that multiplies all units, or is added to them, where it cannot be folded into a weight becomes one
-  for each unit.
+  for each unit. So do the scales of a norm of each head of attention, which all heads have in common.
 
 The module computes the same, and its class is the same; only these parts have other shapes. Depthwise convolutions stay
 as they are.
@@ -67,7 +67,11 @@ def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Ar
         name = f"{path}.weight".lstrip(".")
         if name in whole and (groups := getattr(part, GROUPS, None)):
             whole[name] = _of_all_channels(whole[name], groups)
-    numbers = {name for name in getattr(module, NUMBERS, ()) if name in whole and whole[name].numel() == 1}
+    numbers = {
+        name
+        for name in getattr(module, NUMBERS, ())
+        if name in whole and (whole[name].numel() == 1 or whole[name].dim() < module.get_parameter(name).dim())
+    }
     widths = architecture.widths_in({name: value for name, value in whole.items() if name not in numbers})
     for m in architecture.maps:
         path = m.weight.rpartition(".")[0]
@@ -81,16 +85,16 @@ def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Ar
             whole[m.weight] = whole[m.weight].expand(widths[m.writes]).clone()
     shapes = architecture.shapes(widths, read_state(module)) if numbers else {}
     for name in numbers:
-        whole[name] = whole[name].reshape(()).expand(shapes[name]).clone()
+        whole[name] = whole[name].expand(shapes[name]).clone()
     return whole
 
 
 def _write_out_numbers(modules: Sequence[nn.Module], x: Tensor, output: Pick) -> None:
-    """Give modules one number for each unit where one for all units cannot be folded into a weight."""
+    """Give modules one number for each unit, or row of a head, where one for all cannot be folded into a weight."""
     met = dict[tuple[object, ...], dict[str, tuple[int, ...]]]()
     for module in modules:
         parameters = {name: tuple(value.shape) for name, value in module.named_parameters()}
-        if all(math.prod(shape) > 1 for shape in parameters.values()):
+        if all(math.prod(shape) > 1 for shape in parameters.values()) and not _has_norms_of_heads(module):
             continue
         alike = (type(module), *parameters.items())
         if alike not in met:
@@ -100,10 +104,21 @@ def _write_out_numbers(modules: Sequence[nn.Module], x: Tensor, output: Pick) ->
         for name, shape in met[alike].items():
             path, _, attribute = name.rpartition(".")
             own = module.get_parameter(name)
-            numbers = nn.Parameter(own.detach().reshape(()).expand(shape).clone(), requires_grad=own.requires_grad)
+            numbers = nn.Parameter(own.detach().expand(shape).clone(), requires_grad=own.requires_grad)
             setattr(module.get_submodule(path), attribute, numbers)
         if met[alike]:
             setattr(module, NUMBERS, tuple(met[alike]))
+
+
+def _has_norms_of_heads(module: nn.Module) -> bool:
+    """Whether a part may have one scale for each row of a head: fewer than the rows that a weight beside it writes."""
+    for part in module.modules():
+        beside = [child for child in part.children() if isinstance(child, nn.Linear)]
+        norms = [child for child in part.children() if not type(child).__module__.startswith("torch.")]
+        sizes = {value.numel() for norm in norms for value in norm.parameters(recurse=False) if value.dim() == 1}
+        if any(len(child.weight) > size and len(child.weight) % size == 0 for child in beside for size in sizes):
+            return True
+    return False
 
 
 def _scale(norm: nn.Module, units: int) -> None:

@@ -88,10 +88,27 @@ def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label |
     name, shape, label = walk.program.parameters[gain.name], tuple(gain.meta["val"].shape), walk.label(value)
     offset = n_dims(value) - len(shape)
     along = [d - offset for d in label if d >= offset and math.prod(shape) == shape[d - offset] == size(value, d)]
+    (dim, *others), several = label, math.prod(shape[1:]) > 1
+    if several and not (others or shift) and len(shape) == n_dims(value) - dim and shape[0] == size(value, dim):
+        return _gain_of_rows(walk, value, gain, dim)
+    if len(along) != 1 and not shift and spread(walk, node, value, gain):
+        return label
     if len(along) != 1:
         cure = f"give '{name}' one number for each unit, with the shape (units,) or (units, 1, 1), or leave it out"
         raise walk.error(f"'{name}' does not have one number for each unit", node, cure)
     return scale_units(walk, node, (value, along[0] + offset), gain, None, shift=shift, weight_dim=along[0])
+
+
+def _gain_of_rows(walk: Walk, value: fx.Node, gain: fx.Node, dim: int) -> Label:
+    """A product with a parameter of several numbers for each unit, which it writes as its features."""
+    (runs,) = walk.label(value).values()
+    promote(walk, gain, 0)
+    (gates,) = walk.label(gain).values()
+    walk.record({dim: runs}, "product")
+    walk.record({0: gates}, "gate")
+    if not walk.pair(runs, gates):
+        raise walk.error("units of unlike layers are combined", gain)
+    return walk.label(value)
 
 
 def _bias(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label | None:
@@ -106,7 +123,7 @@ def _bias(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label |
         return {}
     if not isinstance(bias, fx.Node) or value not in walk.labels or node.target is not aten.add.Tensor:
         raise walk.error(PARAMETER, node)
-    if bias.meta["val"].numel() == 1 and spread(walk, value, bias):
+    if bias.meta["val"].numel() == 1 and spread(walk, node, value, bias):
         return walk.label(value)
     if not walk.is_parameter(bias):
         raise walk.error(PARAMETER, node)

@@ -7,6 +7,7 @@ elsewhere, as after an activation, must have been written out as one for each un
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -16,7 +17,7 @@ from torch.ops import aten
 from consilience.units.maps import Factor
 from consilience.units.program import Program
 from consilience.units.tail import is_number
-from consilience.units.walk import Label, Walk, n_dims, size
+from consilience.units.walk import Label, Spread, Walk, n_dims, size
 
 ONE_NUMBER = "multiply right after a linear layer or convolution, or by one number for each unit"
 
@@ -30,7 +31,7 @@ def multiplied(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> La
     (number,), (value,) = numbers, values
     drafts = [draft for draft in walk.drafts if draft.output[0] == value.name]
     if len(drafts) != 1 or len(value.users) > 1 or not (drafts[0].fitted or drafts[0].inputs[0].group is None):
-        if spread(walk, value, number):
+        if spread(walk, node, value, number):
             return walk.label(value)
         raise walk.error("all units are multiplied by one number, which each member has another of", node, ONE_NUMBER)
     (draft,), divides = drafts, node.target is aten.div.Tensor
@@ -41,16 +42,25 @@ def multiplied(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> La
     return walk.label(value)
 
 
-def spread(walk: Walk, value: fx.Node, number: fx.Node) -> bool:
-    """Note that a learned number needs one for each unit of a value to which it is applied; False if it cannot."""
+def spread(walk: Walk, node: fx.Node, value: fx.Node, number: fx.Node) -> bool:
+    """Note that a learned number needs one for each unit of a value to which it is applied; False if it cannot.
+
+    So do numbers for each position, where these come after the units, as rows of heads do.
+    """
     needed, label = walk.program.needed([number.name]), walk.label(value)
     names = [name for node, name in walk.program.parameters.items() if node in needed]
     if len(names) != 1 or names[0] not in walk.program.learned or len(label) != 1:
         return False
-    ((dim, runs),) = label.items()
-    shape = (size(value, dim), *[1] * (n_dims(value) - dim - 1))
+    ((dim, runs),), own = label.items(), tuple(number.meta["val"].shape)
+    after = [size(value, d) for d in range(dim + 1, n_dims(value))]
+    if math.prod(own) == 1:
+        own = (1,) * len(after)
+    own = (*[1] * (len(after) - len(own)), *own)
+    if len(own) > len(after) or any(mine not in (1, n) for mine, n in zip(own, after, strict=True)):
+        return False
+    shape = (size(value, dim), *own)
     whole = all(run.group is not None and run.block == 1 for run in runs)
-    return whole and walk.numbers.setdefault(names[0], shape) == shape
+    return whole and walk.numbers.setdefault(names[0], Spread(shape, node)).shape == shape
 
 
 def _is_number(walk: Walk, value: fx.Node) -> bool:

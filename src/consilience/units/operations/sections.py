@@ -145,9 +145,10 @@ def pile(walk: Walk, node: fx.Node, value: fx.Node) -> Label | None:
     if not places:
         return None
     (at, *_), bounds = places, [i * before[dim] // after[places[0]] for i in range(after[places[0]] + 1)]
-    for run, *others in cut_units(walk, node, value, dim, bounds):
-        if others or run.group is None or run.block != 1 or not walk.refine(run.group, after[at + 2]):
-            raise walk.error("heads that are no units of one layer", node, CURE)
+    each = cut_units(walk, node, value, dim, bounds)
+    first, alone = each[0][0], all(len(runs) == 1 and runs[0].block == 1 for runs in each)
+    if not alone or first.group is None or not walk.refine(first.group, after[at + 2]):  # and those tied to it
+        raise walk.error("heads that are no units of one layer", node, CURE)
     labels: list[Label] = [{at + 1: (Run(run.group, 1),)} for (run,) in cut_units(walk, node, value, dim, bounds)]
     walk.piled[node] = at, labels
     walk.functions[node.name] = functools.partial(_pile, sizes=[*after[1 : at + 1], -1, *after[at + 2 :]])
