@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from consilience.errors import TracingError
 from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section
+from consilience.units.drafts import Draft, Label, Normed, Run
 from consilience.units.grouped import Statistic, statistic_of
 from consilience.units.maps import Map
 from consilience.units.operations import HANDLERS, piles, sections
@@ -25,7 +26,7 @@ from consilience.units.outputs import Pick
 from consilience.units.program import Program
 from consilience.units.tail import Tail, is_number, operation_name, reads_number, tail_of, with_rows
 from consilience.units.trace import check_samples_apart, trace
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Normed, Run, Walk, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, n_dims, size
 
 TAKE_NUMBERS = (*PRODUCTS, *SUMS)  # operations that may read one number computed of parameters
 ELEMENTWISE = {"add", "sub", "mul", "div", "neg", "rsub"}  # of outputs and constants: outputs keep their places

@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 from torch import fx
 
+from consilience.units.drafts import Label
 from consilience.units.operations import (
     attention,
     combinations,
@@ -33,7 +34,7 @@ from consilience.units.operations import (
     shapes,
     weights,
 )
-from consilience.units.walk import Label, Walk
+from consilience.units.walk import Walk
 
 Handler = Callable[[Walk, fx.Node], Label]
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from torch import fx
 from torch.ops import aten
 
+from consilience.units.drafts import Label, Run
 from consilience.units.operations.embedding import promote
 from consilience.units.operations.piles import pass_branches
 from consilience.units.operations.weights import mix_units
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, n_dims, size
 
 SOFTMAX = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
 OTHERS = "write q, k and v as (n, heads, positions, features), each from a weight of its own"

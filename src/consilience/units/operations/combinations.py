@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import fx
 from torch.ops import aten
 
+from consilience.units.drafts import Label, Run
 from consilience.units.operations.elementwise import GAINS
 from consilience.units.operations.embedding import promote, promote_row
 from consilience.units.operations.factors import multiplied, spread
@@ -16,7 +17,7 @@ from consilience.units.operations.sections import align
 from consilience.units.operations.weights import scale_units
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.tail import reads_number
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, is_tensor, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, is_tensor, n_dims, size
 
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
 PRODUCTS = (aten.mul.Tensor, aten.div.Tensor)

@@ -9,9 +9,10 @@ import torch
 from torch import fx
 from torch.ops import aten
 
+from consilience.units.drafts import Label
 from consilience.units.operations.embedding import only_value, promote_row
 from consilience.units.trace import DROPOUTS
-from consilience.units.walk import UNSUPPORTED, Label, Walk
+from consilience.units.walk import UNSUPPORTED, Walk
 
 # What the symmetry table calls them; those that it does not have no symmetry.
 NAMES = (

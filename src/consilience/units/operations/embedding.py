@@ -11,7 +11,8 @@ import math
 from torch import fx
 from torch.ops import aten
 
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, layer_name, n_dims, size
+from consilience.units.drafts import Draft, Label, Run
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, layer_name, n_dims, size
 
 
 def embedding(walk: Walk, node: fx.Node) -> Label:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, fx
 from torch.ops import aten
 
+from consilience.units.drafts import Label, Spread
 from consilience.units.maps import Factor
 from consilience.units.program import Program
 from consilience.units.tail import is_number
-from consilience.units.walk import Label, Spread, Walk, n_dims, size
+from consilience.units.walk import Walk, n_dims, size
 
 ONE_NUMBER = "multiply right after a linear layer or convolution, or by one number for each unit"
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, fx
 from torch.ops import aten
 
+from consilience.units.drafts import Label, Run
 from consilience.units.operations.sections import MOST, cut_units
 from consilience.units.program import N_SAMPLES, sizes
-from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims, size
+from consilience.units.walk import UNSUPPORTED, Walk, n_dims, size
 
 OVER = (aten.softmax.int, aten._softmax.default, aten.sum.dim_IntList, aten.mean.dim, aten.amax.default)
 THROUGH = (aten.mul.Tensor, aten.add.Tensor, aten.transpose.int, aten.permute.default)

@@ -11,8 +11,9 @@ from typing import Any
 from torch import fx
 from torch.ops import aten
 
+from consilience.units.drafts import Label
 from consilience.units.operations.piles import reduce_branches
-from consilience.units.walk import UNSUPPORTED, Label, Walk, n_dims
+from consilience.units.walk import UNSUPPORTED, Walk, n_dims
 
 VARIANCE = "use (x.var(dim, unbiased=False, keepdim=True) + eps).sqrt(): with unbiased=True it changes with the width"
 

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from torch import Tensor, fx
 from torch.ops import aten
 
+from consilience.units.drafts import Label, Run
 from consilience.units.program import N_SAMPLES, sizes
-from consilience.units.walk import UNSUPPORTED, Label, Run, Walk, n_dims, size
+from consilience.units.walk import UNSUPPORTED, Walk, n_dims, size
 
 MOST = 16  # layers into which units are divided for a cut
 CURE = "cut units into equal parts, or use a layer for each part"

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, fx
 from torch.ops import aten
 
+from consilience.units.drafts import Label, Run
 from consilience.units.operations.embedding import only_value
 from consilience.units.operations.piles import flatten_branches, pile_branches
 from consilience.units.operations.sections import is_all, part_of_units, pile, take
 from consilience.units.program import N_SAMPLES, sizes
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Label, Run, Walk, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, n_dims, size
 
 SWAPS = (aten.transpose.int, aten.swapaxes.default, aten.swapdims.default)
 SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # they have the new sizes as argument

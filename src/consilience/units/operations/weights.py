@@ -14,10 +14,11 @@ from torch import Tensor, fx
 from torch.nn import functional
 from torch.ops import aten
 
+from consilience.units.drafts import Draft, Label, Run
 from consilience.units.maps import Kernel, Norm
 from consilience.units.operations.sections import MOST, cut_units
 from consilience.units.trace import BATCH_NORMS
-from consilience.units.walk import PARAMETER, UNSUPPORTED, Draft, Label, Run, Walk, layer_name, n_dims, size
+from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, layer_name, n_dims, size
 
 SPATIAL_DIMS = {
     getattr(getattr(aten, f"conv{dims}d"), form): dims for dims in (1, 2, 3) for form in ("default", "padding")
