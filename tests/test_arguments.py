@@ -131,6 +131,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Callable[
         "assemble": (cs.assemble, {"census": census, "width": 4, "correction": "none", "calibration": X}),
         "best_member": (cs.best_member, {"population": population, "validation": ROWS}),
         "elastic": (cs.elastic, {"census": census, "widths": [2, 4], "calibration": X}),
+        "device": (lambda **given: cs.device(**given).__enter__(), {"name": "cpu"}),
         "engine": (lambda **given: cs.engine(**given).__enter__(), {"name": "serial"}),
         "evaluate": (cs.evaluate, {"network": NET, "dataset": ROWS, "reference": None}),
         "Motifs.fit": (cs.Motifs(n_permutations=1, n_resamples=0).fit, {"census": of_three}),

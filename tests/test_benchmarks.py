@@ -37,6 +37,7 @@ RUNS = {
     "distillation": ("--data DATA --only A --seeds 1 --cache cache", "fresh"),
     "digits": ("", "zero-shot 2x"),
     "faults": ("", "same bytes after a rerun"),
+    "gpu": ("--device cpu", "products alone"),
     "grokking": ("--seeds 1 --parts small", "with one module removed"),
     "incremental": ("", "agreement"),
     "initialisation": ("--data DATA --seeds 2 --cache cache", "Net2Wider"),

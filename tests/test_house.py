@@ -23,6 +23,7 @@ ORDER = [
         "versions",
         "checks",
         "seeds",
+        "devices",
         "engines",
         "ties",
         "several",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from consilience.census import Census, extend_census, load_census, save_census
     from consilience.comparison import ModelComparison
     from consilience.data import Data, Dataset, load_data
+    from consilience.devices import device
     from consilience.engines import engine
     from consilience.errors import ConsilienceError
     from consilience.evaluation import Closeness, RegressionScore, Score, evaluate
@@ -69,6 +70,7 @@ __all__ = [
     "ViT",
     "assemble",
     "best_member",
+    "device",
     "elastic",
     "engine",
     "evaluate",
@@ -87,6 +89,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "devices": ("device",),
     "engines": ("engine",),
     "errors": ("ConsilienceError",),
     "data": ("Data", "Dataset", "load_data"),

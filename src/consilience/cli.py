@@ -18,6 +18,7 @@ import tyro
 
 from consilience import __version__
 from consilience.checks import check_count
+from consilience.devices import check_device, device
 from consilience.engines.choice import check_engine, engine
 from consilience.errors import ConsilienceError, InputError
 from consilience.studies import (
@@ -129,9 +130,10 @@ def _run(request: Options) -> Result:
     check_count("threads", request.threads)
     check_count("random_state", request.seed, least=0)
     check_engine(request.engine)
+    check_device(request.device)
     for library in ("OMP", "OPENBLAS", "MKL"):  # read when torch and NumPy are imported, which has not happened yet
         os.environ[f"{library}_NUM_THREADS"] = str(request.threads)
-    with engine(request.engine):
+    with contextlib.nullcontext() if request.device == "cpu" else device(request.device), engine(request.engine):
         result: Result = RUN[type(request)](request)
     return result
 

@@ -34,6 +34,7 @@ from consilience.checks import (
     describe,
     of_the_user,
 )
+from consilience.devices import current_device
 from consilience.errors import InputError
 from consilience.population.batches import inputs_of_batch
 from consilience.signals.batches import BATCH_SIZE
@@ -132,20 +133,21 @@ class _Lesson:
     draws: torch.Generator = field(repr=False)
     runner: Callable[[nn.Module], Teacher] = field(repr=False)  # a student as a function of inputs, with gradients
     inputs: Inputs | None = None  # of students of several inputs, which x has side by side
+    device: str = field(default_factory=current_device)  # on which students are; all else is on the CPU
 
     def error(self, module: nn.Module) -> float:
         """Return the held-out error in eval mode; infinity where it is not finite."""
         module.eval()
         with torch.no_grad():
-            run = self.runner(module)
-            outputs = torch.cat([run(batch) for batch in self.held[0].split(BATCH_SIZE)])
-        error = float(self.loss(outputs, self.held[1]).double().mean())
+            run, place = self.runner(module), self.device
+            outputs = torch.cat([run(batch.to(place)) for batch in self.held[0].split(BATCH_SIZE)])
+        error = float(self.loss(outputs, self.held[1].to(place)).cpu().double().mean())
         return error if math.isfinite(error) else math.inf
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the error of each row of outputs."""
         y, t = (each.movedim(self.dim, -1).flatten(0, -2) for each in (outputs, targets))
-        return softened_errors(y, t, self.task, self.spread)
+        return softened_errors(y, t, self.task, self.spread.to(self.device))
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets without end."""
@@ -281,20 +283,20 @@ def _lesson(
         options=options,
         random_state=random_state,
         draws=seeds.generator(random_state),
-        runner=lambda module: pooled_outputs(module, architecture.program),
+        runner=lambda module: pooled_outputs(module, architecture.program.on(current_device())),
         inputs=inputs_of(student),
     )
     return lesson, units, network
 
 
 def _taught(student: Student, lesson: _Lesson) -> tuple[Student, Distilled]:
-    before = lesson.error(student)
+    before = lesson.error(copy.deepcopy(student).to(lesson.device))
     options = lesson.options
     once = options.batches is not None and iter(options.batches) is options.batches  # a generator: nothing to try out
     rate = options.learning_rate or (RATE if once else _best_rate(student, lesson))
     trained, error, steps = _train(student, lesson, rate, options.steps, options.progress)
     kept = error < before * (1 - SINGLE)
-    return (trained if kept else student), Distilled(kept, before, min(error, before), steps, rate)
+    return (trained.cpu() if kept else student), Distilled(kept, before, min(error, before), steps, rate)
 
 
 def _best_rate(student: nn.Module, lesson: _Lesson) -> float:
@@ -325,7 +327,7 @@ def _train(
     last: bool = False,
 ) -> tuple[Student, float, int]:
     """A trained copy with the smallest held-out error (the last one, with ``last``), that error, and steps taken."""
-    trained = copy.deepcopy(student)
+    trained = copy.deepcopy(student).to(lesson.device)
     run = lesson.runner(trained)
     every = steps if last else max(1, steps // LOOKS)
     optimizer = torch.optim.Adam(trained.parameters(), lr=rate)
@@ -336,7 +338,7 @@ def _train(
         for done, (x, targets) in enumerate(lesson.batches(), start=1):
             trained.train()
             optimizer.zero_grad()
-            lesson.loss(run(x), targets).mean().backward()
+            lesson.loss(run(x.to(lesson.device)), targets.to(lesson.device)).mean().backward()
             optimizer.step()
             schedule.step()
             if done % every == 0 or done == steps:

@@ -28,6 +28,7 @@ from torch.func import functional_call, jacrev, stack_module_state, vmap
 
 from consilience import seeds
 from consilience.checks import check_choice, check_finite, check_rows
+from consilience.devices import current_device
 from consilience.engines import current
 from consilience.errors import InputError
 from consilience.seeds import REDRAW, seed
@@ -91,7 +92,7 @@ def fit_precisely(
     method = method or method_for(modules[0], len(x))
     size = block_size(modules[0], x, y, method)
     shared = {"x": x, "y": y, "method": method, "tolerance": tolerance, "max_iterations": max_iterations}
-    shared |= {"warm_up": warm_up, "random_state": random_state}
+    shared |= {"warm_up": warm_up, "random_state": random_state, "device": current_device()}
 
     def fit(networks: Sequence[nn.Module]) -> Fit:
         starts = range(0, len(networks), size)
@@ -129,10 +130,11 @@ def fit_block(
     max_iterations: int,
     warm_up: int,
     random_state: int,
+    device: str,
 ) -> Fit:
     """Fit some networks side by side: a task."""
     dtype = torch.float32 if method == "adam" else torch.float64
-    stack = _Stack(networks, x.to(dtype), y.to(dtype))
+    stack = _Stack(networks, x.to(device, dtype), y.to(device, dtype))
     if method == "adam":
         iterations = _batched_adam(stack, max_iterations, random_state)
         losses = stack.losses(stack.theta)
@@ -140,9 +142,9 @@ def fit_block(
         stack.warm_up(warm_up)
         search = _levenberg_marquardt if method == "levenberg-marquardt" else _quasi_newton
         losses, iterations = search(stack, tolerance, max_iterations)
-    losses = torch.where(torch.isfinite(losses), losses, math.inf).double()
+    losses = torch.where(torch.isfinite(losses), losses, math.inf).cpu().double()
     status = [_status(loss, n, tolerance, max_iterations) for loss, n in zip(losses, iterations, strict=True)]
-    return Fit(tuple(module.double() for module in stack.modules()), losses, tuple(status), tuple(iterations))
+    return Fit(tuple(module.cpu().double() for module in stack.modules()), losses, tuple(status), tuple(iterations))
 
 
 def _joined(fits: Sequence[Fit]) -> Fit:
@@ -166,8 +168,8 @@ class _Stack:
     def __init__(self, modules: Sequence[nn.Module], x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
         self.scale = float(y.var(0, correction=0).mean())
-        self.template = copy.deepcopy(modules[0]).to(x.dtype).eval()
-        parameters, _ = stack_module_state([copy.deepcopy(module).to(x.dtype) for module in modules])
+        self.template = copy.deepcopy(modules[0]).to(x.device, x.dtype).eval()
+        parameters, _ = stack_module_state([copy.deepcopy(module).to(x.device, x.dtype) for module in modules])
         self.shapes = {name: value.shape[1:] for name, value in parameters.items()}
         self.theta = torch.cat([value.detach().flatten(1) for value in parameters.values()], dim=1)
 
@@ -317,18 +319,18 @@ def _quasi_newton(stack: _Stack, tolerance: float, max_iterations: int) -> tuple
         stack.theta[k] = theta.detach()[0]
         losses.append(loss)
         iterations.append(done)
-    return torch.tensor(losses, dtype=stack.theta.dtype), iterations
+    return torch.tensor(losses, dtype=torch.float64), iterations
 
 
 def _batched_adam(stack: _Stack, epochs: int, random_state: int) -> list[int]:
     """Train by Adam in batches; halve the rate of a network whose loss does not fall for `PLATEAU` epochs."""
     adam, generator = _Adam(stack.theta, FIRST_RATE), seeds.generator(random_state)
-    waited = torch.zeros(len(stack.theta))
-    best = torch.full((len(stack.theta),), math.inf)
+    waited = stack.theta.new_zeros(len(stack.theta))
+    best = stack.theta.new_full((len(stack.theta),), math.inf)
     iterations = [0] * len(stack.theta)
     for epoch in range(1, epochs + 1):
-        total = torch.zeros(len(stack.theta))
-        for rows in torch.randperm(len(stack.x), generator=generator).split(BATCH_SIZE):
+        total = stack.theta.new_zeros(len(stack.theta))
+        for rows in torch.randperm(len(stack.x), generator=generator).to(stack.x.device).split(BATCH_SIZE):
             losses, gradient = stack.gradients(stack.theta, stack.x[rows], stack.y[rows])
             stack.theta = adam.step(stack.theta, gradient)
             total += losses * len(rows) / len(stack.x)

@@ -20,6 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from consilience.devices import current_device, device
 from consilience.engines import Serial, current
 from consilience.engines.call import packed
 from consilience.signals.batches import batch_size
@@ -71,22 +72,32 @@ def rows_of(
     known: Mapping[str, Tensor] | None = None,
 ) -> dict[Axis, Tensor]:
     """Return the values of units in several places on inputs x (n, ...), in one pass: (r, u) for each axis."""
-    widths = network.architecture.widths
+    widths, place = network.architecture.widths, current_device()
+    network, x = network.on(place), x.to(place)
+    known = {name: value.to(place) for name, value in (known or {}).items()}
     parts: dict[Axis, list[Tensor]] = {axis: [] for axis in axes}
     for which, batch in stream(network, x, list({axis.name for axis in axes}), known=known):
         for axis, rows in parts.items():
-            rows.append(sampling.of(axis.units(batch[axis.name], widths, which.stop - which.start), which.start))
+            units = axis.units(batch[axis.name], widths, which.stop - which.start)
+            rows.append(sampling.of(units, which.start).cpu())
     return {axis: torch.cat(rows) for axis, rows in parts.items()}
 
 
 def rows_of_several(
-    states: Sequence[Mapping[str, Tensor]], *, kind: bytes, x: Tensor, axes: Sequence[Axis], sampling: Sampling
+    states: Sequence[Mapping[str, Tensor]],
+    *,
+    kind: bytes,
+    x: Tensor,
+    axes: Sequence[Axis],
+    sampling: Sampling,
+    place: str,
 ) -> list[list[Tensor]]:
     """Return the values that `rows_of` gives for networks of one kind with these parameters: a task."""
     architecture, results = _traced(kind), list[list[Tensor]]()
     for state in states:
         network = TracedNetwork(architecture.with_widths(architecture.widths_in(dict(state))), state)
-        results.append([*rows_of(network, x, axes, sampling).values()])
+        with device(place):
+            results.append([*rows_of(network, x, axes, sampling).values()])
     return results
 
 
@@ -195,7 +206,8 @@ class Responses:
         if isinstance(engine, Serial):
             yield from ([*rows_of(network, *how).values()] for network in self.networks)
             return
-        shared = dict(zip(("x", "axes", "sampling"), how, strict=True)) | {"kind": packed(self._kind)}
+        shared = dict(zip(("x", "axes", "sampling"), how, strict=True))
+        shared |= {"kind": packed(self._kind), "place": current_device()}
         for some in blocks(len(self.networks), TOGETHER):
             states = [dict(network.state) for network in self.networks[some]]
             items = [states[block] for block in blocks(len(states), BLOCK)]

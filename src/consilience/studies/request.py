@@ -43,6 +43,8 @@ class Options:
     """Threads for linear algebra. One is fastest for small networks; the last bits of results may depend on it."""
     engine: str = field(default="serial", metadata=PRESENTATION)
     """Where tasks run: serial, processes:N or dask:ADDRESS. Results are the same bytes."""
+    device: str = field(default="cpu", metadata=ADDED)
+    """Where networks are trained and run: cpu, cuda, cuda:N or mps. Results differ by rounding."""
     json: bool = field(default=False, metadata=PRESENTATION)
     """Print the result as JSON."""
 

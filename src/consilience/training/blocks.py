@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from consilience.devices import current_device
 from consilience.engines import current
 from consilience.engines.engine import Serial
 from consilience.seeds import SETTLING, seed
@@ -40,6 +41,7 @@ def train_blocks(
 ) -> Trained:
     """Train all members on the current engine; see `consilience.training.train_population` for the arguments."""
     shared: dict[str, Any] = {"net": net, "x": x, "y": y, "run": replace(run, validation=None)}
+    shared["device"] = current_device()
     if run.validation is not None:
         shared["validation_x"], shared["validation_y"] = run.validation
     engine, blocks = current(), [range(k, min(k + BLOCK, n_members)) for k in range(0, n_members, BLOCK)]
@@ -64,6 +66,7 @@ def train_block(
     x: Tensor,
     y: Tensor,
     run: Run,
+    device: str,
     validation_x: Tensor | None = None,
     validation_y: Tensor | None = None,
     checkpoint: Path | None = None,
@@ -73,12 +76,14 @@ def train_block(
     if validation_x is not None and validation_y is not None:
         run = replace(run, validation=(validation_x, validation_y))
     run = replace(run, members=tuple(members))
-    modules = [fresh(net, k, run.random_state) for k in members]
+    modules = [fresh(net, k, run.random_state).to(device) for k in members]
     trained = fit_block(modules, x, y, run, checkpoint, progress=progress)
 
     def settled(states: States) -> States:
         after = []
-        for k, module, state in zip(members, modules, states, strict=True):
+        for k, module, there in zip(members, modules, states, strict=True):
+            state = {name: value.cpu() for name, value in there.items()}
+            module.cpu()
             if k not in trained.failed:
                 module.load_state_dict(state)
                 # One stream for every epoch, so that a snapshot differs from another by training alone.

@@ -266,6 +266,14 @@ class TracedNetwork:
             replace(self.architecture, program=self.architecture.program.double()), doubled(self.state)
         )
 
+    def on(self, device: str) -> TracedNetwork:
+        """Return the network on a device, for inputs there."""
+        program = self.architecture.program.on(device)
+        if program is self.architecture.program:
+            return self
+        state = {name: value.to(device) for name, value in self.state.items()}
+        return TracedNetwork(replace(self.architecture, program=program), state)
+
     def outputs(self, x: Tensor) -> Tensor:
         """Return what the module returns for inputs x (n, ...), as one tensor."""
         returned = self.architecture.program.returned

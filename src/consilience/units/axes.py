@@ -115,7 +115,7 @@ class Sampling:
         """Return rows (r, u) of the values of units (n, u, p) of samples from ``start``."""
         if units.shape[2] == 1:
             return units[:, :, 0]
-        sample, position = self.rows(start, len(units), units.shape[2])
+        sample, position = (index.to(units.device) for index in self.rows(start, len(units), units.shape[2]))
         return units[sample, :, position]
 
 

@@ -144,6 +144,18 @@ class Program:
         }
         return replace(self, constants=constants, functions={**self.functions, **functions})
 
+    def on(self, device: str) -> Program:
+        """Return the program for values on a device."""
+        if device == "cpu":
+            return self
+        constants = {name: value.to(device) for name, value in self.constants.items()}
+        functions = {
+            node.name: _made_on(device, self.functions.get(node.name, node.target))
+            for node in self.nodes
+            if "device" in node.kwargs
+        }
+        return replace(self, constants=constants, functions={**self.functions, **functions})
+
     @cached_property
     def largest_value(self) -> int:
         """Numbers that one sample has in the largest value."""
@@ -247,6 +259,15 @@ def _in_double(function: Any) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return in_double(function, args, kwargs)
+
+    return call
+
+
+def _made_on(device: str, function: Any) -> Callable[..., Any]:
+    """Return a function that makes tensors on a device, whichever was in use when it was traced."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **(kwargs | {"device": device}))
 
     return call
 
