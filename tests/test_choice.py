@@ -15,13 +15,15 @@ import consilience.assembly.draft
 from conftest import inputs, random_mlp, random_population
 from consilience.assembly import Assembler, assemble
 from consilience.assembly.build import LAYERWISE
+from consilience.assembly.contest import Entry, best_of
 from consilience.assembly.draft import Draft
 from consilience.assembly.pooling import pooled
+from consilience.assembly.record import Candidate
 from consilience.assembly.side_by_side import side_by_side
 from consilience.baselines import Ensemble
 from consilience.census import Census
 from consilience.errors import CalibrationWarning
-from consilience.nets import ConvNet, ResNet
+from consilience.nets import GPT, ConvNet, ResNet
 from consilience.population import Population
 from consilience.signals.held_out import held_out
 from consilience.store import save_network
@@ -274,3 +276,33 @@ def test_what_distillation_did_is_told_though_it_was_not_kept() -> None:
         assert record.candidates[:-1] == before.candidates
         assert record.distillation.learning_rate == rate
     assert assemble(census, "1x").assembly_.distillation is None
+
+
+def test_a_member_of_attention_is_itself_at_twice_its_width() -> None:
+    torch.manual_seed(0)
+    nets, x = [GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(3)], torch.randint(0, 7, (80, 5))
+    for net in nets:
+        for name, parameter in net.named_parameters():
+            if "norm" in name:
+                nn.init.normal_(parameter, mean=1.0, std=0.3)
+    assembler = Assembler(Census(n_resamples=0).fit(Population.from_modules(nets, x[:4], task="next-token"), x))
+    errors = {
+        width: next(c.error for c in assembler.assemble(width).assembly_.candidates if c.correction == "none")
+        for width in ("1x", "2x")
+    }
+    assert errors["2x"] == pytest.approx(errors["1x"], abs=1e-4)
+
+
+def test_a_member_stays_unless_another_network_is_nearer_beyond_doubt() -> None:
+    errors = torch.tensor([1.0, 2.0, 3.0, 2.0] * 10)
+
+    def entry(by: torch.Tensor, given: bool = False) -> Entry:
+        own = errors + by
+        return Entry(Candidate("cut", "none", float(own.mean()), None), None, {}, own, given)  # type: ignore[arg-type]
+
+    member = entry(torch.zeros(()), given=True)
+    noise = torch.tensor([1.0, -1.0] * 20)
+    assert best_of([entry(-0.1 + noise), member]) == 1  # 0.6 standard errors
+    assert best_of([entry(-0.4 + noise), member]) == 0  # 2.5 of them
+    assert best_of([entry(-0.1 + noise), entry(-0.2 + noise)]) == 1  # no member
+    assert best_of([entry(-0.5 + 2 * noise), member, entry(-0.4 + noise)]) == 2  # the nearest is not the surest

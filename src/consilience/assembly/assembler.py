@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from consilience.assembly.build import FITTED, LAYERWISE, Builder, check_correction
 from consilience.assembly.choice import CensusPlan, Choice, choice_of, cut_at
-from consilience.assembly.contest import Contest, Entry
+from consilience.assembly.contest import Contest, Entry, best_of
 from consilience.assembly.directions import with_directions
 from consilience.assembly.distillation import Distillation, distillation_of
 from consilience.assembly.elastic import ELASTIC_CORRECTIONS, Elastic, share_inputs
@@ -243,17 +243,17 @@ class Assembler:
         contest, distilled = self._contest, None
         if correction in SEVERAL_LAYERS and not contest.few:
             entries = [*entries, *self._refined(key, entries)]
-        best = entries[nearest([entry.record.error for entry in entries])]
-        records, network = [entry.record for entry in entries], None
+        network: nn.Module | None = None
         if options is not None and (options.batches is not None or not contest.few):
-            taught = contest.finisher.finish(best.network, correction, random_state, options)
-            distilled = getattr(taught, "distillation_", None)
-            records.append(contest.nearness.judged(best.record.choice, correction, contest.nearness.outputs(taught)))
-            network = taught if nearest([best.record.error, records[-1].error]) else None
-        record = best.record if network is None else records[-1]
-        network = network or contest.builder.finish(best.network, "none")
-        layers = layer_records(self.census, best.groups)
-        return _recorded(network, Assembled(record.choice, record.correction, layers, tuple(records), distilled))
+            start = entries[nearest([entry.record.error for entry in entries])]
+            network = contest.finisher.finish(start.network, correction, random_state, options)
+            distilled = getattr(network, "distillation_", None)
+            entries = [*entries, contest.taught(start, correction, network)]
+        best = entries[best_of(entries)]
+        if network is None or best is not entries[-1]:
+            network = contest.builder.finish(best.network, "none")
+        layers, records = layer_records(self.census, best.groups), tuple(entry.record for entry in entries)
+        return _recorded(network, Assembled(best.record.choice, best.record.correction, layers, records, distilled))
 
     def _refined(self, key: Hashable, entries: Sequence[Entry]) -> list[Entry]:
         """The nearest of some networks after second-order steps; "second-order" and "distill" share them."""

@@ -10,7 +10,9 @@ At a member's width, a member is an assembly: its units are leaves of the tree. 
 - the census's own cut.
 
 All but the first have their weights fitted on calibration rows, and all are compared on rows that no fit has seen
-(`consilience.signals.held_out`), so that no network is further from the ensemble there than the best member that fits.
+(`consilience.signals.held_out`). The nearest is taken, and the member as it is unless another is nearer by more than
+twice the standard error of the difference: nothing that is returned is further from the ensemble there than the best
+member that fits.
 Networks far behind the nearest after least squares do not get a readout fitted to class probabilities, nor second-order
 steps.
 From too few rows to hold any out, a member that fits is taken as it is.
@@ -18,16 +20,19 @@ From too few rows to hold any out, a member that fits is taken as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
+import numpy as np
 import torch
+from torch import nn
 
 from consilience.assembly.build import Builder
 from consilience.assembly.choice import CensusPlan, Choice, cut_at, whole_members
 from consilience.assembly.directions import with_directions
-from consilience.assembly.nearness import Nearness, nearest
+from consilience.assembly.nearness import Nearness, nearest, surely_smaller
 from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.record import Candidate
 from consilience.assembly.side_by_side import side_by_side
@@ -49,6 +54,8 @@ class Entry:
     record: Candidate
     network: TracedNetwork
     groups: Mapping[str, Groups]
+    errors: torch.Tensor  # (n,) on held-out rows
+    given: bool = False  # whether it is a member as it is
 
 
 @dataclass(frozen=True)
@@ -91,9 +98,13 @@ class Contest:
 
     def refined(self, entry: Entry) -> Entry:
         """Return a network after second-order steps."""
-        network = self.finisher.refined(entry.network)
-        outputs = self.nearness.outputs(network)
-        return Entry(self.nearness.judged(entry.record.choice, "second-order", outputs), network, entry.groups)
+        return self._entry(entry.record.choice, entry.groups, "second-order", self.finisher.refined(entry.network))
+
+    def taught(self, start: Entry, correction: str, module: nn.Module) -> Entry:
+        """Return the entry of a module that a correction has made of a network."""
+        outputs = self.nearness.outputs(module)
+        judged = self.nearness.judged(start.record.choice, correction, outputs)
+        return replace(start, record=judged, errors=self.nearness.errors(outputs), given=False)
 
     def entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         """Return the networks of these widths, the nearest first; of equally near ones, the simpler."""
@@ -106,7 +117,7 @@ class Contest:
         self.builder.check_rows(widths, correction, self.responses.x, LEAST_ROWS)
         plan = CensusPlan(self.census, choice)
         built = {each: self.builder.layers(widths, plan, each) for each in ("none", correction)}
-        return _ordered([self._entry("cut", choice, each, network) for each, network in built.items()])
+        return _ordered([self._entry("cut", choice.groups, each, network) for each, network in built.items()])
 
     def _entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         member = self._nearest_member(widths)
@@ -118,12 +129,14 @@ class Contest:
             choice = choose()
             if not any(_equal(choice.groups, other.groups) for _, other, _ in built):
                 built.append((name, choice, self.builder.hidden(widths, CensusPlan(self.census, choice), correction)))
-                entries.append(self._entry(name, choice, correction, built[-1][-1]))
+                entries.append(self._entry(name, choice.groups, correction, built[-1][-1]))
         start = len(entries) - len(built)
         for i in self.near(entries):
             if i >= start:
                 name, choice, network = built[i - start]
-                entries[i] = self._entry(name, choice, correction, self.builder.with_readout(network, correction))
+                entries[i] = self._entry(
+                    name, choice.groups, correction, self.builder.with_readout(network, correction)
+                )
         return entries
 
     @staticmethod
@@ -149,12 +162,14 @@ class Contest:
             return whole_members(self.census, self.builder.responses, first, widths)
         return reconstruct(self.census, self.builder.responses, widths, self.pooling, first)
 
-    def _entry(self, name: str, choice: Choice, correction: str, network: TracedNetwork) -> Entry:
-        return Entry(self.nearness.judged(name, correction, self.nearness.outputs(network)), network, choice.groups)
+    def _entry(self, name: str, groups: Mapping[str, Groups], correction: str, network: TracedNetwork) -> Entry:
+        outputs = self.nearness.outputs(network)
+        judged = self.nearness.judged(name, correction, outputs)
+        return Entry(judged, network, groups, self.nearness.errors(outputs))
 
     def _member(self, member: int, widths: Mapping[str, int]) -> Entry:
         """A member as it is, its own outputs alone, at the widths asked for."""
-        choice = whole_members(self.census, self.builder.responses, [member], widths)
+        choice = self._alone(member, widths)
         network = self.builder.responses.networks[member]
         if dict(widths) != {name: network.architecture.widths[name] for name in widths}:
             alone = torch.zeros_like(self.pooling)
@@ -162,8 +177,19 @@ class Contest:
             population, networks = self.census.population_, self.builder.responses.networks
             builder = Builder(population, Responses.without_data(networks, population.example_input), alone)
             network = builder.layers(widths, CensusPlan(self.census, choice), "none")
-        judged = self.nearness.judged(_name([member]), "none", self.nearness.outputs(network))
-        return Entry(judged, network, choice.groups)
+        return replace(self._entry(_name([member]), choice.groups, "none", network), given=True)
+
+    def _alone(self, member: int, widths: Mapping[str, int]) -> Choice:
+        """A member's units, each alone, up to the widths; what a norm reads again and again, which changes no mean."""
+        choice = whole_members(self.census, self.builder.responses, [member], widths)
+        architecture, groups = self.census.population_.architecture, dict(choice.groups)
+        for name in {architecture.first(layer) for norm in architecture.statistics for layer in norm.layers} & {
+            *groups
+        }:
+            own = np.flatnonzero(self.census.layers_[name].member == member)
+            if widths[name] % len(own) == 0:
+                groups[name] = Groups.of_sets(list(np.tile(own, widths[name] // len(own))[:, None]))
+        return Choice(groups, choice.bases)
 
     def _nearest_member(self, widths: Mapping[str, int]) -> int | None:
         """The member that fits into the widths and whose own outputs are nearest to the ensemble's."""
@@ -178,10 +204,25 @@ class Contest:
         return all(sum(own(name)[k] for k in members) <= width for name, width in widths.items())
 
 
+def best_of(entries: Sequence[Entry]) -> int:
+    """Return the index of the nearest network; a member as it is, unless another is nearer beyond doubt.
+
+    Held-out rows are few, and an error to the ensemble is not an accuracy: a member is what was given.
+    """
+    given = next((entry for entry in entries if entry.given), None)
+    errors = [
+        entry.record.error
+        if given is None or entry is given or surely_smaller(entry.errors, given.errors)
+        else math.inf
+        for entry in entries
+    ]
+    return nearest(errors)
+
+
 def _ordered(entries: Sequence[Entry]) -> list[Entry]:
     left, ordered = list(entries), list[Entry]()
     while left:
-        ordered.append(left.pop(nearest([entry.record.error for entry in left])))
+        ordered.append(left.pop(best_of(left)))
     return ordered
 
 

@@ -18,6 +18,8 @@ from consilience.signals.responses import Responses
 from consilience.ties import first_largest
 from consilience.units.forward import pooled_outputs
 
+SURE = 2.0  # standard errors of a mean difference
+
 
 @dataclass(frozen=True)
 class Nearness:
@@ -40,12 +42,18 @@ class Nearness:
             tokens = responses.sampling.of(following[:, None], 0)[:, 0]
         return cls(responses, pooled(responses, pooling), task, tokens)
 
-    def error(self, outputs: Tensor) -> float:
-        """Return the mean error of outputs (n, o); infinity if it is not a number."""
+    def errors(self, outputs: Tensor) -> Tensor:
+        """Return the errors of the rows of outputs (n, o) that have one; infinity where it is not a number."""
         if self.tokens is not None:
-            error = functional.cross_entropy(outputs.double(), self.tokens, ignore_index=-1)
-            return float(error.nan_to_num(nan=torch.inf))
-        return mean_error(outputs, self.reference, self.task)
+            known = self.tokens >= 0
+            errors = functional.cross_entropy(outputs[known].double(), self.tokens[known], reduction="none")
+        else:
+            errors = softened_errors(outputs, self.reference, self.task, spread_of(self.reference)).double()
+        return errors.nan_to_num(nan=torch.inf)
+
+    def error(self, outputs: Tensor) -> float:
+        """Return the mean error of outputs (n, o)."""
+        return float(self.errors(outputs).mean())
 
     def outputs(self, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a network's outputs (n, o) for the held-out rows, before a tail that is not affine."""
@@ -74,3 +82,9 @@ def mean_error(outputs: Tensor, reference: Tensor, task: str | None) -> float:
 def nearest(errors: Sequence[float]) -> int:
     """Return the index of the smallest error; of errors that differ by rounding, the first."""
     return int(first_largest(-torch.tensor(errors, dtype=torch.float64)))
+
+
+def surely_smaller(errors: Tensor, others: Tensor) -> bool:
+    """Return whether errors (n,) are smaller in the mean than others of the same rows, by `SURE` standard errors."""
+    difference = others - errors
+    return float(difference.mean()) > SURE * float(difference.std()) / math.sqrt(len(difference))
