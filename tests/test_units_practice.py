@@ -148,6 +148,11 @@ def attended(m: nn.Module, x: Tensor, scale: float = 1.0) -> Tensor:
     return m.b((z.view(len(z), 2, -1) * scale).softmax(1).sum(1))
 
 
+def attention_to_positions(m: nn.Module, x: Tensor) -> Tensor:
+    h = m.a(x.flatten(1, 2)).tanh()
+    return m.b((m.p(h).softmax(1) * h).sum(1))
+
+
 # name → network of a width, inputs
 NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
     "weight of one's own": (
@@ -227,6 +232,18 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
             p=Standardized(w),
             c=nn.Linear(w + 2, 3),
         ),
+        IMAGES,
+    ),
+    "gate of each position": (
+        convolutional(
+            lambda m, x: pooled(m, m.a(x).relu() * m.n(m.p(m.a(x).relu())).sigmoid()),
+            p=lambda w: nn.Conv2d(w, 1, 3, padding=1),
+            n=lambda w: shaken(nn.BatchNorm2d(1)),
+        ),
+        IMAGES,
+    ),
+    "attention to positions": (
+        lambda w: Small(attention_to_positions, a=nn.Linear(5, w), p=nn.Linear(w, 1), b=nn.Linear(w, 3)),
         IMAGES,
     ),
     "PReLU of one slope": (perceptron(lambda m, x: m.b(m.p(m.a(x))), p=lambda w: nn.PReLU()), ROWS),
@@ -353,7 +370,7 @@ def test_full_width_is_the_ensemble(name: str) -> None:
     assert float((fitted - expected).square().mean()) < 2 * float((expected - expected.mean(0)).square().mean())
 
 
-WRITTEN_OUT = ["two numbers after an activation", "gate of one number", "PReLU of one slope"]
+WRITTEN_OUT = ["gate of each position", "two numbers after an activation", "gate of one number", "PReLU of one slope"]
 WRITTEN_OUT += ["convolution in groups", "batch norm without scales", "layer norm without scales"]
 
 

@@ -299,9 +299,10 @@ def one_gate() -> nn.Module:
     """For all channels."""
 
     def forward(m: nn.Module, x: Tensor) -> Tensor:
-        return m.c((m.a(x) * m.odd(m.a(x)).sigmoid()).mean((2, 3)))
+        gate = m.odd(m.a(x)).sigmoid()
+        return m.c((m.a(x) * gate).mean((2, 3))) + m.d(gate).mean((2, 3))
 
-    return made(forward, a=nn.Conv2d(2, 5, 3), odd=nn.Conv2d(5, 1, 1), c=nn.Linear(5, 3))
+    return made(forward, a=nn.Conv2d(2, 5, 3), odd=nn.Conv2d(5, 1, 1), c=nn.Linear(5, 3), d=nn.Conv2d(1, 3, 1))
 
 
 def one_norm_for_two() -> nn.Module:
@@ -357,7 +358,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
         r"aten.batch_norm in 'odd' \(BatchNorm2d\)",
     ),
     "neighbouring channels": (with_part(nn.LocalResponseNorm(3)), IMAGES, "in 'odd' .LocalResponseNorm"),
-    "one gate for all channels": (one_gate(), IMAGES, "aten.mul"),
+    "one gate that is read twice": (one_gate(), IMAGES, "one unit is combined with several: aten.mul"),
     "one batch norm for two convolutions": (one_norm_for_two(), IMAGES, r"aten.batch_norm in 'odd' \(BatchNorm2d\)"),
     "a transposed weight": (transposed_weight(), ROWS, "aten.(numpy_T|t|transpose)"),
     "a batch of two written out": (between(lambda z: z.view(2, -1)), ROWS[:2], "one batch size only"),

@@ -69,3 +69,4 @@ class Spread(NamedTuple):
 
     shape: tuple[int, ...]  # that it must have
     node: fx.Node  # the operation that reads it
+    group: int | None = None  # of one unit, which it writes and nothing else may read

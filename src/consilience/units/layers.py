@@ -20,7 +20,7 @@ from consilience.units.drafts import Draft, Label, Normed, Run
 from consilience.units.grouped import Statistic, statistic_of
 from consilience.units.maps import Map
 from consilience.units.operations import HANDLERS, piles, sections
-from consilience.units.operations.combinations import PRODUCTS, SUMS
+from consilience.units.operations.combinations import ONE_UNIT, PRODUCTS, SUMS
 from consilience.units.operations.factors import ONE_NUMBER
 from consilience.units.outputs import Pick
 from consilience.units.program import Program
@@ -36,9 +36,10 @@ def layers_of(module: nn.Module, x: Tensor, output: Pick = None) -> Architecture
     """Return the layers of a module in plain form, written out and in eval mode; errors are those of `find_layers`."""
     walk, tail = _walked(module, x, output)
     for name, spread in walk.numbers.items():
-        raise walk.error(
-            f"all units have '{name}' in common, which each member has another of", spread.node, ONE_NUMBER
-        )
+        if spread.group is not None:
+            raise walk.error("one unit is combined with several", spread.node, ONE_UNIT)
+        message = f"all units have '{name}' in common, which each member has another of"
+        raise walk.error(message, spread.node, ONE_NUMBER)
     architecture = _architecture(walk, tail)
     check_samples_apart(architecture.program, module, x)
     return architecture
@@ -46,7 +47,9 @@ def layers_of(module: nn.Module, x: Tensor, output: Pick = None) -> Architecture
 
 def numbers_in(module: nn.Module, x: Tensor, output: Pick = None) -> dict[str, tuple[int, ...]]:
     """Return the parameters that all units have in common and need for each unit instead, and their shapes then."""
-    return {name: spread.shape for name, spread in _walked(module, x, output)[0].numbers.items()}
+    walk, _ = _walked(module, x, output)
+    read = {walk.root(run.group) for draft in walk.drafts for run in draft.inputs if run.group is not None}
+    return {name: spread.shape for name, spread in walk.numbers.items() if spread.group not in read}
 
 
 def _walked(module: nn.Module, x: Tensor, output: Pick) -> tuple[Walk, Tail]:

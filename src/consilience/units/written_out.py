@@ -5,6 +5,7 @@
 - `nn.PReLU` with one slope for all units gets a slope for each.
 - LSTM, GRU and RNN become classes that can be traced (`consilience.units.recurrence`).
 - A norm without scales gets scales of 1 and shifts of 0.
+- A layer of one unit by which all units are multiplied, as a gate of each position is, gets one unit for each.
 - A learned number that multiplies all units, or is added to them, where it cannot be folded into a weight becomes one
   for each unit. So do the scales of a norm of each head of attention, which all heads have in common.
 
@@ -24,11 +25,13 @@ from torch import Tensor, nn
 
 from consilience.errors import ConsilienceError
 from consilience.units.architecture import Architecture, read_state
-from consilience.units.forward import eval_mode
+from consilience.units.attributes import SIZE_ATTRIBUTES
+from consilience.units.forward import eval_mode, outputs_of
 from consilience.units.inputs import called
 from consilience.units.layers import numbers_in
 from consilience.units.outputs import Pick
 from consilience.units.recurrence import TRACEABLE
+from consilience.units.same import same_outputs
 
 # Attributes of parts that were changed.
 GROUPS, ONE_SLOPE, UNSCALED = "written_out_groups", "written_out_slope", "written_out_scales"
@@ -67,10 +70,11 @@ def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Ar
         name = f"{path}.weight".lstrip(".")
         if name in whole and (groups := getattr(part, GROUPS, None)):
             whole[name] = _of_all_channels(whole[name], groups)
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     numbers = {
         name
         for name in getattr(module, NUMBERS, ())
-        if name in whole and (whole[name].numel() == 1 or whole[name].dim() < module.get_parameter(name).dim())
+        if name in whole and (whole[name].dim() < max(1, own[name].dim()) or len(whole[name]) == 1)
     }
     widths = architecture.widths_in({name: value for name, value in whole.items() if name not in numbers})
     for m in architecture.maps:
@@ -90,24 +94,57 @@ def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Ar
 
 
 def _write_out_numbers(modules: Sequence[nn.Module], x: Tensor, output: Pick) -> None:
-    """Give modules one number for each unit, or row of a head, where one for all cannot be folded into a weight."""
+    """Give modules one number for each unit, or row of a head, where one for all cannot be folded into a weight.
+
+    A module that then returns something else, as its forward pass depends on their shape, stays as it is.
+    """
     met = dict[tuple[object, ...], dict[str, tuple[int, ...]]]()
     for module in modules:
-        parameters = {name: tuple(value.shape) for name, value in module.named_parameters()}
-        if all(math.prod(shape) > 1 for shape in parameters.values()) and not _has_norms_of_heads(module):
+        if not _may_have_numbers(module):
             continue
-        alike = (type(module), *parameters.items())
+        alike = (type(module), *((name, tuple(value.shape)) for name, value in module.named_parameters()))
         if alike not in met:
             met[alike] = {}
             with eval_mode(module), contextlib.suppress(ConsilienceError):  # which tracing reports
                 met[alike] = numbers_in(module, x, output)
-        for name, shape in met[alike].items():
-            path, _, attribute = name.rpartition(".")
-            own = module.get_parameter(name)
-            numbers = nn.Parameter(own.detach().expand(shape).clone(), requires_grad=own.requires_grad)
-            setattr(module.get_submodule(path), attribute, numbers)
-        if met[alike]:
+        if not met[alike]:
+            continue
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        before = _outputs(module, x, output)
+        _set(module, {name: own[name].detach().expand(shape).clone() for name, shape in met[alike].items()})
+        after = _outputs(module, x, output)
+        if before is not None and after is not None and same_outputs(after, before):
             setattr(module, NUMBERS, tuple(met[alike]))
+        else:
+            _set(module, {name: own[name].detach() for name in met[alike]})
+
+
+def _set(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give a module other parameters and buffers, and its parts of torch's own classes the sizes of these."""
+    for name, value in values.items():
+        path, _, attribute = name.rpartition(".")
+        part: Any = module.get_submodule(path)
+        own = getattr(part, attribute)
+        learned = isinstance(own, nn.Parameter)
+        setattr(part, attribute, nn.Parameter(value, requires_grad=own.requires_grad) if learned else value)
+        for kind, sizes in SIZE_ATTRIBUTES.items():
+            for size, of in sizes.items() if isinstance(part, kind) else ():
+                setattr(part, size, of(part))
+
+
+def _outputs(module: nn.Module, x: Tensor, output: Pick) -> Tensor | None:
+    with eval_mode(module), torch.no_grad(), contextlib.suppress(ConsilienceError):
+        return outputs_of(module, x[:4], type(module).__name__, output=output)
+    return None
+
+
+def _may_have_numbers(module: nn.Module) -> bool:
+    """Whether a module has a parameter of one number, a layer of one unit, or a norm of each head."""
+    if type(module).__module__.startswith("consilience.nets."):
+        return False
+    layers = (part.weight for part in module.modules() if isinstance(part, nn.Linear | nn.modules.conv._ConvNd))
+    one = any(math.prod(value.shape) == 1 for value in module.parameters()) or any(len(w) == 1 for w in layers)
+    return one or _has_norms_of_heads(module)
 
 
 def _has_norms_of_heads(module: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from torch.ops import aten
 from consilience.units.drafts import Label, Run
 from consilience.units.operations.elementwise import GAINS
 from consilience.units.operations.embedding import promote, promote_row
-from consilience.units.operations.factors import multiplied, spread
+from consilience.units.operations.factors import multiplied, spread, spread_unit
 from consilience.units.operations.piles import combine_branches, pass_branches
 from consilience.units.operations.sections import align
 from consilience.units.operations.weights import scale_units
@@ -20,6 +20,7 @@ from consilience.units.tail import reads_number
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, is_tensor, n_dims, size
 
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
+ONE_UNIT = "multiply by what one linear layer or convolution writes and nothing else reads, or by a unit for each"
 PRODUCTS = (aten.mul.Tensor, aten.div.Tensor)
 
 
@@ -45,10 +46,14 @@ def combine(walk: Walk, node: fx.Node) -> Label:
         if all(d in walk.label(value) for value, d in zip((first, second), at, strict=True)):
             align(walk, node, (first, second), at)
         runs = [walk.label(value).get(d) for value, d in zip((first, second), at, strict=True)]
-        spread = [d < 0 or _is_one(value, d) for value, d in zip((first, second), at, strict=True)]
+        alone = [d < 0 or _is_one(value, d) for value, d in zip((first, second), at, strict=True)]
         if runs[0] is not None and runs[1] is not None:
-            if spread[0] != spread[1]:
-                raise walk.error("one unit is combined with several", node)
+            if alone[0] != alone[1]:
+                one, several = (runs[0], runs[1]) if alone[0] else (runs[1], runs[0])
+                if is_sum or not spread_unit(walk, node, one, several):
+                    raise walk.error("one unit is combined with several", node, ONE_UNIT)
+                label[dim] = several
+                continue
             if is_sum and _are_scores(walk, runs[0]) != _are_scores(walk, runs[1]) and walk.pair(runs[0], runs[1]):
                 label[dim] = runs[0] if _are_scores(walk, runs[0]) else runs[1]  # biases of heads
                 walk.record({dim: runs[0] + runs[1]}, "attention scores")
@@ -57,12 +62,12 @@ def combine(walk: Walk, node: fx.Node) -> Label:
             (walk.join if is_sum else walk.multiply)(runs[0], runs[1])
             label[dim] = runs[0]
             continue
-        units, alone = (runs[0], spread[1]) if runs[0] is not None else (runs[1], spread[0])
+        units, apart = (runs[0], alone[1]) if runs[0] is not None else (runs[1], alone[0])
         if units is None:
             continue
         all_paired = False
         walk.record({dim: units}, "shift" if is_sum else "product")
-        if alone:
+        if apart:
             label[dim] = units
         else:
             walk.fix(units)  # they meet features that keep their index

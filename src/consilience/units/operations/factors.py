@@ -8,13 +8,13 @@ elsewhere, as after an activation, must have been written out as one for each un
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
 from torch.ops import aten
 
-from consilience.units.drafts import Label, Spread
+from consilience.units.drafts import Label, Run, Spread
 from consilience.units.maps import Factor
 from consilience.units.program import Program
 from consilience.units.tail import is_number
@@ -62,6 +62,28 @@ def spread(walk: Walk, node: fx.Node, value: fx.Node, number: fx.Node) -> bool:
     shape = (size(value, dim), *own)
     whole = all(run.group is not None and run.block == 1 for run in runs)
     return whole and walk.numbers.setdefault(names[0], Spread(shape, node)).shape == shape
+
+
+def spread_unit(walk: Walk, node: fx.Node, one: Sequence[Run], several: Sequence[Run]) -> bool:
+    """Note that a layer of one unit, applied to all units of others, must be written out as one for each of them.
+
+    It must be written by weights from other layers, and nothing else may read it; False if it cannot be.
+    """
+    (run, *others), units = one, sum(map(walk.entries, several))
+    if others or run.group is None or any(own.group is None or own.block != 1 for own in several):
+        return False
+    root, program = walk.root(run.group), walk.program
+    writing = [draft for draft in walk.drafts if walk.root(draft.group) == root]
+    if any(draft.per_unit or draft.dim or draft.factors or not draft.fitted for draft in writing):
+        return False
+    nodes = {program.parameters.get(own.name): own for own in program.nodes}
+    for draft in writing:
+        names = (draft.weight, draft.bias, *(() if draft.norm is None else draft.norm.names))
+        shapes = {name: tuple(nodes[name].meta["val"].shape) for name in names if name is not None}
+        if any(shape[0] != 1 for shape in shapes.values()):  # a part of a wider weight
+            return False
+        walk.numbers |= {name: Spread((units, *shape[1:]), node, root) for name, shape in shapes.items()}
+    return bool(writing)
 
 
 def _is_number(walk: Walk, value: fx.Node) -> bool:
