@@ -85,10 +85,23 @@ class Beside(nn.LayerNorm):
         return input + super().forward(input)
 
 
-def test_a_module_that_is_more_than_a_norm_is_not_taken_for_one() -> None:
+class Response(nn.Module):
+    """The size of each unit beside the mean of all, as in global response norm: no layer norm or RMS norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(1, width) + 0.5), nn.Parameter(torch.rand(1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.square()
+        return self.weight * (x * (size / (size.mean(-1, keepdim=True) + 1e-6))) + self.bias + x
+
+
+@pytest.mark.parametrize("kind", [Beside, Response])
+def test_a_module_that_is_more_than_a_norm_is_not_taken_for_one(kind: type[nn.Module]) -> None:
     nets, x = [Normed(), Normed()], torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
     for net in nets:
-        net.norm = Beside(12)
+        net.norm = kind(12)
     census = cs.Census(n_resamples=0).fit(cs.Population.from_modules(nets, x), x)
     with pytest.warns(UserWarning, match="should be the ensemble, got norms of 'hidden' that mix the members' units"):
         full = cs.assemble(census, "full")

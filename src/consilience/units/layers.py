@@ -225,7 +225,8 @@ def _statistic(walk: Walk, maps: Sequence[Map], normed: Normed, names: Mapping[i
     inside = [m for m in maps if norm.module is not None and m.weight.startswith(f"{norm.module}.")]
     scales = [m for m in inside if m.weight == f"{norm.module}.weight" and (m.per_unit or not m.reads)]
     others = {m.weight for m in inside if m not in scales} - {f"{norm.module}.bias"}  # which may be added by hand
-    if not scales or others or None in normed.groups or len(scales) != len(each):
+    shaped = any(m.dim for m in scales)  # as of a weight (1, 1, 1, units), which is no norm's
+    if not scales or others or shaped or None in normed.groups or len(scales) != len(each):
         return replace(norm, module=None)
     if not norm.positions:
         taken = _taken_by(walk, normed, str(norm.module))
