@@ -10,8 +10,7 @@ readout, the mean over members of ``W_out P``. Nothing here knows what kind of m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,15 +34,48 @@ def construct(
     A is over units, P over their rows. A map per unit of directions (``turned``) is 1: what reads it is fitted to that.
     """
 
-    def share(k: int) -> Weights:
-        own = {axis: projections[axis][k] for axis in m.inputs if axis.layer is not None}
-        if m.per_unit and turned:
-            return _plain(m, members[k], mixing[k], len(members))
+    total: Weights | None = None
+    for network, mixed, read in zip(members, mixing, _by_member(m, projections, len(members)), strict=True):
         if m.per_unit:
-            return _per_unit(m, members[k], mixing[k], own)
-        return _share(m, members[k], in_rows(mixing[k], m.output.inside), own)
+            share = _plain(m, network, mixed, len(members)) if turned else _per_unit(m, network, mixed, read)
+            total = share if total is None else _sum(total, share)
+            continue
+        mixed = in_rows(mixed, m.output.inside)
+        rows = _used(mixed)
+        columns = [_used(read[axis].matrix) if axis in read else slice(None) for axis in m.inputs]
+        narrow = {axis: Projection(p.matrix[:, _used(p.matrix)], p.offset) for axis, p in read.items()}
+        share = _share(m, network, mixed[:, rows], narrow)
+        if total is None:
+            of_axes = [read[axis].matrix.shape[1] if axis in read else None for axis in m.inputs]
+            total = _nothing(share, mixed.shape[1], of_axes)
+        for whole, part, some in zip(total.parts, share.parts, columns, strict=True):
+            whole[rows, some] += part
+        total.bias[rows] += share.bias
+    assert total is not None
+    return total
 
-    return reduce(_sum, map(share, range(len(members))))
+
+def _by_member(
+    m: Map, projections: Mapping[Axis, Sequence[Projection]], n_members: int
+) -> Iterator[dict[Axis, Projection]]:
+    axes = [axis for axis in m.inputs if axis.layer is not None]
+    return ({axis: projections[axis][k] for axis in axes} for k in range(n_members))
+
+
+def _used(matrix: Tensor) -> slice:
+    """The columns from the first that is not zero to the last, if they are less than half of all; else all.
+
+    At full width a member has few of the columns, and its share of a map is a small block.
+    """
+    used = matrix.any(0).nonzero()[:, 0]
+    start, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+    return slice(start, end) if 2 * (end - start) < matrix.shape[1] else slice(None)
+
+
+def _nothing(share: Weights, n_rows: int, n_columns: Sequence[int | None]) -> Weights:
+    parts = zip(share.parts, n_columns, strict=True)
+    zeros = (part.new_zeros(n_rows, part.shape[1] if n is None else n, part.shape[2]) for part, n in parts)
+    return Weights(tuple(zeros), share.bias.new_zeros(n_rows))
 
 
 def _sum(a: Weights, b: Weights) -> Weights:
