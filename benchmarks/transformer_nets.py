@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/transformer_nets.py --data mnist.npz --text TRAIN.txt TEST.txt [--cache DIR]
 
-Four members each, trained apart: a ViT on images, a GPT and a Llama-like network on characters. Calibration inputs are
+Members trained apart: a ViT on images, a GPT and a Llama-like network on characters. Calibration inputs are
 unlabelled, and new to the members unless there are fewer than 20,000 images: 1,500 images, or 400 windows of the end of
 the test text, of which the first 800 windows are the test. Accuracies in %, cross-entropies in nats. "clusters" takes
 the census's own clusters; "assembly" is what `assemble` returns, whole members among its candidates. Nothing is chosen
@@ -17,12 +17,12 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from harness import arguments, command, mean_with_error, measured, parse, publish, table
+from harness import Part, arguments, mean_with_error, measured, run, table
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -122,94 +122,144 @@ def outputs(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return torch.cat([network(part) for part in x.split(400)])
 
 
-def rows_of(kind: str, number: int, task: Task, options: argparse.Namespace) -> Iterator[Row]:
-    """Everything on one population."""
-    n, same = options.members, options.same_start
-    folder = options.cache and options.cache / "-".join([kind, str(number), *["same"] * same, *[str(n)] * (n != 4)])
-    members = trained(task, number, folder, n, same_start=same)
-    steps = {"steps": 5 if options.quick else STEPS}
-
-    def row(method: str, width: str, out: Tensor, size: float = np.nan, seconds: float = np.nan) -> Row:
-        loss = float(functional.cross_entropy(out.flatten(0, -2), task.test_y.flatten()))
-        accuracy = 100 * float((out.argmax(-1) == task.test_y).double().mean())
-        return Row(kind, number, method, width, accuracy, loss, size, seconds)
-
-    def made(method: str, width: str, make: Callable[[], nn.Module], before: float = 0.0) -> Row:
-        network, seconds, _ = measured(make)
-        size = sum(parameter.numel() for parameter in network.parameters())
-        return row(method, width, outputs(network, task.test_x), size, before + seconds)
-
-    each = [outputs(member, task.test_x) for member in members]
-    alone = [row(MEMBER, "1x", out) for out in each]
-    size = sum(parameter.numel() for parameter in members[0].parameters())
-    mean = [statistics.mean(getattr(one, name) for one in alone) for name in ("accuracy", "loss")]
-    yield Row(kind, number, MEMBER, "1x", *mean, size, np.nan)
-    best = min(alone, key=lambda one: one.loss)
-    yield Row(kind, number, BEST, "1x", best.accuracy, best.loss, size, np.nan)
-    yield row(ENSEMBLE, "full", torch.stack(each).mean(0), n * size)
-    population = cs.Population.from_modules(members, task.calibration[:4], task=task.task)
-    seen = {"calibration": task.calibration}
-    yield made("parameter average", "1x", partial(cs.parameter_average, population))
-    for name, method in (
-        ("activation matching", baselines.activation_matching),
-        ("orthogonal matching", baselines.orthogonal_matching),
-    ):
-        yield made(name, "1x", partial(method, population, **seen))
-        yield made(f"{name}, our least squares", "1x", partial(method, population, correction="least-squares", **seen))
-    transport = partial(baselines.transport_fusion, population, ground="activations", **seen)
-    yield made("transport", "1x", partial(transport, correction="none"))
-    fit = partial(cs.Census(n_resamples=0).fit, population, task.calibration)
-    census, before, _ = measured(fit)
-    assembler = cs.Assembler(census)
-    for width in ("1x", "2x"):
-        yield made("clusters", width, partial(assembler.assemble, width, choice="cut"), before)
-        yield made("assembly", width, partial(assembler.assemble, width), before)
-    yield made("assembly, full", "full", partial(assembler.assemble, "full"), before)
-    if not options.no_steps:
-        yield made("distilled member", "1x", partial(baselines.distil, population, start="member", **seen, **steps))
-        for width in ("1x", "2x"):
-            make = partial(assembler.assemble, width, correction="distill", **steps)
-            yield made("assembly, distilled", width, make, before)
-
-
-def main() -> None:
-    parser = arguments(__doc__, data=True, seeds=3)
-    parser.add_argument("--text", type=Path, nargs=2, metavar=("TRAIN", "TEST"), help="two texts, for tokens")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--cache", type=Path, help="where trained members are kept")
-    parser.add_argument("--members", type=int, default=4)
-    parser.add_argument("--same-start", action="store_true", help="members of one initialisation")
-    parser.add_argument("--no-steps", action="store_true", help="no rows with gradient steps")
-    options = parse(parser)
-    rows: list[Row] = []
+def populations(options: argparse.Namespace, n: int, *, same_start: bool) -> Iterator[tuple[Contest, Iterator[Row]]]:
+    """Yield each population with the rows of its members and their ensemble."""
+    if not options.text and {*options.kinds} - {"vit"}:
+        raise SystemExit(f"--text is needed for {' and '.join(kind for kind in options.kinds if kind != 'vit')}")
     for kind in options.kinds:
-        if kind != "vit" and not options.text:
-            parser.error(f"--text is needed for {kind}")
         task = images(options.data, options.quick) if kind == "vit" else tokens(options.text, kind, options.quick)
-        for number in range(1 if options.quick else options.seeds):
-            for row in rows_of(kind, number, task, options):
-                rows.append(row)
-                print(f"{kind} {number} {row.method} {row.width}: {row.accuracy:.2f} {row.loss:.4f} {row.seconds:.1f}")
-    lines = [f"`{command(parser, options)}`", ""]
-    for kind in options.kinds:
+        for number in range(options.seeds):
+            name = "-".join([kind, str(number), *["same"] * same_start, *[str(n)] * (n != 4)])
+            members = trained(task, number, options.cache and options.cache / name, n, same_start=same_start)
+            contest = Contest(kind, number, task, members)
+            yield contest, contest.references()
+
+
+@dataclass(frozen=True)
+class Contest:
+    """All methods on one population."""
+
+    kind: str
+    seed: int
+    task: Task
+    members: Sequence[nn.Module]
+
+    @cached_property
+    def population(self) -> cs.Population:
+        """The members."""
+        return cs.Population.from_modules(self.members, self.task.calibration[:4], task=self.task.task)
+
+    @cached_property
+    def assembler(self) -> tuple[cs.Assembler, float]:
+        """What assembles, and the seconds of its census."""
+        census, seconds, _ = measured(partial(cs.Census(n_resamples=0).fit, self.population, self.task.calibration))
+        return cs.Assembler(census), seconds
+
+    def references(self) -> Iterator[Row]:
+        """The members and their ensemble."""
+        each = [outputs(member, self.task.test_x) for member in self.members]
+        alone, size = [self.row(MEMBER, "1x", out) for out in each], n_parameters(self.members[0])
+        mean = [statistics.mean(getattr(one, name) for one in alone) for name in ("accuracy", "loss")]
+        yield Row(self.kind, self.seed, MEMBER, "1x", *mean, size, np.nan)
+        best = min(alone, key=lambda one: one.loss)
+        yield Row(self.kind, self.seed, BEST, "1x", best.accuracy, best.loss, size, np.nan)
+        yield self.row(ENSEMBLE, "full", torch.stack(each).mean(0), len(each) * size)
+
+    def closed_form(self) -> Iterator[Row]:
+        """Networks without gradient steps."""
+        seen = {"calibration": self.task.calibration}
+        yield self.made("parameter average", "1x", partial(cs.parameter_average, self.population))
+        for name, method in (
+            ("activation matching", baselines.activation_matching),
+            ("orthogonal matching", baselines.orthogonal_matching),
+        ):
+            make = partial(method, self.population, **seen)
+            yield self.made(name, "1x", make)
+            yield self.made(f"{name}, our least squares", "1x", partial(make, correction="least-squares"))
+        transport = partial(baselines.transport_fusion, self.population, ground="activations", **seen)
+        yield self.made("transport", "1x", transport)
+        assembler, before = self.assembler
+        for width in ("1x", "2x"):
+            yield self.made("clusters", width, partial(assembler.assemble, width, choice="cut"), before)
+            yield self.made("assembly", width, partial(assembler.assemble, width), before)
+        yield self.made("assembly, full", "full", partial(assembler.assemble, "full"), before)
+
+    def stepped(self, steps: int) -> Iterator[Row]:
+        """Networks after gradient steps."""
+        assembler, before = self.assembler
+        start = partial(baselines.distil, self.population, start="member", calibration=self.task.calibration)
+        yield self.made("distilled member", "1x", partial(start, steps=steps))
+        for width in ("1x", "2x"):
+            make = partial(assembler.assemble, width, correction="distill", steps=steps)
+            yield self.made("assembly, distilled", width, make, before)
+
+    def made(self, method: str, width: str, make: Callable[[], nn.Module], before: float = 0.0) -> Row:
+        """Make a network, and score it."""
+        network, seconds, _ = measured(make)
+        return self.row(method, width, outputs(network, self.task.test_x), n_parameters(network), before + seconds)
+
+    def row(self, method: str, width: str, out: Tensor, size: float = np.nan, seconds: float = np.nan) -> Row:
+        """Score outputs."""
+        loss = float(functional.cross_entropy(out.flatten(0, -2), self.task.test_y.flatten()))
+        accuracy = 100 * float((out.argmax(-1) == self.task.test_y).double().mean())
+        return Row(self.kind, self.seed, method, width, accuracy, loss, size, seconds)
+
+
+def n_parameters(network: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def without_steps(options: argparse.Namespace, n: int = 4, *, same_start: bool = False) -> Iterator[Row]:
+    """Members, ensembles and networks made of them in closed form."""
+    for contest, references in populations(options, n, same_start=same_start):
+        yield from references
+        yield from contest.closed_form()
+
+
+def with_steps(options: argparse.Namespace) -> Iterator[Row]:
+    """Members, ensembles and networks after gradient steps."""
+    for contest, references in populations(options, 4, same_start=False):
+        yield from references
+        yield from contest.stepped(5 if options.quick else STEPS)
+
+
+def text(rows: Sequence[Row]) -> Iterator[str]:
+    """A table for each kind of network."""
+    heads = ["method", "width", "accuracy", "to the ensemble", "loss", "to the ensemble", "parameters", "seconds"]
+    for kind in dict.fromkeys(row.kind for row in rows):
         own = [row for row in rows if row.kind == kind]
         ensemble = {row.seed: row for row in own if row.method == ENSEMBLE}
         cells = []
         for key in dict.fromkeys((row.method, row.width) for row in own):
             group = [row for row in own if (row.method, row.width) == key]
-            gaps = [row.loss - ensemble[row.seed].loss for row in group]
-            points = [row.accuracy - ensemble[row.seed].accuracy for row in group]
+            gap = statistics.mean(row.loss - ensemble[row.seed].loss for row in group)
+            points = mean_with_error([row.accuracy - ensemble[row.seed].accuracy for row in group], "+")
             seconds = statistics.median(row.seconds for row in group)
             shown = "" if np.isnan(seconds) else f"{seconds:.0f}"
             accuracy, loss = (mean_with_error([getattr(row, name) for row in group]) for name in ("accuracy", "loss"))
-            gap = f"{statistics.mean(gaps):+.3f}"
-            cells.append(
-                [*key, accuracy, mean_with_error(points, "+"), loss, gap, f"{group[0].parameters:,.0f}", shown]
-            )
-        heads = ["method", "width", "accuracy", "to the ensemble", "loss", "to the ensemble", "parameters", "seconds"]
-        lines += [f"## {KINDS[kind]}", "", *table(heads, cells, 2), ""]
-    head = "# Assemblies of transformers\n\n" + __doc__.split("\n\n", 2)[2]
-    publish(options, head, lines, rows)
+            cells.append([*key, accuracy, points, loss, f"{gap:+.3f}", f"{group[0].parameters:,.0f}", shown])
+        yield from ["### " + KINDS[kind], "", *table(heads, cells, 2), ""]
+
+
+def introduction(rows: object) -> list[str]:
+    """What the tables show."""
+    return (__doc__ or "").split("\n\n", 2)[2].splitlines()
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "", data=True, seeds=3)
+    parser.add_argument("--text", type=Path, nargs=2, metavar=("TRAIN", "TEST"), help="two texts, for tokens")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--cache", type=Path, help="where trained members are kept")
+    parts = {
+        "four": Part("Four members", without_steps, text, row=Row),
+        "steps": Part(f"Four members, {STEPS} gradient steps", with_steps, text, row=Row),
+        "two": Part("Two members", partial(without_steps, n=2), text, row=Row),
+        "eight": Part("Eight members", partial(without_steps, n=8), text, row=Row),
+        "same": Part("Two members of one initialisation", partial(without_steps, n=2, same_start=True), text, row=Row),
+    }
+    run("Assemblies of transformers", parts, parser, introduction=introduction)
 
 
 if __name__ == "__main__":
