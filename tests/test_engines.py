@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from consilience.comparison import representation_similarities, representations
 from consilience.engines import Engine, current, engine
 from consilience.engines.call import call
 from consilience.engines.choice import open_engine
+from consilience.engines.processes import Processes
 from consilience.errors import ArtefactError, EngineError, InputError, TrainingError
 from consilience.nets.activations import ACTIVATIONS
 from consilience.recovery import fit
@@ -67,6 +69,24 @@ def test_results_come_in_the_order_of_the_items(engines: dict[str, Engine], kind
     assert torch.stack(results).tolist() == [[0, i / 2, i] for i in range(6)]
     assert done == [(n, 6) for n in range(1, 7)]
     assert engines[kind].map(nothing, []) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_a_process_that_is_killed_while_it_starts_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    new, pools = Processes._new, list[ProcessPoolExecutor]()
+
+    def killed_once(self: Processes) -> ProcessPoolExecutor:
+        pools.append(new(self))
+        if len(pools) == 1:
+            pools[0].submit(os.getpid)
+            for process in pools[0]._processes.values():
+                process.kill()
+        return pools[-1]
+
+    monkeypatch.setattr(Processes, "_new", killed_once)
+    with engine("processes:1") as chosen:
+        assert chosen.map(nothing, [3]) == [3]
+    assert len(pools) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -45,7 +45,11 @@ class Processes(Engine):
         self.n_workers = n
         self._pool = self._new()
         try:
-            self._pool.submit(os.getpid).result(START)
+            try:
+                self._pool.submit(os.getpid).result(START)
+            except BrokenProcessPool:  # one may have been killed
+                self._restart()
+                self._pool.submit(os.getpid).result(START)
         except (BrokenProcessPool, TimeoutError) as error:
             self.close()
             raise EngineError(
