@@ -64,3 +64,15 @@ def test_heads_streams_and_mlps_have_a_width_each() -> None:
     assert {name: widths[name] for name in kinds} == expected
     with pytest.raises(InputError, match="width must name layers among .*heads.*, got 'head'"):
         Assembler(census).assemble({"head": 3})
+    with pytest.raises(InputError, match="(?s)got 'full'.*cure: use an int or \"2x\" for each"):
+        Assembler(census).assemble({"heads": "full"})
+
+
+def test_a_stream_of_which_norms_leave_nothing_is_refused() -> None:
+    nets, x = (
+        [GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(3)],
+        torch.randint(0, 7, (40, 5)),
+    )
+    census = Census(n_resamples=0).fit(Population.from_modules(nets, x, task="next-token"), x)
+    with pytest.raises(InputError, match="width of layer 'tokens' must be at least 2 where norms subtract .* got 1"):
+        Assembler(census).assemble({"stream": 1})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -157,6 +158,15 @@ def test_the_command_line_refuses_an_engine_before_the_work(tmp_path: Path, caps
         cli.main(["train", "--engine", "processes:0", "--out", str(tmp_path / "p")])
     assert "--engine must be serial, processes:N" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_what_answers_and_is_no_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("consilience.engines.dask.CONNECT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        name = f"dask:tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(EngineError, match=r"a scheduler that answers, got \w+"), engine(name):
+            pass
 
 
 @pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:9"])

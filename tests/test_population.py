@@ -412,3 +412,7 @@ def test_inputs_that_pass_through_another_function_are_not_imagined() -> None:
     net = nn.Sequential(nn.Tanh(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     with pytest.raises(InputError, match="inputs must reach '1' scaled and shifted one by one"):
         imagine_inputs(Population.from_modules([net], X), 50)
+
+
+def test_a_population_is_shown_in_one_line() -> None:
+    assert repr(random_population([[5, 4], [7, 4]])) == "<Population of 2 MLP: hidden.0 5–7, hidden.1 4>"

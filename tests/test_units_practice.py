@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from consilience.assembly.assembler import Assembler
 from consilience.census import Census
 from consilience.errors import InputError, TracingError
 from consilience.population import Population
+from consilience.units.computed import store_computed
 from consilience.units.written_out import _of_all_channels
 
 pytestmark = pytest.mark.numerical
@@ -464,3 +466,44 @@ def test_norms_without_scales_pass_units_on(norm: str) -> None:
     for width in ("1x", "full") if norm != "function" else ("1x",):
         same = Assembler(Census(n_resamples=0).fit(once, ROWS)).assemble(width, correction="none")
         assert torch.allclose(same(ROWS), net(ROWS), atol=1e-4)
+
+
+class Scaled(nn.Linear):
+    """A linear layer with a scale of its weight, which does more, or not."""
+
+    def __init__(self, more: str) -> None:
+        super().__init__(6, 8)
+        self.scale, self.more = nn.Parameter(torch.rand(8, 1) + 0.5), more
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.scale
+        if self.more == "with its input":
+            x = x.clamp(-3, 3)
+        if self.more == "by its input":
+            weight = weight * (2 if len(x) > 2 else 1)
+        y = nn.functional.linear(x, weight, self.bias)
+        return y.clamp(-6, 6) if self.more == "with its output" else y
+
+
+@pytest.mark.parametrize("more", ["with its input", "by its input", "with its output", ""])
+def test_a_layer_that_does_more_than_compute_its_weight_is_not_replaced(more: str) -> None:
+    layer, x = Scaled(more), 8 * torch.randn(20, 6)
+    stored = copy.deepcopy(layer)
+    store_computed(stored)
+    assert type(stored) is (Scaled if more else nn.Linear)
+    torch.testing.assert_close(stored(x), layer(x))
+
+
+def test_one_of_several_numbers_is_refused_by_name() -> None:
+    nets = [
+        Small(
+            lambda m, x: m.c(m.a(x).relu() * m.v[0] + m.b(x).relu() * m.v[1]),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(6, 8),
+            v=nn.Parameter(torch.ones(2)),
+            c=nn.Linear(8, 1),
+        )
+        for _ in range(2)
+    ]
+    with pytest.raises(TracingError, match="of 'v'|one number"):
+        Population.from_modules(nets, ROWS)

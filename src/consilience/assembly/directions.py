@@ -28,6 +28,7 @@ from torch import Tensor
 from consilience.assembly.choice import Choice
 from consilience.bases.grounding import Basis
 from consilience.bases.hyperplanes import Projection
+from consilience.errors import InputError
 from consilience.signals.responses import Responses
 from consilience.units.architecture import Architecture, TracedNetwork
 
@@ -64,6 +65,9 @@ def has_means_removed(architecture: Architecture, layer: str) -> bool:
 
 def _directions(responses: Responses, layer: str, width: int) -> Basis:
     centred = has_means_removed(responses.networks[0].architecture, layer)
+    if width - centred < 1:
+        message = f"width of layer '{layer}' must be at least 2 where norms subtract the mean over units, got {width}"
+        raise InputError(message, cure="take a wider stream")
     values = [_values(z, centred) for z in responses.read(layer)]
     sizes = [float(z.square().mean().sqrt()) or 1.0 for z in values]
     unit = [z / size for z, size in zip(values, sizes, strict=True)]

@@ -112,11 +112,11 @@ def _merged(draft: Draft, scores: Scores) -> Draft:
     inside = q.output.inside
     cluster = torch.cat([projection.matrix for projection in basis.projections]).abs()
     medoids = torch.cat(basis.mixing).argmax(0)
-    several = (cluster > 0).sum(0) > 1
-    if not several.any():
-        return draft
     points = draft.responses.contributions(q.writes).double()
     weights = (cluster > 0) * (points @ points[medoids].T).clamp(min=0)  # (heads of all members, clusters)
+    several = (weights > 0).sum(0) > 1
+    if not several.any():
+        return draft
     queries, keys = _rows(draft, q, with_bias=q.has_bias), _rows(draft, k, with_bias=False)
     to_x, to_y = _root(_attending(draft, q)), _root(_attended(draft, k))
     old_q, old_k = draft.network.weights(q), draft.network.weights(k)
@@ -169,7 +169,8 @@ def _attended(draft: Draft, k: Map) -> Tensor:
 
 def _root(moments: Tensor) -> Tensor:
     """L with L Lᵀ = moments (d, d), damped."""
-    damping = (DAMPING * moments.diagonal().mean()).clamp(min=torch.finfo(moments.dtype).tiny)
+    size = moments.diagonal().mean()
+    damping = DAMPING * size if size > 0 else 1.0  # nothing varies
     root: Tensor = torch.linalg.cholesky(moments + damping * torch.eye(len(moments), dtype=moments.dtype))
     return root
 

@@ -84,7 +84,8 @@ def resolve(census: Census, width: Selection) -> dict[str, int] | None:
         return _within_budget(census, int(budget[1]))
     widths = _by_layer(census, width) if isinstance(width, Mapping) else dict.fromkeys(layers, width)
     median = census.population_.median_width
-    numbers = {name: resolve_width(widths.get(name, "1x"), median(name), "width", FORMS) for name in layers}
+    forms = 'use an int or "2x" for each' if isinstance(width, Mapping) else FORMS
+    numbers = {name: resolve_width(widths.get(name, "1x"), median(name), "width", forms) for name in layers}
     return {name: _existing(layers[name], number) for name, number in numbers.items()}
 
 

@@ -9,12 +9,13 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 import warnings
-from collections.abc import Generator, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -24,6 +25,7 @@ from consilience.engines.engine import Engine, Failure, Tasks
 from consilience.errors import EngineError, InputError
 from consilience.versions import versions
 
+Made = TypeVar("Made")
 CONNECT = 10  # seconds until the scheduler answers, and until it has a worker
 NO_WORKER = 60  # seconds for which a cluster may be without a worker
 POLL = 5
@@ -51,12 +53,12 @@ class Dask(Engine):
 
         self.address = address
         try:
-            self._client = Client()
+            self._client = _within(2 * CONNECT, Client)
         except (OSError, ValueError, TypeError) as error:
-            raise EngineError(
-                f"engine dask:{address} must be the address of a scheduler that answers, got {_line(error)}",
-                cure="start one with: dask scheduler",
-            ) from error
+            message = f"engine dask:{address} must be the address of a scheduler that answers, got {_line(error)}"
+            malformed = isinstance(error, ValueError | TypeError)
+            cure = "write it as in tcp://127.0.0.1:8786" if malformed else "start one with: dask scheduler"
+            raise EngineError(message, cure=cure) from error
         try:
             self._check_workers()
         except BaseException:
@@ -124,19 +126,35 @@ class Dask(Engine):
 
     def _next(self, futures: Sequence[Any]) -> list[Any]:
         """Wait until some futures are done and return them; raise if there are no workers for too long."""
-        from distributed import wait
+        from distributed import wait as wait_for
 
         seen = time.monotonic()
         while time.monotonic() - seen <= NO_WORKER:
             try:
                 with self._client.as_current():
-                    return [*wait(futures, timeout=POLL, return_when="FIRST_COMPLETED").done]
+                    return [*wait_for(futures, timeout=POLL, return_when="FIRST_COMPLETED").done]
             except CancelledError:  # by a scheduler that was started again
                 return [future for future in futures if future.cancelled()]
             except TimeoutError:
                 seen = time.monotonic() if self._client.scheduler_info(n_workers=-1)["workers"] else seen
         message = f"engine dask:{self.address} must have a worker, got none for {NO_WORKER} s"
         raise EngineError(message, cure="start workers, and run it again")
+
+
+def _within(seconds: float, make: Callable[[], Made]) -> Made:
+    """Return what is made in another thread, which is left alone if it takes longer: what answers is no scheduler."""
+    made: Future[Made] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:
+            made.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([made], seconds).done:
+        raise TimeoutError(f"no answer within {seconds} s")
+    return made.result()
 
 
 def _failure(future: Any) -> Failure:

@@ -58,6 +58,12 @@ class Population:
         if self.members:
             check_fits_outputs(self.task, self.architecture.program.output_shape)
 
+    def __repr__(self) -> str:
+        kind = type(self.members[0].module).__name__ if self.members else "network"
+        hidden = {layer.name: self.widths(layer.name) for layer in self.architecture.free} if self.members else {}
+        spans = (f"{name} {'–'.join(map(str, sorted({min(own), max(own)})))}" for name, own in hidden.items())
+        return f"<Population of {len(self.members)} {kind}: {', '.join(spans)}>"
+
     @classmethod
     def from_modules(
         cls, modules: Iterable[nn.Module], example_input: object, *, output: Pick = None, **details: Any

@@ -1,8 +1,9 @@
 """Weights that a linear layer or convolution of a class of its own computes in its forward pass, stored as they are.
 
 Weight standardization, learned scales of a weight and the like compute it of parameters alone; the layer then is one
-of torch's with that weight. This is checked on inputs of two sizes. The state dict of the layer must have more in it
-than a weight and a bias: otherwise one with the weight as it is stored would fit the layer, and be another function.
+of torch's with that weight. This is checked on inputs of two sizes: all that is done with the input is to give it to
+the operation as it is, and what this returns is returned. The state dict of the layer must have more in it than a
+weight and a bias: otherwise one with the weight as it is stored would fit the layer, and be another function.
 """
 
 from __future__ import annotations
@@ -27,16 +28,21 @@ def store_computed(part: nn.Module) -> None:
     kind = next((kind for kind in PLAIN if isinstance(part, kind)), None)
     if kind is None or type(part) is kind or part._modules or {*part.state_dict()} <= {"weight", "bias"}:
         return
-    inputs, weights = [_inputs(part, more) for more in (0, 1)], list[tuple[Any, Any]]()
+    inputs = [_inputs(part, more) for more in (0, 1)]
     with eval_mode(part), torch.no_grad():
+        noted = [_Weights(x) for x in inputs]
         try:
-            with _Weights(weights):
-                outputs = [part(x) for x in inputs]
+            outputs = [_run(part, x, weights) for x, weights in zip(inputs, noted, strict=True)]
         except Exception:  # an error of the user's, which tracing reports
             return
-        if len(weights) != 2 or not all(_same(a, b) for a, b in zip(*weights, strict=True)):
+        one, other = (weights.noted for weights in noted)
+        if any(weights.more for weights in noted) or not (len(one) == len(other) == 1):
             return
-        plain = _plain(part, kind, *weights[0])
+        if any(y is not weights.returned for y, weights in zip(outputs, noted, strict=True)):
+            return
+        if not all(_same(a, b) for a, b in zip(one[0], other[0], strict=True)):
+            return
+        plain = _plain(part, kind, *one[0])
         try:
             ours = [plain(x) for x in inputs]
         except RuntimeError:
@@ -48,19 +54,29 @@ def store_computed(part: nn.Module) -> None:
         part.__dict__.update(vars(plain) | {"training": training})
 
 
-class _Weights(TorchFunctionMode):
-    """Inside, the weight and bias of each linear layer and convolution that is called are noted."""
+def _run(part: nn.Module, x: Tensor, weights: _Weights) -> Any:
+    with weights:
+        return part(x)
 
-    def __init__(self, weights: list[tuple[Any, Any]]) -> None:
+
+class _Weights(TorchFunctionMode):
+    """Inside, what linear layers and convolutions of x are called with is noted, and whether more is done with x."""
+
+    def __init__(self, x: Tensor) -> None:
         super().__init__()
-        self.weights = weights
+        self.x, self.returned, self.more = x, None, False
+        self.noted: list[tuple[Any, Any]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        if func is functional.linear or func in CONVOLUTIONS:
-            given = dict(zip(("input", "weight", "bias"), args, strict=False)) | named
-            self.weights.append((given["weight"], given.get("bias")))
-        return func(*args, **named)
+        result = func(*args, **named)
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | named
+        if (func is functional.linear or func in CONVOLUTIONS) and given["input"] is self.x:
+            self.noted.append((given["weight"], given.get("bias")))
+            self.returned = result
+        elif any(each is self.x for each in (*args, *named.values())):
+            self.more = True
+        return result
 
 
 def _inputs(part: Any, more: int) -> Tensor:

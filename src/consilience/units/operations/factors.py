@@ -49,9 +49,12 @@ def spread(walk: Walk, node: fx.Node, value: fx.Node, number: fx.Node) -> bool:
     So do numbers for each position, where these come after the units, as rows of heads do.
     """
     needed, label = walk.program.needed([number.name]), walk.label(value)
-    names = [name for node, name in walk.program.parameters.items() if node in needed]
+    read = [node for node in walk.program.nodes if node.name in needed & {*walk.program.parameters}]
+    names = [walk.program.parameters[node.name] for node in read]
     if len(names) != 1 or names[0] not in walk.program.learned or len(label) != 1:
         return False
+    if read[0].meta["val"].numel() > 1 and read[0].meta["val"].shape != number.meta["val"].shape:
+        return False  # one number of several, or a sum of them
     ((dim, runs),), own = label.items(), tuple(number.meta["val"].shape)
     after = [size(value, d) for d in range(dim + 1, n_dims(value))]
     if math.prod(own) == 1:
