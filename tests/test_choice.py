@@ -296,11 +296,11 @@ def test_a_member_of_attention_is_itself_at_twice_its_width() -> None:
 def test_a_member_stays_unless_another_network_is_nearer_beyond_doubt() -> None:
     errors = torch.tensor([1.0, 2.0, 3.0, 2.0] * 10)
 
-    def entry(by: torch.Tensor, given: bool = False) -> Entry:
+    def entry(by: torch.Tensor, stays: bool = False) -> Entry:
         own = errors + by
-        return Entry(Candidate("cut", "none", float(own.mean()), None), None, {}, own, given)  # type: ignore[arg-type]
+        return Entry(Candidate("cut", "none", float(own.mean()), None), None, {}, own, stays)  # type: ignore[arg-type]
 
-    member = entry(torch.zeros(()), given=True)
+    member = entry(torch.zeros(()), stays=True)
     noise = torch.tensor([1.0, -1.0] * 20)
     assert best_of([entry(-0.1 + noise), member]) == 1  # 0.6 standard errors
     assert best_of([entry(-0.4 + noise), member]) == 0  # 2.5 of them

@@ -10,9 +10,10 @@ At a member's width, a member is an assembly: its units are leaves of the tree. 
 - the census's own cut.
 
 All but the first have their weights fitted on calibration rows, and all are compared on rows that no fit has seen
-(`consilience.signals.held_out`). The nearest is taken, and the member as it is unless another is nearer by more than
-twice the standard error of the difference: nothing that is returned is further from the ensemble there than the best
-member that fits.
+(`consilience.signals.held_out`). The nearest is taken; for classes the member as it is, unless another is nearer by
+more than twice the standard error of the difference. So what is returned is no further from the ensemble there than the
+best member that fits.
+
 Networks far behind the nearest after least squares do not get a readout fitted to class probabilities, nor second-order
 steps.
 From too few rows to hold any out, a member that fits is taken as it is.
@@ -41,6 +42,7 @@ from consilience.census.census import Census
 from consilience.population.mixtures import with_mixtures
 from consilience.signals.held_out import held_out
 from consilience.signals.responses import Responses
+from consilience.tasks import OF_CLASSES
 from consilience.units.architecture import TracedNetwork
 
 LEAST_ROWS = 20  # of calibration data; of fewer, none are held out
@@ -55,7 +57,7 @@ class Entry:
     network: TracedNetwork
     groups: Mapping[str, Groups]
     errors: torch.Tensor  # (n,) on held-out rows
-    given: bool = False  # whether it is a member as it is
+    stays: bool = False  # whether it is kept unless another is nearer beyond doubt
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Contest:
         """Return the entry of a module that a correction has made of a network."""
         outputs = self.nearness.outputs(module)
         judged = self.nearness.judged(start.record.choice, correction, outputs)
-        return replace(start, record=judged, errors=self.nearness.errors(outputs), given=False)
+        return replace(start, record=judged, errors=self.nearness.errors(outputs), stays=False)
 
     def entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         """Return the networks of these widths, the nearest first; of equally near ones, the simpler."""
@@ -177,7 +179,8 @@ class Contest:
             population, networks = self.census.population_, self.builder.responses.networks
             builder = Builder(population, Responses.without_data(networks, population.example_input), alone)
             network = builder.layers(widths, CensusPlan(self.census, choice), "none")
-        return replace(self._entry(_name([member]), choice.groups, "none", network), given=True)
+        entry = self._entry(_name([member]), choice.groups, "none", network)
+        return replace(entry, stays=self.census.population_.task in OF_CLASSES)
 
     def _alone(self, member: int, widths: Mapping[str, int]) -> Choice:
         """A member's units, each alone, up to the widths; what a norm reads again and again, which changes no mean."""
@@ -205,15 +208,13 @@ class Contest:
 
 
 def best_of(entries: Sequence[Entry]) -> int:
-    """Return the index of the nearest network; a member as it is, unless another is nearer beyond doubt.
+    """Return the index of the nearest network; one that stays, unless another is nearer beyond doubt.
 
-    Held-out rows are few, and an error to the ensemble is not an accuracy: a member is what was given.
+    For classes, that is a member as it is: held-out rows are few, and an error to the ensemble is not an accuracy.
     """
-    given = next((entry for entry in entries if entry.given), None)
+    kept = next((entry for entry in entries if entry.stays), None)
     errors = [
-        entry.record.error
-        if given is None or entry is given or surely_smaller(entry.errors, given.errors)
-        else math.inf
+        entry.record.error if kept is None or entry is kept or surely_smaller(entry.errors, kept.errors) else math.inf
         for entry in entries
     ]
     return nearest(errors)
