@@ -103,7 +103,7 @@ def test_a_module_that_is_more_than_a_norm_is_not_taken_for_one(kind: type[nn.Mo
     for net in nets:
         net.norm = kind(12)
     census = cs.Census(n_resamples=0).fit(cs.Population.from_modules(nets, x), x)
-    with pytest.warns(UserWarning, match="should be the ensemble, got norms of 'hidden' that mix the members' units"):
+    with pytest.warns(UserWarning, match="should be the ensemble, got norms or means over units of 'hidden' that mix"):
         full = cs.assemble(census, "full")
     assert full(x).shape == (40, 3)
 

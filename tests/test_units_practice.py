@@ -507,3 +507,25 @@ def test_one_of_several_numbers_is_refused_by_name() -> None:
     ]
     with pytest.raises(TracingError, match="of 'v'|one number"):
         Population.from_modules(nets, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("width", "forward"),
+    [
+        (8, lambda m, x: nn.functional.linear(m.a(x).relu(), m.c.weight[:, :4])),
+        (4, lambda m, x: m.c(m.a(x).relu()) + m.a(x).relu() @ m.left.T @ m.right.T),
+    ],
+)
+def test_readouts_of_computed_weights_are_refused_by_name(width: int, forward: Callable[..., Tensor]) -> None:
+    nets = [
+        Small(
+            forward,
+            a=nn.Linear(6, 4),
+            c=nn.Linear(width, 3),
+            left=nn.Parameter(torch.randn(2, 4)),
+            right=nn.Parameter(torch.randn(3, 2)),
+        )
+        for _ in range(2)
+    ]
+    with pytest.raises(TracingError, match="the outputs are computed of parameters alone: aten"):
+        Population.from_modules(nets, ROWS)

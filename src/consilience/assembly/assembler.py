@@ -97,9 +97,10 @@ class Assembler:
         mixed = sorted({f"'{layer}'" for norm in others for layer in norm.layers})
         if mixed:
             message = (
-                f"width 'full' should be the ensemble, got norms of {', '.join(mixed)} that mix the members' units: "
+                f"width 'full' should be the ensemble, got norms or means over units of {', '.join(mixed)} that mix "
+                "the members' units: give each norm a module of its own, and take no other means over units"
             )
-            warnings.warn(message + "give each norm a module of its own", stacklevel=4)
+            warnings.warn(message, stacklevel=4)
         elif norms:
             groups = {name: population.widths(name) for name in self.census.layers_}
         responses = Responses.without_data(self.census.networks_, population.example_input)

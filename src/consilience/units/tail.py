@@ -82,7 +82,16 @@ def tail_of(program: Program) -> Tail:
 
 
 def with_rows(program: Program, values: Sequence[fx.Node]) -> tuple[Program, fx.Node]:
-    """Return the program with one value more, which has others side by side, (n, o), and that value."""
+    """Return the program with one value more, which has others side by side, (n, o), and that value.
+
+    Raises
+    ------
+    TracingError : one of them has no rows of samples, as a readout's weight that is computed.
+    """
+    for value in values:
+        if value.name not in program.varying:
+            message = f"the outputs are computed of parameters alone: {program.describe(value)}"
+            raise TracingError(message, cure="read them out by a layer with a weight of its own")
     graph, last = values[0].graph, max(values, key=list(program.nodes).index)
     rows = list[fx.Node]()
     for value in values:
