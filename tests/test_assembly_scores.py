@@ -10,6 +10,7 @@ from torch import Tensor
 
 from consilience.assembly import build, scores
 from consilience.assembly.assembler import Assembler
+from consilience.assembly.choice import CensusPlan, cut_at
 from consilience.assembly.draft import Draft
 from consilience.assembly.scores import Scores
 from consilience.census.census import Census
@@ -85,3 +86,22 @@ def test_a_cluster_has_the_mean_scores_of_its_heads(monkeypatch: pytest.MonkeyPa
     share = float(((now - right) * (left - right)).sum() / (left - right).square().sum())
     assert 0.3 < share < 0.7
     assert float((now - share * left - (1 - share) * right).abs().max()) < 1e-3 * float(now.abs().max())
+
+
+def test_heads_of_whole_members_stay_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    nets, x = [GPT(9, 6, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(3)], torch.randint(0, 9, (60, 6))
+    census = Census(n_resamples=0).fit(Population.from_modules(nets, x[:4], task="next-token"), x)
+    contest, widths, merged = Assembler(census)._contest, dict(census.population_.architecture.widths), list[bool]()
+    widths = {name: widths[name] for name in census.layers_}
+
+    def noted(draft: Draft, m: Map) -> Draft:
+        after = scores.with_merged_scores(draft, m)
+        merged.append(after is not draft)
+        return after
+
+    monkeypatch.setattr(build, "with_merged_scores", noted)
+    for choice, expected in ((contest._alone(0, widths), False), (cut_at(census, widths), True)):
+        merged.clear()
+        contest.builder.hidden(widths, CensusPlan(census, choice), "least-squares")
+        assert any(merged) == expected

@@ -110,10 +110,9 @@ def with_merged_scores(draft: Draft, m: Map) -> Draft:
 def _merged(draft: Draft, scores: Scores) -> Draft:
     q, k, basis = scores.queries, scores.keys, draft.bases[scores.queries.writes]
     inside = q.output.inside
-    cluster = torch.cat([projection.matrix for projection in basis.projections]).abs()
-    medoids = torch.cat(basis.mixing).argmax(0)
+    cluster, medoids = torch.cat(basis.medoids or basis.mixing) != 0, torch.cat(basis.mixing).argmax(0)
     points = draft.responses.contributions(q.writes).double()
-    weights = (cluster > 0) * (points @ points[medoids].T).clamp(min=0)  # (heads of all members, clusters)
+    weights = cluster * (points @ points[medoids].T).clamp(min=0)  # (heads of all members, clusters)
     several = (weights > 0).sum(0) > 1
     if not several.any():
         return draft

@@ -48,7 +48,7 @@ class Basis:
     mixing: tuple[Tensor, ...]  # per member, (u, c)
     projections: tuple[Projection, ...]  # per member, P (u, c) and c (u,)
     turned: bool = False  # whether the coordinates are directions, each of all units
-    of_medoids: bool = False  # whether each cluster is one of its units, in whose rows the others are expressed
+    medoids: tuple[Tensor, ...] = ()  # (u, c) units of each cluster, if it is one of them and has its rows
 
     @property
     def width(self) -> int:
@@ -64,7 +64,7 @@ class Basis:
 
     def at(self, inside: int, activations: Sequence[Tensor]) -> Basis:
         """Return the basis of rows in a place where units have these activations (n, u · inside), by member."""
-        return _rows_of_medoids(self, activations, inside) if self.of_medoids else self.rows(inside)
+        return _rows_of_medoids(self, activations, inside) if self.medoids else self.rows(inside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +198,9 @@ def basis_of_groups(
 def basis_of_medoids(points: Tensor, groups: Groups, widths: Sequence[int], alive: NDArray[np.bool_]) -> Basis:
     """Return the basis whose centroids are the medoids of groups; see `find_medoids` and `basis_of_groups`."""
     basis = basis_of_groups(points, groups, widths, Symmetry(), alive, find_medoids(points, groups))
-    return replace(basis, of_medoids=True)
+    units = torch.zeros(len(points), groups.n_clusters, dtype=torch.bool)
+    units[groups.units, groups.clusters] = True
+    return replace(basis, medoids=units.split(list(widths)))
 
 
 def by_index(n_members: int, width: int, dtype: torch.dtype) -> Basis:
