@@ -104,9 +104,8 @@ class Contest:
 
     def taught(self, start: Entry, correction: str, module: nn.Module) -> Entry:
         """Return the entry of a module that a correction has made of a network."""
-        outputs = self.nearness.outputs(module)
-        judged = self.nearness.judged(start.record.choice, correction, outputs)
-        return replace(start, record=judged, errors=self.nearness.errors(outputs), stays=False)
+        record, errors = self.nearness.judged(start.record.choice, correction, module)
+        return replace(start, record=record, errors=errors, stays=False)
 
     def entries(self, widths: Mapping[str, int], correction: str) -> list[Entry]:
         """Return the networks of these widths, the nearest first; of equally near ones, the simpler."""
@@ -165,9 +164,8 @@ class Contest:
         return reconstruct(self.census, self.builder.responses, widths, self.pooling, first)
 
     def _entry(self, name: str, groups: Mapping[str, Groups], correction: str, network: TracedNetwork) -> Entry:
-        outputs = self.nearness.outputs(network)
-        judged = self.nearness.judged(name, correction, outputs)
-        return Entry(judged, network, groups, self.nearness.errors(outputs))
+        record, errors = self.nearness.judged(name, correction, network)
+        return Entry(record, network, groups, errors)
 
     def _member(self, member: int, widths: Mapping[str, int]) -> Entry:
         """A member as it is, its own outputs alone, at the widths asked for."""
@@ -185,10 +183,8 @@ class Contest:
     def _alone(self, member: int, widths: Mapping[str, int]) -> Choice:
         """A member's units, each alone, up to the widths; what a norm reads again and again, which changes no mean."""
         choice = whole_members(self.census, self.builder.responses, [member], widths)
-        architecture, groups = self.census.population_.architecture, dict(choice.groups)
-        for name in {architecture.first(layer) for norm in architecture.statistics for layer in norm.layers} & {
-            *groups
-        }:
+        groups = dict(choice.groups)
+        for name in self.census.population_.architecture.normed & {*groups}:
             own = np.flatnonzero(self.census.layers_[name].member == member)
             if widths[name] % len(own) == 0:
                 groups[name] = Groups.of_sets(list(np.tile(own, widths[name] // len(own))[:, None]))

@@ -67,10 +67,11 @@ class Nearness:
                 start += len(x)
         return torch.cat(rows)
 
-    def judged(self, choice: str, correction: str, outputs: Tensor) -> Candidate:
-        """Return the record of a network with these outputs (n, o)."""
-        top1 = agreement(outputs, self.reference, self.task).top1
-        return Candidate(choice, correction, self.error(outputs), top1)
+    def judged(self, choice: str, correction: str, network: Callable[[Tensor], Tensor]) -> tuple[Candidate, Tensor]:
+        """Return the record of a network, and its `errors`."""
+        outputs = self.outputs(network)
+        errors, top1 = self.errors(outputs), agreement(outputs, self.reference, self.task).top1
+        return Candidate(choice, correction, float(errors.mean()), top1), errors
 
 
 def mean_error(outputs: Tensor, reference: Tensor, task: str | None) -> float:

@@ -110,9 +110,13 @@ class Architecture:
     def kinds(self) -> dict[str, str]:
         """By free layer of a network with attention: "heads", "stream" (what norms over units read) or "mlp"."""
         heads = {layer.name for layer in self.free if self.has_insides(layer.name)}
-        normed = {self.first(layer) for norm in self.statistics for layer in norm.layers}
         kinds = dict.fromkeys((layer.name for layer in self.free if heads), "mlp")
-        return kinds | dict.fromkeys(normed & {*kinds}, "stream") | dict.fromkeys(heads, "heads")
+        return kinds | dict.fromkeys(self.normed & {*kinds}, "stream") | dict.fromkeys(heads, "heads")
+
+    @cached_property
+    def normed(self) -> frozenset[str]:
+        """The first layers of families whose units norms take together."""
+        return frozenset(self.first(layer) for norm in self.statistics for layer in norm.layers)
 
     def has_insides(self, layer: str) -> bool:
         """Whether the units of a layer, or of one that is tied to it, are several rows, as heads of attention are."""
