@@ -19,6 +19,7 @@ from consilience.units.deviation import deviation
 from consilience.units.follow import find_layers
 from consilience.units.proof import prove
 from consilience.units.readings import prove_readings
+from consilience.units.written_out import written_out as as_written_out
 
 WIDTH, HEADS, HEAD, T = 8, 4, 2, 5
 
@@ -247,6 +248,84 @@ def test_torchs_own_encoder_is_proved(norm_first: bool) -> None:
 
     architecture = proved(Encoder(), torch.randn(4, T, 4))
     assert [layer.width for layer in architecture.free] == [12, 3, 6, 3, 6]
+
+
+class Between(nn.Module):
+    """A stream of one input that attends to that of another, by a module of torch's."""
+
+    def __init__(self, kind: str, norm_first: bool = False) -> None:
+        super().__init__()
+        self.kind, sizes = kind, {"batch_first": True, "norm_first": norm_first}
+        self.one, self.other, self.out = (
+            nn.Linear(4, WIDTH),
+            nn.Linear(3, 6 if kind == "alone" else WIDTH),
+            nn.Linear(8, 2),
+        )
+        if kind == "alone":
+            self.body: nn.Module = nn.MultiheadAttention(WIDTH, 2, kdim=6, vdim=6, batch_first=True)
+        elif kind == "decoder":
+            self.body = nn.TransformerDecoder(nn.TransformerDecoderLayer(WIDTH, 2, 6, **sizes), 1)
+        else:
+            encoder = nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(WIDTH, 2, 6, **sizes), 1, enable_nested_tensor=False
+            )
+            self.body = nn.Transformer(WIDTH, 2, 1, 1, 6, custom_encoder=encoder, **sizes)
+
+    def forward(self, x: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
+        x, memory = self.one(x), self.other(memory)
+        causal = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        if self.kind == "alone":
+            return self.out(self.body(x, memory, memory, key_padding_mask=padding.log())[0])
+        if self.kind == "decoder":
+            return self.out(self.body(x, memory, causal, memory_key_padding_mask=padding.log()))
+        return self.out(self.body(memory, x, tgt_mask=causal))
+
+
+BETWEEN = torch.randn(24, T, 4), torch.randn(24, 3, 3), torch.rand(24, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "norm_first"), [("decoder", True), ("decoder", False), ("both", False), ("alone", False)]
+)
+def test_attention_from_one_stream_to_another_is_proved_and_the_mean_at_full_width(kind: str, norm_first: bool) -> None:
+    torch.manual_seed(2)
+    members = [Between(kind, norm_first).eval() for _ in range(3)]
+    population = Population.from_modules(members, tuple(x[:4] for x in BETWEEN))
+    found = {layer.name: layer.width for layer in population.architecture.free}
+    at = {"decoder": "body.layers.0.multihead_attn", "both": "body.decoder.layers.0.multihead_attn", "alone": "body"}[
+        kind
+    ]
+    assert (found["one"], found[f"{at}.q"]) == (WIDTH, 2)
+    assert kind == "alone" or found["other"] == WIDTH  # a stream of its own
+    census = Census(n_resamples=0).fit(population, BETWEEN)
+    with torch.no_grad():
+        expected = torch.stack([member(*BETWEEN) for member in members]).mean(0)
+        assert deviation(assemble(census, "full")(*BETWEEN), expected) < 1e-4
+        width = {"heads": 3} if kind == "alone" else "1x"
+        assert assemble(census, width, choice="cut")(*BETWEEN).isfinite().all()
+
+
+def test_states_of_packed_weights_are_read_where_these_are_apart() -> None:
+    torch.manual_seed(3)
+    first, second = Between("decoder").eval(), Between("decoder").eval()
+    (member,) = Population.from_modules([first], tuple(x[:4] for x in BETWEEN)).members
+    state = as_written_out(second.state_dict(), member.module, member.network.architecture)
+    member.module.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.allclose(member.module(*BETWEEN), second(*BETWEEN), atol=1e-6)
+
+
+def test_samples_behind_positions_have_a_cure() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.body = nn.Linear(4, WIDTH), nn.TransformerEncoderLayer(WIDTH, 2, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(self.read(x).transpose(0, 1)).transpose(0, 1)
+
+    with pytest.raises(TracingError, match="samples change places(.|\n)*cure: keep samples first.*batch_first=True"):
+        find_layers(Late(), torch.randn(4, T, 4))
 
 
 ODD: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {

@@ -7,6 +7,7 @@ several places; a norm in groups has some groups for each member.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,6 +84,8 @@ class GroupedNorm(nn.Module):
         whether ``units_second``, before positions, where statistics are of each position.
     """
 
+    eps = math.nan  # torch's encoder layers take a fused path, without this norm, where two norms have equal ones
+
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, grouping: Grouping) -> None:
         super().__init__()
         self.weight, self.grouping = weight, grouping
@@ -139,6 +142,9 @@ def regroup(module: nn.Module, norms: Mapping[str, Grouping]) -> None:
         if own is None or weight is None or units != len(weight) or together not in (0, len(grouping.groups)):
             raise ValueError(f"'{path}' has no norm of {units} units")
         module.set_submodule(path, GroupedNorm(weight, bias, grouping).train(own.training))
+    for part in module.modules() if norms else ():
+        if isinstance(part, nn.TransformerEncoder):
+            part.use_nested_tensor = False  # which only torch's norms take
 
 
 def group_norms(module: nn.Module, norms: Mapping[Statistic, Grouping]) -> None:

@@ -4,6 +4,7 @@
   with units of other groups.
 - `nn.PReLU` with one slope for all units gets a slope for each.
 - LSTM, GRU and RNN become classes that can be traced (`consilience.units.recurrence`).
+- `nn.MultiheadAttention` between two values gets weights of its own for queries, keys and values.
 - A norm without scales gets scales of 1 and shifts of 0.
 - A layer of one unit by which all units are multiplied, as a gate of each position is, gets one unit for each.
 - A learned number that multiplies all units, or is added to them, where it cannot be folded into a weight becomes one
@@ -23,12 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilience.errors import ConsilienceError
+from consilience.errors import ConsilienceError, FunctionChangedError
 from consilience.units.architecture import Architecture, read_state
 from consilience.units.attributes import SIZE_ATTRIBUTES
 from consilience.units.forward import eval_mode, outputs_of
 from consilience.units.inputs import called
 from consilience.units.layers import numbers_in
+from consilience.units.multihead import CrossAttention, cross_attentions, unpack, unpacked
 from consilience.units.outputs import Pick
 from consilience.units.recurrence import TRACEABLE
 from consilience.units.same import same_outputs
@@ -46,6 +48,7 @@ def write_out(modules: Sequence[nn.Module], x: Tensor, output: Pick = None) -> N
     They run on inputs x (n, ...); ``output`` is which of the values that they return are taken.
     """
     for module in modules:
+        _unpack_attention(module, x, output)
         for part in module.modules():
             part.__class__ = TRACEABLE.get(type(part), type(part))
             if isinstance(part, nn.modules.conv._ConvNd) and _is_grouped(part):
@@ -70,6 +73,8 @@ def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Ar
         name = f"{path}.weight".lstrip(".")
         if name in whole and (groups := getattr(part, GROUPS, None)):
             whole[name] = _of_all_channels(whole[name], groups)
+        if isinstance(part, CrossAttention):
+            whole = unpacked(whole, path)
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     numbers = {
         name
@@ -91,6 +96,20 @@ def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Ar
     for name in numbers:
         whole[name] = whole[name].expand(shapes[name]).clone()
     return whole
+
+
+def _unpack_attention(module: nn.Module, x: Tensor, output: Pick) -> None:
+    """Give each attention between two values weights of its own for queries, keys and values."""
+    if not any(type(part) is nn.MultiheadAttention for part in module.modules()):
+        return
+    before: list[Tensor | None] = []
+    parts = cross_attentions(module, lambda: before.append(_outputs(module, x, output)))
+    for part in parts:
+        unpack(part)
+    after = _outputs(module, x, output) if parts else None
+    if after is not None and before[0] is not None and not same_outputs(after, before[0]):
+        message = "attention from one value to another must be the same with weights apart, got another function"
+        raise FunctionChangedError(f"{message} of {type(module).__name__}")
 
 
 def _write_out_numbers(modules: Sequence[nn.Module], x: Tensor, output: Pick) -> None:

@@ -22,6 +22,7 @@ SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # 
 PRODUCTS = (aten.matmul.default, aten.mm.default, aten.addmm.default)
 ROTARY = (aten.add.Tensor, aten.mul.Tensor, aten.neg.default, aten.cat.default, aten.slice.Tensor, aten.chunk.default)
 PASSED = (*SWAPS, *ROTARY, aten.permute.default, aten.div.Tensor, operator.getitem)  # between heads and attention
+SAMPLES_FIRST = "keep samples first: (n, positions, features), with batch_first=True in torch's own attention"
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 UNSIZED = (aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, *SQUEEZES)
 
@@ -98,10 +99,10 @@ def permute(walk: Walk, node: fx.Node) -> Label:
         labels = [{order.index(d): runs for d, runs in label.items()} for label in labels]
         walk.piled[node] = order.index(along), labels
         if next(d for d in order if d != along) != 0:
-            raise walk.error("samples change places with something else", node)
+            raise walk.error("samples change places with something else", node, SAMPLES_FIRST)
         return labels[0]
     if order[0] != 0 and walk.varies(value):
-        raise walk.error("samples change places with something else", node)
+        raise walk.error("samples change places with something else", node, SAMPLES_FIRST)
     return {order.index(d): runs for d, runs in walk.labels[value].items()}
 
 

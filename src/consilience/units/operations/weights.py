@@ -133,7 +133,8 @@ def layer_norm(walk: Walk, node: fx.Node) -> Label:
     last, label = n_dims(value) - 1, walk.record(walk.label(value), "layer_norm")
     if last not in label:
         if isinstance(weight, fx.Node):
-            raise walk.error(PARAMETER, node)
+            cure = "let a linear layer or an embedding write the features: the inputs' own have no units"
+            raise walk.error(PARAMETER, node, cure)
         return label
     if len(shape) != 1:
         raise walk.error(UNSUPPORTED, node, "normalize over units only")
