@@ -167,6 +167,16 @@ def test_cross_validation_fits_less_to_noise_and_next_to_nothing_to_rounding() -
     assert float(cross_validated(moments, rounding=1e6)[0].norm()) < 0.05
 
 
+def test_cross_validation_of_what_is_constant_beside_others_gives_it_no_weight() -> None:
+    x, y = torch.randn(30, 2, 3), torch.randn(30, 2, 1)
+    x[:, 1] = 0
+    moments = Moments(3, 1, n_fits=2)
+    moments.add(x, y)
+    weight, bias = cross_validated(moments)
+    assert torch.equal(weight[1], torch.zeros(1, 3, dtype=torch.float64))
+    torch.testing.assert_close(bias[1], y[:, 1].double().mean(0))
+
+
 def test_ridge_gives_no_weight_to_directions_without_variance() -> None:
     x = torch.cat([torch.randn(30, 2), torch.zeros(30, 1)], dim=1)
     moments = Moments(3, 1)

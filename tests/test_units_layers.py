@@ -125,7 +125,7 @@ REFUSED = {
     ),
     "a computed weight": (lambda m, x: functional.linear(x, m.a.weight * 2), PARAMETER + "aten.mul.Tensor"),
     "reshaping units": (
-        lambda m, x: m.c(m.a(x).relu().view(-1, 2, 3).transpose(1, 2).flatten(1)),
+        lambda m, x: m.c(m.a(x).relu()[:, :, None].expand(-1, -1, 2).transpose(1, 2).flatten(1)[:, :6]),
         "units and positions change places: aten.(flatten|view|reshape|_unsafe_view)",
     ),
     "no layers": (lambda m, x: x * 2, "the module returns values that no layer has written: Lambda"),

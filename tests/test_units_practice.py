@@ -104,6 +104,19 @@ def pooled(m: nn.Module, z: Tensor) -> Tensor:
     return m.c(z.relu().mean((2, 3)))
 
 
+def shuffled(z: Tensor, groups: int) -> Tensor:
+    n, c, *positions = z.shape
+    return z.view(n, groups, c // groups, *positions).transpose(1, 2).contiguous().view(n, c, *positions)
+
+
+def shuffled_halves(m: nn.Module, x: Tensor) -> Tensor:
+    z = torch.cat([m.a(x), m.d(x)], 1).relu()
+    for part in (m.p, m.q):
+        first, second = shuffled(z, 2).chunk(2, 1)
+        z = torch.cat([first, part(second)], 1)
+    return pooled(m, shuffled(z, 2))
+
+
 def halves(m: nn.Module, x: Tensor) -> Tensor:
     z = m.wide(x)
     h = z.shape[1] // 2
@@ -299,6 +312,37 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
         ),
         IMAGES,
     ),
+    "channel shuffle": (
+        lambda w: Small(
+            lambda m, x: m.c(m.p(m.d(shuffled(m.n(m.a(x)).relu(), 2))).mean((2, 3))),
+            a=nn.Conv2d(2, w, 3),
+            n=shaken(nn.BatchNorm2d(w)),
+            d=nn.Conv2d(w, w, 3, padding=1, groups=w),
+            p=nn.Conv2d(w, w + 2, 1, groups=2),
+            c=nn.Linear(w + 2, 3),
+        ),
+        IMAGES,
+    ),
+    "channel shuffle by a module, flattened": (
+        lambda w: Small(
+            lambda m, x: m.c(m.n(m.a(x).relu()).flatten(1)),
+            a=nn.Conv2d(2, w, 3, stride=2),
+            n=nn.ChannelShuffle(2),
+            c=nn.Linear(4 * w, 3),
+        ),
+        IMAGES,
+    ),
+    "shuffled halves": (
+        lambda w: Small(
+            shuffled_halves,
+            a=nn.Conv2d(2, 2 * w, 3),
+            d=nn.Conv2d(2, 2 * w, 3),
+            p=nn.Sequential(nn.Conv2d(2 * w, 2 * w, 1), nn.ReLU(), nn.Conv2d(2 * w, 2 * w, 1, groups=2 * w)),
+            q=nn.Sequential(nn.Conv2d(2 * w, w, 1), nn.ReLU(), nn.Conv2d(w, 2 * w, 1), shaken(nn.BatchNorm2d(2 * w))),
+            c=nn.Linear(4 * w, 3),
+        ),
+        IMAGES,
+    ),
     "halves of two layers": (
         lambda w: Small(
             lambda m, x: pooled(m, m.p((lambda u, v: u * v.tanh())(*torch.cat([m.a(x), m.d(x)], 1).chunk(2, 1)))),
@@ -443,6 +487,27 @@ def test_a_convolution_in_groups_is_one_of_all_channels() -> None:
             perceptron(lambda m, x: m.b(m.wide(x)[:, :4]), wide=lambda w: nn.Linear(6, 12)),
             ROWS,
             "must run at other widths",
+        ),
+        (
+            lambda w: Small(
+                shuffled_halves,
+                a=nn.Conv2d(2, 3, 3),
+                d=nn.Conv2d(2, 3, 3),
+                p=nn.Conv2d(3, 3, 1),
+                q=nn.Conv2d(3, 3, 1),
+                c=nn.Linear(6, 3),
+            ),
+            IMAGES,
+            r"units are cut that cannot be divided: aten.chunk(.|\n)*cure: give a stage of at most 5 blocks",
+        ),
+        (
+            lambda w: Small(
+                lambda m, x: pooled(m, shuffled(torch.cat([m.a(x), x[:, :, 2:, 2:], x[:, :, 1:-1, 1:-1]], 1), 2)),
+                a=nn.Conv2d(2, w, 3),
+                c=nn.Linear(w + 4, 3),
+            ),
+            IMAGES,
+            "units of several layers are cut|units of unlike layers are shuffled",
         ),
     ],
 )

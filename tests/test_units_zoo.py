@@ -241,12 +241,6 @@ def with_part(part: nn.Module) -> nn.Module:
     return made(lambda m, x: m.c(m.odd(m.a(x)).relu().mean((2, 3))), a=nn.Conv2d(2, 8, 3), odd=part, c=nn.Linear(8, 3))
 
 
-def shuffled(x: Tensor) -> Tensor:
-    """ShuffleNet's change of channels."""
-    n, c, h, w = x.shape
-    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-
-
 def pooled_channels(z: Tensor) -> Tensor:
     return functional.max_pool1d(z.unsqueeze(1), 2).squeeze(1)
 
@@ -343,7 +337,6 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "every second unit": (between(lambda z: z[:, ::2], read=4), ROWS, "units are taken in steps: aten.slice"),
     "rolling channels": (between_convolutions(lambda z: z.roll(1, 1)), IMAGES, "aten.roll"),
     "reversing channels": (between_convolutions(lambda z: z.flip(1)), IMAGES, "aten.flip"),
-    "shuffling channels": (between_convolutions(shuffled), IMAGES, "aten.(view|transpose|reshape)"),
     "sums of ever more channels": (between_convolutions(lambda z: z.cumsum(1)), IMAGES, "aten.cumsum"),
     "differences of neighbouring units": (between(lambda z: z.diff(dim=-1), read=7), ROWS, "aten.diff"),
     "pooling over channels": (between(pooled_channels, read=4), ROWS, "aten.max_pool1d"),

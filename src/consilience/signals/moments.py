@@ -127,7 +127,8 @@ def cross_validated(
     penalties = torch.maximum(STRENGTHS[:, None] * values.mean(-1, keepdim=True), moments.rounding)
     inverse = 1 / (values + penalties)  # (..., strengths, n_x)
     rotated = cross @ vectors
-    explained = (rotated.square().sum(-2, keepdim=True) * (values + 2 * penalties) * inverse.square()).sum(-1)
+    squares = rotated.square().sum(-2, keepdim=True) * inverse  # of what is constant 0, not 0 · ∞
+    explained = (squares * ((values + 2 * penalties) * inverse)).sum(-1)
     unexplained = (variance.sum(-1, keepdim=True) - explained).clamp(min=0) + rounding
     nothing = variance.sum(-1, keepdim=True) + rounding
     left = 1 - (int(intercept) + torch.cat([0 * penalties[..., :1, 0], (values * inverse).sum(-1)], -1)) / n

@@ -203,7 +203,9 @@ class Architecture:
     def pointwise(self, layer: str) -> bool:
         """Whether a layer is written once and read in one place, and what lies between is elementwise."""
         written, read = self.written(layer), self.read(layer)
-        if len(written) != 1 or len(read) != 1 or read[0].block != 1 or read[0].before or written[0].before:
+        if len(written) != 1 or len(read) != 1 or read[0].block != 1:
+            return False
+        if any(axis.before or axis.step for axis in (*written, *read)):
             return False
         between = self.program.needed([read[0].name], [written[0].name]) - {written[0].name}
         return between <= self.elementwise

@@ -38,6 +38,8 @@ class Axis:
     block: int = 1  # entries of each unit, next to each other
     before: tuple[Section, ...] = ()  # what precedes along the dimension
     inside: int = 1  # rows of each unit, each of block / inside entries
+    step: int = 0  # where units alternate with those of other layers, of as many units: entries from one to the next
+    at: int = 0  # entries before this layer's in each step
 
     def span(self, widths: Mapping[str, int]) -> tuple[int, int, int]:
         """Return where the stretch begins, its rows, and the entries of each."""
@@ -49,8 +51,10 @@ class Axis:
     def take(self, tensor: Tensor, widths: Mapping[str, int]) -> Tensor:
         """Return a view in which ``dim`` indexes the rows and ``dim + 1`` the entries of each."""
         offset, units, block = self.span(widths)
-        stretch = tensor.narrow(self.dim, offset, units * block)
-        return stretch.view(*stretch.shape[: self.dim], units, block, *stretch.shape[self.dim + 1 :])
+        reach = self.step or block
+        stretch = tensor.narrow(self.dim, offset, units * reach)
+        steps = stretch.view(*stretch.shape[: self.dim], units, reach, *stretch.shape[self.dim + 1 :])
+        return steps.narrow(self.dim + 1, self.at, block)
 
     def put(self, tensor: Tensor, widths: Mapping[str, int], part: Tensor) -> Tensor:
         """Return the tensor with ``part``, of the shape that `take` gives, in the stretch."""

@@ -5,6 +5,7 @@ See `consilience.units.walk`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,10 +15,31 @@ from consilience.units.maps import Factor, Kernel, Norm
 
 
 class Run(NamedTuple):
-    """Units of one group, or fixed features, along a dimension: see `consilience.units.axes.Section`."""
+    """Units of one group, or fixed features, along a dimension: see `consilience.units.axes.Section`.
+
+    After a channel shuffle, units of several groups alternate: their runs follow each other, the first at 0.
+    """
 
     group: int | None
     block: int
+    step: int = 0  # where units alternate with those of other groups: entries from one unit to the next
+    at: int = 0  # entries before this run's in each step
+
+    @property
+    def reach(self) -> int:
+        """Entries from one unit to the next."""
+        return self.step or self.block
+
+
+def together(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Return the runs along a dimension, with those whose units alternate in one tuple."""
+    result = list[tuple[Run, ...]]()
+    for run in runs:
+        if run.at:
+            result[-1] += (run,)
+        else:
+            result.append((run,))
+    return result
 
 
 Label = dict[int, tuple[Run, ...]]  # dimension of a value → the runs along it, in order; other dimensions are fixed
@@ -41,11 +63,11 @@ class Draft:
     name: str
     weight: str
     bias: str | None
-    inputs: tuple[Run, ...]  # what it reads along the dimension; of a map per unit, up to the units that it reads
+    inputs: tuple[Run, ...]  # all along the dimension that it reads; a map per unit reads the one at `place`
     input: tuple[str, int]  # value and dimension
     output: tuple[str, int]
     group: int  # what it writes
-    before: tuple[Run, ...] = ()  # what precedes that along the output's dimension
+    along: tuple[Run, ...] = ()  # all along the output's dimension, by default this group alone
     kernel: Kernel | None = None
     norm: Norm | None = None
     per_unit: bool = False
@@ -54,6 +76,15 @@ class Draft:
     shift: float = 0.0
     factors: tuple[Factor, ...] = ()
     scaled: Norm | None = None
+
+    def __post_init__(self) -> None:
+        """Let the group be alone along the output's dimension, if nothing else is said."""
+        self.along = self.along or (Run(self.group, 1),)
+
+    @property
+    def place(self) -> int:
+        """Which of the runs along the output's dimension it writes."""
+        return [run.group for run in self.along].index(self.group)
 
 
 class Normed(NamedTuple):

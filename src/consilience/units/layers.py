@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from consilience.errors import TracingError
 from consilience.units.architecture import Architecture, Layer
 from consilience.units.axes import Axis, Section
-from consilience.units.drafts import Draft, Label, Normed, Run
+from consilience.units.drafts import Draft, Label, Normed, Run, together
 from consilience.units.grouped import Statistic, statistic_of
 from consilience.units.maps import Map
 from consilience.units.operations import HANDLERS, piles, sections
@@ -106,19 +106,15 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
     maps = tuple(_map(walk, draft, names) for draft in walk.drafts)
     _check_unread(walk, maps, [names[head] for head in heads])
     divided = dict[tuple[str, int], tuple[Section, ...]]()
-    for m in maps:
-        sections = (*m.output.before, (m.writes, m.output.block))
-        for parameter in m.parameters:  # of several maps, the last has all sections
+    for m, draft in zip(maps, walk.drafts, strict=True):
+        sections = _sections(draft.along, names)
+        for parameter in m.parameters:
             if parameter not in m.others:
                 divided[parameter, m.dim if parameter == m.weight else 0] = sections
         if not m.per_unit and (m.reads or m.fitted):
-            divided[m.weight, 1 - m.dim] = tuple((axis.layer, axis.block) for axis in m.inputs)
+            divided[m.weight, 1 - m.dim] = _sections(draft.inputs, names)
     used = {name for m in maps for name in m.parameters}
     cuts = (*walk.cuts, *_returned_by_modules(walk))
-
-    def sections_of(runs: Sequence[Run]) -> tuple[Section, ...]:
-        return tuple((None if run.group is None else names[run.group], run.block) for run in runs)
-
     return Architecture(
         layers=layers,
         maps=maps,
@@ -131,7 +127,7 @@ def _architecture(walk: Walk, tail: Tail) -> Architecture:
         kept=tuple(name for name in program.parameters.values() if name not in used),
         crossing=tuple(dict.fromkeys(walk.crossing)),
         elementwise=frozenset(walk.elementwise),
-        cuts=tuple((path, tuple(map(sections_of, parts))) for path, parts in dict.fromkeys(cuts)),
+        cuts=tuple((path, tuple(_sections(runs, names) for runs in parts)) for path, parts in dict.fromkeys(cuts)),
         statistics=_of_one_norm([_statistic(walk, maps, normed, names) for normed in walk.statistics]),
     )
 
@@ -206,16 +202,28 @@ def _families(walk: Walk) -> dict[int, int]:
 
 
 def _map(walk: Walk, draft: Draft, names: Mapping[int, str]) -> Map:
-    def sections(runs: Sequence[Run]) -> list[Section]:
-        return [(None if run.group is None else names[run.group], run.block) for run in runs]
-
-    read, rows = sections(draft.inputs), [walk.inside(run) for run in draft.inputs]
-    inputs = tuple(Axis(*draft.input, *section, tuple(read[:i]), rows[i]) for i, section in enumerate(read))
-    inputs = inputs[-1:] if draft.per_unit else inputs
+    inputs = tuple(_axes(draft.input, draft.inputs, [walk.inside(run) for run in draft.inputs], names))
+    inputs = inputs[draft.place : draft.place + 1] if draft.per_unit else inputs
     inside = walk.groups[draft.group].inside
-    output = Axis(*draft.output, names[draft.group], inside, tuple(sections(draft.before)), inside)
+    output = [*_axes(draft.output, draft.along, [inside] * len(draft.along), names)][draft.place]
     kind = (draft.kernel, draft.norm, draft.per_unit, draft.fitted, draft.dim, draft.shift, draft.factors, draft.scaled)
     return Map(draft.name, draft.weight, draft.bias, inputs, output, *kind)
+
+
+def _axes(place: tuple[str, int], runs: Sequence[Run], rows: Sequence[int], names: Mapping[int, str]) -> Iterator[Axis]:
+    """Yield where the units of each of some runs lie along a dimension of a value."""
+    before, of_run = list[Section](), iter(rows)
+    for beside in together(runs):
+        for run in beside:
+            layer = None if run.group is None else names[run.group]
+            yield Axis(*place, layer, run.block, tuple(before), next(of_run), run.step, run.at)
+        before += _sections(beside, names)
+
+
+def _sections(runs: Sequence[Run], names: Mapping[int, str]) -> tuple[Section, ...]:
+    """Layers and fixed features along a dimension; of layers whose units alternate, the first stands for all."""
+    first = (beside[0] for beside in together(runs))
+    return tuple((None if run.group is None else names[run.group], run.reach) for run in first)
 
 
 def _statistic(walk: Walk, maps: Sequence[Map], normed: Normed, names: Mapping[int, str]) -> Statistic:

@@ -216,6 +216,10 @@ class Map:
             parts = zip(weights.parts, blocks, strict=True)
             wide = [part.reshape(len(part), part.shape[1] * block, -1) for part, block in parts]
             matrix = torch.cat(wide, dim=1) if len(wide) > 1 else wide[0]
+            if any(axis.step for axis in self.inputs):
+                for axis, part in zip(self.inputs, weights.parts, strict=True):
+                    place = replace(axis, dim=1).take(matrix, widths)
+                    place.copy_(part.reshape(place.shape))
         for factor in self.factors:
             if factor.parameter is None:
                 number = factor.of(state).reshape(())
@@ -268,10 +272,7 @@ class Map:
 
     def _parts(self, weight: Tensor, widths: Mapping[str, int]) -> tuple[Tensor, ...]:
         """Split a weight (u, entries read, s), or patches (r, entries read, s), by what is read."""
-        spans = [axis.span(widths) for axis in self.inputs]
-        return tuple(
-            weight.narrow(1, start, units * block).reshape(len(weight), units, -1) for start, units, block in spans
-        )
+        return tuple(replace(axis, dim=1).take(weight, widths).flatten(2) for axis in self.inputs)
 
     def _part_of(self, parameter: str, state: Mapping[str, Tensor], widths: Mapping[str, int]) -> Tensor:
         """The entries of a parameter that belong to the units written: (u, ...)."""

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, fx
 
 from consilience.errors import TracingError
-from consilience.units.drafts import Draft, Group, Label, Normed, Run, Spread
+from consilience.units.drafts import Draft, Group, Label, Normed, Run, Spread, together
 from consilience.units.maps import Norm
 from consilience.units.program import Program
 
@@ -138,6 +138,10 @@ class Walk:
         if any(draft.per_unit and draft.group in family for draft in self.drafts):  # what it reads would stay as it is
             return False
 
+        every = (run for label in self.labels.values() for runs in label.values() for run in runs)
+        if any(run.step and run.group in family for run in every):
+            return False
+
         def coarser(runs: tuple[Run, ...]) -> tuple[Run, ...]:
             return tuple(Run(run.group, run.block * inside) if run.group in family else run for run in runs)
 
@@ -151,13 +155,14 @@ class Walk:
             self.piled[value] = along, [{dim: coarser(runs) for dim, runs in label.items()} for label in parts]
         self.cuts = [(path, tuple(map(coarser, parts))) for path, parts in self.cuts]
         for draft in self.drafts:
-            draft.before = coarser(draft.before)
+            draft.along = coarser(draft.along)
         return True
 
-    def divide(self, group: int, n: int) -> bool:
+    def divide(self, group: int, n: int, *, alternate: bool = False) -> bool:
         """Cut the units of a group, and of all that are joined or tied to it, into n equal parts.
 
-        Each part is a layer of its own, and the parts are tied. Returns False if they cannot be cut.
+        Each part is a layer of its own, and the parts are tied; with ``alternate``, part i has the units i, i + n, ….
+        Returns False if they cannot be cut.
         """
         family = self._family(group)
         drafts = [draft for draft in self.drafts if draft.group in family]
@@ -178,8 +183,15 @@ class Walk:
         self.tied += [(new, g) for g in parts if g not in self.joined for new in parts[g][1:]]
 
         def divided(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-            each = ((run, parts.get(-1 if run.group is None else run.group, [run.group])) for run in runs)
-            return tuple(Run(part, run.block) for run, own in each for part in own)
+            result = list[Run]()
+            for beside in together(runs):
+                if beside[0].group not in parts:
+                    result += beside
+                    continue
+                for i, run in itertools.product(range(n), beside):
+                    own = run._replace(group=parts[run.group or 0][i])
+                    result.append(own._replace(step=run.reach * n, at=run.at + i * run.reach) if alternate else own)
+            return tuple(result)
 
         for value, label in self.labels.items():
             self.labels[value] = {dim: divided(runs) for dim, runs in label.items()}
@@ -206,6 +218,10 @@ class Walk:
         """Return how many entries a run has along its dimension."""
         return run.block if run.group is None else run.block * self.groups[self.root(run.group)].width
 
+    def lengths(self, runs: Sequence[Run]) -> list[int]:
+        """Return how many entries runs have along their dimension, those whose units alternate together."""
+        return [sum(map(self.entries, beside)) for beside in together(runs)]
+
     def note_cut(self, node: fx.Node, parts: Sequence[tuple[Run, ...]]) -> None:
         """Note that the module of an operation may keep the sizes of parts of units, which follow layers' widths."""
         self.cuts.append((self.program.module_of(node), tuple(parts)))
@@ -221,16 +237,14 @@ class Walk:
         self, draft: Draft, parts: dict[int, list[int]], divided: Callable[[tuple[Run, ...]], tuple[Run, ...]]
     ) -> list[Draft]:
         """The maps in place of one, where groups that it reads or writes are in parts."""
-        inputs, before = divided(draft.inputs), divided(draft.before)
+        inputs, along = divided(draft.inputs), divided(draft.along)
+        drafts = list[Draft]()
+        for i, g in enumerate(parts.get(draft.group, [draft.group])):
+            name = draft.name if i == 0 else self.groups[g].name
+            drafts.append(replace(draft, name=name, group=g, inputs=inputs, along=along))
         if draft.group not in parts:
-            draft.inputs, draft.before = inputs, before
+            draft.inputs, draft.along = inputs, along
             return [draft]
-        drafts, read = list[Draft](), len(inputs) - len(parts[draft.group])
-        for i, g in enumerate(parts[draft.group]):
-            own = replace(draft, name=draft.name if i == 0 else self.groups[g].name, group=g)
-            own.inputs = inputs[: read + i + 1] if draft.per_unit else inputs
-            own.before = (*before, *(Run(part, 1) for part in parts[draft.group][:i]))
-            drafts.append(own)
         if draft.name in self.crossing:
             self.crossing += [own.name for own in drafts[1:]]
         return drafts
@@ -244,7 +258,7 @@ class Walk:
         if len(first) != len(second):
             return False
         for a, b in zip(first, second, strict=True):
-            if a.group is None or b.group is None:
+            if a.group is None or b.group is None or (a.step, a.at) != (b.step, b.at):
                 return False
             widths = self.groups[a.group].width, self.groups[b.group].width
             if widths[0] != widths[1]:
@@ -305,9 +319,9 @@ class Walk:
     def check_alike(self, node: fx.Node, first: Sequence[Run], second: Sequence[Run]) -> None:
         """Raise if units cannot be paired."""
 
-        def kind(run: Run) -> tuple[int, int | None, int | None]:
+        def kind(run: Run) -> tuple[object, ...]:
             group = None if run.group is None else self.groups[run.group]
-            return (run.block, None, None) if group is None else (run.block, group.width, group.inside)
+            return (*run[1:], None, None) if group is None else (*run[1:], group.width, group.inside)
 
         a, b = ([kind(run) for run in runs] for runs in (first, second))
         if a != b:

@@ -29,6 +29,7 @@ from consilience.units.operations import (
     combinations,
     elementwise,
     embedding,
+    piles,
     pooling,
     sections,
     shapes,
@@ -45,6 +46,7 @@ HANDLERS: dict[object, Handler] = {
     **combinations.HANDLERS,
     **shapes.HANDLERS,
     **sections.HANDLERS,
+    **piles.HANDLERS,
     **attention.HANDLERS,
     **embedding.HANDLERS,
 }

@@ -113,7 +113,7 @@ def transposed_linear(walk: Walk, node: fx.Node, value: fx.Node, weight: fx.Node
     draft = mix_units(walk, node, (value, last), n_dims(node) - 1, weight, bias, dim=of_units)
     if others:
         walk.crossing.append(draft.name)
-    return {**others, last: (Run(draft.group, 1),)}
+    return {**others, last: draft.along}
 
 
 def _pair(walk: Walk, node: fx.Node, first: tuple[Run, ...], second: tuple[Run, ...]) -> None:

@@ -10,6 +10,7 @@ from torch import fx
 from torch.ops import aten
 
 from consilience.units.drafts import Label
+from consilience.units.operations import piles
 from consilience.units.operations.embedding import only_value, promote_row
 from consilience.units.trace import DROPOUTS
 from consilience.units.walk import UNSUPPORTED, Walk
@@ -44,9 +45,11 @@ def activation(name: str) -> Callable[[Walk, fx.Node], Label]:
 
 def identity(walk: Walk, node: fx.Node) -> Label:
     """An operation that leaves every value where it is, as dropout does in eval mode."""
-    label = walk.labels[only_value(walk, node)]
+    value = only_value(walk, node, piled=node.target in piles.COPIES)
+    if value in walk.piled:
+        walk.piled[node] = walk.piled[value]
     walk.elementwise.add(node.name)
-    return label
+    return walk.labels[value]
 
 
 def cast(walk: Walk, node: fx.Node) -> Label:

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from torch import Tensor, fx
 from torch.ops import aten
 
-from consilience.units.drafts import Label, Run
+from consilience.units.drafts import Label, Run, together
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import UNSUPPORTED, Walk, n_dims, size
 
 MOST = 16  # layers into which units are divided for a cut
 CURE = "cut units into equal parts, or use a layer for each part"
+SHUFFLED = "give a stage of at most 5 blocks that shuffle and halve channels a multiple of 2^blocks of them"
 ALONE = "use each layer before they are put side by side"
 
 
@@ -212,22 +213,29 @@ def _pile(value: Tensor, shape: object, *, sizes: Sequence[int]) -> Tensor:
 def align(walk: Walk, node: fx.Node, values: Sequence[fx.Node], dims: Sequence[int]) -> None:
     """Divide the units along a dimension of each value where those of another are divided: they are paired next."""
     every = [walk.label(value)[dim] for value, dim in zip(values, dims, strict=True)]
-    places = {place for runs in every for place in itertools.accumulate(map(walk.entries, runs))}
+    places = {place for runs in every for place in itertools.accumulate(walk.lengths(runs))}
     if len({sum(map(walk.entries, runs)) for runs in every}) == 1 and len({len(runs) for runs in every}) > 1:
         for value, dim in zip(values, dims, strict=True):
             _divide(walk, node, value, dim, sorted(places))
 
 
 def _divide(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Sequence[int]) -> None:
-    """Divide the layers in which a bound lies."""
+    """Divide the layers in which a bound lies, one after the other: those that are tied follow."""
+    while (cut := _first_cut(walk, walk.label(value)[dim], bounds)) is not None:
+        run, n = cut
+        if n > MOST or run.group is None or not walk.divide(run.group, n):
+            raise walk.error("units are cut that cannot be divided", node, SHUFFLED if run.step else CURE)
+
+
+def _first_cut(walk: Walk, runs: Sequence[Run], bounds: Sequence[int]) -> tuple[Run, int] | None:
+    """The first run of units in which bounds lie, and into how many equal parts it must be divided there."""
     start = 0
-    for run in walk.label(value)[dim]:
-        length = walk.entries(run)
+    for (run, *_), length in zip(together(runs), walk.lengths(runs), strict=True):
         inside = [place - start for place in bounds if start < place < start + length]
+        if inside and run.group is not None:
+            return run, length // math.gcd(length, *inside)
         start += length
-        n = length // math.gcd(length, *inside)
-        if run.group is not None and inside and (n > MOST or not walk.divide(run.group, n)):
-            raise walk.error("units are cut that cannot be divided", node, CURE)
+    return None
 
 
 def cut_units(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Sequence[int]) -> list[tuple[Run, ...]]:
@@ -239,12 +247,20 @@ def cut_units(walk: Walk, node: fx.Node, value: fx.Node, dim: int, bounds: Seque
     if any(run.group is None for run in runs):
         raise walk.error(message, node, ALONE)
     several = len({walk.first_tied(run.group) for run in runs if run.group is not None}) > 1
-    if several and len({run.block for run in runs}) > 1:
+    if several and len({run.reach for run in runs}) > 1:
         raise walk.error(message, node, ALONE)
-    places = [0, *itertools.accumulate(map(walk.entries, runs))]
+    places = [0, *itertools.accumulate(walk.lengths(runs))]
     _divide(walk, node, value, dim, range(0, places[-1] + 1, math.gcd(*places, *bounds)) if several else bounds)
     runs = walk.label(value)[dim]
-    places = [0, *itertools.accumulate(map(walk.entries, runs))]
-    if (several and not walk.pair(runs[:1] * len(runs), runs)) or not {*bounds} <= {*places}:
+    places = [0, *itertools.accumulate(walk.lengths(runs))]
+    paired = not several or walk.pair(tuple(run._replace(group=runs[0].group) for run in runs), runs)
+    if not paired or not {*bounds} <= {*places}:
         raise walk.error(message, node, ALONE)
-    return [runs[places.index(first) : places.index(last)] for first, last in itertools.pairwise(bounds)]
+    return between(walk, runs, bounds)
+
+
+def between(walk: Walk, runs: Sequence[Run], bounds: Sequence[int]) -> list[tuple[Run, ...]]:
+    """Return the runs between neighbouring bounds, at which runs end."""
+    places, beside = [0, *itertools.accumulate(walk.lengths(runs))], together(runs)
+    stretches = (beside[places.index(first) : places.index(last)] for first, last in itertools.pairwise(bounds))
+    return [tuple(itertools.chain.from_iterable(stretch)) for stretch in stretches]

@@ -12,12 +12,11 @@ from torch.ops import aten
 
 from consilience.units.drafts import Label, Run
 from consilience.units.operations.embedding import only_value
-from consilience.units.operations.piles import flatten_branches, pile_branches
+from consilience.units.operations.piles import SWAPS, flatten_branches, order_of, pile_branches
 from consilience.units.operations.sections import is_all, part_of_units, pile, take
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, n_dims, size
 
-SWAPS = (aten.transpose.int, aten.swapaxes.default, aten.swapdims.default)
 SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # they have the new sizes as argument
 PRODUCTS = (aten.matmul.default, aten.mm.default, aten.addmm.default)
 ROTARY = (aten.add.Tensor, aten.mul.Tensor, aten.neg.default, aten.cat.default, aten.slice.Tensor, aten.chunk.default)
@@ -54,9 +53,9 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
         if len(runs) == 1 and runs[0].group is not None and rest == 1 and divisor > runs[0].block:
             walk.refine(runs[0].group, divisor // runs[0].block)  # units of several rows, as heads are
             runs = walk.labels[value][carrying[0]]
-        if any((run.block * rest) % divisor for run in runs):
+        if any((entries * rest) % divisor for run in runs for entries in run[1:]):
             raise walk.error("the units of a layer are divided", node)
-        result[targets[0]] = tuple(Run(run.group, run.block * rest // divisor) for run in runs)
+        result[targets[0]] = tuple(Run(run.group, *(entries * rest // divisor for entries in run[1:])) for run in runs)
         units[targets[0]] = (sources, divisor)
     if node.target in SIZED:
         walk.functions[node.name] = functools.partial(_reshape_units, units=units)
@@ -85,15 +84,7 @@ def permute(walk: Walk, node: fx.Node) -> Label:
     if _turns_weight(walk, node):
         return {}
     value = only_value(walk, node, piled=True)
-    order = list(range(n_dims(value)))
-    if node.target in SWAPS:
-        a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
-        order[a], order[b] = b, a
-    elif node.target is aten.movedim.int:
-        a, b = (d % len(order) for d in walk.arguments(node, 3)[1:])
-        order.insert(b, order.pop(a))
-    else:
-        order = [d % len(order) for d in walk.arguments(node, 2)[1]]
+    order = order_of(walk, node)
     if value in walk.piled:
         along, labels = walk.piled[value]
         labels = [{order.index(d): runs for d, runs in label.items()} for label in labels]

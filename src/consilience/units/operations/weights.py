@@ -38,12 +38,11 @@ def linear(walk: Walk, node: fx.Node) -> Label:
     last = n_dims(value) - 1
     draft = mix_units(walk, node, (value, last), last, weight, bias)
     others = {dim: runs for dim, runs in walk.label(value).items() if dim != last}
-    parts = [own for own in walk.drafts if own.weight == draft.weight and not own.per_unit]  # of a weight cut before
     if others:
         walk.crossing.append(draft.name)
         if bias is not None:
             walk.record(others, "shift")
-    return {**others, last: tuple(Run(own.group, walk.groups[own.group].inside) for own in parts)}
+    return {**others, last: draft.along}
 
 
 def convolution(walk: Walk, node: fx.Node) -> Label:
@@ -61,7 +60,7 @@ def convolution(walk: Walk, node: fx.Node) -> Label:
     if groups in (None, 1):
         draft = mix_units(walk, node, (value, 1), 1, weight, bias)
         draft.kernel = draft.kernel or kernel
-        return {1: (Run(draft.group, 1),)}
+        return {1: draft.along}
     if groups == size(value, 1) == size(weight, 0) and _is_one_kernel(walk, weight, bias):
         walk.functions[node.name] = functools.partial(_depthwise_alike, target)
         return walk.pass_through(node, "avg_pool")
@@ -89,7 +88,7 @@ def transposed_convolution(walk: Walk, node: fx.Node) -> Label:
     zeros = tuple((r - c, r - c + a) for r, c, a in zip(reach, cut, added, strict=True))
     draft = mix_units(walk, node, (value, 1), 1, weight, bias, dim=1)
     draft.kernel = draft.kernel or Kernel(shape, (1,) * dims, zeros, steps, spread)
-    return {1: (Run(draft.group, 1),)}
+    return {1: draft.along}
 
 
 def batch_norm(walk: Walk, node: fx.Node) -> Label:
@@ -274,23 +273,25 @@ def scale_units(
         raise walk.error("a weight of its own for each input feature", node)
     again = [draft for draft in walk.drafts if draft.per_unit and draft.weight == name and draft.bias == bias_name]
     if again and len(again) == len(runs):  # the module is used again
-        earlier = [draft.inputs[-1] for draft in again]
+        earlier = [draft.inputs[draft.place] for draft in again]
         walk.check_alike(node, earlier, runs)
         walk.join(earlier, runs)
-        return walk.label(value) | {dim: tuple(Run(draft.group, 1) for draft in again)}
+        return walk.label(value) | {dim: again[0].along}
     walk.check_unused(node, name, bias_name)
     places, new = ((value.name, dim), (node.name, dim)), list[Run]()
     layer = layer_name(walk, name)
     for i, run in enumerate(runs):
         assert run.group is not None
         source = walk.groups[walk.root(run.group)]
-        own = layer if i == 0 else walk.unique(f"{layer}[{source.name}]")
-        group = walk.new_group(own, source.width)
+        group = walk.new_group(layer if i == 0 else walk.unique(f"{layer}[{source.name}]"), source.width)
         walk.tied.append((group, run.group))
-        draft = Draft(own, name, bias_name, runs[: i + 1], *places, group, tuple(new), kernel, norm, per_unit=True)
+        new.append(run._replace(group=group))
+    for run in new:
+        assert run.group is not None
+        own = walk.groups[run.group].name
+        draft = Draft(own, name, bias_name, runs, *places, run.group, tuple(new), kernel, norm, per_unit=True)
         draft.fitted, draft.dim, draft.shift = fitted, weight_dim, shift
         walk.drafts.append(draft)
-        new.append(Run(group, 1))
     if len(runs) == 1:
         walk.sources[node] = walk.drafts[-1]
     return walk.label(value) | {dim: tuple(new)}
