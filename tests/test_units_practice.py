@@ -447,6 +447,35 @@ def test_a_convolution_in_groups_is_one_of_all_channels() -> None:
     assert torch.allclose(nn.functional.conv2d(x, whole), grouped(x), atol=1e-6)
 
 
+class Mixture(nn.Module):
+    """Experts, weighed by a softmax of gates."""
+
+    def __init__(self, weigh: Callable[[Tensor, Sequence[Tensor]], Tensor]) -> None:
+        super().__init__()
+        self.weigh, self.first, self.gate, self.last = weigh, nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+        self.experts = nn.ModuleList([nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 8)) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        return self.last(h + self.weigh(self.gate(h).softmax(-1), [expert(h) for expert in self.experts]))
+
+
+@pytest.mark.parametrize(
+    "weigh",
+    [
+        lambda gates, each: sum(gates[:, i : i + 1] * y for i, y in enumerate(each)),
+        lambda gates, each: (gates.unsqueeze(-1) * torch.stack(each, 1)).sum(1),
+        lambda gates, each: torch.bmm(gates.unsqueeze(1), torch.stack(each, 1)).squeeze(1),
+    ],
+)
+def test_gates_of_experts_keep_their_index(weigh: Callable[[Tensor, Sequence[Tensor]], Tensor]) -> None:
+    population = Population.from_modules([Mixture(weigh), Mixture(weigh)], ROWS[:16])
+    names = {layer.name: layer.interchangeable for layer in population.architecture.layers}
+    assert names == {"first": True, "gate": False, **{f"experts.{i}.0": True for i in range(3)}, "last": False}
+    with pytest.raises(InputError, match="got layers 'gate', which weigh experts, of which each member has its own"):
+        Census(n_resamples=0).fit(population, ROWS)
+
+
 @pytest.mark.parametrize(
     ("make", "x", "text"),
     [

@@ -109,7 +109,13 @@ def check_side_by_side(population: Population) -> None:
     if architecture.crossing:
         names = ", ".join(map(repr, architecture.crossing))
         raise InputError(f"each weight must be of one layer's units, got {names} shared with another layer", cure=cure)
-    fixed = [n.name for n in architecture.layers if not n.interchangeable and n.name not in architecture.heads]
+    fixed = [n for n in architecture.layers if not n.interchangeable and n.name not in architecture.heads]
     if fixed:
-        got = ", ".join(f"'{name}'" for name in fixed) + ", which add to the inputs or multiply with a fixed mask"
+        gates = any("softmax" in layer.activations for layer in fixed)
+        why = (
+            "weigh experts, of which each member has its own"
+            if gates
+            else "add to the inputs or multiply with a fixed mask"
+        )
+        got = f"{', '.join(repr(layer.name) for layer in fixed)}, which {why}"
         raise InputError(f"units of every hidden layer must be interchangeable, got layers {got}", cure=cure)

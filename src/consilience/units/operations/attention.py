@@ -7,6 +7,8 @@ reads is the values, averaged over positions.
 
 from __future__ import annotations
 
+import operator
+
 from torch import fx
 from torch.ops import aten
 
@@ -17,6 +19,12 @@ from consilience.units.operations.weights import mix_units
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, n_dims, size
 
 SOFTMAX = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
+MULTIPLY = (aten.mul.Tensor, aten.matmul.default, aten.bmm.default)
+TAKEN = (
+    *(aten.unsqueeze.default, aten.view.default, aten.reshape.default, aten.expand.default, aten.unbind.int),
+    *(aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.chunk.default, operator.getitem),
+    *(aten.transpose.int, aten.permute.default, aten.contiguous.default, aten.clone.default),
+)
 OTHERS = "write q, k and v as (n, heads, positions, features), each from a weight of its own"
 SEVERAL = "one head alone is told from its features by a reshape to (n, positions, heads, features)"
 
@@ -89,12 +97,28 @@ def product(walk: Walk, node: fx.Node) -> Label:
 
 
 def softmax(walk: Walk, node: fx.Node) -> Label:
-    """``softmax(value, dim)`` over positions, or over parts of units."""
+    """``softmax(value, dim)`` over positions, or over parts of units; or over units, which are then gates of experts.
+
+    Each expert has its own weights, so that gates keep their index.
+    """
     value = walk.only_value(node, piled=True)
-    walk.check_fixed(node, value, [int(walk.arguments(node, 2)[1]) % n_dims(value)])
+    dim = int(walk.arguments(node, 2)[1]) % n_dims(value)
+    gates = walk.label(value).get(dim, ()) if value not in walk.piled and _only_multiplies(node) else ()
+    if gates and all(run.block == 1 and run.group is not None and walk.groups[run.group].inside == 1 for run in gates):
+        walk.fix(gates)
+        return {d: runs for d, runs in walk.record(walk.label(value), "softmax").items() if d != dim}
+    walk.check_fixed(node, value, [dim])
     if value in walk.piled:
         return pass_branches(walk, node, value, "softmax")
     return walk.pass_through(node, "softmax")
+
+
+def _only_multiplies(node: fx.Node) -> bool:
+    """Whether all that is done with a value, or its parts, is to multiply others by it."""
+    targets = {user: user.target for user in node.users}
+    return bool(targets) and all(
+        target in MULTIPLY or (target in TAKEN and _only_multiplies(user)) for user, target in targets.items()
+    )
 
 
 def addmm(walk: Walk, node: fx.Node) -> Label:
