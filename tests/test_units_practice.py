@@ -441,6 +441,22 @@ def test_what_is_written_out_is_read_from_checkpoints_and_saved(name: str, tmp_p
     )
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_weights_computed_of_a_checkpoint_are_stored(stored: bool, tmp_path: Path) -> None:
+    nets, x = members("weight that is standardized")
+    population = Population.from_modules(nets, x[:16])
+    states = [member.module if stored else net for member, net in zip(population, nets, strict=True)]
+    for k in (0, 2):
+        torch.save({"model": states[k].state_dict()}, tmp_path / f"{k}.pt")
+    template = NETWORKS["weight that is standardized"][0](4)
+    loaded = Population.from_directory(tmp_path, template, x[:16])
+    assert torch.allclose(loaded.logits(x), population.logits(x)[[0, 2]], atol=1e-5)
+    torch.save(nets[1].state_dict(), tmp_path / "1.pt")
+    text = r"1.pt: the file must have .*, as layers compute weights .*, got .*; load each file into a module"
+    with pytest.warns(UserWarning, match=text):
+        assert len(Population.from_directory(tmp_path, template, x[:16])) == 2
+
+
 def test_a_convolution_in_groups_is_one_of_all_channels() -> None:
     grouped, x = nn.Conv2d(6, 4, 3, groups=2, bias=False), torch.randn(2, 6, 5, 5)
     whole = _of_all_channels(grouped.weight, 2)
@@ -586,6 +602,15 @@ def test_a_layer_that_does_more_than_compute_its_weight_is_not_replaced(more: st
     store_computed(stored)
     assert type(stored) is (Scaled if more else nn.Linear)
     torch.testing.assert_close(stored(x), layer(x))
+
+
+def test_a_parameter_used_outside_of_the_layer_that_computes_its_weight_is_named() -> None:
+    nets = [Small(lambda m, x: m.c(m.a(x) * m.a.scale[:, 0]), a=Scaled(""), c=nn.Linear(8, 3)) for _ in range(2)]
+    text = (
+        r"'a.scale' of member 0 \(Small\) must be used by its own layer alone, got a use \(test_units_practice.py:\d+\)"
+    )
+    with pytest.raises(InputError, match=text):
+        Population.from_modules(nets, ROWS)
 
 
 def test_one_of_several_numbers_is_refused_by_name() -> None:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ from consilience.store import check_tensor
 from consilience.store.config import CONFIG
 from consilience.store.network import norms_in
 from consilience.units.architecture import Architecture
+from consilience.units.computed import computes_weights
 from consilience.units.follow import find_layers
 from consilience.units.inputs import inputs_of, one_tensor
-from consilience.units.modules import as_example, plain_copy
+from consilience.units.modules import as_example, plain_copy, unwrapped
 from consilience.units.outputs import Pick
 from consilience.units.resize import fill
 from consilience.units.written_out import write_out, written_out
@@ -62,7 +64,9 @@ def import_checkpoints(
     names = _checkpoints(folder)
     _check_plain_norms(folder)
     example = example_input if are_several(example_input) else as_example(example_input)
-    template = plain_copy(make_module(module), "module")
+    whole = unwrapped(make_module(module), "module")
+    template = plain_copy(whole, "module")
+    computing = whole if computes_weights(whole) else None
     x = as_example(one_tensor([template], example))
     inputs = inputs_of(template)
     dtype = x.dtype if x.is_floating_point() and inputs is None else torch.get_default_dtype()
@@ -74,7 +78,8 @@ def import_checkpoints(
     steps: dict[str, dict[str, str]] = {}
     for name in names:
         with account.of(name):
-            state, steps[name] = _converted(find_state(_read(folder / name), template, key), dtype)
+            found = _found(_read(folder / name), template, computing, key)
+            state, steps[name] = _converted(found, dtype)
             modules[name] = _filled(template, architecture, state)
     members: dict[str, Member] = {}
     for name, filled in modules.items():
@@ -104,6 +109,28 @@ def _check_plain_norms(folder: Path) -> None:
         got = f"groups of units, as at full width, at {', '.join(map(repr, norms))}"
         cure = "consilience.load_network(directory, module) reads it, into a module of the same widths"
         raise InputError(f"{folder} must have networks with plain norms, got {got}", cure=cure)
+
+
+def _found(content: object, template: nn.Module, computing: nn.Module | None, key: str | None) -> FoundState:
+    """The state dict of the template in a file, or that of a module which computes weights of it, with these stored."""
+    if computing is None:
+        return find_state(content, template, key)
+    try:
+        found = find_state(content, computing, key)
+    except ArtefactError:
+        return find_state(content, template, key)
+    expected = computing.state_dict()
+    if any(name not in found.state and not name.endswith("num_batches_tracked") for name in expected):
+        return find_state(content, template, key)  # as copies here have it
+    own = copy.deepcopy(computing)
+    for name, value in found.state.items():
+        if name in expected and value.shape != expected[name].shape:
+            wanted = f"'{name}' of shape {tuple(expected[name].shape)}, as layers compute weights in their forward pass"
+            cure = "load each file into a module of its widths, and pass the modules to Population.from_modules"
+            raise ArtefactError(f"{SOURCE} must have {wanted}, got {tuple(value.shape)}", cure=cure)
+    own.load_state_dict({name: value for name, value in found.state.items() if name in expected}, strict=False)
+    others = {name: value for name, value in found.state.items() if name not in expected}
+    return replace(found, state=plain_copy(own, SOURCE).state_dict() | others)
 
 
 def _filled(template: nn.Module, architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:

@@ -102,7 +102,8 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
     differences = _differences(shapes_of(inside.state_dict()), shapes_of(artefact.tensors))
     if differences:
         wanted = f"{source} must hold the parameters of a {type(module).__name__}"
-        raise ArtefactError(f"{wanted}, got {differences}", cure="pass a module like the one that was saved")
+        cure = "pass a module like the one that was saved, or read it by Population.from_directory, at any widths"
+        raise ArtefactError(f"{wanted}, got {differences}", cure=cure)
     norms = norms_in(artefact.config.get("net"), f"net in {artefact.directory / CONFIG}")
     spare = groupings(inside).keys() - norms.keys()
     if spare:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from consilience.units.forward import eval_mode
+from consilience.units.forward import COMPUTED_FROM, eval_mode
 
 CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
 PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -28,7 +28,7 @@ def store_computed(part: nn.Module) -> None:
     kind = next((kind for kind in PLAIN if isinstance(part, kind)), None)
     if kind is None or type(part) is kind or part._modules or {*part.state_dict()} <= {"weight", "bias"}:
         return
-    inputs = [_inputs(part, more) for more in (0, 1)]
+    names, inputs = {*part._parameters, *part._buffers}, [_inputs(part, more) for more in (0, 1)]
     with eval_mode(part), torch.no_grad():
         noted = [_Weights(x) for x in inputs]
         try:
@@ -51,7 +51,18 @@ def store_computed(part: nn.Module) -> None:
         part.__class__ = kind
         training = part.training
         part.__dict__.clear()
-        part.__dict__.update(vars(plain) | {"training": training})
+        part.__dict__.update(vars(plain) | {"training": training, COMPUTED_FROM: names - {"weight", "bias"}})
+
+
+def computes_weights(module: nn.Module) -> bool:
+    """Whether a module has a layer that `store_computed` replaces, so that its state dict is not that of its copies."""
+    for part in module.modules():
+        if isinstance(part, PLAIN) and type(part) not in PLAIN and not part._modules:
+            stored = copy.deepcopy(part)
+            store_computed(stored)
+            if type(stored) is not type(part):
+                return True
+    return False
 
 
 def _run(part: nn.Module, x: Tensor, weights: _Weights) -> Any:

@@ -150,5 +150,6 @@ def _unlike(network: Any) -> str:
         if name not in theirs or theirs[name].shape != value.shape:
             wanted = tuple(theirs[name].shape) if name in theirs else "nothing"
             got = f"'{name}' of {tuple(value.shape)} where its config has {wanted}"
-            return f"{got}: it needs one width in all blocks, and heads × features of a head = stream"
+            needs = "one width in all blocks, heads × features of a head = stream, and nothing that was written out"
+            return f"{got}: it needs {needs}"
     return ""

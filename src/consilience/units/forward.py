@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from consilience.units.inputs import called
 from consilience.units.outputs import Pick, outputs_in
 from consilience.units.program import Program
 
+COMPUTED_FROM = "computed_from"  # attribute of a layer whose weight is stored: names of what it was computed of
 NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
@@ -64,6 +66,9 @@ def outputs_of(
     except ConsilienceError:
         raise
     except Exception as error:
+        if used := _used_outside(function, error):
+            message = f"'{used}' of {name} must be used by its own layer alone, got a use{_line_of(error)}"
+            raise InputError(message, cure="hold it outside of that layer: its weight is stored as computed") from error
         wanted, got = (
             f"{argument} must be inputs that {name} takes",
             f"{type(error).__name__}: {error}{_line_of(error)}",
@@ -85,6 +90,14 @@ def pooled_outputs(module: nn.Module, program: Program) -> Callable[[Tensor], Te
         return lambda x: outputs_in(module(x), program.module_name, program.pick)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return lambda x: program.run(state, x, [program.output])[program.output]
+
+
+def _used_outside(function: object, error: Exception) -> str:
+    """The parameter that is missing as its layer has the weight that it computes of it; empty if none is."""
+    missing = re.search(r"has no attribute '(\w+)'", str(error)) if isinstance(error, AttributeError) else None
+    parts = function.named_modules() if isinstance(function, nn.Module) and missing else ()
+    paths = (path for path, part in parts if missing and missing[1] in getattr(part, COMPUTED_FROM, ()))
+    return next((f"{path}.{missing[1]}" for path in paths if missing), "")
 
 
 def _described(x: Any) -> str:
