@@ -102,6 +102,24 @@ def shuffle(z: Tensor) -> Tensor:
     return z.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
+def shuffled_halves(m: Any, x: Tensor) -> Tensor:
+    first, second = shuffle(m.a(x).relu()).chunk(2, 1)
+    return head(m, shuffle(torch.cat([first, m.mix(second).relu()], 1)))
+
+
+class Mixture(nn.Module):
+    """Three experts, weighed by a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(8, 3)
+        self.experts = nn.ModuleList([nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 8)) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = self.gate(x).softmax(-1)
+        return (gates.unsqueeze(-1) * torch.stack([expert(x) for expert in self.experts], 1)).sum(1)
+
+
 def hidden(m: Any, x: Tensor) -> Tensor:
     return m.a(x).relu()
 
@@ -307,6 +325,7 @@ NETWORKS: dict[str, Small] = {
         IMAGE,
     ),
     "channel shuffle": Small("norms and convolutions", conv(lambda m, x: head(m, shuffle(m.a(x)))), IMAGE),
+    "shuffled halves": Small("norms and convolutions", conv(shuffled_halves, mix=lambda: nn.Conv2d(4, 4, 1)), IMAGE),
     # what cannot be merged, and no proof may let through
     "divided by the root of the width": Small(
         "by design", mlp(lambda m, x: (lambda h: m.b(h / h.shape[-1] ** 0.5))(m.a(x).relu()))
@@ -315,6 +334,7 @@ NETWORKS: dict[str, Small] = {
         "by design", mlp(lambda m, x: (lambda h: m.b(h / h.shape[-1] ** 0.5) - 4e4)(m.a(x).relu()))
     ),
     "mean over samples": Small("by design", mlp(lambda m, x: m.b(m.a(x - x.mean(0)).relu()) - 4e4)),
+    "mixture of experts": Small("by design", mlp(lambda m, x: m.b(m.experts(hidden(m, x)).relu()), experts=Mixture)),
     "softmax over units": Small("by design", mlp(lambda m, x: m.b(m.a(x).softmax(-1)))),
     "LSTM": Small(
         "recurrence",
