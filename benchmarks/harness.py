@@ -266,8 +266,8 @@ def measured(make: Callable[[], Made], limit: int = 0) -> tuple[Made, float, flo
     return made, time.process_time() - began, resident("VmHWM") - before
 
 
-def resident(figure: str) -> float:
-    """Return a figure of the process's resident memory (VmRSS, VmHWM) in megabytes; NaN where it is not known."""
-    status = Path("/proc/self/status")
+def resident(figure: str, process: int | str = "self") -> float:
+    """Return a figure of a process's resident memory (VmRSS, VmHWM) in megabytes; NaN where it is not known."""
+    status = Path(f"/proc/{process}/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(figure)), math.nan)

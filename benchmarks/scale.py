@@ -1,11 +1,13 @@
 """What many tasks, members and units cost: engines, training in blocks, censuses, trees over micro-clusters, kills.
 
-    OMP_NUM_THREADS=1 python benchmarks/scale.py [--data FILE.npz] [--parts engines train census tree layers kills]
+    OMP_NUM_THREADS=1 python benchmarks/scale.py [--data FILE.npz] [--parts engines sleep train workers census …]
 
 - ``engines``: milliseconds of an engine for each task that does nothing, of 300: by the clock, and of the processors
   for driver, scheduler and workers together.
-- ``train``: seconds of ``--members`` members (784-32-32-10 for MNIST), by engine; whether all are the same bytes; peak
-  memory of the driver.
+- ``sleep``: 4 to 64 workers in one process, and ten tasks for each that sleep for a second: what the scheduler adds.
+- ``train``: seconds by the clock of ``--members`` members (784-32-32-10 for MNIST), by engine; whether all are the same
+  bytes; what went over the connections of Dask; peak memory of the driver, and of the largest worker.
+- ``workers``: the same of censuses: of the first ``--members`` of ``--population``, and of 64 convolutional networks.
 - ``census``: the first ``--members`` of the population in ``--population``, opened, their census on 5000 rows, and the
   assembly at twice their width; each number of members in a process of its own. Processor time, and the peak memory
   of the process.
@@ -32,15 +34,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from harness import Part, arguments, measured, resident, run, table, timed
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
@@ -49,7 +54,8 @@ import consilience as cs
 from consilience.clustering import clusterers, micro
 from consilience.clustering.clusterers import Clustering, _exact
 from consilience.clustering.distances import Points, unit_norm
-from consilience.engines import Engine, engine
+from consilience.engines import Engine, call, engine
+from consilience.report.style import WIDTH, styled
 from consilience.training import blocks
 
 
@@ -70,39 +76,46 @@ class Overhead:
 
 def overheads(options: argparse.Namespace) -> Iterator[Overhead]:
     n = 20 if options.quick else 300
+    for name, n_workers in (("serial", 1),) if options.quick else (("serial", 1), ("processes", 2), ("dask", 2)):
+        with started(name, n_workers) as chosen:
+            chosen.map(nothing, range(10 * n_workers))  # imports
+            began = processor_seconds()
+            seconds = timed(partial(chosen.map, nothing, range(n)))[1]
+            yield Overhead(name, n_workers, 1000 * seconds / n, 1000 * (processor_seconds() - began) / n)
 
-    def each(name: str, workers: int, chosen: Engine) -> Overhead:
-        chosen.map(nothing, range(10 * workers))  # imports
-        began = processor_seconds()
-        seconds = timed(lambda: chosen.map(nothing, range(n)))[1]
-        return Overhead(name, workers, 1000 * seconds / n, 1000 * (processor_seconds() - began) / n)
 
-    for name in ("serial",) if options.quick else ("serial", "processes:2"):
-        with engine(name) as chosen:
-            yield each(name, chosen.n_workers, chosen)
+@contextlib.contextmanager
+def started(name: str, n_workers: int, *, processes: bool = True) -> Iterator[Engine]:
+    """An engine with so many workers; those of Dask are in this process without ``processes``."""
+    if name != "dask":
+        with engine(name if name == "serial" else f"{name}:{n_workers}") as chosen:
+            yield chosen
+        return
     from distributed import LocalCluster
 
-    sizes = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "host": "127.0.0.1"}
-    if options.quick:
-        sizes |= {"processes": False, "protocol": "tcp"}
+    sizes = {"n_workers": n_workers, "threads_per_worker": 1, "dashboard_address": ":0", "host": "127.0.0.1"}
+    if not processes:
+        sizes |= {"processes": False, "protocol": "tcp", "memory_limit": 0}
     with LocalCluster(**sizes) as cluster, engine(f"dask:{cluster.scheduler_address}") as chosen:
-        yield each("dask", 2, chosen)
+        yield chosen
 
 
 def processor_seconds() -> float:
     """Processor time of this process and of all that it has started and that run."""
-    parents, used = dict[int, int](), dict[int, int]()
+    ticks = sum(int(words[11]) + int(words[12]) for words in processes().values())
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def processes() -> dict[int, list[str]]:
+    """This process and all that it has started and that run, with what the system says of each (``stat``)."""
+    found = dict[int, list[str]]()
     for place in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            words = place.read_text().rpartition(")")[2].split()
-            parents[int(place.parent.name)], used[int(place.parent.name)] = (
-                int(words[1]),
-                int(words[11]) + int(words[12]),
-            )
+            found[int(place.parent.name)] = place.read_text().rpartition(")")[2].split()
     mine = {os.getpid()}
-    while grown := {pid for pid, parent in parents.items() if parent in mine} - mine:
+    while grown := {pid for pid, words in found.items() if int(words[1]) in mine} - mine:
         mine |= grown
-    return sum(used[pid] for pid in mine) / os.sysconf("SC_CLK_TCK")
+    return {pid: found[pid] for pid in mine}
 
 
 def overhead_lines(rows: list[Overhead]) -> list[str]:
@@ -110,39 +123,129 @@ def overhead_lines(rows: list[Overhead]) -> list[str]:
     return [*table(("engine", "workers", "ms a task", "processor ms"), cells), ""]
 
 
-# --- training
+# --- many workers that sleep
 
 
 @dataclass(frozen=True)
-class Trained:
+class Slept:
+    workers: int
+    tasks: int
+    seconds: float  # that the tasks take without an engine
+    taken: float
+
+
+def second(item: int, *, seconds: float) -> int:
+    time.sleep(seconds)
+    return item
+
+
+def sleeps(options: argparse.Namespace) -> Iterator[Slept]:
+    seconds = 0.02 if options.quick else 1.0
+    call._one_at_a_time = contextlib.nullcontext()  # all workers are in this process here
+    for n in (2,) if options.quick else (4, 16, 64):
+        with started("dask", n, processes=False) as chosen:
+            sleep = partial(chosen.map, second, shared={"seconds": seconds})
+            sleep(range(n))
+            taken = timed(partial(sleep, range(10 * n)))[1]
+            yield Slept(n, 10 * n, 10 * seconds, taken)
+
+
+def sleep_lines(rows: list[Slept]) -> list[str]:
+    cells = []
+    for row in rows:
+        added = 1000 * (row.taken - row.seconds) / row.tasks
+        cells.append(
+            [str(row.workers), str(row.tasks), f"{row.taken:.1f}", f"{row.seconds / row.taken:.2f}", f"{added:.1f}"]
+        )
+    return [*table(("workers", "tasks", "s", "of the time used", "ms added for each task"), cells), ""]
+
+
+# --- work by engine
+
+
+@dataclass(frozen=True)
+class Work:
+    what: str
     engine: str
-    members: int
+    workers: int
     seconds: float
+    moved: float  # MB over the connections of Dask
+    driver: float  # MB at most
+    worker: float  # MB at most
     same_bytes: bool
-    peak: float  # MB of the driver
 
 
-def train(options: argparse.Namespace) -> Iterator[Trained]:
+ENGINES = (("serial", 1), ("processes", 2), ("dask", 1), ("dask", 2))
+
+
+def by_engine(what: str, do: Callable[[], str], quick: bool) -> Iterator[Work]:
+    """Time what returns a fingerprint on each engine, in a driver that is alone."""
+    first = None
+    for name, n_workers in ENGINES[:2] if quick else ENGINES:
+        with started(name, n_workers) as chosen:
+            chosen.map(nothing, range(10 * n_workers))  # imports
+            before = loopback()
+            found, seconds = timed(do)
+            moved = (loopback() - before) / 1e6 if name == "dask" else 0.0
+            workers = [resident("VmHWM", pid) for pid in processes() if pid != os.getpid()]
+        first = first or found
+        yield Work(what, name, n_workers, seconds, moved, resident("VmHWM"), max(workers, default=0.0), found == first)
+
+
+def loopback() -> int:
+    """Bytes that this machine has sent to itself."""
+    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.lstrip().startswith("lo:"))
+    return int(line.split()[1])
+
+
+def work_lines(rows: list[Work]) -> list[str]:
+    cells = []
+    for row in rows:
+        alone = {other.engine: other.seconds for other in rows if (other.what, other.workers) == (row.what, 1)}
+        faster = alone.get(row.engine, alone["serial"]) / row.seconds
+        numbers = (f"{number:.0f}" if number else "" for number in (row.moved, row.driver, row.worker))
+        same = "yes" if row.same_bytes else "**no**"
+        cells.append([row.what, row.engine, str(row.workers), f"{row.seconds:.1f}", f"{faster:.2f}", *numbers, same])
+    heads = ("work", "engine", "workers", "s", "times one worker", "MB moved", "driver, MB", "worker, MB", "same bytes")
+    return [
+        *table(heads, cells, 2),
+        "",
+        "Times are by the clock, without other work on the machine.",
+        "",
+    ]
+
+
+def train(options: argparse.Namespace) -> Iterator[Work]:
     data = cs.load_data(options.data or "digits", random_state=0)
     net = cs.MLP(data.train.x[0].numel(), [32, 32], 10)
     training, members = cs.Training(epochs=options.epochs), [4] if options.quick else options.members
     if options.quick:
         blocks.BLOCK = 2
+
+    def fingerprint(n: int) -> str:
+        return cs.train_population(net, data.train, n, training=training).fingerprint
+
     for n in members:
-        prints = []
-        for name in ("serial", "processes:1", "processes:2")[: 2 if options.quick else 3]:
-            with engine(name):
-                population, seconds = timed(lambda n=n: cs.train_population(net, data.train, n, training=training))
-            prints.append(population.fingerprint)
-            yield Trained(name, n, seconds, prints[-1] == prints[0], resident("VmHWM"))
+        yield from by_engine(f"{n} members", partial(fingerprint, n), options.quick)
 
 
-def train_lines(rows: list[Trained]) -> list[str]:
-    cells = []
-    for row in rows:
-        numbers = (f"{row.seconds:.0f}", f"{row.seconds / row.members:.2f}", f"{row.peak:.0f}")
-        cells.append([row.engine, str(row.members), *numbers, "yes" if row.same_bytes else "**no**"])
-    return [*table(("engine", "members", "s", "s a member", "driver, MB", "same bytes"), cells), ""]
+def workers(options: argparse.Namespace) -> Iterator[Work]:
+    data, quick = cs.load_data(options.data or "digits", random_state=0), options.quick
+
+    def clusters(population: cs.Population) -> str:
+        census = cs.Census().fit(population, data.calibration.x)
+        labels = [layer.at(2 if quick else 16).labels.tobytes() for layer in census.layers_.values()]
+        return sha256(b"".join(labels)).hexdigest()
+
+    if options.population:
+        population = cs.Population.open(options.population)
+        for n in options.members:
+            some = replace(population, members=population.members[:n])
+            yield from by_engine(f"census of {n} networks", partial(clusters, some), quick)
+    net, n = cs.ConvNet(data.train.x.shape[1], [2] if quick else [16, 32], 10), 2 if quick else 64
+    some = data.train.take(range(1000))
+    convolutional = cs.train_population(net, some, n, training=cs.Training(epochs=1))
+    yield from by_engine(f"census of {n} ConvNets", partial(clusters, convolutional), quick)
 
 
 # --- censuses
@@ -395,12 +498,57 @@ def kill_lines(rows: list[Kill]) -> list[str]:
     ]
 
 
+# --- plots
+
+
+@styled
+def census_plot(rows: Sequence[CensusRow]) -> Figure:
+    """Processor time for a member, and the largest memory, by the number of members."""
+    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    members = [row.members for row in rows]
+    for label, part in (("census", "census"), ("assembly", "assembly"), ("opening", "opened")):
+        time_axes.plot(members, [1000 * getattr(row, part) / row.members for row in rows], "o-", label=label)
+    time_axes.set(xlabel="members", ylabel="processor time for a member (ms)", ylim=(0, None))
+    time_axes.legend()
+    memory_axes.plot(members, [row.peak / 1000 for row in rows], "o-")
+    memory_axes.set(xlabel="members", ylabel="peak memory (GB)", ylim=(0, None))
+    return figure
+
+
+@styled
+def tree_plot(rows: Sequence[TreeRow]) -> Figure:
+    """Processor time of trees by the number of units."""
+    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([row.units for row in rows], [row.seconds for row in rows], "o-", label="over micro-clusters")
+    exact = [(row.units, row.exact_seconds) for row in rows if not math.isnan(row.exact_seconds)]
+    axes.plot(*zip(*exact, strict=True), "s-", label="exact")
+    axes.set(xscale="log", yscale="log", xlabel="units of a layer", ylabel="processor time (s)")
+    axes.legend()
+    return figure
+
+
+@styled
+def sleep_plot(rows: Sequence[Slept]) -> Figure:
+    """Share of workers' time that tasks take, by the number of workers."""
+    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([row.workers for row in rows], [100 * row.seconds / row.taken for row in rows], "o-")
+    axes.set(xscale="log", xlabel="workers", ylabel="time that tasks take (%)", ylim=(0, 103))
+    axes.set_xticks([row.workers for row in rows], [str(row.workers) for row in rows])
+    axes.minorticks_off()
+    return figure
+
+
 ENDED = "What had ended before the moment of its kill is counted as ended without a rerun."
 PARTS = {
     "engines": Part("What an engine costs", overheads, overhead_lines, row=Overhead),
-    "train": Part("Training in blocks", train, train_lines, row=Trained),
-    "census": Part("Censuses and assemblies", censuses, census_lines, row=CensusRow),
-    "tree": Part("Large layers", trees, tree_lines, row=TreeRow),
+    "sleep": Part("Many workers", sleeps, sleep_lines, {"": sleep_plot}, row=Slept),
+    "train": Part("Training in blocks", train, work_lines, row=Work),
+    "workers": Part("Censuses by engine", workers, work_lines, row=Work),
+    "census": Part("Censuses and assemblies", censuses, census_lines, {"": census_plot}, row=CensusRow),
+    "tree": Part("Large layers", trees, tree_lines, {"": tree_plot}, row=TreeRow),
     "layers": Part("Layers of real members", layers, layer_lines, row=LayerRow),
     "kills": Part("Kills", kills, kill_lines, row=Kill),
 }
@@ -409,12 +557,11 @@ PARTS = {
 def introduction(_: object) -> list[str]:
     """What holds for all parts."""
     return [
-        "Measured on a machine of two cores that other work kept busy (load 4 to 8). Times are processor time unless a "
-        "column says otherwise, and one worker is not compared with two. Points of the table of trees have 64 "
-        "coordinates and are in memory before; a tree over micro-clusters ends with 2048 clusters. The population of "
-        "the censuses is that of `consilience train --data mnist.npz --members 1000 --hidden 32 32 --epochs 1`. With "
-        "`--epochs 3 --engine processes:2` that command took 775 s of processor time in all (driver and two workers) "
-        "and at most 0.96 GB in a process."
+        "Measured on a machine of two cores. Censuses, trees and kills were measured while other work kept it busy "
+        "(load 4 to 8): their times are processor time. Points of the table of trees have 64 coordinates and are in "
+        "memory before; a tree over micro-clusters ends with 2048 clusters. The population of the censuses is that of "
+        "`consilience train --data mnist.npz --members 1000 --hidden 32 32 --epochs 1`. With `--epochs 3 --engine "
+        "processes:2` that command took 269 s by the clock, 506 s of processor time in all (driver and two workers)."
     ]
 
 

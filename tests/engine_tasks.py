@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from torch import Tensor
@@ -17,6 +18,14 @@ def scaled(item: int, *, x: Tensor, by: float) -> Tensor:
 
 def nothing(item: int) -> int:
     return item
+
+
+def address(item: int, *, shared: bytes) -> str:
+    """The address of the Dask worker that runs this, which takes a while."""
+    from distributed import get_worker
+
+    time.sleep(0.1)
+    return str(get_worker().address)
 
 
 def succeeds_at(item: tuple[int, Path]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -38,7 +39,7 @@ from consilience.training import blocks
 from consilience.training.resume import FILE, delete_resume_state
 from consilience.units.same import same_outputs
 from consilience.versions import versions
-from engine_tasks import killed_until, nothing, refuses, scaled, succeeds_at
+from engine_tasks import address, killed_until, nothing, refuses, scaled, succeeds_at
 
 KINDS = ("serial", "processes", "dask")
 
@@ -73,6 +74,36 @@ def test_results_come_in_the_order_of_the_items(engines: dict[str, Engine], kind
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_all_workers_of_a_cluster_get_tasks_however_much_these_share(engines: dict[str, Engine]) -> None:
+    shared = {"shared": bytes(100 * 2**20)}  # a second on the way, as the scheduler sees it
+    assert len(set(engines["dask"].map(address, range(4), shared=shared))) == 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
+def test_a_worker_keeps_the_memory_of_arrays_that_it_frees() -> None:
+    code = """
+import resource, torch
+from consilience.engines.call import call_packed, packed
+from engine_tasks import nothing
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        torch.zeros(2**18)  # 256 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+call_packed(packed((nothing, 1)), packed({}), 1, {})
+faults()
+print(before, faults())
+"""
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    before, after = map(int, ran.stdout.split())
+    assert before > 50 * 200  # as Dask starts workers
+    assert after < 50 * 10
+
+
 def test_a_process_that_is_killed_while_it_starts_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     new, pools = Processes._new, list[ProcessPoolExecutor]()
 

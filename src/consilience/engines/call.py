@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from consilience.engines.memory import keep_freed_memory
 from consilience.errors import EngineError, InputError
 from consilience.versions import versions
 
@@ -47,6 +48,7 @@ def call_packed(what: bytes, shared: bytes, *context: Any) -> bytes:
 
     Whatever else carries arrays may put them at odd addresses, where the linear algebra rounds in another way.
     """
+    keep_freed_memory()
     task, item = pickle.loads(what)
     return pickle.dumps(call(task, item, pickle.loads(shared), *context))
 

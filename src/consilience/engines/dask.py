@@ -2,7 +2,7 @@
 
 - Dask sends calls and results over its own connections, as pickles: whoever can reach the scheduler can run code on the
   workers. Use ``tls://`` addresses where the network is not your own.
-- What all tasks share is kept by the scheduler, and sent to each worker once.
+- What all tasks share is sent to each worker once, before the tasks.
 - Dask itself runs the tasks of a lost worker again, elsewhere; a task that has lost several workers has failed.
 """
 
@@ -105,6 +105,9 @@ class Dask(Engine):
                 # Data that was scattered is lost with the workers that have it; the arguments of a task never are.
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
                 shared: Any = client.submit(bytes, packed(dict(tasks.shared)), pure=False)
+            # The scheduler, which does not know how long tasks take, gives the first ones to the worker that has it.
+            self._next([shared])
+            client.replicate(shared)
             for i in pending:
                 what = packed((tasks.task, tasks.items[i]))
                 running[client.submit(call_packed, what, shared, *context, pure=False)] = i
