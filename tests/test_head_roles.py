@@ -1,4 +1,4 @@
-"""What heads of attention attend to."""
+"""What heads of attention attend to, and what they write."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from consilience.census import Census
+from consilience.census import Census, HeadEffects, HeadRoles
 from consilience.census.head_roles import DUPLICATE, INDUCTION, PREVIOUS, repeated_tokens
+from consilience.data import Dataset
+from consilience.data.vocabulary import Vocabulary
 from consilience.nets import GPT, MLP, Llama, ViT
 from consilience.population.population import Population
+from consilience.report.atlas import render_atlas
+from consilience.report.results import Writing
 from consilience.signals.attention import Attention
-from consilience.studies.heads import heads_summary, lines_of
+from consilience.studies.atlas_contents import atlas_contents
+from consilience.studies.heads import heads_summary, lines_of, output_names
 
 T = 8
 
@@ -81,6 +86,54 @@ def test_patterns_are_the_weights_on_positions(kind: str) -> None:
     torch.testing.assert_close(heads.patterns(network, x), scores_of(net, x), atol=1e-6, rtol=1e-5)
 
 
+def changes(net: GPT, block: int, x: Tensor) -> list[Tensor]:
+    """What outputs (n, t, o) lose where a hook replaces the values of each head by their mean, head by head."""
+    attention, lost = net.blocks[block].attention, []  # type: ignore[union-attr, var-annotated]
+    for h in range(2):
+
+        def without(module: nn.Module, inputs: object, values: Tensor, h: int = h) -> Tensor:
+            own = values.unflatten(2, (2, -1)).clone()
+            own[:, :, h] = own[:, :, h].mean((0, 1))
+            return own.flatten(2)
+
+        with torch.no_grad():
+            whole = net(x)
+            hook = attention.v.register_forward_hook(without)
+            lost.append(whole - net(x))
+            hook.remove()
+    return lost
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_heads_write_what_outputs_lose_without_them(block: int) -> None:
+    torch.manual_seed(0)
+    nets, x = [GPT(9, 7, 8, (2, 2), (6, 6)).eval() for _ in range(3)], torch.randint(0, 9, (16, 7))
+    for parameter in (parameter for net in nets for parameter in net.parameters()):
+        nn.init.normal_(parameter, std=0.5)
+    census = Census(n_clusters=4, n_resamples=0).fit(Population.from_modules(nets, x[:4], task="next-token"), x)
+    name = f"blocks.{block}.attention.q"
+    effects, labels = census.head_effects()[name], census.layers_[name].labels_
+    lost = torch.stack([change for net in nets for change in changes(net, block, x)]).double().flatten(1, 2)
+    lost = lost - lost.mean(2, keepdim=True)
+    for c in range(4):
+        _, strengths, directions = torch.linalg.svd(lost[torch.from_numpy(labels == c)].mean(0), full_matrices=False)
+        expected = (strengths[0] * directions[0] / (16 * 7) ** 0.5).numpy()
+        np.testing.assert_allclose(np.abs(effects.outputs[c]), np.abs(expected), rtol=1e-3, atol=1e-5)
+        assert effects.outputs[c] @ expected == pytest.approx(
+            np.sign(effects.outputs[c] @ expected) * expected @ expected
+        )
+        assert effects.share[c] == pytest.approx(float(strengths[0] ** 2 / strengths.square().sum()), rel=1e-3)
+
+
+def test_what_heads_write_has_the_names_of_tokens() -> None:
+    roles = HeadRoles(np.ones((2, 3, 3)), {}, {})
+    effects = HeadEffects(np.array([[0.1, -1.0, 0.5, 0.9], [0.0, 0.0, 0.0, 0.0]]), np.array([0.75, 0.0]))
+    assert output_names(4, Vocabulary.of("a \n"), ()) == ["\ufffd", "↵", "␣", "a"]
+    first, second = heads_summary(roles, effects, output_names(4, None, ["w", "x", "y", "z"])).writings
+    assert first == Writing(["z", "y"], ["x"], 1.0, 0.75)
+    assert second == Writing([], [], 0.0, 0.0)
+
+
 def test_tokens_are_repeated_once() -> None:
     population = Population.from_modules([GPT(9, 7, 8, (2,), (6,))], torch.randint(0, 9, (4, 7)), task="next-token")
     tokens = repeated_tokens(population, 0)
@@ -97,6 +150,22 @@ def test_tokens_are_repeated_once() -> None:
     np.testing.assert_allclose(roles.patterns.sum(2), 1, atol=1e-5)
 
 
+def test_atlases_show_heads_at_the_end_of_the_page() -> None:
+    torch.manual_seed(0)
+    x = torch.randint(0, 9, (20, 7))
+    nets = [GPT(9, 7, 8, (2,), (6,)) for _ in range(2)]
+    census = Census(n_clusters={"blocks.0.attention.q": 3}, n_resamples=0).fit(Population.from_modules(nets, x), x)
+    vocabulary = Vocabulary(("?", *"abcdefgh"))
+    contents = atlas_contents(census, Dataset(x, x, torch.arange(20)), title="Heads", vocabulary=vocabulary)
+    (heads,) = contents.heads
+    assert (heads.name, len(heads.summary.writings)) == ("blocks.0.attention.q", 3)
+    assert {*heads.summary.writings[0].raised} < {*"?abcdefgh"}
+    page = render_atlas(contents)
+    assert "Heads of attention: blocks.0.attention.q" in page
+    assert all(picture.uri() in page for picture in heads.summary.patterns)
+
+
 def test_layers_without_heads_have_no_roles() -> None:
     population = Population.from_modules([MLP(4, [5], 2), MLP(4, [5], 2)], torch.randn(8, 4))
-    assert Census(n_resamples=0).fit(population, torch.randn(30, 4)).head_roles() == {}
+    census = Census(n_resamples=0).fit(population, torch.randn(30, 4))
+    assert census.head_roles() == census.head_effects() == {}

@@ -41,7 +41,7 @@ from consilience.report import (
     summary_sentences,
 )
 from consilience.report.portraits import WEIGHTS
-from consilience.report.results import HeadsSummary
+from consilience.report.results import HeadsSummary, Writing
 from consilience.report.scores import quality, seconds
 from consilience.report.tables import Cell, Column, Table
 
@@ -345,11 +345,13 @@ def test_the_page_says_what_is_significant_and_marks_it():
 
 
 def test_the_page_shows_what_heads_attend_to_and_where_scores_are_highest():
-    heads = HeadsSummary([picture(1, 8, 8, seed=i) for i in range(3)], {"induction": [0.1, 0.75, 0.2]})
+    writings = [Writing(["e", "a"], ["␣"], 0.5, 0.25), *[Writing([], [], 0.0, 0.0)] * 2]
+    heads = HeadsSummary([picture(1, 8, 8, seed=i) for i in range(3)], {"induction": [0.1, 0.75, 0.2]}, writings)
     page = " ".join(render_page(experiment(layers=[replace(layer(n=4), heads=heads)], centroids=[])).split())
     assert all(each.uri() in page for each in heads.patterns)
     assert "the first 3 of 4 clusters of heads" in page
     assert "the highest mean weights are: induction 0.75 (cluster 2)." in page
+    assert '<code>e</code> <code>a</code></td><td class="text"><code>␣</code></td><td>0.5</td><td>25 %</td>' in page
 
 
 def test_sizes_are_drawn_as_they_are():

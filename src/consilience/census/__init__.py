@@ -1,6 +1,7 @@
 """Clusters of the units of a population, layer by layer, in order of frequency."""
 
 from consilience.census.census import Census
+from consilience.census.head_effects import HeadEffects
 from consilience.census.head_roles import HeadRoles
 from consilience.census.incremental import extend_census
 from consilience.census.layer_census import LayerCensus
@@ -11,6 +12,7 @@ from consilience.census.untrained import BesideUntrained
 __all__ = [
     "BesideUntrained",
     "Census",
+    "HeadEffects",
     "HeadRoles",
     "LayerCensus",
     "Significance",

@@ -21,6 +21,7 @@ from consilience.bases.grounding import (
     takes_offset,
 )
 from consilience.bases.hyperplanes import Projection
+from consilience.census.head_effects import HeadEffects, head_effects
 from consilience.census.head_roles import HeadRoles, head_roles
 from consilience.census.layer_census import LayerCensus
 from consilience.census.layer_units import LayerUnits, layer_units, turned_units
@@ -233,11 +234,15 @@ class Census:
         Patterns are of calibration inputs, or of the population's example inputs where the census has none.
         """
         check_fitted(self)
-        x = self.population_.example_input if self.calibration_ is None else self.calibration_
-        found = {
-            name: head_roles(self.population_, layer, x, self.random_state) for name, layer in self.layers_.items()
-        }
-        return {name: roles for name, roles in found.items() if roles is not None}
+        return head_roles(self.population_, self.layers_, self.calibration_, self.random_state)
+
+    def head_effects(self) -> dict[str, HeadEffects]:
+        """Return what heads of attention write, by layer of heads: the outputs that each cluster moves most.
+
+        Each head takes a run of what follows it. Inputs are those of `head_roles`.
+        """
+        check_fitted(self)
+        return head_effects(self.population_, self.layers_, self.calibration_)
 
     def beside_untrained(
         self, layers: Sequence[str] | None = None, *, initial: Population | None = None

@@ -48,14 +48,22 @@ class HeadRoles:
     by_cluster: Mapping[str, Floats]
 
 
-def head_roles(population: Population, layer: LayerCensus, x: Tensor, random_state: int) -> HeadRoles | None:
-    """Return what the heads of a layer do on inputs x (n, ...); None if the layer is not heads of attention."""
-    x = x[torch.linspace(0, len(x) - 1, min(len(x), N_SAMPLES)).long()]
+def head_roles(
+    population: Population, layers: Mapping[str, LayerCensus], x: Tensor | None, random_state: int
+) -> dict[str, HeadRoles]:
+    """Return what the heads of each layer of heads of attention do on inputs x (n, ...), by default the examples."""
+    x = spread_samples(population, x)
+    found = {name: _roles(population, layer, x, random_state) for name, layer in layers.items()}
+    return {name: roles for name, roles in found.items() if roles is not None}
+
+
+def _roles(population: Population, layer: LayerCensus, x: Tensor, random_state: int) -> HeadRoles | None:
+    """What the heads of a layer do; None if it is not heads of attention."""
     tokens = repeated_tokens(population, random_state)
     means, repeated = list[Floats](), list[dict[str, Floats]]()
     for member in population.members:
         network = member.network
-        heads = _heads(network, layer.name)
+        heads = heads_of(network, layer.name)
         if heads is None or not heads.attends(network, x):
             return None
         means.append(_of_units(heads.patterns(network, x).mean(0), layer, network))
@@ -88,8 +96,14 @@ def _scores(patterns: Floats) -> dict[str, Floats]:
     return {name: patterns[:, at, at + step].mean(1) for name, (at, step) in places.items()}
 
 
-def _heads(network: TracedNetwork, layer: str) -> Attention | None:
-    """The heads of a layer and those tied to it."""
+def spread_samples(population: Population, x: Tensor | None) -> Tensor:
+    """Return up to 16 of the samples x (n, ...), evenly spread; if None, of the example inputs."""
+    x = population.example_input if x is None else x
+    return x[torch.linspace(0, len(x) - 1, min(len(x), N_SAMPLES)).long()]
+
+
+def heads_of(network: TracedNetwork, layer: str) -> Attention | None:
+    """Return the heads of a layer and those tied to it; None if it is not heads of attention."""
     architecture = network.architecture
     family = {tied.name for tied in architecture.family(layer)}
     found = (Attention.read_by(m, architecture) for m in architecture.maps)

@@ -100,11 +100,22 @@ class ChanceSummary:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """Which outputs a cluster of heads moves most, along the leading direction of what it changes in them."""
+
+    raised: list[str]  # the first moves most
+    lowered: list[str]
+    largest: float  # by how much, as a root mean square
+    share: float  # of the square of all that it changes that lies along this direction
+
+
+@dataclass(frozen=True)
 class HeadsSummary:
     """What heads of attention do, by cluster in canonical order."""
 
     patterns: list[Picture]  # of the first clusters: roots of mean weights, positions that attend × attended to
     scores: dict[str, list[float]]  # mean weights on random tokens that are repeated; empty without tokens
+    writings: list[Writing] = field(default_factory=list)  # of the same clusters; empty where it was not measured
 
     @property
     def highest(self) -> list[tuple[str, float, int]]:

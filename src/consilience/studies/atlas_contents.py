@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,11 @@ from consilience.data.vocabulary import Vocabulary
 from consilience.errors import InputError
 from consilience.motifs.edges import cluster_strengths, edges_of
 from consilience.names import Placement
-from consilience.report.atlas import AtlasContents, AtlasLayer, Entry, Example, Link, Sprite, Unit
+from consilience.report.atlas import AtlasContents, AtlasHeads, AtlasLayer, Entry, Example, Link, Sprite, Unit
 from consilience.seeds import PLACES, seed
 from consilience.studies.atlas_pictures import ImageShelf, WeightShelf
 from consilience.studies.excitation import strongest
+from consilience.studies.heads import heads_summary, output_names
 from consilience.ties import rounded
 
 MAX_SAMPLES = 1000  # that are searched for what excites clusters
@@ -72,7 +73,7 @@ def atlas_contents(
     architecture, notes = census.population_.architecture, list[str]()
     shown = {name: layer for name, layer in census.layers_.items() if not architecture.has_insides(name)}
     if len(shown) < len(census.layers_):
-        notes.append(f"Heads of attention are not shown: {', '.join(sorted(set(census.layers_) - set(shown)))}.")
+        notes.append("Heads of attention are not on it: what they attend to and write is shown at the end of the page.")
     if not shown:
         raise InputError("census must have a layer of units of one row each, got heads of attention only")
     shelf = ImageShelf.of(census, searched.x, shown)
@@ -131,7 +132,16 @@ def atlas_contents(
         images=None if shelf is None else shelf.sprite(),
         notes=tuple(notes),
         obtained=dict(obtained or {}),
+        heads=tuple(_heads(census, output_names(architecture.n_outputs, vocabulary, classes))),
     )
+
+
+def _heads(census: Census, outputs: Sequence[str]) -> Iterator[AtlasHeads]:
+    """Yield what heads of attention do, layer by layer."""
+    effects = census.head_effects()
+    for name, roles in census.head_roles().items():
+        frequency = tuple(census.layers_[name].frequency_.tolist())
+        yield AtlasHeads(name, frequency, heads_summary(roles, effects.get(name), outputs))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from consilience.assembly import Assembler
 from consilience.assembly.distillation import Distillation
 from consilience.baselines import Ensemble, best_member, distil, merge_many, parameter_average
-from consilience.census import Census, HeadRoles, LayerCensus, Significance
+from consilience.census import Census, LayerCensus, Significance
 from consilience.checks import resolve_width
 from consilience.data import Data
 from consilience.errors import TrainingError
@@ -31,9 +31,9 @@ from consilience.evaluation import (
     scored,
 )
 from consilience.population.population import Population
-from consilience.report.results import ChanceSummary, Experiment, LayerSummary, LearningPoint, Role, Row
+from consilience.report.results import ChanceSummary, Experiment, HeadsSummary, LayerSummary, LearningPoint, Role, Row
 from consilience.schema import read_object
-from consilience.studies.heads import heads_summary
+from consilience.studies.heads import heads_summary, output_names
 from consilience.studies.portraits import CHANNELS, kernel_shape, portraits
 from consilience.studies.samples import fitted
 from consilience.studies.significance import measured_significance
@@ -231,8 +231,10 @@ def run_experiment(
     )
     progress("chance levels")
     significance, _ = measured_significance(census)
-    progress("what heads attend to")
-    roles = census.head_roles()
+    progress("what heads attend to and write")
+    roles, effects = census.head_roles(), census.head_effects()
+    outputs = output_names(population.architecture.n_outputs, data.vocabulary, data.classes)
+    heads = {name: heads_summary(own, effects.get(name), outputs) for name, own in roles.items()}
     progress("what excites the clusters")
     pictures = (data.image_shape or (0,))[0] in CHANNELS
     x = data.calibration.x if census.calibration_ is None else census.calibration_
@@ -244,7 +246,7 @@ def run_experiment(
         table=sorted(contest.rows, key=lambda row: GROUPS.index(row.role.group)),
         learning=learning,
         layers=[
-            _summary(layer, population, significance.get(name), roles.get(name))
+            _summary(layer, population, significance.get(name), heads.get(name))
             for name, layer in census.layers_.items()
         ],
         centroids=_centroid_images(census, data),
@@ -261,7 +263,7 @@ def _timed(make: Callable[[], T]) -> tuple[T, float]:
 
 
 def _summary(
-    layer: LayerCensus, population: Population, significance: Significance | None, roles: HeadRoles | None
+    layer: LayerCensus, population: Population, significance: Significance | None, heads: HeadsSummary | None
 ) -> LayerSummary:
     return LayerSummary(
         name=layer.name,
@@ -272,7 +274,7 @@ def _summary(
         size=layer.size_.tolist(),
         stability=layer.stability_.tolist(),
         chance=None if significance is None else _chance(significance),
-        heads=None if roles is None else heads_summary(roles),
+        heads=heads,
     )
 
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from consilience.report.atlas.contents import AtlasContents, AtlasLayer, Entry, Example, Link, Unit
+from consilience.report.atlas.contents import AtlasContents, AtlasHeads, AtlasLayer, Entry, Example, Link, Unit
 from consilience.report.atlas.page import render_atlas
 from consilience.report.atlas.sprites import Sprite, sprite_of
 
-__all__ = ["AtlasContents", "AtlasLayer", "Entry", "Example", "Link", "Sprite", "Unit", "render_atlas", "sprite_of"]
+__all__ = [
+    "AtlasContents",
+    "AtlasHeads",
+    "AtlasLayer",
+    "Entry",
+    "Example",
+    "Link",
+    "Sprite",
+    "Unit",
+    "render_atlas",
+    "sprite_of",
+]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consilience.report.atlas.sprites import Sprite
+from consilience.report.results import HeadsSummary
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,15 @@ class AtlasLayer:
 
 
 @dataclass(frozen=True)
+class AtlasHeads:
+    """One layer of heads of attention, which have no places on the map."""
+
+    name: str
+    frequency: tuple[float, ...]  # of its clusters, in canonical order
+    summary: HeadsSummary
+
+
+@dataclass(frozen=True)
 class AtlasContents:
     """A census, to walk in."""
 
@@ -99,3 +109,4 @@ class AtlasContents:
     images: Sprite | None
     notes: tuple[str, ...] = ()
     obtained: Mapping[str, Any] = field(default_factory=dict)
+    heads: tuple[AtlasHeads, ...] = ()
