@@ -257,6 +257,30 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
         ),
         IMAGES,
     ),
+    "one gate between two layers": (
+        perceptron(
+            lambda m, x: m.b(torch.lerp(m.a(x), m.p(x), m.g(x).sigmoid())),
+            p=lambda w: nn.Linear(6, w),
+            g=lambda w: nn.Linear(6, 1),
+        ),
+        ROWS,
+    ),
+    "one unit added, chosen by and compared": (
+        perceptron(
+            lambda m, x: m.b(torch.where(m.g(x) > 0, m.a(x), torch.maximum(m.a(x), m.p(x)) + m.p(x))),
+            p=lambda w: nn.Linear(6, 1),
+            g=lambda w: nn.Linear(6, 1),
+        ),
+        ROWS,
+    ),
+    "product of two gates": (
+        perceptron(
+            lambda m, x: m.b(m.a(x).relu() * (m.g(x).sigmoid() * m.p(x).tanh())),
+            p=lambda w: nn.Linear(6, 1),
+            g=lambda w: nn.Linear(6, 1),
+        ),
+        ROWS,
+    ),
     "attention to positions": (
         lambda w: Small(attention_to_positions, a=nn.Linear(5, w), p=nn.Linear(w, 1), b=nn.Linear(w, 3)),
         IMAGES,
@@ -532,6 +556,16 @@ def test_gates_of_experts_keep_their_index(weigh: Callable[[Tensor, Sequence[Ten
             perceptron(lambda m, x: m.b(m.wide(x)[:, :4]), wide=lambda w: nn.Linear(6, 12)),
             ROWS,
             "must run at other widths",
+        ),
+        (
+            perceptron(lambda m, x: m.b(m.a(x) * m.g(x).expand(-1, 4)), g=lambda w: nn.Linear(6, 1)),
+            ROWS,
+            "one unit is expanded to several: aten.expand",
+        ),
+        (
+            perceptron(lambda m, x: m.b(m.a(x) * m.g(x).squeeze(1)[:, None]), g=lambda w: nn.Linear(6, 1)),
+            ROWS,
+            "one unit loses its dimension: aten.squeeze.dim",
         ),
         (
             lambda w: Small(

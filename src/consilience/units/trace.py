@@ -35,6 +35,7 @@ BATCH_NORMS: dict[object, tuple[int | None, int]] = {
 # Operations that may return what they get, though their schema says that they return a new tensor.
 DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 RETURN_THEIR_INPUT = {aten.type_as.default, *(getattr(aten, name).default for name in DROPOUTS)}
+LERPS = (aten.lerp.Tensor, aten.lerp.Scalar)
 MANY = 1009  # samples, a prime, at which a module is traced whose batch size does not stay free
 APART = 4  # samples that are computed beside others
 SHARE = 1e-5  # of the spread of outputs over samples, by which one sample may change another
@@ -118,12 +119,17 @@ def _show_batch_sizes(graph: fx.Graph) -> None:
 
 
 def _decompose(graph: fx.Graph) -> None:
-    """Replace ``addcmul(a, b, c, value=v)`` by ``a + b * c * v``: sums and products, whose units are known."""
+    """Replace ``addcmul(a, b, c, value=v)`` by ``a + b * c * v``, and ``lerp(a, b, c)`` by ``a + (b − a) * c``.
+
+    Of sums and products it is known what they do to units.
+    """
     for node in list(graph.nodes):
-        if node.target is not aten.addcmul.default:
+        if node.target not in (aten.addcmul.default, *LERPS):
             continue
         (added, *factors), number = node.args, node.kwargs.get("value", 1)
         with graph.inserting_before(node):
+            if node.target in LERPS:
+                factors[0] = _computed(graph, node, aten.sub.Tensor, factors[0], added)
             product = _computed(graph, node, aten.mul.Tensor, *factors)
             product = product if number == 1 else _computed(graph, node, aten.mul.Tensor, product, number)
             node.replace_all_uses_with(_computed(graph, node, aten.add.Tensor, added, product))

@@ -130,7 +130,7 @@ class Walk:
 
         So are those of groups that are tied to it. Their rows must not have been read, and be one layer with no others.
         """
-        family = self._family(group)
+        family = self.family(group)
         if any(g in self.joined or self.groups[g].width % inside for g in family):
             return False
         if any(run.group in family for draft in self.drafts for run in draft.inputs):
@@ -164,7 +164,7 @@ class Walk:
         Each part is a layer of its own, and the parts are tied; with ``alternate``, part i has the units i, i + n, ….
         Returns False if they cannot be cut.
         """
-        family = self._family(group)
+        family = self.family(group)
         drafts = [draft for draft in self.drafts if draft.group in family]
         whole = any(self.groups[g].width % n or self.groups[g].inside > 1 for g in family)
         if self.in_tail or whole or any(draft.factors or draft.scaled for draft in drafts):
@@ -212,7 +212,7 @@ class Walk:
 
     def first_tied(self, group: int) -> int:
         """Return the first group that is joined or tied to one, however indirectly."""
-        return self._family(group)[0]
+        return self.family(group)[0]
 
     def entries(self, run: Run) -> int:
         """Return how many entries a run has along its dimension."""
@@ -226,8 +226,8 @@ class Walk:
         """Note that the module of an operation may keep the sizes of parts of units, which follow layers' widths."""
         self.cuts.append((self.program.module_of(node), tuple(parts)))
 
-    def _family(self, group: int) -> list[int]:
-        """All groups that are joined or tied to one, however indirectly."""
+    def family(self, group: int) -> list[int]:
+        """Return all groups that are joined or tied to one, however indirectly."""
         family, pairs = {self.root(group)}, [(self.root(a), self.root(b)) for a, b in self.tied]
         while more := {g for pair in pairs if family & {*pair} for g in pair} - family:
             family |= more

@@ -6,7 +6,7 @@
 - LSTM, GRU and RNN become classes that can be traced (`consilience.units.recurrence`).
 - `nn.MultiheadAttention` between two values gets weights of its own for queries, keys and values.
 - A norm without scales gets scales of 1 and shifts of 0.
-- A layer of one unit by which all units are multiplied, as a gate of each position is, gets one unit for each.
+- A layer of one unit that is combined with all of others, as a gate of each position is, gets one unit for each.
 - A learned number that multiplies all units, or is added to them, where it cannot be folded into a weight becomes one
   for each unit. So do the scales of a norm of each head of attention, which all heads have in common.
 

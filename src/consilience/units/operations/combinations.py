@@ -20,7 +20,7 @@ from consilience.units.tail import reads_number
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, is_tensor, n_dims, size
 
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
-ONE_UNIT = "multiply by what one linear layer or convolution writes and nothing else reads, or by a unit for each"
+ONE_UNIT = "let it be what one linear layer or convolution writes and nothing else reads, or give each unit its own"
 PRODUCTS = (aten.mul.Tensor, aten.div.Tensor)
 
 
@@ -50,7 +50,7 @@ def combine(walk: Walk, node: fx.Node) -> Label:
         if runs[0] is not None and runs[1] is not None:
             if alone[0] != alone[1]:
                 one, several = (runs[0], runs[1]) if alone[0] else (runs[1], runs[0])
-                if is_sum or not spread_unit(walk, node, one, several):
+                if not spread_unit(walk, node, one, several):
                     raise walk.error("one unit is combined with several", node, ONE_UNIT)
                 label[dim] = several
                 continue
@@ -204,11 +204,12 @@ def choose(name: str) -> Callable[[Walk, fx.Node], Label]:
         walk.check_no_parameter(node)
         values = [value for value in walk.arguments(node, 3) if is_tensor(value)]
         shape = node.meta["val"].shape[1:]
+        whole = [value for value in values if value in walk.labels and value.meta["val"].shape[1:] == shape]
         for value in values:
-            if value in walk.labels and value.meta["val"].shape[1:] != shape:
-                raise walk.error("one unit is combined with several", node)
+            if value in walk.labels and value not in whole and not _spread(walk, node, value, whole):
+                raise walk.error("one unit is combined with several", node, ONE_UNIT)
         others = [value for value in values if value not in walk.labels]
-        label = _joined(walk, node, [value for value in values if value in walk.labels])
+        label = _joined(walk, node, whole)
         for other in others:
             for dim, runs in label.items():
                 at = dim - n_dims(node) + n_dims(other)
@@ -234,6 +235,15 @@ def _are_scores(walk: Walk, runs: Sequence[Run]) -> bool:
     """Whether units are heads with scores of attention."""
     groups = [walk.groups[run.group] for run in runs if run.group is not None]
     return any("attention scores" in group.activations and group.inside > 1 for group in groups)
+
+
+def _spread(walk: Walk, node: fx.Node, value: fx.Node, others: Sequence[fx.Node]) -> bool:
+    """Note that a value of one unit needs one for each unit of others; False if it cannot have them."""
+    if len(walk.label(value)) != 1 or not others or n_dims(value) != n_dims(others[0]):
+        return False
+    ((dim, one),) = walk.label(value).items()
+    several = walk.label(others[0]).get(dim)
+    return several is not None and size(value, dim) == 1 and spread_unit(walk, node, one, several)
 
 
 def _joined(walk: Walk, node: fx.Node, values: Sequence[fx.Node]) -> Label:

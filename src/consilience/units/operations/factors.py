@@ -68,15 +68,16 @@ def spread(walk: Walk, node: fx.Node, value: fx.Node, number: fx.Node) -> bool:
 
 
 def spread_unit(walk: Walk, node: fx.Node, one: Sequence[Run], several: Sequence[Run]) -> bool:
-    """Note that a layer of one unit, applied to all units of others, must be written out as one for each of them.
+    """Note that a layer of one unit, combined with all units of others, must be written out as one for each of them.
 
-    It must be written by weights from other layers, and nothing else may read it; False if it cannot be.
+    It, and those that it has been multiplied by, must be written by weights from other layers, and nothing else may
+    read it; False if it cannot be.
     """
     (run, *others), units = one, sum(map(walk.entries, several))
     if others or run.group is None or any(own.group is None or own.block != 1 for own in several):
         return False
-    root, program = walk.root(run.group), walk.program
-    writing = [draft for draft in walk.drafts if walk.root(draft.group) == root]
+    family, program = {walk.root(group) for group in walk.family(run.group)}, walk.program
+    writing = [draft for draft in walk.drafts if walk.root(draft.group) in family]
     if any(draft.per_unit or draft.dim or draft.factors or not draft.fitted for draft in writing):
         return False
     nodes = {program.parameters.get(own.name): own for own in program.nodes}
@@ -85,6 +86,7 @@ def spread_unit(walk: Walk, node: fx.Node, one: Sequence[Run], several: Sequence
         shapes = {name: tuple(nodes[name].meta["val"].shape) for name in names if name is not None}
         if any(shape[0] != 1 for shape in shapes.values()):  # a part of a wider weight
             return False
+        root = walk.root(draft.group)
         walk.numbers |= {name: Spread((units, *shape[1:]), node, root) for name, shape in shapes.items()}
     return bool(writing)
 

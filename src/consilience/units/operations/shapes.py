@@ -47,8 +47,9 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
             targets = [d for d in targets if after[d] != 1] or targets[:1]
         mixed = 0 in sources and walk.varies(value)
         if len(carrying) > 1 or carrying[0] != sources[0] or mixed or not targets:
-            cure = "flatten with units first: (n, u, ...); in place of a channel shuffle, mix channels by a convolution"
-            raise walk.error("units and positions change places", node, cure)
+            if before[carrying[0]] == 1:
+                raise walk.error("one unit loses its dimension", node, "keep it: (n, 1), without squeeze")
+            raise walk.error("units and positions change places", node, "flatten with units first: (n, u, ...)")
         rest, divisor = math.prod(before[d] for d in sources[1:]), math.prod(after[d] for d in targets[1:])
         if len(runs) == 1 and runs[0].group is not None and rest == 1 and divisor > runs[0].block:
             walk.refine(runs[0].group, divisor // runs[0].block)  # units of several rows, as heads are
@@ -120,6 +121,8 @@ def expand(walk: Walk, node: fx.Node) -> Label:
     value = only_value(walk, node)
     extra = n_dims(node) - n_dims(value)
     label = {d + extra: runs for d, runs in walk.labels[value].items()}
+    if any(size(node, d) != size(value, d - extra) for d in label):
+        raise walk.error("one unit is expanded to several", node, "combine it with others as it is, without expand")
     walk.functions[node.name] = functools.partial(_expand_others, units=list(label))
     return label
 
