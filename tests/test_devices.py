@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
 import consilience as cs
 from conftest import random_population
 from consilience.assembly.distillation import Distillation, distill
-from consilience.devices import current_device
+from consilience.assembly.gauss_newton import gauss_newton
+from consilience.devices import current_device, precise_device
 from consilience.errors import InputError
 from consilience.recovery import fit
 from consilience.signals.responses import Responses
@@ -43,7 +45,7 @@ def test_a_tensor_that_stayed_on_the_cpu_is_found() -> None:
 
 @pytest.mark.usefixtures("there")
 def test_members_are_trained_there() -> None:
-    net = torch.nn.Sequential(cs.MLP(6, [4], 2), torch.nn.BatchNorm1d(2), torch.nn.Dropout(0.0))
+    net = nn.Sequential(cs.MLP(6, [4], 2), nn.BatchNorm1d(2), nn.Dropout(0.0))
     data, training = cs.Dataset(X, Y, torch.arange(40)), cs.Training(epochs=2, batch_size=16)
     here = cs.train_population(net, data, 2, training=training, validation=data, checkpoint_epochs=[1])
     with cs.device("meta"):
@@ -54,7 +56,7 @@ def test_members_are_trained_there() -> None:
 
 @pytest.mark.usefixtures("there")
 def test_responses_are_computed_there() -> None:
-    net = torch.nn.Sequential(cs.ConvNet(1, [4, 3], 2, batch_norm=True), torch.nn.Flatten())
+    net = nn.Sequential(cs.ConvNet(1, [4, 3], 2, batch_norm=True), nn.Flatten())
     population, x = cs.Population.from_modules([net], torch.randn(2, 1, 6, 6)), torch.randn(9, 1, 6, 6)
     layer = population.architecture.free[0].name
     here = Responses(population.networks, x).read(layer)[0]
@@ -77,6 +79,24 @@ def test_networks_are_distilled_there() -> None:
 
 
 @pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("convolutional", [False, True])
+def test_second_order_steps_are_taken_there(convolutional: bool) -> None:
+    net: nn.Module = cs.MLP(6, [5, 4], 2)
+    if convolutional:
+        layers = (nn.Conv1d(1, 3, 3, dilation=2, bias=False), nn.BatchNorm1d(3), nn.ReLU(), nn.Conv1d(3, 4, 2))
+        net = nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+    x = X[:, None] if convolutional else X
+    network = cs.Population.from_modules([net], x[:2]).members[0].network
+    reference = 3 * network(x).flip(1).tanh()
+    here = gauss_newton(network, x, reference, "regression")
+    with cs.device("meta"):
+        other = gauss_newton(network, x, reference, "regression")
+    assert any(not torch.equal(value, network.state[name]) for name, value in here.state.items())
+    assert not any(isinstance(value, Elsewhere) for value in other.state.values())
+    assert all(torch.equal(value, here.state[name]) for name, value in other.state.items())
+
+
+@pytest.mark.usefixtures("there")
 @pytest.mark.parametrize("method", fit.METHODS)
 def test_students_are_fitted_there(method: str) -> None:
     students, y = [cs.MLP(6, [3], 1) for _ in range(2)], X[:, :1].tanh()
@@ -85,6 +105,13 @@ def test_students_are_fitted_there(method: str) -> None:
         other = fit.fit_precisely(students, X, y, method=method, max_iterations=1, warm_up=2)
     assert torch.equal(other.losses, here.losses)
     assert not any(isinstance(value, Elsewhere) for value in other.modules[0].parameters())
+
+
+def test_what_needs_float64_stays_on_the_cpu_where_a_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consilience.devices.open_device", torch.device)
+    for name, precise in (("cuda:1", "cuda:1"), ("mps", "cpu")):
+        with cs.device(name):
+            assert (current_device(), precise_device()) == (name, precise)
 
 
 def test_a_device_that_does_not_exist_is_one_error() -> None:

@@ -21,14 +21,14 @@ _current: ContextVar[str] = ContextVar("device", default="cpu")
 
 @contextmanager
 def device(name: str) -> Iterator[torch.device]:
-    """Choose the device on which networks inside the block are trained, distilled, fitted by recovery, and run on data.
+    """Choose where networks inside the block are trained, distilled, fitted by steps or by recovery, and run on data.
 
     Results differ from those of the CPU by rounding. Each worker of an engine uses its own device of this name.
 
     Parameters
     ----------
-    name : "cpu", which is used without a choice, "cuda", "cuda:1" and so on, or "mps", which has no float64 and so
-        cannot be used by recovery.
+    name : "cpu", which is used without a choice, "cuda", "cuda:1" and so on, or "mps", which has no float64:
+        second-order steps and recovery stay on the CPU.
 
     Raises
     ------
@@ -51,6 +51,11 @@ def device(name: str) -> Iterator[torch.device]:
 def current_device() -> str:
     """Return the name of the device that was chosen by the innermost `device` block."""
     return _current.get()
+
+
+def precise_device() -> str:
+    """Return the current device if it has float64, and the CPU otherwise."""
+    return "cpu" if current_device() == "mps" else current_device()
 
 
 def check_device(name: object) -> None:

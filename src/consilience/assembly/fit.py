@@ -117,7 +117,7 @@ class Fit:
         architecture = self.network.architecture
         if value.dim() == 2 or self.sampling is None:
             return value
-        return self.sampling.taken(rows).of(architecture.returned.units(value, architecture.widths, len(rows)), 0)
+        return self.sampling.taken(rows.cpu()).of(architecture.returned.units(value, architecture.widths, len(rows)), 0)
 
     def targets(self, rows: Tensor) -> Tensor:
         """Return the reference outputs (r, o) of some samples, at each position."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from consilience import seeds
 from consilience.assembly.fit import Fit
 from consilience.assembly.kronecker import Kronecker
+from consilience.devices import precise_device
 from consilience.signals.held_out import held_out
 from consilience.ties import SINGLE
 from consilience.units.architecture import TracedNetwork
@@ -57,13 +58,18 @@ def gauss_newton(
     maps = [m for m in maps if m.fitted]
     if not maps or len(x) < 2:
         return network
+    place = precise_device()
     with torch.inference_mode(mode=False), torch.enable_grad(), twice_differentiable(), _one_thread():
-        fit = precise = Fit.of(network, maps, x.clone(), reference.clone(), task, sampling)
+        x, reference = x.clone().to(place), reference.clone().to(place)
+        fit = precise = Fit.of(network.on(place), maps, x, reference, task, sampling)
         if len(x) * network.architecture.largest_value <= DOUBLED_VALUES:
             x = x.double() if x.is_floating_point() else x
-            precise = Fit.of(fit.network.double(), maps, x.clone(), reference.double(), task, sampling)
+            precise = Fit.of(fit.network.double(), maps, x, reference.double(), task, sampling)
         theta = _minimize(precise, *held_out(len(x)))
-        return network if theta is None else fit.at(theta.to(fit.vector.dtype))
+        if theta is None:
+            return network
+        state = {name: value.cpu() for name, value in fit.at(theta.to(fit.vector.dtype)).state.items()}
+        return TracedNetwork(network.architecture, state)
 
 
 @contextmanager
@@ -81,16 +87,19 @@ def _minimize(fit: Fit, rows: Tensor, held: Tensor) -> Tensor | None:
     """Return the weights after the last step that lowers the held-out error; None if there is none."""
     generator, theta, moved = seeds.generator(0), fit.vector, False
     n_curved = max(CURVATURE_SAMPLES, CURVATURE_VALUES // fit.network.architecture.largest_value)
+    device = theta.device
+    fitted, held = rows.to(device), held.to(device)
     error, share = fit.error(theta, held), DAMPING
     for _ in range(STEPS):
         if error <= SINGLE**2:  # rounding
             break
         part = rows[torch.randperm(len(rows), generator=generator)[:n_curved].sort().values]
         signs = torch.randint(0, 2, (len(part) * fit.positions, fit.reference.shape[1]), generator=generator) * 2.0 - 1
+        part = part.to(device)
         factors, product, gradient = (
-            Kronecker.of(fit, theta, part, signs),
+            Kronecker.of(fit, theta, part, signs.to(device)),
             fit.gauss_newton(theta, part),
-            fit.gradient(theta, rows),
+            fit.gradient(theta, fitted),
         )
         scale, inverse, before = factors.scale.to(theta.dtype), factors.inverse(), error
         for _ in range(ATTEMPTS):

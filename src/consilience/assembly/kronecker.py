@@ -109,7 +109,11 @@ def _inverted(m: Map, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     size = float(right.diagonal(dim1=-2, dim2=-1).mean().clamp(min=tiny))
     slope = float((left if m.per_unit else left.diagonal()).mean().clamp(min=tiny))
     root, ratio = math.sqrt(DAMPING * size * slope), math.sqrt(size / slope)
-    solved = torch.linalg.inv(right + root * ratio * torch.eye(right.shape[-1], dtype=right.dtype))
+    solved = torch.linalg.inv(right + root * ratio * _identity(right))
     if m.per_unit:
         return 1 / (left + root / ratio), solved
-    return torch.linalg.inv(left + root / ratio * torch.eye(len(left), dtype=left.dtype)), solved
+    return torch.linalg.inv(left + root / ratio * _identity(left)), solved
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)

@@ -28,7 +28,7 @@ from torch.func import functional_call, jacrev, stack_module_state, vmap
 
 from consilience import seeds
 from consilience.checks import check_choice, check_finite, check_rows
-from consilience.devices import current_device
+from consilience.devices import precise_device
 from consilience.engines import current
 from consilience.errors import InputError
 from consilience.seeds import REDRAW, seed
@@ -92,7 +92,7 @@ def fit_precisely(
     method = method or method_for(modules[0], len(x))
     size = block_size(modules[0], x, y, method)
     shared = {"x": x, "y": y, "method": method, "tolerance": tolerance, "max_iterations": max_iterations}
-    shared |= {"warm_up": warm_up, "random_state": random_state, "device": current_device()}
+    shared |= {"warm_up": warm_up, "random_state": random_state, "device": precise_device()}
 
     def fit(networks: Sequence[nn.Module]) -> Fit:
         starts = range(0, len(networks), size)

@@ -253,21 +253,22 @@ class Map:
         patches = self._patches(value, part, position % n_positions)  # (r, all entries read, kernel positions)
         parts = self._parts(patches, widths)
         rows = parts[0] if self.per_unit else torch.cat([part.flatten(1) for part in parts], dim=1)
-        return rows, written[sample, :, position]
+        return rows, written[sample.to(value.device), :, position.to(value.device)]
 
     def _patches(self, value: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         if self.kernel is None:
             entries = value.movedim(self.inputs[0].dim, -1).flatten(1, -2) if value.dim() > 2 else value[:, None]
-            return entries[sample, position][:, :, None]
+            return entries[sample.to(value.device), position.to(value.device)][:, :, None]
         padding = [zeros for pair in reversed(self.kernel.padding) for zeros in pair]
         windows, n_dims = functional.pad(self.kernel.spread_out(value), padding), len(self.kernel.size)
         for i, (size, step) in enumerate(zip(self.kernel.size, self.kernel.dilation, strict=True)):
             windows = windows.unfold(2 + i, (size - 1) * step + 1, self.kernel.stride[i])  # a view
         places = torch.unravel_index(position, windows.shape[2 : 2 + n_dims])
-        at: tuple[Any, ...] = (sample, slice(None), *places)
+        at: tuple[Any, ...] = (sample.to(value.device), slice(None), *(place.to(value.device) for place in places))
         chosen = windows[at]  # (r, channels, *reach)
         for i, step in enumerate(self.kernel.dilation):
-            chosen = chosen.index_select(2 + i, torch.arange(0, chosen.shape[2 + i], step)) if step > 1 else chosen
+            if step > 1:
+                chosen = chosen.unfold(2 + i, 1, step).squeeze(-1)
         return chosen.flatten(2)
 
     def _parts(self, weight: Tensor, widths: Mapping[str, int]) -> tuple[Tensor, ...]:
