@@ -61,6 +61,12 @@ def test_targets_that_cannot_be_learned(name: str) -> None:
         cs.train_population(net(), rows(y, "regression"), 2)
 
 
+def test_one_output_has_no_classes_to_choose_from() -> None:
+    data = Dataset(X, (X[:, 0] > 0).long(), torch.arange(len(X)))
+    with pytest.raises(InputError, match="task must fit the outputs, at least 2 for classification, got .* \\(n, 1\\)"):
+        cs.train_population(cs.MLP(X.shape[1], [5], 1), data, 2)
+
+
 def test_targets_of_another_shape_than_the_outputs() -> None:
     with pytest.raises(InputError, match=r"must have shape \(n, 2\), as the outputs, got \(60, 3\)"):
         cs.train_population(net(), rows(torch.cat([NUMBERS, NUMBERS[:, :1]], 1)), 2)

@@ -225,12 +225,12 @@ class Rows(torch.utils.data.Dataset):
         return *(value[i] for value in self.inputs), i
 
 
-@pytest.mark.parametrize("source", ["dataset", "loader", "generator"])
+@pytest.mark.parametrize("source", ["dataset", "loader", "generator", "list"])
 def test_a_census_takes_inputs_batch_by_batch(kind: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     members, _, x = population(kind)
     rows = Rows(kind)
     loader = torch.utils.data.DataLoader(rows, batch_size=7)
-    given = {"dataset": rows, "loader": loader, "generator": (batch for batch in loader)}[source]
+    given = {"dataset": rows, "loader": loader, "generator": (batch for batch in loader), "list": [*loader]}[source]
     census = cs.Census(n_resamples=0).fit(members, given)
     assert members.inputs is not None
     assert census.calibration_ is not None
@@ -375,6 +375,8 @@ def test_data_of_several_inputs_is_read_by_names(trained: Path, tmp_path: Path) 
         load_data(trained / "data.npz", columns=("x", "kind"), layout="rows")
     with pytest.raises(InputError, match="must have arrays x_train, w_train, y_train, .* got x_train"):
         load_data(trained / "data.npz", columns=("x", "w"))
+    with pytest.raises(InputError, match="must have arrays .*\n  cure: did you mean 'mask'?"):
+        load_data(trained / "data.npz", columns=("x", "maks"))
     arrays = dict(np.load(trained / "data.npz"))
     for name, text in {
         "mask_train": "inputs in short.npz: train must be of the same samples, got 120 of 'x', 120 of 'kind', 50 of",

@@ -274,7 +274,8 @@ def check_targets(y: Tensor, outputs: Tensor, argument: str) -> None:
     if y.is_floating_point():
         if y.shape[1:] != outputs.shape[1:]:
             wanted = ", ".join(["n", *map(str, outputs.shape[1:])])
-            raise InputError(f"{argument} must have shape ({wanted}), as the outputs, got {tuple(y.shape)}")
+            cure = "give the network an output for each target, or pass the task that the targets are for"
+            raise InputError(f"{argument} must have shape ({wanted}), as the outputs, got {tuple(y.shape)}", cure=cure)
     elif outputs.ndim == 3:
         check_tokens(y, argument, outputs.shape[2])
         if y.shape[1] != outputs.shape[1]:

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,10 @@ def _read_npz(path: Path, inputs: Sequence[str]) -> _Source:
     missing = ", ".join(key for key in keys if key not in names)
     if missing:
         got, cure = ", ".join(names) or "none", f"add {missing} with numpy.savez"
+        stems = [name.removesuffix("_train") for name in names]
+        unknown = (get_close_matches(name, stems, 1) for name in inputs if name not in stems)
+        if near := next((found for found in unknown if found), None):
+            cure = f"did you mean {near[0]!r}?"
         raise InputError(f"{path} must have arrays {', '.join(keys)}, got {got}", cure=cure)
     if not inputs:
         return _Source(path.name, *arrays.values())

@@ -1,4 +1,4 @@
-"""Inputs out of what yields them in batches: a torch DataLoader, Dataset, or a generator.
+"""Inputs out of what yields them in batches: a torch DataLoader, Dataset, a generator, or a list of batches.
 
 Only what is looked at is kept: `MOST` samples, evenly spread over a Dataset of known length, the first ones of
 anything else. Of a batch that is a tuple or a list, the first part is inputs, as in ``(x, y)``.
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from consilience.checks import as_tensor, describe, of_the_user
 from consilience.errors import InputError
-from consilience.several import check_same_samples, n_samples
+from consilience.several import are_several, check_same_samples, n_samples
 from consilience.units.inputs import Inputs
 
 MOST = 20_000  # samples: as many rows as a census looks at in each layer
@@ -23,7 +23,9 @@ BATCH = 256
 
 def yields_batches(source: object) -> bool:
     """Whether inputs are to be read batch by batch."""
-    return isinstance(source, DataLoader | Dataset | Iterator)
+    batches = source if isinstance(source, list) else []  # whose entries are no rows of numbers
+    listed = [are_several(tuple(batch) if isinstance(batch, list) else batch) for batch in batches]
+    return (bool(listed) and all(listed)) or isinstance(source, DataLoader | Dataset | Iterator)
 
 
 def gathered(source: Any, inputs: Inputs | None, argument: str) -> Any:

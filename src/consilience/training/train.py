@@ -13,7 +13,7 @@ from consilience.checks import as_path, check_count, check_finite, check_functio
 from consilience.data import Dataset, as_dataset, check_dataset
 from consilience.population.population import Population
 from consilience.several import are_several
-from consilience.tasks import check_varies, task_of
+from consilience.tasks import check_fits_outputs, check_varies, task_of
 from consilience.training.blocks import train_blocks
 from consilience.training.callbacks import Callback, has_full_repr
 from consilience.training.fit import Progress
@@ -89,6 +89,7 @@ def train_population(
     examples = train.x[:N_EXAMPLES]
     kinds = [fresh(net, k, random_state) for k in range(len(net) if isinstance(net, Sequence) and net else 1)]
     architecture = Population.from_modules(kinds[:n_members], examples).architecture  # raises before any training
+    check_fits_outputs(train.task or task_of(train.y), architecture.program.output_shape)
     if train.y.is_floating_point():
         check_varies(train.y, "train")
     else:

@@ -22,6 +22,7 @@ from consilience.units.outputs import Pick, outputs_in
 from consilience.units.program import Program
 
 COMPUTED_FROM = "computed_from"  # attribute of a layer whose weight is stored: names of what it was computed of
+MISSING = "required positional argument"
 NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
@@ -73,9 +74,11 @@ def outputs_of(
             f"{argument} must be inputs that {name} takes",
             f"{type(error).__name__}: {error}{_line_of(error)}",
         )
-        cure = (
-            "tokens and positions must be numbers of rows of the embeddings" if isinstance(error, IndexError) else None
-        )
+        cure = None
+        if isinstance(error, IndexError):
+            cure = "tokens and positions must be numbers of rows of the embeddings"
+        elif isinstance(error, TypeError) and MISSING in str(error):
+            cure = "pass all inputs: a dict by the names of the arguments, or a tuple; to commands, by --columns"
         message = f"{wanted}, got {_described(x)}, on which its forward pass raises {got}"
         raise InputError(message, cure=cure) from error
     return outputs_in(returned, name, output)
