@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
+from consilience.census import Census
 from consilience.clustering import clusterers, micro
 from consilience.clustering.clusterers import CLUSTERERS, resampled
 from consilience.clustering.distances import Points
 from consilience.clustering.micro import micro_clusters
 from consilience.clustering.stability import stability
 from consilience.engines import engine
+from consilience.errors import InputError
+from consilience.nets import MLP
+from consilience.population import Population
 
 
 @pytest.fixture
@@ -93,3 +98,13 @@ def test_micro_clusters_are_the_same_on_another_engine() -> None:
     with engine("serial"):
         there = micro_clusters(points, 0)
     assert (here.labels == there.labels).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_the_census_of_a_large_layer_has_at_most_as_many_clusters_as_its_tree_has_leaves() -> None:
+    torch.manual_seed(0)
+    population = Population.from_modules([MLP(4, [150], 2) for _ in range(2)], torch.randn(8, 4))
+    layer = Census(n_resamples=0).fit(population, x := torch.randn(200, 4)).layers_["hidden.0"]
+    assert 12 < layer.n_clusters_ <= 60
+    with pytest.raises(InputError, match=r"from 1 to \d+, got 300\n  cure: ask for fewer clusters: the tree of many"):
+        Census(n_clusters=300, n_resamples=0).fit(population, x)

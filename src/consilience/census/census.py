@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -157,14 +157,14 @@ class Census:
         ``known_alive`` has, by layer, the earlier decision for the units of the first members.
         """
         architecture, responses = self.population_.architecture, self._signals()
-        layers: dict[str, LayerCensus] = {}
-        projections: dict[Axis, Sequence[Projection]] = {}
+        layers, projections = dict[str, LayerCensus](), dict[Axis, Sequence[Projection]]()
         for layer in architecture.free:
             known = known_alive.get(layer.name, np.empty(0, dtype=bool))
             units = layer_units(responses, layer.name, projections, distance=self.distance, known_alive=known)
             layers[layer.name], bases = self._take_layer(units, step)
+            taken = {tied.name for own in layers for tied in architecture.family(own)}
             for name, basis in bases.items():
-                for axis in _read_inside(architecture, name):
+                for axis in _read_later(architecture, name, taken):
                     projections[axis] = self._projections(axis, basis, responses.at(axis))
         self.layers_ = layers
 
@@ -324,6 +324,8 @@ class Census:
     def _cluster(self, units: LayerUnits, n_clusters: int | None) -> tuple[Clustering, Clusters]:
         clusterer = CLUSTERERS[self.clusterer]
         clustering = clusterer(units.points, n_clusters, self.random_state)
+        if self.n_clusters is None and n_clusters is not None:  # of many units, the tree is over micro-clusters
+            n_clusters = min(n_clusters, clustering.n_leaves)
         clusters, live = units.count(clustering.cut(n_clusters)), units.alive
         labels, member = clusters.labels[live], units.member[live]
         again = resampled(clusterer, clustering)
@@ -332,12 +334,11 @@ class Census:
 
     def _take_layer(self, units: LayerUnits, step: ClusterStep) -> tuple[LayerCensus, dict[str, Basis]]:
         """One layer, and by layer of its family the basis that the clusters make."""
-        name, population = units.name, self.population_
-        wanted, n_live = self.n_clusters_of(population, name, len(units.points)), len(units.points)
+        name, population, n_live = units.name, self.population_, len(units.points)
+        wanted, architecture = self.n_clusters_of(population, name, n_live), population.architecture
         clustering, clusters = step(units, None if wanted is None else min(wanted, n_live))
         clusters = in_order(clusters)
         widths, groups = population.widths(name), Groups.of_labels(clusters.labels)
-        architecture = population.architecture
         if architecture.has_insides(name) and self._signals().has_data:
             basis = basis_of_medoids(units.rows[name], groups, widths, units.alive)
             bases = {tied.name: basis for tied in architecture.family(name)}
@@ -350,8 +351,7 @@ class Census:
                 bases[tied.name] = basis_of_groups(rows, groups, widths, symmetry, units.alive)
         centroids = units.centroids(bases[name].mixing).numpy()
         of_units = units.member, units.index, units.alive
-        layer = LayerCensus(name, *of_units, units.n_members, clustering, clusters, centroids)
-        return layer, bases
+        return LayerCensus(name, *of_units, units.n_members, clustering, clusters, centroids), bases
 
     def _projections(self, axis: Axis, basis: Basis, activations: Sequence[Tensor]) -> Sequence[Projection]:
         """Each member's projection on the clusters in one place, refitted to data for grounding "activations"."""
@@ -393,8 +393,8 @@ class Census:
         return x
 
 
-def _read_inside(architecture: Architecture, layer: str) -> list[Axis]:
-    """The places where maps that write hidden layers read a layer."""
-    hidden = {other.name for other in architecture.hidden}
-    inputs = {axis for m in architecture.reading(layer) if m.writes in hidden for axis in m.inputs}
+def _read_later(architecture: Architecture, layer: str, taken: Collection[str]) -> list[Axis]:
+    """The places where maps that write hidden layers, other than those taken, read a layer."""
+    later = {other.name for other in architecture.hidden}.difference(taken)
+    inputs = {axis for m in architecture.reading(layer) if m.writes in later for axis in m.inputs}
     return [axis for axis in architecture.read(layer) if axis in inputs]

@@ -45,6 +45,8 @@ class Clustering:
         if n_clusters is None or n_clusters == self.n_leaves:
             return self.labels
         cure = "ask for fewer clusters, or give more members"
+        if self.tree is not None and self.n_leaves < len(self.labels):
+            cure = f"ask for fewer clusters: the tree of many units has {self.n_leaves} leaves, micro-clusters of them"
         check_count("n_clusters", n_clusters, most=self.n_leaves, cure=cure)
         if self.tree is None:
             raise InputError(
