@@ -53,17 +53,38 @@ class RowNorm(nn.Module):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
 
 
+class Interleaved(Attention):
+    """Keys and values are repeated for the queries of their group."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = (m(x).view(n, t, -1, HEAD).transpose(1, 2) for m in (self.q, self.k, self.v))
+        k, v = (a.repeat_interleave(self.repeats, dim=1) for a in (k, v))
+        return self.o(self.mix(q, k, v).transpose(1, 2).reshape(n, t, -1))
+
+
+def of_heads(kind: type[nn.Module], **options: bool) -> nn.Module:
+    norm = kind(HEAD, **options)
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    return norm
+
+
 class NormedAttention(Attention):
     """Queries and keys are normalized head by head."""
 
-    def __init__(self, key_heads: int) -> None:
+    def __init__(self, key_heads: int, norm: Callable[[], nn.Module] = RowNorm, heads_first: bool = False) -> None:
         super().__init__(fused, key_heads)
-        self.q_norm, self.k_norm = RowNorm(), RowNorm()
+        self.q_norm, self.k_norm, self.heads_first = norm(), norm(), heads_first
 
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
         q, k, v = (m(x).view(n, t, -1, HEAD) for m in (self.q, self.k, self.v))
-        q, k, v = (a.transpose(1, 2) for a in (self.q_norm(q), self.k_norm(k), v))
+        if self.heads_first:
+            q, k, v = (a.transpose(1, 2) for a in (q, k, v))
+            q, k = self.q_norm(q), self.k_norm(k)
+        else:
+            q, k, v = (a.transpose(1, 2) for a in (self.q_norm(q), self.k_norm(k), v))
         k, v = (a[:, :, None].expand(-1, -1, self.repeats, -1, -1).reshape(n, -1, t, HEAD) for a in (k, v))
         return self.o(self.mix(q, k, v).transpose(1, 2).reshape(n, t, -1))
 
@@ -171,6 +192,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "written out": lambda: Net(Attention(written_out)),
     "grouped queries": lambda: Net(Attention(fused, key_heads=2)),
     "grouped, written out": lambda: Net(Attention(written_out, key_heads=2)),
+    "grouped, interleaved": lambda: Net(Interleaved(fused, key_heads=2)),
     "rotary positions": lambda: Net(Attention(rotary)),
     "one weight, side by side": lambda: Net(Fused(True)),
     "one weight, by head": lambda: Net(Fused(False)),
@@ -207,7 +229,7 @@ def test_heads_streams_and_embeddings_are_found_and_proved(name: str) -> None:
     architecture = proved(NETS[name](), inputs(name, 4))
     heads = [layer for layer in architecture.free if any(m.output.inside > 1 for m in architecture.writing(layer.name))]
     assert heads
-    few = {"Llama": 2, "grouped queries": 2, "grouped, written out": 2, "ViT": 2, "GPT": 2}
+    few = {"Llama": 2, "grouped queries": 2, "grouped, interleaved": 2, "grouped, written out": 2, "ViT": 2, "GPT": 2}
     keys = 1 if name.startswith("one head") else few.get(name, HEADS)
     assert all(layer.width == keys for layer in heads)
     assert architecture.statistics  # norms
@@ -217,6 +239,12 @@ def test_heads_streams_and_embeddings_are_found_and_proved(name: str) -> None:
 WRITTEN_OUT: dict[str, Callable[[], nn.Module]] = {
     "norms of heads": lambda: Net(NormedAttention(HEADS)),
     "norms of heads, grouped": lambda: Net(NormedAttention(2)),
+    "layer norms of heads": lambda: Net(NormedAttention(HEADS, lambda: of_heads(nn.LayerNorm), True)),
+    "layer norms of heads, grouped": lambda: Net(NormedAttention(2, lambda: of_heads(nn.LayerNorm))),
+    "layer norms of heads without shifts": lambda: Net(
+        NormedAttention(2, lambda: of_heads(nn.LayerNorm, bias=False), True)
+    ),
+    "RMS norms of heads": lambda: Net(NormedAttention(2, lambda: of_heads(nn.RMSNorm))),
 }
 
 

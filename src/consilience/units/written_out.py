@@ -8,7 +8,7 @@
 - A norm without scales gets scales of 1 and shifts of 0.
 - A layer of one unit that is combined with all of others, as a gate of each position is, gets one unit for each.
 - A learned number that multiplies all units, or is added to them, where it cannot be folded into a weight becomes one
-  for each unit. So do the scales of a norm of each head of attention, which all heads have in common.
+  for each unit. So do the scales and shifts of a norm of each head of attention, which all heads have in common.
 
 The module computes the same, and its class is the same; only these parts have other shapes. Depthwise convolutions stay
 as they are.
@@ -17,12 +17,14 @@ as they are.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from consilience.errors import ConsilienceError, FunctionChangedError
 from consilience.units.architecture import Architecture, read_state
@@ -129,13 +131,32 @@ def _write_out_numbers(modules: Sequence[nn.Module], x: Tensor, output: Pick) ->
         if not met[alike]:
             continue
         own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        before = _outputs(module, x, output)
+        before, classes = _outputs(module, x, output), {part: type(part) for part in module.modules()}
         _set(module, {name: own[name].detach().expand(shape).clone() for name, shape in met[alike].items()})
         after = _outputs(module, x, output)
         if before is not None and after is not None and same_outputs(after, before):
             setattr(module, NUMBERS, tuple(met[alike]))
         else:
+            for part, kind in classes.items():
+                part.__class__ = kind
             _set(module, {name: own[name].detach() for name in met[alike]})
+
+
+class LayerNormOfHeads(nn.LayerNorm):
+    """Layer norm of the features of each head, with scales (and shifts) of its own for each head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map values with features last to the same shape."""
+        scaled = functional.layer_norm(x, x.shape[-1:], None, None, self.eps) * self.weight
+        return scaled if self.bias is None else scaled + self.bias
+
+
+class RMSNormOfHeads(nn.RMSNorm):
+    """RMS norm of the features of each head, with scales of its own for each head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map values with features last to the same shape."""
+        return functional.rms_norm(x, x.shape[-1:], None, self.eps) * self.weight
 
 
 def _set(module: nn.Module, values: Mapping[str, Tensor]) -> None:
@@ -146,6 +167,8 @@ def _set(module: nn.Module, values: Mapping[str, Tensor]) -> None:
         own = getattr(part, attribute)
         learned = isinstance(own, nn.Parameter)
         setattr(part, attribute, nn.Parameter(value, requires_grad=own.requires_grad) if learned else value)
+        if value.dim() > 1 and isinstance(part, nn.LayerNorm | nn.RMSNorm):
+            part.__class__ = LayerNormOfHeads if isinstance(part, nn.LayerNorm) else RMSNormOfHeads
         for kind, sizes in SIZE_ATTRIBUTES.items():
             for size, of in sizes.items() if isinstance(part, kind) else ():
                 setattr(part, size, of(part))
@@ -169,11 +192,15 @@ def _may_have_numbers(module: nn.Module) -> bool:
 def _has_norms_of_heads(module: nn.Module) -> bool:
     """Whether a part may have one scale for each row of a head: fewer than the rows that a weight beside it writes."""
     for part in module.modules():
-        beside = [child for child in part.children() if isinstance(child, nn.Linear)]
-        norms = [child for child in part.children() if not type(child).__module__.startswith("torch.")]
-        sizes = {value.numel() for norm in norms for value in norm.parameters(recurse=False) if value.dim() == 1}
-        if any(len(child.weight) > size and len(child.weight) % size == 0 for child in beside for size in sizes):
-            return True
+        shapes = [child.weight.shape for child in part.children() if isinstance(child, nn.Linear)]
+        for norm in part.children():
+            of_torch = isinstance(norm, nn.LayerNorm | nn.RMSNorm)
+            if type(norm).__module__.startswith("torch.") and not of_torch:
+                continue
+            sizes = {value.numel() for value in norm.parameters(recurse=False) if value.dim() == 1}
+            for (rows, read), size in itertools.product(shapes, sizes):
+                if rows > size and rows % size == 0 and not (of_torch and read == size):  # a norm of the stream
+                    return True
     return False
 
 

@@ -96,7 +96,7 @@ def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label |
     along = [d - offset for d in label if d >= offset and math.prod(shape) == shape[d - offset] == size(value, d)]
     (dim, *others), several = label, math.prod(shape[1:]) > 1
     if several and not (others or shift) and len(shape) == n_dims(value) - dim and shape[0] == size(value, dim):
-        return _gain_of_rows(walk, value, gain, dim)
+        return _of_rows(walk, value, gain, dim, "gate")
     if len(along) != 1 and not shift and spread(walk, node, value, gain):
         return label
     if len(along) != 1:
@@ -105,15 +105,15 @@ def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label |
     return scale_units(walk, node, (value, along[0] + offset), gain, None, shift=shift, weight_dim=along[0])
 
 
-def _gain_of_rows(walk: Walk, value: fx.Node, gain: fx.Node, dim: int) -> Label:
-    """A product with a parameter of several numbers for each unit, which it writes as its features."""
+def _of_rows(walk: Walk, value: fx.Node, parameter: fx.Node, dim: int, name: str) -> Label:
+    """A product or sum with a parameter of several numbers for each unit, which it writes as its features."""
     (runs,) = walk.label(value).values()
-    promote(walk, gain, 0)
-    (gates,) = walk.label(gain).values()
-    walk.record({dim: runs}, "product")
-    walk.record({0: gates}, "gate")
-    if not walk.pair(runs, gates):
-        raise walk.error("units of unlike layers are combined", gain)
+    promote(walk, parameter, 0)
+    (own,) = walk.label(parameter).values()
+    walk.record({dim: runs}, "product" if name == "gate" else name)
+    walk.record({0: own}, name)
+    if not walk.pair(runs, own):
+        raise walk.error("units of unlike layers are combined", parameter)
     return walk.label(value)
 
 
@@ -143,6 +143,10 @@ def _bias(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label |
         walk.sources[node] = draft
         return walk.label(value)
     along = [d - dim for d in walk.label(value) if d >= dim and shape[d - dim] == size(value, d)]
+    if along == [0] and math.prod(shape[1:]) > 1 and len(walk.label(value)) == 1:
+        return _of_rows(walk, value, bias, dim, "shift")
+    if len(along) != 1 and spread(walk, node, value, bias):
+        return walk.label(value)
     if len(along) != 1:
         raise walk.error(f"'{name}' does not have one number for each unit", node)
     promote(walk, bias, along[0])

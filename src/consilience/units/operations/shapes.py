@@ -127,6 +127,20 @@ def expand(walk: Walk, node: fx.Node) -> Label:
     return label
 
 
+def repeated(walk: Walk, node: fx.Node) -> Label:
+    """``repeat_interleave(value, times, dim)``; units then have as many entries for each, next to each other."""
+    value, times = only_value(walk, node), walk.option(node, "repeats")
+    if node.args[2:3] in ((), (None,)) or not isinstance(times, int):
+        raise walk.error(UNSUPPORTED, node, "repeat along one dimension, by one number")
+    dim = int(walk.option(node, "dim")) % n_dims(value)
+    if dim == 0 and walk.varies(value):
+        raise walk.error("samples are mixed", node)
+    label = walk.labels[value]
+    if dim not in label:
+        return walk.record(label, "upsample")
+    return label | {dim: tuple(Run(run.group, *(entries * times for entries in run[1:])) for run in label[dim])}
+
+
 def cut(walk: Walk, node: fx.Node) -> Label:
     """``slice`` and ``select``: positions may be left out, units and samples may not."""
     value = only_value(walk, node, piled=True)
@@ -185,6 +199,7 @@ HANDLERS = {
     **dict.fromkeys((aten.permute.default, aten.movedim.int, *SWAPS), permute),
     **dict.fromkeys((aten.numpy_T.default, aten.t.default), transpose),
     aten.expand.default: expand,
+    aten.repeat_interleave.self_int: repeated,
     aten.slice.Tensor: cut,
     aten.select.int: cut,
 }

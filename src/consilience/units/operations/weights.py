@@ -16,6 +16,7 @@ from torch.ops import aten
 
 from consilience.units.drafts import Draft, Label, Run
 from consilience.units.maps import Kernel, Norm
+from consilience.units.operations.factors import spread
 from consilience.units.operations.sections import MOST, cut_units
 from consilience.units.trace import BATCH_NORMS
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, layer_name, n_dims, size
@@ -127,11 +128,12 @@ def batch_norm(walk: Walk, node: fx.Node) -> Label:
 
 
 def layer_norm(walk: Walk, node: fx.Node) -> Label:
-    """``layer_norm(value, shape, weight, bias, eps)`` over units, or without a weight over positions."""
+    """``layer_norm(value, shape, weight, bias, eps)`` over units, or over positions, as of rows of heads."""
     value, shape, weight, bias, _ = walk.arguments(node, 5)
     last, label = n_dims(value) - 1, walk.record(walk.label(value), "layer_norm")
     if last not in label:
-        if isinstance(weight, fx.Node):
+        own = [parameter for parameter in (weight, bias) if isinstance(parameter, fx.Node)]
+        if own and not all(spread(walk, node, value, parameter) for parameter in own):
             cure = "let a linear layer or an embedding write the features: the inputs' own have no units"
             raise walk.error(PARAMETER, node, cure)
         return label
@@ -145,9 +147,11 @@ def layer_norm(walk: Walk, node: fx.Node) -> Label:
 
 
 def rms_norm(walk: Walk, node: fx.Node) -> Label:
-    """``rms_norm(value, shape, weight, eps)`` over units."""
+    """``rms_norm(value, shape, weight, eps)`` over units, or over positions, as of rows of heads."""
     value, shape, weight, _ = walk.arguments(node, 4)
     last = n_dims(value) - 1
+    if last not in walk.label(value) and (weight is None or spread(walk, node, value, weight)):
+        return walk.record(walk.label(value), "rms_norm")
     if last not in walk.label(value) or len(shape) != 1:
         raise walk.error(UNSUPPORTED, node, "normalize over units only")
     label = walk.record(walk.label(value), "rms_norm")
