@@ -28,6 +28,7 @@ from consilience.comparison import representation_similarities, representations
 from consilience.engines import Engine, current, engine
 from consilience.engines.call import call
 from consilience.engines.choice import open_engine
+from consilience.engines.dask import CLIENT_LOG
 from consilience.engines.processes import Processes
 from consilience.errors import ArtefactError, EngineError, InputError, TrainingError
 from consilience.nets.activations import ACTIVATIONS
@@ -212,10 +213,23 @@ def test_a_scheduler_that_does_not_answer_is_told(address: str, monkeypatch: pyt
 
     monkeypatch.setattr(distributed, "Client", Client)
     monkeypatch.setattr("consilience.engines.dask.CONNECT", 1)
+    silences = [*CLIENT_LOG.filters]
     message = f"engine dask:{address} must be the address of a scheduler that answers, got"
     with pytest.raises(EngineError, match=message), engine(f"dask:{address}"):
         pass
     assert [client.status for client in made] == ["closed"]
+    assert silences == CLIENT_LOG.filters
+
+
+def test_what_the_client_prints_is_kept_back_while_an_engine_is_open(
+    cluster: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = [*CLIENT_LOG.filters]
+    opened = open_engine(f"dask:{cluster}")
+    CLIENT_LOG.error("a traceback")
+    opened.close()
+    assert before == CLIENT_LOG.filters
+    assert "a traceback" not in caplog.text
 
 
 def test_a_scheduler_without_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 import time
@@ -29,6 +30,7 @@ Made = TypeVar("Made")
 CONNECT = 10  # seconds until the scheduler answers, and until it has a worker
 NO_WORKER = 60  # seconds for which a cluster may be without a worker
 POLL = 5
+CLIENT_LOG = logging.getLogger("distributed.client")  # of tracebacks of what is one error here
 
 
 class Dask(Engine):
@@ -52,10 +54,13 @@ class Dask(Engine):
                     raise
 
         self.address = address
+        self._silence = logging.Filter(__name__)  # lets no record pass that another module makes
+        CLIENT_LOG.addFilter(self._silence)
         try:
             self._client = _within(2 * CONNECT, Client)
         except (OSError, ValueError, TypeError) as error:
             message = f"engine dask:{address} must be the address of a scheduler that answers, got {_line(error)}"
+            CLIENT_LOG.removeFilter(self._silence)
             malformed = isinstance(error, ValueError | TypeError)
             cure = "write it as in tcp://127.0.0.1:8786" if malformed else "start one with: dask scheduler"
             raise EngineError(message, cure=cure) from error
@@ -96,6 +101,7 @@ class Dask(Engine):
     def close(self) -> None:
         """Leave the cluster; it goes on."""
         self._client.close()
+        CLIENT_LOG.removeFilter(self._silence)
 
     def _outcomes(self, tasks: Tasks, pending: Sequence[int]) -> Generator[tuple[int, Any], None, None]:
         client, context = self._client, (torch.get_num_threads(), versions())
