@@ -89,6 +89,35 @@ class NormedAttention(Attention):
         return self.o(self.mix(q, k, v).transpose(1, 2).reshape(n, t, -1))
 
 
+class NormedTogether(Attention):
+    """Queries and keys are normalized over all heads, before they are divided."""
+
+    def __init__(self, key_heads: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__(fused, key_heads)
+        self.q_norm, self.k_norm = norm(HEADS * HEAD), norm(key_heads * HEAD)
+        for parameter in (*self.q_norm.parameters(), *self.k_norm.parameters()):
+            nn.init.uniform_(parameter, 0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        rows = self.q_norm(self.q(x)), self.k_norm(self.k(x)), self.v(x)
+        q, k, v = (a.view(n, t, -1, HEAD).transpose(1, 2) for a in rows)
+        k, v = (a.repeat_interleave(self.repeats, dim=1) for a in (k, v))
+        return self.o(self.mix(q, k, v).transpose(1, 2).reshape(n, t, -1))
+
+
+class PlainNorm(nn.Module):
+    """RMS norm from its operations, as those of language models."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(torch.float32)
+        return (self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))).to(torch.float32)
+
+
 class OneHead(nn.Module):
     """Attention of as many heads of all features as there is room for: one."""
 
@@ -244,6 +273,9 @@ WRITTEN_OUT: dict[str, Callable[[], nn.Module]] = {
     "layer norms of heads without shifts": lambda: Net(
         NormedAttention(2, lambda: of_heads(nn.LayerNorm, bias=False), True)
     ),
+    "layer norms of all heads": lambda: Net(NormedTogether(HEADS, nn.LayerNorm)),
+    "RMS norms of all heads, grouped": lambda: Net(NormedTogether(2, nn.RMSNorm)),
+    "norms of all heads by hand": lambda: Net(NormedTogether(2, PlainNorm)),
     "RMS norms of heads": lambda: Net(NormedAttention(2, lambda: of_heads(nn.RMSNorm))),
 }
 

@@ -50,7 +50,7 @@ def turnable(architecture: Architecture) -> list[str]:
     for layer in architecture.free:
         tied = {own.name for own in architecture.family(layer.name)} - {layer.name}
         writers = [m for own in tied for m in architecture.writing(own)]
-        norms = architecture.statistics
+        norms = [norm for norm in architecture.statistics if not any(map(architecture.has_insides, norm.layers))]
         normed = bool(tied) and {own for norm in norms for own in norm.layers} == {layer.name}
         normed = normed and not any(norm.positions for norm in norms)  # a mean over positions is no turn's
         if normed and all(m.per_unit for m in writers) and len(architecture.writing(layer.name)) > 1:

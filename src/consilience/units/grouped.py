@@ -51,6 +51,7 @@ class Statistic:
     positions : whether the statistic is over positions too, with units along dimension 1.
     units_second : whether units lie along dimension 1, not the last, in what the module takes and returns.
     kind : "norm", or the operation alone, "mean" or "var", of a norm written by hand.
+    rows : of each unit of these layers: more than one of heads.
     """
 
     value: str
@@ -63,11 +64,12 @@ class Statistic:
     positions: bool
     units_second: bool
     kind: str
+    rows: tuple[int, ...]
 
     def grouping(self, widths: Sequence[Sequence[int]]) -> Grouping:
         """Return the grouping that keeps members apart; ``widths`` has the units of each member, by layer."""
         together = [part * len(own) + k for own, part in zip(widths, self.parts, strict=True) for k in range(len(own))]
-        groups = tuple(width for own in widths for width in own)
+        groups = tuple(width * rows for own, rows in zip(widths, self.rows, strict=True) for width in own)
         kind = (tuple(together), self.positions, self.units_second)
         return Grouping(groups, self.centred, self.eps, self.shift, *kind)
 
@@ -198,4 +200,5 @@ def statistic_of(program: Program, node: fx.Node, layers: Sequence[tuple[str, in
     stack = [path for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items() if not key.startswith("_")]
     module = stack[-1] if stack else None
     names, parts = zip(*layers, strict=True)
-    return Statistic(node.name, names, parts, module, centred, eps, 0.0, positions, False, kind)
+    rows = (1,) * len(names)
+    return Statistic(node.name, names, parts, module, centred, eps, 0.0, positions, False, kind, rows)

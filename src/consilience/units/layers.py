@@ -230,6 +230,7 @@ def _statistic(walk: Walk, maps: Sequence[Map], normed: Normed, names: Mapping[i
     """A norm over the units of layers, with the module of it where that holds nothing but the norm's own maps."""
     each = [(names[group], part) for group, part in zip(normed.groups, normed.parts, strict=True) if group is not None]
     norm = statistic_of(walk.program, normed.node, each)
+    norm = replace(norm, rows=tuple(walk.groups[group].inside for group in normed.groups if group is not None))
     inside = [m for m in maps if norm.module is not None and m.weight.startswith(f"{norm.module}.")]
     scales = [m for m in inside if m.weight == f"{norm.module}.weight" and (m.per_unit or not m.reads)]
     others = {m.weight for m in inside if m not in scales} - {f"{norm.module}.bias"}  # which may be added by hand

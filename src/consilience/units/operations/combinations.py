@@ -14,6 +14,7 @@ from consilience.units.operations.embedding import promote, promote_row
 from consilience.units.operations.factors import multiplied, spread, spread_unit
 from consilience.units.operations.piles import combine_branches, pass_branches
 from consilience.units.operations.sections import align
+from consilience.units.operations.shapes import are_then_heads
 from consilience.units.operations.weights import scale_units
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.tail import reads_number
@@ -88,6 +89,9 @@ def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label |
         factors = [factor for factor in dict.fromkeys((first, second)) if walk.is_parameter(factor)]
         if all(promote_row(walk, factor) for factor in factors):
             return None
+    if own is gain and value in walk.labels and n_dims(gain) == 1 and are_then_heads(walk, node):
+        promote(walk, gain, 0)
+        return None
     gain = own
     if not walk.is_parameter(gain) or value not in walk.labels or node.target not in GAINS:
         raise walk.error(PARAMETER, node)

@@ -11,8 +11,9 @@ from torch import Tensor, fx
 from torch.ops import aten
 
 from consilience.units.drafts import Label, Run
+from consilience.units.operations.elementwise import CASTS
 from consilience.units.operations.embedding import only_value
-from consilience.units.operations.piles import SWAPS, flatten_branches, order_of, pile_branches
+from consilience.units.operations.piles import COPIES, SWAPS, flatten_branches, order_of, pile_branches
 from consilience.units.operations.sections import is_all, part_of_units, pile, take
 from consilience.units.program import N_SAMPLES, sizes
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, n_dims, size
@@ -21,6 +22,7 @@ SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)  # 
 PRODUCTS = (aten.matmul.default, aten.mm.default, aten.addmm.default)
 ROTARY = (aten.add.Tensor, aten.mul.Tensor, aten.neg.default, aten.cat.default, aten.slice.Tensor, aten.chunk.default)
 PASSED = (*SWAPS, *ROTARY, aten.permute.default, aten.div.Tensor, operator.getitem)  # between heads and attention
+REPEATED = (aten.unsqueeze.default, aten.expand.default, aten.repeat_interleave.self_int, *COPIES, *CASTS, *SIZED)
 SAMPLES_FIRST = "keep samples first: (n, positions, features), with batch_first=True in torch's own attention"
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 UNSIZED = (aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default, *SQUEEZES)
@@ -65,8 +67,11 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
     return result
 
 
-def _is_one_head(walk: Walk, node: fx.Node) -> bool:
-    """Whether a dimension of one entry is a head: its values go to attention, or to products of two values."""
+def _is_one_head(walk: Walk, node: fx.Node, more: Sequence[object] = ()) -> bool:
+    """Whether a dimension of one entry is a head: its values go to attention, or to products of two values.
+
+    They may pass through some operations, and those in ``more``, before.
+    """
     seen, waiting = {node}, [node]
     while waiting:
         for user in waiting.pop().users:
@@ -74,10 +79,21 @@ def _is_one_head(walk: Walk, node: fx.Node) -> bool:
                 return True
             if user.target in (aten.matmul.default, aten.bmm.default):
                 return not walk.reads_parameter(user)
-            if user.target in PASSED and user not in seen:
+            if user.target in (*PASSED, *more) and user not in seen:
                 seen.add(user)
                 waiting.append(user)
     return False
+
+
+def are_then_heads(walk: Walk, node: fx.Node) -> bool:
+    """Whether the last dimension of a value is divided into heads and their features, right after."""
+    uses, waiting, last = list[fx.Node](), [node], n_dims(node) - 1
+    while waiting:
+        for user in waiting.pop().users:
+            if user.users:  # no assertion
+                (waiting if user.target in (*COPIES, *CASTS) else uses).append(user)
+    divided = (use.target in SIZED and n_dims(use) == last + 2 and size(use, last + 1) > 1 for use in uses)
+    return bool(uses) and all(divided) and all(_is_one_head(walk, use, REPEATED) for use in uses)
 
 
 def permute(walk: Walk, node: fx.Node) -> Label:

@@ -16,8 +16,10 @@ from torch.ops import aten
 
 from consilience.units.drafts import Draft, Label, Run
 from consilience.units.maps import Kernel, Norm
+from consilience.units.operations.embedding import promote
 from consilience.units.operations.factors import spread
 from consilience.units.operations.sections import MOST, cut_units
+from consilience.units.operations.shapes import are_then_heads
 from consilience.units.trace import BATCH_NORMS
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, layer_name, n_dims, size
 
@@ -143,6 +145,8 @@ def layer_norm(walk: Walk, node: fx.Node) -> Label:
     walk.mix_statistics(node, label[last])
     if weight is None:
         return label
+    if are_then_heads(walk, node):
+        return _rows_of_heads(walk, node, label, weight, bias)
     return scale_units(walk, node, (value, last), weight, bias, fitted=False)
 
 
@@ -159,7 +163,19 @@ def rms_norm(walk: Walk, node: fx.Node) -> Label:
     walk.mix_statistics(node, label[last])
     if weight is None:
         return label
+    if are_then_heads(walk, node):
+        return _rows_of_heads(walk, node, label, weight, None)
     return scale_units(walk, node, (value, last), weight, None, fitted=False)
+
+
+def _rows_of_heads(walk: Walk, node: fx.Node, label: Label, weight: fx.Node, bias: fx.Node | None) -> Label:
+    """The label of rows of heads that parameters scale and shift, which write units themselves, paired with these."""
+    for parameter in (weight, bias):
+        if parameter is not None:
+            promote(walk, parameter, 0)
+            walk.check_alike(node, label[n_dims(node) - 1], walk.label(parameter)[0])
+            walk.multiply(label[n_dims(node) - 1], walk.label(parameter)[0])
+    return label
 
 
 def group_norm(walk: Walk, node: fx.Node) -> Label:
