@@ -51,7 +51,7 @@ def combine(walk: Walk, node: fx.Node) -> Label:
         if runs[0] is not None and runs[1] is not None:
             if alone[0] != alone[1]:
                 one, several = (runs[0], runs[1]) if alone[0] else (runs[1], runs[0])
-                if not spread_unit(walk, node, one, several):
+                if (is_sum and walk.in_tail) or not spread_unit(walk, node, one, several):
                     raise walk.error("one unit is combined with several", node, ONE_UNIT)
                 label[dim] = several
                 continue
@@ -247,7 +247,7 @@ def _are_scores(walk: Walk, runs: Sequence[Run]) -> bool:
 
 def _spread(walk: Walk, node: fx.Node, value: fx.Node, others: Sequence[fx.Node]) -> bool:
     """Note that a value of one unit needs one for each unit of others; False if it cannot have them."""
-    if len(walk.label(value)) != 1 or not others or n_dims(value) != n_dims(others[0]):
+    if walk.in_tail or len(walk.label(value)) != 1 or not others or n_dims(value) != n_dims(others[0]):
         return False
     ((dim, one),) = walk.label(value).items()
     several = walk.label(others[0]).get(dim)
