@@ -11,6 +11,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from consilience.errors import TracingError
 from consilience.units.deviation import deviation
+from consilience.units.einsum import as_products, parsed
 from consilience.units.forward import outputs_of
 from consilience.units.modules import first_names
 from consilience.units.multihead import plain_attention
@@ -119,11 +121,13 @@ def _show_batch_sizes(graph: fx.Graph) -> None:
 
 
 def _decompose(graph: fx.Graph) -> None:
-    """Replace ``addcmul(a, b, c, value=v)`` by ``a + b * c * v``, and ``lerp(a, b, c)`` by ``a + (b − a) * c``.
+    """Replace ``addcmul(a, b, c, value=v)`` by ``a + b * c * v``, ``lerp(a, b, c)`` by ``a + (b − a) * c``.
 
-    Of sums and products it is known what they do to units.
+    So are einsums replaced by products. Of sums and products it is known what they do to units.
     """
     for node in list(graph.nodes):
+        if node.target is aten.einsum.default:
+            _decompose_einsum(graph, node)
         if node.target not in (aten.addcmul.default, *LERPS):
             continue
         (added, *factors), number = node.args, node.kwargs.get("value", 1)
@@ -132,8 +136,26 @@ def _decompose(graph: fx.Graph) -> None:
                 factors[0] = _computed(graph, node, aten.sub.Tensor, factors[0], added)
             product = _computed(graph, node, aten.mul.Tensor, *factors)
             product = product if number == 1 else _computed(graph, node, aten.mul.Tensor, product, number)
-            node.replace_all_uses_with(_computed(graph, node, aten.add.Tensor, added, product))
-        graph.erase_node(node)
+            _replace(graph, node, _computed(graph, node, aten.add.Tensor, added, product))
+
+
+def _decompose_einsum(graph: fx.Graph, node: fx.Node) -> None:
+    """Replace an einsum of two values by products, where it can be written so."""
+    equation, values = str(node.args[0]), list(node.args[1])  # type: ignore[arg-type]
+    letters = parsed(equation, [value.meta["val"].dim() for value in values])
+    if letters is None or len(values) != 2:
+        return
+    with graph.inserting_before(node):
+        product = as_products(*letters, values, partial(_computed, graph, node))
+    if product is not None:
+        _replace(graph, node, product)
+
+
+def _replace(graph: fx.Graph, node: fx.Node, made: fx.Node) -> None:
+    """Put a value in place of another, under its name, as what is returned is known by name."""
+    node.replace_all_uses_with(made)
+    graph.erase_node(node)
+    made.name = node.name
 
 
 def _computed(graph: fx.Graph, at: fx.Node, target: Any, *args: Any) -> fx.Node:

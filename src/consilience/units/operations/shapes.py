@@ -62,8 +62,8 @@ def reshape(walk: Walk, node: fx.Node) -> Label:
         units[targets[0]] = (sources, divisor)
     if node.target in SIZED:
         walk.functions[node.name] = functools.partial(_reshape_units, units=units)
-    elif any(divisor != 1 for _, divisor in units.values()):
-        raise walk.error(UNSUPPORTED, node, "use view or reshape")
+    elif any(divisor != 1 for _, divisor in units.values()):  # unflatten
+        walk.functions[node.name] = functools.partial(_reshape_others, sizes=after[1:], units=units)
     return result
 
 
@@ -227,6 +227,13 @@ def _reshape_units(value: Tensor, shape: Sequence[int], units: Mapping[int, tupl
     for dim, (sources, divisor) in units.items():
         wanted[dim] = math.prod(value.shape[source] for source in sources) // divisor
     return value.reshape(wanted)
+
+
+def _reshape_others(
+    value: Tensor, *_: object, sizes: Sequence[int], units: Mapping[int, tuple[Sequence[int], int]]
+) -> Tensor:
+    """Reshape to these sizes of a sample; see `_reshape_units`."""
+    return _reshape_units(value, [len(value), *sizes], units)
 
 
 def _expand_others(value: Tensor, shape: Sequence[int], units: Sequence[int], implicit: bool = False) -> Tensor:
