@@ -6,7 +6,8 @@ Members trained apart: a ViT on images, a GPT and a Llama-like network on charac
 unlabelled, and new to the members unless there are fewer than 20,000 images: 1,500 images, or 400 windows of the end of
 the test text, of which the first 800 windows are the test. Accuracies in %, cross-entropies in nats. "clusters" takes
 the census's own clusters; "assembly" is what `assemble` returns, whole members among its candidates. Nothing is chosen
-on test rows.
+on test rows. "large" measures the time and memory of networks of the size of GPT-2 small, drawn at random
+(`pip install 'consilience[hf]'`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import Part, arguments, mean_with_error, measured, run, table
+from harness import Part, arguments, mean_with_error, measured, met, resident, run, table
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -63,7 +64,7 @@ class Row:
     accuracy: float
     loss: float
     parameters: float
-    seconds: float
+    seconds: float = math.nan  # of a member or the ensemble, which are there already
 
 
 def images(file: Path, quick: bool) -> Task:
@@ -124,6 +125,8 @@ def outputs(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def populations(options: argparse.Namespace, n: int, *, same_start: bool) -> Iterator[tuple[Contest, Iterator[Row]]]:
     """Yield each population with the rows of its members and their ensemble."""
+    if not options.data and "vit" in options.kinds:
+        raise SystemExit("--data is needed for vit")
     if not options.text and {*options.kinds} - {"vit"}:
         raise SystemExit(f"--text is needed for {' and '.join(kind for kind in options.kinds if kind != 'vit')}")
     for kind in options.kinds:
@@ -242,13 +245,60 @@ def text(rows: Sequence[Row]) -> Iterator[str]:
         yield from ["### " + KINDS[kind], "", *table(heads, cells, 2), ""]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one step with large networks took."""
+
+    step: str
+    seconds: float  # of the processor
+    gigabytes: float  # of resident memory, at the peak
+    most_seconds: float = math.nan  # marks
+    most_gigabytes: float = math.nan
+
+
+def large(options: argparse.Namespace) -> Iterator[Cost]:
+    """Trace, proof and census of networks of the size of GPT-2 small."""
+    import transformers
+
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 50} if options.quick else {}
+    nets = list[nn.Module]()
+    for number in range(2):
+        torch.manual_seed(number)
+        nets.append(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval())
+    x = torch.randint(sizes.get("vocab_size", 50257), (256, 16))
+
+    def cost(step: str, make: Callable[[], object], *marks: float) -> Cost:
+        nonlocal made
+        made, seconds, _ = measured(make)
+        return Cost(step, seconds, resident("VmHWM") / 1024, *marks)
+
+    made: object = None
+    members = partial(cs.Population.from_modules, example_input=x[:4], output="logits", task="next-token")
+    yield cost("trace and proof of one", partial(members, nets[:1]), 60, 6)
+    made = None
+    yield cost("trace and proof of two", partial(members, nets))
+    yield cost("census of two, 4,096 tokens", partial(cs.Census().fit, made, x), 600)
+    assert isinstance(made, cs.Census)
+    yield cost("what their heads attend to", made.head_roles)
+
+
+def costs(rows: Sequence[Cost]) -> Iterator[str]:
+    """A table of the costs, with marks."""
+    cells = []
+    for row in rows:
+        marks = [(row.seconds, row.most_seconds, "s"), (row.gigabytes, row.most_gigabytes, "GB")]
+        fine = [f"≤ {most:.0f} {unit}, {met(value <= most)}" for value, most, unit in marks if not math.isnan(most)]
+        cells.append([row.step, f"{row.seconds:.0f}", f"{row.gigabytes:.1f}", "; ".join(fine)])
+    yield from [*table(["step", "seconds", "GB at the peak", "marks"], cells), ""]
+
+
 def introduction(rows: object) -> list[str]:
     """What the tables show."""
     return (__doc__ or "").split("\n\n", 2)[2].splitlines()
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "", data=True, seeds=3)
+    parser = arguments(__doc__ or "", data=False, seeds=3)
     parser.add_argument("--text", type=Path, nargs=2, metavar=("TRAIN", "TEST"), help="two texts, for tokens")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--cache", type=Path, help="where trained members are kept")
@@ -258,6 +308,7 @@ def main() -> None:
         "two": Part("Two members", partial(without_steps, n=2), text, row=Row),
         "eight": Part("Eight members", partial(without_steps, n=8), text, row=Row),
         "same": Part("Two members of one initialisation", partial(without_steps, n=2, same_start=True), text, row=Row),
+        "large": Part("Networks of the size of GPT-2 small", large, costs, row=Cost),
     }
     run("Assemblies of transformers", parts, parser, introduction=introduction)
 

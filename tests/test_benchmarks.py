@@ -51,7 +51,7 @@ RUNS = {
     "significance": ("--parts digits level again --cache cache", "Found again"),
     "tables": ("", "against the mean member"),
     "training": ("--repeats 1", "vectorised"),
-    "transformer_nets": ("--data DATA --kinds vit --parts four steps --seeds 1", "clusters"),
+    "transformer_nets": ("--data DATA --kinds vit --parts four steps large --seeds 1", "clusters"),
     "transfer": ("--seeds 1 --parts digits", "invariant − one member"),
     "zoo": ("--parts small", "kept apart"),
 }
