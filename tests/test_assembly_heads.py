@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from consilience.assembly import build, directions, heads
 from consilience.assembly.assembler import Assembler
 from consilience.assembly.draft import Draft
-from consilience.assembly.heads import HeadMoments
+from consilience.assembly.heads import HeadMoments, _root
 from consilience.assembly.layerwise import least_squares, target_of
 from consilience.census.census import Census
 from consilience.nets import GPT, ViT
@@ -198,3 +198,10 @@ def test_directions_reproduce_what_is_read_better_than_principal_ones(monkeypatc
     now = error()
     monkeypatch.setattr(directions, "READ", 0.0)
     assert now < 0.95 * error()
+
+
+def test_moments_below_zero_by_rounding_have_a_root() -> None:
+    moments = torch.diag(torch.tensor([1.0, 1e-3, -1e-5], dtype=torch.float64))
+    root = _root(moments, 1e-6)
+    penalty = 1e-6 * float(moments.diagonal().mean())
+    torch.testing.assert_close(root @ root.T, torch.diag(moments.diagonal().clamp(min=0) + penalty))

@@ -74,7 +74,7 @@ class HeadMoments:
                 own, others = self.features[h, :, h], maps.clone()
                 others[h] = 0
                 left = self.cross[:, h] - torch.einsum("god,gde->oe", others, self.features[:, :, h])
-                root = torch.linalg.cholesky(_damped(own, strength))
+                root = _root(own, strength)
                 axes = torch.linalg.svd(
                     torch.linalg.solve_triangular(root, left.T, upper=False).T, full_matrices=False
                 ).U[:, :rank]
@@ -88,15 +88,24 @@ class HeadMoments:
         products = torch.einsum("hjd,hdge,gke->hjgk", values, self.features, values)
         products = products.flatten(2).flatten(0, 1)
         wanted = torch.einsum("ohd,hjd->ohj", self.cross, values).flatten(1)
-        root = torch.linalg.cholesky(_damped(products, min(STRENGTHS)))
+        root = _root(products, min(STRENGTHS))
         outgoing: Tensor = torch.cholesky_solve(wanted.T, root).T.unflatten(1, values.shape[:2]).transpose(0, 1)
         return outgoing
 
 
-def _damped(products: Tensor, strength: float) -> Tensor:
-    """Second moments (d, d) plus λ, which is above zero where nothing varies too."""
+def _root(products: Tensor, strength: float) -> Tensor:
+    """Cholesky factor of second moments (d, d) plus λ, which is above zero where nothing varies too.
+
+    Moments of single precision may be below zero by more than λ, in directions of which nothing is left but rounding.
+    """
     penalty = (strength * products.diagonal().mean()).clamp(min=torch.finfo(products.dtype).tiny)
-    return products + penalty * torch.eye(len(products), dtype=products.dtype)
+    identity = torch.eye(len(products), dtype=products.dtype)
+    root: Tensor
+    root, failed = torch.linalg.cholesky_ex(products + penalty * identity)
+    if failed:
+        values, vectors = torch.linalg.eigh(products)
+        root = torch.linalg.cholesky(vectors * (values.clamp(min=0) + penalty) @ vectors.T)
+    return root
 
 
 def with_fitted_heads(draft: Draft, m: Map) -> Draft:
