@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from torch.nn import functional
 
 from consilience.assembly.assembler import assemble
 from consilience.census.census import Census
-from consilience.errors import FunctionChangedError, TracingError
+from consilience.errors import ArtefactError, FunctionChangedError, TracingError
+from consilience.modularity.graph import unit_graph
 from consilience.nets import GPT, Llama, ViT
 from consilience.population.population import Population
+from consilience.store.network import load_network, save_network
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
 from consilience.units.deviation import deviation
 from consilience.units.follow import find_layers
@@ -373,6 +376,29 @@ def test_states_of_packed_weights_are_read_where_these_are_apart() -> None:
     member.module.load_state_dict(state)
     with torch.no_grad():
         assert torch.allclose(member.module(*BETWEEN), second(*BETWEEN), atol=1e-6)
+
+
+def test_assemblies_with_weights_apart_are_loaded_into_torchs_own_decoder(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    population = Population.from_modules([Between("decoder") for _ in range(2)], tuple(x[:4] for x in BETWEEN))
+    network = assemble(Census(n_resamples=0).fit(population, BETWEEN), "1x", choice="cut")
+    save_network(network, tmp_path / "net")
+    again = load_network(tmp_path / "net", Between("decoder")).eval()
+    with torch.no_grad():
+        assert torch.equal(again(*BETWEEN), network(*BETWEEN))
+    other = Between("both")
+    with pytest.raises(ArtefactError, match="is missing"):
+        load_network(tmp_path / "net", other)
+    assert type(other.body.decoder.layers[0].multihead_attn) is nn.MultiheadAttention  # type: ignore[union-attr, index]
+
+
+def test_graphs_of_units_have_the_weights_that_are_written_out() -> None:
+    torch.manual_seed(5)
+    net = Between("decoder")
+    graph = unit_graph(net, tuple(x[:4] for x in BETWEEN))
+    assert graph.nodes["body.layers.0.multihead_attn.q"].stop - graph.nodes["body.layers.0.multihead_attn.q"].start == 2
+    grouped = nn.Sequential(nn.Conv1d(2, 4, 1), nn.ReLU(), nn.Conv1d(4, 6, 1, groups=2), nn.Flatten(), nn.Linear(6, 2))
+    assert unit_graph(grouped, torch.randn(4, 2, 1)).n_nodes == 2 + 4 + 6 + 2
 
 
 def test_samples_behind_positions_have_a_cure() -> None:

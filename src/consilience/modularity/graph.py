@@ -28,8 +28,10 @@ from consilience.names import Scale
 from consilience.units.architecture import TracedNetwork, read_state
 from consilience.units.axes import Axis
 from consilience.units.follow import find_layers
-from consilience.units.modules import plain_copy, unwrapped
+from consilience.units.inputs import one_tensor
+from consilience.units.modules import as_example, plain_copy, unwrapped
 from consilience.units.symmetry import balanced
+from consilience.units.written_out import write_out
 
 INPUTS = "inputs"
 SCALES = get_args(Scale)
@@ -142,10 +144,13 @@ def traced(network: nn.Module | TracedNetwork, example_input: Tensor | None = No
         raise InputError(f"network must be an nn.Module or a TracedNetwork, got {type(network).__name__}")
     if example_input is None:
         raise InputError("example_input must be inputs (n, ...) of the module, got None", cure="pass a few samples")
-    plain = plain_copy(network, "network")
+    plain = plain_copy(network, "network").eval()
+    x = as_example(one_tensor([plain], example_input))
+    write_out([plain], x)
     own, copied = (read_state(module) for module in (unwrapped(network, "network"), plain))
-    same = {name: value.dtype for name, value in own.items()} == {name: value.dtype for name, value in copied.items()}
-    return TracedNetwork(find_layers(plain, example_input), own if same else copied)  # its memory, where it is plain
+    kinds = [{name: (value.dtype, value.shape) for name, value in state.items()} for state in (own, copied)]
+    state = own if kinds[0] == kinds[1] else copied  # its memory, where it is plain
+    return TracedNetwork(find_layers(plain, x), state)
 
 
 def representative(network: TracedNetwork, scale: Scale) -> TracedNetwork:

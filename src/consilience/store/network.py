@@ -30,6 +30,7 @@ from consilience.store.codec import plain
 from consilience.store.config import CONFIG
 from consilience.units.grouped import Grouping, groupings, regroup
 from consilience.units.modules import unwrapped
+from consilience.units.multihead import packed_attentions, unpack, unpacked
 
 KIND = "network"
 MODEL = "model.safetensors"
@@ -99,7 +100,10 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
             raise InputError(message, cure="build such a module and call load_network(directory, module)")
         return build_network(net, artefact.tensors, f"net in {where}", source).eval()
     inside = _as_module(module)
-    differences = _differences(shapes_of(inside.state_dict()), shapes_of(artefact.tensors))
+    own, packed = inside.state_dict(), packed_attentions(inside, artefact.tensors)
+    for path in packed:
+        own = unpacked(own, path)
+    differences = _differences(shapes_of(own), shapes_of(artefact.tensors))
     if differences:
         wanted = f"{source} must hold the parameters of a {type(module).__name__}"
         cure = "pass a module like the one that was saved, or read it by Population.from_directory, at any widths"
@@ -113,6 +117,8 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
         regroup(inside, norms)
     except ValueError as error:
         raise ArtefactError(f"{source} must fit the norms in its config, but {error}", cure=AGAIN) from error
+    for path in packed:
+        unpack(inside.get_submodule(path))
     inside.load_state_dict(artefact.tensors)
     return module
 

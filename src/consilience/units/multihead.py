@@ -11,7 +11,7 @@ Torch's own form moves samples behind positions and merges them with heads.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -79,8 +79,14 @@ def cross_attentions(module: nn.Module, call: Callable[[], object]) -> list[nn.M
     return [*found]
 
 
-def unpack(part: nn.MultiheadAttention) -> None:
-    """Make an attention a `CrossAttention`, in place."""
+def packed_attentions(module: nn.Module, state: Collection[str]) -> list[str]:
+    """Return the paths of attentions with packed weights in a module, where a state has a `CrossAttention`."""
+    parts = module.named_modules()
+    return [path for path, part in parts if type(part) is nn.MultiheadAttention and f"{path}.q.weight" in state]
+
+
+def unpack(part: nn.Module) -> None:
+    """Make an `nn.MultiheadAttention` a `CrossAttention`, in place."""
     state = unpacked({name: value.detach() for name, value in part.named_parameters()}, "")
     for name in PACKED:
         part.register_parameter(name, None)
