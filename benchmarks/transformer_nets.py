@@ -279,7 +279,9 @@ def large(options: argparse.Namespace) -> Iterator[Cost]:
     yield cost("trace and proof of two", partial(members, nets))
     yield cost("census of two, 4,096 tokens", partial(cs.Census().fit, made, x), 600)
     assert isinstance(made, cs.Census)
-    yield cost("what their heads attend to", made.head_roles)
+    census = made
+    yield cost("what their heads attend to", census.head_roles)
+    yield cost("what their heads write", census.head_effects)
 
 
 def costs(rows: Sequence[Cost]) -> Iterator[str]:

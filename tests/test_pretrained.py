@@ -253,3 +253,20 @@ def test_the_library_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"transformers must be installed(.|\n)*consilience\[hf\]"):
         cs.Population.from_pretrained([tmp_path], IDS[:4])
+
+
+@pytest.mark.parametrize(("name", "depth"), [("GPT2LMHeadModel", "n_layer"), ("LlamaForCausalLM", "num_hidden_layers")])
+def test_patterns_of_heads_are_the_attentions_that_the_library_returns(name: str, depth: str) -> None:
+    nets = [member(name, seed, attn_implementation="eager", **{depth: 1}) for seed in range(2)]
+    population = cs.Population.from_modules(nets, IDS[:4], output="logits", task="next-token")
+    census = cs.Census(n_clusters="1x", n_resamples=0).fit(population, IDS)
+    x = IDS[torch.linspace(0, len(IDS) - 1, 16).long()]
+    with torch.no_grad():
+        every = [net(x, output_attentions=True).attentions[0].mean(0) for net in nets]
+    ((layer, roles),) = census.head_roles().items()
+    units = torch.cat([own.unflatten(0, (census.layers_[layer].n_units // 2, -1)) for own in every])
+    for c, pattern in enumerate(torch.from_numpy(roles.patterns).float()):
+        own = units[torch.from_numpy(census.layers_[layer].labels_ == c)].mean((0, 1))
+        torch.testing.assert_close(pattern, own, atol=1e-5, rtol=1e-4)
+    assert {*roles.scores} == {"previous token", "duplicate token", "induction"}
+    assert [*census.head_effects()] == [*census.head_roles()]

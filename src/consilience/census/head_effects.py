@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consilience.census.head_roles import heads_of, spread_samples
+from consilience.census.head_roles import evenly, heads_of, spread_samples
 from consilience.census.layer_census import LayerCensus
 from consilience.population.population import Population
 from consilience.signals.attention import Attention
@@ -63,8 +63,10 @@ def head_effects(population: Population, layers: Mapping[str, LayerCensus], x: T
 def _effects(population: Population, layer: LayerCensus, x: Tensor) -> HeadEffects | None:
     """What the heads of a layer write; None if it is not heads of attention."""
     labels, unit = layer.labels_, 0
-    n_outputs = population.architecture.n_outputs
-    most = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // (layer.n_clusters_ * n_outputs)))
+    architecture = population.architecture
+    most = min(MOST_ROWS, max(FEWEST_ROWS, MOST_NUMBERS // (layer.n_clusters_ * architecture.n_outputs)))
+    n_positions = architecture.program.n_positions(architecture.returned.name, architecture.returned.dim)
+    x = evenly(x, -(-most // n_positions))
     totals = dict[int, Tensor]()
     for network in population.networks:
         heads = heads_of(network, layer.name)
@@ -93,7 +95,7 @@ def _changes(network: TracedNetwork, heads: Attention, x: Tensor, most: int) -> 
         given = known | {axis.name: fed}
         outputs = network.values(x, [program.output], given)[program.output]
         every = architecture.returned.units(outputs, widths, len(x)).movedim(1, 2).flatten(0, 1)
-        return every[torch.linspace(0, len(every) - 1, min(len(every), most)).long()].double()
+        return evenly(every, most).double()
 
     whole = rows(value)
     for h in range(own.shape[1]):

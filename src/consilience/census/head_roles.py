@@ -80,10 +80,14 @@ def repeated_tokens(population: Population, random_state: int) -> Tensor | None:
 
     Of an odd number of positions, the last has the first token once more.
     """
-    program, example = population.architecture.program, population.example_input
-    sizes = [len(population.networks[0].state[weight]) for weight, read in program.embedded if read == program.input]
+    network, example = population.networks[0], population.example_input
     half = example.shape[1] // 2 if example.dim() == 2 else 0
-    if population.inputs is not None or example.is_floating_point() or not sizes or half < 2:
+    if population.inputs is not None or example.is_floating_point() or half < 2:
+        return None
+    embedded = {read: len(network.state[weight]) for weight, read in network.architecture.program.embedded}
+    numbers = network.values(example, list(embedded))
+    sizes = [size for read, size in embedded.items() if torch.equal(numbers[read].flatten(), example.flatten())]
+    if not sizes:
         return None
     first = torch.randint(min(sizes), (N_SAMPLES, half), generator=generator(random_state, REPEATED))
     return torch.cat([first, first, first[:, : example.shape[1] - 2 * half]], 1).to(example.dtype)
@@ -98,8 +102,12 @@ def _scores(patterns: Floats) -> dict[str, Floats]:
 
 def spread_samples(population: Population, x: Tensor | None) -> Tensor:
     """Return up to 16 of the samples x (n, ...), evenly spread; if None, of the example inputs."""
-    x = population.example_input if x is None else x
-    return x[torch.linspace(0, len(x) - 1, min(len(x), N_SAMPLES)).long()]
+    return evenly(population.example_input if x is None else x, N_SAMPLES)
+
+
+def evenly(rows: Tensor, most: int) -> Tensor:
+    """Return at most so many rows, evenly spread."""
+    return rows[torch.linspace(0, len(rows) - 1, min(len(rows), most)).long()]
 
 
 def heads_of(network: TracedNetwork, layer: str) -> Attention | None:

@@ -50,6 +50,8 @@ class Attention:
         """Return the traced value that has the heads' values with ``entries`` (n, h · j, s) in their place."""
         axis = self.values.output
         places = axis.take(value, widths).movedim(axis.dim, 1).shape
+        if places[0] != len(entries):  # positions are parts of samples, as in `Axis.units`
+            entries = entries.unflatten(2, (places[0] // len(entries), -1)).transpose(1, 2)
         return axis.put(value, widths, entries.reshape(places).movedim(1, axis.dim))
 
     def attends(self, network: TracedNetwork, x: Tensor) -> bool:
