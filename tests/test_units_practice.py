@@ -117,6 +117,12 @@ def shuffled_halves(m: nn.Module, x: Tensor) -> Tensor:
     return pooled(m, shuffled(z, 2))
 
 
+def shuffled_with_gates(m: nn.Module, x: Tensor) -> Tensor:
+    z = m.n(shuffled(m.a(x), 2)).relu()
+    z = z * m.p(z.mean((2, 3), keepdim=True)).sigmoid()
+    return m.c(m.d(z.permute(0, 2, 3, 1)).mean((1, 2)))
+
+
 def halves(m: nn.Module, x: Tensor) -> Tensor:
     z = m.wide(x)
     h = z.shape[1] // 2
@@ -353,6 +359,17 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
             a=nn.Conv2d(2, w, 3, stride=2),
             n=nn.ChannelShuffle(2),
             c=nn.Linear(4 * w, 3),
+        ),
+        IMAGES,
+    ),
+    "norms and gates of shuffled channels": (
+        lambda w: Small(
+            shuffled_with_gates,
+            a=nn.Conv2d(2, 2 * w, 3),
+            n=nn.GroupNorm(2, 2 * w),
+            p=nn.Conv2d(2 * w, 2 * w, 1),
+            d=nn.LayerNorm(2 * w),
+            c=nn.Linear(2 * w, 3),
         ),
         IMAGES,
     ),

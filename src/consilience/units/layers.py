@@ -228,14 +228,15 @@ def _sections(runs: Sequence[Run], names: Mapping[int, str]) -> tuple[Section, .
 
 def _statistic(walk: Walk, maps: Sequence[Map], normed: Normed, names: Mapping[int, str]) -> Statistic:
     """A norm over the units of layers, with the module of it where that holds nothing but the norm's own maps."""
-    each = [(names[group], part) for group, part in zip(normed.groups, normed.parts, strict=True) if group is not None]
-    norm = statistic_of(walk.program, normed.node, each)
-    norm = replace(norm, rows=tuple(walk.groups[group].inside for group in normed.groups if group is not None))
+    normed, rows = _as_they_lie(walk, normed)
+    every = [(names[group], part) for group, part in zip(normed.groups, normed.parts, strict=True) if group is not None]
+    each = [own for own, n in zip(every, rows, strict=True) if n]
+    norm = replace(statistic_of(walk.program, normed.node, each), rows=tuple(n for n in rows if n))
     inside = [m for m in maps if norm.module is not None and m.weight.startswith(f"{norm.module}.")]
     scales = [m for m in inside if m.weight == f"{norm.module}.weight" and (m.per_unit or not m.reads)]
     others = {m.weight for m in inside if m not in scales} - {f"{norm.module}.bias"}  # which may be added by hand
     shaped = any(m.dim for m in scales)  # as of a weight (1, 1, 1, units), which is no norm's
-    if not scales or others or shaped or None in normed.groups or len(scales) != len(each):
+    if not scales or others or shaped or None in normed.groups or len(scales) != len(every):
         return replace(norm, module=None)
     if not norm.positions:
         taken = _taken_by(walk, normed, str(norm.module))
@@ -243,6 +244,21 @@ def _statistic(walk: Walk, maps: Sequence[Map], normed: Normed, names: Mapping[i
             return replace(norm, module=None)
         norm = replace(norm, units_second=taken)
     return replace(norm, shift=scales[0].shift)
+
+
+def _as_they_lie(walk: Walk, normed: Normed) -> tuple[Normed, list[int]]:
+    """A norm with its groups in their order, and the rows that each of their units has, neighbours of one another.
+
+    Where units of several groups alternate, the first has the rows of all, and the others have none.
+    """
+    value, part_of = normed.node.args[0], dict(zip(normed.groups, normed.parts, strict=True))
+    labels = walk.label(value).values() if isinstance(value, fx.Node) else ()
+    for runs in labels:
+        if any(run.step for run in runs) and {run.group for run in runs} == part_of.keys():
+            groups = tuple(run.group for run in runs)
+            rows = [0 if run.at else run.reach for run in runs if run.group is not None]
+            return Normed(normed.node, groups, tuple(part_of[group] for group in groups)), rows
+    return normed, [walk.groups[group].inside for group in normed.groups if group is not None]
 
 
 def _of_one_norm(statistics: Sequence[Statistic]) -> tuple[Statistic, ...]:

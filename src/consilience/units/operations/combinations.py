@@ -12,7 +12,7 @@ from consilience.units.drafts import Label, Run
 from consilience.units.operations.elementwise import GAINS
 from consilience.units.operations.embedding import promote, promote_row
 from consilience.units.operations.factors import multiplied, spread, spread_unit
-from consilience.units.operations.piles import combine_branches, pass_branches
+from consilience.units.operations.piles import alternate_alike, combine_branches, pass_branches
 from consilience.units.operations.sections import align
 from consilience.units.operations.shapes import are_then_heads
 from consilience.units.operations.weights import scale_units
@@ -46,6 +46,7 @@ def combine(walk: Walk, node: fx.Node) -> Label:
         at = [dim - n_dims(node) + n_dims(value) for value in (first, second)]
         if all(d in walk.label(value) for value, d in zip((first, second), at, strict=True)):
             align(walk, node, (first, second), at)
+            _alternate(walk, node, (first, second), at)
         runs = [walk.label(value).get(d) for value, d in zip((first, second), at, strict=True)]
         alone = [d < 0 or _is_one(value, d) for value, d in zip((first, second), at, strict=True)]
         if runs[0] is not None and runs[1] is not None:
@@ -245,6 +246,18 @@ def _are_scores(walk: Walk, runs: Sequence[Run]) -> bool:
     return any("attention scores" in group.activations and group.inside > 1 for group in groups)
 
 
+def _alternate(walk: Walk, node: fx.Node, values: Sequence[fx.Node], dims: Sequence[int]) -> None:
+    """Let the units along a dimension of each value alternate as those of the others do, where as many of them meet."""
+
+    def runs() -> list[tuple[Run, ...]]:
+        return [walk.label(value)[dim] for value, dim in zip(values, dims, strict=True)]
+
+    unlike = len({tuple(run[1:] for run in own) for own in runs()}) > 1
+    alternating = any(run.step for own in runs() for run in own)
+    if unlike and alternating and len({size(value, dim) for value, dim in zip(values, dims, strict=True)}) == 1:
+        alternate_alike(walk, node, runs)
+
+
 def _spread(walk: Walk, node: fx.Node, value: fx.Node, others: Sequence[fx.Node]) -> bool:
     """Note that a value of one unit needs one for each unit of others; False if it cannot have them."""
     if walk.in_tail or len(walk.label(value)) != 1 or not others or n_dims(value) != n_dims(others[0]):
@@ -256,6 +269,9 @@ def _spread(walk: Walk, node: fx.Node, value: fx.Node, others: Sequence[fx.Node]
 
 def _joined(walk: Walk, node: fx.Node, values: Sequence[fx.Node]) -> Label:
     """The label of values of one shape, whose units are made one layer; they keep their index where one has none."""
+    for dim in sorted({dim for value in values for dim in walk.label(value)}):
+        with_units = [value for value in values if dim in walk.label(value)]
+        _alternate(walk, node, with_units, [dim] * len(with_units))
     labels, result = [walk.label(value) for value in values], dict[int, tuple[Run, ...]]()
     for dim in sorted({dim for label in labels for dim in label}):
         first, *others = [label[dim] for label in labels if dim in label]

@@ -110,10 +110,7 @@ def alternated(walk: Walk, node: fx.Node, parts: Callable[[], Sequence[Sequence[
     Entry e of part i of n comes to e n + i. Units of several entries, as of runs that alternate already, need partners
     of as many: those of other parts are divided into layers whose units alternate.
     """
-    while (few := _unequal(walk, node, parts())) is not None:
-        group, n = few
-        if n > MOST or not walk.divide(group, n, alternate=True):
-            raise walk.error("units are shuffled that cannot be divided", node, SHUFFLED)
+    alternate_alike(walk, node, parts)
     n, result = len(parts()), list[Run]()
     for beside in zip(*map(together, parts()), strict=True):
         step = beside[0][0].reach
@@ -121,6 +118,14 @@ def alternated(walk: Walk, node: fx.Node, parts: Callable[[], Sequence[Sequence[
         walk.tied += [(run.group, runs[0].group) for run in runs if walk.root(run.group) != walk.root(runs[0].group)]
         result += sorted(runs, key=lambda run: run.at)
     return tuple(result)
+
+
+def alternate_alike(walk: Walk, node: fx.Node, parts: Callable[[], Sequence[Sequence[Run]]]) -> None:
+    """Divide units that meet others into layers whose units alternate, where those of the others do."""
+    while (few := _unequal(walk, node, parts())) is not None:
+        group, n = few
+        if n > MOST or not walk.divide(group, n, alternate=True):
+            raise walk.error("units are shuffled that cannot be divided", node, SHUFFLED)
 
 
 def _unequal(walk: Walk, node: fx.Node, parts: Sequence[Sequence[Run]]) -> tuple[int, int] | None:
