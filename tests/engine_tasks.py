@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
@@ -44,6 +45,12 @@ def killed_until(item: tuple[int, Path]) -> int:
     if len([*place.iterdir()]) < needed:
         os.kill(os.getpid(), signal.SIGKILL)
     return needed
+
+
+def imports(place: Path) -> None:
+    """Import a module that is not there."""
+    (place / str(len([*place.iterdir()]))).touch()
+    importlib.import_module("only_on_the_driver")
 
 
 def refuses(item: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import platform
@@ -40,7 +41,7 @@ from consilience.training import blocks
 from consilience.training.resume import FILE, delete_resume_state
 from consilience.units.same import same_outputs
 from consilience.versions import versions
-from engine_tasks import address, killed_until, nothing, refuses, scaled, succeeds_at
+from engine_tasks import address, imports, killed_until, nothing, refuses, scaled, succeeds_at
 
 KINDS = ("serial", "processes", "dask")
 
@@ -157,13 +158,25 @@ def test_a_task_that_kills_its_process_three_times_is_named(engines: dict[str, E
     items = [(needed, tmp_path / str(needed)) for needed in (1, 9)]
     for _, place in items:
         place.mkdir()
-    with pytest.raises(EngineError, match="the last must be computed, got 3 failures, .*its process died"):
+    message = "(?s)the last must be computed, got 3 failures, .*its process died.*cure: give workers more memory"
+    with pytest.raises(EngineError, match=message):
         engines["processes"].map(killed_until, items, names=["the first", "the last"])
 
 
 def test_what_cannot_be_sent_is_refused(engines: dict[str, Engine]) -> None:
     with pytest.raises(InputError, match="must be of a module"):
         engines["processes"].map(lambda item: item, [1])
+
+
+def test_a_full_directory_of_temporary_files_is_told(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("consilience.engines.processes.save_file", full)
+    with pytest.raises(EngineError, match=r"(?s)must hold what tasks share, got OSError.*cure: free some space there"):
+        engines["processes"].map(nothing, [1])
 
 
 # --- the choice of an engine
@@ -179,7 +192,7 @@ def test_an_engine_is_current_inside_its_block() -> None:
 @pytest.mark.parametrize("name", ["processes:0", "processes:", "processes:two", "dask:", "threads:2", "", None, 3])
 def test_a_name_that_is_no_engine_is_refused(name: Any) -> None:
     with (
-        pytest.raises(InputError, match="engine must be serial, processes:N with N >= 1, or dask:ADDRESS"),
+        pytest.raises(InputError, match="engine must be serial, processes:N with N from 1 to 9999, or dask:ADDRESS"),
         engine(name),
     ):
         pass
@@ -230,6 +243,42 @@ def test_what_the_client_prints_is_kept_back_while_an_engine_is_open(
     opened.close()
     assert before == CLIENT_LOG.filters
     assert "a traceback" not in caplog.text
+
+
+def test_an_address_where_another_protocol_is_spoken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+
+    def reads_a_length(*_: Any, **__: Any) -> None:
+        raise MemoryError("Unable to allocate 3.07 EiB")
+
+    monkeypatch.setattr(distributed.Client, "__init__", reads_a_length)
+    monkeypatch.setattr(distributed.Client, "close", lambda self: None)
+    with (
+        pytest.raises(
+            EngineError, match=r"(?s)a scheduler that answers, got MemoryError.*cure: write the address that"
+        ),
+        engine("dask:tcp://127.0.0.1:9"),
+    ):
+        pass
+
+
+def test_a_worker_with_other_kernels_is_told(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consilience.engines.dask.kernels", _other_kernels_on_workers)
+    with pytest.warns(UserWarning, match=r"computes with kernels for old, and this process for new: the last digits"):
+        open_engine(f"dask:{cluster}").close()
+
+
+def _other_kernels_on_workers() -> str:
+    return "new" if threading.current_thread() is threading.main_thread() else "old"
+
+
+def test_a_class_that_workers_cannot_import_is_told_at_once(engines: dict[str, Engine], tmp_path: Path) -> None:
+    message = (
+        "what tasks are given must be of modules that workers can import, got ModuleNotFoundError: No module named"
+    )
+    with pytest.raises(EngineError, match=message):
+        engines["dask"].map(imports, [tmp_path])
+    assert len([*tmp_path.iterdir()]) == 1  # attempt
 
 
 def test_a_scheduler_without_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,3 +242,13 @@ def test_only_what_leads_to_the_values_asked_for_is_run() -> None:
     state["hidden.1.weight"] = torch.zeros(2, 2)  # would not run
     (value,) = (axis.name for axis in architecture.read("hidden.0"))
     assert torch.equal(architecture.program.run(state, X, [value])[value], torch.relu(net.hidden[0](X)))
+
+
+class TooLarge(nn.Linear):
+    def __deepcopy__(self, memo: object) -> nn.Linear:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
+def test_a_copy_that_memory_does_not_hold_is_not_taken_for_one_that_cannot_be_made() -> None:
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        plain_copy(TooLarge(2, 2), "module")

@@ -20,7 +20,7 @@ from consilience import __version__
 from consilience.checks import check_count
 from consilience.devices import check_device, device
 from consilience.engines.choice import check_engine, engine
-from consilience.errors import ConsilienceError, InputError
+from consilience.errors import ConsilienceError, InputError, is_of_memory
 from consilience.studies import (
     assemble,
     atlas,
@@ -49,7 +49,6 @@ QUESTIONS: dict[str, tuple[ModuleType, ...]] = {
     "What is in my network, and in this installation?": (inspect, doctor),
 }
 VERBS = {study.__name__.rpartition(".")[2]: study for studies in QUESTIONS.values() for study in studies}
-NO_MEMORY = ("allocate memory", "size calculation overflowed")  # in errors of torch
 RUN = {study.Request: study.run for study in VERBS.values()}
 
 
@@ -99,7 +98,7 @@ def _main(arguments: list[str]) -> None:
     except OSError as error:
         _fail(f"an error of the system: {error}; {kept(request)}")
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY):
+        if not is_of_memory(error):
             raise
         _fail(f"not enough memory; {kept(request)}")
     if result.status:

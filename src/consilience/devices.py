@@ -16,6 +16,8 @@ from consilience.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+MOST = 160  # letters of torch's reason
+
 _current: ContextVar[str] = ContextVar("device", default="cpu")
 
 
@@ -75,4 +77,4 @@ def open_device(name: str) -> torch.device:
     except Exception as error:  # of torch or of a driver, of any class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         cure = "consilience doctor lists the devices there are"
-        raise InputError(f"device must be one that torch can use, got {name!r}: {reason}", cure=cure) from error
+        raise InputError(f"device must be one that torch can use, got {name!r}: {reason[:MOST]}", cure=cure) from error

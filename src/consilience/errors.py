@@ -46,6 +46,15 @@ class EngineError(ConsilienceError):
     """An engine cannot be used, or a task could not be computed on it."""
 
 
+NO_MEMORY = ("allocate memory", "size calculation overflowed")  # in errors of torch
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or of torch says that there is not enough memory."""
+    words = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return words or isinstance(error, MemoryError)
+
+
 class CalibrationWarning(UserWarning):
     """Calibration data is too little, or unlike what the members were trained on."""
 

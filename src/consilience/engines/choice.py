@@ -51,7 +51,7 @@ def current(*, worth: bool = True) -> Engine:
 def check_engine(name: object) -> None:
     """Raise unless the value names an engine; whether it can be reached is not looked at."""
     if not isinstance(name, str) or not re.fullmatch(r"serial|processes:[1-9]\d{0,3}|dask:\S+", name):
-        message = f"engine must be serial, processes:N with N >= 1, or dask:ADDRESS, got {name!r}"
+        message = f"engine must be serial, processes:N with N from 1 to 9999, or dask:ADDRESS, got {name!r}"
         raise InputError(message, cure='as in "processes:4" or "dask:tcp://10.0.0.1:8786"')
 
 

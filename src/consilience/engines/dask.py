@@ -30,6 +30,11 @@ Made = TypeVar("Made")
 CONNECT = 10  # seconds until the scheduler answers, and until it has a worker
 NO_WORKER = 60  # seconds for which a cluster may be without a worker
 POLL = 5
+ADDRESS = (
+    "write the address that the scheduler prints, as in tcp://127.0.0.1:8786; tls:// needs certificates in Dask's "
+    "configuration, distributed.comm.tls"
+)
+UNKNOWN = ("No module named", "Can't get attribute")  # in errors of a worker that lacks a module or a class
 CLIENT_LOG = logging.getLogger("distributed.client")  # of tracebacks of what is one error here
 
 
@@ -58,11 +63,10 @@ class Dask(Engine):
         CLIENT_LOG.addFilter(self._silence)
         try:
             self._client = _within(2 * CONNECT, Client)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, MemoryError) as error:  # MemoryError: of another protocol's numbers
             message = f"engine dask:{address} must be the address of a scheduler that answers, got {_line(error)}"
             CLIENT_LOG.removeFilter(self._silence)
-            malformed = isinstance(error, ValueError | TypeError)
-            cure = "write it as in tcp://127.0.0.1:8786" if malformed else "start one with: dask scheduler"
+            cure = "start one with: dask scheduler" if isinstance(error, OSError) else ADDRESS
             raise EngineError(message, cure=cure) from error
         try:
             self._check_workers()
@@ -84,6 +88,11 @@ class Dask(Engine):
         for worker, got in answers.items():
             check_versions(got, versions(), f"worker {worker}")
         self.n_workers = len(answers)
+        here, there = kernels(), self._client.run(kernels)
+        other = next((worker for worker, kind in there.items() if kind != here), None)
+        if other is not None:
+            message = f"worker {other} computes with kernels for {there[other]}, and this process for {here}"
+            warnings.warn(f"{message}: the last digits of results depend on where tasks run", stacklevel=6)
 
     def check_directory(self, directory: Path) -> None:
         """Raise an `EngineError` unless every worker sees what this process writes into the directory."""
@@ -170,7 +179,17 @@ def _failure(future: Any) -> Failure:
     from distributed import KilledWorker
 
     error = ConnectionError("the scheduler has forgotten it") if future.cancelled() else future.exception()
-    return Failure(error, final=isinstance(error, KilledWorker))
+    if isinstance(error, ImportError | AttributeError) and str(error).startswith(UNKNOWN):
+        message = f"what tasks are given must be of modules that workers can import, got {_line(error)}"
+        raise EngineError(message, cure="define classes in a module that is installed on every worker") from error
+    if isinstance(error, KilledWorker):
+        return Failure(MemoryError("it has lost several workers, perhaps for want of memory"), final=True)
+    return Failure(error)
+
+
+def kernels() -> str:
+    """Return the kind of processor that torch's kernels are chosen for."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _exists(path: str) -> bool:

@@ -3,9 +3,9 @@
 - A task is a function of a module, and a pure one: of an item, and of what all items share. Its results are the same
   bytes wherever it runs, so an engine decides how long a result takes, and nothing else.
 - Results come in the order of the items, whichever was finished first.
-- A task whose process dies, or that raises, is run again, on another worker where there is one. After `ATTEMPTS`
-  attempts it has failed; the other tasks are finished, then an error names it and the cause. An error of this package
-  would be raised again by every attempt, so it is raised at once.
+- A task whose process dies, or that raises, is run again, perhaps on another worker. After `ATTEMPTS` attempts it has
+  failed; the other tasks are finished, then an error names it and the cause. An error of this package would be raised
+  again by every attempt, so it is raised at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from consilience.errors import ConsilienceError, EngineError
+from consilience.errors import ConsilienceError, EngineError, is_of_memory
 
 T = TypeVar("T")
 ATTEMPTS = 3
@@ -125,6 +125,9 @@ def _error(failed: Mapping[int, BaseException], names: Sequence[str]) -> EngineE
     first = min(failed)
     also = f"; {len(failed) - 1} more failed" if len(failed) > 1 else ""
     got = f"{ATTEMPTS} failures, the last of them {type(failed[first]).__name__}: {failed[first]}{also}"
-    error = EngineError(f"{names[first]} must be computed, got {got}", cure="remove the cause, and run it again")
+    cure = "remove the cause, and run it again"
+    if is_of_memory(failed[first]):
+        cure = "give workers more memory, leave small ones out, or make blocks smaller by fewer or narrower members"
+    error = EngineError(f"{names[first]} must be computed, got {got}", cure=cure)
     error.__cause__ = failed[first]
     return error

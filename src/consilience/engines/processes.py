@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -126,12 +127,18 @@ def _in_file(shared: Mapping[str, Any]) -> Iterator[_Shared]:
     others = packed({name: value for name, value in shared.items() if name not in tensors}, arrays.append)
     with TemporaryDirectory(prefix="consilience-") as directory:
         file = Path(directory, "shared.safetensors")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, file)
-        with file.with_suffix(ARRAYS).open("wb") as stream:
-            for array in arrays:
-                stream.write(bytes(-stream.tell() % ALIGNED))
-                places.append((stream.tell(), stream.tell() + array.raw().nbytes))
-                stream.write(array.raw())
+        try:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, file)
+            with file.with_suffix(ARRAYS).open("wb") as stream:
+                for array in arrays:
+                    stream.write(bytes(-stream.tell() % ALIGNED))
+                    places.append((stream.tell(), stream.tell() + array.raw().nbytes))
+                    stream.write(array.raw())
+        except (OSError, SafetensorError) as error:
+            message = (
+                f"the directory of temporary files must hold what tasks share, got {type(error).__name__}: {error}"
+            )
+            raise EngineError(message, cure="free some space there, or name another in TMPDIR") from error
         yield str(file), places, others
 
 

@@ -23,7 +23,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from consilience.checks import as_tensor, check_finite, describe
-from consilience.errors import InputError
+from consilience.errors import InputError, is_of_memory
 from consilience.units.computed import store_computed
 from consilience.units.configs import make_plain
 from consilience.units.forward import eval_mode
@@ -167,6 +167,8 @@ def _copy(module: nn.Module, name: str) -> nn.Module:
     try:
         return copy.deepcopy(module, dict(memo))
     except Exception as error:
+        if is_of_memory(error):
+            raise
         at = next(_uncopyable(module, memo), "an attribute")
         got = f"{at}, of which it says {type(error).__name__}: {error}"
         message = f"{name} must be a module that copy.deepcopy can copy, got {got}"
