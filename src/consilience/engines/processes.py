@@ -31,6 +31,7 @@ from torch import Tensor
 
 from consilience.engines.call import call, packed
 from consilience.engines.engine import ATTEMPTS, Engine, Failure, Tasks
+from consilience.engines.memory import keep_freed_memory
 from consilience.errors import EngineError
 from consilience.versions import versions
 
@@ -163,6 +164,7 @@ def _run(what: bytes, shared: _Shared, threads: int, wanted: Mapping[str, str]) 
 def _begin() -> None:
     """End this process when the driver ends, however it does; an interruption (Ctrl-C) is the driver's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     parent = parent_process()
     assert parent is not None
 
