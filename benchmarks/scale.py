@@ -41,6 +41,7 @@ from functools import partial
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -141,9 +142,9 @@ def second(item: int, *, seconds: float) -> int:
 
 def sleeps(options: argparse.Namespace) -> Iterator[Slept]:
     seconds = 0.02 if options.quick else 1.0
-    call._one_at_a_time = contextlib.nullcontext()  # all workers are in this process here
+    at_once = patch.object(call, "_one_at_a_time", contextlib.nullcontext())  # all workers are in this process here
     for n in (2,) if options.quick else (4, 16, 64):
-        with started("dask", n, processes=False) as chosen:
+        with at_once, started("dask", n, processes=False) as chosen:
             sleep = partial(chosen.map, second, shared={"seconds": seconds})
             sleep(range(n))
             taken = timed(partial(sleep, range(10 * n)))[1]

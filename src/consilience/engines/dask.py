@@ -181,7 +181,9 @@ def _failure(future: Any) -> Failure:
     error = ConnectionError("the scheduler has forgotten it") if future.cancelled() else future.exception()
     if isinstance(error, ImportError | AttributeError) and str(error).startswith(UNKNOWN):
         message = f"what tasks are given must be of modules that workers can import, got {_line(error)}"
-        raise EngineError(message, cure="define classes in a module that is installed on every worker") from error
+        unknown = EngineError(message, cure="define classes in a module that is installed on every worker")
+        unknown.__cause__ = error
+        return Failure(unknown)
     if isinstance(error, KilledWorker):
         return Failure(MemoryError("it has lost several workers, perhaps for want of memory"), final=True)
     return Failure(error)
