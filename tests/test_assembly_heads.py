@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from by_head import gpt_by_head
 from consilience.assembly import build, directions, heads
 from consilience.assembly.assembler import Assembler
 from consilience.assembly.draft import Draft
@@ -58,17 +59,26 @@ def test_each_sweep_over_heads_lowers_the_error(monkeypatch: pytest.MonkeyPatch)
     assert errors[2] >= errors[3] - 1e-9
 
 
-def gpts(n: int = 2) -> Population:
+def gpts(n: int = 2, *, by_head: bool = False) -> Population:
     torch.manual_seed(0)
-    nets = [GPT(9, 6, width=8, heads=(4,), mlp_widths=(6,)) for _ in range(n)]
+    nets = [
+        gpt_by_head(9, 6, 8, 4, 6) if by_head else GPT(9, 6, width=8, heads=(4,), mlp_widths=(6,)) for _ in range(n)
+    ]
     for net in nets:
         for parameter in net.parameters():
             nn.init.normal_(parameter, std=0.7)
     return Population.from_modules(nets, torch.randint(0, 9, (4, 6)), task="next-token")
 
 
-def test_fitted_heads_are_nearer_to_their_target_on_held_out_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    population, x, compared = gpts(), torch.randint(0, 9, (400, 6), generator=torch.Generator().manual_seed(1)), []
+@pytest.mark.parametrize("by_head", [False, True], ids=["three weights", "one weight, by head"])
+def test_fitted_heads_are_nearer_to_their_target_on_held_out_samples(
+    monkeypatch: pytest.MonkeyPatch, by_head: bool
+) -> None:
+    population, x, compared = (
+        gpts(by_head=by_head),
+        torch.randint(0, 9, (400, 6), generator=torch.Generator().manual_seed(1)),
+        [],
+    )
 
     def error(draft: Draft, m: Map) -> float:
         draft = draft.with_weights(m, least_squares(draft, m))

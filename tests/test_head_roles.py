@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from by_head import gpt_by_head
 from consilience.census import Census, HeadEffects, HeadRoles
 from consilience.census.head_roles import DUPLICATE, INDUCTION, PREVIOUS, repeated_tokens
 from consilience.data import Dataset
@@ -73,16 +77,21 @@ def scores_of(net: GPT | Llama, x: Tensor) -> Tensor:
     return seen[0]
 
 
-@pytest.mark.parametrize("kind", ["gpt", "llama"])
+SIZES = {"width": 8, "heads": (4,), "mlp_widths": (6,)}
+HEADS: dict[str, Callable[[], GPT | Llama]] = {
+    "gpt": lambda: GPT(9, 7, **SIZES),  # type: ignore[arg-type]
+    "llama": lambda: Llama(9, 7, **SIZES, queries_per_key=2),  # type: ignore[arg-type]
+    "one weight, by head": lambda: gpt_by_head(9, 7, 8, 4, 6),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
 def test_patterns_are_the_weights_on_positions(kind: str) -> None:
     torch.manual_seed(0)
-    sizes = {"width": 8, "heads": (4,), "mlp_widths": (6,)}
-    net = GPT(9, 7, **sizes) if kind == "gpt" else Llama(9, 7, **sizes, queries_per_key=2)  # type: ignore[arg-type]
+    net = HEADS[kind]()
     x = torch.randint(0, 9, (5, 7))
     network = Population.from_modules([net], x, task="next-token").members[0].network
-    found = [heads for m in network.architecture.maps if (heads := Attention.read_by(m, network.architecture))]
-    (heads,) = found
-    assert heads.attends(network, x)
+    (heads,) = (heads for m in network.architecture.maps if (heads := Attention.of(m, network, x)))
     torch.testing.assert_close(heads.patterns(network, x), scores_of(net, x), atol=1e-6, rtol=1e-5)
 
 
@@ -102,6 +111,32 @@ def changes(net: GPT, block: int, x: Tensor) -> list[Tensor]:
             lost.append(whole - net(x))
             hook.remove()
     return lost
+
+
+def test_heads_with_one_weight_write_what_outputs_lose_without_them() -> None:
+    torch.manual_seed(0)
+    net, x = gpt_by_head(9, 7, 8, 2, 6).eval(), torch.randint(0, 9, (16, 7))
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    census = Census(n_clusters=2, n_resamples=0).fit(Population.from_modules([net], x[:4], task="next-token"), x)
+    (layer, effects), *_ = census.head_effects().items()
+    for h, c in enumerate(census.layers_[layer].labels_):
+        with torch.no_grad():
+            whole = net(x)
+            own = net.blocks[0].attention.qkv.register_forward_hook(partial(with_mean_values, h=h))  # type: ignore[union-attr]
+            lost = (whole - net(x)).double().flatten(0, 1)
+            own.remove()
+        lost = lost - lost.mean(1, keepdim=True)
+        _, strengths, directions = torch.linalg.svd(lost, full_matrices=False)
+        expected = (strengths[0] * directions[0] / (16 * 7) ** 0.5).numpy()
+        np.testing.assert_allclose(np.abs(effects.outputs[c]), np.abs(expected), rtol=1e-3, atol=1e-5)
+
+
+def with_mean_values(module: nn.Module, inputs: object, rows: Tensor, h: int) -> Tensor:
+    """Rows (n, t, h · 3 · j) with the values of head h replaced by their mean."""
+    changed = rows.unflatten(2, (2, 3, -1)).clone()
+    changed[:, :, h, 2] = changed[:, :, h, 2].mean((0, 1))
+    return changed.flatten(2)
 
 
 @pytest.mark.parametrize("block", [0, 1])

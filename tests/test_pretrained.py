@@ -255,7 +255,14 @@ def test_the_library_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         cs.Population.from_pretrained([tmp_path], IDS[:4])
 
 
-@pytest.mark.parametrize(("name", "depth"), [("GPT2LMHeadModel", "n_layer"), ("LlamaForCausalLM", "num_hidden_layers")])
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [
+        ("GPT2LMHeadModel", "n_layer"),
+        ("LlamaForCausalLM", "num_hidden_layers"),
+        ("GPTNeoXForCausalLM", "num_hidden_layers"),
+    ],
+)
 def test_patterns_of_heads_are_the_attentions_that_the_library_returns(name: str, depth: str) -> None:
     nets = [member(name, seed, attn_implementation="eager", **{depth: 1}) for seed in range(2)]
     population = cs.Population.from_modules(nets, IDS[:4], output="logits", task="next-token")

@@ -114,21 +114,22 @@ def with_fitted_heads(draft: Draft, m: Map) -> Draft:
     It is returned as it is where the map does not read heads of attention (`consilience.signals.attention`), or no fit
     is nearer to the target on held-out samples.
     """
-    heads = Attention.read_by(m, draft.architecture)
-    if heads is None or not _is_fitted(draft, heads) or not heads.attends(draft.network, draft.responses.x[:2]):
+    heads = Attention.of(m, draft.network, draft.responses.x[:2])
+    if heads is None or not _is_fitted(draft, heads):
         return draft
-    v, shape = heads.values, (draft.architecture.widths[heads.values.writes], heads.values.output.inside)
+    v, written = heads.values, (draft.architecture.widths[heads.values.writes], heads.values.output.inside)
     old_v, old_o = draft.network.weights(v), draft.network.weights(m)
     fitted, held = (_moments(draft.subset(samples), heads) for samples in held_out(len(draft.responses.x)))
     values = torch.cat([old_v.matrix, old_v.bias[:, None]], 1) if v.has_bias else old_v.matrix
-    values = values.double().unflatten(0, shape)
-    outgoing = old_o.matrix.double().unflatten(1, shape).transpose(0, 1)
+    rows = values.double().unflatten(0, written)  # of queries and keys too, where one map writes them
+    values, outgoing = rows[:, heads.own], old_o.matrix.double().unflatten(1, (len(rows), -1)).transpose(0, 1)
     tried = [values, *(fitted.heads(values, outgoing, strength) for strength in STRENGTHS)]
     weights = [fitted.outgoing(each) for each in tried]
     best = nearest([held.error(each, out) for each, out in zip(tried, weights, strict=True)])
     if best == 0:
         return draft
-    matrix, bias = tried[best].flatten(0, 1).to(old_v.matrix.dtype), old_v.bias
+    rows[:, heads.own] = tried[best]
+    matrix, bias = rows.flatten(0, 1).to(old_v.matrix.dtype), old_v.bias
     if v.has_bias:
         matrix, bias = matrix[:, :-1], matrix[:, -1]
     outgoing = weights[best].transpose(0, 1).flatten(1).to(old_o.matrix.dtype)
@@ -142,7 +143,7 @@ def _is_fitted(draft: Draft, heads: Attention) -> bool:
     """Whether values are a linear map of one layer at each position, and heads not too many; no grouped queries."""
     v, m = heads.values, heads.reader
     plain = v.fitted and m.fitted and not v.per_unit and v.kernel is None and v.scaled is None and len(v.inputs) == 1
-    if not plain or v.inputs[0].layer is None or v.output.inside != m.inputs[0].inside:
+    if not plain or v.inputs[0].layer is None or m.inputs[0].inside != heads.inside:
         return False
     n_columns = draft.network.weights(v).matrix.shape[1] + v.has_bias
     return n_columns * draft.architecture.widths[v.writes] <= MOST_COLUMNS
@@ -150,7 +151,7 @@ def _is_fitted(draft: Draft, heads: Attention) -> bool:
 
 def _moments(draft: Draft, heads: Attention) -> HeadMoments:
     """The moments of what heads attend to and of the target of the map that reads them, from running sums."""
-    v, m, widths, inside = heads.values, heads.reader, draft.architecture.widths, heads.values.output.inside
+    v, m, widths, inside = heads.values, heads.reader, draft.architecture.widths, heads.inside
     (source,), (read,), n_heads, target = v.inputs, m.inputs, widths[v.writes], reaching_target(draft, m)
     sums, done = None, 0
     names = [source.name, v.output.name, m.output.name, *draft.values]

@@ -53,14 +53,14 @@ class Scores:
             return
         family = {layer.name for layer in architecture.family(m.writes)}
         for reader in architecture.maps:
-            heads = Attention.read_by(reader, architecture) if family & {*reader.reads} else None
-            if heads is None or heads.values.output.inside != reader.inputs[0].inside:
-                continue
-            pair = [own for own in architecture.maps if own.writes in family and own.output.inside > 1]
-            pair = [own for own in pair if own not in (heads.values, reader)]
-            if len(pair) == 2 and pair[1] is m and all(map(_is_plain, pair)):
-                yield cls(heads, pair[0], pair[1])
-                yield cls(heads, pair[1], pair[0])
+            for heads in Attention.read_by(reader, architecture) if family & {*reader.reads} else ():
+                if heads.values.output.inside != reader.inputs[0].inside:
+                    continue
+                pair = [own for own in architecture.maps if own.writes in family and own.output.inside > 1]
+                pair = [own for own in pair if own not in (heads.values, reader)]
+                if len(pair) == 2 and pair[1] is m and all(map(_is_plain, pair)):
+                    yield cls(heads, pair[0], pair[1])
+                    yield cls(heads, pair[1], pair[0])
 
     def multiple(self, network: TracedNetwork, x: Tensor) -> float | None:
         """Return m with attention patterns ``softmax(m q·k)`` on inputs x; None if they are of another form."""

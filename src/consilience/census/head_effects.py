@@ -69,8 +69,8 @@ def _effects(population: Population, layer: LayerCensus, x: Tensor) -> HeadEffec
     x = evenly(x, -(-most // n_positions))
     totals = dict[int, Tensor]()
     for network in population.networks:
-        heads = heads_of(network, layer.name)
-        if heads is None or not heads.attends(network, x):
+        heads = heads_of(network, layer.name, x)
+        if heads is None:
             return None
         for change in _changes(network, heads, x, most):
             if population.task in OF_CLASSES:
@@ -84,15 +84,15 @@ def _effects(population: Population, layer: LayerCensus, x: Tensor) -> HeadEffec
 
 def _changes(network: TracedNetwork, heads: Attention, x: Tensor, most: int) -> Iterator[Tensor]:
     """Yield Δ (r, o) of each head of values, at up to ``most`` rows."""
-    architecture, axis = network.architecture, heads.values.output
+    architecture, name = network.architecture, heads.values.output.name
     program, widths = architecture.program, architecture.widths
-    known = network.values(x, [axis.name, *program.frontier({heads.values.weight})])
-    value = known[axis.name]
-    own = axis.units(value, widths, len(x)).unflatten(1, (-1, axis.inside))  # (n, h, j, p)
+    known = network.values(x, [name, *program.frontier({heads.values.weight})])
+    value = known[name]
+    own = heads.entries(value, widths, len(x))
     mean = own.mean((0, 3), keepdim=True).expand_as(own)
 
     def rows(fed: Tensor) -> Tensor:
-        given = known | {axis.name: fed}
+        given = known | {name: fed}
         outputs = network.values(x, [program.output], given)[program.output]
         every = architecture.returned.units(outputs, widths, len(x)).movedim(1, 2).flatten(0, 1)
         return evenly(every, most).double()

@@ -63,8 +63,8 @@ def _roles(population: Population, layer: LayerCensus, x: Tensor, random_state: 
     means, repeated = list[Floats](), list[dict[str, Floats]]()
     for member in population.members:
         network = member.network
-        heads = heads_of(network, layer.name)
-        if heads is None or not heads.attends(network, x):
+        heads = heads_of(network, layer.name, x)
+        if heads is None:
             return None
         means.append(_of_units(heads.patterns(network, x).mean(0), layer, network))
         if tokens is not None:
@@ -110,12 +110,12 @@ def evenly(rows: Tensor, most: int) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, min(len(rows), most)).long()]
 
 
-def heads_of(network: TracedNetwork, layer: str) -> Attention | None:
-    """Return the heads of a layer and those tied to it; None if it is not heads of attention."""
+def heads_of(network: TracedNetwork, layer: str, x: Tensor) -> Attention | None:
+    """Return the heads of a layer and those tied to it, tried on inputs x; None if it is not heads of attention."""
     architecture = network.architecture
     family = {tied.name for tied in architecture.family(layer)}
-    found = (Attention.read_by(m, architecture) for m in architecture.maps)
-    return next((heads for heads in found if heads is not None and heads.values.writes in family), None)
+    found = (Attention.of(m, network, x) for m in architecture.maps if family & {*m.reads})
+    return next((heads for heads in found if heads is not None), None)
 
 
 def _of_units(patterns: Tensor, layer: LayerCensus, network: TracedNetwork) -> Floats:
