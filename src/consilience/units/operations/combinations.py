@@ -50,19 +50,7 @@ def combine(walk: Walk, node: fx.Node) -> Label:
         runs = [walk.label(value).get(d) for value, d in zip((first, second), at, strict=True)]
         alone = [d < 0 or _is_one(value, d) for value, d in zip((first, second), at, strict=True)]
         if runs[0] is not None and runs[1] is not None:
-            if alone[0] != alone[1]:
-                one, several = (runs[0], runs[1]) if alone[0] else (runs[1], runs[0])
-                if (is_sum and walk.in_tail) or not spread_unit(walk, node, one, several):
-                    raise walk.error("one unit is combined with several", node, ONE_UNIT)
-                label[dim] = several
-                continue
-            if is_sum and _are_scores(walk, runs[0]) != _are_scores(walk, runs[1]) and walk.pair(runs[0], runs[1]):
-                label[dim] = runs[0] if _are_scores(walk, runs[0]) else runs[1]  # biases of heads
-                walk.record({dim: runs[0] + runs[1]}, "attention scores")
-                continue
-            walk.check_alike(node, runs[0], runs[1])
-            (walk.join if is_sum else walk.multiply)(runs[0], runs[1])
-            label[dim] = runs[0]
+            label[dim] = _of_both(walk, node, dim, (runs[0], runs[1]), alone)
             continue
         units, apart = (runs[0], alone[1]) if runs[0] is not None else (runs[1], alone[0])
         if units is None:
@@ -76,6 +64,27 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     if not is_sum and not all_paired and first in walk.labels and second in walk.labels:
         walk.record(walk.labels[second], "product")
     return label
+
+
+def _of_both(
+    walk: Walk, node: fx.Node, dim: int, runs: tuple[tuple[Run, ...], tuple[Run, ...]], alone: Sequence[bool]
+) -> tuple[Run, ...]:
+    """Units of two values along one dimension: each with its partner, or the one of one value with each of the other.
+
+    ``alone`` says of each value whether it has one entry there.
+    """
+    is_sum, (first, second) = node.target in SUMS, runs
+    if alone[0] != alone[1]:
+        one, several = (first, second) if alone[0] else (second, first)
+        if (is_sum and walk.in_tail) or not spread_unit(walk, node, one, several):
+            raise walk.error("one unit is combined with several", node, ONE_UNIT)
+        return several
+    if is_sum and _are_scores(walk, first) != _are_scores(walk, second) and walk.pair(first, second):
+        walk.record({dim: first + second}, "attention scores")  # biases of heads
+        return first if _are_scores(walk, first) else second
+    walk.check_alike(node, first, second)
+    (walk.join if is_sum else walk.multiply)(first, second)
+    return first
 
 
 def _gain(walk: Walk, node: fx.Node, first: fx.Node, second: fx.Node) -> Label | None:
