@@ -49,6 +49,32 @@ def fit_of(name: str, task: str | None = None) -> Fit:
     return Fit.of(networks[0], maps, x, ensemble(tuple(networks), x), task)
 
 
+class Divided(nn.Module):
+    """The first layers have the rows of a sample as samples, as GPT-2 has the positions of a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(2, 5), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, d = x.shape
+        rows = self.b(self.a(x.reshape(-1, d)).tanh()).tanh()
+        result: Tensor = self.c(rows.view(n, t, -1).mean(1))
+        return result
+
+
+def test_samples_may_be_divided_into_rows() -> None:
+    x = torch.randn(60, 3, 2, generator=torch.Generator().manual_seed(0))
+    modules = [shaken(Divided(), seed) for seed in range(2)]
+    first, second = Population.from_modules(modules, x[:4]).networks
+    maps, reference = [m for m in first.architecture.maps if m.reads], second(x)
+    fit, rows = Fit.of(first, maps, x, reference), torch.tensor([0, 2, 3, 7, 11])
+    assert [len(value) for value in fit.known.values()] == [3 * 60]
+    torch.testing.assert_close(fit.outputs(fit.vector, rows), first(x[rows]))
+    fitted = gauss_newton(first, x, reference)
+    assert (fitted(x) - reference).square().mean() < 0.5 * (first(x) - reference).square().mean()
+
+
 @pytest.mark.parametrize("task", [None, "classification"])
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("name", NETS)

@@ -95,6 +95,17 @@ def test_patterns_are_the_weights_on_positions(kind: str) -> None:
     torch.testing.assert_close(heads.patterns(network, x), scores_of(net, x), atol=1e-6, rtol=1e-5)
 
 
+def test_values_are_found_where_all_of_them_are_zero() -> None:
+    torch.manual_seed(0)
+    net, x = gpt_by_head(9, 7, 8, 4, 6), torch.randint(0, 9, (5, 7))
+    with torch.no_grad():
+        for parameter in net.blocks[0].attention.qkv.parameters():
+            parameter.unflatten(0, (4, 3, 2))[:, 2] = 0
+    network = Population.from_modules([net], x, task="next-token").members[0].network
+    (heads,) = (heads for m in network.architecture.maps if (heads := Attention.of(m, network, x)))
+    assert heads.first == 4
+
+
 def changes(net: GPT, block: int, x: Tensor) -> list[Tensor]:
     """What outputs (n, t, o) lose where a hook replaces the values of each head by their mean, head by head."""
     attention, lost = net.blocks[block].attention, []  # type: ignore[union-attr, var-annotated]

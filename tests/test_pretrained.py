@@ -131,6 +131,14 @@ def test_masks_are_inputs(tmp_path: Path) -> None:
         assert deviation(full(**x).logits, torch.stack([net(**x).logits for net in nets]).mean(0)) < 1e-5
 
 
+def test_several_layers_are_fitted_together() -> None:
+    nets = [gpt2(seed, n_layer=1) for seed in range(2)]
+    census = cs.Census(n_resamples=0).fit(cs.Population.from_modules(nets, IDS[:4], output="logits"), IDS)
+    candidates = cs.assemble(census, "1x", correction="second-order").assembly_.candidates
+    least = min(candidate.error for candidate in candidates if candidate.correction == "least-squares")
+    assert min(candidate.error for candidate in candidates if candidate.correction == "second-order") <= least
+
+
 def test_widths_that_no_config_can_say(tmp_path: Path) -> None:
     nets = [gpt2(0), gpt2(1)]
     census = cs.Census(random_state=0).fit(cs.Population.from_modules(nets, IDS[:4], output="logits"), IDS)

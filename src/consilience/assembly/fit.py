@@ -104,8 +104,12 @@ class Fit:
 
     def values(self, network: TracedNetwork, rows: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return traced values of a network on some samples."""
-        known = {name: value[rows] for name, value in self.known.items()}
-        return network.values(self.x[rows], names, known)
+        return network.values(self.x[rows], names, self.given(rows))
+
+    def given(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the known values of some samples, which are several rows where samples have been divided."""
+        n = len(self.x)
+        return {name: value.unflatten(0, (n, -1))[rows].flatten(0, 1) for name, value in self.known.items()}
 
     def outputs(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return the outputs (n, o) on some samples."""

@@ -43,8 +43,7 @@ class Kronecker:
         sums: list[tuple[Tensor, Tensor, int]] = []
         start = 0
         for part in fit.batches(rows):
-            known = {name: value[part] for name, value in fit.known.items()}
-            values = architecture.program.run(state, fit.x[part], list({output, *written, *read}), known)
+            values = architecture.program.run(state, fit.x[part], list({output, *written, *read}), fit.given(part))
             outputs = fit.rows(values[output], part)
             root = fit.root(outputs.detach(), signs[start * fit.positions : (start + len(part)) * fit.positions])
             slopes = torch.autograd.grad(outputs, [values[name] for name in written], root)

@@ -92,7 +92,7 @@ class Attention:
         rolled = first.unflatten(1, (-1, self.inside)).roll(1, 2).flatten(1, 2)
         size = max(float(read.abs().max()) for read in (first, *others))
         wrong = max(float((first + others[0] - others[1]).abs().max()), float((rolled - others[2]).abs().max()))
-        return wrong <= 10 * SINGLE * size
+        return size > 0 and wrong <= 10 * SINGLE * size
 
     def patterns(self, network: TracedNetwork, x: Tensor) -> Tensor:
         """Return A of each head that attends, on inputs x: (n, h, t, s)."""
