@@ -151,6 +151,19 @@ class Fused(nn.Module):
         return self.o(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1))
 
 
+class FusedHead(nn.Module):
+    """One head, as wide as each part into which the weight of queries, keys and values is cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim, self.qkv, self.o = WIDTH, nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = (part.view(n, t, -1, self.head_dim).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return self.o(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1))
+
+
 class Piled(nn.Module):
     """Queries, keys and values as parts of one weight, along a dimension of their own; biases of relative positions."""
 
@@ -240,6 +253,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "one head": lambda: GPT(7, T, width=WIDTH, heads=(1,), mlp_widths=(6,)),
     "one head, rotary": lambda: Llama(7, T, width=WIDTH, heads=(1,), mlp_widths=(6,)),
     "one head, written out": lambda: Net(OneHead()),
+    "one head, one weight": lambda: Net(FusedHead()),
     "one head of keys": lambda: Llama(7, T, width=WIDTH, heads=(4,), mlp_widths=(6,), queries_per_key=4),
 }
 

@@ -44,6 +44,10 @@ SIZES = (
 OUTPUTS = ("out_chs", "out_channels", "out_features", "out_dim")  # of what a module returns
 WRITTEN, READ = ("nf",), ("nx",)  # of a weight that is stored transposed
 ALL_HEADS = ("split_size", "all_head_size", "attn_dim", "inner_dim", "q_dim", "kv_dim")  # where heads are side by side
+FEATURES = (  # of one head, which stay where a single head is as wide as a part into which a module cuts units
+    *("head_dim", "head_size", "head_width", "head_features", "attention_head_size"),
+    *("dim_head", "dim_per_head", "d_head", "d_k", "d_v"),
+)
 
 Cut = tuple[str, tuple[tuple[Section, ...], ...]]  # see `Architecture.cuts`
 
@@ -89,6 +93,8 @@ def _set_cuts(part: nn.Module, names: list[str], cuts: list[Cut], old: Architect
         whole[tuple(before)] = after
     for name in names:
         value = vars(part)[name]
+        if name in FEATURES:
+            continue
         if type(value) is int and value > 1 and value in changed:
             setattr(part, name, changed[value])
         elif type(value) is int and name in OUTPUTS and value in returned:

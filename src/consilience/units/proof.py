@@ -23,7 +23,10 @@ LARGE = 2**24  # parameters of a network that is not changed in all layers at on
 SHARE = 8  # … and of whose wide layers one unit in so many is doubled
 TOLERANCE = 1e-5  # of the spread of each output over samples: some 100 roundings of float32
 WRITTEN_OUT = "let the forward pass take sizes from tensors, as in x.new_zeros(x.shape[1]), not write them out"
-HEADS = "write shapes of heads as (n, positions, -1, features), so that more rows are more heads"
+HEADS = (
+    "write shapes of heads as (n, positions, -1, features), so that more rows are more heads, and call the features of "
+    "a head head_dim where the module keeps them"
+)
 CURE = "check that the module is deterministic in eval mode and that handlers you have added are right, or report it"
 
 
