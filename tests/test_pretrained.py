@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import consilience as cs
 from consilience.errors import ConsilienceError, InputError, TracingError
+from consilience.population.pretrained import load_pretrained
 from consilience.studies.networks import open_networks
 
 transformers.logging.set_verbosity_error()
@@ -228,14 +230,17 @@ def test_a_mask_that_depends_on_units() -> None:
 def test_directories_that_cannot_be_loaded(tmp_path: Path) -> None:
     good, other = saved(tmp_path, [gpt2(0), gpt2(1)])
 
-    def refused(folders: object, message: str, **options: str) -> None:
+    def refused(folders: object, message: str, **options: Any) -> None:
         with pytest.raises(ConsilienceError, match=message):
             cs.Population.from_pretrained(folders, IDS[:4], **options)
 
     refused(good, "directories must be a list of directories, got ")
     refused([], "directories must have at least one directory, got none")
     refused([tmp_path / "absent"], "config.json must be the config of a network, got FileNotFoundError")
-    refused([good], "must name a class of transformers in its architectures, got Missing", auto="Missing")
+    refused([good], "auto must be the name of a class of networks in transformers, got 'Missing'", auto="Missing")
+    refused([good], "got 'GPT2LMHeadMode'\n  cure: pass auto='GPT2LMHeadModel'", auto="GPT2LMHeadMode")
+    refused([good], "got <class .*\n  cure: pass auto='GPT2LMHeadModel'", auto=transformers.GPT2LMHeadModel)
+    refused([good], "auto must be the name of a class of networks .*got 'GPT2Config'", auto="GPT2Config")
     for folder, tokens in ((good, {"a": 0}), (other, {"b": 0})):
         (folder / "vocab.json").write_text(json.dumps(tokens))
     refused([good, other], "must have the tokens of .*vocab.json, got others")
@@ -247,6 +252,51 @@ def test_directories_that_cannot_be_loaded(tmp_path: Path) -> None:
     refused([other], "must have all weights of a GPT2ForSequenceClassification, got none of score.weight")
     (other / "model.safetensors").rename(other / "pytorch_model.bin")
     refused([other], "must have model.safetensors or its shards, got none(.|\n)*pickles are not read")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "model_type in .*config.json must be 'llama', .* got 'gpt2'"),
+        ({"architectures": ["LlamaForCausalLM"], "model_type": None}, r"must have weights for its config, \d+ values"),
+        ({"n_embd": 40000}, r"must have weights for its config, \d+ values for a GPT2LMHeadModel, got 7648\n.*sizes"),
+        ({"n_inner": 60}, r"'transformer.h.0.mlp.c_fc.bias' in .* must have the shape .*\(60,\), got \(64,\)"),
+        ({"n_embd": "16"}, "StrictDataclassFieldValidationError: .* expected int, got str"),
+        ({"architectures": "GPT2LMHeadModel"}, "must be a list with the name of a class, got 'GPT2LMHeadModel'"),
+        ({"architectures": ["Missing"]}, "must name a class of transformers in its architectures, got Missing"),
+    ],
+)
+def test_configs_that_do_not_describe_the_weights(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (folder,) = saved(tmp_path, [gpt2()])
+    config = json.loads((folder / "config.json").read_text()) | changed
+    kept = {name: value for name, value in config.items() if value is not None or name not in changed}
+    (folder / "config.json").write_text(json.dumps(kept))
+    with pytest.raises(InputError, match=message):
+        cs.Population.from_pretrained([folder], IDS[:4])
+
+
+def test_damaged_weights(tmp_path: Path) -> None:
+    whole, sharded = saved(tmp_path, [gpt2(), gpt2()])
+    (sharded / "model.safetensors").unlink()
+    gpt2().save_pretrained(sharded, max_shard_size="10KB")
+    weights = (whole / "model.safetensors").read_bytes()
+    sorted(sharded.glob("model-*"))[0].unlink()
+    for folder, content in ((whole, weights[: len(weights) // 2]), (whole, b""), (sharded, None)):
+        if content is not None:
+            (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match=r"model.*safetensors must be a file of weights, got .*\n.*cure: copy or"):
+            cs.Population.from_pretrained([folder], IDS[:4])
+
+
+def test_no_bars_while_loading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = saved(tmp_path, [gpt2()])
+    transformers.logging.enable_progress_bar()
+    try:
+        load_pretrained(folders)
+        assert transformers.logging.is_progress_bar_enabled()
+    finally:
+        transformers.logging.disable_progress_bar()
+    assert "Loading" not in capsys.readouterr().err
 
 
 def test_commands_read_a_folder_of_directories(tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ class EngineError(ConsilienceError):
     """An engine cannot be used, or a task could not be computed on it."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return the type of an error and all that it says, in one line.
+
+    >>> in_one_line(ValueError("width:\n  too small"))
+    'ValueError: width: too small'
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 NO_MEMORY = ("allocate memory", "size calculation overflowed")  # in errors of torch
 
 
