@@ -150,6 +150,33 @@ def test_widths_that_no_config_can_say(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_widths_that_the_config_refuses(tmp_path: Path) -> None:
+    nets = [llama(seed, num_hidden_layers=1) for seed in range(2)]
+    population = cs.Population.from_modules(nets, IDS[:4], output="logits")
+    census = cs.Census(random_state=0, n_resamples=0).fit(population, IDS)
+    net = cs.assemble(census, {"heads": 3, "stream": "2x"}, correction="none")
+    with pytest.raises(InputError, match=r"LlamaConfig refuses: .*32\) is not a multiple of .* heads \(6\)"):
+        net.save_pretrained(tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [("BertForSequenceClassification", "num_hidden_layers"), ("DistilBertForSequenceClassification", "n_layers")],
+)
+def test_layers_of_classifiers_that_the_config_makes_as_wide_as_the_stream(
+    name: str, depth: str, tmp_path: Path
+) -> None:
+    nets = [member(name, seed, **{depth: 1}) for seed in range(2)]
+    population = cs.Population.from_modules(nets, IDS[:4], output="logits")
+    assert sorted(population.architecture.kinds.values()) == ["heads", "mlp", "stream", "stream"]
+    census = cs.Census(random_state=0, n_resamples=0).fit(population, IDS)
+    net = cs.assemble(census, {"heads": 8, "stream": "2x", "mlp": 40}, correction="none")
+    net.save_pretrained(tmp_path)
+    again = getattr(transformers, name).from_pretrained(tmp_path)
+    assert deviation(logits(again, IDS), logits(net, IDS)) < 1e-6
+
+
 def test_training_mode_a_cache_and_half_precision_are_put_right() -> None:
     nets = [gpt2(0).train(), gpt2(1).half()]
     assert all(net.config.use_cache for net in nets)

@@ -8,7 +8,7 @@ writes, are *tied*: they are permuted together, and each has a scale of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -108,10 +108,25 @@ class Architecture:
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """By free layer of a network with attention: "heads", "stream" (what norms over units read) or "mlp"."""
+        """By free layer of a network with attention: "heads", "stream" (what norms over units read) or "mlp".
+
+        Layers after the last stream that have its width, as the poolers of classifiers, are of its kind.
+        """
         heads = {layer.name for layer in self.free if self.has_insides(layer.name)}
         kinds = dict.fromkeys((layer.name for layer in self.free if heads), "mlp")
-        return kinds | dict.fromkeys(self.normed & {*kinds}, "stream") | dict.fromkeys(heads, "heads")
+        streams = self.normed & {*kinds}
+        widths = {self.layer(name).width for name in streams - heads}
+        after = {name for name in {*kinds} - self._before(streams) if self.layer(name).width in widths}
+        return kinds | dict.fromkeys(streams | after, "stream") | dict.fromkeys(heads, "heads")
+
+    def _before(self, layers: Collection[str]) -> set[str]:
+        """The first layers of families that some of these layers depend on, those of these layers among them."""
+        before, reached = set[str](), {*layers}
+        while reached:
+            before |= reached
+            maps = [m for m in self.maps if self.first(m.writes) in reached]
+            reached = {self.first(layer) for m in maps for layer in m.reads} - before
+        return before
 
     @cached_property
     def normed(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from consilience.errors import InputError
+from consilience.errors import InputError, in_one_line
 from consilience.units.grouped import GroupedNorm
 
 CURE = "keep it with consilience.save_network(network, directory), and load it with load_network(directory, network)"
@@ -141,10 +141,12 @@ def _unlike(network: Any) -> str:
     if any(isinstance(part, GroupedNorm) for part in network.modules()):
         return "norms with a group of units for each member, as at full width"
     try:
+        if hasattr(network.config, "validate"):  # as save_pretrained does
+            network.config.validate()
         with torch.device("meta"):
             built = type(network)(network.config)
     except Exception as error:  # the config's own checks
-        return f"sizes that {type(network.config).__name__} refuses: {str(error).strip().splitlines()[0]}"
+        return f"sizes that {type(network.config).__name__} refuses: {in_one_line(error)}"
     theirs = dict(built.named_parameters(remove_duplicate=False))
     for name, value in network.named_parameters():
         if name not in theirs or theirs[name].shape != value.shape:
