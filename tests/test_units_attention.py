@@ -225,6 +225,12 @@ def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores - 1e4 * mask).softmax(-1) @ v
 
 
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.transpose(-1, -2) / HEAD**0.5
+    later = torch.ones(scores.shape[-2:]).tril() == 0
+    return scores.masked_fill(later, -torch.inf).softmax(-1) @ v
+
+
 def rotary(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     angle = torch.arange(q.shape[2])[:, None] * torch.tensor([1.0])
     q, k = (torch.cat([a[..., :1] * angle.cos() - a[..., 1:] * angle.sin(),
@@ -238,6 +244,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "grouped queries": lambda: Net(Attention(fused, key_heads=2)),
     "grouped, written out": lambda: Net(Attention(written_out, key_heads=2)),
     "grouped, interleaved": lambda: Net(Interleaved(fused, key_heads=2)),
+    "a mask filled in": lambda: Net(Attention(causal)),
     "rotary positions": lambda: Net(Attention(rotary)),
     "one weight, side by side": lambda: Net(Fused(True)),
     "one weight, by head": lambda: Net(Fused(False)),
@@ -490,3 +497,29 @@ def test_one_head_without_a_reshape_says_so() -> None:
 def test_heads_that_meet_fixed_features_keep_their_index() -> None:
     architecture = find_layers(Net(Attention(ODD["heads in order"][0])), torch.randint(0, 7, (4, T)))
     assert not any("attention" in layer.name for layer in architecture.hidden)
+
+
+class Padded(nn.Module):
+    """Tokens of which 0 is padding; the mean is over all positions or over those that are not padded."""
+
+    def __init__(self, over_all: bool) -> None:
+        super().__init__()
+        self.over_all, self.tokens, self.read = over_all, nn.Embedding(7, WIDTH), nn.Linear(WIDTH, 3)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, 2, 6, batch_first=True), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = x == 0
+        y = self.encoder(self.tokens(x), src_key_padding_mask=padded)
+        if self.over_all:
+            return self.read(y.mean(1))
+        return self.read(y.masked_fill(padded[..., None], 0).sum(1) / (~padded).sum(1, keepdim=True).clamp(min=1))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_padding_that_torch_makes_zeros_of_in_eval_mode_alone() -> None:
+    torch.manual_seed(0)
+    x = torch.randint(1, 7, (8, T))
+    x[::2, -2:] = 0
+    proved(Padded(False), x)
+    with pytest.raises(FunctionChangedError, match="enable_nested_tensor=False"):
+        proved(Padded(True), x)

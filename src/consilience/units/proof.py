@@ -21,12 +21,14 @@ VALUES = 2**18  # numbers in the largest value of all samples of a proof, …
 SAMPLES = (4, 16)  # … of which there are at least and at most so many
 LARGE = 2**24  # parameters of a network that is not changed in all layers at once, …
 SHARE = 8  # … and of whose wide layers one unit in so many is doubled
+SAME = 1e-3  # of the norm of outputs: roundings of single precision stay below
 TOLERANCE = 1e-5  # of the spread of each output over samples: some 100 roundings of float32
 WRITTEN_OUT = "let the forward pass take sizes from tensors, as in x.new_zeros(x.shape[1]), not write them out"
 HEADS = (
     "write shapes of heads as (n, positions, -1, features), so that more rows are more heads, and call the features of "
     "a head head_dim where the module keeps them"
 )
+NESTED = "make nn.TransformerEncoder with enable_nested_tensor=False: with it, what is padded is 0 in eval mode alone"
 CURE = "check that the module is deterministic in eval mode and that handlers you have added are right, or report it"
 
 
@@ -57,20 +59,31 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
     except FunctionChangedError:
         pass  # with what it holds
     double = hollow_double(module), network.computing_in_double(), exact(x)
-    if _runs(*double):  # roundings may grow; a wrong layer is wrong in double precision too
-        _prove(*double, by_layer=True, mode=InDouble())
-    else:
+    outputs = _in_double(*double)
+    if outputs is None:
         _prove(module, network, x, by_layer=True)
+        return
+    own = forward(module, network.state, x, network.architecture.program.pick)
+    if float((own - outputs).norm()) > SAME * float(outputs.norm()):
+        message = (
+            f"{type(module).__name__} must return the same in double precision and without fused operations, got others"
+        )
+        raise FunctionChangedError(message, cure=NESTED if _is_nested(module) else CURE)
+    _prove(*double, by_layer=True, mode=InDouble())  # roundings may grow; a wrong layer is wrong here too
 
 
-def _runs(module: nn.Module, network: TracedNetwork, x: Tensor) -> bool:
-    """Whether a module runs in double precision."""
+def _in_double(module: nn.Module, network: TracedNetwork, x: Tensor) -> Tensor | None:
+    """What a module returns in double precision; None if it does not run there."""
     try:
         with InDouble():
-            forward(module, network.state, x, network.architecture.program.pick)
+            return forward(module, network.state, x, network.architecture.program.pick)
     except InputError:
-        return False
-    return True
+        return None
+
+
+def _is_nested(module: nn.Module) -> bool:
+    """Whether a part skips padding in torch's fused path, which `InDouble` turns off."""
+    return any(isinstance(part, nn.TransformerEncoder) and part.use_nested_tensor for part in module.modules())
 
 
 def _prove(

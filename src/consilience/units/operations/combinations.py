@@ -238,13 +238,14 @@ def choose(name: str) -> Callable[[Walk, fx.Node], Label]:
     return handle
 
 
+CHOICES = (aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 COMPARISONS = [getattr(getattr(aten, name), form) for name in ("gt", "ge", "lt", "le") for form in ("Scalar", "Tensor")]
 HANDLERS = {
     **dict.fromkeys((*SUMS, *PRODUCTS), combine),
     aten.cat.default: concatenate,
     aten.stack.default: stack,
     **dict.fromkeys((aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other), choose("max_pool")),
-    **dict.fromkeys((aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf), choose("where")),
+    **dict.fromkeys(CHOICES, choose("where")),
     **dict.fromkeys(COMPARISONS, choose("compare")),
 }
 
