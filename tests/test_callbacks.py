@@ -622,6 +622,5 @@ def test_a_snapshot_of_something_else_is_refused(epoch: int, modules: list, mess
 def test_a_member_of_a_snapshot_that_is_refused_is_counted_as_in_the_snapshot() -> None:
     population, bad = random_population([[4], [5]]), random_mlp([5])
     nn.init.constant_(bad.readout.bias, math.nan)
-    with pytest.raises(InputError, match="must be finite") as error:
+    with pytest.raises(InputError, match=r"'readout.bias' of member 1 must be finite"):
         population.with_snapshot(1, [random_mlp([4]), bad])
-    assert error.value.__notes__ == ["this is member 1 of the population"]

@@ -132,7 +132,7 @@ class Random(nn.Module):
         (MLP(6, [5], 4), InputError, "member 1 must have the output size of member 0, 3, got 4"),
         (random_mlp([5, 5]), InputError, "member 1 must have the layers of member 0, "),
         (random_mlp([5], "tanh"), InputError, "member 1 must have the activations of member 0, "),
-        (nan_mlp(), InputError, "'readout.bias' must be finite, got NaN or infinity"),
+        (nan_mlp(), InputError, "'readout.bias' of member 1 must be finite, got NaN or infinity"),
         (Unlike(random_mlp([5])), InputError, "member 1 must have the layers of member 0, "),
         (Random(), TracingError, "outputs that depend on the others"),
     ],
@@ -142,6 +142,33 @@ def test_a_member_that_does_not_belong_is_refused_by_number(other: nn.Module, er
         Population.from_modules([random_mlp([5]), other], X)
     notes = getattr(caught.value, "__notes__", [])
     assert "this is member 1 of the population" in notes or "member 1" in str(caught.value)
+
+
+class NeverRun(nn.Linear):
+    """Has one layer, and fails the test when it runs."""
+
+    def forward(self, _: Tensor) -> Tensor:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        ({"tasks": "regression"}, "arguments must be among output, failed, .* got tasks\n  cure: did you mean task"),
+        ({"members": ()}, "arguments must be among output, failed, .* got members"),
+        ({"task": "next_token"}, "task must be one of .* got 'next_token'"),
+    ],
+)
+def test_unknown_arguments_and_tasks_are_refused_before_members_run(details: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Population.from_modules([NeverRun(6, 3)], X, **details)
+
+
+def test_a_parameter_that_is_not_finite_is_refused_before_members_run() -> None:
+    bad = NeverRun(6, 3)
+    nn.init.constant_(bad.bias, float("nan"))
+    with pytest.raises(InputError, match="'bias' of member 1 must be finite"):
+        Population.from_modules([NeverRun(6, 3), bad], X)
 
 
 class Scaled(nn.Module):

@@ -6,8 +6,9 @@ import errno
 import math
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from numbers import Integral, Real
 from operator import index
 from pathlib import Path
@@ -44,6 +45,21 @@ def check_choice(argument: str, value: object, allowed: Collection[str]) -> None
     """Raise unless the value is one of the names allowed."""
     if not isinstance(value, str) or value not in allowed:
         raise InputError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_names(argument: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise unless all names are known; the cure has the nearest that is.
+
+    >>> check_names("arguments", ["tasks"], ["output", "task"])
+    Traceback (most recent call last):
+    consilience.errors.InputError: arguments must be among output, task, got tasks
+      cure: did you mean task?
+    """
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            cure = f"did you mean {near[0]}?" if near else None
+            raise InputError(f"{argument} must be among {', '.join(known)}, got {name}", cure=cure)
 
 
 def check_count(argument: str, value: object, least: int = 1, most: int | None = None, cure: str | None = None) -> None:

@@ -49,7 +49,7 @@ class EngineError(ConsilienceError):
 def in_one_line(error: BaseException) -> str:
     """Return the type of an error and all that it says, in one line.
 
-    >>> in_one_line(ValueError("width:\n  too small"))
+    >>> in_one_line(ValueError("width:   too small"))
     'ValueError: width: too small'
     """
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -74,7 +74,15 @@ def copies(modules: Iterable[nn.Module], first: int = 0) -> list[nn.Module]:
     copied = [plain_copy(module, f"member {k}") for k, module in enumerate(_each(modules), start=first)]
     if not copied:
         raise InputError("modules must have at least one module, got none")
+    for k, module in enumerate(copied, start=first):
+        _check_finite(read_state(module), f"member {k}")
     return copied
+
+
+def _check_finite(state: Mapping[str, Tensor], name: str) -> None:
+    for key, value in state.items():
+        if value.numel() and not bool(torch.stack(value.aminmax()).isfinite().all()):  # NaN wins both: no large copy
+            raise InputError(f"'{key}' of {name} must be finite, got NaN or infinity", cure="leave this member out")
 
 
 def _each(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
@@ -122,9 +130,7 @@ def _member(
 ) -> Member:
     module = module.eval()
     state = read_state(module)
-    for key, value in state.items():
-        if not bool(torch.stack(value.aminmax()).isfinite().all()):  # NaN wins both: no copy of large parameters
-            raise InputError(f"'{key}' must be finite, got NaN or infinity", cure="leave this member out")
+    _check_finite(state, name)
     with torch.no_grad():
         outputs = outputs_of(module, x, f"{name} ({type(module).__name__})", "example_input", output)
     shared = _sharing(module, others, x, outputs)

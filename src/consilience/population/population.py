@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilience.checks import check_count
+from consilience.checks import check_count, check_names
 from consilience.errors import InputError
 from consilience.population.checkpoints import import_checkpoints
 from consilience.population.member import Member, copies, join_members
@@ -90,6 +90,8 @@ class Population:
             values, or members differ in more than their widths.
         TracingError, FunctionChangedError : if a module is not understood, or the proof of its layers fails.
         """
+        check_names("arguments", details, ("output", *DETAILS[1:], "snapshots"))
+        check_task(details.get("task"))
         members = copies(modules)
         check_configs(members)
         x = as_example(one_tensor(members, example_input))
