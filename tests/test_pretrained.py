@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import consilience as cs
 from consilience.errors import ConsilienceError, InputError, TracingError
 from consilience.population.pretrained import load_pretrained
+from consilience.population.tokenizers import check_tokenizers
 from consilience.studies.networks import open_networks
 
 transformers.logging.set_verbosity_error()
@@ -279,6 +281,62 @@ def test_directories_that_cannot_be_loaded(tmp_path: Path) -> None:
     refused([other], "must have all weights of a GPT2ForSequenceClassification, got none of score.weight")
     (other / "model.safetensors").rename(other / "pytorch_model.bin")
     refused([other], "must have model.safetensors or its shards, got none(.|\n)*pickles are not read")
+
+
+BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
+ADDED = [{"id": 3, "content": "<x>"}, {"id": 4, "content": "<y>"}]
+UNIGRAMS = {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"model": BPE}, {"model": {**BPE, "merges": [["a", "b"]], "dropout": None, "ignore_merges": False}}, True),
+        ({"model": BPE, "padding": {"length": 8}}, {"model": {**BPE, "vocab": {"ab": 2, "b": 1, "a": 0}}}, True),
+        ({"model": BPE, "added_tokens": [{"id": 2, "content": "ab"}]}, {"model": BPE, "added_tokens": []}, True),
+        ({"model": BPE, "added_tokens": ADDED}, {"model": BPE, "added_tokens": ADDED[::-1]}, True),
+        (
+            {"model": BPE, "added_tokens": ADDED},
+            {"model": BPE, "added_tokens": [{"id": 4, "content": "<x>"}, {"id": 3, "content": "<y>"}]},
+            False,
+        ),
+        ({"model": BPE}, {"model": {**BPE, "merges": []}}, False),
+        ({"model": BPE}, {"model": {**BPE, "vocab": {"a": 1, "b": 0, "ab": 2}}}, False),
+        ({"model": UNIGRAMS}, {"model": UNIGRAMS}, True),
+        ({"model": UNIGRAMS}, {"model": {**UNIGRAMS, "vocab": [["b", -1.0], ["a", -2.0]]}}, False),
+    ],
+)
+def test_tokenizers_are_compared_by_the_numbers_of_their_tokens(
+    one: dict[str, Any], other: dict[str, Any], same: bool, tmp_path: Path
+) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder, content in zip(folders, (one, other), strict=True):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+    with nullcontext() if same else pytest.raises(InputError, match="must have the tokens of .*a/tokenizer.json"):
+        check_tokenizers(folders, "build one population for each kind")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("tokenizer.json", "{", "JSONDecodeError"),
+        ("tokenizer.json", "[1]", "TypeError: expected an object, got list"),
+        ("tokenizer.json", "{}", "KeyError: 'model'"),
+        ("vocab.json", "[1]", "TypeError: expected an object, got list"),
+    ],
+)
+def test_damaged_files_of_tokenizers(name: str, content: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=rf"{name} must be a file of a tokenizer, got {reason}(.|\n)*cure: write"):
+        check_tokenizers([tmp_path], "")
+
+
+def test_line_ends_and_comments_of_vocabularies_are_not_compared(tmp_path: Path) -> None:
+    for name, merges in (("a", b"#version: 0.2\na b\n"), ("b", b"a b\r\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "merges.txt").write_bytes(merges)
+    check_tokenizers([tmp_path / "a", tmp_path / "b"], "")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ a population, networks of one library class must agree in what their configs say
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -22,10 +21,10 @@ from torch import nn
 
 from consilience.checks import as_path, describe
 from consilience.errors import InputError, in_one_line
+from consilience.population.tokenizers import check_tokenizers
 from consilience.units.configs import has_config
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model")
 INSTALL = "pip install 'consilience[hf]'"
 MOST_TIED = 2  # values of a network for each value in a file, where weights are tied
 KINDS = "build one population for each kind"
@@ -64,7 +63,7 @@ def load_pretrained(directories: Sequence[Path], auto: str | None = None) -> lis
     library = _library()
     if auto is not None:
         _check_auto(library, auto)
-    check_tokenizers(directories)
+    check_tokenizers(directories, f"tokens are compared by their numbers: {KINDS}")
     with _without_progress_bars(library):
         return [_loaded(library, directory, auto) for directory in directories]
 
@@ -86,17 +85,6 @@ def _shared(config: Any) -> dict[str, Any]:
         entries["head_dim"] = entries["head_dim"] or size // heads
         entries["heads_of_a_key"] = heads // (getattr(config, "num_key_value_heads", None) or heads)
     return entries
-
-
-def check_tokenizers(folders: Sequence[Path]) -> None:
-    """Raise where tokenizers in directories differ; directories without one are not compared."""
-    for name in TOKENIZERS:
-        found = {folder: _vocabulary(folder / name) for folder in folders if (folder / name).is_file()}
-        first = next(iter(found), None)
-        for folder, digest in found.items():
-            if first is not None and digest != found[first]:
-                message = f"{folder / name} must have the tokens of {first / name}, got others"
-                raise InputError(message, cure=f"tokens are compared by their numbers: {KINDS}")
 
 
 def pretrained_in(folder: Path) -> list[Path]:
@@ -240,11 +228,3 @@ def _without_progress_bars(library: Any) -> Iterator[None]:
     finally:
         if shown:
             library.logging.enable_progress_bar()
-
-
-def _vocabulary(path: Path) -> str:
-    """A digest of the tokens in a file of a tokenizer, without its options of padding and truncation."""
-    content = path.read_bytes()
-    if path.name == "tokenizer.json":
-        content = json.dumps(json.loads(content).get("model"), sort_keys=True).encode()
-    return hashlib.sha256(content).hexdigest()
