@@ -238,7 +238,13 @@ def choose(name: str) -> Callable[[Walk, fx.Node], Label]:
     return handle
 
 
-CHOICES = (aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+CHOICES = (
+    aten.where.self,
+    aten.where.ScalarOther,
+    aten.where.ScalarSelf,
+    aten.masked_fill.Scalar,
+    aten.masked_fill.Tensor,
+)
 COMPARISONS = [getattr(getattr(aten, name), form) for name in ("gt", "ge", "lt", "le") for form in ("Scalar", "Tensor")]
 HANDLERS = {
     **dict.fromkeys((*SUMS, *PRODUCTS), combine),
