@@ -11,9 +11,9 @@ import torch
 
 import consilience as cs
 from conftest import inputs, random_mlp, random_population
-from consilience.agreement import agreement, spread_of
+from consilience.agreement import agreement, spread_of, worth
 from consilience.errors import InputError
-from consilience.evaluation import paired_error, worth
+from consilience.evaluation import paired_error
 from consilience.population import Population
 from consilience.signals.held_out import held_out
 

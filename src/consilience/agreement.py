@@ -11,6 +11,8 @@ Axis legend: ``n`` samples, ``o`` outputs.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,7 @@ from consilience.ties import first_largest
 
 TEMPERATURES = {"next-token": 1.0}  # that outputs are fitted and judged at, by task, …
 TEMPERATURE = 2.0  # … and of other tasks of classes (docs/experiments.md)
+ROUNDING = 1e-9  # an error below it is that of outputs in single precision
 CONSTANT = 1e-10  # of the mean square: a variance below it is rounding of single precision
 
 
@@ -110,3 +113,25 @@ def spread_of(reference: Tensor) -> Tensor:
     variance = torch.where(variance > CONSTANT * square, variance, square)
     largest = float(variance.max())
     return torch.where(variance > 0, variance, largest or 1.0).sqrt().to(reference.dtype)
+
+
+def worth(error: float, sub_ensembles: Sequence[float]) -> float:
+    """Return the size of the sub-ensemble with this error, from those of 1, …, N members, the last of which is 0.
+
+    Errors are interpolated linearly in 1/m, in which the error of a mean of m of N members is linear: for independent
+    members it is ``(1/m − 1/N)`` times a constant. A network that is worse than one member is worth less than 1 by
+    the line through 1 and N; where all members agree, a network that does not is worth NaN.
+
+    >>> worth(0.5, [1.0, 0.0]), worth(1.0, [1.0, 0.0]), worth(0.0, [1.0, 0.0])
+    (1.3333333333333333, 1.0, 2.0)
+    """
+    n = len(sub_ensembles)
+    if error <= ROUNDING:
+        return float(n)
+    if sub_ensembles[0] <= ROUNDING:
+        return math.nan
+    if error >= sub_ensembles[0]:
+        return 1 / (1 / n + (1 - 1 / n) * error / sub_ensembles[0])
+    m = max(m for m in range(1, n) if sub_ensembles[m - 1] >= error)
+    high, low = sub_ensembles[m - 1], sub_ensembles[m]
+    return 1 / (1 / (m + 1) + (1 / m - 1 / (m + 1)) * (error - low) / (high - low))

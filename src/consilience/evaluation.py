@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from consilience.data.dataset import Dataset
     from consilience.population.population import Population
+    from consilience.units.outputs import Pick
 
-ROUNDING = 1e-9  # an error below it is that of outputs in single precision
+    Network = Callable[[Any], Any]
+
 PROBABILITY = 1e-4  # of 1: what sums of probabilities in single precision may be off
 SMALLEST, PRECISION = 2.0**-126, 2.0**-24  # probability above 0, and distance to 1, in single precision
 N_DRAWS = 16  # random orders of the members, whose first m are the sub-ensembles of m members
@@ -124,18 +126,19 @@ class Closeness:
 
 @overload
 def evaluate(
-    network: Callable[[Tensor], Tensor], dataset: Dataset, reference: None = None, *, task: str | None = None
+    network: Network, dataset: Dataset, reference: None = None, *, task: str | None = None, output: Pick = None
 ) -> AnyScore: ...
 @overload
 def evaluate(
-    network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, reference: Population, *, task: str | None = None
+    network: Network, dataset: Dataset | Tensor, reference: Population, *, task: str | None = None, output: Pick = None
 ) -> Closeness: ...
 def evaluate(
-    network: Callable[[Tensor], Tensor],
+    network: Network,
     dataset: Dataset | Tensor,
     reference: Population | None = None,
     *,
     task: str | None = None,
+    output: Pick = None,
 ) -> AnyScore | Closeness:
     """Return how good a network is on samples with targets, or how near it is to the ensemble of a population.
 
@@ -147,6 +150,8 @@ def evaluate(
     reference : a population. Outputs are compared by its task.
     task : what the targets stand for: "classification", "regression", "multilabel" or "next-token". By default the
         data's, else that of the targets: integers are classes, and floats are numbers.
+    output : which of the values that the network returns are its outputs, as in ``"logits"``; see
+        `Population.from_modules`. With a reference, those of its members.
 
     Returns
     -------
@@ -159,11 +164,11 @@ def evaluate(
     """
     if reference is not None:
         return _closeness(network, dataset, reference)
-    return scored(network, dataset, task)[0]
+    return scored(network, dataset, task, output)[0]
 
 
 def scored(
-    network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, task: str | None = None
+    network: Network, dataset: Dataset | Tensor, task: str | None = None, output: Pick = None
 ) -> tuple[AnyScore, Tensor]:
     """Return the score of a network, and what each sample adds to its quality: (n,), whose mean it is.
 
@@ -184,8 +189,8 @@ def scored(
     if given == "regression":
         check_varies(targets, "y")
     if given == "next-token":
-        return _of_tokens(network, x, targets)
-    outputs = _outputs(network, x)
+        return _of_tokens(network, x, targets, output)
+    outputs = _outputs(network, x, output)
     outputs = outputs.unsqueeze(1) if outputs.dim() == 1 else outputs
     kind: str = given or task_of(y)
     if given is None and outputs.shape != targets.shape and not with_one_label(y, n, "y").is_floating_point():
@@ -216,7 +221,7 @@ def _of_classes(outputs: Tensor, y: Tensor) -> tuple[Score, Tensor]:
     return Score(accuracy, math.sqrt(accuracy * (1 - accuracy) / len(y)), loss, len(y)), right
 
 
-def _of_tokens(network: Callable[[Tensor], Tensor], x: Any, y: Tensor) -> tuple[Score, Tensor]:
+def _of_tokens(network: Network, x: Any, y: Tensor, output: Pick) -> tuple[Score, Tensor]:
     """The score, batch by batch, because logits of many windows may not fit into memory; and each window's accuracy."""
     import torch
 
@@ -227,7 +232,7 @@ def _of_tokens(network: Callable[[Tensor], Tensor], x: Any, y: Tensor) -> tuple[
     loss = 0.0
     size = max(1, BATCH_SIZE // y.shape[1])
     for inputs, targets in zip(in_batches(x, size), y.split(size), strict=True):
-        outputs = _outputs(network, inputs)
+        outputs = _outputs(network, inputs, output)
         check_targets(targets, outputs, "y")
         loss += float(losses(outputs.double(), targets, "next-token").sum())
         right.append((outputs.argmax(-1) == targets).double().mean(1))
@@ -281,28 +286,6 @@ def mean_score(scores: Sequence[AnyScore]) -> AnyScore:
     return RegressionScore(mean("r2"), mean("r2_se"), rmse, scores[0].n)
 
 
-def worth(error: float, sub_ensembles: Sequence[float]) -> float:
-    """Return the size of the sub-ensemble with this error, from those of 1, …, N members, the last of which is 0.
-
-    Errors are interpolated linearly in 1/m, in which the error of a mean of m of N members is linear: for independent
-    members it is ``(1/m − 1/N)`` times a constant. A network that is worse than one member is worth less than 1 by
-    the line through 1 and N; where all members agree, a network that does not is worth NaN.
-
-    >>> worth(0.5, [1.0, 0.0]), worth(1.0, [1.0, 0.0]), worth(0.0, [1.0, 0.0])
-    (1.3333333333333333, 1.0, 2.0)
-    """
-    n = len(sub_ensembles)
-    if error <= ROUNDING:
-        return float(n)
-    if sub_ensembles[0] <= ROUNDING:
-        return math.nan
-    if error >= sub_ensembles[0]:
-        return 1 / (1 / n + (1 - 1 / n) * error / sub_ensembles[0])
-    m = max(m for m in range(1, n) if sub_ensembles[m - 1] >= error)
-    high, low = sub_ensembles[m - 1], sub_ensembles[m]
-    return 1 / (1 / (m + 1) + (1 / m - 1 / (m + 1)) * (error - low) / (high - low))
-
-
 class EnsembleOutputs:
     """The outputs of a population's members, and of their ensemble, on inputs: what networks are compared with."""
 
@@ -327,9 +310,9 @@ class EnsembleOutputs:
                 self._errors[m] += agreement(total / (m + 1), self._ensemble, task).error / N_DRAWS
         self._errors[0] = self.member_error = sum(agreement(own, self._ensemble, task).error for own in each) / n
 
-    def closeness(self, network: Callable[[Tensor], Tensor]) -> Closeness:
+    def closeness(self, network: Network) -> Closeness:
         """Return how near a network's outputs are to the ensemble's."""
-        from consilience.agreement import agreement
+        from consilience.agreement import agreement, worth
 
         outputs = self._outputs(network)
         if outputs.shape != self._shape:
@@ -346,7 +329,7 @@ class EnsembleOutputs:
             self._shape = outputs.shape
             yield self._rows(outputs)
 
-    def _outputs(self, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def _outputs(self, network: Network) -> Tensor:
         return _outputs(_before_tail(network, self.population), self.x, self.population.output)
 
     def _rows(self, outputs: Tensor) -> Tensor:
@@ -355,7 +338,7 @@ class EnsembleOutputs:
         return units.movedim(1, 2).flatten(0, 1)
 
 
-def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, population: object) -> Closeness:
+def _closeness(network: Network, dataset: Dataset | Tensor, population: object) -> Closeness:
     from consilience.population import Population
 
     if not isinstance(population, Population):
@@ -364,7 +347,7 @@ def _closeness(network: Callable[[Tensor], Tensor], dataset: Dataset | Tensor, p
     return EnsembleOutputs(population, dataset).closeness(network)
 
 
-def _before_tail(network: Callable[[Tensor], Tensor], population: Population) -> Callable[[Tensor], Tensor]:
+def _before_tail(network: Network, population: Population) -> Network:
     """What gives a network's outputs before a softmax or another tail, where the members are pooled."""
     from torch import nn
 
@@ -381,7 +364,7 @@ def _before_tail(network: Callable[[Tensor], Tensor], population: Population) ->
     return TracedNetwork(architecture.with_widths(architecture.widths_in(state)), state)
 
 
-def _outputs(network: Callable[..., Tensor], x: Any, output: str | int | None = None) -> Tensor:
+def _outputs(network: Callable[..., Tensor], x: Any, output: Pick = None) -> Tensor:
     import torch
 
     from consilience.units.forward import eval_mode, outputs_of

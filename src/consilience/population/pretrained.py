@@ -89,7 +89,12 @@ def _shared(config: Any) -> dict[str, Any]:
 
 def pretrained_in(folder: Path) -> list[Path]:
     """Return the directories in a folder that ``save_pretrained`` has written, in the order of their names."""
-    return [path.parent for path in sorted(folder.glob("*/config.json")) if "architectures" in _config(path.parent)]
+    return [path.parent for path in sorted(folder.glob("*/config.json")) if is_pretrained(path.parent)]
+
+
+def is_pretrained(directory: Path) -> bool:
+    """Whether ``save_pretrained`` has written a directory."""
+    return (directory / "config.json").is_file() and "architectures" in _config(directory)
 
 
 def n_tokens(directory: Path) -> int | None:

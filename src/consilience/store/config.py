@@ -1,6 +1,7 @@
 """``config.json``: what an artefact is, how it was made, and which files belong to it.
 
 - A header (`HEADER`) that is the same for every kind, and whatever the kind adds.
+- In a directory that another library has written, whose ``config.json`` it is, all this is in ``consilience.json``.
 - Keys are sorted and nothing holds a date, so the same content gives the same bytes.
 - What is read is checked: a listed file cannot lie outside the directory, nor be a link to one that does.
 """
@@ -20,12 +21,19 @@ from consilience.versions import versions
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"
+BESIDE = "consilience.json"  # in its place, beside the config of another library
 HEADER = ("kind", "format_version", "versions", "files")
 MAKERS = {  # the command that makes an artefact of a kind, of another in capitals
     "population": "consilience train --out population",
     "census": "consilience census POPULATION --out census",
     "network": "consilience assemble CENSUS --out network",
 }
+
+
+def config_file(directory: Path) -> Path:
+    """Return the file of a directory that says what artefact it is."""
+    other = directory / BESIDE
+    return other if other.is_file() else directory / CONFIG
 
 
 def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> dict[str, Any]:
@@ -35,7 +43,7 @@ def read_config(directory: str | os.PathLike[str], kind: str | None = None) -> d
         old = beside(path.resolve(), "old")
         cure = f"rename {old} back: a process died while it replaced this" if old.is_dir() else "check the path"
         raise ArtefactError(f"{path} must be the directory of an artefact, got no directory", cure=cure)
-    file = path / CONFIG
+    file = config_file(path)
     if not file.is_file():
         raise ArtefactError(f"{path} must be an artefact with a {CONFIG}, got {listing(path)}", cure="check the path")
     check_inside(file)

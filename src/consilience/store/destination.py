@@ -18,7 +18,7 @@ from pathlib import Path
 
 from consilience.checks import as_path
 from consilience.errors import ArtefactError
-from consilience.store.config import CONFIG, beside, listing, read_config
+from consilience.store.config import beside, config_file, listing, read_config
 from consilience.store.lock import lock
 from consilience.store.system_errors import writing
 
@@ -112,7 +112,7 @@ def _state(target: Path) -> tuple[bytes, ...]:
     """Return what tells one content of a directory from another: its names, and its config."""
     if not target.is_dir():
         return ()
-    config = target / CONFIG
+    config = config_file(target)
     names = sorted(os.fsencode(entry.name) for entry in target.iterdir())
     return (*names, config.read_bytes() if config.is_file() else b"")
 
@@ -130,7 +130,7 @@ def _check_held(path: Path, kind: str) -> bool:
         raise ArtefactError(f"{rule}, got {listing(path)} ({error.message})", cure=cure) from error
     if config["kind"] != kind:
         raise ArtefactError(f"{rule}, got one of kind {config['kind']}", cure=cure)
-    foreign = ", ".join(sorted({entry.name for entry in path.iterdir()} - {CONFIG, *config["files"]}))
+    foreign = ", ".join(sorted({entry.name for entry in path.iterdir()} - {config_file(path).name, *config["files"]}))
     if foreign:
         raise ArtefactError(f"{path} must hold the artefact's files alone, got {foreign}", cure="move them away")
     return all((path / name).is_file() for name in config["files"])

@@ -25,12 +25,19 @@ from consilience.checks import describe
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.nets import build, config_of
 from consilience.schema import AGAIN, read_object
-from consilience.store.artefact import read_artefact, write_artefact
+from consilience.store.artefact import digest_of_file, read_artefact, write_artefact
 from consilience.store.codec import plain
-from consilience.store.config import CONFIG
+from consilience.store.config import BESIDE, CONFIG, config_text
+from consilience.store.destination import UNFINISHED, check_destination, new_directory
+from consilience.units.configs import has_config, unsayable
+from consilience.units.follow import find_layers
 from consilience.units.grouped import Grouping, groupings, regroup
-from consilience.units.modules import unwrapped
+from consilience.units.inputs import one_tensor
+from consilience.units.modules import as_example, plain_copy, unwrapped
 from consilience.units.multihead import packed_attentions, unpack, unpacked
+from consilience.units.outputs import Pick
+from consilience.units.resize import fill
+from consilience.units.written_out import write_out
 
 KIND = "network"
 MODEL = "model.safetensors"
@@ -72,7 +79,37 @@ def save_network(
     return write_artefact(directory, KIND, {**extra, "net": net}, tensors, single_file=MODEL, extra_files=extra_files)
 
 
-def load_network(directory: str | os.PathLike[str], module: nn.Module | None = None) -> nn.Module:
+def is_sayable(module: nn.Module) -> bool:
+    """Whether a module is of a class of transformers, with a config that says its sizes."""
+    library = type(module).__module__.partition(".")[0]
+    return library == "transformers" and has_config(module) and not unsayable(module)
+
+
+def save_pretrained(
+    module: nn.Module, directory: str | os.PathLike[str], extra_config: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a module of transformers as `save_network` does, in the files of its own ``save_pretrained``.
+
+    ``from_pretrained`` loads the directory, in which ``consilience.json`` says what it is.
+    """
+    network: Any = module
+    extra = plain({**(extra_config or {}), "net": describe_network(module)}, "extra_config")
+    check_destination(directory, KIND)
+    with new_directory(directory) as new:
+        network.save_pretrained(new)
+        names = sorted({file.name for file in new.iterdir()} - {UNFINISHED})
+        files = {name: digest_of_file(new / name) for name in names}
+        (new / BESIDE).write_text(config_text(KIND, files, extra), encoding="utf-8")
+    return Path(directory)
+
+
+def load_network(
+    directory: str | os.PathLike[str],
+    module: nn.Module | None = None,
+    example_input: object = None,
+    *,
+    output: Pick = None,
+) -> nn.Module:
     """Read a network.
 
     Parameters
@@ -80,10 +117,13 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
     directory : what `save_network` wrote.
     module : a module like the one that was saved. It is filled in place and returned; its types, device and mode stay,
         so that float64 numbers are rounded if it is float32. Needed only if the network is not of `consilience.nets`.
+    example_input : inputs (n, ...) of the module, if its widths are not those of the network: layers are found on them.
+    output : with ``example_input``, which outputs are taken, as in `Population.from_modules`.
 
     Returns
     -------
-    ``module``; or, without it, a new network on the CPU, in eval mode, of the types that were saved.
+    ``module``; with ``example_input``, a copy of it at the widths of the network; without a module, a new network on
+    the CPU, in eval mode, of the types that were saved.
 
     Raises
     ------
@@ -99,6 +139,14 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
             )
             raise InputError(message, cure="build such a module and call load_network(directory, module)")
         return build_network(net, artefact.tensors, f"net in {where}", source).eval()
+    norms = norms_in(artefact.config.get("net"), f"net in {artefact.directory / CONFIG}")
+    if example_input is not None:
+        template = plain_copy(module, "module").eval()
+        x = as_example(one_tensor([template], example_input))
+        write_out([template], x, output)
+        filled = fill(template, find_layers(template, x, output), artefact.tensors, source)
+        regroup(filled, norms)
+        return filled
     inside = _as_module(module)
     own, packed = inside.state_dict(), packed_attentions(inside, artefact.tensors)
     for path in packed:
@@ -106,9 +154,8 @@ def load_network(directory: str | os.PathLike[str], module: nn.Module | None = N
     differences = _differences(shapes_of(own), shapes_of(artefact.tensors))
     if differences:
         wanted = f"{source} must hold the parameters of a {type(module).__name__}"
-        cure = "pass a module like the one that was saved, or read it by Population.from_directory, at any widths"
+        cure = "pass a module like the one that was saved, or example_input, inputs of a module of other widths"
         raise ArtefactError(f"{wanted}, got {differences}", cure=cure)
-    norms = norms_in(artefact.config.get("net"), f"net in {artefact.directory / CONFIG}")
     spare = groupings(inside).keys() - norms.keys()
     if spare:
         wanted = f"module must have a plain norm at '{min(spare)}', as the saved network"

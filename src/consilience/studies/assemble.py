@@ -52,7 +52,6 @@ class Request(OwnNetworks, Reading, Options, Output):
 def run(request: Request) -> Result:
     """Return the size of the network and, if the data is known, its accuracy or R² beside that of the ensemble."""
     from consilience.store import check_destination
-    from consilience.store.network import FOREIGN, describe_network
     from consilience.studies.networks import open_census
     from consilience.studies.samples import fitted, known_source
 
@@ -66,18 +65,13 @@ def run(request: Request) -> Result:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     lines = [f"network in {request.out}: {parameters} parameters"]
     as_json: dict[str, Any] = {"out": str(request.out), "parameters": parameters}
-    described = describe_network(network)
-    if described["type"] == FOREIGN and "norms" in described:
-        as_json["load"] = f'consilience.load_network("{request.out}", module)'
-        lines.append(f"to load it, with a {request.module} of its widths: {as_json['load']}")
-    elif described["type"] == FOREIGN:
-        inputs = _example_text(census.population_)
-        loaded = f'consilience.Population.from_directory("{request.out}", "{request.module}", {inputs})'
-        as_json["load"] = f"{loaded}.members[0].module"
-        lines.append(f"to load it: {as_json['load']}")
+    how, load = how_to_load(request, network, census.population_)
+    if load:
+        as_json["load"] = load
+        lines.append(f"{how}: {load}")
     if data is not None:
         for name, scored in (("assembly", network), ("ensemble of the members", cs.Ensemble(census.population_))):
-            score = cs.evaluate(scored, data.validation)
+            score = cs.evaluate(scored, data.validation, output=census.population_.output)
             quality = f"{100 * score.quality:.2f} ± {100 * score.quality_se:.2f} %"
             lines.append(f"  {name:<24} validation {score.metric} {quality}")
             as_json[f"{name.split()[0]}_{named_value(score)}"] = score.quality
@@ -86,9 +80,11 @@ def run(request: Request) -> Result:
 
 def load_or_build(request: Request, census: cs.Census) -> Module:
     """Return the network, read if it is finished."""
+    from consilience.population.pretrained import is_pretrained, load_pretrained
     from consilience.store import read_artefact
-    from consilience.store.network import norms_in
+    from consilience.store.network import is_sayable, norms_in, save_pretrained
     from consilience.studies.progress import stages
+    from consilience.units.configs import set_config
     from consilience.units.grouped import regroup
     from consilience.units.resize import fill
 
@@ -101,15 +97,46 @@ def load_or_build(request: Request, census: cs.Census) -> Module:
             return assembler.assemble(width, correction=request.correction, random_state=request.seed, **steps)
 
     def write(network: Module, directory: Path, config: dict[str, Any]) -> None:
-        cs.save_network(network, directory, {**config, "example_shape": _input_shape(census)})
+        save = save_pretrained if is_sayable(network) else cs.save_network
+        save(network, directory, {**config, "example_shape": _input_shape(census)})
 
     def read(directory: Path) -> Module:
         member, artefact = census.population_.members[0], read_artefact(directory, "network")
+        if is_pretrained(directory):
+            return load_pretrained([directory])[0]
         network = fill(member.module, member.network.architecture, artefact.tensors, directory)
         regroup(network, norms_in(artefact.config.get("net"), str(directory)))
+        set_config(network)
         return network
 
     return run_cached(request, "network", {"census": digest_of(request.census)}, make, write, read)
+
+
+def how_to_load(request: Request, network: Module, population: cs.Population) -> tuple[str, str]:
+    """Return the expression of Python that loads a network, after words for it; nothing for one of this package."""
+    from consilience.population.pretrained import is_pretrained
+    from consilience.store.network import FOREIGN, describe_network
+    from consilience.units.configs import unsayable
+
+    described, inputs = describe_network(network), _example_text(population)
+    if described["type"] != FOREIGN:
+        return "", ""
+    library_class = f"transformers.{type(network).__name__}"
+    if is_pretrained(request.out):
+        return "to load it", f'{library_class}.from_pretrained("{request.out}")'
+    pretrained = population.provenance.get("pretrained")
+    if request.module is None and pretrained:
+        member = f'{library_class}.from_pretrained("{pretrained[0]}")'
+        loaded = f'consilience.load_network("{request.out}", {member}, {inputs}, output={population.output!r})'
+        why = unsayable(network)
+        return f"no config can say what it is ({why}); to load it" if why else "to load it", loaded
+    if "norms" in described:
+        return (
+            f"to load it, with a {request.module} of its widths",
+            f'consilience.load_network("{request.out}", module)',
+        )
+    loaded = f'consilience.Population.from_directory("{request.out}", "{request.module}", {inputs})'
+    return "to load it", f"{loaded}.members[0].module"
 
 
 def _example_text(population: cs.Population) -> str:

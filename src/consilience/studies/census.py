@@ -68,14 +68,13 @@ def run(request: Request) -> Result:
     from consilience.several import are_several
     from consilience.store import check_destination
     from consilience.studies.heads import lines_of
-    from consilience.studies.networks import is_population, left_out_of, open_population, parse_shape
+    from consilience.studies.networks import check_folder, is_population, left_out_of, open_population, parse_shape
     from consilience.studies.progress import stages
     from consilience.studies.samples import packed, source_of
     from consilience.studies.significance import measured_significance
 
     check_destination(request.out, "census")
-    if not request.population.is_dir():
-        raise InputError(f"there is no directory {request.population}", cure="check the path")
+    check_folder(request.population)
     shape, samples, data = parse_shape(request.example_shape), None, dict[str, Any]()
     if request.data is not None or request.grounding == "activations" or request.distance == "activation":
         source = source_of(request.population, request.data, request.seed, request)

@@ -18,16 +18,12 @@ from consilience.census.storage import population_of
 from consilience.errors import InputError
 from consilience.population import Population
 from consilience.population.factories import make_module
-from consilience.population.pretrained import n_tokens, pretrained_in
+from consilience.population.pretrained import is_pretrained, n_tokens, pretrained_in
 from consilience.schema import read_entries
-from consilience.store import load_network, read_artefact, read_config
-from consilience.store.config import CONFIG
+from consilience.store import load_network, read_config
+from consilience.store.config import config_file
 from consilience.store.network import FOREIGN
 from consilience.training.train import N_EXAMPLES
-from consilience.units.follow import find_layers
-from consilience.units.modules import plain_copy
-from consilience.units.resize import fill
-from consilience.units.written_out import write_out
 
 MODULE = "pass --module package.module:Class"
 Shape = Sequence[int] | None
@@ -56,7 +52,10 @@ def open_networks(
             return Population.from_modules([make_module(source)], x, output=parse_output(output))
     if not path.is_dir():
         raise InputError(f"there is no directory {source}", cure="check the path; a class is package.module:Class")
-    if (path / CONFIG).is_file() and read_config(path)["kind"] == "network":
+    if module is None and is_pretrained(path):
+        _check_no_key(key, source)
+        return _open_pretrained([path], example_shape, random_state, output, source=path)
+    if is_population(path) and read_config(path)["kind"] == "network":
         _check_no_key(key, source)
         return _open_network(path, module, example_shape, random_state, output)
     return open_population(path, module, example_shape, random_state, key, output)
@@ -85,9 +84,7 @@ def open_population(
         return population
     pretrained = pretrained_in(directory)
     if module is None and pretrained:
-        x = _random_inputs(example_shape, random_state, directory, n_tokens(pretrained[0]))
-        picked = "logits" if output is None else parse_output(output)
-        return Population.from_pretrained(pretrained, x, output=picked, task=task)
+        return _open_pretrained(pretrained, example_shape, random_state, output, directory, task)
     if module is None:
         raise InputError(
             f"the class of the networks in the folder of checkpoints {directory} must be given",
@@ -97,6 +94,24 @@ def open_population(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ checkpoints in .* are skipped")
         return Population.from_directory(directory, module, x, key=key, output=parse_output(output), task=task)
+
+
+def _open_pretrained(
+    directories: Sequence[Path],
+    example_shape: Shape,
+    random_state: int,
+    output: str | None,
+    source: Path,
+    task: str | None = None,
+) -> Population:
+    tokens = n_tokens(directories[0])
+    if tokens is not None and example_shape is not None and len(example_shape) != 1:
+        got = ",".join(map(str, example_shape))
+        message = f"--example-shape must be the number of tokens that the networks in {source} read, got {got}"
+        raise InputError(message, cure="pass one number, as in --example-shape 8")
+    x = _random_inputs(example_shape, random_state, source, tokens)
+    picked = "logits" if output is None else parse_output(output)
+    return Population.from_pretrained(directories, x, output=picked, task=task)
 
 
 def names_of(sources: Sequence[str], verb: str) -> list[str]:
@@ -113,8 +128,17 @@ def names_of(sources: Sequence[str], verb: str) -> list[str]:
 
 
 def is_population(directory: Path) -> bool:
-    """Whether a directory is one that this package wrote, not a folder of checkpoints."""
-    return (directory / CONFIG).is_file()
+    """Whether a directory is one that this package wrote, not a folder of checkpoints or a network of transformers."""
+    return config_file(directory).is_file() and not is_pretrained(directory)
+
+
+def check_folder(directory: Path) -> None:
+    """Raise unless a directory is there that is not a single network of transformers."""
+    if not directory.is_dir():
+        raise InputError(f"there is no directory {directory}", cure="check the path")
+    if is_pretrained(directory):
+        message = f"{directory} must be a folder of networks, a directory each, got the directory of a single network"
+        raise InputError(message, cure=f"pass the folder that it is in, {directory.resolve().parent}")
 
 
 def parse_output(text: str | None) -> str | int | None:
@@ -194,10 +218,8 @@ def _open_network(
     x = _random_inputs(example_shape or entries.example_shape, random_state, directory)
     if module is None:
         return Population.from_modules([load_network(directory)], x)
-    template, pick = plain_copy(make_module(module), "module"), parse_output(output)
-    write_out([template], x, pick)
-    tensors = read_artefact(directory, "network").tensors
-    return Population.from_modules([fill(template, find_layers(template, x, pick), tensors, directory)], x, output=pick)
+    pick = parse_output(output)
+    return Population.from_modules([load_network(directory, make_module(module), x, output=pick)], x, output=pick)
 
 
 @dataclass(frozen=True)
@@ -215,7 +237,7 @@ class _Entries:
 
 
 def _entries(directory: Path) -> _Entries:
-    return read_entries(_Entries, read_config(directory), directory / CONFIG)
+    return read_entries(_Entries, read_config(directory), config_file(directory))
 
 
 def _check_module(module: str | None, descriptions: Sequence[Mapping[str, Any]], directory: Path) -> None:

@@ -22,6 +22,7 @@ from consilience.data.content import content_of, is_file_name, split_name, text_
 from consilience.errors import ArtefactError, InputError
 from consilience.names import Scaled, Task
 from consilience.population import Population
+from consilience.population.pretrained import is_pretrained
 from consilience.schema import read_entries
 from consilience.several import are_several
 from consilience.store import read_config
@@ -131,7 +132,7 @@ class _Config:
 def request_of(population: str | Path) -> dict[str, Any]:
     """Return the request that made a population; nothing for anything else."""
     path = Path(population)
-    config = read_config(path) if (path / CONFIG).is_file() else {}
+    config = read_config(path) if (path / CONFIG).is_file() and not is_pretrained(path) else {}
     return dict(read_entries(_Config, config, path / CONFIG).request) if config.get("kind") == "population" else {}
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from consilience.errors import InputError, in_one_line
 from consilience.units.grouped import GroupedNorm
 
-CURE = "keep it with consilience.save_network(network, directory), and load it with load_network(directory, network)"
+CURE = "keep it with save_network(network, directory), and load it with load_network(directory, member, example_input)"
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,12 @@ class Refused:
 def has_config(module: nn.Module) -> bool:
     """Whether a module is one of Hugging Face's, with a config and ``save_pretrained``."""
     return hasattr(module, "save_pretrained") and hasattr(getattr(module, "config", None), "model_type")
+
+
+def unsayable(module: nn.Module) -> str:
+    """Why no config can say what a module is, so that its ``save_pretrained`` raises an error; empty if it does not."""
+    refused = vars(module).get("save_pretrained")
+    return refused.reason if isinstance(refused, Refused) else ""
 
 
 def make_plain(module: nn.Module) -> None:

@@ -1,0 +1,109 @@
+"""The commands on folders of networks of the transformers library."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import consilience as cs
+from conftest import refused, run
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+IDS = torch.randint(0, 12, (60, 6), generator=torch.Generator().manual_seed(0))
+NAMES = {"consilience": cs, "torch": torch, "transformers": transformers}
+
+
+def neox(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    config = transformers.GPTNeoXConfig(
+        vocab_size=12,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=8,
+        initializer_range=0.5,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return transformers.GPTNeoXForCausalLM(config).eval()
+
+
+def logits(net: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return net(IDS).logits
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cs.Census]:
+    """A folder ``runs`` of two networks, ``tokens.npz``, and a census of them in ``census``."""
+    root = tmp_path_factory.mktemp("pretrained")
+    for k in range(2):
+        neox(k).save_pretrained(root / "runs" / str(k))
+    rows = {"x_train": IDS[:40].numpy(), "x_test": IDS[40:].numpy()}
+    np.savez(root / "tokens.npz", **rows, **{f"y{name[1:]}": np.roll(x, -1, 1) for name, x in rows.items()})
+    population = cs.Population.from_pretrained([root / "runs" / str(k) for k in range(2)], IDS[:4])
+    census = cs.Census(n_resamples=0).fit(population, IDS)
+    cs.save_census(census, root / "census", root / "runs", {"example_shape": (6,)})
+    return root, census
+
+
+@pytest.fixture
+def census(made: tuple[Path, cs.Census], monkeypatch: pytest.MonkeyPatch) -> cs.Census:
+    """The census as commands open it, but for the time that it takes to trace its networks again."""
+    monkeypatch.chdir(made[0])
+    monkeypatch.setattr("consilience.studies.networks.open_census", lambda *_: (made[1], made[0] / "runs"))
+    return made[1]
+
+
+def test_an_assembly_is_a_directory_that_the_library_loads(
+    census: cs.Census, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assemble = ["assemble", "census", "--width", "1x", "--correction", "none", "--out", "fused", "--json"]
+    first = json.loads(run(capsys, *assemble))
+    assert first["load"] == 'transformers.GPTNeoXForCausalLM.from_pretrained("fused")'
+    net = transformers.AutoModelForCausalLM.from_pretrained("fused")
+    assert sum(value.numel() for value in net.parameters()) == first["parameters"]
+    torch.testing.assert_close(logits(net), logits(cs.assemble(census, "1x", correction="none")))
+    assert not hasattr(net.config, "request")
+    assert json.loads(run(capsys, *assemble)) == first
+    assert "differs in width" in refused(capsys, "assemble", "census", "--width", "2x", *assemble[4:])
+
+
+def test_a_directory_of_one_network_can_be_inspected(
+    census: cs.Census, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_pretrained(directories: list[Path], x: Tensor, **_: object) -> cs.Population:
+        assert ([str(place) for place in directories], x.dtype) == (["runs/0"], torch.int64)
+        return census.population_
+
+    monkeypatch.setattr(cs.Population, "from_pretrained", from_pretrained)
+    assert "GPTNeoXForCausalLM: inputs (6,)" in run(capsys, "inspect", "runs/0", "--example-shape", "6")
+    message = refused(capsys, "inspect", "runs", "--example-shape", "3,8,8")
+    assert "--example-shape must be the number of tokens that the networks in runs read, got 3,8,8" in message
+    message = refused(capsys, "census", "runs/0", "--out", "other")
+    assert "runs/0 must be a folder of networks" in message
+    assert f"cure: pass the folder that it is in, {Path.cwd()}/runs" in message
+
+
+@pytest.mark.parametrize(
+    ("width", "option", "why"),
+    [("full", "full", "norms with a group of units"), ({"stream": 6}, "stream=6", "GPTNeoXConfig refuses|one width")],
+)
+def test_an_assembly_that_no_config_can_say_is_loaded_beside_a_member(
+    census: cs.Census, capsys: pytest.CaptureFixture[str], width: Any, option: str, why: str
+) -> None:
+    text = run(capsys, "assemble", "census", "--width", option, "--correction", "none", "--out", option)
+    assert re.search(rf"no config can say what it is \(.*({why}).*\); to load it: ", text)
+    net = eval(text.split("to load it: ")[1], NAMES)
+    torch.testing.assert_close(logits(net), logits(cs.assemble(census, width, correction="none")))
