@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import consilience as cs
 from consilience.errors import ConsilienceError, InputError, TracingError
+from consilience.population.config_entries import check_configs
 from consilience.population.pretrained import load_pretrained
 from consilience.population.tokenizers import check_tokenizers
 from consilience.studies.networks import open_networks
@@ -214,6 +215,15 @@ KINDS_APART: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
         lambda: [member("GPTNeoXForCausalLM"), member("GPTNeoXForCausalLM", use_parallel_residual=False)],
         "placement of norms and residuals of member 0",
     ),
+    "epsilon": (
+        lambda: [gpt2(), gpt2(layer_norm_epsilon=1e-2)],
+        "config entry of member 0, layer_norm_epsilon=1e-05, got 0.01",
+    ),
+    "scale": (
+        lambda: [gpt2(), gpt2(scale_attn_by_inverse_layer_idx=True)],
+        "config entry of member 0, scale_attn_by_inverse_layer_idx=False, got True",
+    ),
+    "bias": (lambda: [llama(), llama(attention_bias=True)], "config entry of member 0, attention_bias=False, got True"),
     "kinds": (lambda: [gpt2(), llama()], "kind of network of member 0, model_type=gpt2, got llama"),
 }
 
@@ -223,6 +233,23 @@ def test_networks_that_differ_in_more_than_sizes(name: str) -> None:
     make, message = KINDS_APART[name]
     with pytest.raises(InputError, match=rf"member 1 must have the {message}(.|\n)*cure: leave this member out"):
         cs.Population.from_modules(make(), IDS[:4], output="logits")
+
+
+def test_entries_of_training_and_sizes_may_differ() -> None:
+    changed = {"attn_pdrop": 0.5, "initializer_range": 0.1, "n_inner": 40, "bos_token_id": 3, "summary_type": "mean"}
+    check_configs([gpt2(), gpt2(**changed, n_embd=24, n_head=6)])
+    wrapped = [nn.Linear(4, 4), gpt2(), gpt2(vocab_size=60)]
+    with pytest.raises(InputError, match="member 2 must have the vocabulary size of member 1, vocab_size=50, got 60"):
+        check_configs(wrapped)
+
+
+def test_entries_of_configs_inside_are_compared() -> None:
+    inside = [transformers.CLIPTextConfig(hidden_act=act, hidden_size=8) for act in ("gelu", "relu")]
+    nets = [gpt2(), gpt2()]
+    for net, text in zip(nets, inside, strict=True):
+        net.config = transformers.CLIPConfig(text_config=text.to_dict())
+    with pytest.raises(InputError, match="config entry of member 0, text_config.hidden_act=gelu, got relu"):
+        check_configs(nets)
 
 
 def test_tokens_out_of_range() -> None:

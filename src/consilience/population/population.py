@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from consilience.checks import check_count, check_names
 from consilience.errors import InputError
 from consilience.population.checkpoints import import_checkpoints
+from consilience.population.config_entries import check_configs
 from consilience.population.member import Member, copies, join_members
-from consilience.population.pretrained import as_paths, check_configs, load_pretrained
+from consilience.population.pretrained import as_paths, load_pretrained
 from consilience.population.storage import Contents, fingerprint_of, read_population, write_population
 from consilience.tasks import check_fits_outputs, check_task
 from consilience.units.architecture import Architecture, TracedNetwork

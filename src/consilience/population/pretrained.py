@@ -1,7 +1,6 @@
 """Networks in directories that Hugging Face's ``save_pretrained`` has written, as modules.
 
-They are built by the library's own class that the config names, from local files: no remote code, nothing unpickled. In
-a population, networks of one library class must agree in what their configs say beyond sizes.
+They are built by the library's own class that the config names, from local files: no remote code, nothing unpickled.
 """
 
 from __future__ import annotations
@@ -21,30 +20,12 @@ from torch import nn
 
 from consilience.checks import as_path, describe
 from consilience.errors import InputError, in_one_line
+from consilience.population.config_entries import KINDS
 from consilience.population.tokenizers import check_tokenizers
-from consilience.units.configs import has_config
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 INSTALL = "pip install 'consilience[hf]'"
 MOST_TIED = 2  # values of a network for each value in a file, where weights are tied
-KINDS = "build one population for each kind"
-# Entries of configs that members share, with words for them. Others are compared by what the networks compute.
-SHARED: dict[str, str] = {
-    "model_type": "kind of network",
-    "vocab_size": "vocabulary size",
-    "num_hidden_layers": "depth",
-    "rope_parameters": "rotary positions",
-    "use_parallel_residual": "placement of norms and residuals",
-    "hidden_act": "activation",
-    "activation_function": "activation",
-    "activation": "activation",
-    "max_position_embeddings": "number of positions",
-    "num_labels": "number of labels",
-    "image_size": "image size",
-    "patch_size": "patch size",
-    "head_dim": "features of each head",
-    "heads_of_a_key": "number of heads for each key",
-}
 
 
 def as_paths(directories: object) -> list[Path]:
@@ -66,25 +47,6 @@ def load_pretrained(directories: Sequence[Path], auto: str | None = None) -> lis
     check_tokenizers(directories, f"tokens are compared by their numbers: {KINDS}")
     with _without_progress_bars(library):
         return [_loaded(library, directory, auto) for directory in directories]
-
-
-def check_configs(modules: Sequence[nn.Module]) -> None:
-    """Raise where configs of networks of Hugging Face's differ in what members share."""
-    shared = [_shared(module.config) for module in modules if has_config(module)]
-    for k, entries in enumerate(shared):
-        for name, first in shared[0].items():
-            if entries[name] != first:
-                wanted = f"member {k} must have the {SHARED[name]} of member 0, {name}={first}"
-                raise InputError(f"{wanted}, got {entries[name]}", cure=f"leave this member out, or {KINDS}")
-
-
-def _shared(config: Any) -> dict[str, Any]:
-    entries = {name: getattr(config, name, None) for name in SHARED}
-    heads, size = (getattr(config, name, None) for name in ("num_attention_heads", "hidden_size"))
-    if isinstance(heads, int) and isinstance(size, int):
-        entries["head_dim"] = entries["head_dim"] or size // heads
-        entries["heads_of_a_key"] = heads // (getattr(config, "num_key_value_heads", None) or heads)
-    return entries
 
 
 def pretrained_in(folder: Path) -> list[Path]:
