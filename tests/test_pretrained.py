@@ -387,6 +387,17 @@ def test_configs_that_do_not_describe_the_weights(changed: dict[str, Any], messa
         cs.Population.from_pretrained([folder], IDS[:4])
 
 
+def test_errors_about_members_name_their_directories(tmp_path: Path) -> None:
+    bad = gpt2(1)
+    nn.init.constant_(bad.transformer.wte.weight, float("nan"))
+    with pytest.raises(InputError, match=r"'transformer.wte.weight' of member 1 must be finite") as caught:
+        cs.Population.from_pretrained(saved(tmp_path, [gpt2(), bad]), IDS[:4])
+    assert caught.value.__notes__ == [f"member 1 is {tmp_path / '1'}"]
+    with pytest.raises(InputError, match="member 1 must have the depth of member 0") as caught:
+        cs.Population.from_pretrained(saved(tmp_path, [gpt2(), gpt2(n_layer=1)]), IDS[:4])
+    assert caught.value.__notes__ == [f"member {k} is {tmp_path / str(k)}" for k in range(2)]
+
+
 def test_damaged_weights(tmp_path: Path) -> None:
     whole, sharded = saved(tmp_path, [gpt2(), gpt2()])
     (sharded / "model.safetensors").unlink()

@@ -17,7 +17,7 @@ from consilience.errors import InputError
 from consilience.population.checkpoints import import_checkpoints
 from consilience.population.config_entries import check_configs
 from consilience.population.member import Member, copies, join_members
-from consilience.population.pretrained import as_paths, load_pretrained
+from consilience.population.pretrained import as_paths, directories_named, load_pretrained
 from consilience.population.storage import Contents, fingerprint_of, read_population, write_population
 from consilience.tasks import check_fits_outputs, check_task
 from consilience.units.architecture import Architecture, TracedNetwork
@@ -326,7 +326,8 @@ class Population:
         places = as_paths(directories)
         provenance = {"pretrained": [place.as_posix() for place in places]}
         modules = load_pretrained(places, auto)
-        return cls.from_modules(modules, example_input, output=output, task=task, provenance=provenance)
+        with directories_named(places):
+            return cls.from_modules(modules, example_input, output=output, task=task, provenance=provenance)
 
     def __len__(self) -> int:
         return len(self.members)

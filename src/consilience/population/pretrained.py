@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from torch import nn
 
 from consilience.checks import as_path, describe
-from consilience.errors import InputError, in_one_line
+from consilience.errors import ConsilienceError, InputError, in_one_line
 from consilience.population.config_entries import KINDS
 from consilience.population.tokenizers import check_tokenizers
 
@@ -137,7 +138,7 @@ def _class_of(library: Any, folder: Path, auto: str | None) -> tuple[Any, str]:
     parts = [entries, *(part for part in entries.values() if isinstance(part, Mapping))]
     types = [part["model_type"] for part in parts if "model_type" in part]
     if configs is not None and types and configs.model_type not in types and configs.base_config_key not in entries:
-        cure = "pass auto='AutoModelForCausalLM', or another class that loads this kind of network"
+        cure = "leave auto out" if auto else "pass auto=, the class that it was saved from"
         wanted = f"model_type in {folder / 'config.json'} must be {configs.model_type!r}, which {name} loads"
         raise InputError(f"{wanted}, got {types[0]!r}", cure=cure)
     return kind, name
@@ -182,6 +183,18 @@ def _n_values(folder: Path) -> int:
         cure = "copy or write the directory again: the file is missing, damaged or incomplete"
         raise InputError(f"{path} must be a file of weights, got {in_one_line(error)}", cure=cure) from error
     return n_values
+
+
+@contextmanager
+def directories_named(directories: Sequence[Path]) -> Iterator[None]:
+    """Add the directories of the members that an error is about to its notes."""
+    try:
+        yield
+    except ConsilienceError as error:
+        said = "\n".join([str(error), *getattr(error, "__notes__", [])])
+        for k in sorted({int(number) for number in re.findall(r"\bmember (\d+)\b", said)}):
+            error.add_note(f"member {k} is {directories[k]}")
+        raise
 
 
 @contextmanager
