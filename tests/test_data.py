@@ -347,7 +347,8 @@ BROKEN = {
         {"x_train": np.zeros((36, 3, 5, 4), "u1"), "x_test": np.zeros((6, 3, 5, 4), "u1")},
         ("train.x must have channels first or last, got either in uint8 (36, 3, 5, 4)", "--layout"),
     ),
-    "integers that are not bytes": ({"x_train": np.ones((36, 5), int)}, ("train.x must be bytes", "got int64")),
+    "integers that are not bytes": ({"x_train": np.ones((36, 5, 4), int)}, ("train.x must be bytes", "got int64")),
+    "tokens below 0": ({"x_train": np.full((36, 5), -1)}, ("train.x must be tokens >= 0, got -1 in row 0",)),
     "five axes": ({"x_train": np.ones((36, 2, 2, 2, 3), "u1")}, ("train.x must be bytes", "(36, 2, 2, 2, 3)")),
     "one number a row": ({"x_train": np.ones(36, "f4"), "x_test": np.ones(6, "f4")}, ("one row per sample",)),
     "other shape in test": (
@@ -596,3 +597,19 @@ def test_parquet_tables_are_read(tmp_path):
     (tmp_path / "table.parquet").write_bytes(b"PAR1")
     with refused("must be a .parquet file"):
         load_data(tmp_path / "table.parquet")
+
+
+def test_integers_are_tokens_with_the_next_ones_or_with_labels(tmp_path: Path) -> None:
+    x = np.arange(36 * 5).reshape(36, 5) % 7
+    arrays = {"x_train": x, "x_test": x[:6]}
+    following = {"y_train": x + 1, "y_test": x[:6] + 1}
+    np.savez(tmp_path / "next.npz", **arrays, **following)
+    data = load_data(tmp_path / "next.npz", task="next-token")
+    assert (data.task, data.n_outputs, data.read_as) == ("next-token", 8, "x: int64 (36, 5), tokens; y: tokens below 8")
+    assert torch.equal(data.train.x + 1, data.train.y)
+    np.savez(tmp_path / "labels.npz", **arrays, y_train=np.arange(36) % 2, y_test=np.arange(6) % 2)
+    data = load_data(tmp_path / "labels.npz")
+    assert (data.train.x.dtype, data.n_classes) == (torch.int64, 2)
+    np.savez(tmp_path / "named.npz", **following, ids_train=x, ids_test=x[:6])
+    data = load_data(tmp_path / "named.npz", task="next-token", columns=["ids"])
+    assert data.train.x["ids"].dtype == torch.int64

@@ -60,9 +60,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cs.Census]:
 
 @pytest.fixture
 def census(made: tuple[Path, cs.Census], monkeypatch: pytest.MonkeyPatch) -> cs.Census:
-    """The census as commands open it, but for the time that it takes to trace its networks again."""
+    """The census and its networks as commands open them, but for the time that it takes to trace them again."""
     monkeypatch.chdir(made[0])
     monkeypatch.setattr("consilience.studies.networks.open_census", lambda *_: (made[1], made[0] / "runs"))
+    monkeypatch.setattr(cs.Population, "from_pretrained", lambda *_, **__: made[1].population_)
     return made[1]
 
 
@@ -80,14 +81,7 @@ def test_an_assembly_is_a_directory_that_the_library_loads(
     assert "differs in width" in refused(capsys, "assemble", "census", "--width", "2x", *assemble[4:])
 
 
-def test_a_directory_of_one_network_can_be_inspected(
-    census: cs.Census, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def from_pretrained(directories: list[Path], x: Tensor, **_: object) -> cs.Population:
-        assert ([str(place) for place in directories], x.dtype) == (["runs/0"], torch.int64)
-        return census.population_
-
-    monkeypatch.setattr(cs.Population, "from_pretrained", from_pretrained)
+def test_a_directory_of_one_network_can_be_inspected(census: cs.Census, capsys: pytest.CaptureFixture[str]) -> None:
     assert "GPTNeoXForCausalLM: inputs (6,)" in run(capsys, "inspect", "runs/0", "--example-shape", "6")
     message = refused(capsys, "inspect", "runs", "--example-shape", "3,8,8")
     assert "--example-shape must be the number of tokens that the networks in runs read, got 3,8,8" in message
@@ -107,3 +101,30 @@ def test_an_assembly_that_no_config_can_say_is_loaded_beside_a_member(
     assert re.search(rf"no config can say what it is \(.*({why}).*\); to load it: ", text)
     net = eval(text.split("to load it: ")[1], NAMES)
     torch.testing.assert_close(logits(net), logits(cs.assemble(census, width, correction="none")))
+
+
+NEXT = ["--task", "next-token", "--resamples", "0"]
+
+
+@pytest.mark.parametrize("options", [["tokens.npz"], ["named.npz", "--columns", "input_ids"]])
+def test_integers_in_a_file_are_tokens(
+    census: cs.Census, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    arrays = np.load("tokens.npz")
+    np.savez("named.npz", **{name.replace("x_", "input_ids_"): arrays[name] for name in arrays.files})
+    out = options[0].removesuffix(".npz")
+    assert "gpt_neox.embed_in " in run(capsys, "census", "runs", "--data", *options, *NEXT, "--out", out)
+    read = json.loads(Path(out, "config.json").read_text())["request"]
+    assert read["task"] == "next-token"
+
+
+def test_tokens_that_the_networks_do_not_have_are_refused(
+    census: cs.Census, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("other.txt").write_text("abcde" * 200)
+    message = refused(capsys, "census", "runs", "--data", "other.txt", "--context", "6", "--out", "other")
+    assert "other.txt must have inputs (6,) and 12 tokens, got inputs (6,) and 6 tokens" in message
+    arrays = np.load("tokens.npz")
+    np.savez("large.npz", **{name: arrays[name] + 12 * (name == "x_test") for name in arrays.files})
+    message = refused(capsys, "census", "runs", "--data", "large.npz", *NEXT, "--out", "other")
+    assert "inputs of large.npz must have indices from 0 to 11 for 'gpt_neox.embed_in.weight', got 12 to 23" in message

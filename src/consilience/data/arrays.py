@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consilience.checks import describe, with_one_label
+from consilience.checks import check_tokens, describe, with_one_label
 from consilience.errors import InputError
 from consilience.tasks import NUMBERS
 
@@ -16,14 +16,19 @@ ASK = "set layout (--layout) to channels-first or channels-last"
 
 
 def read_inputs(array: np.ndarray, where: str, layout: str = "auto") -> tuple[Tensor, str]:
-    """Return float32 (n, ...) and, in words, the layout it was read in.
+    """Return float32 (n, ...), or int64 (n, t) of integers, which are tokens; and, in words, the layout it was read in.
 
     Bytes are pixels, scaled to [0, 1]; floating point numbers stay. Images (n, H, W, C), (n, C, H, W) and (n, H, W)
     become (n, C, H, W); floating point arrays (n, H, W) are rows unless ``layout`` says that they are images.
     """
     is_bytes = array.dtype == np.uint8
+    if array.dtype.kind in "iu" and array.ndim == 2 and not is_bytes:
+        tokens = torch.from_numpy(np.require(array, np.int64, ["C", "W"]))
+        check_tokens(tokens, where)
+        return tokens, "tokens"
     if not (is_bytes and array.ndim in (2, 3, 4)) and array.dtype.kind != "f":
         wanted = "bytes uint8 (n, H, W), (n, H, W, C), (n, C, H, W) or (n, d), or floating point (n, ...)"
+        wanted += ", or tokens, integers (n, t)"
         cure = "x.astype('float32') makes a table of numbers"
         raise InputError(f"{where} must be {wanted}, got {describe(array)}", cure=cure)
     read = _layout_of(array, where, layout)

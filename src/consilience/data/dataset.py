@@ -173,13 +173,14 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
         check_same_samples(dataset.x, f"{where}.x")
         for name, values in dataset.x.items() if isinstance(dataset.x, dict) else enumerate(dataset.x):
             check_finite(values, f"{name!r} in {where}.x")
-        dataset = replace(dataset, x=torch.zeros(n_samples(dataset.x), 1))
+        checked = torch.zeros(n_samples(dataset.x), 1)
+        dataset = replace(dataset, x=checked.long() if dataset.task == "next-token" else checked)
     for name in ("x", "y", "ids"):
         if not isinstance(value := getattr(dataset, name), Tensor):
             got = type(value).__name__
             raise InputError(f"{where}.{name} must be a tensor, got {got}", cure=f"torch.as_tensor({name})")
     x, y, ids = dataset.x, dataset.y, dataset.ids
-    if dataset.task == "next-token":
+    if dataset.task == "next-token" or (x.dtype == torch.int64 and x.ndim == 2 and x.numel()):
         check_tokens(x, f"{where}.x")
     elif x.ndim < 2 or not x.is_floating_point() or x.numel() == 0:
         cure = "convert them: x.float(), and x.unsqueeze(1) if a row is one number"

@@ -34,7 +34,7 @@ from consilience.data.text import CONTEXT, load_text
 from consilience.errors import InputError
 from consilience.seeds import generator
 from consilience.several import are_several, check_same_samples, n_samples
-from consilience.tasks import NUMBERS, as_targets, check_task, check_varies
+from consilience.tasks import NUMBERS, OF_CLASSES, as_targets, check_task, check_varies
 
 KNOWN = (
     '"digits", a path to an .npz, .csv or .parquet file, "text:FILE" for a text, or "hf:NAME" for a data set of the '
@@ -90,9 +90,9 @@ def load_data(
         - ``"digits"``: 1797 images of digits (1, 8, 8) in [0, 1], bundled with scikit-learn.
         - ``FILE.npz`` with arrays ``x_train, y_train, x_test, y_test``. Bytes (uint8) are pixels and become float32 in
           [0, 1]; floating point numbers keep their values. Images (n, H, W, C) or (n, C, H, W), and bytes (n, H, W),
-          become (n, C, H, W). Labels are whole numbers (n,), a column (n, 1), booleans, or one-hot rows. For networks
-          of several inputs, ``columns`` has their names: of ``("x", "mask")`` the arrays are ``x_train, x_test,
-          mask_train, mask_test``, of numbers, integers or booleans, as they are.
+          become (n, C, H, W); other integers (n, t) are tokens. Labels are whole numbers (n,) or (n, 1), booleans,
+          or one-hot rows. For networks of several inputs, ``columns`` has their names: of ``("x", "mask")`` the arrays
+          are ``x_train, x_test, mask_train, mask_test``, of numbers, integers or booleans, as they are.
         - ``FILE.csv``, with names in its first line, or ``FILE.parquet``, with a column ``label`` or ``y``, of numbers
           or of names of classes; all other columns, a named index among them, must be numbers or booleans, and become
           x (n, d).
@@ -106,8 +106,8 @@ def load_data(
     columns, target : of a .csv or .parquet file, the columns that become x, in this order, and the column of targets,
         or several of them; of an .npz file, ``columns`` are the names of several inputs.
     task : "classification" (by default); "regression", where y are numbers (n,) or (n, o); or "multilabel", where y
-        (n, o), or (n,) for a single label, is 1 where a row has a label and 0 where it has not. Of a text it is
-        "next-token".
+        (n, o), or (n,) for a single label, is 1 where a row has a label and 0 where it has not; "next-token", where y
+        (n, t) is the token after each of x (n, t), as of a text.
     input_scale : "standardize" for columns at mean 0 and spread 1 over the rows of ``train``; "none"; or "auto", which
         standardizes those of a .csv file.
     target_scale : the same for the targets of a regression; "auto" standardizes them.
@@ -158,7 +158,7 @@ def load_data(
     if raw.x_test is not None and raw.y_test is not None:
         _check_alike(raw.name, raw.x, raw.x_test)
         test, _ = _dataset(raw.x_test, raw.y_test, f"{raw.name}: test", layout, task, first_id=len(rows))
-    n_classes = _count_classes(rows, test, raw.name) if task in (None, "classification") else None
+    n_classes = _count_classes(rows, test, raw.name) if task in (None, *OF_CLASSES) else None
     check_dataset(rows, n_classes, where=f"{raw.name}: train")
     check_varies(rows.y, f"{raw.name}: train", _targets(target))
     if test is not None:
@@ -169,7 +169,7 @@ def load_data(
 
     order = torch.randperm(len(rows), generator=generator(random_state))
     if test is None:
-        groups = torch.zeros(len(rows)) if n_classes is None else rows.y
+        groups = torch.zeros(len(rows)) if n_classes is None or task == "next-token" else rows.y
         train, validation, test = (rows.take(part) for part in _stratified(groups, order))
     else:
         n_validation = min(VALIDATION_ROWS, len(rows) // VALIDATION_PART)
@@ -225,7 +225,7 @@ def _count_classes(rows: Dataset, test: Dataset | None, name: str) -> int:
 
 def _in_words(rows: Dataset, n_classes: int | None) -> str:
     if n_classes is not None:
-        return f"{n_classes} classes"
+        return f"tokens below {n_classes}" if rows.task == "next-token" else f"{n_classes} classes"
     n = rows.y[0].numel()
     return f"{n} {'label' if rows.task == 'multilabel' else 'number'}{'s' * (n != 1)}"
 
@@ -368,7 +368,8 @@ def _dataset(
     if task in (None, "classification"):
         targets = read_labels(y, n, f"{where}.y")
     else:
-        targets = as_targets(y, n, f"{where}.y", task).float()
+        targets = as_targets(y, n, f"{where}.y", task)
+        targets = targets.float() if targets.is_floating_point() else targets
     return Dataset(inputs, targets, torch.arange(first_id, first_id + n), task), read_as
 
 

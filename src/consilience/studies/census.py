@@ -70,23 +70,28 @@ def run(request: Request) -> Result:
     from consilience.studies.heads import lines_of
     from consilience.studies.networks import check_folder, is_population, left_out_of, open_population, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import packed, source_of
+    from consilience.studies.samples import fitted, sole, source_of
     from consilience.studies.significance import measured_significance
 
     check_destination(request.out, "census")
     check_folder(request.population)
     shape, samples, data = parse_shape(request.example_shape), None, dict[str, Any]()
+    is_folder = not is_population(request.population)
     if request.data is not None or request.grounding == "activations" or request.distance == "activation":
         source = source_of(request.population, request.data, request.seed, request)
-        samples, data = source.load().calibration, source.entries(request.data)
-    if shape is None and samples is not None and not is_population(request.population):
-        if are_several(samples.x):
+        samples, data = source.load(), source.entries(request.data)
+        if is_folder and samples.task == "next-token":
+            data["task"] = samples.task
+    if shape is None and samples is not None and is_folder:
+        x = sole(samples.calibration.x)
+        if are_several(x):
             cure = "make a population of them in Python, Population.from_directory(...).save(directory), and pass that"
             raise InputError(f"{request.population} must be a population for data of several inputs", cure=cure)
-        shape = tuple(samples.x.shape[1:])
+        shape = tuple(x.shape[1:])
     options: dict[str, Any] = {"key": request.key, "output": request.output, "task": data.get("task")}
     population = open_population(request.population, request.module, shape, request.seed, **options)
-    census = load_or_fit(request, population, None if samples is None else packed(population, samples).x, data)
+    calibration = None if samples is None else fitted(population, samples).calibration.x
+    census = load_or_fit(request, population, calibration, data)
     with stages("chance levels"):
         significance, unmeasured = measured_significance(census)
     layers = census.layers_

@@ -81,7 +81,8 @@ class Reading:
     target: tuple[str, ...] = field(default=(), metadata=INPUT)
     """Column of a .csv or .parquet file with the labels or numbers to predict, or several; by default label or y."""
     task: Task | None = field(default=None, metadata=INPUT)
-    """What the targets are: classes (by default), numbers (regression), or 0 and 1 for each label (multilabel)."""
+    """What the targets are: classes (by default), numbers (regression), 0 and 1 for each label (multilabel), or the
+    token after each of those in x (next-token)."""
     input_scale: Scaled = field(default="auto", metadata=INPUT)
     """Scale of inputs; auto standardizes the columns of a .csv file for networks that train has trained."""
     target_scale: Scaled = field(default="auto", metadata=INPUT)

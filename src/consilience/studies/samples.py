@@ -22,6 +22,7 @@ from consilience.data.content import content_of, is_file_name, split_name, text_
 from consilience.errors import ArtefactError, InputError
 from consilience.names import Scaled, Task
 from consilience.population import Population
+from consilience.population.checks import as_inputs
 from consilience.population.pretrained import is_pretrained
 from consilience.schema import read_entries
 from consilience.several import are_several
@@ -225,6 +226,11 @@ def _place(name: str, population: Path) -> str:
     return next((prefix + str(place) for place in places if place.is_file()), name)
 
 
+def sole(x: Any) -> Any:
+    """Return the one input of a dict that has a single one; others as they are."""
+    return next(iter(x.values())) if isinstance(x, Mapping) and len(x) == 1 else x
+
+
 def packed(population: Population, samples: Dataset) -> Dataset:
     """Return samples with several inputs side by side in one tensor, as the members take them; others as they are.
 
@@ -241,6 +247,8 @@ def packed(population: Population, samples: Dataset) -> Dataset:
                 f"data must have the inputs of the members, {wanted}, got {describe(samples.x)}", cure=cure
             )
         return samples
+    if inputs is None and len(samples.x) == 1:
+        return replace(samples, x=sole(samples.x))
     if inputs is None:
         got = ", ".join(map(repr, samples.x))
         raise InputError(f"data must have the one input of the members, got {got}", cure="leave --columns out")
@@ -255,6 +263,8 @@ def fitted(population: Population, data: Data) -> Data:
     data = replace(data, train=train, calibration=calibration, validation=validation, test=test)
     shape, n_outputs = tuple(data.test.x.shape[1:]), population.architecture.n_outputs
     wanted, kind = population.architecture.program.input_shape, KINDS[data.task]
+    if data.task == "next-token" and data.vocabulary is None and data.n_outputs < n_outputs:
+        data = replace(data, n_classes=n_outputs)  # some tokens are in no row
     if shape != wanted or data.n_outputs != n_outputs:
         raise InputError(
             f"{data.name} must have inputs {wanted} and {n_outputs} {kind}, got inputs {shape} and {data.n_outputs} "
@@ -264,6 +274,8 @@ def fitted(population: Population, data: Data) -> Data:
     if population.task not in (None, data.task):
         got, cure = f"{data.task} of {data.name}", f"pass --task {population.task}, or other data"
         raise InputError(f"the task must be that of the members, {population.task}, got {got}", cure=cure)
+    for part in (data.calibration, data.validation, data.test):
+        as_inputs(population, part.x, f"inputs of {data.name}")
     return data
 
 

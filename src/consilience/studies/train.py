@@ -140,6 +140,9 @@ def network(request: Request, data: cs.Data) -> Module:
             "use --net gpt or llama for text, others for the rest",
         )
         raise InputError(f"--net must fit the data, got {got}", cure=cure)
+    if data.task != "next-token" and not data.train.x.is_floating_point():
+        cure = "x.astype('float32') makes a table of numbers"
+        raise InputError(f"--data must hold numbers for --net {kind}, got tokens in {data.name}", cure=cure)
     if kind == "mlp":
         return cs.MLP(data.train.x[0].numel(), hidden, n_outputs, activation, dropout=request.dropout)
     if len(request.heads) not in (1, len(hidden)):
