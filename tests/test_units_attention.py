@@ -164,6 +164,24 @@ class FusedHead(nn.Module):
         return self.o(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1))
 
 
+class Turned(nn.Module):
+    """Rotary positions as products of complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_local_heads, self.head_dim, angles = 2, 4, torch.arange(T)[:, None] * torch.tensor([1.0, 0.1])
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.register_buffer("turn", torch.polar(torch.ones_like(angles), angles), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = (m(x).view(n, t, self.n_local_heads, self.head_dim) for m in (self.q, self.k, self.v))
+        pairs = (torch.view_as_complex(a.reshape(*a.shape[:-1], -1, 2)) for a in (q, k))
+        q, k = (torch.view_as_real(pair * self.turn[:, None]).flatten(3) for pair in pairs)
+        read = functional.scaled_dot_product_attention(*(a.transpose(1, 2) for a in (q, k, v)))
+        return self.o(read.transpose(1, 2).reshape(n, t, -1))
+
+
 class Piled(nn.Module):
     """Queries, keys and values as parts of one weight, along a dimension of their own; biases of relative positions."""
 
@@ -246,6 +264,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "grouped, interleaved": lambda: Net(Interleaved(fused, key_heads=2)),
     "a mask filled in": lambda: Net(Attention(causal)),
     "rotary positions": lambda: Net(Attention(rotary)),
+    "rotary, by complex numbers": lambda: Net(Turned()),
     "one weight, side by side": lambda: Net(Fused(True)),
     "one weight, by head": lambda: Net(Fused(False)),
     "one weight, piled": lambda: Net(Piled(False, True)),
@@ -282,7 +301,15 @@ def test_heads_streams_and_embeddings_are_found_and_proved(name: str) -> None:
     architecture = proved(NETS[name](), inputs(name, 4))
     heads = [layer for layer in architecture.free if any(m.output.inside > 1 for m in architecture.writing(layer.name))]
     assert heads
-    few = {"Llama": 2, "grouped queries": 2, "grouped, interleaved": 2, "grouped, written out": 2, "ViT": 2, "GPT": 2}
+    few = {
+        "rotary, by complex numbers": 2,
+        "Llama": 2,
+        "grouped queries": 2,
+        "grouped, interleaved": 2,
+        "grouped, written out": 2,
+        "ViT": 2,
+        "GPT": 2,
+    }
     keys = 1 if name.startswith("one head") else few.get(name, HEADS)
     assert all(layer.width == keys for layer in heads)
     assert architecture.statistics  # norms
@@ -523,3 +550,42 @@ def test_padding_that_torch_makes_zeros_of_in_eval_mode_alone() -> None:
     proved(Padded(False), x)
     with pytest.raises(FunctionChangedError, match="enable_nested_tensor=False"):
         proved(Padded(True), x)
+
+
+class Sines(nn.Module):
+    """Tokens with positions that are not learned, and a mask of infinities, both in buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.attention, self.norm = nn.Embedding(7, WIDTH), Attention(self.masked), nn.LayerNorm(WIDTH)
+        self.read = nn.Linear(WIDTH, 3)
+        steps = torch.arange(9)[:, None] * torch.logspace(0, -2, WIDTH // 2)
+        self.register_buffer("positions", torch.stack([steps.sin(), steps.cos()], -1).view(1, 9, WIDTH))
+        self.register_buffer("mask", torch.full((9, 9), -torch.inf).triu(1))
+
+    def masked(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        t = q.shape[2]
+        return ((q @ k.transpose(-1, -2)) * HEAD**-0.5 + self.mask[:t, :t]).softmax(-1) @ v
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.tokens(x) + self.positions[:, : x.shape[1]].requires_grad_(False)
+        return self.read(self.norm(stream + self.attention(stream)))
+
+
+def test_positions_in_a_buffer_go_with_the_units(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    nets, x = [Sines().eval() for _ in range(2)], torch.randint(0, 7, (40, T))
+    population = Population.from_modules(nets, x[:4])
+    assert {m.name for m in population.architecture.writing("tokens")} >= {"positions", "tokens"}
+    census = Census(n_resamples=0).fit(population, x)
+    network = assemble(census, "1x", choice="cut")
+    network(x).sum().backward()
+    full = assemble(census, "full")
+    save_network(full, tmp_path / "full")
+    with torch.no_grad():
+        mean = torch.stack([net(x) for net in nets]).mean(0)
+        assert deviation(full(x), mean) < 1e-4
+        assert deviation(load_network(tmp_path / "full", Sines(), example_input=x[:4])(x), mean) < 1e-4
+    assert network.get_parameter("positions").grad is None
+    assert isinstance(nets[0].positions, Tensor)
+    assert not isinstance(nets[0].positions, nn.Parameter)

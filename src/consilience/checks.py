@@ -131,6 +131,11 @@ def check_finite(values: Tensor, argument: str) -> None:
     raise InputError(f"{argument} must be finite, got NaN or infinity in {rows}", cure="remove these rows")
 
 
+def is_mask(values: Tensor) -> bool:
+    """Return whether numbers are 0 and −∞, as those of a mask that is added to scores of attention."""
+    return bool(((values == 0) | (values == -math.inf)).all())
+
+
 def as_tensor(values: object, argument: str) -> Tensor:
     """Return a dense tensor of real numbers, without gradients: of a tensor, an array of any byte order, or lists."""
     import numpy as np

@@ -36,6 +36,7 @@ from consilience.units.maps import Map, Weights
 from consilience.units.proof import prove
 from consilience.units.resize import resize
 from consilience.units.symmetry import balanced
+from consilience.units.written_out import let_train
 
 # What each correction does to a map right after its construction. "second-order" and "distill" go on from there.
 LAYERWISE: dict[str, Callable[[Draft, Map], Weights] | None] = {
@@ -149,7 +150,7 @@ class Builder:
             network = with_statistics(network, x)
         module = self._resized(network.architecture.widths)
         write_state(module, network.state)
-        module.eval().requires_grad_(True)
+        let_train(module.eval())
         prove(module, network, population.example_input)
         if correction == "distill":
             module = distill(

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from consilience.checks import as_path, describe
+from consilience.checks import as_path, describe, is_mask
 from consilience.errors import ArtefactError, ConsilienceError, InputError
 from consilience.population.factories import make_module
 from consilience.population.member import Member, join_members
@@ -223,7 +223,7 @@ def _converted(found: FoundState, dtype: torch.dtype) -> tuple[dict[str, Tensor]
             types.add(_short(value.dtype))
             state[name] = value.to(dtype)
         wrong = int((~torch.isfinite(state[name])).sum())
-        if wrong:
+        if wrong and not is_mask(state[name]):
             got = f"{wrong} of {value.numel()} NaN or infinite"
             raise ArtefactError(f"'{name}' must have values that {_short(dtype)} can hold, got {got}")
     converted = {"converted": f"{', '.join(sorted(types))} to {_short(dtype)}"} if types else {}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consilience.checks import describe
+from consilience.checks import describe, is_mask
 from consilience.errors import ConsilienceError, InputError
 from consilience.store import fingerprint
 from consilience.units.architecture import Architecture, TracedNetwork, read_state
@@ -81,7 +81,10 @@ def copies(modules: Iterable[nn.Module], first: int = 0) -> list[nn.Module]:
 
 def _check_finite(state: Mapping[str, Tensor], name: str) -> None:
     for key, value in state.items():
-        if value.numel() and not bool(torch.stack(value.aminmax()).isfinite().all()):  # NaN wins both: no large copy
+        finite = not value.numel() or bool(
+            torch.stack(value.aminmax()).isfinite().all()
+        )  # NaN wins both: no large copy
+        if not finite and not is_mask(value):
             raise InputError(f"'{key}' of {name} must be finite, got NaN or infinity", cure="leave this member out")
 
 

@@ -35,8 +35,11 @@ SIZE_ATTRIBUTES: dict[type[nn.Module], dict[str, Callable[[Any], object]]] = {
     nn.GroupNorm: {"num_channels": lambda m: m.weight.shape[0]},
     nn.PReLU: {"num_parameters": lambda m: m.weight.shape[0]},
 }
-HEADS = ("num_heads", "n_heads", "n_head", "nhead", "heads", "num_attention_heads", "n_q_heads", "num_query_heads")
-KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads", "n_kv_head")
+HEADS = (
+    *("num_heads", "n_heads", "n_head", "nhead", "heads", "h", "num_attention_heads"),
+    *("n_q_heads", "num_query_heads", "n_local_heads"),
+)
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads", "n_kv_head", "n_local_kv_heads")
 SIZES = (
     *("embed_dim", "hidden_size", "hidden_dim", "d_model", "dim", "n_embd", "width", "kdim", "vdim", "channels"),
     *("intermediate_size", "n_inner", "d_ff"),

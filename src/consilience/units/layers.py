@@ -8,6 +8,7 @@ is not in it raises an error that names it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -52,10 +53,26 @@ def numbers_in(module: nn.Module, x: Tensor, output: Pick = None) -> dict[str, t
     return {name: spread.shape for name, spread in walk.numbers.items() if spread.group not in read}
 
 
+def tables_in(module: nn.Module, x: Tensor, output: Pick = None) -> list[str]:
+    """Return the buffers that are added to units, as fixed positions are: units have numbers of their own there."""
+    program = trace(module, x, output)
+    walk = Walk(program)
+    with contextlib.suppress(TracingError):  # of what follows the sum
+        _follow(walk, tail_of(program))
+    places = {program.constants[table].data_ptr() for table in walk.tables}
+    return [name for name, value in module.named_buffers() if value.data_ptr() in places]
+
+
 def _walked(module: nn.Module, x: Tensor, output: Pick) -> tuple[Walk, Tail]:
     program = trace(module, x, output)
-    tail = tail_of(program)
-    walk = Walk(program)
+    walk, tail = Walk(program), tail_of(program)
+    _follow(walk, tail)
+    return walk, tail
+
+
+def _follow(walk: Walk, tail: Tail) -> None:
+    """Follow units through the operations of the program."""
+    program = walk.program
     for node in program.nodes:
         reads_parameter = walk.reads_parameter(node) or reads_number(program, node)
         if node.op != "call_function" or not node.users or not (reads_parameter or walk.carriers(node)):
@@ -74,7 +91,6 @@ def _walked(module: nn.Module, x: Tensor, output: Pick) -> tuple[Walk, Tail]:
             raise walk.error(UNSUPPORTED, node, piles.CURE)
         if label := HANDLERS[node.target](walk, node):
             walk.labels[node] = label
-    return walk, tail
 
 
 def _label_of_outputs(walk: Walk, node: fx.Node) -> Label:

@@ -123,11 +123,14 @@ def _show_batch_sizes(graph: fx.Graph) -> None:
 def _decompose(graph: fx.Graph) -> None:
     """Replace ``addcmul(a, b, c, value=v)`` by ``a + b * c * v``, ``lerp(a, b, c)`` by ``a + (b − a) * c``.
 
-    So are einsums replaced by products. Of sums and products it is known what they do to units.
+    So are einsums replaced by products, and products of complex numbers by those of their parts. Of sums and products
+    it is known what they do to units.
     """
     for node in list(graph.nodes):
         if node.target is aten.einsum.default:
             _decompose_einsum(graph, node)
+        if node.target is aten.view_as_real.default:
+            _decompose_complex(graph, node)
         if node.target not in (aten.addcmul.default, *LERPS):
             continue
         (added, *factors), number = node.args, node.kwargs.get("value", 1)
@@ -149,6 +152,28 @@ def _decompose_einsum(graph: fx.Graph, node: fx.Node) -> None:
         product = as_products(*letters, values, partial(_computed, graph, node))
     if product is not None:
         _replace(graph, node, product)
+
+
+def _decompose_complex(graph: fx.Graph, node: fx.Node) -> None:
+    """Replace ``view_as_real(view_as_complex(a) * c)``, as of rotary positions, by the products of real parts."""
+    product = node.args[0]
+    if not isinstance(product, fx.Node) or product.target is not aten.mul.Tensor:
+        return
+    made = [value for value in product.all_input_nodes if value.target is aten.view_as_complex.default]
+    others = [value for value in product.all_input_nodes if value not in made]
+    if len(made) != 1 or len(others) != 1 or not others[0].meta["val"].is_complex():
+        return
+    with graph.inserting_before(node):
+        computed = partial(_computed, graph, node)
+        numbers = computed(aten.view_as_real.default, others[0])
+        (a, b), (c, d) = (
+            [computed(aten.select.int, pair, -1, part) for part in range(2)] for pair in (made[0].args[0], numbers)
+        )
+        real, imaginary = (
+            computed(sign, computed(aten.mul.Tensor, a, one), computed(aten.mul.Tensor, b, other))
+            for sign, one, other in ((aten.sub.Tensor, c, d), (aten.add.Tensor, d, c))
+        )
+        _replace(graph, node, computed(aten.stack.default, [real, imaginary], -1))
 
 
 def _replace(graph: fx.Graph, node: fx.Node, made: fx.Node) -> None:

@@ -57,6 +57,7 @@ class Walk:
     cuts: list[tuple[str, tuple[tuple[Run, ...], ...]]] = field(default_factory=list)  # see `Architecture.cuts`
     statistics: list[Normed] = field(default_factory=list)  # norms over all units of some groups
     numbers: dict[str, Spread] = field(default_factory=dict)  # parameters that are to be written out
+    tables: set[str] = field(default_factory=set)  # graph inputs of constants that are added to units
 
     def label(self, value: fx.Node) -> Label:
         """Return where the units of a value lie; empty if it has none."""

@@ -7,6 +7,8 @@
 - `nn.MultiheadAttention` between two values gets weights of its own for queries, keys and values.
 - A norm without scales gets scales of 1 and shifts of 0.
 - A layer of one unit that is combined with all of others, as a gate of each position is, gets one unit for each.
+- A buffer that is added to units, such as sines of positions, becomes a parameter without gradients: it goes with the
+  units, of which each member has others.
 - A learned number that multiplies all units, or is added to them, where it cannot be folded into a weight becomes one
   for each unit. So do the scales and shifts of a norm of each head of attention, which all heads have in common.
 
@@ -31,7 +33,7 @@ from consilience.units.architecture import Architecture, read_state
 from consilience.units.attributes import SIZE_ATTRIBUTES
 from consilience.units.forward import eval_mode, outputs_of
 from consilience.units.inputs import called
-from consilience.units.layers import numbers_in
+from consilience.units.layers import numbers_in, tables_in
 from consilience.units.multihead import CrossAttention, cross_attentions, unpack, unpacked
 from consilience.units.outputs import Pick
 from consilience.units.recurrence import TRACEABLE
@@ -39,6 +41,7 @@ from consilience.units.same import same_outputs
 
 # Attributes of parts that were changed.
 GROUPS, ONE_SLOPE, UNSCALED = "written_out_groups", "written_out_slope", "written_out_scales"
+TABLES = "written_out_tables"  # attribute of a part: names of the parameters that were buffers
 NUMBERS = "written_out_numbers"  # attribute of a module: names of the parameters that were one number
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
@@ -65,7 +68,16 @@ def write_out(modules: Sequence[nn.Module], x: Tensor, output: Pick = None) -> N
                 setattr(part, ONE_SLOPE, True)
                 part.weight = nn.Parameter(part.weight.detach().expand(units).clone())
                 part.num_parameters = units
+    _write_out_tables(modules, x, output)
     _write_out_numbers(modules, x, output)
+
+
+def let_train(module: nn.Module) -> None:
+    """Let all parameters of a module have gradients, but those that are buffers in its class."""
+    module.requires_grad_(True)
+    for part in module.modules():
+        for name in getattr(part, TABLES, ()):
+            part.get_parameter(name).requires_grad_(False)
 
 
 def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Architecture) -> dict[str, Tensor]:
@@ -114,6 +126,46 @@ def _unpack_attention(module: nn.Module, x: Tensor, output: Pick) -> None:
         raise FunctionChangedError(f"{message} of {type(module).__name__}")
 
 
+def _write_out_tables(modules: Sequence[nn.Module], x: Tensor, output: Pick) -> None:
+    """Make buffers that are added to units parameters, one after the other, as a sum shows once those before it do."""
+    met = dict[tuple[object, ...], list[str]]()
+    for module in modules:
+        if not _may_have_tables(module):
+            continue
+        alike = _shapes(module)
+        if alike not in met:
+            met[alike] = []
+            with eval_mode(module), contextlib.suppress(ConsilienceError):  # which tracing reports
+                while found := tables_in(module, x, output):
+                    _to_parameters(module, found)
+                    met[alike] += found
+        _to_parameters(module, met[alike])
+
+
+def _to_parameters(module: nn.Module, buffers: Sequence[str]) -> None:
+    for name in buffers:
+        path, _, attribute = name.rpartition(".")
+        part = module.get_submodule(path)
+        if attribute in part._buffers:
+            value = part.get_buffer(attribute)
+            delattr(part, attribute)
+            part.register_parameter(attribute, nn.Parameter(value.clone(), requires_grad=False))
+            setattr(part, TABLES, (*getattr(part, TABLES, ()), attribute))
+
+
+def _may_have_tables(module: nn.Module) -> bool:
+    """Whether a part that is not torch's has a buffer of several features, as wide as a weight of the module."""
+    widths = {size for value in module.parameters() for size in value.shape}
+    parts = (part for part in module.modules() if not type(part).__module__.startswith(("torch.", "consilience.")))
+    buffers = (value for part in parts for value in part.buffers(recurse=False))
+    return any(value.is_floating_point() and value.dim() > 1 and 1 < value.shape[-1] in widths for value in buffers)
+
+
+def _shapes(module: nn.Module) -> tuple[object, ...]:
+    """What modules have in common that are written out in the same way."""
+    return (type(module), *((name, tuple(value.shape)) for name, value in module.named_parameters()))
+
+
 def _write_out_numbers(modules: Sequence[nn.Module], x: Tensor, output: Pick) -> None:
     """Give modules one number for each unit, or row of a head, where one for all cannot be folded into a weight.
 
@@ -123,7 +175,7 @@ def _write_out_numbers(modules: Sequence[nn.Module], x: Tensor, output: Pick) ->
     for module in modules:
         if not _may_have_numbers(module):
             continue
-        alike = (type(module), *((name, tuple(value.shape)) for name, value in module.named_parameters()))
+        alike = _shapes(module)
         if alike not in met:
             met[alike] = {}
             with eval_mode(module), contextlib.suppress(ConsilienceError):  # which tracing reports

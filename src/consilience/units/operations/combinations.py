@@ -60,10 +60,19 @@ def combine(walk: Walk, node: fx.Node) -> Label:
         if apart:
             label[dim] = units
         else:
+            if is_sum and (table := _constant(walk, second if runs[0] is not None else first)):
+                walk.tables.add(table)
             walk.fix(units)  # they meet features that keep their index
     if not is_sum and not all_paired and first in walk.labels and second in walk.labels:
         walk.record(walk.labels[second], "product")
     return label
+
+
+def _constant(walk: Walk, value: fx.Node) -> str:
+    """The graph input of the constant of which a value is a view or some rows; empty if it is none."""
+    while value.op == "call_function" and value.args and isinstance(value.args[0], fx.Node):
+        value = value.args[0]
+    return value.name if value.name in walk.program.constants else ""
 
 
 def _of_both(
