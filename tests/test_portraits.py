@@ -15,7 +15,7 @@ from torch.nn import functional
 from consilience.census import Census
 from consilience.data import Data, load_data
 from consilience.errors import InputError
-from consilience.nets import ConvNet
+from consilience.nets import ConvNet, ViT
 from consilience.population import Population
 from consilience.report import Portrait, render_page
 from consilience.report.receptive_fields import receptive_fields
@@ -346,3 +346,10 @@ def test_inputs_that_are_no_images_have_no_atlas(tmp_path) -> None:
     experiment = run_experiment(census, data, widths=("1x",), corrections=("none",))
     assert experiment.atlas == []
     assert experiment.centroids == []
+
+
+def test_heads_of_attention_have_no_portraits() -> None:
+    x = torch.rand(20, 1, 8, 8)
+    nets = [ViT(1, 8, 4, 3, 8, (2,), (6,)) for _ in range(2)]
+    census = Census(n_resamples=0).fit(Population.from_modules(nets, x), x)
+    assert [layer.name for layer in portraits(census, x)] == ["patches", "blocks.0.mlp.up"]

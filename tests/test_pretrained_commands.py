@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import consilience as cs
 from conftest import refused, run
+from consilience.studies.experiment import run_experiment
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -128,3 +130,22 @@ def test_tokens_that_the_networks_do_not_have_are_refused(
     np.savez("large.npz", **{name: arrays[name] + 12 * (name == "x_test") for name in arrays.files})
     message = refused(capsys, "census", "runs", "--data", "large.npz", *NEXT, "--out", "other")
     assert "inputs of large.npz must have indices from 0 to 11 for 'gpt_neox.embed_in.weight', got 12 to 23" in message
+
+
+def test_reports_and_scores_take_the_logits_and_leave_out_what_is_trained_anew(
+    census: cs.Census, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(run_experiment, widths=("1x",), corrections=("none",))
+    monkeypatch.setattr("consilience.studies.experiment.run_experiment", few)
+    options = ["--data", "tokens.npz", "--task", "next-token", "--json"]
+    report = json.loads(run(capsys, "report", "census", *options, "--out", "report"))
+    scores = {(row["method"], row["width"]): row["test"]["accuracy"] for row in report["table"]}
+    assert scores["assembly, none", "full"] == pytest.approx(scores["ensemble of the members", ""])
+    assert scores.keys() >= {("mean member", ""), ("best member on validation", ""), ("assembly, none", "1x")}
+    assert report["left_out"] == {
+        "from scratch and fine-tuned assembly": "networks that return more than their outputs are not trained here"
+    }
+    assert "Not in the table, from scratch and fine-tuned assembly" in Path("report", "report.html").read_text()
+    assert [bool(layer["heads"]) for layer in report["layers"]] == [False, True, False]
+    scored = ["assemble", "census", "--width", "1x", "--correction", "none", "--out", "scored"]
+    assert 0 <= json.loads(run(capsys, *scored, *options))["assembly_validation_accuracy"] <= 1

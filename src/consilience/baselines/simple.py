@@ -47,7 +47,7 @@ class Ensemble(nn.Module):
 def best_member(population: Population, validation: Dataset) -> nn.Module:
     """Return the member with the highest validation accuracy, or R² (on ties, with the smallest loss)."""
     check_population(population)
-    scores = [evaluate(member.module, validation) for member in population]
+    scores = [evaluate(member.module, validation, output=population.output) for member in population]
     best = max(range(len(scores)), key=lambda k: (scores[k].quality, -scores[k].loss))
     return population.members[best].module
 

@@ -152,6 +152,7 @@ class Experiment:
     centroids: list[Any] = field(default_factory=list)  # of the first layer, (C, H, W); empty if inputs are not images
     atlas: list[LayerAtlas] = field(default_factory=list)  # empty if inputs are not images
     obtained: Mapping[str, Any] = field(default_factory=dict)  # how to get these numbers again: command, seed, versions
+    left_out: Mapping[str, str] = field(default_factory=dict)  # what is not in the table → why
 
     @property
     def n_members(self) -> int | None:

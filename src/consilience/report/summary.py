@@ -21,7 +21,8 @@ FULL = "full"
 def summary_sentences(experiment: Experiment) -> list[str]:
     """Compare members, ensemble and assemblies, and training from an assembly and from scratch, as far as measured."""
     table = experiment.table
-    return [*_members(table), *_assemblies(table), *_trained(table)]
+    left_out = [f"Not in the table, {name}: {reason}." for name, reason in experiment.left_out.items()]
+    return [*_members(table), *_assemblies(table), *_trained(table), *left_out]
 
 
 def _members(table: Sequence[Row]) -> list[str]:

@@ -19,7 +19,7 @@ from consilience.baselines import Ensemble, best_member, distil, merge_many, par
 from consilience.census import Census, LayerCensus, Significance
 from consilience.checks import resolve_width
 from consilience.data import Data
-from consilience.errors import TrainingError
+from consilience.errors import InputError, TrainingError
 from consilience.evaluation import (
     AnyScore,
     Closeness,
@@ -86,6 +86,17 @@ class _Contest:
         """Whether all members have the same widths."""
         return all(len(set(self.population.widths(own.name))) == 1 for own in self.population.architecture.hidden)
 
+    @property
+    def untrainable(self) -> str:
+        """Why no networks like the members are trained for comparison; empty if they are."""
+        if self.population.output is not None:
+            return "networks that return more than their outputs are not trained here"
+        try:
+            initialise(self.population.members[0].module, self.random_state)
+        except InputError as error:
+            return error.message
+        return ""
+
     def exists(self, width: str) -> bool:
         """Return whether the census has enough clusters for a multiple of the median widths; a few members may not."""
         return all(
@@ -96,7 +107,9 @@ class _Contest:
     def add(self, method: str, role: Role, width: str, network: nn.Module, steps: int = 0, seconds: float = 0) -> None:
         """Score a network and add its row."""
         size = sum(parameter.numel() for parameter in network.parameters())
-        (test, added), validation = scored(network, self.data.test), evaluate(network, self.data.validation)
+        output = self.population.output
+        test, added = scored(network, self.data.test, output=output)
+        validation = evaluate(network, self.data.validation, output=output)
         reference = self.added.get(COMPARED_WITH[role]) if role in COMPARED_WITH else None
         error = None if reference is None else paired_error(added, reference)
         self.added.setdefault(role, added)
@@ -106,8 +119,10 @@ class _Contest:
     def add_members(self) -> None:
         """Add the members, their ensemble, and what can be made of them without a census."""
         population, data = self.population, self.data
-        test = mean_score([evaluate(member.module, data.test) for member in population])
-        validation = mean_score([evaluate(member.module, data.validation) for member in population])
+        test, validation = (
+            mean_score([evaluate(member.module, part, output=population.output) for member in population])
+            for part in (data.test, data.validation)
+        )
         size = sum(parameter.numel() for parameter in population.members[0].module.parameters())
         error = self.ensemble.member_error
         near = Closeness(error, None, 1.0, error, len(data.test))
@@ -224,11 +239,13 @@ def run_experiment(
             network = networks.at_width(width)
             contest.add("assembly, elastic", Role.ASSEMBLY, width, network, 0, seconds / len(possible))
 
-    progress(f"training from scratch and from the assembly, {trained_width}")
-    start = start or assembler.assemble(trained_width, correction=best)
-    learning = contest.add_trained(
-        trained_width, {Role.SCRATCH: initialise(start, random_state), Role.FINE_TUNED: start}
-    )
+    learning, left_out = dict[str, list[LearningPoint]](), contest.untrainable
+    if not left_out:
+        progress(f"training from scratch and from the assembly, {trained_width}")
+        start = start or assembler.assemble(trained_width, correction=best)
+        learning = contest.add_trained(
+            trained_width, {Role.SCRATCH: initialise(start, random_state), Role.FINE_TUNED: start}
+        )
     progress("chance levels")
     significance, _ = measured_significance(census)
     progress("what heads attend to and write")
@@ -252,6 +269,7 @@ def run_experiment(
         centroids=_centroid_images(census, data),
         atlas=portraits(census, x, significance=significance) if pictures else [],
         obtained=dict(obtained or {}),
+        left_out={f"{Role.SCRATCH} and {Role.FINE_TUNED}": left_out} if left_out else {},
     )
 
 

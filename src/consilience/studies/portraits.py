@@ -43,6 +43,8 @@ def portraits(
 ) -> list[LayerAtlas]:
     """Return portraits of the most frequent clusters of each layer of networks of images with one channel or three.
 
+    Heads of attention have none: see `consilience.studies.heads`.
+
     Of more than `MAX_IMAGES` images x (n, C, H, W), that many are searched, evenly spread. Where a layer reads the
     inputs, the weights of up to ``n_kernels`` members of each cluster are shown. ``significance`` of the census, by
     layer, puts chance beside frequency.
@@ -63,13 +65,15 @@ def portraits(
     for argument, number in (("n_clusters", n_clusters), ("n_patches", n_patches), ("n_kernels", n_kernels)):
         check_count(argument, number)
     images = _Images.of(x)
-    places = {name: place_of(census, name) for name in census.layers_}
+    has_insides = census.population_.architecture.has_insides
+    shown = {name: layer for name, layer in census.layers_.items() if not has_insides(name)}
+    places = {name: place_of(census, name) for name in shown}
     fields = receptive_fields(networks[0], places.values())
-    signs = {name: unit_signs(census, layer, images.x) for name, layer in census.layers_.items()}
+    signs = {name: unit_signs(census, layer, images.x) for name, layer in shown.items()}
     excitations = strongest(census, images.x, signs, n_clusters)
     size = int(x.shape[2]), int(x.shape[3])
     layers = []
-    for name, layer in census.layers_.items():
+    for name, layer in shown.items():
         response, boxes = excitations[name].response, fields[places[name]][excitations[name].position]  # (n, c, 4)
         weights = cluster_weights(census, layer, signs[name], x.shape[1:], n_kernels)
         row = []
