@@ -209,6 +209,20 @@ def test_inputs_that_a_network_does_not_take_are_refused_by_name(given: Any, got
         Inputs.of(x, Mixed())
 
 
+class TakesMore(nn.Module):
+    """Ignores inputs that it does not know, as networks of Hugging Face's do."""
+
+    def forward(self, ids: Tensor, attention_mask: Tensor | None = None, **more: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def test_a_misspelled_input_that_would_be_ignored_is_refused() -> None:
+    x = torch.ones(5, 3)
+    with pytest.raises(InputError, match="has by name, got 'atention_mask'\n  cure: did you mean 'attention_mask'?"):
+        Inputs.of({"ids": x, "atention_mask": x}, TakesMore())
+    assert Inputs.of({"ids": x, "labels": x}, TakesMore()).names == ("ids", "labels")
+
+
 class Rows(torch.utils.data.Dataset):
     """What people have: inputs and a target, one sample at a time."""
 

@@ -12,6 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from consilience.checks import as_tensor, check_finite, describe
 from consilience.errors import InputError
 from consilience.several import are_several, check_same_samples
 
+NEARLY = 0.85  # likeness of two names, of `difflib`
 EXACT = 2**24  # up to which float32 holds every integer
 SIGNATURE = "_packed_inputs"  # attribute of the classes made here
 
@@ -175,9 +177,18 @@ def _apart(function: Callable[..., object], names: Sequence[str], n: int) -> boo
 
 
 def _check_taken(module: nn.Module, names: Sequence[str], n: int, argument: str) -> None:
-    """Raise if the forward pass of a module takes neither these inputs, each by itself, nor all in one argument."""
+    """Raise if the forward pass of a module takes neither these inputs, each by itself, nor all in one argument.
+
+    A forward pass with ``**kwargs`` takes any name, and may ignore it: a name that is nearly one of its own is an error.
+    """
     parameters = inspect.signature(module.forward).parameters.values()
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    own, ignores = [p.name for p in named], len(named) < len(parameters)
+    for name in sorted({*names} - {*own}) if ignores else ():
+        if near := get_close_matches(name, {*own} - {*names}, 1, NEARLY):
+            kind = type(module).__name__
+            message = f"{argument} must have inputs that the forward pass of {kind} has by name, got {name!r}"
+            raise InputError(message, cure=f"did you mean {near[0]!r}?")
     needed = [p.name for p in named if p.default is p.empty]
     missing = [name for i, name in enumerate(needed) if (name not in names if names else i >= n)]
     if not missing if _apart(module.forward, names, n) else len(needed) <= 1:
