@@ -78,9 +78,11 @@ def number(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.rand(shape) + 0.5)
 
 
-def shaken(norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
-    for value in (norm.running_mean, norm.running_var):
-        value.add_(torch.rand_like(value))
+def shaken(norm: nn.modules.batchnorm._BatchNorm | nn.LayerNorm) -> nn.Module:
+    values = norm.parameters() if isinstance(norm, nn.LayerNorm) else (norm.running_mean, norm.running_var)
+    with torch.no_grad():
+        for value in values:
+            value.add_(torch.rand_like(value))
     return norm
 
 
@@ -427,6 +429,10 @@ NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Tensor]] = {
         perceptron(lambda m, x: m.b(m.a(m.n(x)).relu()), n=lambda w: shaken(nn.BatchNorm1d(6))),
         ROWS,
     ),
+    "layer norm of inputs": (
+        perceptron(lambda m, x: m.b(m.a(m.n(x)).relu()), n=lambda w: shaken(nn.LayerNorm(6))),
+        ROWS,
+    ),
     "batch norm of pictures": (
         convolutional(lambda m, x: pooled(m, m.a(m.n(x))), n=lambda w: shaken(nn.BatchNorm2d(2))),
         IMAGES,
@@ -458,7 +464,12 @@ def test_full_width_is_the_ensemble(name: str) -> None:
 
 
 WRITTEN_OUT = ["gate of each position", "two numbers after an activation", "gate of one number", "PReLU of one slope"]
-WRITTEN_OUT += ["convolution in groups", "batch norm without scales", "layer norm without scales"]
+WRITTEN_OUT += [
+    "layer norm of inputs",
+    "convolution in groups",
+    "batch norm without scales",
+    "layer norm without scales",
+]
 
 
 @pytest.mark.parametrize("name", WRITTEN_OUT)
@@ -610,6 +621,13 @@ def test_gates_of_experts_keep_their_index(weigh: Callable[[Tensor, Sequence[Ten
 def test_what_has_no_place_in_an_assembly_is_refused(make: Callable, x: Tensor, text: str) -> None:
     with pytest.raises((TracingError, InputError), match=text):
         Population.from_modules([make(4)], x[:16])
+
+
+def test_a_layer_norm_of_inputs_that_two_layers_read_is_refused() -> None:
+    net = NETWORKS["layer norm of inputs"][0](4)
+    twice = Small(lambda m, x: m.b(m.a(m.n(x)).relu() + m.c(m.n(x))), **dict(net.named_children()), c=nn.Linear(6, 4))
+    with pytest.raises(TracingError, match="let a linear layer or an embedding write the features"):
+        Population.from_modules([twice], ROWS[:8])
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms", "group", "function"])

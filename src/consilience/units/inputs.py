@@ -179,7 +179,7 @@ def _apart(function: Callable[..., object], names: Sequence[str], n: int) -> boo
 def _check_taken(module: nn.Module, names: Sequence[str], n: int, argument: str) -> None:
     """Raise if the forward pass of a module takes neither these inputs, each by itself, nor all in one argument.
 
-    A forward pass with ``**kwargs`` takes any name, and may ignore it: a name that is nearly one of its own is an error.
+    A forward pass with ``**kwargs`` takes any name, and may ignore it: nearly one of its own names is an error.
     """
     parameters = inspect.signature(module.forward).parameters.values()
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

@@ -5,7 +5,8 @@
 - `nn.PReLU` with one slope for all units gets a slope for each.
 - LSTM, GRU and RNN become classes that can be traced (`consilience.units.recurrence`).
 - `nn.MultiheadAttention` between two values gets weights of its own for queries, keys and values.
-- A norm without scales gets scales of 1 and shifts of 0.
+- A norm without scales gets scales of 1 and shifts of 0. A layer norm of the inputs, which have no units, loses its own
+  to the one linear layer that reads it.
 - A layer of one unit that is combined with all of others, as a gate of each position is, gets one unit for each.
 - A buffer that is added to units, such as sines of positions, becomes a parameter without gradients: it goes with the
   units, of which each member has others.
@@ -41,6 +42,7 @@ from consilience.units.same import same_outputs
 
 # Attributes of parts that were changed.
 GROUPS, ONE_SLOPE, UNSCALED = "written_out_groups", "written_out_slope", "written_out_scales"
+FOLDED = "written_out_reader"  # attribute of a norm: path of the linear layer that has its scales and shifts
 TABLES = "written_out_tables"  # attribute of a part: names of the parameters that were buffers
 NUMBERS = "written_out_numbers"  # attribute of a module: names of the parameters that were one number
 
@@ -53,6 +55,7 @@ def write_out(modules: Sequence[nn.Module], x: Tensor, output: Pick = None) -> N
     They run on inputs x (n, ...); ``output`` is which of the values that they return are taken.
     """
     for module in modules:
+        _fold_norms_of_inputs(module, x, output)
         _unpack_attention(module, x, output)
         for part in module.modules():
             part.__class__ = TRACEABLE.get(type(part), type(part))
@@ -60,7 +63,8 @@ def write_out(modules: Sequence[nn.Module], x: Tensor, output: Pick = None) -> N
                 setattr(part, GROUPS, part.groups)
                 part.weight = nn.Parameter(_of_all_channels(part.weight.detach(), part.groups))
                 part.groups = 1
-            if isinstance(part, NORMS) and getattr(part, "weight", 0) is None and (units := _units_of(part)):
+            unscaled = isinstance(part, NORMS) and getattr(part, "weight", 0) is None and not hasattr(part, FOLDED)
+            if unscaled and (units := _units_of(part)):
                 _scale(part, units)
         slopes = [part for part in module.modules() if isinstance(part, nn.PReLU) and part.num_parameters == 1]
         if slopes:
@@ -89,6 +93,10 @@ def written_out(state: Mapping[str, Tensor], module: nn.Module, architecture: Ar
             whole[name] = _of_all_channels(whole[name], groups)
         if isinstance(part, CrossAttention):
             whole = unpacked(whole, path)
+        if (reader := getattr(part, FOLDED, None)) and name in whole:
+            scale, shift = whole.pop(name), whole.pop(f"{path}.bias".lstrip("."), None)
+            weight, bias = f"{reader}.weight", f"{reader}.bias"
+            whole[weight], whole[bias] = _folded(scale, shift, whole[weight], whole.get(bias))
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     numbers = {
         name
@@ -124,6 +132,64 @@ def _unpack_attention(module: nn.Module, x: Tensor, output: Pick) -> None:
     if after is not None and before[0] is not None and not same_outputs(after, before[0]):
         message = "attention from one value to another must be the same with weights apart, got another function"
         raise FunctionChangedError(f"{message} of {type(module).__name__}")
+
+
+def _fold_norms_of_inputs(module: nn.Module, x: Tensor, output: Pick) -> None:
+    """Multiply scales and shifts of layer norms of the inputs into the linear layer that reads each.
+
+    ``W (γ z + β) + b`` is ``(W γ) z + (b + W β)``. Where something else reads a norm too, it stays as it is.
+    """
+    for norm, reader in _norms_of_inputs(module, x):
+        before, path = (
+            _outputs(module, x, output),
+            next(name for name, part in module.named_modules() if part is reader),
+        )
+        scale, shift, weight, bias = norm.weight, norm.bias, reader.weight, reader.bias
+        reader.weight, reader.bias = map(nn.Parameter, _folded(scale, shift, weight, bias))
+        norm.weight = norm.bias = None
+        after = _outputs(module, x, output)
+        if before is not None and after is not None and same_outputs(after, before):
+            setattr(norm, FOLDED, path)
+        else:
+            norm.weight, norm.bias, reader.weight, reader.bias = scale, shift, weight, bias
+
+
+def _folded(scale: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer with the scale and shift of what it reads in them."""
+    with torch.no_grad():
+        added = weight.new_zeros(len(weight)) if shift is None else weight @ shift
+        return weight * scale, added if bias is None else bias + added
+
+
+def _norms_of_inputs(module: nn.Module, x: Tensor) -> list[tuple[Any, Any]]:
+    """Layer norms with scales of values that depend on no parameter, each with the linear layer that reads it."""
+    parts = list(module.modules())
+    norms = [part for part in parts if type(part) is nn.LayerNorm and part.weight is not None]
+    if not norms:
+        return []
+    written, read = dict[nn.Module, Tensor](), list[tuple[nn.Module, nn.Module]]()
+
+    def note(part: nn.Module, inputs: tuple[Any, ...], result: Tensor) -> None:
+        if isinstance(part, nn.LayerNorm):
+            if not inputs[0].requires_grad:
+                written[part] = result
+        else:
+            read.extend((norm, part) for norm, value in written.items() if value is inputs[0])
+
+    hooks = [part.register_forward_hook(note) for part in parts if part in norms or type(part) is nn.Linear]
+    wanted = [(value, value.requires_grad) for value in module.parameters() if value.is_floating_point()]
+    try:
+        module.requires_grad_(True)
+        with eval_mode(module), torch.enable_grad():
+            called(module, x[:2])
+    except Exception:  # an error of the user's, which tracing reports
+        return []
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for value, own in wanted:
+            value.requires_grad_(own)
+    return [(norm, part) for norm, part in read if [other for other, _ in read].count(norm) == 1]
 
 
 def _write_out_tables(modules: Sequence[nn.Module], x: Tensor, output: Pick) -> None:
