@@ -62,7 +62,7 @@ def test_heads_streams_and_mlps_have_a_width_each() -> None:
     widths = Population.from_modules([net], x).architecture.widths
     expected = {name: {"heads": 3, "stream": 12, "mlp": 7}[kind] for name, kind in kinds.items()} | {first: 12}
     assert {name: widths[name] for name in kinds} == expected
-    with pytest.raises(InputError, match="width must name layers among .*heads.*, got 'head'"):
+    with pytest.raises(InputError, match=r"must name layers among .*heads.*, got 'head'\n.*did you mean 'heads'\?"):
         Assembler(census).assemble({"head": 3})
     with pytest.raises(InputError, match="(?s)got 'full'.*cure: use an int or \"2x\" for each"):
         Assembler(census).assemble({"heads": "full"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,29 @@ def test_reports_and_scores_take_the_logits_and_leave_out_what_is_trained_anew(
     assert [bool(layer["heads"]) for layer in report["layers"]] == [False, True, False]
     scored = ["assemble", "census", "--width", "1x", "--correction", "none", "--out", "scored"]
     assert 0 <= json.loads(run(capsys, *scored, *options))["assembly_validation_accuracy"] <= 1
+
+
+def test_widths_are_checked_before_networks_are_loaded(
+    census: cs.Census, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consilience.studies.networks.open_census", None)
+    for width, message in (
+        ("hedas=2", "--width must name layers among heads, stream, mlp, .*, got 'hedas'\n.*did you mean 'heads'"),
+        ("heads=two", "--width of heads must be a positive int or a multiple such as \"2x\", got 'two'"),
+        ("twice", "--width must be a positive int or a multiple such as \"2x\", got 'twice'"),
+    ):
+        assert re.search(message, refused(capsys, "assemble", "census", "--width", width, "--out", "wrong"))
+
+
+def test_a_census_of_heads_and_of_one_network(
+    census: cs.Census, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = ["census", "runs", "--data", "tokens.npz", *NEXT, "--out"]
+    text = run(capsys, *take, "of-heads")
+    assert text.count("chance levels of heads not measured: mixtures of heads are not like heads\n") == 1
+    assert "members to be turned" not in text
+    one = replace(census.population_, members=census.population_.members[:1])
+    monkeypatch.setattr(cs.Population, "from_pretrained", lambda *_, **__: one)
+    assert "runs must have several networks, as a census compares their units, got one" in refused(
+        capsys, *take, "of-one"
+    )

@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,8 @@ from consilience.errors import InputError
 
 FREQUENCY = re.compile(r"frequency\s*>=\s*(\d{,18}\.?\d{1,18})")
 BUDGET = re.compile(r"parameters\s*<=\s*(\d{1,18})")
+KINDS = ("heads", "stream", "mlp")
+LARGE = 2**40  # a width of which any multiple is a number
 FORMS = 'use an int, "2x", "full", "frequency>=0.5" or "parameters<=100000"'
 
 Selection = Width | Mapping[str, Width]
@@ -75,6 +78,26 @@ def select(census: Census, width: Selection) -> dict[str, Clusters]:
     return {name: layers[name].at(k) for name, k in numbers.items()}
 
 
+def check_form(width: Selection, layers: Collection[str]) -> None:
+    """Raise unless a width may be one of a census with these layers, as far as can be told without its networks."""
+    if isinstance(width, Mapping):
+        _check_names(width, [*KINDS, *layers])
+        for name, value in width.items():
+            resolve_width(value, LARGE, f"width of {name}", 'use an int or "2x" for each')
+        return
+    text = width.strip() if isinstance(width, str) else ""
+    if text != "full" and not FREQUENCY.fullmatch(text) and not BUDGET.fullmatch(text):
+        resolve_width(width, LARGE, "width", FORMS)
+
+
+def _check_names(names: Collection[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            near = get_close_matches(str(name), known, 1)
+            cure = f"did you mean {near[0]!r}?" if near else None
+            raise InputError(f"width must name layers among {', '.join(known)}, got {name!r}", cure=cure)
+
+
 def resolve(census: Census, width: Selection) -> dict[str, int] | None:
     """Return the number of clusters in each hidden layer; None where ``width`` names clusters instead of a number."""
     layers, text = census.layers_, width.strip() if isinstance(width, str) else ""
@@ -92,10 +115,7 @@ def resolve(census: Census, width: Selection) -> dict[str, int] | None:
 def _by_layer(census: Census, width: Mapping[str, Width]) -> dict[str, Width]:
     """Widths by layer, of widths by layer or kind; a layer's own counts before its kind's."""
     layers, kinds = census.layers_, census.population_.architecture.kinds
-    names = [*dict.fromkeys(kinds.values()), *layers]
-    for name in width:
-        if name not in names:
-            raise InputError(f"width must name layers among {', '.join(names)}, got {name!r}")
+    _check_names(width, [*dict.fromkeys(kinds.values()), *layers])
     by_kind = {name: width[kind] for name, kind in kinds.items() if kind in width and name in layers}
     return by_kind | {name: value for name, value in width.items() if name in layers}
 

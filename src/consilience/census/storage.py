@@ -117,6 +117,11 @@ def population_of(directory: Path) -> Path:
     return _place(directory, read_entries(_Entries, config, directory / CONFIG).population)
 
 
+def layers_of(directory: Path) -> tuple[str, ...]:
+    """Return the names of the layers of a census, without its networks."""
+    return read_entries(_Entries, read_config(directory, KIND), directory / CONFIG).layers
+
+
 def _place(directory: Path, recorded: Reference) -> Path:
     path = Path(os.path.normpath(directory / recorded.path))
     if not path.is_dir():

@@ -51,11 +51,14 @@ class Request(OwnNetworks, Reading, Options, Output):
 
 def run(request: Request) -> Result:
     """Return the size of the network and, if the data is known, its accuracy or R² beside that of the ensemble."""
+    from consilience.assembly.widths import check_form
+    from consilience.census.storage import layers_of
     from consilience.store import check_destination
     from consilience.studies.networks import open_census
     from consilience.studies.samples import fitted, known_source
 
     check_destination(request.out, "network")
+    check_form(parse_width(request.width), layers_of(request.census))
     census, population = open_census(request.census, request.module, request.key, request.output)
     source = known_source(population, request.data, request.seed, request)
     data = None if source is None else source.load()

@@ -71,7 +71,7 @@ def run(request: Request) -> Result:
     from consilience.studies.networks import check_folder, is_population, left_out_of, open_population, parse_shape
     from consilience.studies.progress import stages
     from consilience.studies.samples import fitted, sole, source_of
-    from consilience.studies.significance import measured_significance
+    from consilience.studies.significance import OF_HEADS, measured_significance
 
     check_destination(request.out, "census")
     check_folder(request.population)
@@ -90,6 +90,9 @@ def run(request: Request) -> Result:
         shape = tuple(x.shape[1:])
     options: dict[str, Any] = {"key": request.key, "output": request.output, "task": data.get("task")}
     population = open_population(request.population, request.module, shape, request.seed, **options)
+    if len(population) == 1 and request.n_clusters == Request.n_clusters:
+        message = f"{request.population} must have several networks, as a census compares their units, got one"
+        raise InputError(message, cure="add networks, or pass --n-clusters 1x or less for clusters of its own units")
     calibration = None if samples is None else fitted(population, samples).calibration.x
     census = load_or_fit(request, population, calibration, data)
     with stages("chance levels"):
@@ -103,7 +106,12 @@ def run(request: Request) -> Result:
         f"census in {request.out}",
         _line("layer", COLUMNS, longest),
         *(_row(layer, significance.get(name), longest) for name, layer in layers.items()),
-        *(f"chance levels of {name} not measured: {reason}" for name, reason in unmeasured.items()),
+        *(
+            dict.fromkeys(
+                f"chance levels of {'heads' if reason == OF_HEADS else name} not measured: {reason}"
+                for name, reason in unmeasured.items()
+            )
+        ),
         *([READING] if significance else []),
         *(
             f"{name}: the units of {own.n_significant} of {len(own.q)} clusters recur more, beside chance, than "
