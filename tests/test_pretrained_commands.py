@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import consilience as cs
 from conftest import refused, run
+from consilience.errors import InputError
 from consilience.studies.experiment import run_experiment
 
 transformers.logging.set_verbosity_error()
@@ -80,6 +81,8 @@ def test_an_assembly_is_a_directory_that_the_library_loads(
     assert sum(value.numel() for value in net.parameters()) == first["parameters"]
     torch.testing.assert_close(logits(net), logits(cs.assemble(census, "1x", correction="none")))
     assert not hasattr(net.config, "request")
+    with pytest.raises(InputError, match=r'cure: transformers.GPTNeoXForCausalLM.from_pretrained\("fused"\)'):
+        cs.load_network("fused")
     assert json.loads(run(capsys, *assemble)) == first
     assert "differs in width" in refused(capsys, "assemble", "census", "--width", "2x", *assemble[4:])
 

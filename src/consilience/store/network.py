@@ -131,6 +131,10 @@ def load_network(
     """
     artefact = read_artefact(directory, KIND)
     source = artefact.directory / MODEL
+    if (artefact.directory / BESIDE).is_file():
+        name = str(artefact.config["net"]["class"]).rpartition(":")[2]
+        message = f"directory must be what save_network wrote, got files of save_pretrained in {artefact.directory}"
+        raise InputError(message, cure=f'transformers.{name}.from_pretrained("{artefact.directory}")')
     if module is None:
         net, where = artefact.config.get("net"), artefact.directory / CONFIG
         if is_foreign(net):
