@@ -382,5 +382,5 @@ def test_a_batch_size_written_out_is_refused() -> None:
 def test_running_statistics_that_are_not_finite_are_refused_by_name(buffer: str, value: float) -> None:
     module = ZOO["resnet18"].module()
     module.stages[1][0].norm2.get_buffer(buffer)[2] = value
-    with pytest.raises(InputError, match=f"'stages.1.0.norm2.{buffer}' must be finite"):
+    with pytest.raises(InputError, match=f"'stages.1.0.norm2.{buffer}' of member 0 must be finite"):
         Population.from_modules([module], ZOO["resnet18"].inputs())
