@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from small_transformers import IMAGES, LANGUAGE, POSITIONS, TOKENS
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,12 +43,22 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Small:
-    """One network: its family, what makes it, the shape of a sample, and which of its outputs is taken."""
+    """One network: its family, what makes it, the shape of a sample, and which of its outputs is taken.
+
+    Samples are normal numbers or, where ``n_tokens`` says how many there are, tokens.
+    """
 
     family: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = ROW
     output: str | int | None = None
+    n_tokens: int | None = None
+
+    def inputs(self, n: int) -> Tensor:
+        """Return n samples."""
+        if self.n_tokens is None:
+            return torch.randn(n, *self.shape)
+        return torch.randint(self.n_tokens, (n, *self.shape))
 
 
 def mlp(forward: Forward, width: int = 8, **parts: Callable[[], Any] | None) -> Callable[[], nn.Module]:
@@ -492,4 +503,7 @@ NETWORKS: dict[str, Small] = {
             va=lambda: torch.ones(8),
         ),
     ),
+}
+NETWORKS |= {name: Small("transformers", build, (POSITIONS,), n_tokens=TOKENS) for name, build in LANGUAGE.items()} | {
+    name: Small("transformers", build, IMAGE) for name, build in IMAGES.items()
 }

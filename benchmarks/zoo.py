@@ -48,6 +48,7 @@ import consilience as cs
 from consilience.baselines import Ensemble
 from consilience.errors import ConsilienceError
 from consilience.units.outputs import outputs_in
+from consilience.units.precision import exact
 
 WRONG = 1e-4  # of the spread over samples
 N_QUICK = 2  # networks of each family
@@ -68,7 +69,7 @@ def shaken(module: nn.Module) -> nn.Module:
 def tried(small: Small) -> tuple[str, str]:
     """Return what becomes of a network, and why."""
     torch.manual_seed(0)
-    modules, x = [shaken(small.build()) for _ in range(2)], torch.randn(40, *small.shape)
+    modules, x = [shaken(small.build()) for _ in range(2)], small.inputs(40)
     step = "refused"
     try:
         population = cs.Population.from_modules(modules, x[:16], output=small.output)
@@ -95,7 +96,7 @@ def _error(population: cs.Population, x: Tensor, output: str | int | None, *, al
             ours = outputs_in(full(x), "full", output)
         return float((ours - expected).abs().max() / expected.std(0).max())
     with torch.no_grad():
-        ours, *theirs = (flat(copy.deepcopy(m).double()(x.double()), output) for m in (full, *members))
+        ours, *theirs = (flat(copy.deepcopy(m).double()(exact(x)), output) for m in (full, *members))
     means = [torch.stack(each).mean(0) for each in zip(*theirs, strict=True)]
     return max(float((a - b).abs().max() / b.std(0).max()) for a, b in zip(ours, means, strict=True))
 

@@ -589,3 +589,16 @@ def test_positions_in_a_buffer_go_with_the_units(tmp_path: Path) -> None:
     assert network.get_parameter("positions").grad is None
     assert isinstance(nets[0].positions, Tensor)
     assert not isinstance(nets[0].positions, nn.Parameter)
+
+
+def test_heads_with_fixed_slopes_keep_their_index() -> None:
+    def sloped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        distances = (torch.arange(T)[None] - torch.arange(T)[:, None]).abs() * torch.arange(1.0, HEADS + 1)[
+            :, None, None
+        ]
+        return (q @ k.transpose(-1, -2) - distances).softmax(-1) @ v
+
+    architecture = find_layers(Net(Attention(sloped)), torch.randint(0, 7, (4, T)))
+    assert {layer.name for layer in architecture.hidden if not layer.interchangeable} == {
+        f"attention.{name}" for name in "qkv"
+    }

@@ -81,10 +81,8 @@ def copies(modules: Iterable[nn.Module], first: int = 0) -> list[nn.Module]:
 
 def _check_finite(state: Mapping[str, Tensor], name: str) -> None:
     for key, value in state.items():
-        finite = not value.numel() or bool(
-            torch.stack(value.aminmax()).isfinite().all()
-        )  # NaN wins both: no large copy
-        if not finite and not is_mask(value):
+        extremes = torch.stack(value.aminmax()) if value.numel() else value  # NaN wins both: no large copy
+        if not bool(extremes.isfinite().all()) and not is_mask(value):
             raise InputError(f"'{key}' of {name} must be finite, got NaN or infinity", cure="leave this member out")
 
 

@@ -140,6 +140,8 @@ def _decompose(graph: fx.Graph) -> None:
             product = _computed(graph, node, aten.mul.Tensor, *factors)
             product = product if number == 1 else _computed(graph, node, aten.mul.Tensor, product, number)
             _replace(graph, node, _computed(graph, node, aten.add.Tensor, added, product))
+    for node in graph.nodes:  # what is computed otherwise may lie otherwise in memory
+        node.target = aten.reshape.default if node.target is aten.view.default else node.target
 
 
 def _decompose_einsum(graph: fx.Graph, node: fx.Node) -> None:

@@ -81,7 +81,10 @@ def product(walk: Walk, node: fx.Node) -> Label:
     if dims - 1 in first or dims - 2 in second:
         raise walk.error("a product that sums over units", node, OTHERS)
     if not first or not second:  # positions are mixed by what has no units, as by a fixed adjacency matrix
-        label = first or second
+        label, other = (first, b) if first else (second, a)
+        for dim, runs in label.items():
+            if dim < dims - 2 and size(other, dim) != 1:
+                walk.fix(runs)  # each has another mixture, as heads with fixed slopes have
         walk.record(label, "avg_pool")
         return label
     if set(first) != set(second) or len(first) != 1 or max(first) >= dims - 2:
