@@ -140,18 +140,15 @@ def _fold_norms_of_inputs(module: nn.Module, x: Tensor, output: Pick) -> None:
     ``W (γ z + β) + b`` is ``(W γ) z + (b + W β)``. Where something else reads a norm too, it stays as it is.
     """
     for norm, reader in _norms_of_inputs(module, x):
-        before, path = (
-            _outputs(module, x, output),
-            next(name for name, part in module.named_modules() if part is reader),
-        )
-        scale, shift, weight, bias = norm.weight, norm.bias, reader.weight, reader.bias
-        reader.weight, reader.bias = map(nn.Parameter, _folded(scale, shift, weight, bias))
+        before, own = _outputs(module, x, output), (norm.weight, norm.bias, reader.weight, reader.bias)
+        reader.weight, reader.bias = map(nn.Parameter, _folded(*own))
         norm.weight = norm.bias = None
         after = _outputs(module, x, output)
         if before is not None and after is not None and same_outputs(after, before):
-            setattr(norm, FOLDED, path)
+            norm.elementwise_affine = False
+            setattr(norm, FOLDED, next(name for name, part in module.named_modules() if part is reader))
         else:
-            norm.weight, norm.bias, reader.weight, reader.bias = scale, shift, weight, bias
+            norm.weight, norm.bias, reader.weight, reader.bias = own
 
 
 def _folded(scale: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,13 @@ from consilience.units.operations.sections import align
 from consilience.units.operations.shapes import are_then_heads
 from consilience.units.operations.weights import scale_units
 from consilience.units.program import N_SAMPLES, sizes
-from consilience.units.tail import reads_number
+from consilience.units.tail import operation_name, reads_number
 from consilience.units.walk import PARAMETER, UNSUPPORTED, Walk, is_tensor, n_dims, size
 
+VIEWS = {
+    *("slice", "select", "narrow", "index", "index_select", "embedding", "unsqueeze", "squeeze", "view", "reshape"),
+    *("expand", "permute", "transpose", "clone", "alias", "detach", "to", "_to_copy"),
+}
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
 ONE_UNIT = "let it be what one linear layer or convolution writes and nothing else reads, or give each unit its own"
 PRODUCTS = (aten.mul.Tensor, aten.div.Tensor)
@@ -60,7 +64,7 @@ def combine(walk: Walk, node: fx.Node) -> Label:
         if apart:
             label[dim] = units
         else:
-            if is_sum and (table := _constant(walk, second if runs[0] is not None else first)):
+            if node.target is aten.add.Tensor and (table := _table(walk, second if runs[0] is not None else first)):
                 walk.tables.add(table)
             walk.fix(units)  # they meet features that keep their index
     if not is_sum and not all_paired and first in walk.labels and second in walk.labels:
@@ -68,9 +72,9 @@ def combine(walk: Walk, node: fx.Node) -> Label:
     return label
 
 
-def _constant(walk: Walk, value: fx.Node) -> str:
+def _table(walk: Walk, value: fx.Node) -> str:
     """The graph input of the constant of which a value is a view or some rows; empty if it is none."""
-    while value.op == "call_function" and value.args and isinstance(value.args[0], fx.Node):
+    while operation_name(value) in VIEWS and isinstance(value.args[0], fx.Node):
         value = value.args[0]
     return value.name if value.name in walk.program.constants else ""
 
