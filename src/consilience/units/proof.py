@@ -13,6 +13,7 @@ from consilience.errors import FunctionChangedError, InputError
 from consilience.units.architecture import Architecture, Layer, TracedNetwork
 from consilience.units.deviation import deviation
 from consilience.units.forward import forward
+from consilience.units.multihead import plain_attention
 from consilience.units.precision import InDouble, exact
 from consilience.units.resize import hollow_double, resize
 from consilience.units.symmetry import can_flip, duplicate, flip, permute_all, rescale_all, symmetry_of
@@ -59,30 +60,38 @@ def prove(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
     except FunctionChangedError:
         pass  # with what it holds
     double = hollow_double(module), network.computing_in_double(), exact(x)
-    outputs = _in_double(*double)
-    if outputs is None:
+    if _runs(*double):  # roundings may grow; a wrong layer is wrong in double precision too
+        _check_fused(module, network, x)
+        _prove(*double, by_layer=True, mode=InDouble())
+    else:
         _prove(module, network, x, by_layer=True)
-        return
-    own = forward(module, network.state, x, network.architecture.program.pick)
-    if float((own - outputs).norm()) > SAME * float(outputs.norm()):
-        message = (
-            f"{type(module).__name__} must return the same in double precision and without fused operations, got others"
-        )
-        raise FunctionChangedError(message, cure=NESTED if _is_nested(module) else CURE)
-    _prove(*double, by_layer=True, mode=InDouble())  # roundings may grow; a wrong layer is wrong here too
 
 
-def _in_double(module: nn.Module, network: TracedNetwork, x: Tensor) -> Tensor | None:
-    """What a module returns in double precision; None if it does not run there."""
+def _runs(module: nn.Module, network: TracedNetwork, x: Tensor) -> bool:
+    """Whether a module runs in double precision."""
     try:
         with InDouble():
-            return forward(module, network.state, x, network.architecture.program.pick)
+            forward(module, network.state, x, network.architecture.program.pick)
     except InputError:
-        return None
+        return False
+    return True
+
+
+def _check_fused(module: nn.Module, network: TracedNetwork, x: Tensor) -> None:
+    """Raise if a module is another function in torch's fused path, which `InDouble` turns off."""
+    if not _is_nested(module):
+        return
+    pick = network.architecture.program.pick
+    own = forward(module, network.state, x, pick)
+    with plain_attention():
+        plain = forward(module, network.state, x, pick)
+    if float((own - plain).norm()) > SAME * float(own.norm()):
+        message = f"{type(module).__name__} must return the same without torch's fused path, got another function"
+        raise FunctionChangedError(message, cure=NESTED)
 
 
 def _is_nested(module: nn.Module) -> bool:
-    """Whether a part skips padding in torch's fused path, which `InDouble` turns off."""
+    """Whether a part skips padding in the fused path."""
     return any(isinstance(part, nn.TransformerEncoder) and part.use_nested_tensor for part in module.modules())
 
 
