@@ -26,6 +26,7 @@ NO_SCRIPT = {
     "convnets_table",
     "teachers",
     "small_networks",  # needs packages that are no dependencies
+    "small_transformers",
 }
 # Arguments beside --quick, and a word of the text.
 RUNS = {
