@@ -70,7 +70,7 @@ def run(request: Request) -> Result:
     from consilience.studies.heads import lines_of
     from consilience.studies.networks import check_folder, is_population, left_out_of, open_population, parse_shape
     from consilience.studies.progress import stages
-    from consilience.studies.samples import fitted, sole, source_of
+    from consilience.studies.samples import fitted, packed, sole, source_of
     from consilience.studies.significance import OF_HEADS, measured_significance
 
     check_destination(request.out, "census")
@@ -93,7 +93,11 @@ def run(request: Request) -> Result:
     if len(population) == 1 and request.n_clusters == Request.n_clusters:
         message = f"{request.population} must have several networks, as a census compares their units, got one"
         raise InputError(message, cure="add networks, or pass --n-clusters 1x or less for clusters of its own units")
-    calibration = None if samples is None else fitted(population, samples).calibration.x
+    calibration = None
+    if samples is not None and samples.task == "next-token":  # numbers of another vocabulary mean nothing
+        calibration = fitted(population, samples).calibration.x
+    elif samples is not None:
+        calibration = packed(population, samples.calibration).x
     census = load_or_fit(request, population, calibration, data)
     with stages("chance levels"):
         significance, unmeasured = measured_significance(census)
