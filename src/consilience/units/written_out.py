@@ -54,8 +54,8 @@ def write_out(modules: Sequence[nn.Module], x: Tensor, output: Pick = None) -> N
 
     They run on inputs x (n, ...); ``output`` is which of the values that they return are taken.
     """
+    _fold_norms_of_inputs(modules, x, output)
     for module in modules:
-        _fold_norms_of_inputs(module, x, output)
         _unpack_attention(module, x, output)
         for part in module.modules():
             part.__class__ = TRACEABLE.get(type(part), type(part))
@@ -134,21 +134,28 @@ def _unpack_attention(module: nn.Module, x: Tensor, output: Pick) -> None:
         raise FunctionChangedError(f"{message} of {type(module).__name__}")
 
 
-def _fold_norms_of_inputs(module: nn.Module, x: Tensor, output: Pick) -> None:
+def _fold_norms_of_inputs(modules: Sequence[nn.Module], x: Tensor, output: Pick) -> None:
     """Multiply scales and shifts of layer norms of the inputs into the linear layer that reads each.
 
     ``W (γ z + β) + b`` is ``(W γ) z + (b + W β)``. Where something else reads a norm too, it stays as it is.
     """
-    for norm, reader in _norms_of_inputs(module, x):
-        before, own = _outputs(module, x, output), (norm.weight, norm.bias, reader.weight, reader.bias)
-        reader.weight, reader.bias = map(nn.Parameter, _folded(*own))
-        norm.weight = norm.bias = None
-        after = _outputs(module, x, output)
-        if before is not None and after is not None and same_outputs(after, before):
-            norm.elementwise_affine = False
-            setattr(norm, FOLDED, next(name for name, part in module.named_modules() if part is reader))
-        else:
-            norm.weight, norm.bias, reader.weight, reader.bias = own
+    met = dict[tuple[object, ...], list[tuple[str, str]]]()
+    for module in modules:
+        alike = _shapes(module)
+        if alike not in met:
+            met[alike] = _norms_of_inputs(module, x)
+        for path, reading in met[alike]:
+            norm: Any = module.get_submodule(path)
+            reader: Any = module.get_submodule(reading)
+            before, own = _outputs(module, x, output), (norm.weight, norm.bias, reader.weight, reader.bias)
+            reader.weight, reader.bias = map(nn.Parameter, _folded(*own))
+            norm.weight = norm.bias = None
+            after = _outputs(module, x, output)
+            if before is not None and after is not None and same_outputs(after, before):
+                norm.elementwise_affine = False
+                setattr(norm, FOLDED, reading)
+            else:
+                norm.weight, norm.bias, reader.weight, reader.bias = own
 
 
 def _folded(scale: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -158,9 +165,9 @@ def _folded(scale: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor | 
         return weight * scale, added if bias is None else bias + added
 
 
-def _norms_of_inputs(module: nn.Module, x: Tensor) -> list[tuple[Any, Any]]:
-    """Layer norms with scales of values that depend on no parameter, each with the linear layer that reads it."""
-    parts = list(module.modules())
+def _norms_of_inputs(module: nn.Module, x: Tensor) -> list[tuple[str, str]]:
+    """Paths of layer norms, with scales, of what depends on no parameter, and of the linear layer that reads each."""
+    parts = {part: path for path, part in module.named_modules()}
     norms = [part for part in parts if type(part) is nn.LayerNorm and part.weight is not None]
     if not norms:
         return []
@@ -186,7 +193,7 @@ def _norms_of_inputs(module: nn.Module, x: Tensor) -> list[tuple[Any, Any]]:
             hook.remove()
         for value, own in wanted:
             value.requires_grad_(own)
-    return [(norm, part) for norm, part in read if [other for other, _ in read].count(norm) == 1]
+    return [(parts[norm], parts[part]) for norm, part in read if [other for other, _ in read].count(norm) == 1]
 
 
 def _write_out_tables(modules: Sequence[nn.Module], x: Tensor, output: Pick) -> None:
