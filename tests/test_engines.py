@@ -41,7 +41,7 @@ from consilience.training import blocks
 from consilience.training.resume import FILE, delete_resume_state
 from consilience.units.same import same_outputs
 from consilience.versions import versions
-from engine_tasks import address, imports, killed_until, nothing, refuses, scaled, succeeds_at
+from engine_tasks import address, begins, imports, killed_until, nothing, refuses, scaled, succeeds_at
 
 KINDS = ("serial", "processes", "dask")
 
@@ -73,6 +73,13 @@ def test_results_come_in_the_order_of_the_items(engines: dict[str, Engine], kind
     assert torch.stack(results).tolist() == [[0, i / 2, i] for i in range(6)]
     assert done == [(n, 6) for n in range(1, 7)]
     assert engines[kind].map(nothing, []) == []
+
+
+def test_tensors_begin_in_workers_where_torch_puts_its_own(engines: dict[str, Engine]) -> None:
+    shared = {"a": torch.ones(3, 1), "b": torch.arange(5) > 1, "c": torch.tensor(2.0), "d": torch.ones(0, 2)}
+    shared |= {"e": torch.ones(4, 6, dtype=torch.bfloat16).T[1:]}
+    (found,) = engines["processes"].map(begins, [1], shared=shared)
+    assert found == begins(1, **{name: value.clone() for name, value in shared.items()})
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
@@ -171,10 +178,13 @@ def test_what_cannot_be_sent_is_refused(engines: dict[str, Engine]) -> None:
 def test_a_full_directory_of_temporary_files_is_told(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def open_on_full_disk(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name == "arrays":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return there(path, *args, **options)
 
-    monkeypatch.setattr("consilience.engines.processes.save_file", full)
+    there = Path.open
+    monkeypatch.setattr(Path, "open", open_on_full_disk)
     with pytest.raises(EngineError, match=r"(?s)must hold what tasks share, got OSError.*cure: free some space there"):
         engines["processes"].map(nothing, [1])
 

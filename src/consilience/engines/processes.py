@@ -1,6 +1,7 @@
 """Tasks in processes of this machine: `concurrent.futures` with processes that are started afresh.
 
-- Shared tensors and arrays go to the workers in files of a temporary directory, which each maps into memory once.
+- Shared tensors and arrays go to the workers in a file, which each maps into memory once. Each begins at a multiple of
+  64 bytes as torch's own tensors do, because the last digits of a product depend on where its rows begin.
 - A pool is broken when one of its processes dies, and does not say which task that process was running. All tasks that
   were running are then run again, one at a time, so that no task fails because of another.
 - Workers end with their driver, also if it is killed.
@@ -21,12 +22,11 @@ from functools import lru_cache
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consilience.engines.call import call, packed
@@ -35,8 +35,8 @@ from consilience.engines.memory import keep_freed_memory
 from consilience.errors import EngineError
 from consilience.versions import versions
 
-ARRAYS, ALIGNED = ".arrays", 64  # suffix of their file, and of what their places in it are multiples
-_Shared = tuple[str, list[tuple[int, int]], bytes]  # file of tensors, places of arrays in the one beside it, others
+ALIGNED = 64  # places of arrays in their file are multiples of it
+_Shared = tuple[str, list[tuple[int, int]], bytes]  # file of arrays, their places in it, and what holds them
 START = 300  # seconds until the first process answers: importing torch from a slow disk may take a minute
 
 
@@ -122,20 +122,17 @@ def _outcome(future: Future[bytes]) -> Any:
 @contextmanager
 def _in_file(shared: Mapping[str, Any]) -> Iterator[_Shared]:
     """Lend shared values as workers read them: files of tensors and of arrays, and the others as a message."""
-    # Copies, because a file cannot hold tensors that share memory.
-    tensors = {name: value.detach().clone() for name, value in shared.items() if isinstance(value, Tensor)}
     arrays, places = list[pickle.PickleBuffer](), list[tuple[int, int]]()
-    others = packed({name: value for name, value in shared.items() if name not in tensors}, arrays.append)
+    others = packed({k: _Bytes.of(v) if isinstance(v, Tensor) else v for k, v in shared.items()}, arrays.append)
     with TemporaryDirectory(prefix="consilience-") as directory:
-        file = Path(directory, "shared.safetensors")
+        file = Path(directory, "arrays")
         try:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, file)
-            with file.with_suffix(ARRAYS).open("wb") as stream:
+            with file.open("wb") as stream:
                 for array in arrays:
                     stream.write(bytes(-stream.tell() % ALIGNED))
                     places.append((stream.tell(), stream.tell() + array.raw().nbytes))
                     stream.write(array.raw())
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             message = (
                 f"the directory of temporary files must hold what tasks share, got {type(error).__name__}: {error}"
             )
@@ -143,22 +140,33 @@ def _in_file(shared: Mapping[str, Any]) -> Iterator[_Shared]:
         yield str(file), places, others
 
 
-@lru_cache(maxsize=1)
-def _tensors(file: str) -> dict[str, Tensor]:
-    return load_file(file)
+class _Bytes(NamedTuple):
+    """A tensor as an array of bytes."""
+
+    values: NDArray[np.uint8]
+    dtype: torch.dtype
+    shape: torch.Size
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Bytes:
+        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        return cls(values, tensor.dtype, tensor.shape)
+
+    def tensor(self) -> Tensor:
+        return torch.from_numpy(self.values).view(self.dtype).view(self.shape)
 
 
 @lru_cache(maxsize=1)
 def _arrays(file: str) -> memoryview:
-    path = Path(file).with_suffix(ARRAYS)
-    return np.memmap(path, mode="c").data if path.stat().st_size else memoryview(b"")
+    return np.memmap(file, mode="c").data if Path(file).stat().st_size else memoryview(b"")
 
 
 def _run(what: bytes, shared: _Shared, threads: int, wanted: Mapping[str, str]) -> bytes:
     """Run a task in a worker."""
     (task, item), (file, places, others) = pickle.loads(what), shared
-    rest = pickle.loads(others, buffers=[_arrays(file)[start:end] for start, end in places])
-    return pickle.dumps(call(task, item, {**_tensors(file), **rest}, threads, wanted))
+    values = pickle.loads(others, buffers=[_arrays(file)[start:end] for start, end in places])
+    values = {name: value.tensor() if isinstance(value, _Bytes) else value for name, value in values.items()}
+    return pickle.dumps(call(task, item, values, threads, wanted))
 
 
 def _begin() -> None:

@@ -85,7 +85,9 @@ class Learner:
         self.stack.template.eval()
         with torch.no_grad():
             for x, y in zip(samples.x.split(size), samples.y.split(size), strict=True):
-                outputs, targets = self.stack.outputs(x), y.expand(self.k, *y.shape)
+                # A copy, since the last digits of a product depend on where its rows begin in memory, which differs
+                # between data in a file's memory map and data in a process of its own.
+                outputs, targets = self.stack.outputs(x.clone()), y.expand(self.k, *y.shape)
                 means.add(member_losses(outputs, targets, samples.task), outputs, targets)
         self.stack.template.train()
         return means.result()
