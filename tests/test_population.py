@@ -154,8 +154,11 @@ class NeverRun(nn.Linear):
 @pytest.mark.parametrize(
     ("details", "message"),
     [
-        ({"tasks": "regression"}, "arguments must be among output, failed, .* got tasks\n  cure: did you mean task"),
-        ({"members": ()}, "arguments must be among output, failed, .* got members"),
+        (
+            {"tasks": "regression"},
+            "arguments must be among output, .* got 'tasks'\n  cure: did you mean 'task'",
+        ),
+        ({"members": ()}, "arguments must be among output, failed, .* got 'members'"),
         ({"task": "next_token"}, "task must be one of .* got 'next_token'"),
     ],
 )

@@ -52,14 +52,19 @@ def check_names(argument: str, names: Iterable[str], known: Collection[str]) -> 
 
     >>> check_names("arguments", ["tasks"], ["output", "task"])
     Traceback (most recent call last):
-    consilience.errors.InputError: arguments must be among output, task, got tasks
-      cure: did you mean task?
+    consilience.errors.InputError: arguments must be among output, task, got 'tasks'
+      cure: did you mean 'task'?
     """
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            cure = f"did you mean {near[0]}?" if near else None
-            raise InputError(f"{argument} must be among {', '.join(known)}, got {name}", cure=cure)
+            wanted = f"{argument} must be among {', '.join(known)}"
+            raise InputError(f"{wanted}, got {name!r}", cure=did_you_mean(name, known))
+
+
+def did_you_mean(name: object, known: Iterable[str], similarity: float = 0.6) -> str | None:
+    """Return a cure with the name that is most like the one given, from a similarity (0 to 1) on; None if none is."""
+    near = get_close_matches(str(name), list(known), 1, similarity)
+    return f"did you mean {near[0]!r}?" if near else None
 
 
 def check_count(argument: str, value: object, least: int = 1, most: int | None = None, cure: str | None = None) -> None:

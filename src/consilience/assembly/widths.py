@@ -17,14 +17,13 @@ import math
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Protocol
 
 import numpy as np
 
 from consilience.census.census import Census
 from consilience.census.layer_census import LayerCensus
-from consilience.checks import Width, resolve_width
+from consilience.checks import Width, did_you_mean, resolve_width
 from consilience.clustering.clusters import Clusters, count
 from consilience.errors import InputError
 
@@ -93,9 +92,8 @@ def check_form(width: Selection, layers: Collection[str]) -> None:
 def _check_names(names: Collection[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            near = get_close_matches(str(name), known, 1)
-            cure = f"did you mean {near[0]!r}?" if near else None
-            raise InputError(f"width must name layers among {', '.join(known)}, got {name!r}", cure=cure)
+            wanted = f"width must name layers among {', '.join(known)}"
+            raise InputError(f"{wanted}, got {name!r}", cure=did_you_mean(name, known))
 
 
 def resolve(census: Census, width: Selection) -> dict[str, int] | None:

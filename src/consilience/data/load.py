@@ -15,7 +15,6 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consilience.checks import as_path, as_tensor, check_choice, check_count, check_seed, describe
+from consilience.checks import as_path, as_tensor, check_choice, check_count, check_seed, describe, did_you_mean
 from consilience.data.arrays import LAYOUTS, read_inputs, read_labels
 from consilience.data.content import text_of
 from consilience.data.dataset import TEST_SHARE, VALIDATION_SHARE, Data, Dataset, check_dataset
@@ -309,9 +308,8 @@ def _read_npz(path: Path, inputs: Sequence[str]) -> _Source:
     if missing:
         got, cure = ", ".join(names) or "none", f"add {missing} with numpy.savez"
         stems = [name.removesuffix("_train") for name in names]
-        unknown = (get_close_matches(name, stems, 1) for name in inputs if name not in stems)
-        if near := next((found for found in unknown if found), None):
-            cure = f"did you mean {near[0]!r}?"
+        near = (did_you_mean(name, stems) for name in inputs if name not in stems)
+        cure = next(filter(None, near), cure)
         raise InputError(f"{path} must have arrays {', '.join(keys)}, got {got}", cure=cure)
     if not inputs:
         return _Source(path.name, *arrays.values())

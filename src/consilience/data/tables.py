@@ -10,12 +10,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from consilience.checks import did_you_mean
 from consilience.errors import InputError
 
 LABEL_COLUMNS = ("label", "y")
@@ -65,8 +65,7 @@ def read_table(path: Path, columns: Columns) -> Table:
         if names.count(name) != 1 or taken.count(name) > 1:
             wanted = ", ".join(map(repr, targets))
             got = f"{name!r} of {', '.join(map(repr, names))}, target {wanted}"
-            near = get_close_matches(name, names, 1) if name not in names else []
-            cure = f"did you mean {near[0]!r}?" if near else None
+            cure = None if name in names else did_you_mean(name, names)
             raise InputError(f"columns and target must be different columns of {path}, got {got}", cure=cure)
     others = [f"{name!r} of {table[name].kind}" for name in inputs if not table[name].is_number]
     if others or not inputs:

@@ -12,14 +12,13 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from consilience.checks import as_tensor, check_finite, describe
+from consilience.checks import as_tensor, check_finite, describe, did_you_mean
 from consilience.errors import InputError
 from consilience.several import are_several, check_same_samples
 
@@ -185,10 +184,10 @@ def _check_taken(module: nn.Module, names: Sequence[str], n: int, argument: str)
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     own, ignores = [p.name for p in named], len(named) < len(parameters)
     for name in sorted({*names} - {*own}) if ignores else ():
-        if near := get_close_matches(name, {*own} - {*names}, 1, NEARLY):
+        if cure := did_you_mean(name, {*own} - {*names}, NEARLY):
             kind = type(module).__name__
             message = f"{argument} must have inputs that the forward pass of {kind} has by name, got {name!r}"
-            raise InputError(message, cure=f"did you mean {near[0]!r}?")
+            raise InputError(message, cure=cure)
     needed = [p.name for p in named if p.default is p.empty]
     missing = [name for i, name in enumerate(needed) if (name not in names if names else i >= n)]
     if not missing if _apart(module.forward, names, n) else len(needed) <= 1:

@@ -5,14 +5,13 @@ Several outputs are flattened and put side by side, (n, o₁ + o₂ + …); one 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
 import torch
 from torch import Tensor
 
-from consilience.checks import describe
+from consilience.checks import describe, did_you_mean
 from consilience.errors import InputError
 
 Pick = str | int | None  # a key or attribute, a number in a tuple, or None for all outputs
@@ -67,9 +66,8 @@ def _picked(returned: object, name: str, output: Pick) -> object:
     if not parts:
         raise InputError(f"output={output!r} must be in what {name} returns, got {_kind(returned)} alone")
     keys = list(parts)
-    near = difflib.get_close_matches(str(output), map(str, keys), 1)
-    cure = f"did you mean {near[0]!r}?" if near else None
-    raise InputError(f"output must be one of {', '.join(map(repr, keys))} for {name}, got {output!r}", cure=cure)
+    wanted = f"output must be one of {', '.join(map(repr, keys))} for {name}"
+    raise InputError(f"{wanted}, got {output!r}", cure=did_you_mean(output, map(str, keys)))
 
 
 def _parts(returned: object) -> Mapping[str | int, object]:
