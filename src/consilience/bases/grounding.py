@@ -166,8 +166,9 @@ def basis_of_groups(
     """Return the basis whose centroids are those of groups of units.
 
     Unit u is ``s_u`` times the centroid m that it is projected on: ``s_u = σ ν (p·m) / (m·m)`` with its norm ν if units
-    may be rescaled, ``s_u = σ`` if not. A live unit in no group, or in several, is projected on the nearest centroid; a
-    dead one (``alive`` (U,)) in no group on none. ``widths`` split the rows of ``points`` (U, d) into members.
+    may be rescaled, ``s_u = σ`` if not. A unit in several groups is projected on the nearest of their centroids, a live
+    one in no group on the nearest of all; a dead one (``alive`` (U,)) in no group on none. ``widths`` split the rows of
+    ``points`` (U, d) into members.
     """
     if centroids is None:
         centroids = find_centroids(points, groups, symmetry)
@@ -175,7 +176,10 @@ def basis_of_groups(
     nearest = torch.zeros(len(points), dtype=torch.int64)
     nearest[groups.units] = groups.clusters
     elsewhere = n_groups != 1
-    nearest[elsewhere] = _nearest(points[elsewhere], centroids.points.to(points.dtype), symmetry)
+    allowed = (n_groups[elsewhere] == 0)[:, None].repeat(1, groups.n_clusters)
+    pairs, row = elsewhere[groups.units], elsewhere.cumsum(0) - 1
+    allowed[row[groups.units[pairs]], groups.clusters[pairs]] = True
+    nearest[elsewhere] = _nearest(points[elsewhere], centroids.points.to(points.dtype), symmetry, allowed)
     along, norms = torch.zeros(2, len(points), dtype=torch.float64)
     for some in blocks(len(points), AT_ONCE):
         exact = points[some].double()
@@ -355,11 +359,12 @@ def principal_sides(rows: Tensor) -> Tensor:
     return side
 
 
-def _nearest(points: Tensor, centroids: Tensor, symmetry: Symmetry) -> Tensor:
+def _nearest(points: Tensor, centroids: Tensor, symmetry: Symmetry, allowed: Tensor) -> Tensor:
+    """The nearest of the centroids (c, d) that are allowed (n, c) to each point (n, d)."""
     along = points @ centroids.T
     if symmetry.flippable:
         along = along.abs()
     squares = centroids.square().sum(1)
-    if symmetry.homogeneous:  # any multiple of a centroid will do: the smallest angle
-        return first_largest(along / torch.where(squares > 0, squares, 1).sqrt())
-    return first_largest(2 * along - squares)
+    angles = along / torch.where(squares > 0, squares, 1).sqrt()  # any multiple of a centroid will do
+    near = angles if symmetry.homogeneous else 2 * along - squares
+    return first_largest(near.masked_fill(~allowed, -math.inf))
