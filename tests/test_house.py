@@ -11,6 +11,8 @@ from pathlib import Path
 import networkx
 import pytest
 
+import consilience
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "consilience"
 
@@ -128,6 +130,16 @@ def test_the_readme_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> 
     exec(compile(code, "README.md", "exec"), {})
     printed = [float(line) for line in capsys.readouterr().out.split()]
     assert printed == pytest.approx([float(line) for line in shown.split()], abs=2.5 / 359)
+
+
+@pytest.mark.slow
+def test_the_gpt2s_of_the_readme_become_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n([^`]*GPT2Config.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"cs": consilience})
+    assert capsys.readouterr().out == "8\n"
 
 
 def test_every_page_has_a_place_in_the_site() -> None:
