@@ -202,6 +202,17 @@ def test_a_narrow_assembly_is_fitted_to_the_pooled_outputs(name: str) -> None:
     assert errors["distill"] <= errors["least-squares"] * 1.05
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_heads_that_are_not_picked_are_no_part_of_the_fit(task: str) -> None:
+    modules = members(lambda m, x: {"y": m.b(m.hidden(x)), "other": m.s(m.hidden(x)).sigmoid()}, ROWS, (7, 7, 7))
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
+    population = Population.from_modules(modules, x[:8], output="y", task=task)
+    assembler = Assembler(Census(n_resamples=0).fit(population, x))
+    for correction in ("least-squares", "second-order"):
+        result = evaluate(assembler.assemble(5, correction=correction), x, population)
+        assert result.error < result.member_error
+
+
 def test_parameters_without_a_part_in_the_outputs_are_kept() -> None:
     modules = members(lambda m, x: m.b(m.hidden(x)), ROWS)
     population = Population.from_modules(modules, ROWS[:8])

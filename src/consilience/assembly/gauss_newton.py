@@ -50,12 +50,15 @@ def gauss_newton(
     """Return the network with its maps fitted to ``reference`` on inputs x (n, ...).
 
     The reference is (n, o), or (r, o) with the rows of ``sampling`` where outputs have positions. By default the maps
-    are all those that read layers: maps that read the inputs are centroids of the members' hyperplanes, and stay. Of
-    the networks before and after each step, that with the smallest error on held-out samples is returned.
+    are all those that read layers: maps that read the inputs are centroids of the members' hyperplanes, and stay. So do
+    maps that the outputs do not depend on, as those of heads that are not picked. Of the networks before and after each
+    step, that with the smallest error on held-out samples is returned.
     """
     if maps is None:
         maps = [m for m in network.architecture.maps if m.reads]
-    maps = [m for m in maps if m.fitted]
+    program = network.architecture.program
+    needed = program.needed([program.output])
+    maps = [m for m in maps if m.fitted and m.output.name in needed]
     if not maps or len(x) < 2:
         return network
     place = precise_device()

@@ -15,13 +15,14 @@ from consilience.checks import describe, did_you_mean
 from consilience.errors import InputError
 
 Pick = str | int | None  # a key or attribute, a number in a tuple, or None for all outputs
+ALL = "leave it out to take all outputs, side by side"
 CURE = "pass output=, the key or number of the one to take"
 
 
 def check_pick(output: object) -> None:
     """Raise unless this is a key, a number or None."""
     if isinstance(output, bool) or not isinstance(output, str | int | None):
-        raise InputError(f"output must be a key, a number or None, got {output!r}")
+        raise InputError(f"output must be a key, a number or None, got {output!r}", cure=ALL)
 
 
 def outputs_in(returned: object, name: str, output: Pick = None) -> Tensor:
