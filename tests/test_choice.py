@@ -294,6 +294,19 @@ def test_a_member_of_attention_is_itself_at_twice_its_width(std: float) -> None:
     assert errors["2x"] == pytest.approx(errors["1x"], abs=1e-4)
 
 
+def test_a_narrower_member_is_no_candidate_where_norms_would_change_it() -> None:
+    nets = [GPT(7, 5, width=width, heads=(width // 4,), mlp_widths=(6,)).eval() for width in (8, 12, 12)]
+    x = torch.randint(0, 7, (80, 5))
+    population = Population.from_modules(nets, x[:4], task="next-token")
+    contest = Assembler(Census(n_resamples=0).fit(population, x))._contest
+    others = {name: 6 if "mlp" in name else 3 for name in contest.census.layers_ if name != "tokens"}
+    found = [contest._nearest_member({"tokens": width, **others}) for width in (8, 12, 16, 24, 30)]
+    assert found[0] == found[2] == 0
+    assert found[1] in (1, 2)
+    assert found[3] is not None
+    assert found[4] is None
+
+
 def test_a_member_stays_unless_another_network_is_nearer_beyond_doubt() -> None:
     errors = torch.tensor([1.0, 2.0, 3.0, 2.0] * 10)
 

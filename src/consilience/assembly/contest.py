@@ -186,15 +186,21 @@ class Contest:
         groups = dict(choice.groups)
         for name in self.census.population_.architecture.normed & {*groups}:
             own = np.flatnonzero(self.census.layers_[name].member == member)
-            if widths[name] % len(own) == 0:
-                groups[name] = Groups.of_sets(list(np.tile(own, widths[name] // len(own))[:, None]))
+            groups[name] = Groups.of_sets(list(np.tile(own, widths[name] // len(own))[:, None]))
         return Choice(groups, choice.bases)
 
+    def _stays_itself(self, widths: Mapping[str, int], member: int) -> bool:
+        """Whether a member is the same function at the widths: where norms take units together, at multiples of its."""
+        population = self.census.population_
+        normed = population.architecture.normed & {*widths}
+        multiple = all(widths[name] % population.widths(name)[member] == 0 for name in normed)
+        return multiple and self._fits(widths, [member])
+
     def _nearest_member(self, widths: Mapping[str, int]) -> int | None:
-        """The member that fits into the widths and whose own outputs are nearest to the ensemble's."""
+        """The member nearest to the ensemble, of those that are themselves at the widths."""
         nearness = self.nearness
         own = nearness.responses.at(nearness.responses.networks[0].architecture.returned)
-        fitting = [k for k in range(len(own)) if self._fits(widths, [k])]
+        fitting = [k for k in range(len(own)) if self._stays_itself(widths, k)]
         return fitting[nearest([nearness.error(own[k]) for k in fitting])] if fitting else None
 
     def _fits(self, widths: Mapping[str, int], members: Sequence[int]) -> bool:
