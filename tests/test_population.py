@@ -444,5 +444,11 @@ def test_inputs_that_pass_through_another_function_are_not_imagined() -> None:
         imagine_inputs(Population.from_modules([net], X), 50)
 
 
-def test_a_population_is_shown_in_one_line() -> None:
-    assert repr(random_population([[5, 4], [7, 4]])) == "<Population of 2 MLP: hidden.0 5–7, hidden.1 4>"
+def test_populations_members_and_censuses_are_shown_in_one_line() -> None:
+    population = random_population([[5, 4], [7, 4]])
+    assert repr(population) == "<Population of 2 MLP: hidden.0 5–7, hidden.1 4>"
+    assert repr(population[1]) == "<Member, a MLP: hidden.0 7, hidden.1 4>"
+    census = Census(grounding="weights", distance="cosine", n_clusters=3, n_resamples=0)
+    assert repr(census) == "<Census, not fitted>"
+    shown = "<Census of 2 networks: hidden.0 12 units in 3 clusters, hidden.1 8 units in 3 clusters>"
+    assert repr(census.fit(population)) == shown

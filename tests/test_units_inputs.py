@@ -261,7 +261,9 @@ def test_batches_of_one_input_and_those_that_do_not_fit() -> None:
     x = torch.randn(40, 6)
     members = Population.from_modules([cs.MLP(6, [5], 2), cs.MLP(6, [4], 2)], x[:16])
     pairs = torch.utils.data.TensorDataset(x, torch.arange(40))
-    assert torch.equal(cs.Census(n_resamples=0).fit(members, pairs).calibration_, x)
+    own = Dataset(x, torch.arange(40), torch.arange(40))
+    for given in (pairs, own):
+        assert torch.equal(cs.Census(n_resamples=0).fit(members, given).calibration_, x)
     assert cs.evaluate(cs.Ensemble(members), pairs, members).error < 1e-9
     with pytest.raises(InputError, match="x must yield at least one batch, got none"):
         cs.Census().fit(members, iter(()))

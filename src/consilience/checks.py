@@ -102,7 +102,9 @@ def check_positive(argument: str, value: object) -> None:
 
 
 def describe(value: object) -> str:
-    """Return the type and shape of a tensor or array, as in ``float32 (5, 3)``; of anything else, its type."""
+    """Return the type and shape of a tensor or array, as in ``float32 (5, 3)``, or a class's name; else the type."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return type(value).__name__

@@ -128,14 +128,22 @@ class Census:
         """The members in canonical form."""
         return self.responses_.networks
 
+    def __repr__(self) -> str:
+        if not hasattr(self, "layers_"):
+            return "<Census, not fitted>"
+        layers = (
+            f"{name} {layer.n_units} units in {len(layer.size_)} clusters" for name, layer in self.layers_.items()
+        )
+        return f"<Census of {len(self.population_)} networks: {', '.join(layers)}>"
+
     def fit(self, population: Population, x: object = None) -> Census:
         """Take the census of a population.
 
         Parameters
         ----------
         population : the members.
-        x : calibration inputs (n, ...), or a DataLoader, Dataset or generator of batches, of which 20,000 samples are
-            kept; not needed for grounding="weights" with distance "cosine" or "l2".
+        x : calibration inputs (n, ...), or a data set that has them, or a DataLoader, torch Dataset or generator of
+            batches, of which 20,000 samples are kept; not needed for grounding="weights" with distance "cosine", "l2".
 
         Raises
         ------

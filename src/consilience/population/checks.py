@@ -9,6 +9,7 @@ from torch import Tensor
 
 from consilience import checks
 from consilience.checks import describe
+from consilience.data import Dataset
 from consilience.errors import CalibrationWarning, InputError
 from consilience.population.batches import gathered, yields_batches
 from consilience.population.population import Population
@@ -18,9 +19,11 @@ UNLIKE = 10  # times the spread of the example inputs
 
 
 def as_inputs(population: Population, x: object, argument: str) -> Tensor:
-    """Return inputs x as the members take them; see `consilience.checks.as_inputs`."""
+    """Return inputs x, or those of a data set, as the members take them; see `consilience.checks.as_inputs`."""
     check_population(population)
     program = population.architecture.program
+    if isinstance(x, Dataset):
+        x = x.x
     if yields_batches(x):
         x = gathered(x, population.inputs, argument)
     if population.inputs is not None:

@@ -44,6 +44,10 @@ class Member:
     network: TracedNetwork
     proof: str = ""
 
+    def __repr__(self) -> str:
+        sizes = (f"{layer.name} {layer.width}" for layer in self.network.architecture.free)
+        return f"<Member, a {type(self.module).__name__}: {', '.join(sizes)}>"
+
 
 class StoredMember(Member):
     """A member on disk: its module is read when it is asked for, each time, and its parameters are a `StoredState`."""
