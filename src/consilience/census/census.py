@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,7 @@ from consilience.errors import InputError
 from consilience.population.checks import calibration_inputs, check_population, check_side_by_side
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
-from consilience.units.architecture import Architecture, TracedNetwork
+from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Axis
 from consilience.units.states import changed
 from consilience.units.symmetry import NO_SYMMETRY, canonical, usable_symmetry
@@ -172,7 +172,7 @@ class Census:
             layers[layer.name], bases = self._take_layer(units, step)
             taken = {tied.name for own in layers for tied in architecture.family(own)}
             for name, basis in bases.items():
-                for axis in _read_later(architecture, name, taken):
+                for axis in architecture.read_later(name, taken):
                     projections[axis] = self._projections(axis, basis, responses.at(axis))
         self.layers_ = layers
 
@@ -399,10 +399,3 @@ class Census:
             if wanted is not None:
                 check_count(f"n_clusters of layer '{layer.name}'", wanted, most=n_units, cure="ask for fewer clusters")
         return x
-
-
-def _read_later(architecture: Architecture, layer: str, taken: Collection[str]) -> list[Axis]:
-    """The places where maps that write hidden layers, other than those taken, read a layer."""
-    later = {other.name for other in architecture.hidden}.difference(taken)
-    inputs = {axis for m in architecture.reading(layer) if m.writes in later for axis in m.inputs}
-    return [axis for axis in architecture.read(layer) if axis in inputs]

@@ -215,6 +215,12 @@ class Architecture:
             return (self.returned,)
         return tuple(dict.fromkeys(axis for m in self.reading(layer) for axis in m.inputs if axis.layer == layer))
 
+    def read_later(self, layer: str, taken: Collection[str]) -> list[Axis]:
+        """Return where maps that write hidden layers, other than those taken, read a layer."""
+        later = {other.name for other in self.hidden}.difference(taken)
+        inputs = {axis for m in self.reading(layer) if m.writes in later for axis in m.inputs}
+        return [axis for axis in self.read(layer) if axis in inputs]
+
     def pointwise(self, layer: str) -> bool:
         """Whether a layer is written once and read in one place, and what lies between is elementwise."""
         written, read = self.written(layer), self.read(layer)
