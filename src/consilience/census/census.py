@@ -129,12 +129,9 @@ class Census:
         return self.responses_.networks
 
     def __repr__(self) -> str:
-        if not hasattr(self, "layers_"):
-            return "<Census, not fitted>"
-        layers = (
-            f"{name} {layer.n_units} units in {len(layer.size_)} clusters" for name, layer in self.layers_.items()
-        )
-        return f"<Census of {len(self.population_)} networks: {', '.join(layers)}>"
+        fitted = getattr(self, "layers_", {})
+        layers = ", ".join(f"{name} {own.n_units} units in {len(own.size_)} clusters" for name, own in fitted.items())
+        return f"<Census of {len(self.population_)} networks: {layers}>" if fitted else "<Census, not fitted>"
 
     def fit(self, population: Population, x: object = None) -> Census:
         """Take the census of a population.
