@@ -131,3 +131,14 @@ def test_an_output_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFix
         cs.Population.from_modules([Heads()], X[:8], output="score")
     message = refused(capsys, "inspect", "test_bad_input:Heads", "--example-shape", "4", "--output", "valeu")
     assert "got 'valeu'\n  cure: did you mean 'value'?" in message
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "message"), [(N, 9, "width of layer 'hidden.0' should be at most 8, got 9"), (10, 5, "10 samples")]
+)
+def test_warnings_are_said_where_the_user_called(n: int, width: int, message: str) -> None:
+    members = cs.Population.from_modules([cs.MLP(4, [4], 2), cs.MLP(4, [4], 2)], X[:8])
+    census = cs.Census(n_resamples=0).fit(members, X[:n])
+    with pytest.warns(UserWarning, match=message) as told:
+        cs.assemble(census, width)
+    assert [warning.filename for warning in told] == [__file__]

@@ -7,6 +7,12 @@ x must have shape (n, 64), got (10, 3)
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+
+PACKAGE = os.path.dirname(__file__) + os.sep
+
 
 class ConsilienceError(Exception):
     """Base class of all errors of this package.
@@ -62,6 +68,15 @@ def is_of_memory(error: BaseException) -> bool:
     """Whether an error of Python or of torch says that there is not enough memory."""
     words = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
     return words or isinstance(error, MemoryError)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line that called the package, however deep inside it the reason is found."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    once = frame.f_globals.setdefault("__warningregistry__", {})  # what has been shown there
+    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, registry=once)
 
 
 class CalibrationWarning(UserWarning):

@@ -8,7 +8,6 @@ layers, and so does an elastic assembly.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -32,7 +31,7 @@ from consilience.assembly.widths import HasClusters, Selection, of_motifs, resol
 from consilience.census.census import Census, check_fitted
 from consilience.checks import Width, check_choice, check_seed
 from consilience.clustering.clusters import Clusters
-from consilience.errors import InputError
+from consilience.errors import InputError, warn
 from consilience.population.checks import calibration_inputs
 from consilience.population.population import Population
 from consilience.signals.responses import Responses
@@ -100,7 +99,7 @@ class Assembler:
                 f"width 'full' should be the ensemble, got norms or means over units of {', '.join(mixed)} that mix "
                 "the members' units: give each norm a module of its own, and take no other means over units"
             )
-            warnings.warn(message, stacklevel=4)
+            warn(message)
         elif norms:
             groups = {name: population.widths(name) for name in self.census.layers_}
         responses = Responses.without_data(self.census.networks_, population.example_input)

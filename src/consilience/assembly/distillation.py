@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
@@ -35,7 +34,7 @@ from consilience.checks import (
     of_the_user,
 )
 from consilience.devices import current_device
-from consilience.errors import InputError
+from consilience.errors import InputError, warn
 from consilience.population.batches import inputs_of_batch
 from consilience.signals.batches import BATCH_SIZE
 from consilience.signals.held_out import held_out
@@ -354,7 +353,7 @@ def _train(
         raise InputError("batches must yield at least one batch, got none", cure="pass a list or a DataLoader")
     if done < steps and looks < PATIENCE:
         cure = "pass a list or a DataLoader, which can be read again"
-        warnings.warn(f"batches should yield batches for {steps} steps, got {done}, and no more: {cure}", stacklevel=2)
+        warn(f"batches should yield batches for {steps} steps, got {done}, and no more: {cure}")
     if lowest == math.inf:  # batches that ended before the first look
         return trained, lesson.error(trained), done
     trained.load_state_dict(best)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -25,7 +24,7 @@ from consilience.census.census import Census
 from consilience.census.layer_census import LayerCensus
 from consilience.checks import Width, did_you_mean, resolve_width
 from consilience.clustering.clusters import Clusters, count
-from consilience.errors import InputError
+from consilience.errors import InputError, warn
 
 FREQUENCY = re.compile(r"frequency\s*>=\s*(\d{,18}\.?\d{1,18})")
 BUDGET = re.compile(r"parameters\s*<=\s*(\d{1,18})")
@@ -122,7 +121,7 @@ def _existing(layer: LayerCensus, number: int) -> int:
     """The number, or the largest that exists, with a warning."""
     if number > layer.n_available:
         message = f"width of layer '{layer.name}' should be at most {layer.n_available}, got {number}: "
-        warnings.warn(message + "the assembly takes every unit there is", stacklevel=4)
+        warn(message + "the assembly takes every unit there is")
     return min(number, layer.n_available)
 
 

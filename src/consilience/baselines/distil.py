@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from consilience.assembly.pooling import Pooled, mean
 from consilience.baselines.fuse import Widths, layer_widths
 from consilience.baselines.widening import net2wider
 from consilience.checks import check_choice
-from consilience.errors import CalibrationWarning, InputError
+from consilience.errors import CalibrationWarning, InputError, warn
 from consilience.population.checks import calibration_inputs, check_population
 from consilience.population.mixtures import with_mixtures
 from consilience.population.population import Population
@@ -67,11 +66,10 @@ def distil(
         raise InputError("population must have at least 1 member, got none")
     calibration = calibration_inputs(population, calibration, "calibration")
     if len(calibration) < LEAST_ROWS:
-        warnings.warn(
+        warn(
             f"calibration has {len(calibration)} samples: what is nearer to the ensemble on them may be further from "
             f"it on others; pass {LEAST_ROWS} samples or more",
             CalibrationWarning,
-            stacklevel=2,
         )
     if width is not None and start not in ("fresh", "net2wider"):
         raise InputError(f"width must be None unless start is 'fresh' or 'net2wider', got {width!r}")

@@ -23,7 +23,7 @@ import torch
 
 from consilience.engines.call import call_packed, check_versions, packed
 from consilience.engines.engine import Engine, Failure, Tasks
-from consilience.errors import EngineError, InputError
+from consilience.errors import EngineError, InputError, warn
 from consilience.versions import versions
 
 Made = TypeVar("Made")
@@ -92,7 +92,7 @@ class Dask(Engine):
         other = next((worker for worker, kind in there.items() if kind != here), None)
         if other is not None:
             message = f"worker {other} computes with kernels for {there[other]}, and this process for {here}"
-            warnings.warn(f"{message}: the last digits of results depend on where tasks run", stacklevel=6)
+            warn(f"{message}: the last digits of results depend on where tasks run")
 
     def check_directory(self, directory: Path) -> None:
         """Raise an `EngineError` unless every worker sees what this process writes into the directory."""

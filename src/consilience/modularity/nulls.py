@@ -30,7 +30,6 @@ Axis legend: ``u`` units written (rows i), ``i`` units read (columns j).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -40,7 +39,7 @@ from numpy.typing import NDArray
 
 from consilience.checks import check_choice
 from consilience.clustering.spectral import FloatArray
-from consilience.errors import InputError, NullWarning
+from consilience.errors import InputError, NullWarning, warn
 from consilience.modularity.graph import Edges, UnitGraph
 from consilience.names import Null
 
@@ -114,11 +113,10 @@ def warn_of_tails(graph: UnitGraph) -> None:
     heavy = {edges.map: tail for edges in graph.edges if not edges.per_unit and (tail := _tail(edges.matrix)) > TAIL}
     if heavy:
         names = ", ".join(f"{name!r} ({tail:.0f})" for name, tail in heavy.items())
-        warnings.warn(
+        warn(
             f"p may be too small: weights of {names} are heavy-tailed (kurtosis above {TAIL:.0f}), or in modules; "
             'copies of null="degree-preserving" have no single weights as large, compare with null="permute"',
             NullWarning,
-            stacklevel=3,
         )
 
 

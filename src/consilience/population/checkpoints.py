@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from consilience.checks import as_path, describe, is_mask
-from consilience.errors import ArtefactError, ConsilienceError, InputError
+from consilience.errors import ArtefactError, ConsilienceError, InputError, warn
 from consilience.population.factories import make_module
 from consilience.population.member import Member, join_members
 from consilience.population.state_dicts import CURE, SOURCE, FoundState, check_own_values, find_state
@@ -93,7 +93,7 @@ def import_checkpoints(
     if left_out:
         message = f"{len(left_out)} of {len(names)} checkpoints in {folder} are skipped:{reasons}"
         cure = "\n  cure: repair them or move them away; with strict=True the first of them is an error"
-        warnings.warn(message + cure, stacklevel=3)  # where Population.from_directory is called
+        warn(message + cure)
     _say_choice({name: steps[name] for name in members})
     imported = {name: {"member": k, **steps[name]} for k, name in enumerate(members)}
     return tuple(members.values()), x, {"imported": imported, "left_out": left_out}
@@ -157,7 +157,7 @@ def _say_choice(steps: Mapping[str, Mapping[str, str]]) -> None:
         listed = taken["ignored"].split(", ")
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         line += f"; not used: {', '.join(listed[:3])}{more}"
-    warnings.warn(line, stacklevel=4)
+    warn(line)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 from torch import Tensor
 
 from consilience import checks
 from consilience.checks import describe
 from consilience.data import Dataset
-from consilience.errors import CalibrationWarning, InputError
+from consilience.errors import CalibrationWarning, InputError, warn
 from consilience.population.batches import gathered, yields_batches
 from consilience.population.population import Population
 from consilience.units.architecture import TracedNetwork
@@ -71,7 +70,7 @@ def calibration_inputs(population: Population, given: object, argument: str) -> 
         unlike = f"a mean of {mean:.3g} where the members' example inputs have {center:.3g}, spread {expected:.3g}"
     if unlike:
         advice = "scale the samples as those that the members were trained on"
-        warnings.warn(f"{argument} has {unlike}: {advice}", CalibrationWarning, stacklevel=3)
+        warn(f"{argument} has {unlike}: {advice}", CalibrationWarning)
     return x
 
 
@@ -88,11 +87,10 @@ def warn_of_few(x: Tensor, n_positions: float, n_unknowns: int, where: str, leas
         reasons.append("too few to hold any out (a member that fits is returned as it is)")
     if reasons:
         copies = "" if n == len(x) else f" and {len(x) - n} copies of them"
-        warnings.warn(
+        warn(
             f"calibration has {n} samples{copies}, {' and '.join(reasons)}: the network may be worse than one built "
             f"without data; pass {max(least, math.ceil(2 * n_unknowns / n_positions))} samples or more",
             CalibrationWarning,
-            stacklevel=4,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -25,7 +24,7 @@ from consilience.checks import (
     is_count,
     is_number,
 )
-from consilience.errors import InputError, TrainingError
+from consilience.errors import InputError, TrainingError, warn
 from consilience.nets.activations import ACTIVATIONS
 from consilience.nets.mlp import MLP
 from consilience.recovery.clusters import Cut
@@ -309,4 +308,4 @@ def _warn(x: Tensor, y: Tensor, widths: Sequence[int], settings: Settings) -> No
             f"= {y.numel()} output values to fit: they can fit anything, and recovery is not identifiable; give more "
             "inputs or a smaller expansion"
         )
-        warnings.warn(message, IdentifiabilityWarning, stacklevel=4)
+        warn(message, IdentifiabilityWarning)
