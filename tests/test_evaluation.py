@@ -46,6 +46,16 @@ def test_the_error_of_numbers_does_not_depend_on_their_units() -> None:
     assert agreement(outputs, reference, "regression").top1 is None
 
 
+@pytest.mark.parametrize(("dtype", "offset"), [(torch.float32, 1e5), (torch.float64, 1e12)])
+def test_a_large_offset_is_no_constant(dtype: torch.dtype, offset: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs, reference = torch.randn(2, 500, 2, dtype=dtype, generator=generator).unbind()
+    error = agreement(outputs, reference, "regression").error
+    assert agreement(outputs + offset, reference + offset, "regression").error == pytest.approx(error, rel=1e-2)
+    rounding = offset * torch.finfo(dtype).eps * torch.randn(500, 2, dtype=dtype, generator=generator)
+    assert float(spread_of(offset + rounding).min()) > offset / 2
+
+
 def test_outputs_that_do_not_vary_count_by_their_size_or_by_the_others() -> None:
     reference = torch.tensor([[2.0, 0.0, 1.0], [2.0, 0.0, 7.0]])
     assert spread_of(reference).tolist() == [2, 3, 3]

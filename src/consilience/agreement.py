@@ -26,7 +26,7 @@ from consilience.ties import first_largest
 TEMPERATURES = {"next-token": 1.0}  # that outputs are fitted and judged at, by task, …
 TEMPERATURE = 2.0  # … and of other tasks of classes (docs/experiments.md)
 ROUNDING = 1e-9  # an error below it is that of outputs in single precision
-CONSTANT = 1e-10  # of the mean square: a variance below it is rounding of single precision
+ROUNDINGS = 8  # a spread below as many roundings of the magnitude is that of a constant
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def agreement(outputs: Tensor, reference: Tensor, task: str | None = None) -> Ag
     if outputs.shape != reference.shape or outputs.dim() != 2 or not len(outputs):
         got = f"{tuple(outputs.shape)} and {tuple(reference.shape)}"
         raise InputError(f"outputs and reference must have the same shape (n, o) with n >= 1, got {got}")
+    spread = spread_of(reference).double()
     outputs, reference = outputs.double(), reference.double()
-    error = float(row_errors(outputs, reference, task, spread_of(reference)).mean())
+    error = float(row_errors(outputs, reference, task, spread).mean())
     if task in ("regression", "multilabel") or outputs.shape[1] == 1:
         return Agreement(error, None)
     return Agreement(error, float((first_largest(outputs) == first_largest(reference)).double().mean()))
@@ -105,12 +106,13 @@ def _of_two(outputs: Tensor) -> Tensor:
 def spread_of(reference: Tensor) -> Tensor:
     """Return the standard deviation (o,) of each reference output, by which squared errors are divided.
 
-    An output that is constant counts by its magnitude, and one that is zero by the largest spread of the others.
+    An output that is constant, to rounding in the precision of the reference, counts by its magnitude, and one that is
+    zero by the largest spread of the others.
     """
-    exact = reference.double()
+    exact, rounding = reference.double(), ROUNDINGS * torch.finfo(reference.dtype).eps
     square = exact.square().mean(0)
     variance = (exact - exact.mean(0)).square().mean(0)
-    variance = torch.where(variance > CONSTANT * square, variance, square)
+    variance = torch.where(variance > rounding**2 * square, variance, square)
     largest = float(variance.max())
     return torch.where(variance > 0, variance, largest or 1.0).sqrt().to(reference.dtype)
 

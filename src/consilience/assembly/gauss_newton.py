@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -68,6 +69,7 @@ def gauss_newton(
         if len(x) * network.architecture.largest_value <= DOUBLED_VALUES:
             x = x.double() if x.is_floating_point() else x
             precise = Fit.of(fit.network.double(), maps, x, reference.double(), task, sampling)
+            precise = replace(precise, spread=fit.spread.double())  # what is constant in the members' precision
         theta = _minimize(precise, *held_out(len(x)))
         if theta is None:
             return network
