@@ -278,20 +278,36 @@ def test_what_distillation_did_is_told_though_it_was_not_kept() -> None:
     assert assemble(census, "1x").assembly_.distillation is None
 
 
+class NormsAfterSums(nn.Module):
+    """A transformer whose norms read the stream and write it again, as in BERT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(7, 8)
+        block = nn.TransformerEncoderLayer(8, 2, 6, batch_first=True)
+        self.blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+        self.readout = nn.Linear(8, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.readout(self.blocks(self.tokens(x)))
+        return out
+
+
+@pytest.mark.parametrize("make", [lambda: GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)), NormsAfterSums])
 @pytest.mark.parametrize("std", [0.0, 0.3], ids=["the same gains", "other gains"])
-def test_a_member_of_attention_is_itself_at_twice_its_width(std: float) -> None:
+def test_a_member_of_attention_is_itself_at_twice_its_width(make: Callable[[], nn.Module], std: float) -> None:
     torch.manual_seed(0)
-    nets, x = [GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(3)], torch.randint(0, 7, (80, 5))
+    nets, x = [make().eval() for _ in range(3)], torch.randint(0, 7, (80, 5))
     for net in nets:
         for name, parameter in net.named_parameters():
             if "norm" in name:
                 nn.init.normal_(parameter, mean=1.0, std=std)
-    assembler = Assembler(Census(n_resamples=0).fit(Population.from_modules(nets, x[:4], task="next-token"), x))
-    errors = {
-        width: next(c.error for c in assembler.assemble(width).assembly_.candidates if c.correction == "none")
-        for width in ("1x", "2x")
-    }
-    assert errors["2x"] == pytest.approx(errors["1x"], abs=1e-4)
+    census = Census(n_resamples=0).fit(Population.from_modules(nets, x[:4], task="next-token"), x)
+    contest = Assembler(census)._contest
+    widths = {name: layer.n_units // 3 for name, layer in census.layers_.items()}
+    for k in range(3):
+        one, two = (contest._member(k, {name: m * width for name, width in widths.items()}) for m in (1, 2))
+        assert two.record.error == pytest.approx(one.record.error, abs=1e-5)
 
 
 def test_a_narrower_member_is_no_candidate_where_norms_would_change_it() -> None:

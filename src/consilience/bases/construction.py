@@ -89,10 +89,15 @@ def _share(m: Map, network: TracedNetwork, mixing: Tensor, own: Mapping[Axis, Pr
 
 
 def _per_unit(m: Map, network: TracedNetwork, mixing: Tensor, own: Mapping[Axis, Projection]) -> Weights:
-    """A member's share in a map per unit: centroid c reads centroid c alone, ``w̃_c = Σ_u A[u, c] P[u, c] w_u``."""
+    """A member's share in a map per unit: centroid c reads centroid c alone, ``w̃_c = Σ_u A[u, c] P[u, c] w_u``.
+
+    A unit of several clusters that is projected on one of them has the same scale in the others.
+    """
     weights, (projection,) = network.weights(m), own.values()
     part = weights.parts[0][:, 0]
-    mixed = torch.einsum("uc,uc,us->cs", mixing, projection.matrix, part)
+    elsewhere = mixing.sign() * projection.matrix.abs().amax(1, keepdim=True)
+    scales = torch.where(projection.matrix == 0, elsewhere, projection.matrix)
+    mixed = torch.einsum("uc,uc,us->cs", mixing, scales, part)
     return Weights((mixed[:, None],), mixing.T @ (weights.bias + part.sum(1) * projection.offset))
 
 
