@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import MISSING, fields, replace
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -380,6 +382,25 @@ def test_errors_name_the_option() -> None:
     request = census.Request(out=Path("c"), population=Path("p"))
     assert in_options("n_resamples must be >= 0", request) == "--resamples must be >= 0"
     assert in_options("population must be saved", request) == "population must be saved"
+
+
+def test_lines_of_help_break_after_sentences() -> None:
+    classes = [
+        node
+        for path in Path(census.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    texts = [
+        str(text.value)
+        for node in classes
+        for option, below in pairwise(node.body)
+        if isinstance(option, ast.AnnAssign) and isinstance(below, ast.Expr)
+        for text in [below.value]
+        if isinstance(text, ast.Constant)
+    ]
+    assert len(texts) > 100
+    assert [text for text in texts if not all(line.endswith(".") for line in text.splitlines())] == []  # breaks stay
 
 
 def test_help_needs_neither_torch_nor_scikit_learn() -> None:

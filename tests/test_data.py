@@ -464,7 +464,7 @@ def test_a_missing_file_is_told(tmp_path):
         ({"random_state": None}, ("random_state must be an int >= 0, got None",)),
         ({"random_state": -1}, ("random_state must be an int >= 0, got -1",)),
         ({"random_state": 2**64}, ("random_state must be an int from 0 to 18446744073709551615",)),
-        ({"target": "a"}, ("columns and target must be left out for a source without columns, got ",)),
+        ({"target": "a"}, ("target must be left out for a source without columns, got 'a' for 'absent.npz'",)),
         ({"columns": "a"}, ("columns must be a list of names, got str",)),
     ],
 )

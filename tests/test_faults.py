@@ -258,9 +258,7 @@ def test_too_little_memory_is_one_line(
 
     monkeypatch.setattr("consilience.studies.train.load_or_train", full)
     message = ended(capsys, 2, "train", "--out", tmp_path / "new")
-    assert message == (
-        "consilience: not enough memory; nothing has been written; the same command goes on from there\n"
-    )
+    assert message == ("consilience: not enough memory; nothing has been written; the same command starts again\n")
 
 
 def test_a_place_that_cannot_be_is_refused_and_warnings_are_one_line(

@@ -108,7 +108,7 @@ def test_windows_do_not_overlap() -> None:
         ({"subwords": 256}, "subwords must be an int >= 257, got 256"),
         ({"source": "digits", "subwords": 300}, "subwords must be left out for a source that is no text, got 300 for"),
         ({"task": "regression"}, "task must be 'next-token' for the text {file}, got 'regression'"),
-        ({"target": "y"}, "columns and target must be left out for a source without columns"),
+        ({"target": "y"}, "target must be left out for a source without columns, got 'y' for"),
         ({"source": "text:missing.txt"}, "missing.txt must be a text in UTF-8, got [Errno 2]"),
         (
             {"source": "digits", "context": 5},

@@ -209,10 +209,17 @@ def _check_alike(name: str, x: Stored, x_test: Stored) -> None:
 def _check_only_text(source: object, task: str | None, columns: object, target: object, labels: object) -> None:
     if task not in (None, "next-token"):
         raise InputError(f"task must be 'next-token' for the text {source}, got {task!r}")
-    if columns or target:
-        raise InputError(f"columns and target must be left out for a source without columns, got {source!r}")
+    _check_no_columns(source, columns, target)
     if labels is not None:
         raise InputError(f"labels must be left out for the text {source}, got {labels!r}")
+
+
+def _check_no_columns(source: object, columns: object, target: object) -> None:
+    for name, given in (("columns", columns), ("target", target)):
+        if given:
+            got = ", ".join(map(repr, given)) if isinstance(given, tuple | list) else repr(given)
+            message = f"{name} must be left out for a source without columns, got {got} for {source!r}"
+            raise InputError(message, cure="leave it out, or pass a .csv or .parquet file")
 
 
 def _count_classes(rows: Dataset, test: Dataset | None, name: str) -> int:
@@ -234,7 +241,8 @@ def _scaling_of(train: Dataset, name: str, *, inputs: bool, targets: bool) -> Sc
         raise InputError(f"input_scale must be 'none' for the several inputs of {name}, got 'standardize'")
     for scaled, part, values in ((inputs, "input", train.x), (targets, "target", train.y)):
         if scaled and values.ndim != 2:
-            raise InputError(f"{part}_scale must be 'none' for {part}s {tuple(values.shape)} of {name}, got others")
+            wanted = f"{part}_scale must be 'none' for {part}s {tuple(values.shape)} of {name}"
+            raise InputError(f"{wanted}, got 'standardize'")
     return Scaling(Scale.of(train.x) if inputs else None, Scale.of(train.y) if targets else None)
 
 
@@ -262,8 +270,8 @@ def _targets(target: object) -> tuple[str, ...]:
 def _read(source: str | os.PathLike[str], columns: Columns) -> _Source:
     is_table = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in TABLES
     is_npz = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".npz"
-    if not is_table and (columns.targets or (columns.inputs and not is_npz)):
-        raise InputError(f"columns and target must be left out for a source without columns, got {source!r}")
+    if not is_table:
+        _check_no_columns(source, () if is_npz else columns.inputs, columns.targets)
     if isinstance(source, str) and source == "digits":
         return _read_digits()
     if isinstance(source, str) and source.startswith("hf:"):

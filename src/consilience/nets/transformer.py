@@ -300,6 +300,7 @@ def _check_blocks(config: ViTConfig | GPTConfig | LlamaConfig) -> None:
     if config.head_width is None:
         if config.width % config.heads[0]:
             wanted = f"a multiple of {config.heads[0]}, the heads of the first block"
-            raise InputError(f"width must be {wanted}, got {config.width}", cure="set head_width")
+            cure = "take such a width, other heads, or set head_width"
+            raise InputError(f"width must be {wanted}, got {config.width}", cure=cure)
         object.__setattr__(config, "head_width", config.width // config.heads[0])
     check_count("head_width", config.head_width, most=MOST)

@@ -37,8 +37,8 @@ class Request(OwnNetworks, Reading, Options, Output):
     census: tyro.conf.Positional[Path] = field(metadata=POSITIONAL)
     """Directory of the census."""
     width: str = "2x"
-    """A number, "2x", "frequency>=0.5", "parameters<=100000", "full", or by layer: "hidden.0=64,hidden.1=2x". The
-    layers of transformers also have kinds: "heads=8,stream=2x,mlp=4x"."""
+    """A number, "2x", "frequency>=0.5", "parameters<=100000", "full", or by layer: "hidden.0=64,hidden.1=2x".
+    The layers of transformers also have kinds: "heads=8,stream=2x,mlp=4x"."""
     correction: Correction = "least-squares"
     """What follows construction, in order of cost; all but none need a census with calibration data."""
     pooling: Pooling = "mean"

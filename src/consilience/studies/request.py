@@ -76,13 +76,12 @@ class Reading:
     layout: Layout = field(default="auto", metadata=INPUT)
     """Layout of images in a .npz file, where it cannot be told from their shape; rows leaves the axes as they are."""
     columns: tuple[str, ...] = field(default=(), metadata=INPUT)
-    """Columns of a .csv or .parquet file that are inputs; by default all but the targets. Of a .npz file, the names of
-    several inputs: of x mask, the arrays x_train, x_test, mask_train and mask_test."""
+    """Columns of a .csv or .parquet file that are inputs; by default all but the targets.
+    Of a .npz file, the names of several inputs: of x mask, the arrays x_train, x_test, mask_train and mask_test."""
     target: tuple[str, ...] = field(default=(), metadata=INPUT)
     """Column of a .csv or .parquet file with the labels or numbers to predict, or several; by default label or y."""
     task: Task | None = field(default=None, metadata=INPUT)
-    """What the targets are: classes (by default), numbers (regression), 0 and 1 for each label (multilabel), or the
-    token after each of those in x (next-token)."""
+    """What targets are: classes (by default), numbers (regression), 0 and 1 by label (multilabel), or next tokens."""
     input_scale: Scaled = field(default="auto", metadata=INPUT)
     """Scale of inputs; auto standardizes the columns of a .csv file for networks that train has trained."""
     target_scale: Scaled = field(default="auto", metadata=INPUT)
@@ -92,8 +91,8 @@ class Reading:
     subwords: int | None = field(default=None, metadata=INPUT)
     """Number of subwords, 257 or more, that a text is cut into (extra subwords); by default characters."""
     labels: str | None = field(default=None, metadata=INPUT)
-    """Another task on the same rows: parity, above-four or loops of digits, animal of CIFAR-10, class for the classes
-    themselves, or the new label of each class, as in 0,1,1."""
+    """Another task on the same rows: parity, above-four or loops of digits, or animal of CIFAR-10.
+    Or class, for the classes themselves; or the new label of each class, as in 0,1,1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,4 +189,6 @@ def kept(request: Options) -> str:
         state = path.parent / f".{path.name}.checkpoint"
         parts += [f"finished epochs are kept in {state}"] if state.is_dir() else []
         parts += [f"what is finished is kept in {out}"] if path.is_dir() and any(path.iterdir()) else []
-    return f"{' and '.join(parts) or 'nothing has been written'}; the same command goes on from there"
+    if not parts:
+        return "nothing has been written; the same command starts again"
+    return f"{' and '.join(parts)}; the same command goes on from there"

@@ -38,8 +38,8 @@ class Request(Reading, Options, Output):
     net: Net = "mlp"
     """Kind of network; convnet, resnet and vit take images, gpt and llama text."""
     hidden: tuple[int, ...] = field(default=(32, 32), metadata=argument("widths"))
-    """Units of each hidden layer, or of the MLP of each block of a transformer (vit, gpt, llama); channels of each
-    convolution of a convnet, or of each stage of a resnet."""
+    """Units of each hidden layer, or of the MLP of each block of a transformer (vit, gpt, llama).
+    Of a convnet, channels of each convolution; of a resnet, of each stage."""
     width: int = field(default=64, metadata=ADDED)
     """Width of the stream of a transformer."""
     heads: tuple[int, ...] = field(default=(4,), metadata=ADDED)
