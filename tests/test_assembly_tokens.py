@@ -26,6 +26,14 @@ def test_networks_for_tokens_are_compared_by_the_tokens_that_follow() -> None:
     assert abs(nearness.error(nearness.outputs(nets[0])) - float(expected)) < 1e-5
 
 
+@pytest.mark.parametrize("task", ["next-token", "classification"])
+def test_a_member_is_kept_in_doubt_where_the_error_is_to_the_ensemble(task: str) -> None:
+    nets, x = [GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(2)], torch.randint(0, 7, (40, 5))
+    contest = Assembler(Census(n_resamples=0).fit(Population.from_modules(nets, x[:4], task=task), x))._contest
+    entries = contest.entries({name: layer.n_units // 2 for name, layer in contest.census.layers_.items()}, "none")
+    assert sum(entry.stays for entry in entries) == (task == "classification")
+
+
 def test_second_order_fits_networks_with_attention() -> None:
     torch.manual_seed(1)
     nets, x = [GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(2)], torch.randint(0, 7, (40, 5))

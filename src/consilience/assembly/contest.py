@@ -10,9 +10,9 @@ At a member's width, a member is an assembly: its units are leaves of the tree. 
 - the census's own cut.
 
 All but the first have their weights fitted on calibration rows, and all are compared on rows that no fit has seen
-(`consilience.signals.held_out`). The nearest is taken; for classes the member as it is, unless another is nearer by
-more than twice the standard error of the difference. So what is returned is no further from the ensemble there than the
-best member that fits.
+(`consilience.signals.held_out`). The nearest is taken; for classes, not for next tokens, whose error is the loss
+itself, the member as it is, unless another is nearer by more than twice the standard error of the difference. So what
+is returned is no further from the ensemble there than the best member that fits.
 
 Networks far behind the nearest after least squares do not get a readout fitted to class probabilities, nor second-order
 steps.
@@ -178,7 +178,8 @@ class Contest:
             builder = Builder(population, Responses.without_data(networks, population.example_input), alone)
             network = builder.layers(widths, CensusPlan(self.census, choice), "none")
         entry = self._entry(_name([member]), choice.groups, "none", network)
-        return replace(entry, stays=self.census.population_.task in OF_CLASSES)
+        of_classes = self.census.population_.task in OF_CLASSES and self.nearness.tokens is None
+        return replace(entry, stays=of_classes)
 
     def _alone(self, member: int, widths: Mapping[str, int]) -> Choice:
         """A member's units, each alone, up to the widths; what a norm reads again and again, which changes no mean."""
