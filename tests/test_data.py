@@ -54,6 +54,7 @@ def test_take_keeps_rows_labels_and_row_numbers_together():
     assert torch.equal(taken.y, rows.y[taken.ids])
     assert len(taken) == 4
     assert taken.take([1]).ids.tolist() == [0]
+    assert Dataset(rows.x, rows.y).ids.tolist() == [*range(len(rows))]
     assert len(rows.take([])) == 0
 
 

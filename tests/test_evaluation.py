@@ -111,8 +111,10 @@ def test_outputs_and_inputs_that_do_not_fit_are_refused() -> None:
         cs.evaluate(lambda x: x[:, :3] / 0, X, reference=population)
     with pytest.raises(InputError, match=r"x must have shape \(n, 6\)"):
         cs.evaluate(cs.Ensemble(population), X[:, :5], reference=population)
-    with pytest.raises(InputError, match="dataset must have inputs and labels, got float32"):
+    with pytest.raises(InputError, match="dataset must be a consilience Dataset, inputs with targets, got float32"):
         cs.evaluate(cs.Ensemble(population), X)
+    with pytest.raises(InputError, match=r"got Member\n  cure: pass member.module for a member, and Ensemble"):
+        cs.evaluate(population[0], cs.Dataset(X, torch.zeros(len(X)).long()))
 
 
 def test_differences_of_accuracies_are_paired() -> None:

@@ -175,8 +175,9 @@ def scored(
     For classes, whether the network is right. R² is a quotient of means; a sample adds what it does to first order.
     """
     if not (hasattr(dataset, "x") and hasattr(dataset, "y")):
-        cure = "pass a Dataset with labels, or reference=population to compare with its ensemble"
-        raise InputError(f"dataset must have inputs and labels, got {describe(dataset)} alone", cure=cure)
+        cure = "pass consilience.Dataset(x, y), or reference=population to compare with its ensemble"
+        wanted = "dataset must be a consilience Dataset, inputs with targets"
+        raise InputError(f"{wanted}, got {describe(dataset)}", cure=cure)
     from consilience.tasks import as_targets, check_task, check_varies, task_of
 
     check_task(task)
@@ -371,7 +372,10 @@ def _outputs(network: Callable[..., Tensor], x: Any, output: Pick = None) -> Ten
     from consilience.units.inputs import called
 
     if not callable(network):
-        raise InputError(f"network must be a module or another function of inputs, got {describe(network)}")
+        raise InputError(
+            f"network must be a module or another function of inputs, got {describe(network)}",
+            cure="pass member.module for a member, and Ensemble(population) for a population",
+        )
     name = type(network).__name__
     with eval_mode(network):
         if output is not None and isinstance(called(network, next(in_batches(x, 1))), torch.Tensor):

@@ -32,6 +32,7 @@ from consilience.tasks import as_targets, task_of
 
 TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # of all rows, where the source has no test set
 MOST_CLASSES_NAMED = 10  # in an error message; more than this is a wall of numbers
+IN_ORDER = torch.arange(0)  # stands for row numbers 0, …, n - 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,23 +45,28 @@ class Dataset:
         of several inputs, a dict or a tuple of tensors (n, ...).
     y : int64 (n,), the class of each row; or floating point (n,) or (n, d), the targets of a regression; or floating
         point (n, d) of 0 and 1, whether a row has each of d labels; or int64 (n, t), the token that follows each of x.
-    ids : int64 (n,), the number of each row in the source it came from.
+    ids : int64 (n,), the number of each row in the source it came from; by default 0, …, n - 1.
     task : what y stands for; by default "classification" for integers and "regression" for floats; see
         `consilience.tasks`.
     unit : (d,) what 1 in y is in the targets' own units, where these were scaled.
 
     Examples
     --------
-    >>> rows = Dataset(torch.zeros(5, 3), torch.tensor([0, 1, 0, 1, 0]), torch.arange(5)).take([4, 1])
+    >>> rows = Dataset(torch.zeros(5, 3), torch.tensor([0, 1, 0, 1, 0])).take([4, 1])
     >>> rows, rows.ids
     (Dataset(x: float32 (2, 3), y: int64 (2,)), tensor([4, 1]))
     """
 
     x: Tensor
     y: Tensor
-    ids: Tensor
+    ids: Tensor = IN_ORDER
     task: str | None = None
     unit: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids is IN_ORDER:
+            n = n_samples(each_input(lambda values: as_tensor(values, "x"), self.x))
+            object.__setattr__(self, "ids", torch.arange(n))
 
     def __len__(self) -> int:
         return n_samples(self.x)
@@ -215,5 +221,5 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
 def _dataset(given: object, where: str) -> Dataset:
     if isinstance(given, Dataset):
         return given
-    cure = "pass one part of the data, such as data.train, or Dataset(x, y, torch.arange(len(x)))"
+    cure = "pass one part of the data, such as data.train, or Dataset(x, y)"
     raise InputError(f"{where} must be a consilience Dataset, got {type(given).__name__}", cure=cure)
