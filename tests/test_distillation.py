@@ -59,6 +59,34 @@ def test_fits_do_not_depend_on_the_units_of_outputs(correction: str) -> None:
     assert max(errors) < 1.3 * min(errors)
 
 
+class Numbers(nn.Module):
+    """One output for each sample (n,), or several heads side by side."""
+
+    def __init__(self, n_heads: int) -> None:
+        super().__init__()
+        self.first, self.heads = nn.Linear(6, 12), nn.ModuleList(nn.Linear(12, 1) for _ in range(n_heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(2 * self.first(x))
+        return torch.cat([head(h) for head in self.heads], 1).squeeze(-1)
+
+
+@pytest.mark.parametrize("n_heads", [1, 2])
+@pytest.mark.parametrize("start", ["member", "fresh"])
+def test_distillation_does_not_depend_on_the_units_of_numbers(start: str, n_heads: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        modules, errors = [Numbers(n_heads) for _ in range(3)], []
+    for factor, shift in ((1.0, 0.0), (1e-4, 0.0), (256.0, 5120.0)):
+        own = copy.deepcopy(modules)
+        with torch.no_grad():
+            for parameter in (p for module in own for p in module.heads.parameters()):
+                parameter.mul_(factor).add_(shift if parameter.dim() == 1 else 0)
+        population = Population.from_modules(own, X[:8], task="regression")
+        errors.append(error(distil(population, X, start=start, steps=60), population))
+    assert max(errors) < 1.1 * min(errors)
+
+
 def test_net2wider_is_distilled_towards_the_ensemble() -> None:
     population = random_population([[6], [6], [6]])
     plain, network = (

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from consilience.assembly.contest import LEAST_ROWS
 from consilience.assembly.distillation import distill, distillation_of
 from consilience.assembly.nearness import mean_error, nearest
+from consilience.assembly.output_units import OutputUnits
 from consilience.assembly.pooling import Pooled, mean
 from consilience.baselines.fuse import Widths, layer_widths
 from consilience.baselines.widening import net2wider
@@ -23,7 +24,7 @@ from consilience.signals.batches import BATCH_SIZE
 from consilience.signals.held_out import held_out
 from consilience.signals.responses import Responses
 from consilience.training.fresh import initialise
-from consilience.units.architecture import read_state
+from consilience.units.architecture import TracedNetwork, read_state, write_state
 from consilience.units.modules import plain_copy
 from consilience.units.resize import resize
 
@@ -49,8 +50,8 @@ def distil(
     population : members of any widths.
     calibration : inputs (n, ...), n ≥ 2; a tenth is held out. To few rows, mixtures of them are added
         (`consilience.population.mixtures`).
-    start : "member", the member nearest to the ensemble on held-out rows; "fresh", initial values; "net2wider", that
-        member made wider; or a module of the members' class.
+    start : "member", the member nearest to the ensemble on held-out rows; "fresh", initial values, with outputs in the
+        ensemble's units; "net2wider", that member made wider; or a module of the members' class.
     width : of a fresh network or one made wider: an int, a multiple of the members' median width, or a dict by layer;
         by default "1x" of a fresh network, "2x" of one made wider.
     random_state : seed of batches and initial values.
@@ -73,12 +74,12 @@ def distil(
         )
     if width is not None and start not in ("fresh", "net2wider"):
         raise InputError(f"width must be None unless start is 'fresh' or 'net2wider', got {width!r}")
+    teacher = Pooled(population.networks, mean(Responses.without_data(population.networks, population.example_input)))
     module = (
         _own(start, population)
         if isinstance(start, nn.Module)
-        else _start(population, calibration, start, width, random_state)
+        else _start(population, calibration, start, width, random_state, teacher)
     )
-    teacher = Pooled(population.networks, mean(Responses.without_data(population.networks, population.example_input)))
     return distill(
         module,
         population.architecture,
@@ -112,14 +113,31 @@ def nearest_member(population: Population, x: Tensor) -> int:
     return nearest([mean_error(own, ensemble, population.task) for own in each])
 
 
-def _start(population: Population, x: Tensor, start: str, width: Widths | None, random_state: int) -> nn.Module:
+def _start(
+    population: Population, x: Tensor, start: str, width: Widths | None, random_state: int, teacher: Pooled
+) -> nn.Module:
     check_choice("start", start, STARTS)
     if start == "fresh":
         names = [layer.name for layer in population.architecture.free]
         widths = layer_widths(population, width or "1x", {name: population.median_width(name) for name in names})
         module = resize(population.members[0].module, population.architecture, widths)
-        return initialise(module, seed(random_state, INITIALISATION))
+        module = initialise(module, seed(random_state, INITIALISATION))
+        return _in_units(module, population, x[:BATCH_SIZE], teacher)
     member = nearest_member(population, x)
     if start == "member":
         return population.members[member].module
     return net2wider(population, width or "2x", member=member, random_state=random_state)
+
+
+def _in_units(module: nn.Module, population: Population, x: Tensor, teacher: Pooled) -> nn.Module:
+    """Return a module with outputs multiplied and shifted into the ensemble's units on inputs x, as if standardized.
+
+    Initial values are made for targets of mean 0 and spread 1. From others, most gradient steps would look for these.
+    """
+    state, architecture = read_state(module), population.architecture
+    network = TracedNetwork(architecture.with_widths(architecture.widths_in(state)), state)
+    with torch.no_grad():
+        rows = teacher(x).movedim(architecture.returned.dim, -1).flatten(0, -2)
+        units = OutputUnits.of(network, x, rows, population.task)
+        write_state(module, units.restored(network).state)
+    return module
