@@ -675,6 +675,9 @@ def test_bad_folders_and_inputs_are_refused_before_the_checkpoints_are_read(
 
     with pytest.raises(InputError, match=r"directory must be a folder, got .*missing\n  cure: check the path"):
         Population.from_directory(tmp_path / "missing", never, X)
+    saved = Population.from_modules([make_mlp()], X).save(tmp_path / "saved")
+    with pytest.raises(InputError, match="must be a folder of checkpoints, got a saved population\n  cure: Population"):
+        Population.from_directory(saved, never, X)
     (tmp_path / "a.txt").write_text("")
     message = r"must have files \*.safetensors, \*.pt, \*.pth, .*, or \*/model.safetensors, got none"
     with pytest.raises(InputError, match=message):

@@ -17,7 +17,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from consilience.population.member import Member, join_members
 from consilience.population.state_dicts import CURE, SOURCE, FoundState, check_own_values, find_state
 from consilience.several import are_several
 from consilience.store import check_tensor
-from consilience.store.config import CONFIG
+from consilience.store.config import CONFIG, read_config
 from consilience.store.network import norms_in
 from consilience.units.architecture import Architecture
 from consilience.units.computed import computes_weights
@@ -185,6 +185,10 @@ class _Account:
 def _checkpoints(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise InputError(f"directory must be a folder, got {folder}", cure="check the path")
+    with suppress(ArtefactError):  # of what is no artefact of this package
+        if read_config(folder)["kind"] == "population":
+            cure = "Population.load(directory, module) reads it, with a module of the members' class"
+            raise InputError(f"{folder} must be a folder of checkpoints, got a saved population", cure=cure)
     paths = list[Path]()
     for entry in folder.iterdir():
         inside = [path for name in IN_DIRECTORY if (path := entry / name).is_file()][:1]
