@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import consilience as cs
 from conftest import refused, run
+from consilience import cli
 from consilience.data import Dataset
 from consilience.errors import InputError
 
@@ -142,3 +143,16 @@ def test_warnings_are_said_where_the_user_called(n: int, width: int, message: st
     with pytest.warns(UserWarning, match=message) as told:
         cs.assemble(census, width)
     assert [warning.filename for warning in told] == [__file__]
+
+
+def test_commands_do_not_compare_data_with_example_inputs_that_they_draw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, data = tmp_path / "runs", tmp_path / "data.npz"
+    folder.mkdir()
+    for k in range(2):
+        torch.save(net_of_one_output().state_dict(), folder / f"{k}.pt")
+    np.savez(data, x_train=1e3 * X, y_train=NUMBERS[:, 0], x_test=1e3 * X, y_test=NUMBERS[:, 0])
+    own = ["--module", "test_bad_input:net_of_one_output", "--data", data, "--task", "regression", "--resamples", "0"]
+    cli.main(list(map(str, ["census", folder, *own, "--out", tmp_path / "census"])))
+    assert "example inputs" not in capsys.readouterr().err

@@ -15,6 +15,7 @@ from consilience.population.population import Population
 from consilience.units.architecture import TracedNetwork
 
 UNLIKE = 10  # times the spread of the example inputs
+RANDOM_EXAMPLE = "random_example"  # in the provenance of populations whose example inputs are drawn at random
 
 
 def as_inputs(population: Population, x: object, argument: str) -> Tensor:
@@ -53,13 +54,14 @@ def check_population(population: object) -> None:
 def calibration_inputs(population: Population, given: object, argument: str) -> Tensor:
     """Return inputs as the members take them; raise unless rows differ; warn of numbers unlike the example inputs'.
 
-    The example inputs of a population that was trained here are rows that it was trained on.
+    The example inputs of a population that was trained here are rows that it was trained on. Those that commands draw
+    at random for a folder of checkpoints say nothing of the members' inputs.
     """
     x = as_inputs(population, given, argument)
     if bool((x == x[:1]).all()):
         message = f"{argument} must have rows that differ, got {len(x)} copies of one row"
         raise InputError(message, cure="pass inputs like those that the members were trained on")
-    if not x.is_floating_point():
+    if not x.is_floating_point() or population.provenance.get(RANDOM_EXAMPLE):
         return x
     rows, example = x.double(), population.example_input.double()
     (spread, mean), (expected, center) = ((float(values.std()), float(values.mean())) for values in (rows, example))

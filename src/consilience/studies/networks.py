@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from consilience.census import Census, load_census
 from consilience.census.storage import population_of
 from consilience.errors import InputError
 from consilience.population import Population
+from consilience.population.checks import RANDOM_EXAMPLE
 from consilience.population.factories import make_module
 from consilience.population.pretrained import is_pretrained, n_tokens, pretrained_in
 from consilience.schema import read_entries
@@ -93,7 +94,8 @@ def open_population(
     x = _random_inputs(example_shape, random_state, directory)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ checkpoints in .* are skipped")
-        return Population.from_directory(directory, module, x, key=key, output=parse_output(output), task=task)
+        population = Population.from_directory(directory, module, x, key=key, output=parse_output(output), task=task)
+    return _of_random_example(population)
 
 
 def _open_pretrained(
@@ -111,7 +113,11 @@ def _open_pretrained(
         raise InputError(message, cure="pass one number, as in --example-shape 8")
     x = _random_inputs(example_shape, random_state, source, tokens)
     picked = "logits" if output is None else parse_output(output)
-    return Population.from_pretrained(directories, x, output=picked, task=task)
+    return _of_random_example(Population.from_pretrained(directories, x, output=picked, task=task))
+
+
+def _of_random_example(population: Population) -> Population:
+    return replace(population, provenance={**population.provenance, RANDOM_EXAMPLE: True})
 
 
 def names_of(sources: Sequence[str], verb: str) -> list[str]:
