@@ -592,7 +592,9 @@ def test_parquet_tables_are_read(tmp_path):
         load_data(tmp_path / "table.parquet")
     named = load_data(tmp_path / "table.parquet", columns=["b", "a"], target="kind")
     assert named.train.x[:, 0].tolist() == (named.train.ids > 3).tolist()
-    for columns, name in ((["c"], "c"), (["a", "a"], "a"), (["a", "kind"], "kind")):
+    with refused("columns must be among a, kind, b, got 'c'"):
+        load_data(tmp_path / "table.parquet", columns=["c"], target="kind")
+    for columns, name in ((["a", "a"], "a"), (["a", "kind"], "kind")):
         with refused("columns and target must be different columns", f"got '{name}' of"):
             load_data(tmp_path / "table.parquet", columns=columns, target="kind")
     (tmp_path / "table.parquet").write_bytes(b"PAR1")

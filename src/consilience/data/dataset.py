@@ -28,7 +28,7 @@ from consilience.data.vocabulary import Vocabulary
 from consilience.errors import InputError
 from consilience.seeds import generator
 from consilience.several import are_several, check_same_samples, each_input, n_samples
-from consilience.tasks import as_targets, task_of
+from consilience.tasks import NUMBERS, as_targets, task_of
 
 TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # of all rows, where the source has no test set
 MOST_CLASSES_NAMED = 10  # in an error message; more than this is a wall of numbers
@@ -215,7 +215,7 @@ def check_dataset(dataset: Dataset, n_classes: int | None = None, where: str = "
         more = len(missing) - MOST_CLASSES_NAMED
         got = f"none of class {names}" + (f" and {more} more" if more > 0 else "")
         message = f"{where}.y must have rows of each class from 0 to {n_classes - 1}, got {got}"
-        raise InputError(message, cure="number the classes without gaps, or add rows of them")
+        raise InputError(message, cure=f"number the classes without gaps, or add rows; {NUMBERS}")
 
 
 def _dataset(given: object, where: str) -> Dataset:

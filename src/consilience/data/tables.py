@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from consilience.checks import did_you_mean
+from consilience.checks import check_names
 from consilience.errors import InputError
 
 LABEL_COLUMNS = ("label", "y")
@@ -58,6 +58,8 @@ class Table:
 def read_table(path: Path, columns: Columns) -> Table:
     """Read the columns that the user names, by default those of `LABEL_COLUMNS` and all others."""
     names, table = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    check_names("columns", columns.inputs, names)
+    check_names("target", columns.targets, names)
     targets = list(columns.targets) or [one_column(LABEL_COLUMNS, names, path, cure=TARGET)]
     inputs = list(columns.inputs) or [name for name in names if name not in targets]
     taken = [*inputs, *targets]
@@ -65,8 +67,7 @@ def read_table(path: Path, columns: Columns) -> Table:
         if names.count(name) != 1 or taken.count(name) > 1:
             wanted = ", ".join(map(repr, targets))
             got = f"{name!r} of {', '.join(map(repr, names))}, target {wanted}"
-            cure = None if name in names else did_you_mean(name, names)
-            raise InputError(f"columns and target must be different columns of {path}, got {got}", cure=cure)
+            raise InputError(f"columns and target must be different columns of {path}, got {got}")
     others = [f"{name!r} of {table[name].kind}" for name in inputs if not table[name].is_number]
     if others or not inputs:
         cure = "name the columns of numbers by columns (--columns), or encode the others"
