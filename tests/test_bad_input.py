@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +157,13 @@ def test_commands_do_not_compare_data_with_example_inputs_that_they_draw(
     own = ["--module", "test_bad_input:net_of_one_output", "--data", data, "--task", "regression", "--resamples", "0"]
     cli.main(list(map(str, ["census", folder, *own, "--out", tmp_path / "census"])))
     assert "example inputs" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(4, 2), lambda: nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 3))]
+)
+def test_inputs_of_another_precision_than_the_network(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(
+        InputError, match="example_input must be inputs that .*\n  cure: give networks and inputs one type"
+    ):
+        cs.Population.from_modules([make().double()], X[:8])

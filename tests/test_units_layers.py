@@ -119,6 +119,10 @@ REFUSED = {
         lambda m, x: m.c(m.b(m.a(x)).softmax(-1)),
         ODD + r"aten.softmax.int in Lambda, test_units_layers.py:\d",
     ),
+    "a sum of units": (
+        lambda m, x: m.b(m.a(x)).relu().sum(-1, keepdim=True) + m.scale[:1],
+        ODD + "aten.sum.dim_IntList in Lambda, .*\n  cure: sum units by a layer with a weight of ones",
+    ),
     "a free power": (
         lambda m, x: m.c(m.b(m.a(x)) ** m.scale),
         PARAMETER + "aten.pow.Tensor_Tensor in Lambda, .*, of 'scale'",

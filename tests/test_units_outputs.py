@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from consilience.assembly.assembler import Assembler
-from consilience.baselines import Ensemble
+from consilience.baselines import Ensemble, distil
 from consilience.census import Census
 from consilience.errors import InputError, TracingError
 from consilience.evaluation import evaluate
@@ -289,6 +289,22 @@ def test_outputs_that_cannot_be_pooled_raise_an_error(name: str, monkeypatch: py
     (module,) = members(function, ROWS, [7])
     with pytest.raises(error, match=message):
         find_layers(module, ROWS[:8], output)
+
+
+SUMS = {
+    "of products": lambda m, x: (m.b(m.hidden(x)) * m.b(m.hidden(x).tanh())).sum(-1),
+    "of squares": lambda m, x: m.b(m.hidden(x)).square().sum(-1),
+    "of activations": lambda m, x: m.b(m.hidden(x)).relu().sum(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_of_units_that_have_no_index_are_not_pooled(name: str) -> None:
+    population = Population.from_modules(members(SUMS[name], ROWS, (7, 7)), ROWS[:8], task="regression")
+    with pytest.raises(InputError, match="change with the order .*\n  cure: sum units by a layer"):
+        Census(n_resamples=0).fit(population, ROWS)
+    with pytest.raises(InputError, match="change with the order"):
+        distil(population, ROWS, steps=1)
 
 
 def test_pooling_by_class_needs_one_head() -> None:

@@ -62,9 +62,14 @@ def check_names(argument: str, names: Iterable[str], known: Collection[str]) -> 
 
 
 def did_you_mean(name: object, known: Iterable[str], similarity: float = 0.6) -> str | None:
-    """Return a cure with the name that is most like the one given, from a similarity (0 to 1) on; None if none is."""
-    near = get_close_matches(str(name), list(known), 1, similarity)
-    return f"did you mean {near[0]!r}?" if near else None
+    """Return a cure with the name that is most like the one given, from a similarity (0 to 1) on; None if none is.
+
+    >>> did_you_mean("TEMPERATURE", ["salinity", "temperature"])
+    "did you mean 'temperature'?"
+    """
+    names = {one.lower(): one for one in known}
+    near = get_close_matches(str(name).lower(), list(names), 1, similarity)
+    return f"did you mean {names[near[0]]!r}?" if near else None
 
 
 def check_count(argument: str, value: object, least: int = 1, most: int | None = None, cure: str | None = None) -> None:
@@ -205,7 +210,7 @@ def as_inputs(x: object, shape: tuple[int, ...], dtype: torch.dtype, argument: s
     """
     tensor = as_tensor(x, argument)
     if tensor.is_floating_point() != dtype.is_floating_point or (str(tensor.dtype) == "torch.bool" != str(dtype)):
-        cure = "scale bytes, as in x.float() / 255" if dtype.is_floating_point else "pass integers"
+        cure = "pass x.float(), of bytes x.float() / 255" if dtype.is_floating_point else "pass integers"
         wanted = f"{argument} must be a tensor of {dtype}, as the members' inputs are"
         raise InputError(f"{wanted}, got {describe(x)}", cure=cure)
     if tuple(tensor.shape[1:]) != shape or tensor.ndim == 0 or len(tensor) < least:

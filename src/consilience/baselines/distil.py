@@ -16,7 +16,7 @@ from consilience.baselines.fuse import Widths, layer_widths
 from consilience.baselines.widening import net2wider
 from consilience.checks import check_choice
 from consilience.errors import CalibrationWarning, InputError, warn
-from consilience.population.checks import calibration_inputs, check_population
+from consilience.population.checks import calibration_inputs, check_poolable, check_population
 from consilience.population.mixtures import with_mixtures
 from consilience.population.population import Population
 from consilience.seeds import INITIALISATION, seed
@@ -65,6 +65,7 @@ def distil(
     check_population(population)
     if len(population) == 0:
         raise InputError("population must have at least 1 member, got none")
+    check_poolable(population)
     calibration = calibration_inputs(population, calibration, "calibration")
     if len(calibration) < LEAST_ROWS:
         warn(

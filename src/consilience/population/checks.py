@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from consilience import checks
@@ -13,7 +14,10 @@ from consilience.errors import CalibrationWarning, InputError, warn
 from consilience.population.batches import gathered, yields_batches
 from consilience.population.population import Population
 from consilience.units.architecture import TracedNetwork
+from consilience.units.deviation import deviation
+from consilience.units.operations.pooling import TOTAL
 
+SAME = 1e-5  # of the spread of outputs: roundings of single precision
 UNLIKE = 10  # times the spread of the example inputs
 RANDOM_EXAMPLE = "random_example"  # in the provenance of populations whose example inputs are drawn at random
 
@@ -107,6 +111,7 @@ def check_equal_widths(population: Population) -> None:
 
 def check_side_by_side(population: Population) -> None:
     """Raise unless the members' units can be put side by side in one network that computes what they compute."""
+    check_poolable(population)
     architecture = population.architecture
     cure = "such networks can be compared, not merged"
     if architecture.crossing:
@@ -122,3 +127,28 @@ def check_side_by_side(population: Population) -> None:
         )
         got = f"{', '.join(repr(layer.name) for layer in fixed)}, which {why}"
         raise InputError(f"units of every hidden layer must be interchangeable, got layers {got}", cure=cure)
+
+
+def check_poolable(population: Population) -> None:
+    """Raise if what the members pool, before a tail that is not affine, is the same in any order of its units.
+
+    Unit i of one member is then none of another's, as in a sum of products of two branches.
+    """
+    network, x = population.networks[0], population.example_input
+    program, generator = network.architecture.program, torch.Generator().manual_seed(0)
+    if not program.is_bent:
+        return
+    values = program.run(network.state, x, [*program.pooled, program.returned])
+    outputs, pooled = values[program.returned], {name: values[name] for name in program.pooled}
+    for width in sorted({value.shape[1] for value in pooled.values() if value.dim() == 2} - {1}):
+        own = {name: value for name, value in pooled.items() if value.dim() == 2 and value.shape[1] == width}
+        order = torch.randperm(width, generator=generator).roll(1)
+        permuted = {name: value[:, order] for name, value in own.items()}
+        moved = {n: v + v.std() * torch.randn(v.shape, dtype=v.dtype, generator=generator) for n, v in own.items()}
+        same, other = (
+            deviation(program.run(network.state, x, [program.returned], {**pooled, **each})[program.returned], outputs)
+            for each in (permuted, moved)
+        )
+        if same <= SAME < other:
+            message = f"outputs must change with the order of the {width} units that they are computed of, got a sum"
+            raise InputError(message, cure=TOTAL)

@@ -23,6 +23,7 @@ from consilience.units.program import Program
 
 COMPUTED_FROM = "computed_from"  # attribute of a layer whose weight is stored: names of what it was computed of
 MISSING = "required positional argument"
+DTYPES = ("must have the same dtype", "type should be the same", "(double) should be the same")
 NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
@@ -79,6 +80,8 @@ def outputs_of(
             cure = "tokens and positions must be numbers of rows of the embeddings"
         elif isinstance(error, TypeError) and MISSING in str(error):
             cure = "pass all inputs: a dict by the names of the arguments, or a tuple; to commands, by --columns"
+        elif isinstance(error, RuntimeError) and any(text in str(error) for text in DTYPES):
+            cure = "give networks and inputs one type, as by network.float() and x.float(), or .double()"
         message = f"{wanted}, got {_described(x)}, on which its forward pass raises {got}"
         raise InputError(message, cure=cure) from error
     return outputs_in(returned, name, output)

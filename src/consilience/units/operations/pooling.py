@@ -16,6 +16,7 @@ from consilience.units.operations.piles import reduce_branches
 from consilience.units.walk import UNSUPPORTED, Walk, n_dims
 
 VARIANCE = "use (x.var(dim, unbiased=False, keepdim=True) + eps).sqrt(): with unbiased=True it changes with the width"
+TOTAL = "sum units by a layer with a weight of ones, as nn.Linear(units, 1), which is the same"
 
 
 def over_last(dims: int, name: str) -> Callable[[Walk, fx.Node], Label]:
@@ -75,6 +76,14 @@ def var(walk: Walk, node: fx.Node) -> Label:
     return mean(walk, node)
 
 
+def total(walk: Walk, node: fx.Node) -> Label:
+    """``sum(value, dims, keepdim)`` over positions."""
+    value = walk.only_value(node, piled=True)
+    if value not in walk.piled and {d % n_dims(value) for d in walk.option(node, "dim") or ()} & {*walk.label(value)}:
+        raise walk.error(UNSUPPORTED, node, TOTAL)
+    return over_named("avg_pool")(walk, node)
+
+
 def std(walk: Walk, node: fx.Node) -> Label:
     """``std(value, dims, correction, keepdim)`` over positions."""
     value = walk.only_value(node, piled=True)
@@ -112,7 +121,7 @@ HANDLERS: dict[object, Callable[[Walk, fx.Node], Label]] = {
     aten.upsample_trilinear3d.vec: over_last(3, "upsample"),
     aten.mean.dim: mean,
     aten.roll.default: roll,
-    aten.sum.dim_IntList: over_named("avg_pool"),
+    aten.sum.dim_IntList: total,
     aten.amax.default: over_named("max_pool"),
     aten.amin.default: over_named("max_pool"),
     aten.max.dim: over_named("max_pool"),
