@@ -312,6 +312,7 @@ def test_a_folder_of_checkpoints_becomes_one_network(images: Path, capsys: pytes
     own = ["--module", "my_nets:Net"]
     text = run(capsys, "census", "runs", "--data", "images.npz", *own, "--out", "census", "--n-clusters", "1x")
     assert re.search(r"^stem +14 +0 +4 ", text, flags=re.MULTILINE)
+    assert "\ndata images.npz is read as x: " in text
     assert run(capsys, "census", "runs", "--data", "images.npz", *own, "--out", "census", "--n-clusters", "1x") == text
     assert "the class of the networks in the folder" in refused(capsys, "assemble", "census", "--out", "network")
     assemble = ["assemble", "census", *own, "--width", "full", "--correction", "none", "--out", "network"]

@@ -108,6 +108,7 @@ def run(request: Request) -> Result:
     longest = max(14, *map(len, layers)) + 2
     lines = [
         f"census in {request.out}",
+        *([f"data {samples.name} is read as {samples.read_as}"] if is_folder and samples is not None else []),
         _line("layer", COLUMNS, longest),
         *(_row(layer, significance.get(name), longest) for name, layer in layers.items()),
         *(
