@@ -303,8 +303,13 @@ def test_sums_of_units_that_have_no_index_are_not_pooled(name: str) -> None:
     population = Population.from_modules(members(SUMS[name], ROWS, (7, 7)), ROWS[:8], task="regression")
     with pytest.raises(InputError, match="change with the order .*\n  cure: sum units by a layer"):
         Census(n_resamples=0).fit(population, ROWS)
-    with pytest.raises(InputError, match="change with the order"):
-        distil(population, ROWS, steps=1)
+    for work in (
+        lambda: distil(population, ROWS, steps=1),
+        lambda: Ensemble(population),
+        lambda: evaluate(population[0].module, ROWS, population),
+    ):
+        with pytest.raises(InputError, match="change with the order"):
+            work()
 
 
 def test_pooling_by_class_needs_one_head() -> None:

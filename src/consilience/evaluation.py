@@ -294,8 +294,10 @@ class EnsembleOutputs:
         import torch
 
         from consilience.agreement import agreement
-        from consilience.population.checks import as_inputs
+        from consilience.population.checks import as_inputs, check_poolable
         from consilience.signals.shelf import TOGETHER, Room, blocks
+
+        check_poolable(population)
 
         self.population, self.x = population, as_inputs(population, getattr(dataset, "x", dataset), "x")
         n, task = len(population), population.task

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from consilience.data import Dataset
 from consilience.evaluation import evaluate
-from consilience.population.checks import check_equal_widths, check_population
+from consilience.population.checks import check_equal_widths, check_poolable, check_population
 from consilience.population.population import Population
 from consilience.units.outputs import outputs_in
 
@@ -19,12 +19,14 @@ class Ensemble(nn.Module):
     """The mean of the members' outputs, ``f(x) = (1/N) Σ_k f_k(x)``, which a full-width assembly equals.
 
     Inputs as the members take them, outputs (n, o, ...). Outputs are averaged before a tail that is not affine, as a
-    softmax, which follows; of several outputs, all are returned side by side.
+    softmax, which follows; of several outputs, all are returned side by side. An `InputError` is raised where these
+    have no order.
     """
 
     def __init__(self, population: Population) -> None:
         super().__init__()
         check_population(population)
+        check_poolable(population)
         self.members = nn.ModuleList(copy.deepcopy(member.module) for member in population)
         self._networks, self._inputs = population.networks, population.inputs
 

@@ -142,7 +142,7 @@ def check_poolable(population: Population) -> None:
     outputs, pooled = values[program.returned], {name: values[name] for name in program.pooled}
     for width in sorted({value.shape[1] for value in pooled.values() if value.dim() == 2} - {1}):
         own = {name: value for name, value in pooled.items() if value.dim() == 2 and value.shape[1] == width}
-        order = torch.randperm(width, generator=generator).roll(1)
+        order = torch.arange(width).roll(1)
         permuted = {name: value[:, order] for name, value in own.items()}
         moved = {n: v + v.std() * torch.randn(v.shape, dtype=v.dtype, generator=generator) for n, v in own.items()}
         same, other = (
