@@ -146,6 +146,13 @@ def test_warnings_are_said_where_the_user_called(n: int, width: int, message: st
     assert [warning.filename for warning in told] == [__file__]
 
 
+def test_widths_of_more_units_than_there_are_warn_once() -> None:
+    members = cs.Population.from_modules([cs.MLP(4, [4, 5, 6], 2), cs.MLP(4, [4, 5, 6], 2)], X[:8])
+    with pytest.warns(UserWarning, match=r"layer 'hidden.0' \(and 1 other layer\) should be at most 8, got 11") as told:
+        cs.assemble(cs.Census(n_resamples=0).fit(members, X[:N]), 11)
+    assert len(told) == 1
+
+
 def test_commands_do_not_compare_data_with_example_inputs_that_they_draw(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

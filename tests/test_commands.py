@@ -30,6 +30,7 @@ from consilience.census.census import GROUNDINGS
 from consilience.clustering import clusterers, samples
 from consilience.clustering.distances import DISTANCES
 from consilience.comparison import MEASURES, ModelComparison
+from consilience.errors import InputError
 from consilience.modularity.clusterability import Clusterability
 from consilience.modularity.nulls import NULLS
 from consilience.nets import GPTConfig, LlamaConfig, ViTConfig
@@ -529,3 +530,8 @@ def test_a_killed_command_leaves_nothing_half_written_and_a_rerun_gives_the_same
 )
 def test_widths_are_written_for_all_layers_or_by_name(text: str, width: object) -> None:
     assert parse_width(text) == width
+
+
+def test_widths_by_name_without_a_number_are_refused() -> None:
+    with pytest.raises(InputError, match="got 'heads=8,stream'\n  cure: pass name=number for each"):
+        parse_width("heads=8,stream")

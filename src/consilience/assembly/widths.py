@@ -106,7 +106,8 @@ def resolve(census: Census, width: Selection) -> dict[str, int] | None:
     median = census.population_.median_width
     forms = 'use an int or "2x" for each' if isinstance(width, Mapping) else FORMS
     numbers = {name: resolve_width(widths.get(name, "1x"), median(name), "width", forms) for name in layers}
-    return {name: _existing(layers[name], number) for name, number in numbers.items()}
+    _warn_of_more_than_all(layers, numbers)
+    return {name: min(number, layers[name].n_available) for name, number in numbers.items()}
 
 
 def _by_layer(census: Census, width: Mapping[str, Width]) -> dict[str, Width]:
@@ -117,12 +118,13 @@ def _by_layer(census: Census, width: Mapping[str, Width]) -> dict[str, Width]:
     return by_kind | {name: value for name, value in width.items() if name in layers}
 
 
-def _existing(layer: LayerCensus, number: int) -> int:
-    """The number, or the largest that exists, with a warning."""
-    if number > layer.n_available:
-        message = f"width of layer '{layer.name}' should be at most {layer.n_available}, got {number}: "
-        warn(message + "the assembly takes every unit there is")
-    return min(number, layer.n_available)
+def _warn_of_more_than_all(layers: Mapping[str, LayerCensus], numbers: Mapping[str, int]) -> None:
+    above = [name for name, number in numbers.items() if number > layers[name].n_available]
+    if above:
+        first, n = above[0], len(above) - 1
+        more = f" (and {n} other layer{'s' if n > 1 else ''})" if n else ""
+        message = f"width of layer '{first}'{more} should be at most {layers[first].n_available}, got {numbers[first]}"
+        warn(f"{message}: the assembly takes every unit there is")
 
 
 def _frequent(layer: LayerCensus, threshold: float) -> Clusters:

@@ -125,6 +125,9 @@ def parse_width(text: str) -> int | str | dict[str, int | str]:
     if re.fullmatch(r"[^<>=,]+=[^<>=,]+(,[^<>=,]+=[^<>=,]+)*", text):
         by_name = (part.partition("=") for part in text.split(","))
         return {name.strip(): _number_or_text(value.strip()) for name, _, value in by_name}
+    if "," in text:
+        message = f"a width by layer must be names and numbers, got {text!r}"
+        raise InputError(message, cure="pass name=number for each, as in hidden.0=64,hidden.1=2x")
     return _number_or_text(text)
 
 
