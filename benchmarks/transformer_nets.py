@@ -71,9 +71,13 @@ def images(file: Path, quick: bool) -> Task:
     """A ViT with 16 patches, of 7 × 7 for grey images of 28 × 28."""
     stored = np.load(file)
     given = [torch.tensor(stored[f"x_{part}"]) for part in ("train", "test")]
-    channels = given[0].shape[1] if given[0].dim() == 4 and given[0].shape[1] in (1, 3) else 1
+    if given[0].dim() == 4 and given[0].shape[-1] in (1, 3):
+        given = [part.movedim(-1, 1) for part in given]
+    channels = given[0].shape[1] if given[0].dim() == 4 else 1
     size = math.isqrt(given[0][0].numel() // channels)
-    x, test = (part.view(-1, channels, size, size).float() / (1 if part.is_floating_point() else 255) for part in given)
+    x, test = (
+        part.reshape(-1, channels, size, size).float() / (1 if part.is_floating_point() else 255) for part in given
+    )
     y, test_y = (torch.tensor(stored[f"y_{part}"]).long() for part in ("train", "test"))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     n, n_patches, sizes = 20_000, 4, {"width": 48, "heads": (4, 4), "mlp_widths": (128, 128)}
