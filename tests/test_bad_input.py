@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,15 +113,20 @@ def net_of_one_output() -> nn.Module:
     return cs.MLP(4, [5], 1)
 
 
-def test_commands_refuse_a_task_that_does_not_fit_the_outputs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, data = tmp_path / "runs", tmp_path / "data.npz"
+def own_networks(place: Path, x: Tensor, y: Tensor, task: str) -> tuple[Path, list[Any]]:
+    """A folder of checkpoints, and the options that name their class, these data and this task, the task last."""
+    folder, data = place / "runs", place / "data.npz"
     folder.mkdir()
     for k in range(2):
         torch.save(net_of_one_output().state_dict(), folder / f"{k}.pt")
-    np.savez(data, x_train=X, y_train=X[:, 0] > 0, x_test=X, y_test=X[:, 0] > 0)
-    own = ["--module", "test_bad_input:net_of_one_output", "--data", data, "--task", "classification"]
+    np.savez(data, x_train=x, y_train=y, x_test=x, y_test=y)
+    return folder, ["--module", "test_bad_input:net_of_one_output", "--data", data, "--task", task]
+
+
+def test_commands_refuse_a_task_that_does_not_fit_the_outputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, own = own_networks(tmp_path, X, X[:, 0] > 0, "classification")
     message = refused(capsys, "census", folder, *own, "--out", tmp_path / "census")
     assert "got 'classification' of outputs (n, 1)" in message
     assert "cure: pass task='multilabel' if it says yes or no" in message
@@ -156,13 +162,8 @@ def test_widths_of_more_units_than_there_are_warn_once() -> None:
 def test_commands_do_not_compare_data_with_example_inputs_that_they_draw(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, data = tmp_path / "runs", tmp_path / "data.npz"
-    folder.mkdir()
-    for k in range(2):
-        torch.save(net_of_one_output().state_dict(), folder / f"{k}.pt")
-    np.savez(data, x_train=1e3 * X, y_train=NUMBERS[:, 0], x_test=1e3 * X, y_test=NUMBERS[:, 0])
-    own = ["--module", "test_bad_input:net_of_one_output", "--data", data, "--task", "regression", "--resamples", "0"]
-    cli.main(list(map(str, ["census", folder, *own, "--out", tmp_path / "census"])))
+    folder, own = own_networks(tmp_path, 1e3 * X, NUMBERS[:, 0], "regression")
+    cli.main(list(map(str, ["census", folder, *own, "--resamples", "0", "--out", tmp_path / "census"])))
     assert "example inputs" not in capsys.readouterr().err
 
 

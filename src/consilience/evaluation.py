@@ -298,7 +298,6 @@ class EnsembleOutputs:
         from consilience.signals.shelf import TOGETHER, Room, blocks
 
         check_poolable(population)
-
         self.population, self.x = population, as_inputs(population, getattr(dataset, "x", dataset), "x")
         n, task = len(population), population.task
         each = Room().shelf(self._member_rows())

@@ -36,7 +36,7 @@ from consilience.errors import EngineError
 from consilience.versions import versions
 
 ALIGNED = 64  # places of arrays in their file are multiples of it
-_Shared = tuple[str, list[tuple[int, int]], bytes]  # file of arrays, their places in it, and what holds them
+_Shared = tuple[str, list[tuple[int, int]], bytes]  # file of tensors and arrays, their places in it, and a message
 START = 300  # seconds until the first process answers: importing torch from a slow disk may take a minute
 
 
@@ -121,7 +121,7 @@ def _outcome(future: Future[bytes]) -> Any:
 
 @contextmanager
 def _in_file(shared: Mapping[str, Any]) -> Iterator[_Shared]:
-    """Lend shared values as workers read them: files of tensors and of arrays, and the others as a message."""
+    """Lend shared values as workers read them: a file of tensors and arrays, and the others as a message."""
     arrays, places = list[pickle.PickleBuffer](), list[tuple[int, int]]()
     others = packed({k: _Bytes.of(v) if isinstance(v, Tensor) else v for k, v in shared.items()}, arrays.append)
     with TemporaryDirectory(prefix="consilience-") as directory:
