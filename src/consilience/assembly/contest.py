@@ -2,7 +2,8 @@
 
 At a member's width, a member is an assembly: its units are leaves of the tree. The networks compared are
 
-- the member nearest to the ensemble, as it is, with units that nothing reads up to the width asked for;
+- the member nearest to the ensemble, on all calibration rows, as it is, with units that nothing reads up to the width
+  asked for;
 - whole members side by side (`consilience.assembly.side_by_side`), and in the room that is left what reduces the
   residual most;
 - the first of these members, and what reduces the residual most;
@@ -12,7 +13,7 @@ At a member's width, a member is an assembly: its units are leaves of the tree. 
 All but the first have their weights fitted on calibration rows, and all are compared on rows that no fit has seen
 (`consilience.signals.held_out`). The nearest is taken; for classes, not for next tokens, whose error is the loss
 itself, the member as it is, unless another is nearer by more than twice the standard error of the difference. So what
-is returned is no further from the ensemble there than the best member that fits.
+is returned is no further from the ensemble there than that member.
 
 Networks far behind the nearest after least squares do not get a readout fitted to class probabilities, nor second-order
 steps.
@@ -91,6 +92,13 @@ class Contest:
         """Compares on the held-out rows."""
         held = self.responses.subset(self._split[1])
         return Nearness.to_pooled(held, self.pooling, self.census.population_.task)
+
+    @cached_property
+    def _members_errors(self) -> list[float]:
+        """The error of each member, which no row was fitted to, on all calibration rows."""
+        nearness = Nearness.to_pooled(self.responses, self.pooling, self.census.population_.task)
+        returned = self.responses.networks[0].architecture.returned
+        return [nearness.error(outputs) for outputs in self.responses.at(returned)]
 
     @cached_property
     def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -198,11 +206,9 @@ class Contest:
         return multiple and self._fits(widths, [member])
 
     def _nearest_member(self, widths: Mapping[str, int]) -> int | None:
-        """The member nearest to the ensemble, of those that are themselves at the widths."""
-        nearness = self.nearness
-        own = nearness.responses.at(nearness.responses.networks[0].architecture.returned)
-        fitting = [k for k in range(len(own)) if self._stays_itself(widths, k)]
-        return fitting[nearest([nearness.error(own[k]) for k in fitting])] if fitting else None
+        """The member nearest to the ensemble on all rows, of those that are themselves at the widths."""
+        fitting = [k for k in range(len(self._members_errors)) if self._stays_itself(widths, k)]
+        return fitting[nearest([self._members_errors[k] for k in fitting])] if fitting else None
 
     def _fits(self, widths: Mapping[str, int], members: Sequence[int]) -> bool:
         """Whether members fit side by side."""

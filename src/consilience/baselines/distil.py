@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from consilience.population.mixtures import with_mixtures
 from consilience.population.population import Population
 from consilience.seeds import INITIALISATION, seed
 from consilience.signals.batches import BATCH_SIZE
-from consilience.signals.held_out import held_out
 from consilience.signals.responses import Responses
 from consilience.training.fresh import initialise
 from consilience.units.architecture import TracedNetwork, read_state, write_state
@@ -50,7 +50,7 @@ def distil(
     population : members of any widths.
     calibration : inputs (n, ...), n ≥ 2; a tenth is held out. To few rows, mixtures of them are added
         (`consilience.population.mixtures`).
-    start : "member", the member nearest to the ensemble on held-out rows; "fresh", initial values, with outputs in the
+    start : "member", the member nearest to the ensemble on all rows; "fresh", initial values, with outputs in the
         ensemble's units; "net2wider", that member made wider; or a module of the members' class.
     width : of a fresh network or one made wider: an int, a multiple of the members' median width, or a dict by layer;
         by default "1x" of a fresh network, "2x" of one made wider.
@@ -102,16 +102,15 @@ def _own(start: nn.Module, population: Population) -> nn.Module:
 
 
 def nearest_member(population: Population, x: Tensor) -> int:
-    """Return the member nearest to the ensemble on the held-out rows of inputs x (n, ...), without labels."""
-    held = x[held_out(len(x))[1]]
-    axis = population.architecture.returned
+    """Return the member nearest to the ensemble on inputs x (n, ...), without labels: no row has been fitted."""
+    dim = population.architecture.returned.dim
+
+    def outputs(member: TracedNetwork) -> Tensor:
+        return torch.cat([member(rows) for rows in x.split(BATCH_SIZE)]).movedim(dim, -1).flatten(0, -2)
+
     with torch.no_grad():
-        outputs = torch.stack(
-            [torch.cat([own(rows) for rows in held.split(BATCH_SIZE)]) for own in population.networks]
-        )
-    each = outputs.movedim(axis.dim + 1, -1).flatten(1, -2)
-    ensemble = each.mean(0)
-    return nearest([mean_error(own, ensemble, population.task) for own in each])
+        ensemble = reduce(torch.add, map(outputs, population.networks)) / len(population)
+        return nearest([mean_error(outputs(member), ensemble, population.task) for member in population.networks])
 
 
 def _start(
