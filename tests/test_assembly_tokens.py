@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+import consilience.signals.responses
 from consilience.assembly.assembler import Assembler
 from consilience.assembly.nearness import Nearness
 from consilience.census.census import Census
 from consilience.errors import InputError
 from consilience.nets import GPT
 from consilience.population.population import Population
+from consilience.signals.held_out import held_out
 
 
 def test_networks_for_tokens_are_compared_by_the_tokens_that_follow() -> None:
@@ -24,6 +26,28 @@ def test_networks_for_tokens_are_compared_by_the_tokens_that_follow() -> None:
         logits = nets[0](x)
     expected = functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten())
     assert abs(nearness.error(nearness.outputs(nets[0])) - float(expected)) < 1e-5
+
+
+@pytest.mark.parametrize("task", ["next-token", "classification"])
+def test_networks_are_compared_at_positions_that_responses_leave_out(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consilience.signals.responses, "MAX_ROWS", 80)  # two positions of each sample
+    torch.manual_seed(3)
+    nets, x = [GPT(7, 5, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(2)], torch.randint(0, 7, (40, 5))
+    contest = Assembler(Census(n_resamples=0).fit(Population.from_modules(nets, x[:4], task=task), x))._contest
+    assert len(contest.responses.at(contest.responses.networks[0].architecture.returned)[0]) == 80
+    nearness, held = contest.nearness, x[held_out(40)[1]]
+    with torch.no_grad():
+        each = torch.stack([net(held) for net in nets])
+    torch.testing.assert_close(nearness.reference, each.mean(0).flatten(0, 1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(nearness.outputs(nets[0]), each[0].flatten(0, 1), rtol=1e-5, atol=1e-6)
+    if task == "next-token":
+        expected = functional.cross_entropy(each[0, :, :-1].flatten(0, 1), held[:, 1:].flatten(), reduction="none")
+    else:
+        own, ensemble = ((outputs / 2).log_softmax(-1) for outputs in (each[0], each.mean(0)))
+        expected = 4 * (ensemble.exp() * (ensemble - own)).sum(-1).mean(1)  # of each sample, at temperature 2
+    torch.testing.assert_close(nearness.errors(each[0].flatten(0, 1)).float(), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("task", ["next-token", "classification"])

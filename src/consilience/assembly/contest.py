@@ -35,6 +35,7 @@ from consilience.assembly.build import Builder
 from consilience.assembly.choice import CensusPlan, Choice, cut_at, whole_members
 from consilience.assembly.directions import with_directions
 from consilience.assembly.nearness import Nearness, nearest, surely_smaller
+from consilience.assembly.pooling import Pooled
 from consilience.assembly.reconstruction import reconstruct
 from consilience.assembly.record import Candidate
 from consilience.assembly.side_by_side import side_by_side
@@ -90,8 +91,8 @@ class Contest:
     @cached_property
     def nearness(self) -> Nearness:
         """Compares on the held-out rows."""
-        held = self.responses.subset(self._split[1])
-        return Nearness.to_pooled(held, self.pooling, self.census.population_.task)
+        held = Nearness.to_pooled(self.responses.subset(self._split[1]), self.pooling, self.census.population_.task)
+        return held.at_more_positions(Pooled(self.responses.networks, self.pooling))
 
     @cached_property
     def _members_errors(self) -> list[float]:
