@@ -23,7 +23,7 @@ From too few rows to hold any out, a member that fits is taken as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -91,15 +91,21 @@ class Contest:
     @cached_property
     def nearness(self) -> Nearness:
         """Compares on the held-out rows."""
-        held = Nearness.to_pooled(self.responses.subset(self._split[1]), self.pooling, self.census.population_.task)
-        return held.at_more_positions(Pooled(self.responses.networks, self.pooling))
+        return self._nearness(self.responses.subset(self._split[1]))
 
     @cached_property
     def _members_errors(self) -> list[float]:
         """The error of each member, which no row was fitted to, on all calibration rows."""
-        nearness = Nearness.to_pooled(self.responses, self.pooling, self.census.population_.task)
-        returned = self.responses.networks[0].architecture.returned
-        return [nearness.error(outputs) for outputs in self.responses.at(returned)]
+        nearness, networks = self._nearness(self.responses), self.responses.networks
+        own: Iterable[torch.Tensor] = self.responses.at(networks[0].architecture.returned)
+        if nearness.sampling != self.responses.sampling:
+            own = map(nearness.outputs, networks)
+        return [nearness.error(outputs) for outputs in own]
+
+    def _nearness(self, responses: Responses) -> Nearness:
+        """Compares on the rows of responses, and at positions that these leave out."""
+        nearness = Nearness.to_pooled(responses, self.pooling, self.census.population_.task)
+        return nearness.at_more_positions(Pooled(responses.networks, self.pooling))
 
     @cached_property
     def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
