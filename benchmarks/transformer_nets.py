@@ -246,7 +246,8 @@ def text(rows: Sequence[Row]) -> Iterator[str]:
             shown = "" if np.isnan(seconds) else f"{seconds:.0f}"
             accuracy, loss = (mean_with_error([getattr(row, name) for row in group]) for name in ("accuracy", "loss"))
             cells.append([*key, accuracy, points, loss, f"{gap:+.3f}", f"{group[0].parameters:,.0f}", shown])
-        yield from ["### " + KINDS[kind], "", *table(heads, cells, 2), ""]
+        n = len(ensemble)
+        yield from [f"### {KINDS[kind]}: {n} population{'s' * (n > 1)}", "", *table(heads, cells, 2), ""]
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ def test_networks_are_compared_at_positions_that_responses_leave_out(
         own, ensemble = ((outputs / 2).log_softmax(-1) for outputs in (each[0], each.mean(0)))
         expected = 4 * (ensemble.exp() * (ensemble - own)).sum(-1).mean(1)  # of each sample, at temperature 2
     torch.testing.assert_close(nearness.errors(each[0].flatten(0, 1)).float(), expected, rtol=1e-4, atol=1e-6)
+    if task == "next-token":  # members are compared at all positions of all samples
+        with torch.no_grad():
+            losses = [float(functional.cross_entropy(net(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten())) for net in nets]
+        assert contest._members_errors == pytest.approx(losses, rel=1e-5)
 
 
 @pytest.mark.parametrize("task", ["next-token", "classification"])

@@ -15,7 +15,7 @@ from consilience.agreement import agreement, softened_errors, spread_of
 from consilience.assembly.pooling import pooled
 from consilience.assembly.record import Candidate
 from consilience.signals.batches import batch_size
-from consilience.signals.responses import MAX_ROWS, Responses
+from consilience.signals.responses import Responses
 from consilience.ties import first_largest
 from consilience.units.architecture import TracedNetwork
 from consilience.units.axes import Sampling
@@ -45,8 +45,8 @@ class Nearness:
 
     def at_more_positions(self, ensemble: Callable[[Tensor], Tensor]) -> Nearness:
         """Return the nearness to the ensemble, at more positions of each sample where its outputs have these."""
-        n_bytes = self.reference.element_size() * self.reference.shape[1]
-        more = replace(self, sampling=Sampling(len(self.x), min(MAX_ROWS, MAX_BYTES // n_bytes)))
+        row = self.reference.element_size() * self.reference.shape[1]
+        more = replace(self, sampling=Sampling(len(self.x), MAX_BYTES // row))
         with torch.no_grad():
             (n_positions,) = self._units(self.network(self.x[:1])).shape[2:]
         n_rows = len(more.sampling.rows(0, len(self.x), n_positions)[0])
