@@ -1,4 +1,4 @@
-"""The choice by what counts: never further from the ensemble than the best member, and what is said about it."""
+"""The choice by what counts: never further from the ensemble than the nearest member, and what is said about it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ POPULATIONS: Mapping[str, Callable[[], tuple[Population, Tensor]]] = {
 
 @pytest.mark.parametrize("pooling", ["mean", "class-share"])
 @pytest.mark.parametrize("name", POPULATIONS)
-def test_no_width_is_further_from_the_ensemble_than_the_best_member_that_fits(name: str, pooling: str) -> None:
+def test_no_width_is_further_from_the_ensemble_than_the_nearest_member_that_fits(name: str, pooling: str) -> None:
     population, x = POPULATIONS[name]()
     assembler = Assembler(Census(n_resamples=0).fit(population, x), pooling=pooling)
     held = held_out(len(x))[1]
