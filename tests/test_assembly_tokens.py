@@ -28,6 +28,16 @@ def test_networks_for_tokens_are_compared_by_the_tokens_that_follow() -> None:
     assert abs(nearness.error(nearness.outputs(nets[0])) - float(expected)) < 1e-5
 
 
+def test_single_tokens_tell_no_next_one_and_networks_are_compared_with_the_ensemble() -> None:
+    torch.manual_seed(1)
+    nets, x = [GPT(60, 4, width=8, heads=(2,), mlp_widths=(6,)).eval() for _ in range(3)], torch.arange(60)[:, None]
+    population = Population.from_modules(nets, x[:4], task="next-token")
+    network = Assembler(Census(n_resamples=0).fit(population, x)).assemble("2x")
+    chosen, *_, member = network.assembly_.candidates
+    assert member.correction == "none"
+    assert chosen.error < member.error / 4
+
+
 @pytest.mark.parametrize("task", ["next-token", "classification"])
 def test_networks_are_compared_at_positions_that_responses_leave_out(
     task: str, monkeypatch: pytest.MonkeyPatch

@@ -54,11 +54,12 @@ class Nearness:
 
     @cached_property
     def tokens(self) -> Tensor | None:
-        """The tokens (r,) that follow, −1 where the input ends; None where the inputs do not tell them."""
+        """The tokens (r,) that follow, −1 where the input ends; None where the inputs tell none."""
         if self.task != "next-token" or self.x.dim() != 2 or self.x.is_floating_point():
             return None
         following = functional.pad(self.x[:, 1:], (0, 1), value=-1)
-        return self.sampling.of(following[:, None], 0)[:, 0]
+        tokens = self.sampling.of(following[:, None], 0)[:, 0]
+        return tokens if (tokens >= 0).any() else None
 
     def errors(self, outputs: Tensor) -> Tensor:
         """Return the errors (n,) of outputs (r, o), the means over each sample's positions, or infinity for none.

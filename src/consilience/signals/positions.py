@@ -24,7 +24,7 @@ def positions_read(network: TracedNetwork, x: Tensor) -> Mapping[Axis, Tensor]:
 
     A position reaches them if outputs have a slope there on any of some inputs x (n, ...), evenly spaced: what is
     padding in one sample may be read in another. Where they have none, a unit may be inactive. So a position is left
-    out if outputs also stay finite with infinite values there.
+    out if outputs also stay finite with infinite values there. A place of which none does is not there: fits need rows.
     """
     program = network.architecture.program
     places = dict.fromkeys(m.output for m in network.architecture.maps if m.output.name in program.varying)
@@ -37,8 +37,9 @@ def positions_read(network: TracedNetwork, x: Tensor) -> Mapping[Axis, Tensor]:
         left = [axis for axis in left if axis in read and not read[axis].all()]
         if not left:
             break
+    some = [axis for axis in left if read[axis].any()]
     return {
-        axis: read[axis] for axis in left if all(_stays_finite(network, batch, axis, ~read[axis]) for batch in batches)
+        axis: read[axis] for axis in some if all(_stays_finite(network, batch, axis, ~read[axis]) for batch in batches)
     }
 
 
