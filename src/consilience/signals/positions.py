@@ -24,7 +24,8 @@ def positions_read(network: TracedNetwork, x: Tensor) -> Mapping[Axis, Tensor]:
 
     A position reaches them if outputs have a slope there on any of some inputs x (n, ...), evenly spaced: what is
     padding in one sample may be read in another. Where they have none, a unit may be inactive. So a position is left
-    out if outputs also stay finite with infinite values there. A place of which none does is not there: fits need rows.
+    out if outputs also stay finite with infinite values there. A place of which no position
+    reaches them is left as it is: fits need rows.
     """
     program = network.architecture.program
     places = dict.fromkeys(m.output for m in network.architecture.maps if m.output.name in program.varying)
