@@ -38,9 +38,10 @@ def positions_read(network: TracedNetwork, x: Tensor) -> Mapping[Axis, Tensor]:
         left = [axis for axis in left if axis in read and not read[axis].all()]
         if not left:
             break
-    some = [axis for axis in left if read[axis].any()]
     return {
-        axis: read[axis] for axis in some if all(_stays_finite(network, batch, axis, ~read[axis]) for batch in batches)
+        axis: read[axis]
+        for axis in left
+        if read[axis].any() and all(_stays_finite(network, batch, axis, ~read[axis]) for batch in batches)
     }
 
 
